@@ -1,0 +1,36 @@
+"""`inkstone doctor`: what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+
+def facts() -> dict[str, str]:
+    """Versions, devices, and the backends chosen here with their reasons."""
+    import torch
+
+    from .. import __version__
+    from ..kernels import attention
+    from ..kernels.linear import best_dtype
+    from ..loaders.bundle import EMBEDDED_FOLDER
+    from ..nodes.host import available_ram, versions
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, reason = best_dtype(device.type)
+    found = {
+        "inkstone": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": f"{os.cpu_count()} logical, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "memory free": f"{available_ram() / 1e9:.1f} GB",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "compute type": f"{str(dtype).removeprefix('torch.')} ({reason})",
+        "attention": " ".join(attention.backend(device)),
+        "host": versions(),
+        "embedded model": "present" if EMBEDDED_FOLDER.is_dir() else "missing",
+    }
+    for name in ("torch", "safetensors", "tokenizers", "numpy", "pillow"):
+        found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,239 @@
+"""`inkstone draw`: one call from prompt to picture, on the functions that the nodes use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..kernels.errors import InkstoneError
+from .png import ensure_writable, save_png
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..loaders.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+_WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
+
+
+class CallError(InkstoneError):
+    """The call itself is wrong (exit status 2)."""
+
+
+@dataclass(frozen=True)
+class DrawCall:
+    """What was asked; None = the model's own preset."""
+
+    prompt: str
+    out: Path | None = None
+    model: Path | None = None
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    size: tuple[int, int] | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    negative: str | None = None
+    seed: int = 0
+    batch: int = 1
+    dtype: str | None = None
+    memory: int | None = None
+    device: str | None = None
+    save_latent: Path | None = None
+    fast: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The call with every default filled in."""
+
+    size: tuple[int, int]
+    steps: int
+    cfg: float
+    negative: str
+    seed: int
+    batch: int
+
+
+Progress = Callable[[int, int], None]
+
+
+def draw(call: DrawCall, progress: Progress) -> dict:
+    """Draws and saves; returns facts: files, settings, seconds per stage, models."""
+    import time
+
+    import torch
+
+    from ..sampling.run import Hooks, Request, denoise
+
+    _check_paths(call)
+    outputs = _output_names(call)
+    marks = [time.perf_counter()]
+    bundle = load(call)
+    settings = resolve(call, bundle)
+    marks.append(time.perf_counter())
+    positive = bundle.text_encoder.encode(call.prompt)
+    negative = bundle.text_encoder.encode(settings.negative) if settings.cfg > 1 else None
+    marks.append(time.perf_counter())
+    width, height = settings.size
+    request = Request(width, height, _sigmas(bundle, settings), settings.seed, settings.batch, settings.cfg)
+    hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
+    latents = denoise(bundle.model, positive, negative, request, hooks)
+    marks.append(time.perf_counter())
+    pictures = bundle.vae.decode(latents)
+    if not torch.isfinite(pictures).all():
+        raise InkstoneError("The VAE gave values that are not finite; no picture was saved. Try --dtype float32.")
+    marks.append(time.perf_counter())
+    facts = _facts(call, settings, bundle, marks)
+    if call.save_latent is not None:
+        from ..loaders.safetensors_file import save_safetensors
+
+        save_safetensors(call.save_latent, {"samples": latents.float().contiguous()}, {"format": "pt"})
+        facts["latent"] = str(call.save_latent)
+    for k, (path, picture) in enumerate(zip(outputs, pictures)):
+        said = {**facts["call"], "seed": settings.seed + k, "batch": 1}
+        chunks = {"inkstone": json.dumps({**said, "models": facts["models"]}, ensure_ascii=False)}
+        save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
+    facts["files"] = [str(path) for path in outputs]
+    return facts
+
+
+def load(call: DrawCall) -> Bundle:
+    """The three models of a call; single files need all three options."""
+    import torch
+
+    from ..loaders import bundle as b
+
+    dtype = None if call.dtype is None else getattr(torch, call.dtype)
+    device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    root = call.model if call.model is not None else b.EMBEDDED_FOLDER
+    whole = root.is_dir()
+    text, vae = call.text_encoder or (root if whole else None), call.vae or (root if whole else None)
+    absent = [name for name, value in (("--text-encoder", text), ("--vae", vae)) if value is None]
+    if absent:
+        raise CallError(
+            f"{root} is a single file, so {' and '.join(absent)} must be given too. "
+            "Or give --model a whole model folder."
+        )
+    models = b.Bundle(
+        b.load_diffusion_model(root, dtype, device),
+        b.load_text_encoder(text, dtype, device),
+        b.load_vae(vae, dtype, device),
+    )
+    models.vae.budget = call.memory
+    return models
+
+
+def resolve(call: DrawCall, bundle: Bundle) -> Settings:
+    """Fills in the model's preset; a Lightning schedule in the folder chooses the fast one."""
+    from ..sampling.schedule import LIGHTNING
+
+    family = bundle.model.family
+    distilled = bundle.model.schedule == LIGHTNING and family.schedule != LIGHTNING
+    if distilled:
+        log.info("the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps)
+    preset = family.fast if call.fast or distilled else family.preset
+    return Settings(
+        call.size or preset.size,
+        call.steps if call.steps is not None else preset.steps,
+        call.cfg if call.cfg is not None else preset.cfg,
+        call.negative if call.negative is not None else preset.negative,
+        call.seed,
+        call.batch,
+    )
+
+
+def _sigmas(bundle: Bundle, settings: Settings) -> torch.Tensor:
+    from ..sampling.geometry import check_canvas, token_grid
+    from ..sampling.schedule import sigmas
+
+    check_canvas(*settings.size)
+    _, rows, columns = token_grid(*settings.size)
+    return sigmas(bundle.model.schedule, settings.steps, rows * columns)
+
+
+def _check_paths(call: DrawCall) -> None:
+    named = (("--model", call.model), ("--text-encoder", call.text_encoder), ("--vae", call.vae))
+    for name, path in named:
+        if path is not None and not path.exists():
+            raise CallError(f"{name} {path}: no such file or folder. Check the path.")
+    for path in (call.out, call.save_latent):
+        if path is not None and path.is_dir():
+            raise CallError(f"{path} is a folder: name a file in it.")
+
+
+def _output_names(call: DrawCall) -> list[Path]:
+    """The files to write, checked before anything is computed."""
+    out = call.out or _free_name(Path("inkstone.png"))
+    if out.suffix.lower() != ".png":
+        raise CallError(f"-o {out}: pictures are saved as PNG. Name it {out.with_suffix('.png')}.")
+    for folder in {out.parent, (call.save_latent or out).parent}:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise CallError(f"Cannot make the folder {folder}: {error.strerror}. Choose another.") from None
+        ensure_writable(folder)
+    if call.batch == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}_{k + 1}{out.suffix}") for k in range(call.batch)]
+
+
+def _free_name(path: Path) -> Path:
+    """path, or with the first number that is not taken: nothing is overwritten unasked."""
+    k, free = 1, path
+    while free.exists():
+        k, free = k + 1, path.with_name(f"{path.stem}_{k}{path.suffix}")
+    return free
+
+
+def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float]) -> dict:
+    stages = ("load", "encode", "denoise", "decode")
+    width, height = settings.size
+    return {
+        "call": {
+            "prompt": call.prompt,
+            "negative": settings.negative if settings.cfg > 1 else None,
+            "size": f"{width}x{height}",
+            "steps": settings.steps,
+            "cfg": settings.cfg,
+            "seed": settings.seed,
+            "batch": settings.batch,
+            "dtype": str(bundle.model.dtype).removeprefix("torch."),
+        },
+        "models": {
+            name: {"name": part.path.name, "hash": model_hash(file)}
+            for name, part, file in (
+                ("diffusion_model", bundle.model, bundle.model.source.path),
+                ("text_encoder", bundle.text_encoder, bundle.text_encoder.path),
+                ("vae", bundle.vae, bundle.vae.path),
+            )
+        },
+        "seconds": {s: round(b - a, 3) for s, a, b in zip(stages, marks, marks[1:])},
+    }
+
+
+def model_hash(path: Path) -> str:
+    """sha256 of a weight file; of its first 16 MiB and its size where it is larger than 1 GiB.
+
+    For a folder: of all its weight files in order of name.
+    """
+    files = [path] if path.is_file() and path.suffix != ".json" else sorted(
+        (path if path.is_dir() else path.parent).rglob("*.safetensors")
+    )
+    digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
+    for file in files:
+        digest.update(str(file.stat().st_size).encode())
+        with open(file, "rb") as data:
+            if whole:
+                while piece := data.read(1 << 20):
+                    digest.update(piece)
+            else:
+                digest.update(data.read(16 << 20))
+    return ("sha256:" if whole else "sha256-head:") + digest.hexdigest()

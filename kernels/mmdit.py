@@ -1,0 +1,297 @@
+"""The Qwen-Image MMDiT: double-stream blocks with joint attention.
+
+What is unusual: modulation is no part of the network (see `modulation.py`), and work that nobody reads
+is not done: in the last block the text stream gives only keys and values, and its other weights are
+not even held. Differences from the reference (diffusers `QwenImageTransformer2DModel`): no padding
+mask unless one is passed, rows of a batch share one grid, the timestep stays float32.
+
+Module names are the published key names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention
+from .linear import Linear
+from .modulation import Modulation
+from .rope import Grid, joint_rope, rotate
+
+Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """Shape of the network. Defaults are the published 20B model."""
+
+    layers: int = 60
+    heads: int = 24
+    head_dim: int = 128
+    channels: int = 64  # packed latent channels of one token, in and out
+    joint: int = 3584  # width of the text encoder
+    ff: int = 12288
+    axes: tuple[int, int, int] = (16, 56, 56)
+    theta: float = 10000.0
+
+    @property
+    def width(self) -> int:
+        """D, the width of both streams."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all blocks of one forward share."""
+
+    img_turns: Tensor  # [S,d/2] complex
+    txt_turns: Tensor  # [L,d/2] complex
+    mask: Tensor | None  # [B,1,1,L+S] boolean, True = may be seen
+    probe: Probe | None
+
+    def look(self, name: str, x: Tensor) -> Tensor:
+        """Shows a tensor to the probe, if there is one."""
+        if self.probe is not None:
+            self.probe(name, x)
+        return x
+
+
+class RMSWeight(nn.Module):
+    """The weight of an RMS norm; applied by whoever holds it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+
+_PIECE = 1 << 17  # elements per piece of a cache-sized loop
+
+
+def _norm_rotate(x: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
+    y = F.rms_norm(x.float(), (x.shape[-1],), weight.float(), 1e-6)
+    return rotate(y, turns).to(x.dtype)
+
+
+def norm_rotate(x: Tensor, weight: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
+    """RMS norm per head, then rotation, in float32. x [B,N,H,d] -> the same (into `out` if given).
+
+    Without gradients in pieces of tokens that stay in the cache.
+    """
+    if out is None:
+        return _norm_rotate(x, weight, turns)
+    step = max(1, _PIECE // (x.shape[0] * x.shape[2] * x.shape[3])) if x.device.type == "cpu" else x.shape[1]
+    for i in range(0, x.shape[1], step):
+        out[:, i : i + step] = _norm_rotate(x[:, i : i + step], weight, turns[i : i + step])
+    return out
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift. x [B,N,D], shift and scale [n,D] with n = 1 or B."""
+    if shift.shape[0] == 1 and not torch.is_grad_enabled():
+        return F.layer_norm(x, x.shape[-1:], (1 + scale[0]).to(x.dtype), shift[0].to(x.dtype), 1e-6)
+    y = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return y * (1 + scale[:, None]) + shift[:, None]
+
+
+def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate * y, in place without gradients. x, y [B,N,D], gate [n,D]."""
+    gate = gate[:, None].to(x.dtype)
+    return x + gate * y if torch.is_grad_enabled() else x.addcmul_(y, gate)
+
+
+class JointAttention(nn.Module):
+    """The weights of joint attention. The last block holds no text query and no text output."""
+
+    def __init__(self, config: MMDiTConfig, last: bool) -> None:
+        super().__init__()
+        d, self.head_dim = config.width, config.head_dim
+        self.to_q, self.to_k, self.to_v = Linear(d, d), Linear(d, d), Linear(d, d)
+        self.add_k_proj, self.add_v_proj = Linear(d, d), Linear(d, d)
+        self.to_out = nn.ModuleList([Linear(d, d)])
+        self.norm_q, self.norm_k = RMSWeight(config.head_dim), RMSWeight(config.head_dim)
+        self.norm_added_k = RMSWeight(config.head_dim)
+        if not last:
+            self.add_q_proj, self.to_add_out = Linear(d, d), Linear(d, d)
+            self.norm_added_q = RMSWeight(config.head_dim)
+        self.last = last
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B,N,D] -> [B,N,H,d]."""
+        return x.unflatten(-1, (-1, self.head_dim))
+
+    def forward(self, img: Tensor, txt: Tensor, keep: int, at: Pass) -> Tensor:
+        """Normed streams -> attention output [B, Lq + keep, D], text first (Lq = 0 in the last block).
+
+        Only the first `keep` image tokens ask; all answer.
+        """
+        length = txt.shape[1]
+        target = img[:, :keep]
+        k = self._join(
+            (self.add_k_proj(txt), self.norm_added_k.weight, at.txt_turns),
+            (self.to_k(img), self.norm_k.weight, at.img_turns),
+        )
+        ask = (self.to_q(target), self.norm_q.weight, at.img_turns[:keep])
+        if self.last:
+            q = self._join(ask)
+        else:
+            q = self._join((self.add_q_proj(txt), self.norm_added_q.weight, at.txt_turns), ask)
+        v = self.heads(torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1))
+        at.look("query", q), at.look("key", k), at.look("value", v)
+        o = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), at.mask)
+        del q, k, v, length
+        return at.look("attention", o.transpose(1, 2).flatten(2))
+
+    def _join(self, *parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Each (projected [B,N,D], norm weight, turns): normed, rotated, one behind the other."""
+        views = [(self.heads(x), weight, turns) for x, weight, turns in parts]
+        if torch.is_grad_enabled():
+            return torch.cat([norm_rotate(*view) for view in views], dim=1)
+        b, _, h, d = views[0][0].shape
+        out = views[0][0].new_empty(b, sum(x.shape[1] for x, _, _ in views), h, d)
+        start = 0
+        for x, weight, turns in views:
+            norm_rotate(x, weight, turns, out[:, start : start + x.shape[1]])
+            start += x.shape[1]
+        return out
+
+
+class _Proj(nn.Module):
+    def __init__(self, d: int, ff: int) -> None:
+        super().__init__()
+        self.proj = Linear(d, ff)
+
+
+class MLP(nn.Module):
+    """net.2(GELU_tanh(net.0.proj(x))). Indices as in the published keys (1 is a dropout)."""
+
+    ROWS = 1024  # tokens at a time without gradients: bounds the hidden activations
+
+    def __init__(self, d: int, ff: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([_Proj(d, ff), nn.Identity(), Linear(ff, d)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
+        return torch.cat(
+            [
+                self.net[2](torch._C._nn.gelu_(self.net[0].proj(piece), approximate="tanh"))
+                for piece in x.split(self.ROWS, dim=1)
+            ],
+            dim=1,
+        )
+
+
+class Block(nn.Module):
+    """One double-stream block. Without gradients the streams are changed in place."""
+
+    def __init__(self, config: MMDiTConfig, last: bool) -> None:
+        super().__init__()
+        self.attn = JointAttention(config, last)
+        self.img_mlp = MLP(config.width, config.ff)
+        if not last:
+            self.txt_mlp = MLP(config.width, config.ff)
+        self.last = last
+
+    def forward(
+        self, img: Tensor, txt: Tensor, mods: tuple[Tensor, Tensor], keep: int, at: Pass
+    ) -> tuple[Tensor, Tensor]:
+        """img [B,S,D], txt [B,L,D], mods ([n,6,D], [n,6,D]) -> both streams (img cut to `keep`)."""
+        i, t = mods[0].unbind(1), mods[1].unbind(1)
+        o = self.attn(modulated_norm(img, i[0], i[1]), modulated_norm(txt, t[0], t[1]), keep, at)
+        split = 0 if self.last else txt.shape[1]
+        img = gated_add(img[:, :keep], self.attn.to_out[0](o[:, split:]), i[2])
+        if not self.last:
+            txt = gated_add(txt, self.attn.to_add_out(o[:, :split]), t[2])
+            txt = gated_add(txt, self.txt_mlp(modulated_norm(txt, t[3], t[4])), t[5])
+            at.look("text", txt)
+        img = gated_add(img, self.img_mlp(modulated_norm(img, i[3], i[4])), i[5])
+        at.look("image", img)
+        return img, txt
+
+
+class MMDiT(nn.Module):
+    """The network without its modulation. See `modulation()` for the rows that forward needs."""
+
+    def __init__(self, config: MMDiTConfig = MMDiTConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.img_in = Linear(config.channels, config.width)
+        self.txt_norm, self.txt_in = RMSWeight(config.joint), Linear(config.joint, config.width)
+        last = config.layers - 1
+        self.transformer_blocks = nn.ModuleList(Block(config, i == last) for i in range(config.layers))
+        self.proj_out = Linear(config.width, config.channels)
+
+    def forward(
+        self,
+        img: Tensor,
+        txt: Tensor,
+        mod: Modulation,
+        grids: Sequence[Grid],
+        mask: Tensor | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Velocity (noise - data) of the target tokens.
+
+        img [B,S,64] packed latents, the target picture first; txt [B,L,J] text states; mod rows with
+        n = 1 or B; grids one (f,h,w) in tokens per picture; mask [B,L] True = real text token.
+        Returns [B,S0,64], S0 = tokens of grids[0].
+        """
+        watch = watch or Watch()
+        at = self._pass(img, txt, grids, mask)
+        y = self.txt_in(F.rms_norm(txt.float(), txt.shape[-1:], self.txt_norm.weight.float(), 1e-6).to(txt.dtype))
+        x = self.img_in(img)
+        tokens = math.prod(grids[0])
+        for i, block in enumerate(self.transformer_blocks):
+            watch.on_block(i)
+            at_block = Pass(at.img_turns, at.txt_turns, at.mask, watch.probe_of(i))
+            keep = tokens if block.last else x.shape[1]
+            x, y = block(x, y, (mod.img[i], mod.txt[i]), keep, at_block)
+            x = watch.add_residual(i, self.config.layers, x)
+        scale, shift = mod.out.unbind(1)
+        return self.proj_out(modulated_norm(x, shift, scale))
+
+    def _pass(self, img: Tensor, txt: Tensor, grids: Sequence[Grid], mask: Tensor | None) -> Pass:
+        c = self.config
+        turns = joint_rope(grids, txt.shape[1], c.axes, c.theta)
+        if mask is not None:
+            mask = F.pad(mask, (0, img.shape[1]), value=True)[:, None, None, :]
+        return Pass(turns[0].to(img.device), turns[1].to(img.device), mask, None)
+
+
+class Watch:
+    """Hooks of one forward: subclass or fill in what is wanted.
+
+    on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;
+    residuals are a control branch's samples, added to the image stream after block i.
+    """
+
+    def __init__(
+        self,
+        on_block: Callable[[int], None] | None = None,
+        probe: Callable[[int, str, Tensor], None] | None = None,
+        residuals: Sequence[Tensor] = (),
+    ) -> None:
+        self._on_block, self._probe, self.residuals = on_block, probe, residuals
+
+    def on_block(self, index: int) -> None:
+        """Called before block `index`."""
+        if self._on_block is not None:
+            self._on_block(index)
+
+    def probe_of(self, index: int) -> Probe | None:
+        """The probe bound to one block."""
+        probe = self._probe
+        return None if probe is None else (lambda name, x: probe(index, name, x))
+
+    def add_residual(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """Sample index // ceil(layers / n) of n samples, on the first tokens of the stream."""
+        if not self.residuals:
+            return x
+        r = self.residuals[index // math.ceil(layers / len(self.residuals))]
+        return torch.cat([x[:, : r.shape[1]] + r, x[:, r.shape[1] :]], dim=1)

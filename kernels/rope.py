@@ -1,0 +1,62 @@
+"""Rotary positions of the joint sequence (MSRoPE, Qwen-Image paper section 2) and the rotation.
+
+Adjacent pairs of a head are turned as complex numbers in float32. The same function serves the base
+model and its control branches. Tables are built on the CPU in float32 and moved: bf16 holds whole
+numbers only up to 256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]  # frames, rows, columns of tokens (one token is 16 x 16 pixels)
+
+
+def _frequencies(dim: int, theta: float) -> Tensor:
+    """[dim/2] angular frequencies theta^(-2j/dim)."""
+    return 1.0 / torch.pow(theta, torch.arange(0, dim, 2).to(torch.float32).div(dim))
+
+
+def _turns(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
+    """positions [N,3] float32 -> unit complex [N, sum(axes)/2]."""
+    angles = [positions[:, i : i + 1] * _frequencies(d, theta) for i, d in enumerate(axes)]
+    angle = torch.cat(angles, dim=1)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def image_positions(grid: Grid, index: int) -> Tensor:
+    """Positions [f*h*w, 3] of one picture: frame index + n, rows and columns centred.
+
+    Rows run from -(h - h//2) to h//2 - 1, so the extra row of an odd grid is negative.
+    """
+    f, h, w = grid
+    frame = torch.arange(f) + index
+    rows = torch.arange(h) - (h - h // 2)
+    columns = torch.arange(w) - (w - w // 2)
+    mesh = torch.meshgrid(frame, rows, columns, indexing="ij")
+    return torch.stack(mesh, dim=-1).reshape(-1, 3).float()
+
+
+def joint_rope(
+    grids: Sequence[Grid], text: int, axes: Sequence[int], theta: float = 10000.0
+) -> tuple[Tensor, Tensor]:
+    """Rotations of all image tokens [S, d/2] and of `text` text tokens [L, d/2], complex64.
+
+    grids[0] is the target, the others are references, in token units. Text starts at the largest
+    half side over all pictures.
+    """
+    img = torch.cat([image_positions(grid, i) for i, grid in enumerate(grids)])
+    start = max(max(h // 2, w // 2) for _, h, w in grids)
+    txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
+    return _turns(img, axes, theta), _turns(txt, axes, theta)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """x [B,N,H,D] float32, turns [N,D/2] complex -> the same shape, rotated (in place without grad)."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B,N,H,D/2]
+    turns = turns[:, None, :]
+    pairs = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)
+    return torch.view_as_real(pairs).flatten(-2)

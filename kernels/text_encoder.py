@@ -1,0 +1,136 @@
+"""The language model of Qwen2.5-VL (text only here), output after the final norm.
+
+Plain: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: a prefix can be encoded
+once and its keys and values passed as `past`, because every prompt of a template starts alike.
+Reference: transformers `Qwen2_5_VLTextModel`. Names are the published ones without `model.`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention
+from .linear import Linear
+
+Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Shape of the network. Defaults are the 7B model."""
+
+    layers: int = 28
+    width: int = 3584
+    heads: int = 28
+    kv_heads: int = 4
+    head_dim: int = 128
+    ff: int = 18944
+    vocab: int = 152064
+    theta: float = 1e6
+    eps: float = 1e-6
+
+
+class RMSNorm(nn.Module):
+    """Normalise in float32, cast back, multiply by the weight."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+
+
+def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B,H,L,d] with pairs (i, i + d/2)."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-b, a], dim=-1) * sin
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with biased q, k, v."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.head_dim = c.head_dim
+        self.q_proj = Linear(c.width, c.heads * c.head_dim)
+        self.k_proj = Linear(c.width, c.kv_heads * c.head_dim)
+        self.v_proj = Linear(c.width, c.kv_heads * c.head_dim)
+        self.o_proj = Linear(c.heads * c.head_dim, c.width, bias=False)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        q, k, v = (
+            f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for f in (self.q_proj, self.k_proj, self.v_proj)
+        )  # [B,H,L,d]
+        q, k = _rotate_half(q, cos, sin), _rotate_half(k, cos, sin)
+        if past is not None:
+            k, v = (torch.cat([p.expand(k.shape[0], -1, -1, -1), n], dim=2) for p, n in zip(past, (k, v)))
+        return self.o_proj(attention(q, k, v, causal=True).transpose(1, 2).flatten(2)), (k, v)
+
+
+class GatedMLP(nn.Module):
+    """down(SiLU(gate(x)) * up(x))."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(c.width, c.ff, bias=False)
+        self.up_proj = Linear(c.width, c.ff, bias=False)
+        self.down_proj = Linear(c.ff, c.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm, self.self_attn = RMSNorm(c.width, c.eps), SelfAttention(c)
+        self.post_attention_layernorm, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        o, kv = self.self_attn(self.input_layernorm(x), cos, sin, past)
+        x = x + o
+        return x + self.mlp(self.post_attention_layernorm(x)), kv
+
+
+class TextEncoder(nn.Module):
+    """Token ids -> hidden states."""
+
+    def __init__(self, config: TextConfig = TextConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab, config.width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.eps)
+
+    def forward(self, ids: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+        """ids [B,L] -> hidden states [B,L,W] after the final norm, and keys and values of all tokens.
+
+        Causal: right padding never reaches the tokens before it.
+        """
+        x = self.embed_tokens(ids)
+        start = past[0][0].shape[2] if past else 0
+        cos, sin = self._turns(start, ids.shape[1], x)
+        present: Past = []
+        for i, layer in enumerate(self.layers):
+            x, kv = layer(x, cos, sin, past[i] if past else None)
+            present.append(kv)
+        return self.norm(x), present
+
+    def _turns(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.config
+        f = 1.0 / c.theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
+        angle = torch.arange(start, start + length, dtype=torch.float32)[:, None] * f
+        angle = torch.cat([angle, angle], dim=-1)
+        return angle.cos().to(like.device, like.dtype), angle.sin().to(like.device, like.dtype)

@@ -1,0 +1,99 @@
+"""Family records: every fact about a model that its tensors do not say, as frozen data.
+
+A new family is a new record here; loaders, nodes and sampling read records and never compare names.
+Sources: the published config files and model cards of Qwen-Image, and `embedded/README.md` for ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..kernels.errors import InkstoneError
+from ..sampling.schedule import LIGHTNING, QWEN, Schedule
+
+T2I_TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, "
+    "text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
+
+WAN_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together."""
+
+    steps: int
+    cfg: float
+    negative: str
+    size: tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class Family:
+    """What belongs to a model family beside its weights."""
+
+    name: str
+    template: str  # prompt template with one {}
+    drop: int  # tokens of the template's head that are cut after encoding
+    most_tokens: int  # kept tokens of a prompt; longer prompts lose their end, and it is said
+    axes_share: tuple[int, int, int]  # rope axes in sixteenths of the head dimension
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    schedule: Schedule
+    preset: Preset
+    fast: Preset  # few steps, no CFG
+
+    def axes(self, head_dim: int) -> tuple[int, int, int]:
+        """Rope axes for a head dimension: even, summing to it."""
+        frame = head_dim * self.axes_share[0] // 16 // 2 * 2
+        side = (head_dim - frame) // 2
+        return frame, side, side
+
+
+QWEN_IMAGE = Family(
+    name="qwen-image",
+    template=T2I_TEMPLATE,
+    drop=34,
+    most_tokens=512,
+    axes_share=(2, 7, 7),
+    latent_mean=WAN_MEAN,
+    latent_std=WAN_STD,
+    schedule=QWEN,
+    preset=Preset(50, 4.0, " ", (1328, 1328)),
+    fast=Preset(8, 1.0, " ", (1328, 1328)),
+)
+
+EMBEDDED = Family(
+    name="inkstone-embedded",
+    template="<|im_start|>{}<|im_end|>",
+    drop=0,
+    most_tokens=96,
+    axes_share=(4, 6, 6),
+    latent_mean=(0.0,) * 16,  # its own statistics are in its VAE config
+    latent_std=(1.0,) * 16,
+    schedule=LIGHTNING,
+    preset=Preset(20, 2.0, "", (128, 128)),
+    fast=Preset(8, 1.0, "", (128, 128)),
+)
+
+FAMILIES = {family.name: family for family in (QWEN_IMAGE, EMBEDDED)}
+
+
+def family_of(metadata: dict[str, str]) -> Family:
+    """The record that a file's metadata names under `inkstone_family`; Qwen-Image where it names none."""
+    name = metadata.get("inkstone_family", QWEN_IMAGE.name)
+    if name not in FAMILIES:
+        raise InkstoneError(
+            f"The file says it belongs to the family {name!r}; this version knows "
+            f"{', '.join(FAMILIES)}. Update Inkstone."
+        )
+    return FAMILIES[name]

@@ -1,0 +1,33 @@
+"""The literal list of our nodes, and the extension that hands it to the host."""
+
+from __future__ import annotations
+
+from .decode import Decode
+from .encode import EncodePrompt
+from .host import ComfyExtension, io
+from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from .sample import Denoise, EmptyLatent, ScheduleSigmas
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadAll,
+    LoadDiffusionModel,
+    LoadTextEncoder,
+    LoadVAE,
+    EncodePrompt,
+    EmptyLatent,
+    ScheduleSigmas,
+    Denoise,
+    Decode,
+]
+
+
+class InkstoneExtension(ComfyExtension):
+    """What ComfyUI asks for its node list."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)
+
+
+def extension() -> InkstoneExtension:
+    """The extension object."""
+    return InkstoneExtension()

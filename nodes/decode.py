@@ -1,0 +1,34 @@
+"""Decode node: latents to pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import sockets
+from .host import io, schema
+
+
+class Decode(io.ComfyNode):
+    """Latents to pictures with the exact tiled form where memory is short."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneDecode",
+            display_name="Inkstone Decode",
+            category="inkstone/latent",
+            description="Latents to pictures. In strips where that saves memory or time; strips are exact, no seams.",
+            search_aliases=["vae decode"],
+            inputs=[
+                sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
+                io.Latent.Input("latent", tooltip="From Inkstone Denoise or a core sampler of Qwen-Image."),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, latent: dict) -> io.NodeOutput:
+        from ..loaders.bundle import VAEModel
+
+        sockets.require_type(vae, VAEModel, "vae", "Inkstone Load VAE")
+        return io.NodeOutput(vae.decode(sockets.latent_samples(latent)))

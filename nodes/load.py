@@ -1,0 +1,178 @@
+"""Loader nodes: files to models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import host, sockets
+from .host import io, schema
+
+DTYPES = ("auto", "float32", "bfloat16")
+EMBEDDED = "embedded (ships with Inkstone)"
+
+
+def _dtype_input() -> Any:
+    return io.Combo.Input(
+        "dtype",
+        options=list(DTYPES),
+        default="auto",
+        tooltip="Type to compute in. auto: the fastest that is safe on this machine, measured once and logged.",
+    )
+
+
+def torch_dtype(name: str) -> Any:
+    """A dtype choice -> torch dtype, or None for auto."""
+    import torch
+
+    from ..kernels.errors import InkstoneError
+
+    if name not in DTYPES:
+        raise InkstoneError(f"dtype is {name!r}: expected one of {', '.join(DTYPES)}.")
+    return None if name == "auto" else getattr(torch, name)
+
+
+class LoadDiffusionModel(io.ComfyNode):
+    """A diffusion model from one file or a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneLoadDiffusionModel",
+            display_name="Inkstone Load Diffusion Model",
+            category="inkstone/load",
+            description="Loads a Qwen-Image diffusion model (.safetensors, or a Hugging Face folder).",
+            search_aliases=["unet", "mmdit", "qwen image loader"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=host.model_files("diffusion_models"),
+                    tooltip="A file in models/diffusion_models, or a model folder in models/diffusers.",
+                ),
+                _dtype_input(),
+            ],
+            outputs=[sockets.Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        return host.known_model("diffusion_models", model)
+
+    @classmethod
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        from ..loaders.bundle import load_diffusion_model
+
+        path = host.model_path("diffusion_models", model)
+        return io.NodeOutput(load_diffusion_model(path, torch_dtype(dtype), host.torch_device()))
+
+
+class LoadTextEncoder(io.ComfyNode):
+    """The Qwen2.5-VL text encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneLoadTextEncoder",
+            display_name="Inkstone Load Text Encoder",
+            category="inkstone/load",
+            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its tokenizer.",
+            search_aliases=["clip", "qwen2.5-vl"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=host.model_files("text_encoders"),
+                    tooltip="A file in models/text_encoders, or a model folder in models/diffusers.",
+                ),
+                _dtype_input(),
+            ],
+            outputs=[sockets.TextEncoder.Output(display_name="text_encoder")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text_encoder: str) -> bool | str:
+        return host.known_model("text_encoders", text_encoder)
+
+    @classmethod
+    def execute(cls, text_encoder: str, dtype: str) -> io.NodeOutput:
+        from ..loaders.bundle import load_text_encoder
+
+        path = host.model_path("text_encoders", text_encoder)
+        return io.NodeOutput(load_text_encoder(path, torch_dtype(dtype), host.torch_device()))
+
+
+class LoadVAE(io.ComfyNode):
+    """The Qwen-Image VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneLoadVAE",
+            display_name="Inkstone Load VAE",
+            category="inkstone/load",
+            description="Loads the Qwen-Image VAE (diffusers or Wan key names).",
+            inputs=[
+                io.Combo.Input(
+                    "vae",
+                    options=host.model_files("vae"),
+                    tooltip="A file in models/vae, or a model folder in models/diffusers.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="auto",
+                    tooltip="Type to compute in. auto is float32: the VAE is small and colours stay exact.",
+                ),
+            ],
+            outputs=[sockets.VAE.Output(display_name="vae")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, vae: str) -> bool | str:
+        return host.known_model("vae", vae)
+
+    @classmethod
+    def execute(cls, vae: str, dtype: str) -> io.NodeOutput:
+        from ..loaders.bundle import load_vae
+
+        path = host.model_path("vae", vae)
+        return io.NodeOutput(load_vae(path, torch_dtype(dtype), host.torch_device()))
+
+
+class LoadAll(io.ComfyNode):
+    """Diffusion model, text encoder and VAE from one folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneLoadAll",
+            display_name="Inkstone Load All",
+            category="inkstone/load",
+            description="Loads diffusion model, text encoder and VAE from one model folder, "
+            "or the small embedded model that needs no download.",
+            search_aliases=["checkpoint", "embedded", "pipeline"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=[EMBEDDED, *host.model_files("diffusers")],
+                    default=EMBEDDED,
+                    tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
+                ),
+                _dtype_input(),
+            ],
+            outputs=[
+                sockets.Model.Output(display_name="model"),
+                sockets.TextEncoder.Output(display_name="text_encoder"),
+                sockets.VAE.Output(display_name="vae"),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str) -> bool | str:
+        return folder == EMBEDDED or host.known_model("diffusers", folder)
+
+    @classmethod
+    def execute(cls, folder: str, dtype: str) -> io.NodeOutput:
+        from ..loaders.bundle import load_all
+
+        path = None if folder == EMBEDDED else host.model_path("diffusers", folder)
+        bundle = load_all(path, torch_dtype(dtype), host.torch_device())
+        return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -1,0 +1,70 @@
+"""Every size is computed here, and nowhere else: canvas, latents, tokens, packing.
+
+A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
+of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+
+LATENT = 8  # picture pixels per latent pixel
+TOKEN = 16  # picture pixels per token
+LARGEST = 16384  # a side longer than this is a typing error
+
+SIZES: dict[str, tuple[int, int]] = {
+    "1:1 (1328x1328)": (1328, 1328),
+    "16:9 (1664x928)": (1664, 928),
+    "9:16 (928x1664)": (928, 1664),
+    "4:3 (1472x1104)": (1472, 1104),
+    "3:4 (1104x1472)": (1104, 1472),
+    "3:2 (1584x1056)": (1584, 1056),
+    "2:3 (1056x1584)": (1056, 1584),
+}
+
+
+def check_canvas(width: int, height: int) -> None:
+    """Raises unless both sides are multiples of 16 between 16 and 16384 pixels."""
+    for name, side in (("width", width), ("height", height)):
+        if side < TOKEN or side > LARGEST:
+            raise InkstoneError(
+                f"Canvas {name} {side} is out of range: expected {TOKEN} to {LARGEST} pixels. "
+                f"Choose a size such as 1328x1328."
+            )
+    if width % TOKEN or height % TOKEN:
+        near = (max(TOKEN, round(width / TOKEN) * TOKEN), max(TOKEN, round(height / TOKEN) * TOKEN))
+        raise InkstoneError(
+            f"Canvas {width}x{height} is not a multiple of {TOKEN} on both sides. "
+            f"The nearest size that works is {near[0]}x{near[1]}."
+        )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """"1328x928" -> (width, height), checked."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+        raise InkstoneError(f"Size {text!r} is not WIDTHxHEIGHT in pixels. Write for example 1328x928.")
+    width, height = int(parts[0]), int(parts[1])
+    check_canvas(width, height)
+    return width, height
+
+
+def token_grid(width: int, height: int) -> tuple[int, int, int]:
+    """Canvas in pixels -> (frames, rows, columns) of tokens."""
+    return 1, height // TOKEN, width // TOKEN
+
+
+def pack(latent: Tensor) -> Tensor:
+    """[B,16,h,w] -> [B,h/2*w/2,64]; feature index 4c + 2dy + dx."""
+    b, c, h, w = latent.shape
+    x = latent.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(b, h // 2 * (w // 2), 4 * c)
+
+
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """[B,rows*columns,64] -> [B,16,2*rows,2*columns]: the inverse of `pack`."""
+    b, _, features = tokens.shape
+    x = tokens.reshape(b, rows, columns, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, features // 4, 2 * rows, 2 * columns)

@@ -1,0 +1,25 @@
+"""Starting noise. Item k of a batch is drawn with seed + k, so it equals the single picture of that seed.
+
+One item equals the reference's CPU generator (diffusers draws (1,1,16,h,w) float32) and ComfyUI's
+`torch.manual_seed(seed); torch.randn` of one latent, bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+
+
+def noise(seed: int, batch: int, rows: int, columns: int, channels: int = 16) -> Tensor:
+    """[batch,channels,rows,columns] float32 on the CPU; rows and columns in latent pixels."""
+    if not 0 <= seed < 2**64:
+        raise InkstoneError(f"Seed is {seed}: expected 0 to 18446744073709551615.")
+    if batch < 1:
+        raise InkstoneError(f"Batch is {batch}: expected at least 1.")
+    items = []
+    for k in range(batch):
+        generator = torch.Generator().manual_seed((seed + k) % 2**64)
+        items.append(torch.randn(1, 1, channels, rows, columns, generator=generator)[:, 0])
+    return torch.cat(items)

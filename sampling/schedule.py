@@ -1,0 +1,100 @@
+"""Sigma schedules as pure functions of numbers: descending float32 sigmas that end in 0.
+
+Closed forms of diffusers' `FlowMatchEulerDiscreteScheduler` as the Qwen-Image repositories configure it.
+A schedule record (`Schedule`) is what a model folder's scheduler_config.json says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+
+LIGHTNING_MU = math.log(3.0)  # ModelTC's Lightning card: fixed shift 3 at every size, no terminal
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How sigmas are shifted. Defaults: Qwen-Image's published scheduler config.
+
+    `kind` is "exponential" (e^mu), "linear" (mu itself) or "none" (plain). With `dynamic` mu grows
+    with the number of target tokens between (base_tokens, base_shift) and (max_tokens, max_shift);
+    otherwise `shift` is the fixed factor. `terminal` stretches the last non-zero sigma to that value.
+    """
+
+    kind: str = "exponential"
+    dynamic: bool = True
+    base_tokens: int = 256
+    max_tokens: int = 8192
+    base_shift: float = 0.5
+    max_shift: float = 0.9
+    terminal: float | None = 0.02
+    shift: float = 1.0
+
+    def mu(self, tokens: int) -> float:
+        """The shift parameter for a canvas of `tokens` tokens (not clamped, as the reference)."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return self.base_shift + (tokens - self.base_tokens) * slope
+
+
+QWEN = Schedule()
+LIGHTNING = Schedule(base_shift=LIGHTNING_MU, max_shift=LIGHTNING_MU, terminal=None)
+LINEAR = Schedule(kind="none", dynamic=False, terminal=None)
+
+
+def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
+    """[steps + 1] float32, from 1 down to 0.
+
+    One step is [1, 0] (the reference's terminal stretch would divide 0 by 0 there).
+    """
+    check_steps(steps)
+    s = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64)
+    factor = _factor(schedule, tokens)
+    s = factor / (factor + 1 / s - 1)
+    if schedule.terminal is not None and steps > 1:
+        s = 1 - (1 - s) * (1 - schedule.terminal) / (1 - s[-1])
+    return torch.cat([s, torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def _factor(schedule: Schedule, tokens: int) -> float:
+    """The a of s' = a / (a + 1/s - 1)."""
+    if schedule.kind == "none":
+        return 1.0
+    if not schedule.dynamic:
+        return schedule.shift
+    mu = schedule.mu(tokens)
+    return math.exp(mu) if schedule.kind == "exponential" else mu
+
+
+def check_steps(steps: int) -> None:
+    """Raises unless 1 <= steps <= 1000."""
+    if not 1 <= steps <= 1000:
+        raise InkstoneError(f"Steps is {steps}: expected 1 to 1000. Use 50, or 8 with a Lightning model.")
+
+
+def from_config(config: dict) -> Schedule:
+    """A folder's scheduler_config.json -> Schedule. Unknown scheduler classes raise."""
+    name = config.get("_class_name", "FlowMatchEulerDiscreteScheduler")
+    if name != "FlowMatchEulerDiscreteScheduler":
+        raise InkstoneError(
+            f"scheduler_config.json names {name}; Inkstone samples with FlowMatchEulerDiscreteScheduler. "
+            "Use the scheduler folder of the original Qwen-Image repository."
+        )
+    for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"):
+        if config.get(key):
+            raise InkstoneError(f"scheduler_config.json sets {key}, which no Qwen-Image model uses: remove it.")
+    terminal = config.get("shift_terminal")
+    return Schedule(
+        kind=config.get("time_shift_type", "exponential"),
+        dynamic=bool(config.get("use_dynamic_shifting", False)),
+        base_tokens=config.get("base_image_seq_len", 256),
+        max_tokens=config.get("max_image_seq_len", 4096),
+        base_shift=config.get("base_shift", 0.5),
+        max_shift=config.get("max_shift", 1.15),
+        terminal=float(terminal) if terminal else None,
+        shift=config.get("shift", 1.0),
+    )

@@ -1,0 +1,540 @@
+"""A real ComfyUI on this machine's CPU, prepared from a source that the caller has, for tests.
+
+The source is a git directory (bare or not) or a tree: INKSTONE_COMFYUI_SOURCE or --source.
+Everything made from it (tree, virtual environment, stubs) is kept in a cache folder
+(INKSTONE_COMFYUI_CACHE or --cache), so the first start takes minutes and the next ones seconds.
+
+    with ComfyServer(source, cache) as server:
+        result = server.run(api_graph)          # events, history, pictures
+
+Unusual: torchvision and torchaudio are import-only stubs, because the server only asks that they
+import; packs are linked into a base folder of the run's own, so the tree stays clean; the websocket
+client is the standard library's socket, so the tests need no package beyond pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+import venv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+log = logging.getLogger(__name__)
+
+PACK = Path(__file__).resolve().parent.parent
+SOURCE_VARIABLE = "INKSTONE_COMFYUI_SOURCE"
+CACHE_VARIABLE = "INKSTONE_COMFYUI_CACHE"
+# What a server of 0.3.64 imports; newer trees add what their requirements.txt names.
+PACKAGES = (
+    "comfyui-frontend-package", "comfyui-workflow-templates-json", "comfyui-embedded-docs",
+    "torchsde", "einops", "transformers", "tokenizers", "sentencepiece", "safetensors", "aiohttp",
+    "yarl", "pyyaml", "Pillow", "scipy", "tqdm", "psutil", "alembic", "SQLAlchemy", "av",
+    "pydantic", "pydantic-settings", "numpy", "requests", "kornia",
+)
+NOT_FROM_REQUIREMENTS = {
+    "torch", "torchvision", "torchaudio", "spandrel", "comfyui-workflow-templates",
+}
+FOLDERS = ("custom_nodes", "models", "input", "output", "user/default")
+FLAGS = (
+    "--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:",
+    "--use-pytorch-cross-attention",
+)
+_FEATURES = {"supports_preview_metadata": True}
+_VIEW = ("filename", "subfolder", "type")
+STUB_MODULES = {
+    "torchvision": (
+        "transforms", "transforms.functional", "transforms.v2", "transforms.v2.functional", "ops",
+        "models", "io", "utils",
+    ),
+    "torchaudio": ("transforms", "functional"),
+}
+STUB_TEXT = '''"""Import-only stand-in."""
+import enum
+
+__version__ = "0.0.0+stub"
+__path__ = __path__ if "__path__" in globals() else []
+
+
+class InterpolationMode(enum.Enum):
+    NEAREST, NEAREST_EXACT, BILINEAR = "nearest", "nearest-exact", "bilinear"
+    BICUBIC, LANCZOS = "bicubic", "lanczos"
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def __init__(self, *args, **kwargs):
+        raise RuntimeError(f"{__name__}.{name} is a stub")
+
+    return type(name, (), {"__init__": __init__})
+'''
+
+
+class ServerError(RuntimeError):
+    """No server could be prepared or started, or it refused or failed a graph (`details`)."""
+
+    def __init__(self, message: str, details: Any = None) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+# ---- preparing -----------------------------------------------------------------------------------
+
+
+def default_cache() -> Path:
+    """INKSTONE_COMFYUI_CACHE, else a folder under the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "inkstone-comfyui"
+
+
+def given_source() -> Path | None:
+    """INKSTONE_COMFYUI_SOURCE, or None where nobody gave one."""
+    given = os.environ.get(SOURCE_VARIABLE)
+    return Path(given) if given else None
+
+
+def prepare_tree(source: Path, cache: Path) -> Path:
+    """The folder with main.py: `source` itself, or the HEAD of a git directory, unpacked once."""
+    if (source / "main.py").is_file():
+        return source.resolve()
+    if not source.is_dir():
+        raise ServerError(f"No ComfyUI at {source}: give a git directory or a tree with main.py.")
+    commit = _git(source, "rev-parse", "HEAD").strip()
+    tree = cache / f"tree-{commit[:12]}"
+    if not tree.is_dir():
+        partial = Path(tempfile.mkdtemp(prefix="tree-part-", dir=cache))
+        _unpack(source, commit, partial)
+        partial.rename(tree)
+    return tree
+
+
+def _git(source: Path, *arguments: str, feed: str | None = None) -> str:
+    env = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}
+    run = subprocess.run(_git_command(source, *arguments), check=False, input=feed,
+                         capture_output=True, text=True, env=env)
+    if run.returncode:
+        raise ServerError(f"git {arguments[0]} failed in {source}: {run.stderr.strip()}")
+    return run.stdout
+
+
+def _git_command(source: Path, *arguments: str) -> list[str]:
+    return ["git", "-c", f"safe.directory={source.resolve()}", "-C", str(source), *arguments]
+
+
+def _unpack(source: Path, commit: str, into: Path) -> None:
+    """git archive, without files whose content the repository lacks (as in partial clones)."""
+    listing = [line.split(None, 3) for line in _git(source, "ls-tree", "-r", commit).splitlines()]
+    ids = "".join(item[2] + "\n" for item in listing)
+    checked = _git(source, "cat-file", "--batch-check", feed=ids).splitlines()
+    absent = [item[3] for item, line in zip(listing, checked, strict=True)
+              if line.endswith(" missing")]
+    for path in absent:
+        log.warning("the source lacks %s: left out", path)
+    skip = [f":(exclude,literal){path}" for path in absent]
+    archive = subprocess.Popen(_git_command(source, "archive", commit, "--", ".", *skip),
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    unpacked = subprocess.run(["tar", "x", "-C", str(into)], check=False, stdin=archive.stdout)
+    if archive.wait() or unpacked.returncode or not (into / "main.py").is_file():
+        shutil.rmtree(into)
+        raise ServerError(f"{source} at {commit[:12]} did not unpack into a tree with main.py.")
+
+
+def prepare_python(tree: Path, cache: Path) -> Path:
+    """An interpreter with all that the tree needs: a virtual environment, made once."""
+    wanted = sorted({*PACKAGES, *_required(tree)})
+    key = hashlib.sha256(" ".join([sys.version, _torch(), *wanted]).encode()).hexdigest()[:12]
+    home = cache / "venv"
+    python, stamp = home / "bin" / "python", home / "inkstone-complete"
+    if stamp.is_file() and stamp.read_text("ascii") == key:
+        return python
+    log.warning("installing ComfyUI's packages into %s: minutes, once", home)
+    if not python.exists():
+        venv.create(home, with_pip=True)
+    _pip(python, [_torch()])
+    _pip(python, wanted)
+    _pip(python, ["--no-deps", "spandrel"])  # two upscale nodes; its own needs are all above
+    stamp.write_text(key, "ascii")
+    return python
+
+
+def _required(tree: Path) -> Iterator[str]:
+    """Names in the tree's requirements.txt, without versions and without what is stubbed."""
+    for line in (tree / "requirements.txt").read_text("utf-8").splitlines():
+        name = re.match(r"[A-Za-z0-9._-]+", line.strip())
+        if name and name[0] not in NOT_FROM_REQUIREMENTS:
+            yield name[0]
+
+
+def _torch() -> str:
+    """The torch that the caller tests with, if any, so that figures agree."""
+    try:
+        return "torch==" + importlib.metadata.version("torch").partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "torch"
+
+
+def _pip(python: Path, what: Sequence[str]) -> None:
+    command = [python, "-m", "pip", "install", "--quiet", *what]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        raise ServerError(f"pip install {' '.join(what)} failed: {run.stderr[-2000:]}")
+
+
+def prepare_stubs(python: Path, cache: Path) -> Path:
+    """A folder for PYTHONPATH: torchvision, torchaudio, the template list under its old name."""
+    stubs = cache / "stubs"
+    for package, modules in STUB_MODULES.items():
+        for module in ("", *modules):
+            folder = stubs.joinpath(package, *module.split("."))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "__init__.py").write_text(STUB_TEXT, "utf-8")
+    site = next((python.parent.parent / "lib").glob("python3*/site-packages"))
+    templates = site / "comfyui_workflow_templates_json" / "templates"
+    if templates.is_dir() and not (site / "comfyui_workflow_templates").is_dir():
+        folder = stubs / "comfyui_workflow_templates"
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").touch()
+        if not (folder / "templates").is_symlink():
+            (folder / "templates").symlink_to(templates)
+    return stubs
+
+
+def prepare_base(base: Path, packs: Sequence[Path]) -> None:
+    """The folders of one run, the packs linked in, the setting that keeps the first dialog away."""
+    for name in FOLDERS:
+        (base / name).mkdir(parents=True, exist_ok=True)
+    for pack in packs:
+        link = base / "custom_nodes" / ("inkstone" if pack == PACK else pack.name)
+        if not link.is_symlink():
+            link.symlink_to(pack.resolve())
+    settings = base / "user/default/comfy.settings.json"
+    if not settings.exists():
+        settings.write_text('{"Comfy.TutorialCompleted": true}', "ascii")
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Picture:
+    """One picture that a node reported: the file's bytes as /view gives them."""
+
+    node: str
+    filename: str
+    type: str
+    data: bytes
+
+
+@dataclass
+class RunResult:
+    """A finished run: `events` are (type, data) as they came; previews are ("preview", {...})."""
+
+    prompt_id: str
+    history: dict[str, Any]
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    images: list[Picture] = field(default_factory=list)
+
+    def progress(self, node: str) -> list[tuple[float, float]]:
+        """(value, max) of every progress message of one node."""
+        return [(data["value"], data["max"]) for kind, data in self.events
+                if kind == "progress" and str(data.get("node")) == node]
+
+
+class ComfyServer:
+    """Context manager: prepares ComfyUI, starts it on a free loopback port, ends it."""
+
+    def __init__(self, source: Path, cache: Path | None = None, packs: Sequence[Path] = (PACK,),
+                 base: Path | None = None, port: int = 0) -> None:
+        """`base` keeps the run's input, output and models; else a folder is made and removed."""
+        self.source, self.cache, self.packs = Path(source), Path(cache or default_cache()), packs
+        self.port = port or _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._own_base = base is None
+        self.base = base
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Self:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with open(self.cache / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may share a cache
+            tree = prepare_tree(self.source, self.cache)
+            python = prepare_python(tree, self.cache)
+            stubs = prepare_stubs(python, self.cache)
+        self.base = Path(self.base or tempfile.mkdtemp(prefix="base-", dir=self.cache)).resolve()
+        try:
+            prepare_base(self.base, self.packs)
+            self._start(tree, python, stubs)
+            self._wait(120)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._own_base and self.base is not None:
+            shutil.rmtree(self.base, ignore_errors=True)
+
+    def _start(self, tree: Path, python: Path, stubs: Path) -> None:
+        env = {**os.environ, "PYTHONPATH": str(stubs), "PYTHONUNBUFFERED": "1",
+               "PYTHONPYCACHEPREFIX": str(self.cache / "pycache"), "HF_HUB_OFFLINE": "1"}
+        env.pop("INKSTONE_HOST", None)
+        command = [str(python), str(tree / "main.py"), *FLAGS, "--listen", "127.0.0.1",
+                   "--port", str(self.port), "--base-directory", str(self.base)]
+        with open(self.base / "server.log", "wb") as output:
+            self._process = subprocess.Popen(command, env=env, cwd=self.base, stdout=output,
+                                             stderr=output, stdin=subprocess.DEVNULL)
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                status = self._process.returncode
+                raise ServerError(f"ComfyUI ended at start, status {status}.\n{self.tail()}")
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.3)
+        raise ServerError(f"ComfyUI did not answer within {seconds:.0f} s.\n{self.tail()}")
+
+    def log_text(self) -> str:
+        """Everything that the server has written so far."""
+        return (self.base / "server.log").read_text("utf-8", "replace")
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of the server's log, for error messages."""
+        return "\n".join(self.log_text().splitlines()[-lines:])
+
+    def read(self, path: str) -> bytes:
+        """The bytes at a path of the server."""
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read()
+
+    def get(self, path: str) -> Any:
+        """JSON at a path of the server, e.g. /object_info/KSampler."""
+        return json.loads(self.read(path))
+
+    def post(self, path: str, body: Any) -> Any:
+        """Posts JSON; the JSON answer, or None. ServerError (with the answer) on a refusal."""
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            text = error.read().decode("utf-8", "replace")
+            details = json.loads(text) if text.startswith("{") else text
+            message = f"POST {path} was refused ({error.code}): {text[:3000]}"
+            raise ServerError(message, details) from None
+
+    def run(self, api_graph: dict[str, Any], extra_pnginfo: dict[str, Any] | None = None,
+            timeout: float = 600) -> RunResult:
+        """Queues a graph and waits for its end. ServerError if it is refused, fails or hangs.
+
+        `timeout` counts seconds between two messages of the server.
+        """
+        client = uuid.uuid4().hex
+        extra = {"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {}
+        with WebSocket(self.port, f"/ws?clientId={client}", timeout) as channel:
+            channel.send(json.dumps({"type": "feature_flags", "data": _FEATURES}))
+            body = {"prompt": api_graph, "client_id": client, "extra_data": extra}
+            queued = self.post("/prompt", body)
+            if errors := queued.get("node_errors"):
+                raise ServerError(f"parts of the graph were refused: {errors}", queued)
+            events = self._follow(channel, queued["prompt_id"])
+        history = self._history(queued["prompt_id"])
+        return RunResult(queued["prompt_id"], history, events, list(self._pictures(history)))
+
+    def _follow(self, channel: WebSocket, prompt_id: str) -> list[tuple[str, dict[str, Any]]]:
+        events = []
+        try:
+            for message in channel:
+                kind, data = _event(message)
+                events.append((kind, data))
+                if data.get("prompt_id") != prompt_id:
+                    continue
+                if kind == "execution_success":
+                    return events
+                if kind in ("execution_error", "execution_interrupted"):
+                    raise ServerError(_failure(kind, data), data)
+        except (TimeoutError, ConnectionError) as error:
+            raise ServerError(f"the run did not end ({error!r}).\n{self.tail()}") from error
+        raise ServerError(f"the server closed the connection during the run.\n{self.tail()}")
+
+    def _history(self, prompt_id: str) -> dict[str, Any]:
+        """The run's history entry; it is written just after the last event, so ask again."""
+        for _ in range(50):
+            found = self.get(f"/history/{prompt_id}")
+            if prompt_id in found:
+                return found[prompt_id]
+            time.sleep(0.1)
+        raise ServerError(f"no history entry for {prompt_id}.\n{self.tail()}")
+
+    def _pictures(self, history: dict[str, Any]) -> Iterator[Picture]:
+        for node, output in history["outputs"].items():
+            for item in output.get("images", ()):
+                query = urllib.parse.urlencode({key: item[key] for key in _VIEW})
+                yield Picture(node, item["filename"], item["type"], self.read(f"/view?{query}"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _failure(kind: str, data: dict[str, Any]) -> str:
+    what = f"{data.get('exception_type', kind)}: {data.get('exception_message', '')}".strip()
+    return f"node {data.get('node_id')} ({data.get('node_type')}): {what}"
+
+
+def _event(message: str | bytes) -> tuple[str, dict[str, Any]]:
+    """A message as (type, data). Binary kinds 1 and 4 are previews, without and with metadata."""
+    if isinstance(message, str):
+        parsed = json.loads(message)
+        return parsed["type"], parsed.get("data") or {}
+    kind, size = struct.unpack(">II", message[:8])
+    if kind == 4:
+        return "preview", {**json.loads(message[8:8 + size]), "bytes": message[8 + size:]}
+    return ("preview" if kind == 1 else f"binary-{kind}"), {"bytes": message[8:]}
+
+
+class WebSocket:
+    """As much of RFC 6455 as a client on the loopback needs; iterating gives str and bytes."""
+
+    def __init__(self, port: int, path: str, timeout: float) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket",
+                 "Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13")
+        self._socket.sendall("".join(line + "\r\n" for line in (*lines, "")).encode())
+        self._stream = self._socket.makefile("rb")
+        status = self._stream.readline()
+        if b" 101 " not in status:
+            raise ServerError(f"the server refused a websocket: {status!r}")
+        while self._stream.readline().strip():
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def send(self, text: str, opcode: int = 1) -> None:
+        """Sends one masked frame."""
+        self._send(opcode, text.encode())
+
+    def _send(self, opcode: int, data: bytes) -> None:
+        mask = os.urandom(4)
+        short = len(data) < 126
+        size = bytes([128 | len(data)]) if short else struct.pack(">BH", 254, len(data))
+        body = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+        self._socket.sendall(bytes([128 | opcode]) + size + mask + body)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        kind, parts = 0, []
+        while True:
+            final, opcode, data = self._frame()
+            if opcode == 8:
+                return
+            if opcode == 9:
+                self._send(10, data)
+            if opcode > 2:
+                continue
+            kind = opcode or kind
+            parts.append(data)
+            if final:
+                whole = b"".join(parts)
+                yield whole.decode() if kind == 1 else whole
+                parts = []
+
+    def _frame(self) -> tuple[bool, int, bytes]:
+        first, second = self._exactly(2)
+        size = second & 127
+        if size > 125:
+            size = int.from_bytes(self._exactly(2 if size == 126 else 8), "big")
+        return bool(first & 128), first & 15, self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise ConnectionError("the server closed the connection")
+        return data
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Starts a server and waits for Ctrl-C, or for the end of --command ({url} = its address)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("--source", type=Path, default=given_source(), help=f"default: {SOURCE_VARIABLE}")
+    add("--cache", type=Path, default=default_cache(), help=f"default: {CACHE_VARIABLE}")
+    add("--pack", type=Path, action="append", help="a pack to load; default: this repository")
+    add("--base", type=Path, help="keep input, output and server.log of the run here")
+    add("--port", type=int, default=0)
+    add("--command", help="run this in a shell, then end; its status is ours")
+    arguments = parser.parse_args()
+    if arguments.source is None:
+        parser.error(f"give --source or {SOURCE_VARIABLE}: a git directory or a tree of ComfyUI")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    packs = [pack.resolve() for pack in arguments.pack or (PACK,)]
+    server = ComfyServer(arguments.source, arguments.cache, packs, arguments.base, arguments.port)
+    try:
+        with server:
+            return _serve(server, arguments.command)
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _serve(server: ComfyServer, command: str | None) -> int:
+    print(server.url, flush=True)
+    if "IMPORT FAILED" in server.log_text():
+        print(server.tail(80), file=sys.stderr)
+        return 1
+    if command:
+        command = command.replace("{url}", server.url)
+        return subprocess.run(command, check=False, shell=True).returncode
+    try:
+        return server._process.wait()
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""The pack inside a real ComfyUI: it loads, lists its nodes, draws the shipped graph over HTTP.
+
+Runs where a source is at hand (INKSTONE_COMFYUI_SOURCE, see comfy_server.py); elsewhere one warning
+says that it did not. INKSTONE_COMFYUI_PACK and INKSTONE_COMFYUI_GRAPH exchange what is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .comfy_server import PACK, SOURCE_VARIABLE, ComfyServer, RunResult, ServerError, given_source
+
+TESTED = Path(os.environ.get("INKSTONE_COMFYUI_PACK", PACK)).resolve()
+GRAPH = Path(os.environ.get("INKSTONE_COMFYUI_GRAPH",
+                            PACK / "workflows" / "api" / "text_to_image_embedded.json"))
+
+if given_source() is None:
+    _LINE = f"NOT TESTED in a real ComfyUI: set {SOURCE_VARIABLE} to a git directory or tree of it"
+    warnings.warn(_LINE, stacklevel=1)
+    pytest.skip(_LINE, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer(given_source(), packs=(TESTED,)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, Any]:
+    return json.loads(GRAPH.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def result(server: ComfyServer, graph: dict[str, Any]) -> RunResult:
+    return server.run(graph, {"workflow": {"marker": "inkstone"}})
+
+
+@pytest.fixture(scope="module")
+def picture(result: RunResult) -> Image.Image:
+    """The first picture that was saved (not only previewed), fully decoded."""
+    saved = [item for item in result.images if item.type == "output"]
+    assert saved, f"no picture in output; history: {result.history['outputs']}"
+    image = Image.open(io.BytesIO(saved[0].data))
+    image.load()
+    assert image.format == "PNG"
+    return image
+
+
+def test_pack_loads_without_a_complaint(server: ComfyServer) -> None:
+    text = server.log_text()
+    assert "IMPORT FAILED" not in text, server.tail(80)
+    name = "inkstone" if TESTED == PACK else TESTED.name
+    assert f"{os.sep}{name}" in text.partition("Import times for custom nodes")[2], server.tail(80)
+
+
+def test_every_listed_node_is_offered(server: ComfyServer) -> None:
+    listed, offered = listed_nodes(), server.get("/object_info")
+    assert listed, "the pack lists no node"
+    assert not [node for node in listed if not node.startswith("Inkstone")]
+    missing = sorted(listed - set(offered))
+    assert not missing, f"not in /object_info: {missing}\n{server.tail(80)}"
+
+
+def test_every_input_of_every_node_has_a_tooltip(server: ComfyServer) -> None:
+    offered = server.get("/object_info")
+    silent = [f"{node}.{name}" for node in sorted(listed_nodes())
+              for group in ("required", "optional")
+              for name, spec in offered[node]["input"].get(group, {}).items()
+              if not (len(spec) > 1 and spec[1].get("tooltip"))]
+    assert not silent, f"inputs without a tooltip: {silent}"
+
+
+def test_picture_has_the_size_of_the_graph_and_is_not_blank(
+    graph: dict[str, Any], picture: Image.Image
+) -> None:
+    size = asked_size(graph)
+    assert size is None or picture.size == size
+    assert picture.size[0] >= 16 and picture.size[1] >= 16
+    assert any(low < high for low, high in picture.convert("RGB").getextrema()), "one colour"
+
+
+def test_progress_of_the_denoise_node_arrives(graph: dict[str, Any], result: RunResult) -> None:
+    nodes = [node for node, entry in graph.items() if "Denoise" in entry["class_type"]]
+    assert nodes, "the graph has no denoise node"
+    steps = result.progress(nodes[0])
+    kinds = [kind for kind, _ in result.events]
+    assert steps, f"no progress for node {nodes[0]}; events: {kinds}"
+    values = [value for value, _ in steps]
+    assert values == sorted(values)
+    assert steps[-1][0] == steps[-1][1], f"progress ended at {steps[-1]}"
+
+
+def test_picture_carries_prompt_and_workflow(graph: dict[str, Any], picture: Image.Image) -> None:
+    prompt = json.loads(picture.info["prompt"])
+    assert {node: entry["class_type"] for node, entry in prompt.items()} == {
+        node: entry["class_type"] for node, entry in graph.items()}
+    assert json.loads(picture.info["workflow"]) == {"marker": "inkstone"}
+
+
+def test_second_run_comes_from_the_cache(
+    server: ComfyServer, graph: dict[str, Any], result: RunResult
+) -> None:
+    again = server.run(graph, {"workflow": {"marker": "inkstone"}})
+    cached = [data["nodes"] for kind, data in again.events if kind == "execution_cached"]
+    denoise = {node for node, entry in graph.items() if "Denoise" in entry["class_type"]}
+    assert denoise <= set(cached[-1])
+    assert result.images
+
+
+def test_unknown_node_is_refused_by_name(server: ComfyServer) -> None:
+    with pytest.raises(ServerError, match="InkstoneNoSuchNode"):
+        server.run({"1": {"class_type": "InkstoneNoSuchNode", "inputs": {}}})
+
+
+def listed_nodes() -> set[str]:
+    """Node ids that the pack lists, as it says so itself on the stand-in host.
+
+    A pack other than this tree cannot be imported here: its source is read for node ids.
+    """
+    if TESTED != PACK:
+        text = "".join(path.read_text("utf-8") for path in TESTED.rglob("*.py"))
+        return set(re.findall(r'node_id="(Inkstone\w+)"', text))
+    extension = asyncio.run(sys.modules["inkstone"].comfy_entrypoint())
+    nodes = asyncio.run(extension.get_node_list())
+    return {node.define_schema().node_id for node in nodes}
+
+
+def asked_size(graph: dict[str, Any]) -> tuple[int, int] | None:
+    """(width, height) in the graph: two numbers of a node, or "128x128" in a text; else None."""
+    for entry in graph.values():
+        inputs = entry["inputs"]
+        if isinstance(inputs.get("width"), int) and isinstance(inputs.get("height"), int):
+            return inputs["width"], inputs["height"]
+    for entry in graph.values():
+        if "Latent" in entry["class_type"]:
+            for value in entry["inputs"].values():
+                found = re.search(r"(\d+)\s*[x×]\s*(\d+)", str(value))
+                if found:
+                    return int(found[1]), int(found[2])
+    return None

@@ -1,0 +1,183 @@
+"""The stand-in host: node interface, folders, model lists, progress, stop, import time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+from inkstone.kernels.errors import InkstoneError
+from inkstone.nodes import host
+from inkstone.nodes.host import HeadlessHost, io
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_schema_filters_fields_that_the_host_does_not_know():
+    made = host.schema(node_id="X", category="a/b", search_aliases=["y"], is_dev_only=True)
+    assert (made.node_id, made.category) == ("X", "a/b")
+    assert not hasattr(made, "search_aliases")
+
+
+def test_stand_in_refuses_what_the_oldest_host_refuses():
+    with pytest.raises(TypeError):
+        io.Int.Input("x", advanced=True)
+    with pytest.raises(TypeError):
+        io.Image.Input("x", default=1)
+    with pytest.raises(ValueError, match="more than once"):
+        io.Schema(node_id="X", inputs=[io.Int.Input("a")], outputs=[io.Int.Output("a")]).validate()
+
+
+def test_types_and_custom_types():
+    assert io.Image.Input("x").get_io_type() == "IMAGE"
+    assert io.Vae.Output().io_type == "VAE"
+    assert io.Custom("INKSTONE_MMDIT").Input("x").get_io_type() == "INKSTONE_MMDIT"
+    assert io.MultiType.Input("x", [io.Int, io.Float]).get_io_type() == "INT,FLOAT"
+    assert host.advanced(io.Int.Input("x")).id == "x"
+
+
+@pytest.fixture
+def models(tmp_path):
+    files = [
+        "diffusion_models/a.safetensors",
+        "diffusion_models/sub/b.safetensors",
+        "diffusion_models/notes.txt",
+        "unet/old.safetensors",
+        "vae/v.safetensors",
+        "diffusers/Qwen/model_index.json",
+        "diffusers/Qwen/transformer/x.safetensors",
+        "diffusers/OnlyVae/model_index.json",
+        "diffusers/OnlyVae/vae/x.safetensors",
+        "diffusion_models/shards/x-00001-of-00002.safetensors",
+        "diffusion_models/shards/x.safetensors.index.json",
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with host.using(HeadlessHost(models=(tmp_path,))):
+        yield tmp_path
+
+
+def test_model_files_and_folders(models):
+    assert host.model_files("diffusion_models") == [
+        "a.safetensors",
+        "old.safetensors",
+        "Qwen",
+        "shards",
+        "sub/b.safetensors",
+    ]
+    assert host.model_files("vae") == ["OnlyVae", "v.safetensors"]
+    assert host.model_files("diffusers") == ["OnlyVae", "Qwen"]
+    assert host.model_path("diffusion_models", "sub/b.safetensors").is_file()
+    assert host.model_path("diffusion_models", "sub\\b.safetensors").is_file()
+    assert host.model_path("diffusion_models", "Qwen") == models / "diffusers" / "Qwen"
+
+
+def test_model_list_sees_a_new_file(models):
+    host.model_files("vae")
+    (models / "vae" / "new.safetensors").write_bytes(b"")
+    os.utime(models / "vae", ns=(1, 1))
+    assert "new.safetensors" in host.model_files("vae")
+
+
+def test_model_path_names_folders_and_nearest(models):
+    with pytest.raises(InkstoneError) as caught:
+        host.model_path("diffusion_models", "aa.safetensors")
+    assert str(models / "diffusion_models") in str(caught.value)
+    assert "a.safetensors" in str(caught.value)
+    with pytest.raises(InkstoneError, match="Unknown model kind"):
+        host.model_files("loraz")
+    with pytest.raises(InkstoneError):
+        host.model_path("vae", "../secret.safetensors")
+
+
+def test_known_model_is_an_answer_for_validate_inputs(models):
+    assert host.known_model("vae", "v.safetensors") is True
+    assert host.known_model("vae", str(models / "vae" / "v.safetensors")) is True
+    assert str(models / "vae") in host.known_model("vae", "w.safetensors")
+
+
+def test_progress_reports_and_stops():
+    seen, stop = [], threading.Event()
+    headless = HeadlessHost(on_progress=lambda *args: seen.append(args), interrupt=stop)
+    with host.using(headless):
+        bar = host.progress(4)
+        bar.update(1)
+        stop.set()
+        with pytest.raises(host.Interrupted):
+            bar.update(2, "preview")
+    assert seen == [(1, 4, None), (2, 4, "preview")]
+
+
+def test_services_without_comfyui(tmp_path):
+    import torch
+
+    with host.using(HeadlessHost(output=tmp_path / "o", input=tmp_path / "i", device="cpu")):
+        assert host.output_directory() == tmp_path / "o"
+        assert host.input_directory() == tmp_path / "i"
+        assert host.torch_device() == torch.device("cpu")
+        assert host.free_memory(1, torch.device("cpu")) > 1 << 20
+    assert host.versions().startswith("headless")
+    assert "torch" in host.versions()
+
+
+def test_import_is_quick_and_without_torch():
+    """The door, the host and the executor import no torch and take under half a second."""
+    code = (
+        "import sys, time, importlib.util as u; t = time.perf_counter()\n"
+        f"s = u.spec_from_file_location('inkstone', r'{ROOT / '__init__.py'}',"
+        f" submodule_search_locations=[r'{ROOT}'])\n"
+        "m = u.module_from_spec(s); sys.modules['inkstone'] = m; s.loader.exec_module(m)\n"
+        "import inkstone.nodes.host, inkstone.headless.executor\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(time.perf_counter() - t)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5
+
+
+def test_comfyui_services_are_used_when_it_hosts(monkeypatch, tmp_path):
+    """With fake host modules: every service goes to them, unless a headless host is set."""
+    calls = []
+
+    class Bar:
+        def __init__(self, total):
+            calls.append(("bar", total))
+
+        def update_absolute(self, *args):
+            calls.append(args)
+
+    management = types.SimpleNamespace(
+        throw_exception_if_processing_interrupted=lambda: calls.append("check"),
+        get_torch_device=lambda: "device",
+        free_memory=lambda need, device: calls.append(("free", need)),
+        get_free_memory=lambda device: 5,
+    )
+    folders = types.SimpleNamespace(
+        folder_names_and_paths={"vae": 0},
+        models_dir=str(tmp_path),
+        get_folder_paths=lambda kind: [str(tmp_path / kind)],
+        get_output_directory=lambda: str(tmp_path / "out"),
+    )
+    comfy = types.ModuleType("comfy")
+    comfy.model_management = management
+    monkeypatch.setitem(sys.modules, "comfy", comfy)
+    monkeypatch.setitem(sys.modules, "comfy.utils", types.SimpleNamespace(ProgressBar=Bar))
+    monkeypatch.setitem(sys.modules, "folder_paths", folders)
+    monkeypatch.setattr(host, "IN_COMFYUI", True)
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "v.safetensors").write_bytes(b"")
+    host.progress(3).update(1, "pil")
+    assert calls == [("bar", 3), (1, 3, ("JPEG", "pil", 512)), "check"]
+    assert host.model_files("vae") == ["v.safetensors"]
+    assert host.model_folders("diffusers") == [tmp_path / "diffusers"]
+    assert host.output_directory() == tmp_path / "out"
+    assert host.torch_device() == "device"
+    assert host.free_memory(9, "device") == 5
+    with host.using(HeadlessHost(output=tmp_path)):
+        assert host.output_directory() == tmp_path

@@ -1,0 +1,184 @@
+"""Reads a drawn picture back and judges it against the scene that was asked for.
+
+Template matching on our own glyphs and shapes; its accuracy on true renderings is printed beside
+every score. A shape is looked for, not assumed, and ink where nothing should be counts as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .grammar import CELL, COLOURS, KINDS, LETTERS, PLACES, SIZES, Scene, Shape, Word, centre
+from .render import glyph, shape_mask
+
+FAR = 50.0  # RGB distance from the ground that counts as ink
+STRAY = 0.015  # share of pixels that may be ink outside of all items
+NEAR = 9.0  # pixels between a shape's centre and its place
+SHIFTS = range(-3, 4)
+
+Verdict = dict[str, bool | float | None]
+
+
+def nearest_colour(rgb: np.ndarray) -> str:
+    """The palette name closest to an RGB value."""
+    return min(COLOURS, key=lambda name: float(np.linalg.norm(rgb - np.array(COLOURS[name]))))
+
+
+def read(picture: np.ndarray, scene: Scene) -> Verdict:
+    """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place, size,
+    stray, all. None where the scene has no such item."""
+    p = picture.astype(np.float32)
+    border = np.concatenate([e.reshape(-1, 3) for e in (p[:3], p[-3:], p[:, :3], p[:, -3:])])
+    ground = np.median(border, axis=0)
+    verdict: Verdict = {"ground": nearest_colour(ground) == scene.ground}
+    words = [item for item in scene.items if isinstance(item, Word)]
+    shapes = [item for item in scene.items if isinstance(item, Shape)]
+    ink = np.linalg.norm(p - ground, axis=2) > FAR
+    seen = [_read_word(p, w, ground) for w in words]
+    verdict["words"] = all(s[0] == len(w.text) for s, w in zip(seen, words)) if words else None
+    verdict["letters"] = seen[0][0] / len(words[0].text) if words else None
+    verdict["word_colour"] = all(s[1] for s in seen) if words else None
+    found = [_read_shape(p, ink, s, scene) for s in shapes]
+    for i, key in enumerate(("kind", "colour", "place", "size")):
+        verdict[key] = all(f[i] for f in found) if shapes else None
+    verdict["stray"] = _stray(ink, scene) <= STRAY
+    verdict["all"] = all(v for k, v in verdict.items() if v is not None and k != "letters")
+    return verdict
+
+
+def score(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, float]:
+    """Rates over all pictures that have the item."""
+    verdicts = [read(p, s) for p, s in zip(pictures, scenes)]
+    rates = {}
+    for key in verdicts[0]:
+        values = [float(v[key]) for v in verdicts if v[key] is not None]
+        rates[key] = float(np.mean(values)) if values else float("nan")
+    return rates
+
+
+def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool]:
+    """(letters read right, colour right). The line must stand where it was asked for."""
+    cells = p[word.y : word.y + CELL[1], word.x : word.x + CELL[0] * len(word.text)]
+    base = ground
+    if word.plate:  # the plate's own colour, seen in the line's margins
+        base = np.median(np.concatenate([cells[:3].reshape(-1, 3), cells[-3:].reshape(-1, 3)]), axis=0)
+        if nearest_colour(base) != word.plate:
+            return 0, False
+    distance = np.linalg.norm(cells - base, axis=2)
+    strong = distance >= max(FAR, float(np.quantile(distance, 0.93)) * 0.8)
+    if not strong.any():
+        return 0, False
+    colour = np.median(cells[strong], axis=0)
+    along = colour - base
+    level = ((cells - base) @ along / float(along @ along)).clip(0, 1)
+    right = 0
+    for i, letter in enumerate(word.text):
+        right += _best_letter(level[:, i * CELL[0] : (i + 1) * CELL[0]]) == letter
+    return right, nearest_colour(colour) == word.colour
+
+
+_TEMPLATES: np.ndarray | None = None
+
+
+def _templates() -> np.ndarray:
+    """[letters * shifts, cell] glyphs in all shifts, centred and normalised."""
+    global _TEMPLATES
+    if _TEMPLATES is None:
+        rows = []
+        for letter in LETTERS:
+            for dy in SHIFTS:
+                for dx in SHIFTS:
+                    t = np.roll(glyph(letter), (dy, dx), (0, 1)).ravel()
+                    t = t - t.mean()
+                    rows.append(t / np.linalg.norm(t))
+        _TEMPLATES = np.stack(rows)
+    return _TEMPLATES
+
+
+def _best_letter(level: np.ndarray) -> str:
+    x = level.ravel() - level.mean()
+    length = np.linalg.norm(x)
+    if length < 1e-3:
+        return ""
+    scores = _templates() @ (x / length)
+    best = int(scores.argmax())
+    return LETTERS[best // len(SHIFTS) ** 2] if scores[best] > 0.6 else ""
+
+
+def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
+    """Where to look: the whole canvas, its half when there are two, the part without the line of a word."""
+    h, w = scene.height, scene.width
+    words = [item for item in scene.items if isinstance(item, Word)]
+    if words:
+        line = words[0]
+        return (slice(line.y + CELL[1], h) if line.y < shape.y else slice(0, line.y)), slice(0, w)
+    if len(scene.items) == 1:
+        return slice(0, h), slice(0, w)
+    halves = {"left": (0, w // 2), "right": (w // 2, w), "top": (0, h // 2), "bottom": (h // 2, h)}
+    half = slice(*halves[shape.place])
+    return (slice(0, h), half) if shape.place in ("left", "right") else (half, slice(0, w))
+
+
+def _read_shape(
+    p: np.ndarray, ink: np.ndarray, shape: Shape, scene: Scene
+) -> tuple[bool, bool, bool, bool]:
+    """(kind, colour, place, size) right."""
+    rows, columns = _window(shape, scene)
+    mask = ink[rows, columns]
+    ys, xs = _extent(mask.any(1), mask.sum(1)), _extent(mask.any(0), mask.sum(0))
+    if ys is None or xs is None:
+        return False, False, False, False
+    box = mask[ys[0] : ys[1], xs[0] : xs[1]]
+    if min(box.shape) < 8:
+        return False, False, False, False
+    inside = p[rows, columns][ys[0] : ys[1], xs[0] : xs[1]][box]
+    colour = nearest_colour(np.median(inside, axis=0))
+    y, x = rows.start + sum(ys) / 2, columns.start + sum(xs) / 2
+    size = min(SIZES, key=lambda name: abs(SIZES[name] - max(box.shape)))
+    placed = _place(shape, scene, x, y)
+    return _kind(box) == shape.kind, colour == shape.colour, placed, size == shape.size
+
+
+def _extent(any_ink: np.ndarray, amount: np.ndarray) -> tuple[int, int] | None:
+    """First and last line that hold more than a speck."""
+    lines = np.flatnonzero(any_ink & (amount >= 2))
+    return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else None
+
+
+def _kind(box: np.ndarray) -> str:
+    """The kind whose mask, stretched to the box, overlaps best; "" below 0.6."""
+    best = ("", 0.6)
+    for kind in KINDS:
+        template = shape_mask(kind, 64) > 0.5
+        template = template[template.any(1)][:, template.any(0)]
+        ys = (np.arange(box.shape[0]) + 0.5) * template.shape[0] / box.shape[0]
+        xs = (np.arange(box.shape[1]) + 0.5) * template.shape[1] / box.shape[1]
+        want = template[ys.astype(int)][:, xs.astype(int)]
+        overlap = (want & box).sum() / max(1, (want | box).sum())
+        if overlap > best[1]:
+            best = (kind, float(overlap))
+    return best[0]
+
+
+def _place(shape: Shape, scene: Scene, x: float, y: float) -> bool:
+    """Found near its place, and (alone on the canvas) nearer to it than to the other places."""
+    off = np.hypot(x - shape.x, y - shape.y)
+    if len(scene.items) > 1:
+        return bool(off <= NEAR)
+    others = [centre(p, scene.width, scene.height, shape.diameter) for p in PLACES]
+    return bool(off <= NEAR and off <= min(np.hypot(x - a, y - b) for a, b in others) + 1e-6)
+
+
+def _stray(ink: np.ndarray, scene: Scene) -> float:
+    """Share of pixels that are ink outside of every item's box (4 px of margin)."""
+    free = np.ones_like(ink)
+    for item in scene.items:
+        if isinstance(item, Shape):
+            r = item.diameter // 2 + 4
+            y, x, h, w = item.y - r, item.x - r, 2 * r, 2 * r
+        else:
+            y, x, h, w = item.y - 2, item.x - 6, CELL[1] + 4, CELL[0] * len(item.text) + 12
+        free[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)] = False
+    return float((ink & free).mean())

@@ -1,0 +1,111 @@
+"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, export, scores.
+
+`inkstone train --out FOLDER` runs it; stopped at any moment and started again it goes on from its last
+checkpoint and ends on the same weights. About two hours on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.mmdit import MMDiTConfig
+from ..kernels.vae import VAE
+from ..loaders.family import EMBEDDED
+from ..loaders.safetensors_file import save_safetensors
+from ..loaders.tokenizer import load_tokenizer
+from . import flow
+from . import vae as vae_training
+from .tokenizer import write as write_tokenizer
+
+log = logging.getLogger(__name__)
+SEED = 20261124
+
+
+def train(folder: Path, out: Path, seed: int = SEED) -> None:
+    """Trains (or resumes) everything with checkpoints in `folder`, writes the model folder `out`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(out / "tokenizer")
+    tokenizer = load_tokenizer(out / "tokenizer")
+    joint, decoder = vae_training.STAGES
+    torch.manual_seed(seed)
+    vae = vae_training.start()
+    vae_training.run_stage(vae, folder, seed, joint)
+    stats = flow.latent_statistics(vae, seed)
+    vae_training.run_stage(vae, folder, seed, decoder)
+    model = flow.train_flow(vae, stats, tokenizer, folder, seed)
+    export(out, vae, stats, model)
+
+
+def export(out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowModel) -> None:
+    """Writes a Hugging Face style folder with float16 weights and the family in the metadata."""
+    family = {"inkstone_family": EMBEDDED.name}
+    mean, std = (s.flatten().tolist() for s in stats)
+    _write(out / "vae", "diffusion_pytorch_model", _half(vae), family)
+    _json(
+        out / "vae" / "config.json",
+        {
+            "_class_name": "AutoencoderKLQwenImage",
+            "base_dim": vae.config.base,
+            "z_dim": vae.config.z,
+            "dim_mult": list(vae.config.mult),
+            "num_res_blocks": vae.config.res_blocks,
+            "latents_mean": mean,
+            "latents_std": std,
+        },
+    )
+    network = _half(model.mmdit) | _half(model.mod)
+    _write(out / "transformer", "diffusion_pytorch_model", network, family)
+    _json(out / "transformer" / "config.json", transformer_config(flow.CONFIG))
+    _write(out / "text_encoder", "model", _half(model.text), family)
+    text = asdict(flow.TEXT)
+    _json(out / "text_encoder" / "config.json", {"model_type": "qwen2_5_vl", "rope_theta": text["theta"], "num_attention_heads": text["heads"], "head_dim": text["head_dim"]})
+    _json(
+        out / "scheduler" / "scheduler_config.json",
+        {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 8192,
+            "base_shift": EMBEDDED.schedule.base_shift,
+            "max_shift": EMBEDDED.schedule.max_shift,
+            "shift_terminal": None,
+            "time_shift_type": "exponential",
+            "use_dynamic_shifting": True,
+        },
+    )
+    parts = {name: ["inkstone", name] for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")}
+    _json(out / "model_index.json", {"_class_name": "QwenImagePipeline", **parts})
+
+
+def transformer_config(c: MMDiTConfig) -> dict:
+    """config.json of a transformer folder."""
+    return {
+        "_class_name": "QwenImageTransformer2DModel",
+        "attention_head_dim": c.head_dim,
+        "axes_dims_rope": list(c.axes),
+        "in_channels": c.channels,
+        "joint_attention_dim": c.joint,
+        "num_attention_heads": c.heads,
+        "num_layers": c.layers,
+        "out_channels": c.channels // 4,
+        "patch_size": 2,
+    }
+
+
+def _half(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().half().contiguous() for k, v in module.state_dict().items()}
+
+
+def _write(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(folder / f"{stem}.safetensors", tensors, {"format": "pt", **metadata})
+
+
+def _json(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,173 @@
+"""Writes every example graph, UI and API form, from one source: `python workflows/build.py`.
+
+A test fails when the files drift from what the node schemas give.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NEGATIVE = " "
+
+DOWNLOADS = """## Files to download
+
+| file | folder |
+|---|---|
+| {model} | `ComfyUI/models/diffusion_models/` |
+| `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
+| `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
+
+From huggingface.co: `Comfy-Org/Qwen-Image_ComfyUI`{extra}. A whole folder of `Qwen/Qwen-Image` in
+`ComfyUI/models/diffusers/` works too: use the node *Inkstone Load All* instead of the three loaders.
+
+The tokenizer is taken from ComfyUI's own files.
+"""
+
+EMBEDDED_NOTE = """## No download needed
+
+This graph draws with the small model that ships inside Inkstone: coloured grounds, circles, squares,
+triangles and stars, and words of up to six capitals or digits in double quotes. Try
+
+- `a large red star on the left on a white background`
+- `the word "HELLO" in yellow on a blue background`
+- `a white sign that says "OPEN" in red above a green circle on a black background`
+
+Sizes: 128x128, 160x96 or 96x160.
+"""
+
+
+def package():
+    """This tree as the package `inkstone`."""
+    if "inkstone" not in sys.modules:
+        root = HERE.parent
+        spec = importlib.util.spec_from_file_location(
+            "inkstone", root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        sys.modules["inkstone"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["inkstone"])
+    return sys.modules["inkstone"]
+
+
+def _node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def text_to_image(loaders: dict[str, dict], ends: tuple, prompt: str, size: dict, run: dict) -> dict:
+    """The graph behind the loaders. `ends` are the links of model, text encoder and VAE."""
+    model, text, vae = ends
+    graph = {
+        **loaders,
+        "4": _node("InkstoneEncodePrompt", text_encoder=text, prompt=prompt, negative=run["negative"]),
+        "5": _node("InkstoneEmptyLatent", batch_size=1, **size),
+        "6": _node(
+            "InkstoneSchedule", model=model, latent=["5", 0], steps=run["steps"], schedule=run["schedule"]
+        ),
+        "7": _node(
+            "InkstoneDenoise",
+            model=model,
+            positive=["4", 0],
+            sigmas=["6", 0],
+            latent=["5", 0],
+            seed=run["seed"],
+            cfg=run["cfg"],
+        ),
+        "8": _node("InkstoneDecode", vae=vae, latent=["7", 0]),
+        "9": _node("SaveImage", images=["8", 0], filename_prefix="inkstone/picture"),
+    }
+    if run["cfg"] > 1:
+        graph["7"]["inputs"]["negative"] = ["4", 1]
+    return graph
+
+
+def three_loaders(model: str) -> dict[str, dict]:
+    """Loaders of ComfyUI's single files."""
+    return {
+        "1": _node("InkstoneLoadDiffusionModel", model=model, dtype="auto"),
+        "2": _node("InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"),
+        "3": _node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
+    }
+
+
+def graphs() -> dict[str, tuple[dict, str]]:
+    """Name -> (API graph, note in Markdown)."""
+    nodes = sys.modules["inkstone.nodes.sample"]
+    own, _, lightning, _ = nodes.SCHEDULES
+    prompt = (
+        'A coffee shop entrance with a chalkboard sign reading "Inkstone Coffee", warm morning light, '
+        "Ultra HD, 4K, cinematic composition."
+    )
+    full = {"size": next(iter(nodes._sizes())), "width": 1328, "height": 1328}
+    small = {"size": nodes.SMALL, "width": 128, "height": 128}
+    all_in_one = {
+        "1": _node("InkstoneLoadAll", folder=sys.modules["inkstone.nodes.load"].EMBEDDED, dtype="auto")
+    }
+    split = (["1", 0], ["2", 0], ["3", 0])
+    return {
+        "text_to_image_embedded": (
+            text_to_image(
+                all_in_one,
+                (["1", 0], ["1", 1], ["1", 2]),
+                'a white sign that says "INK" in blue above a red star on a yellow background',
+                small,
+                dict(steps=20, schedule=own, seed=7, cfg=2.0, negative=""),
+            ),
+            EMBEDDED_NOTE,
+        ),
+        "text_to_image_qwen_image": (
+            text_to_image(
+                three_loaders("qwen_image_bf16.safetensors"),
+                split,
+                prompt,
+                full,
+                dict(steps=50, schedule=own, seed=42, cfg=4.0, negative=NEGATIVE),
+            ),
+            DOWNLOADS.format(model="`qwen_image_bf16.safetensors`", extra="")
+            + "\n50 steps, CFG 4: the settings of the model card.",
+        ),
+        "text_to_image_lightning_8_steps": (
+            text_to_image(
+                three_loaders("qwen_image_lightning_8steps_bf16.safetensors"),
+                split,
+                prompt,
+                full,
+                dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
+            ),
+            DOWNLOADS.format(
+                model="a merged Lightning 8-step model, e.g. `qwen_image_lightning_8steps_bf16.safetensors`",
+                extra=", and a merged Lightning model of `lightx2v/Qwen-Image-Lightning`",
+            )
+            + "\n8 steps, CFG 1 and the fixed shift 3 belong together.",
+        ),
+    }
+
+
+def render_all() -> dict[str, str]:
+    """File name below workflows/ -> content."""
+    package()
+    import inkstone.nodes.load  # noqa: F401
+    import inkstone.nodes.sample  # noqa: F401
+    from inkstone.headless.graph import to_api
+    from inkstone.headless.run import node_classes
+    from inkstone.headless.ui_graph import Layout, Note, full_graph, ui_from_api
+
+    out = {}
+    classes = node_classes()
+    for name, (graph, note) in graphs().items():
+        layout = Layout(notes=(Note(note, "Read me"),), pack="inkstone")
+        out[f"{name}.json"] = _text(ui_from_api(graph, classes, layout))
+        out[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
+    return out
+
+
+def _text(value: dict) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "api").mkdir(exist_ok=True)
+    for file, text in render_all().items():
+        (HERE / file).write_text(text, encoding="utf-8")
