@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..nodes.host import HeadlessHost
+from ..nodes import load
+from ..nodes.host import HeadlessHost, model_path, using
 from .core_nodes import CORE_NODES
+from .draw import model_hash
 from .executor import Event, Executor
-from .graph import apply_set, read_graph
+from .graph import Graph, apply_set, read_graph
+
+# input of a loader node -> kind of model folder
+_MODEL_INPUTS = {
+    "model": "diffusion_models",
+    "text_encoder": "text_encoders",
+    "vae": "vae",
+    "folder": "diffusers",
+}
 
 
 def node_classes() -> dict[str, type]:
@@ -29,10 +39,29 @@ def run_file(path: Path, settings: list[str], host: HeadlessHost, progress: Call
         if event.kind == "progress":
             progress(event.data["value"], event.data["max"])
 
-    result = Executor(nodes).run(graph, host, on_event)
+    with using(host):
+        hashes = model_hashes(graph)
+    result = Executor(nodes).run(graph, host, on_event, {"inkstone_models": hashes})
     files = [
         str(Path(host.output if entry.get("type") == "output" else host.temp) / entry.get("subfolder", "") / entry["filename"])
         for ui in result.outputs.values()
         for entry in ui.get("images", [])
     ]
     return {"files": files, "outputs": result.outputs, "seconds": round(result.seconds, 3)}
+
+
+def model_hashes(graph: Graph) -> dict[str, str]:
+    """Name -> hash of every model that the graph's loaders name and that is here."""
+    from ..loaders.bundle import EMBEDDED_FOLDER
+
+    found = {}
+    for node in graph.values():
+        if not node.class_type.startswith("InkstoneLoad"):
+            continue
+        for key, kind in _MODEL_INPUTS.items():
+            name = node.inputs.get(key)
+            if name == load.EMBEDDED:
+                found[name] = model_hash(EMBEDDED_FOLDER)
+            elif isinstance(name, str):
+                found[name] = model_hash(model_path(kind, name))
+    return found

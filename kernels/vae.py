@@ -12,6 +12,7 @@ Names of modules are the diffusers key names, so a state dict needs no renaming.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,23 +38,30 @@ class VAEConfig:
         return 2 ** (len(self.mult) - 1)
 
 
-def norm_silu(x: Tensor, gamma: Tensor, silu: bool = True) -> Tensor:
+_PIECE = 1 << 18  # elements per piece of a norm: a megabyte in float32, inside the L2 of two cores
+_SCORES = 1 << 23  # elements of the attention matrix that are in memory at a time, where it is chunked
+
+
+def lean(x: Tensor) -> bool:
+    """True where nothing is recorded for gradients and the CPU forms below pay: pieces, in place."""
+    return not torch.is_grad_enabled() and x.device.type == "cpu"
+
+
+def norm_silu(x: Tensor, gamma: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
     """x / max(||x||, 1e-12) * sqrt(C) * gamma over channels, then SiLU. [B,C,H,W] -> the same.
 
-    Without gradients it runs in pieces that stay in the cache, which is one pass over memory.
+    Without gradients it runs in pieces that stay in the cache: one pass over memory. `out` (may be
+    `x` itself) takes the result; with gradients it is ignored.
     """
     rows = x.permute(0, 2, 3, 1)  # [B,H,W,C], contiguous for channels_last
-    if torch.is_grad_enabled() or x.device.type != "cpu" or not rows.is_contiguous():
+    if torch.is_grad_enabled():
         return _norm_silu(rows, gamma, silu).permute(0, 3, 1, 2)
-    out = torch.empty_like(rows)
-    flat, flat_out = rows.view(-1, x.shape[1]), out.view(-1, x.shape[1])
-    step = max(1, _PIECE // x.shape[1])
-    for start in range(0, flat.shape[0], step):
-        flat_out[start : start + step] = _norm_silu(flat[start : start + step], gamma, silu)
-    return out.permute(0, 3, 1, 2)
-
-
-_PIECE = 1 << 17  # elements per piece: about half a megabyte in float32, inside one core's L2
+    into = torch.empty_like(rows) if out is None else out.permute(0, 2, 3, 1)
+    if lean(x) and rows.is_contiguous() and into.is_contiguous():
+        _norm_silu_pieces(rows.view(-1, rows.shape[-1]), gamma, silu, into.view(-1, rows.shape[-1]))
+    else:
+        into.copy_(_norm_silu(rows, gamma, silu))
+    return into.permute(0, 3, 1, 2)
 
 
 def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
@@ -63,6 +71,23 @@ def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
     return (F.silu(y) if silu else y).to(x.dtype)
 
 
+def _norm_silu_pieces(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
+    """The same on [N,C] into `out`, with every step in place and nothing bigger than a piece."""
+    gamma, step = gamma.float(), max(1, _PIECE // x.shape[1])
+    same = out.dtype == torch.float32
+    scratch = out if same else torch.empty(min(step, len(x)), x.shape[1])
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        y = scratch[start : start + step] if same else scratch[: len(part)].copy_(part)
+        norm = torch.linalg.vector_norm(part if same else y, dim=-1, keepdim=True)
+        scale = norm.clamp_min_(1e-12).reciprocal_().mul_(math.sqrt(x.shape[1]))
+        torch.mul(part if same else y, scale, out=y).mul_(gamma)
+        if silu:
+            F.silu(y, inplace=True)
+        if not same:
+            out[start : start + step] = y
+
+
 class Norm(nn.Module):
     """Per-pixel RMS norm over channels; holds `gamma` [C]."""
 
@@ -70,8 +95,8 @@ class Norm(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor, silu: bool = True) -> Tensor:
-        return norm_silu(x, self.gamma, silu)
+    def forward(self, x: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
+        return norm_silu(x, self.gamma, silu, out)
 
 
 def conv3(cin: int, cout: int) -> nn.Conv2d:
@@ -89,8 +114,10 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(self.norm2(self.conv1(self.norm1(x))))
-        return h + (self.conv_shortcut(x) if self.conv_shortcut is not None else x)
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h, out=h))
+        short = self.conv_shortcut(x) if self.conv_shortcut is not None else x
+        return h + short if torch.is_grad_enabled() else h.add_(short)
 
 
 class Attention(nn.Module):
@@ -106,8 +133,21 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         qkv = self.to_qkv(self.norm(x, silu=False))  # [B,3C,H,W]
         q, k, v = qkv.permute(0, 2, 3, 1).reshape(b, 1, h * w, 3 * c).chunk(3, dim=-1)
-        o = attention(q, k, v)  # [B,1,HW,C]
+        o = _half_attention(q, k, v) if lean(x) and x.dtype != torch.float32 else attention(q, k, v)
         return x + self.proj(o.reshape(b, h, w, c).permute(0, 3, 1, 2))
+
+
+def _half_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """[B,1,L,C] in a half type on a CPU, some queries at a time: torch's flash kernel runs heads of
+    384 in bfloat16 at the speed of float32, plain products run twice as fast."""
+    out, keys = torch.empty_like(q), k.transpose(-1, -2)
+    step = max(1, _SCORES // k.shape[-2])
+    for b in range(len(q)):
+        for start in range(0, q.shape[-2], step):
+            part = slice(start, start + step)
+            scores = torch.mm(q[b, 0, part] * q.shape[-1] ** -0.5, keys[b, 0])
+            out[b, 0, part] = torch.mm(scores.softmax(-1, dtype=torch.float32).to(v.dtype), v[b, 0])
+    return out
 
 
 class Middle(nn.Module):
@@ -120,6 +160,34 @@ class Middle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+def subpixel_kernels(weight: Tensor) -> list[list[Tensor]]:
+    """3x3 kernel behind a nearest x2 enlargement -> [row phase][column phase] of 2x2 kernels.
+
+    Even output rows see input rows (i-1, i, i), odd ones (i, i, i+1): the taps on the same row add
+    up, so the small input is read directly with 4/9 of the products. Exact but for their order.
+    """
+
+    def halves(k: Tensor, dim: int) -> list[Tensor]:
+        a, b, c = k.unbind(dim)
+        return [torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)]
+
+    return [
+        [k.to(weight.dtype).contiguous(memory_format=torch.channels_last) for k in halves(by_row, 3)]
+        for by_row in halves(weight.float(), 2)
+    ]
+
+
+def upsample_conv(x: Tensor, kernels: list[list[Tensor]], bias: Tensor) -> Tensor:
+    """x [B,C,n+2,W] with a row of context (or zeros) above and below -> [B,Cout,2n,2W]."""
+    b, _, n, w = x.shape[0], x.shape[1], x.shape[2] - 2, x.shape[3]
+    out = x.new_empty(b, n, 2, w, 2, len(bias))
+    for r in range(2):
+        for c in range(2):
+            y = F.conv2d(x[:, :, r : r + n + 1], kernels[r][c], bias, padding=(0, 1))  # [B,Cout,n,W+1]
+            out[:, :, r, :, c] = y[..., c : c + w].permute(0, 2, 3, 1)
+    return out.view(b, 2 * n, 2 * w, -1).permute(0, 3, 1, 2)
 
 
 class Resample(nn.Module):
@@ -140,9 +208,21 @@ class Resample(nn.Module):
         return self.resample[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.up and lean(x):
+            return self._up_in_pieces(x)
         if self.up:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest-exact"))
         return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+    def _up_in_pieces(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        kernels, bias, step = subpixel_kernels(self.conv.weight), self.conv.bias, 16
+        out = x.new_empty(b, 2 * h, 2 * w, len(bias)).permute(0, 3, 1, 2)
+        for top in range(0, h, step):
+            end = min(top + step, h)
+            part = F.pad(x[:, :, max(top - 1, 0) : end + 1], (0, 0, int(top == 0), int(end == h)))
+            out[:, :, 2 * top : 2 * end] = upsample_conv(part, kernels, bias)
+        return out
 
 
 class Encoder(nn.Module):
@@ -167,7 +247,11 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for layer in self.down_blocks:
             x = layer(x)
-        return self.conv_out(self.norm_out(self.mid_block(x)))
+        return self.head(self.mid_block(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Norm, SiLU and the last convolution; `x` is used up."""
+        return self.conv_out(self.norm_out(x, out=x))
 
 
 class UpBlock(nn.Module):
@@ -201,11 +285,16 @@ class Decoder(nn.Module):
         )
         self.norm_out, self.conv_out = Norm(widths[-1]), conv3(widths[-1], config.channels)
 
+    def layers(self) -> Iterator[nn.Module]:
+        """What comes after the middle, flat: a loop over blocks would keep each block's input alive."""
+        for block in self.up_blocks:
+            yield from (*block.resnets, *block.upsamplers)
+
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(self.norm_out(x))
+        for layer in self.layers():
+            x = layer(x)
+        return self.conv_out(self.norm_out(x, out=x))
 
 
 class VAE(nn.Module):
@@ -223,9 +312,18 @@ class VAE(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B,3,H,W] in -1..1 -> mean and log variance (clamped to -30..20), [B,z,h,w] each."""
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        return self.split(self.quant_conv(self.encoder(_channels_last(pixels))))
+
+    def split(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,2z,h,w] -> mean and clamped log variance."""
+        mean, logvar = moments.chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latent [B,z,h,w] -> pixels [B,3,8h,8w], not clamped."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(_channels_last(z)))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Without gradients: the layout that every step is fast in. With them: as it came."""
+    return x if torch.is_grad_enabled() else x.contiguous(memory_format=torch.channels_last)

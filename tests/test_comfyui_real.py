@@ -125,6 +125,49 @@ def test_unknown_node_is_refused_by_name(server: ComfyServer) -> None:
         server.run({"1": {"class_type": "InkstoneNoSuchNode", "inputs": {}}})
 
 
+def test_core_nodes_before_and_behind_ours(
+    server: ComfyServer, graph: dict[str, Any], result: RunResult
+) -> None:
+    """Core latent, conditioning, sigmas, batch and preview nodes on our wires; equal pictures."""
+    by_class = {entry["class_type"]: node for node, entry in graph.items()}
+    mixed = json.loads(json.dumps(graph))
+    denoise, encode = by_class["InkstoneDenoise"], by_class["InkstoneEncodePrompt"]
+    mixed["50"] = node_of("EmptySD3LatentImage", width=128, height=128, batch_size=2)
+    mixed["51"] = node_of("LatentFromBatch", samples=["50", 0], batch_index=0, length=1)
+    mixed["52"] = node_of("ConditioningSetTimestepRange", conditioning=[encode, 0], start=0.0, end=1.0)
+    mixed["53"] = node_of("SplitSigmas", sigmas=[by_class["InkstoneSchedule"], 0], step=1000)
+    mixed["54"] = node_of("PreviewImage", images=[by_class["InkstoneDecode"], 0])
+    mixed["55"] = node_of("LatentUpscaleBy", samples=[denoise, 0], upscale_method="nearest-exact", scale_by=2.0)
+    mixed["56"] = node_of("InkstoneDecode", vae=[by_class["InkstoneLoadAll"], 2], latent=["55", 0])
+    mixed["57"] = node_of("PreviewImage", images=["56", 0])
+    mixed[denoise]["inputs"].update(latent=["51", 0], positive=["52", 0], sigmas=["53", 0])
+    got = server.run(mixed, {})
+    sizes = {image.node: Image.open(io.BytesIO(image.data)).size for image in got.images}
+    assert sizes["54"] == (128, 128) and sizes["57"] == (256, 256)
+    pairs = [next(i.data for i in r.images if i.type == "output") for r in (got, result)]
+    assert Image.open(io.BytesIO(pairs[0])).tobytes() == Image.open(io.BytesIO(pairs[1])).tobytes()
+
+
+def test_a_core_sampler_sees_our_conditioning(server: ComfyServer, graph: dict[str, Any]) -> None:
+    """ConditioningZeroOut and ConditioningCombine accept ours; two entries are refused in words by ours."""
+    by_class = {entry["class_type"]: node for node, entry in graph.items()}
+    encode, denoise = by_class["InkstoneEncodePrompt"], by_class["InkstoneDenoise"]
+    mixed = json.loads(json.dumps(graph))
+    mixed["60"] = node_of("ConditioningZeroOut", conditioning=[encode, 0])
+    mixed[denoise]["inputs"]["negative"] = ["60", 0]
+    mixed[by_class["InkstoneSchedule"]]["inputs"]["steps"] = 2
+    assert server.run(mixed, {}).images
+    mixed["61"] = node_of("ConditioningCombine", conditioning_1=[encode, 0], conditioning_2=[encode, 1])
+    mixed[denoise]["inputs"]["positive"] = ["61", 0]
+    with pytest.raises(ServerError, match="2 entries"):
+        server.run(mixed, {})
+
+
+def node_of(kind: str, **inputs: Any) -> dict[str, Any]:
+    """A node of an API graph."""
+    return {"class_type": kind, "inputs": inputs}
+
+
 def listed_nodes() -> set[str]:
     """Node ids that the pack lists, as it says so itself on the stand-in host.
 

@@ -61,6 +61,13 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_safetensors(self.path, tensors, {"step": json.dumps(step)})
 
+    def finished(self, steps: int) -> bool:
+        """True once `steps` steps are in the file."""
+        if not self.path.exists():
+            return False
+        with SafetensorsFile(self.path) as file:
+            return int(json.loads(file.metadata["step"])) >= steps
+
     def restore(self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer | None) -> int:
         """Fills all three; returns the next step (0 where there is no file yet)."""
         if not self.path.exists():

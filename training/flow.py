@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 TEMPLATE = "<|im_start|>{}<|im_end|>"  # nothing is dropped; an empty prompt keeps two tokens
 SHIFT = 3.0
+STATISTICS = 512  # pictures behind the latents' mean and std
 CONFIG = MMDiTConfig(layers=6, heads=4, head_dim=32, joint=128, ff=512, axes=(8, 12, 12))
 TEXT = TextConfig(layers=2, width=128, heads=4, kv_heads=2, head_dim=32, ff=256, vocab=512)
 
@@ -47,6 +48,7 @@ class FlowStage:
     lr: float
     share: dict[str, float]
     pictures: dict[str, int]
+    save_every: int = 300
 
 
 STAGES = (
@@ -141,9 +143,9 @@ def encode_pictures(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer
 
 
 @torch.no_grad()
-def latent_statistics(vae: VAE, seed: int, count: int = 512) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: VAE, seed: int, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Per-channel mean and std of posterior means, [1,16,1,1] each."""
-    rng = step_rng(seed, "statistics", 0)
+    rng, count = step_rng(seed, "statistics", 0), count or STATISTICS
     kinds = ("scenes", "shapes")
     flat = []
     for i in range(count):
@@ -196,19 +198,22 @@ def run_stage(model: FlowModel, stage: FlowStage, data: dict[str, list[Pictures]
         if (step + 1) % 100 == 0:
             rate = seen / (time.time() - began)
             log.info("%s %d/%d: loss %.3f, %.0f samples/s", stage.name, step + 1, stage.steps, np.mean(losses[-100:]), rate)
-        if (step + 1) % 300 == 0 or step + 1 == stage.steps:
+        if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
             file.save(model, ema, optimiser, step + 1)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(ema.shadow[name])
 
 
-def train_flow(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, folder: Path, seed: int, stages: tuple[FlowStage, ...] = STAGES) -> FlowModel:
+def train_flow(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, folder: Path, seed: int, stages: tuple[FlowStage, ...] | None = None) -> FlowModel:
     """All stages, each resumed where it stopped."""
     torch.manual_seed(seed + 1)
     model = FlowModel()
     empty = tokenizer.encode(TEMPLATE.format(""))
-    for stage in stages:
+    for stage in stages or STAGES:
+        if Checkpoint(folder / f"{stage.name}.safetensors").finished(stage.steps):
+            run_stage(model, stage, {}, empty, folder, seed)  # only reads the averaged weights
+            continue
         data = {k: encode_pictures(vae, stats, tokenizer, k, n, seed) for k, n in stage.pictures.items()}
         log.info("%s: data ready", stage.name)
         run_stage(model, stage, data, empty, folder, seed)

@@ -37,6 +37,7 @@ class VAEStage:
     batch: int
     lr: float
     decoder_only: bool = False
+    save_every: int = 200
 
 
 STAGES = (
@@ -147,7 +148,7 @@ def run_stage(vae: VAE, folder: Path, seed: int, stage: VAEStage) -> None:
             db = 10 * np.log10(4 / np.mean(errors[-100:]))
             rate = (step + 1 - start) * stage.batch / (time.time() - began)
             log.info("%s %d/%d: %.2f dB, %.0f crops/s", stage.name, step + 1, stage.steps, db, rate)
-        if (step + 1) % 200 == 0 or step + 1 == stage.steps:
+        if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
             file.save(vae, ema, optimiser, step + 1)
     with torch.no_grad():
         for name, p in vae.named_parameters():

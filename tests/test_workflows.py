@@ -1,0 +1,67 @@
+"""The example graphs: one source, no drift, and the embedded one runs without ComfyUI."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inkstone.headless.cli import main
+from inkstone.headless.graph import parse_graph, validate
+from inkstone.headless.png import read_text_chunks
+from inkstone.headless.run import node_classes
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+API = sorted((ROOT / "workflows" / "api").glob("*.json"))
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location("workflows_build", ROOT / "workflows" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_files_are_what_the_builder_writes():
+    made = builder().render_all()
+    kept = {str(p.relative_to(ROOT / "workflows").as_posix()) for p in (ROOT / "workflows").rglob("*.json")}
+    assert kept == set(made), "run python workflows/build.py"
+    for name, text in made.items():
+        assert (ROOT / "workflows" / name).read_text(encoding="utf-8") == text, f"{name}: run python workflows/build.py"
+
+
+@pytest.mark.parametrize("path", API, ids=lambda p: p.stem)
+def test_graph_is_sound(path):
+    validate(parse_graph(json.loads(path.read_text(encoding="utf-8"))), node_classes(), choices=False)
+    assert (ROOT / "workflows" / f"{path.stem}.jpg").is_file(), "the template browser shows a thumbnail"
+    ui = json.loads((ROOT / "workflows" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    notes = [n for n in ui["nodes"] if n["type"] == "MarkdownNote"]
+    assert notes, "a note says which files to download, or that none is needed"
+
+
+def test_embedded_graph_runs_headless(tmp_path, capsys):
+    graph = ROOT / "workflows" / "api" / "text_to_image_embedded.json"
+    call = ["run", str(graph), "--output", str(tmp_path), "--set", "Inkstone Schedule.steps=3", "--json", "--quiet"]
+    assert main(call) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (file,) = map(Path, facts["files"])
+    picture = np.asarray(Image.open(file))
+    assert picture.shape == (128, 128, 3) and picture.std() > 5
+    chunks = read_text_chunks(file)
+    assert json.loads(chunks["prompt"])["6"]["inputs"]["steps"] == 3
+    assert "sha256" in chunks["inkstone_models"]
+
+
+def test_draw_and_run_give_the_same_picture(tmp_path):
+    """The same functions serve both."""
+    graph = ROOT / "workflows" / "api" / "text_to_image_embedded.json"
+    inputs = {k: v["inputs"] for k, v in json.loads(graph.read_text(encoding="utf-8")).items()}
+    prompt, seed = inputs["4"]["prompt"], str(inputs["7"]["seed"])
+    settings = ["--set", "Inkstone Schedule.steps=4"]
+    assert main(["run", str(graph), "--output", str(tmp_path), *settings, "--quiet"]) == 0
+    out = tmp_path / "draw.png"
+    assert main(["draw", prompt, "-o", str(out), "--steps", "4", "--seed", seed, "--quiet"]) == 0
+    (made,) = (tmp_path / "inkstone").glob("*.png")
+    a, b = (np.asarray(Image.open(p)).astype(int) for p in (made, out))
+    assert np.abs(a - b).max() <= 1, f"pictures differ by {np.abs(a - b).max()}/255"
