@@ -1,6 +1,8 @@
-"""Draws the README's picture and the thumbnails of the example graphs: `python docs/make_pictures.py`.
+"""Draws the README's picture and the thumbnails of the example graphs: `python
+docs/make_pictures.py`.
 
-The thumbnails of graphs that need the 20B weights are plain cards: nothing was drawn with those here.
+The thumbnails of graphs that need the 20B weights are plain cards: nothing was drawn with those
+here.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ PICTURES = (
     ('the word "STONE" in yellow on a blue background', (160, 96), 3),
     ("a large pink circle on a purple background", (128, 128), 1),
     ('the word "HELLO" in red above a green square on a white background', (128, 128), 2),
-    ("a black triangle on the left and a white star on the right on an orange background", (160, 96), 4),
+    (
+        "a black triangle on the left and a white star on the right on an orange background",
+        (160, 96),
+        4,
+    ),
     ('the word "2026" in cyan below a yellow circle on a black background', (128, 128), 5),
 )
 CARDS = {
@@ -46,7 +52,17 @@ def drawn(prompt: str, size: tuple[int, int], seed: int) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "p.png"
         width, height = size
-        call = ["draw", prompt, "-o", str(out), "--size", f"{width}x{height}", "--seed", str(seed), "--quiet"]
+        call = [
+            "draw",
+            prompt,
+            "-o",
+            str(out),
+            "--size",
+            f"{width}x{height}",
+            "--seed",
+            str(seed),
+            "--quiet",
+        ]
         assert main(call) == 0
         return Image.open(out).convert("RGB").copy()
 
@@ -55,7 +71,9 @@ def card(text: str) -> Image.Image:
     """Words on a plain ground."""
     image = Image.new("RGB", (384, 384), (32, 34, 40))
     draw = ImageDraw.Draw(image)
-    draw.multiline_text((36, 120), text, font=ImageFont.load_default(size=34), fill=(230, 230, 230), spacing=18)
+    draw.multiline_text(
+        (36, 120), text, font=ImageFont.load_default(size=34), fill=(230, 230, 230), spacing=18
+    )
     return image
 
 

@@ -1,6 +1,8 @@
-"""The command `inkstone`: parses, calls, reports. Exit status 0 done, 1 the run failed, 2 the call was wrong.
+"""The command `inkstone`: parses, calls, reports. Exit status 0 done, 1 the run failed, 2 the call
+was wrong.
 
-Progress and logs go to stderr, results to stdout. Nothing heavy is imported before a subcommand runs.
+Progress and logs go to stderr, results to stdout. Nothing heavy is imported before a subcommand
+runs.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
 from .draw import CallError, DrawCall
+
+if TYPE_CHECKING:
+    from ..loaders.detect import FileFacts
 
 LATER = {
     "--lora": "LoRA files",
@@ -24,14 +30,27 @@ LATER = {
     "--control": "ControlNet",
     "--control-model": "ControlNet",
 }
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
 
 
 class _Later(argparse.Action):
-    """An option of the contract that this version does not have yet: refused in words, never ignored."""
+    """An option of the contract that this version does not have yet: refused in words, never
+    ignored.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
-        parser.error(f"{option_string}: {LATER[option_string]} is not part of this version of Inkstone")
+        parser.error(
+            f"{option_string}: {LATER[option_string]} is not part of this version of Inkstone"
+        )
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -51,8 +70,16 @@ def _memory(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if unit is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory: write for example 12GB")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an amount of memory: write for example 12GB"
+        )
     return int(float(match[1]) * unit)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
+    return text
 
 
 def _range(low: float, high: float, kind: type):
@@ -62,7 +89,9 @@ def _range(low: float, high: float, kind: type):
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: expected a number from {low:g} to {high:g}"
+            )
         return value
 
     return parse
@@ -99,56 +128,186 @@ def _command(commands, name: str, text: str, example: str) -> argparse.ArgumentP
 
 def _add_draw(commands) -> None:
     p = _command(
-        commands, "draw", "draw a picture from a prompt", "inkstone draw 'a red circle on a white background' -o circle.png"
+        commands,
+        "draw",
+        "draw a picture from a prompt",
+        "inkstone draw 'a red circle on a white background' -o circle.png",
     )
     p.add_argument("prompt", metavar="PROMPT")
-    p.add_argument("-o", "--out", type=Path, metavar="OUT.png", help="file to write (default inkstone.png, or the next free number)")
-    p.add_argument("--model", type=Path, metavar="FILE_OR_FOLDER", help="diffusion model or whole model folder (default: the embedded model)")
+    p.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="OUT.png",
+        help="file to write (default inkstone.png, or the next free number)",
+    )
+    p.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="diffusion model or whole model folder (default: the embedded model)",
+    )
     p.add_argument("--text-encoder", type=Path, metavar="F", help="text encoder file or folder")
     p.add_argument("--vae", type=Path, metavar="F", help="VAE file or folder")
-    p.add_argument("--size", type=_size, metavar="WxH", help="picture size, multiples of 16 (default: the model's)")
-    p.add_argument("--steps", type=_range(1, 1000, int), metavar="N", help="denoising steps (default: the model's)")
-    p.add_argument("--cfg", type=_range(0, 100, float), metavar="S", help="guidance scale; 1 = off (default: the model's)")
-    p.add_argument("--negative", metavar="TEXT", help="negative prompt (used when --cfg is above 1)")
-    p.add_argument("--seed", type=_range(0, 2**64 - 1, int), default=0, metavar="N", help="picture k of a batch uses seed + k (default 0)")
-    p.add_argument("--batch", type=_range(1, 256, int), default=1, metavar="N", help="pictures to draw (default 1)")
-    p.add_argument("--fast", action="store_true", help="the model's few-step setting: 8 steps, no CFG")
-    p.add_argument("--dtype", choices=("float32", "bfloat16"), help="type to compute in (default: the fastest safe one)")
-    p.add_argument("--memory", type=_memory, metavar="12GB", help="memory for activations of the VAE (default: what is free)")
-    p.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
-    p.add_argument("--save-latent", type=Path, metavar="F.safetensors", help="also write the raw latents, key `samples`")
+    p.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="picture size, multiples of 16 (default: the model's)",
+    )
+    p.add_argument(
+        "--steps",
+        type=_range(1, 1000, int),
+        metavar="N",
+        help="denoising steps (default: the model's)",
+    )
+    p.add_argument(
+        "--cfg",
+        type=_range(0, 100, float),
+        metavar="S",
+        help="guidance scale; 1 = off (default: the model's)",
+    )
+    p.add_argument(
+        "--negative", metavar="TEXT", help="negative prompt (used when --cfg is above 1)"
+    )
+    p.add_argument(
+        "--seed",
+        type=_range(0, 2**64 - 1, int),
+        default=0,
+        metavar="N",
+        help="picture k of a batch uses seed + k (default 0)",
+    )
+    p.add_argument(
+        "--batch",
+        type=_range(1, 256, int),
+        default=1,
+        metavar="N",
+        help="pictures to draw (default 1)",
+    )
+    p.add_argument(
+        "--fast", action="store_true", help="the model's few-step setting: 8 steps, no CFG"
+    )
+    p.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type to compute in (default: the fastest safe one)",
+    )
+    p.add_argument(
+        "--memory",
+        type=_memory,
+        metavar="12GB",
+        help="memory for activations of the VAE (default: what is free)",
+    )
+    p.add_argument(
+        "--device",
+        type=_device,
+        metavar="D",
+        help="cpu, cuda, cuda:1 (default: cuda if there is one)",
+    )
+    p.add_argument(
+        "--save-latent",
+        type=Path,
+        metavar="F.safetensors",
+        help="also write the raw latents, key `samples`",
+    )
+    p.add_argument(
+        "--plan", action="store_true", help="print the memory plan and stop; nothing is loaded"
+    )
     p.add_argument("--json", action="store_true", help="print facts as JSON instead of file names")
     for option in LATER:
         p.add_argument(option, action=_Later, help=argparse.SUPPRESS)
 
 
 def _add_run(commands) -> None:
-    p = _command(commands, "run", "run a workflow (API JSON) without a server", "inkstone run workflows/api/text_to_image_embedded.json --output out")
+    p = _command(
+        commands,
+        "run",
+        "run a workflow (API JSON) without a server",
+        "inkstone run workflows/api/text_to_image_embedded.json --output out",
+    )
     p.add_argument("graph", type=Path, metavar="GRAPH")
-    p.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="change an input; node by id or title")
-    p.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="models folder laid out as ComfyUI's (default models)")
-    p.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures (default input)")
-    p.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for results (default output)")
-    p.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="change an input; node by id or title",
+    )
+    p.add_argument(
+        "--models",
+        type=Path,
+        default=Path("models"),
+        metavar="DIR",
+        help="models folder laid out as ComfyUI's (default models)",
+    )
+    p.add_argument(
+        "--input",
+        type=Path,
+        default=Path("input"),
+        metavar="DIR",
+        help="folder of input pictures (default input)",
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="folder for results (default output)",
+    )
+    p.add_argument("--device", type=_device, metavar="D", help="cpu, cuda, cuda:1")
     p.add_argument("--json", action="store_true", help="print facts as JSON")
 
 
 def _add_inspect(commands) -> None:
-    p = _command(commands, "inspect", "say what a weight file is", "inkstone inspect qwen_image_bf16.safetensors")
+    p = _command(
+        commands,
+        "inspect",
+        "say what a weight file is",
+        "inkstone inspect qwen_image_bf16.safetensors",
+    )
     p.add_argument("files", nargs="+", type=Path, metavar="FILE")
     p.add_argument("--json", action="store_true", help="print facts as JSON")
 
 
 def _add_train(commands) -> None:
-    p = _command(commands, "train", "train the embedded model again (resumes after a stop)", "inkstone train --out my-model")
-    p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="model folder to write; checkpoints go to FOLDER/checkpoints")
-    p.add_argument("--seed", type=_range(0, 2**31, int), metavar="N", help="seed of weights and data (default: the shipped model's)")
-    p.add_argument("--score", action="store_true", help="only score the model in FOLDER on unseen prompts")
-    p.add_argument("--prompts", type=_range(1, 10000, int), default=200, metavar="N", help="unseen prompts to score on (default 200)")
+    p = _command(
+        commands,
+        "train",
+        "train the embedded model again (resumes after a stop)",
+        "inkstone train --out my-model",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="model folder to write; checkpoints go to FOLDER/checkpoints",
+    )
+    p.add_argument(
+        "--seed",
+        type=_range(0, 2**31, int),
+        metavar="N",
+        help="seed of weights and data (default: the shipped model's)",
+    )
+    p.add_argument(
+        "--score", action="store_true", help="only score the model in FOLDER on unseen prompts"
+    )
+    p.add_argument(
+        "--prompts",
+        type=_range(1, 10000, int),
+        default=200,
+        metavar="N",
+        help="unseen prompts to score on (default 200)",
+    )
 
 
 def _add_doctor(commands) -> None:
-    p = _command(commands, "doctor", "versions, devices and backends: what a bug report needs", "inkstone doctor")
+    p = _command(
+        commands,
+        "doctor",
+        "versions, devices and backends: what a bug report needs",
+        "inkstone doctor",
+    )
     p.add_argument("--json", action="store_true", help="print facts as JSON")
 
 
@@ -178,8 +337,24 @@ def _draw(args: argparse.Namespace) -> int:
 
     names = DrawCall.__dataclass_fields__
     call = DrawCall(**{k: v for k, v in vars(args).items() if k in names})
+    if args.plan:
+        return _plan(call, args.json)
     facts = draw(call, ProgressLine(args.quiet))
-    print(json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"]))
+    print(
+        json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
+    )
+    return 0
+
+
+def _plan(call: DrawCall, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from .draw import check_paths
+    from .plan import plan
+
+    check_paths(call)
+    made = plan(call)
+    print(json.dumps(asdict(made)) if as_json else made.sentence())
     return 0
 
 
@@ -187,21 +362,25 @@ def _run(args: argparse.Namespace) -> int:
     from ..nodes.host import HeadlessHost
     from .run import run_file
 
-    host = HeadlessHost(models=(args.models,), input=args.input, output=args.output, device=args.device)
+    if not args.graph.is_file():
+        raise CallError(f"{args.graph}: no such graph file. Check the path.")
+    host = HeadlessHost(
+        models=(args.models,), input=args.input, output=args.output, device=args.device
+    )
     facts = run_file(args.graph, args.set, host, ProgressLine(args.quiet))
-    print(json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"]))
+    print(
+        json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
+    )
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from ..loaders.detect import identify
-
     absent = [f for f in args.files if not f.exists()]
     if absent:
         raise CallError(f"{absent[0]}: no such file or folder. Check the path.")
-    found = [identify(path) for path in args.files]
+    found = [_identified(part) for path in args.files for part in _parts(path)]
     if args.json:
         print(json.dumps([asdict(f) for f in found], indent=1, default=str))
     else:
@@ -209,11 +388,30 @@ def _inspect(args: argparse.Namespace) -> int:
     return 1 if any(f.problem for f in found) else 0
 
 
+def _identified(path: Path) -> FileFacts:
+    """Facts of one file; a damaged one is told in its own line, the others still follow."""
+    from ..loaders.detect import FileFacts, identify
+
+    try:
+        return identify(path)
+    except InkstoneError as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return FileFacts("unknown", problem=text, sentence=text, path=str(path))
+
+
+def _parts(path: Path) -> list[Path]:
+    """The weight folders of a whole model folder, else the path itself."""
+    parts = [path / name for name in ("transformer", "text_encoder", "vae", "controlnet")]
+    return [p for p in parts if p.is_dir()] or [path]
+
+
 def _train(args: argparse.Namespace) -> int:
     from ..training import recipe
 
     if not args.score:
-        recipe.train(args.out / "checkpoints", args.out, args.seed if args.seed is not None else recipe.SEED)
+        recipe.train(
+            args.out / "checkpoints", args.out, args.seed if args.seed is not None else recipe.SEED
+        )
     from ..training.evaluate import report
 
     print(report(args.out, args.prompts))
@@ -224,7 +422,11 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import facts
 
     found = facts()
-    print(json.dumps(found, indent=1) if args.json else "\n".join(f"{k}: {v}" for k, v in found.items()))
+    print(
+        json.dumps(found, indent=1)
+        if args.json
+        else "\n".join(f"{k}: {v}" for k, v in found.items())
+    )
     return 0
 
 

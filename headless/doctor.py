@@ -19,11 +19,12 @@ def facts() -> dict[str, str]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, reason = best_dtype(device.type)
+    threads, simd = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
     found = {
         "inkstone": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cpu": f"{os.cpu_count()} logical, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{os.cpu_count()} logical, {threads} threads, {simd}",
         "memory free": f"{available_ram() / 1e9:.1f} GB",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "compute type": f"{str(dtype).removeprefix('torch.')} ({reason})",

@@ -72,10 +72,12 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     import torch
 
     from ..sampling.run import Hooks, Request, denoise
+    from .plan import plan
 
-    _check_paths(call)
+    check_paths(call)
     outputs = _output_names(call)
     marks = [time.perf_counter()]
+    log.info("%s", plan(call).sentence())
     bundle = load(call)
     settings = resolve(call, bundle)
     marks.append(time.perf_counter())
@@ -83,19 +85,25 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     negative = bundle.text_encoder.encode(settings.negative) if settings.cfg > 1 else None
     marks.append(time.perf_counter())
     width, height = settings.size
-    request = Request(width, height, _sigmas(bundle, settings), settings.seed, settings.batch, settings.cfg)
+    request = Request(
+        width, height, _sigmas(bundle, settings), settings.seed, settings.batch, settings.cfg
+    )
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
     latents = denoise(bundle.model, positive, negative, request, hooks)
     marks.append(time.perf_counter())
     pictures = bundle.vae.decode(latents)
     if not torch.isfinite(pictures).all():
-        raise InkstoneError("The VAE gave values that are not finite; no picture was saved. Try --dtype float32.")
+        raise InkstoneError(
+            "The VAE gave values that are not finite; no picture was saved. Try --dtype float32."
+        )
     marks.append(time.perf_counter())
     facts = _facts(call, settings, bundle, marks)
     if call.save_latent is not None:
         from ..loaders.safetensors_file import save_safetensors
 
-        save_safetensors(call.save_latent, {"samples": latents.float().contiguous()}, {"format": "pt"})
+        save_safetensors(
+            call.save_latent, {"samples": latents.float().contiguous()}, {"format": "pt"}
+        )
         facts["latent"] = str(call.save_latent)
     for k, (path, picture) in enumerate(zip(outputs, pictures)):
         said = {**facts["call"], "seed": settings.seed + k, "batch": 1}
@@ -113,15 +121,7 @@ def load(call: DrawCall) -> Bundle:
 
     dtype = None if call.dtype is None else getattr(torch, call.dtype)
     device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    root = call.model if call.model is not None else b.EMBEDDED_FOLDER
-    whole = root.is_dir()
-    text, vae = call.text_encoder or (root if whole else None), call.vae or (root if whole else None)
-    absent = [name for name, value in (("--text-encoder", text), ("--vae", vae)) if value is None]
-    if absent:
-        raise CallError(
-            f"{root} is a single file, so {' and '.join(absent)} must be given too. "
-            "Or give --model a whole model folder."
-        )
+    root, text, vae = parts_of(call)
     models = b.Bundle(
         b.load_diffusion_model(root, dtype, device),
         b.load_text_encoder(text, dtype, device),
@@ -131,6 +131,22 @@ def load(call: DrawCall) -> Bundle:
     return models
 
 
+def parts_of(call: DrawCall) -> tuple[Path, Path, Path]:
+    """Paths of diffusion model, text encoder and VAE. A single file needs the others named."""
+    from ..loaders.bundle import EMBEDDED_FOLDER
+
+    root = call.model if call.model is not None else EMBEDDED_FOLDER
+    whole = root if root.is_dir() else None
+    text, vae = call.text_encoder or whole, call.vae or whole
+    absent = [name for name, value in (("--text-encoder", text), ("--vae", vae)) if value is None]
+    if absent:
+        raise CallError(
+            f"{root} is a single file, so {' and '.join(absent)} must be given too. "
+            "Or give --model a whole model folder."
+        )
+    return root, text, vae
+
+
 def resolve(call: DrawCall, bundle: Bundle) -> Settings:
     """Fills in the model's preset; a Lightning schedule in the folder chooses the fast one."""
     from ..sampling.schedule import LIGHTNING
@@ -138,7 +154,9 @@ def resolve(call: DrawCall, bundle: Bundle) -> Settings:
     family = bundle.model.family
     distilled = bundle.model.schedule == LIGHTNING and family.schedule != LIGHTNING
     if distilled:
-        log.info("the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps)
+        log.info(
+            "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
+        )
     preset = family.fast if call.fast or distilled else family.preset
     return Settings(
         call.size or preset.size,
@@ -159,14 +177,34 @@ def _sigmas(bundle: Bundle, settings: Settings) -> torch.Tensor:
     return sigmas(bundle.model.schedule, settings.steps, rows * columns)
 
 
-def _check_paths(call: DrawCall) -> None:
+def check_paths(call: DrawCall) -> None:
     named = (("--model", call.model), ("--text-encoder", call.text_encoder), ("--vae", call.vae))
     for name, path in named:
         if path is not None and not path.exists():
             raise CallError(f"{name} {path}: no such file or folder. Check the path.")
+    _check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None and path.is_dir():
             raise CallError(f"{path} is a folder: name a file in it.")
+
+
+def _check_device(device: str | None) -> None:
+    """Refuses a device that this torch does not have."""
+    import torch
+
+    kind, _, index = (device or "cpu").partition(":")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "xpu": torch.xpu.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if int(index or 0) >= there[kind]:
+        raise CallError(
+            f"--device {device}: this torch ({torch.__version__}) finds {there[kind]} {kind} "
+            f"devices. "
+            "Use --device cpu, or install the torch build of your card."
+        )
 
 
 def _output_names(call: DrawCall) -> list[Path]:
@@ -178,7 +216,9 @@ def _output_names(call: DrawCall) -> list[Path]:
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            raise CallError(f"Cannot make the folder {folder}: {error.strerror}. Choose another.") from None
+            raise CallError(
+                f"Cannot make the folder {folder}: {error.strerror}. Choose another."
+            ) from None
         ensure_writable(folder)
     if call.batch == 1:
         return [out]
@@ -224,8 +264,10 @@ def model_hash(path: Path) -> str:
 
     For a folder: of all its weight files in order of name.
     """
-    files = [path] if path.is_file() and path.suffix != ".json" else sorted(
-        (path if path.is_dir() else path.parent).rglob("*.safetensors")
+    files = (
+        [path]
+        if path.is_file() and path.suffix != ".json"
+        else sorted((path if path.is_dir() else path.parent).rglob("*.safetensors"))
     )
     digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
     for file in files:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..kernels.errors import InkstoneError
 from ..nodes import load
 from ..nodes.host import HeadlessHost, model_path, using
 from .core_nodes import CORE_NODES
-from .draw import model_hash
+from .draw import CallError, model_hash
 from .executor import Event, Executor
 from .graph import Graph, apply_set, read_graph
 
@@ -28,12 +29,17 @@ def node_classes() -> dict[str, type]:
     return {**CORE_NODES, **{node.define_schema().node_id: node for node in NODES}}
 
 
-def run_file(path: Path, settings: list[str], host: HeadlessHost, progress: Callable[[int, int], None]) -> dict:
+def run_file(
+    path: Path, settings: list[str], host: HeadlessHost, progress: Callable[[int, int], None]
+) -> dict:
     """Runs a graph file with `NODE.INPUT=VALUE` settings; returns files, outputs and seconds."""
     nodes = node_classes()
     graph = read_graph(path)
     for setting in settings:
-        graph = apply_set(graph, setting, nodes)
+        try:
+            graph = apply_set(graph, setting, nodes)
+        except InkstoneError as error:
+            raise CallError(f"--set {setting}: {error}") from error
 
     def on_event(event: Event) -> None:
         if event.kind == "progress":
@@ -43,7 +49,11 @@ def run_file(path: Path, settings: list[str], host: HeadlessHost, progress: Call
         hashes = model_hashes(graph)
     result = Executor(nodes).run(graph, host, on_event, {"inkstone_models": hashes})
     files = [
-        str(Path(host.output if entry.get("type") == "output" else host.temp) / entry.get("subfolder", "") / entry["filename"])
+        str(
+            Path(host.output if entry.get("type") == "output" else host.temp)
+            / entry.get("subfolder", "")
+            / entry["filename"]
+        )
         for ui in result.outputs.values()
         for entry in ui.get("images", [])
     ]

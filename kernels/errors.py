@@ -1,4 +1,6 @@
-"""The one exception type that users see: what happened, what was expected, what was got, what to do."""
+"""The one exception type that users see: what happened, what was expected, what was got, what to
+do.
+"""
 
 
 class InkstoneError(ValueError):

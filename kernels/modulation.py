@@ -1,9 +1,9 @@
 """The modulation table: shift, scale and gate of every block, evaluated once per sigma.
 
-`img_mod` / `txt_mod` hold a third of the model's parameters and see only the timestep. Here they are
-no part of the network: their weights are read one at a time through a callable, applied to all sigmas
-of a schedule at once, and dropped. What stays is 4.4 MB per step (bf16, 60 blocks). Training uses the
-same function with parameters as weights.
+`img_mod` / `txt_mod` hold a third of the model's parameters and see only the timestep. Here they
+are no part of the network: their weights are read one at a time through a callable, applied to all
+sigmas of a schedule at once, and dropped. What stays is 4.4 MB per step (bf16, 60 blocks). Training
+uses the same function with parameters as weights.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
 
 @dataclass(frozen=True)
 class Modulation:
-    """Rows for n sigmas. img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1, scale1,
-    gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm."""
+    """Rows for n sigmas. img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1,
+    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm."""
 
     img: list[Tensor]
     txt: list[Tensor]
@@ -38,15 +38,19 @@ class Modulation:
 
 
 def timestep_embedding(sigma: Tensor, dim: int = 256) -> Tensor:
-    """sigma [n] in 0..1 -> [n,dim] float32: cos first, angle (sigma * f) * 1000 in that order."""
+    """sigma [n] in 0..1 -> [n,dim] float32: cos first, angle (sigma * f) * 1000 in that order.
+
+    The frequencies come from the CPU, so that every device gets the same angles.
+    """
     half = dim // 2
-    f = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=sigma.device) / half)
+    steps = torch.arange(half, dtype=torch.float32, device="cpu")
+    f = torch.exp(-math.log(10000) * steps / half).to(sigma.device)
     angle = (sigma.float()[:, None] * f[None]) * 1000
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def time_embedding(weights: Weights, sigma: Tensor, addition: int | None = None) -> Tensor:
-    """sigma [n] -> temb [n,D] float32. `addition` picks a row of the layered variant's embedding."""
+    """sigma [n] -> temb [n,D] float32. `addition`: a row of the layered variant's embedding."""
     x = timestep_embedding(sigma)
     for i in (1, 2):
         w, b = (weights(_EMBED.format(i, part)).float() for part in ("weight", "bias"))

@@ -7,6 +7,7 @@ numbers only up to 256.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -41,21 +42,35 @@ def image_positions(grid: Grid, index: int) -> Tensor:
 
 
 def joint_rope(
-    grids: Sequence[Grid], text: int, axes: Sequence[int], theta: float = 10000.0
+    grids: Sequence[Grid],
+    text: int,
+    axes: Sequence[int],
+    theta: float = 10000.0,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Rotations of all image tokens [S, d/2] and of `text` text tokens [L, d/2], complex64.
 
     grids[0] is the target, the others are references, in token units. Text starts at the largest
-    half side over all pictures.
+    half side over all pictures. The last few tables are kept: every step of a run asks for the
+    same ones. Never change them in place.
     """
-    img = torch.cat([image_positions(grid, i) for i, grid in enumerate(grids)])
-    start = max(max(h // 2, w // 2) for _, h, w in grids)
-    txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
-    return _turns(img, axes, theta), _turns(txt, axes, theta)
+    return _tables(tuple(map(tuple, grids)), text, tuple(axes), theta, str(device))
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(
+    grids: tuple[Grid, ...], text: int, axes: tuple[int, ...], theta: float, device: str
+) -> tuple[Tensor, Tensor]:
+    # kept tables must serve training too, whatever context asked first
+    with torch.inference_mode(False), torch.device("cpu"):
+        img = torch.cat([image_positions(grid, i) for i, grid in enumerate(grids)])
+        start = max(max(h // 2, w // 2) for _, h, w in grids)
+        txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
+        return _turns(img, axes, theta).to(device), _turns(txt, axes, theta).to(device)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """x [B,N,H,D] float32, turns [N,D/2] complex -> the same shape, rotated (in place without grad)."""
+    """x [B,N,H,D] float32, turns [N,D/2] complex -> rotated x (in place without gradients)."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B,N,H,D/2]
     turns = turns[:, None, :]
     pairs = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)

@@ -71,7 +71,10 @@ class SelfAttention(nn.Module):
         )  # [B,H,L,d]
         q, k = _rotate_half(q, cos, sin), _rotate_half(k, cos, sin)
         if past is not None:
-            k, v = (torch.cat([p.expand(k.shape[0], -1, -1, -1), n], dim=2) for p, n in zip(past, (k, v)))
+            k, v = (
+                torch.cat([p.expand(k.shape[0], -1, -1, -1), n], dim=2)
+                for p, n in zip(past, (k, v))
+            )
         return self.o_proj(attention(q, k, v, causal=True).transpose(1, 2).flatten(2)), (k, v)
 
 
@@ -104,18 +107,26 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), kv
 
 
+class Embedding(nn.Embedding):
+    """On the meta device nothing is drawn: torch would import its compiler for that (1.1 s)."""
+
+    def reset_parameters(self) -> None:
+        if self.weight.device.type != "meta":
+            super().reset_parameters()
+
+
 class TextEncoder(nn.Module):
     """Token ids -> hidden states."""
 
     def __init__(self, config: TextConfig = TextConfig()) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab, config.width)
+        self.embed_tokens = Embedding(config.vocab, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
 
     def forward(self, ids: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        """ids [B,L] -> hidden states [B,L,W] after the final norm, and keys and values of all tokens.
+        """ids [B,L] -> states [B,L,W] after the final norm, and keys and values of all tokens.
 
         Causal: right padding never reaches the tokens before it.
         """

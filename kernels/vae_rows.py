@@ -1,69 +1,77 @@
 """The VAE in strips of rows: the same numbers as the whole form, in a tenth of the memory.
 
-What is unusual: nothing is recomputed and nothing is blended. Only the middle sees the whole picture
-and it runs at 1/8 size, so it runs whole. Behind (decoder) or before it (encoder) every 3x3 convolution
-keeps the last two rows of its input, so a strip comes out one row later than it went in; shortcuts wait
-in a queue for their rows. Every level works on strips of the same number of rows: an enlarged strip is
-split, reduced ones are gathered. Strips also stay in the processor's cache, so this is the faster form
-on a CPU. Other programs cut overlapping tiles and blend them: more work and other numbers.
+What is unusual: nothing is recomputed and nothing is blended. Only the attention of the middle sees
+the whole picture, and it works at 1/8 size. Behind it (decoder) or before it (encoder) every 3x3
+convolution keeps the last two rows of its input, so a strip comes out one row later than it went
+in; shortcuts wait in a queue for their rows. Every level works on strips of the same number of
+rows: an enlarged strip is split, reduced ones are gathered. Strips also stay in the processor's
+cache, so this is the faster form on a CPU. Other programs cut overlapping tiles and blend them:
+more work and other numbers.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import winograd
 from .errors import InkstoneError
-from .vae import VAE, Norm, ResBlock, Resample, VAEConfig, subpixel_kernels, upsample_conv
+from .vae import VAE, Norm, Resample, ResBlock, VAEConfig, subpixel_kernels, upsample_conv
 
-STRIP = 3 << 19  # elements of a strip at full size, measured: 16 rows at 1024x1024, 6 MB in float32
+STRIP = 3 << 20  # elements of a strip, measured: 32 rows at 1024x1024, 12 MB in float32
 
 
 class _Window:
-    """Collects the input rows of a convolution: kept rows, new ones, zeros at the picture's edges."""
+    """The input rows of a convolution: kept rows, new ones (normalised), zeros at the edges."""
 
-    def __init__(self, above: int, below: int, right: int = 0, norm: Norm | None = None) -> None:
-        self.above, self.below, self.right, self.norm = above, below, right, norm
-        self.kept: Tensor | None = None  # [1,C,k,W]
+    def __init__(self, above: int, sides: tuple[int, int] = (0, 0), norm: Norm | None = None):
+        self.above, self.sides, self.norm = above, sides, norm
+        self.even = False  # add zeros below and right until both sides are even
+        self.kept: Tensor | None = None  # [1,k,left + W + right,C]
 
-    def join(self, x: Tensor, last: bool) -> Tensor:
-        """[1,C,n,W] -> kept + normalised x (+ zeros) as one tensor [1,C,k,W+right]."""
+    def join(self, x: Tensor, last: bool) -> tuple[Tensor, int]:
+        """[1,C,n,W] -> ([1,rows,left + W + right,C], rows that are real or border)."""
         _, c, n, w = x.shape
-        kept = self.above if self.kept is None else self.kept.shape[2]
-        total = kept + n + self.below * last
-        window = x.new_empty(1, total, w + self.right, c).permute(0, 3, 1, 2)
-        window[:, :, :kept] = 0 if self.kept is None else self.kept
-        window[:, :, kept + n :] = 0
-        inner = window[:, :, kept : kept + n, :w]
-        if self.norm is not None:
-            self.norm(x, out=inner)
-        else:
-            inner.copy_(x)
-            window[:, :, kept : kept + n, w:] = 0
-        return window
+        kept, left = self.above if self.kept is None else self.kept.shape[1], self.sides[0]
+        rows, wide = kept + n + last, w + sum(self.sides)
+        odd = self.even
+        window = x.new_empty(1, rows + (rows % 2 & odd), wide + (wide % 2 & odd), c)
+        window[:, :kept] = 0 if self.kept is None else self.kept
+        window[:, kept + n :] = 0
+        window[:, kept : kept + n, :left] = 0
+        window[:, kept : kept + n, left + w :] = 0
+        inner = window[:, kept : kept + n, left : left + w].permute(0, 3, 1, 2)
+        inner.copy_(x) if self.norm is None else self.norm(x, out=inner)
+        return window, rows
 
-    def keep(self, window: Tensor, rows: int) -> None:
-        """Holds the last rows of the window for the next strip."""
-        self.kept = window[:, :, window.shape[2] - rows :].clone(memory_format=torch.channels_last)
+    def keep(self, window: Tensor, start: int, end: int) -> None:
+        """Holds these rows of the window for the next strip."""
+        self.kept = window[:, start:end].clone()
 
 
 class _Conv:
-    """(Norm, SiLU and) a 3x3 convolution. [1,C,n,W] -> [1,Cout,n,W], one row late; None: nothing yet."""
+    """(Norm, SiLU,) a 3x3 convolution. [1,C,n,W] -> [1,Cout,n,W], one row late; None: not yet."""
 
     def __init__(self, conv: nn.Conv2d, norm: Norm | None = None) -> None:
-        self.conv, self.window = conv, _Window(1, 1, norm=norm)
+        self.conv = conv
+        self.matrices = winograd.transformed(conv.weight) if winograd.pays(conv) else None
+        self.window = _Window(1, (0, 0) if self.matrices is None else (1, 1), norm)
+        self.window.even = self.matrices is not None
 
     def push(self, x: Tensor, last: bool) -> Tensor | None:
-        window = self.window.join(x, last)
-        self.window.keep(window, min(2, window.shape[2]))
-        if window.shape[2] < 3:
+        window, rows = self.window.join(x, last)
+        self.window.keep(window, max(0, rows - 2), rows)
+        if rows < 3:
             return None
-        return F.conv2d(window, self.conv.weight, self.conv.bias, padding=(0, 1))
+        if self.matrices is None:
+            nchw = window.permute(0, 3, 1, 2)
+            return F.conv2d(nchw, self.conv.weight, self.conv.bias, padding=(0, 1))
+        y = winograd.convolve(window[0], self.matrices, self.conv.bias)
+        return y[None, : rows - 2, : x.shape[3]].permute(0, 3, 1, 2)
 
 
 class _Residual:
@@ -94,43 +102,38 @@ class _Up:
 
     def __init__(self, layer: Resample, rows: int) -> None:
         self.kernels, self.bias = subpixel_kernels(layer.conv.weight), layer.conv.bias
-        self.rows, self.window = rows, _Window(1, 1)
+        self.rows, self.window = rows, _Window(1)
 
     def parts(self, x: Tensor, last: bool) -> Iterator[tuple[Tensor, bool]]:
-        window = self.window.join(x, last)
-        self.window.keep(window, min(2, window.shape[2]))
-        count = window.shape[2] - 2  # rows of the small picture that are complete
-        each = math.ceil(count / max(1, math.ceil(2 * count / self.rows)))
-        for top in range(0, count, each or 1):
-            end = min(top + each, count)
-            big = upsample_conv(window[:, :, top : end + 2], self.kernels, self.bias)
-            pieces = [big] if self.rows > 1 else big.split(1, dim=2)
-            for i, piece in enumerate(pieces):
-                yield piece, last and end == count and i == len(pieces) - 1
+        window, rows = self.window.join(x, last)
+        self.window.keep(window, max(0, rows - 2), rows)
+        count = rows - 2  # rows of the small picture whose neighbours are there
+        strips = max(1, math.ceil(2 * count / self.rows))
+        step = max(1, math.ceil(count / strips))
+        for top in range(0, count, step):
+            end = min(top + step, count)
+            part = window[:, top : end + 2].permute(0, 3, 1, 2)
+            yield upsample_conv(part, self.kernels, self.bias), last and end == count
 
 
 class _Down:
     """Zeros right and below, 3x3 with stride 2; gives strips of at least `rows`."""
 
     def __init__(self, layer: Resample, rows: int) -> None:
-        self.conv, self.rows, self.window = layer.conv, rows, _Window(0, 1, right=1)
+        self.conv, self.rows, self.window = layer.conv, rows, _Window(0, (0, 1))
         self.waiting: list[Tensor] = []
 
     def parts(self, x: Tensor, last: bool) -> Iterator[tuple[Tensor, bool]]:
-        window = self._join(x, last)
-        count = (window.shape[2] - 1) // 2
-        self.window.keep(window, window.shape[2] - 2 * count)
+        window, rows = self.window.join(x, last)
+        count = (rows - 1) // 2
+        self.window.keep(window, 2 * count, rows)
         if count:
-            y = F.conv2d(window[:, :, : 2 * count + 1], self.conv.weight, self.conv.bias, stride=2)
-            self.waiting.append(y)
+            part = window[:, : 2 * count + 1].permute(0, 3, 1, 2)
+            self.waiting.append(F.conv2d(part, self.conv.weight, self.conv.bias, stride=2))
         if self.waiting and (last or sum(y.shape[2] for y in self.waiting) >= self.rows):
             strip = torch.cat(self.waiting, 2)
             self.waiting = []
             yield strip, last
-
-    def _join(self, x: Tensor, last: bool) -> Tensor:
-        """The kept rows have their zero column already."""
-        return self.window.join(x, last)
 
 
 def _feed(stages: list, x: Tensor, last: bool, sink: Callable[[Tensor], None]) -> None:
@@ -148,7 +151,6 @@ def _feed(stages: list, x: Tensor, last: bool, sink: Callable[[Tensor], None]) -
 
 def _run(stages: list, x: Tensor, rows: int, out: Tensor) -> Tensor:
     """Feeds x [1,C,H,W] in strips and writes what comes out into `out`, top to bottom."""
-    at = itertools.accumulate  # noqa: F841
     done = 0
 
     def sink(strip: Tensor) -> None:
@@ -159,3 +161,126 @@ def _run(stages: list, x: Tensor, rows: int, out: Tensor) -> Tensor:
     for top in range(0, x.shape[2], rows):
         _feed(stages, x[:, :, top : top + rows], top + rows >= x.shape[2], sink)
     return out
+
+
+def _stages(layers: Iterable[nn.Module], rows: int, resize: type[_Up] | type[_Down]) -> list:
+    return [resize(x, rows) if isinstance(x, Resample) else _Residual(x) for x in layers]
+
+
+def _check(rows: int) -> None:
+    if rows < 1:
+        raise InkstoneError(f"Strips of {rows} rows: expected at least 1. plan_rows() chooses.")
+
+
+@torch.no_grad()
+def decode_rows(vae: VAE, z: Tensor, rows: int) -> Tensor:
+    """Raw latent [B,z,h,w] -> pixels [B,C,8h,8w], not clamped, in strips of about `rows` rows.
+
+    Equal to `vae.decode(z)` but for the order of sums. Items of the batch run one by one.
+    """
+    _check(rows)
+    b, _, h, w = z.shape
+    out = z.new_empty(b, vae.config.channels, h * vae.config.scale, w * vae.config.scale)
+    for i in range(b):
+        _decode_rows(vae, z[i : i + 1], rows, out[i : i + 1])
+    return out
+
+
+def _decode_rows(vae: VAE, z: Tensor, rows: int, out: Tensor) -> None:
+    net, middle, c = vae.decoder, vae.decoder.mid_block, vae.config
+    x = _empty(z, c.base * c.mult[-1], *z.shape[2:])
+    _run([_Conv(net.conv_in), _Residual(middle.resnets[0])], vae.post_quant_conv(z), rows, x)
+    x = middle.attentions[0](x)
+    stages = _stages([middle.resnets[1], *net.layers()], rows, _Up)
+    _run([*stages, _Conv(net.conv_out, net.norm_out)], x, rows, out)
+
+
+@torch.no_grad()
+def moments_rows(vae: VAE, pixels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Pixels [B,C,H,W] in -1..1 -> mean and clamped log variance [B,z,H/8,W/8], in strips.
+
+    Equal to `vae.moments(pixels)` but for the order of sums. Items of the batch run one by one.
+    """
+    _check(rows)
+    return vae.split(torch.cat([_moments_rows(vae, item, rows) for item in pixels.split(1)]))
+
+
+def _moments_rows(vae: VAE, pixels: Tensor, rows: int) -> Tensor:
+    net, middle, c = vae.encoder, vae.encoder.mid_block, vae.config
+    h, w = (side // c.scale for side in pixels.shape[2:])
+    x, out = _empty(pixels, c.base * c.mult[-1], h, w), _empty(pixels, 2 * c.z, h, w)
+    stages = _stages([*net.down_blocks, middle.resnets[0]], rows, _Down)
+    _run([_Conv(net.conv_in), *stages], pixels, rows, x)
+    x = middle.attentions[0](x)
+    _run([_Residual(middle.resnets[1]), _Conv(net.conv_out, net.norm_out)], x, rows, out)
+    return vae.quant_conv(out)
+
+
+def _empty(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """[1,C,H,W], channels last."""
+    return like.new_empty(1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _middle_bytes(config: VAEConfig, height: int, width: int, size: int) -> int:
+    """Input, norm, q, k, v and result of the attention at 1/8 size; scores are a constant."""
+    pixels = (height // config.scale) * (width // config.scale)
+    return 6 * pixels * config.base * config.mult[-1] * size
+
+
+def _whole_bytes(config: VAEConfig, height: int, width: int, size: int) -> int:
+    """Three tensors of the last level: the shortcut, a normalised input, a convolution's output."""
+    full = 3 * config.base * config.mult[0] * height * width * size
+    return (
+        max(full, _middle_bytes(config, height, width, size))
+        + config.channels * height * width * size
+    )
+
+
+def _rows_bytes(config: VAEConfig, height: int, width: int, size: int, rows: int) -> int:
+    """Middle or strips, whichever is more, and the picture. Per level: four strips, kept rows."""
+    kept = 6 * (config.res_blocks + 1)
+    strips = sum(
+        (5 * rows + kept) * config.base * mult * (width >> level) * size
+        for level, mult in enumerate(config.mult)
+    )
+    middle = _middle_bytes(config, height, width, size)
+    return max(middle, strips + middle // 6) + config.channels * height * width * size
+
+
+def plan_rows(
+    config: VAEConfig,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    budget_bytes: int | None,
+    device: str = "cpu",
+) -> tuple[int | None, int, str]:
+    """(rows of a strip or None = whole, bytes of activations, a sentence for the log).
+
+    On a CPU strips that fit the cache are the default: they are faster. Elsewhere the picture runs
+    whole where it fits. `budget_bytes` None means no limit. Height and width in pixels.
+    """
+    size = torch.empty((), dtype=dtype).element_size()
+    whole = _whole_bytes(config, height, width, size)
+    fits = budget_bytes is None or whole <= budget_bytes
+    rows = max(4, STRIP // (config.base * config.mult[0] * width))
+    if rows >= height or (device != "cpu" and fits):
+        rows = height
+    while rows > 1 and not _fits(config, height, width, size, rows, budget_bytes):
+        rows //= 2
+    what = f"VAE decode {width}x{height}"
+    if rows >= height:
+        return None, whole, f"{what} whole: {whole / 1e9:.1f} GB of activations"
+    need = _rows_bytes(config, height, width, size, rows)
+    sentence = f"{what} in strips of {rows} rows: {need / 1e9:.1f} GB of activations"
+    return rows, need, f"{sentence} (whole: {whole / 1e9:.1f} GB)"
+
+
+def _fits(
+    config: VAEConfig, height: int, width: int, size: int, rows: int, budget: int | None
+) -> bool:  # fmt: skip
+    if budget is None:
+        return True
+    if rows >= height:
+        return _whole_bytes(config, height, width, size) <= budget
+    return _rows_bytes(config, height, width, size, rows) <= budget

@@ -57,7 +57,9 @@ class DiffusionModel:
         """The rows for sigmas [n]; the last table is kept, so a new seed costs nothing."""
         key = tuple(sigmas.tolist())
         if self._table is None or self._table[0] != key:
-            table = modulation(self._read, sigmas.to(self.device), self.network.config.layers, self.dtype)
+            table = modulation(
+                self._read, sigmas.to(self.device), self.network.config.layers, self.dtype
+            )
             self._table = (key, table)
         return self._table[1]
 
@@ -93,7 +95,9 @@ class TextEncoderModel:
                 "head, so nothing is left. The tokenizer is not the one of this model."
             )
         if kept > f.most_tokens:
-            log.warning("the prompt has %d tokens, the last %d are not used", kept, kept - f.most_tokens)
+            log.warning(
+                "the prompt has %d tokens, the last %d are not used", kept, kept - f.most_tokens
+            )
             ids = ids[: f.drop + f.most_tokens]
         self._check_vocabulary(ids)
         with torch.inference_mode():
@@ -165,7 +169,11 @@ class VAEModel:
         with torch.inference_mode():
             x = pictures.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
             means = [
-                (self.network.moments(item) if rows is None else moments_rows(self.network, item, rows))[0]
+                (
+                    self.network.moments(item)
+                    if rows is None
+                    else moments_rows(self.network, item, rows)
+                )[0]
                 for item in x.split(1)
             ]
         return torch.cat(means).float().cpu()[:, :, None]
@@ -180,7 +188,9 @@ class Bundle:
     vae: VAEModel
 
 
-def choose_dtype(dtype: torch.dtype | None, device: torch.device, parameters: int) -> tuple[torch.dtype, str]:
+def choose_dtype(
+    dtype: torch.dtype | None, device: torch.device, parameters: int
+) -> tuple[torch.dtype, str]:
     """The compute type: as asked, else float32 for small networks, else the fastest measured."""
     if dtype is not None:
         return dtype, "as asked"
@@ -189,7 +199,13 @@ def choose_dtype(dtype: torch.dtype | None, device: torch.device, parameters: in
     return best_dtype(device.type)
 
 
-def _fill(network: nn.Module, source: Weights, table: Mapping[str, str], dtype: torch.dtype, device: torch.device) -> None:
+def _fill(
+    network: nn.Module,
+    source: Weights,
+    table: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
     """Replaces meta parameters by tensors read from the file. Every one must be there, in its shape."""
     params = dict(network.named_parameters())
     missing = [name for name in params if name not in table]
@@ -347,7 +363,9 @@ def load_text_encoder(
 
 def _vae_blocks(names: Iterable[str]) -> tuple[int, int]:
     """(stages, residual blocks per encoder stage) of diffusers names; the published 4, 2 for Wan names."""
-    ups = [n.partition("decoder.up_blocks.")[2].split(".") for n in names if "decoder.up_blocks." in n]
+    ups = [
+        n.partition("decoder.up_blocks.")[2].split(".") for n in names if "decoder.up_blocks." in n
+    ]
     if not ups:
         return 4, 2
     resnets = [int(p[2]) for p in ups if p[1] == "resnets" and p[2].isdigit()]
@@ -371,12 +389,16 @@ def load_vae(
     _fill(network, source, names.table, dtype, device)
     network.to(memory_format=torch.channels_last)
     mean, std = latent_statistics(root, family_of(source.metadata))
-    log.info("VAE %s: %s names, base %d, computed in %s", root.name, names.layout, config.base, dtype)
+    log.info(
+        "VAE %s: %s names, base %d, computed in %s", root.name, names.layout, config.base, dtype
+    )
     return VAEModel(network.eval(), mean, std, dtype, device, root)
 
 
 def load_all(
-    path: str | Path | None = None, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    path: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> Bundle:
     """A Hugging Face folder with transformer/, text_encoder/, vae/, tokenizer/; None = the embedded model."""
     root = Path(path) if path is not None else EMBEDDED_FOLDER

@@ -24,13 +24,19 @@ def read_json(path: Path) -> dict:
     if not path.is_file():
         return {}
     if path.stat().st_size > _MOST:
-        raise InkstoneError(f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again.")
+        raise InkstoneError(
+            f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again."
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InkstoneError(f"{path}: not readable as JSON ({error}). Get the file again.") from None
+        raise InkstoneError(
+            f"{path}: not readable as JSON ({error}). Get the file again."
+        ) from None
     if not isinstance(value, dict):
-        raise InkstoneError(f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again.")
+        raise InkstoneError(
+            f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again."
+        )
     return value
 
 
@@ -58,7 +64,9 @@ def mmdit_config(shapes: Shapes, family: Family, extra: dict) -> MMDiTConfig:
     width, channels = _at(shapes, "img_in.weight", what, 2)[:2]
     head = _at(shapes, "transformer_blocks.0.attn.norm_q.weight", what)[0]
     if width % head:
-        raise InkstoneError(f"The {what}'s width {width} is not a multiple of its head size {head}.")
+        raise InkstoneError(
+            f"The {what}'s width {width} is not a multiple of its head size {head}."
+        )
     axes = tuple(extra.get("axes_dims_rope") or family.axes(head))
     if len(axes) != 3 or sum(axes) != head or any(a % 2 for a in axes):
         raise InkstoneError(
@@ -83,11 +91,14 @@ def vae_config(shapes: Shapes) -> VAEConfig:
     what = "VAE"
     ups = _count(shapes, "decoder.up_blocks.", 2)
     widths = [
-        _at(shapes, f"decoder.up_blocks.{i}.resnets.0.conv1.weight", what, 4)[0] for i in reversed(range(ups))
+        _at(shapes, f"decoder.up_blocks.{i}.resnets.0.conv1.weight", what, 4)[0]
+        for i in reversed(range(ups))
     ]
     base = _at(shapes, "encoder.conv_in.weight", what, 4)[0]
     if not widths or any(w % base for w in widths):
-        raise InkstoneError(f"The VAE's widths {widths} are no multiples of its base {base}: not a Wan 2.1 VAE.")
+        raise InkstoneError(
+            f"The VAE's widths {widths} are no multiples of its base {base}: not a Wan 2.1 VAE."
+        )
     return VAEConfig(
         base=base,
         mult=tuple(w // base for w in widths),
@@ -107,7 +118,9 @@ def text_config(shapes: Shapes, extra: dict) -> TextConfig:
     heads = extra.get("num_attention_heads") or max(1, q // 128)
     head = extra.get("head_dim") or q // heads
     if q % head or kv % head:
-        raise InkstoneError(f"The text encoder's projections {q} and {kv} are no multiples of its heads of {head}.")
+        raise InkstoneError(
+            f"The text encoder's projections {q} and {kv} are no multiples of its heads of {head}."
+        )
     rope = extra.get("rope_parameters") or {}
     return TextConfig(
         layers=_count(shapes, "layers.", 1),

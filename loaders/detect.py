@@ -261,7 +261,9 @@ def _other_vae(seen: _Seen) -> FileFacts | None:
     if not any(mark in seen.bare for mark in marks) or not seen.has("decoder.conv_in.weight"):
         return None
     z = seen.bare["decoder.conv_in.weight"].shape[1:2]
-    words = {4: "SD 1, 2 or SDXL", 16: "FLUX or SD 3", 32: "FLUX 2"}.get(*z or (0,), "another model")
+    words = {4: "SD 1, 2 or SDXL", 16: "FLUX or SD 3", 32: "FLUX 2"}.get(
+        *z or (0,), "another model"
+    )
     return FileFacts("vae", "sd", formats=_formats(seen), problem=f"it is the VAE of {words} "
                      f"({z[0] if z else '?'} latent channels), Qwen-Image needs its own")  # fmt: skip
 
@@ -305,7 +307,7 @@ def _text(seen: _Seen) -> FileFacts | None:
     vision = _vision(seen, names)
     size = {3584: "7B", 2048: "3B"}.get(config["width"], f"width {config['width']}")
     variant = f"{size}, " + ("with vision" if vision else "without vision (no edits)")
-    problem = ("it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config["width"] == 2048 else "")
+    problem = "it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config["width"] == 2048 else ""
     facts = FileFacts("text_encoder", "qwen2.5-vl", variant, layers=config["layers"], config=config,
                       problem=problem)  # fmt: skip
     return _finish(seen, facts, names, layout.text_layout(SimpleNamespace(**numbers), vision))
@@ -347,7 +349,9 @@ def describe(
     config: Mapping[str, object] | None = None, want: str | None = None,
 ) -> FileFacts:  # fmt: skip
     """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle."""
-    bare = {next((n[len(p):] for p in keys.STRIP if n.startswith(p)), n): e for n, e in entries.items()}
+    bare = {
+        next((n[len(p) :] for p in keys.STRIP if n.startswith(p)), n): e for n, e in entries.items()
+    }
     first = (WANTED[want],) if want in WANTED else ()
     seen, facts = _Seen(entries, metadata, _known_config(config or {}), bare), None
     for recognise in (*first, *RECOGNISERS):
@@ -358,8 +362,12 @@ def describe(
     counts = Counter(DTYPE_NAMES[entry.dtype] for entry in entries.values())
     total = facts.parameters or sum(entry.numel for entry in entries.values())
     some = ", ".join(sorted(entries)[:3])
-    facts = replace(facts, dtypes=dict(counts), parameters=total,
-                    sentence=f"a file of no known kind with {len(entries)} tensors ({some} ...)")
+    facts = replace(
+        facts,
+        dtypes=dict(counts),
+        parameters=total,
+        sentence=f"a file of no known kind with {len(entries)} tensors ({some} ...)",
+    )
     return replace(facts, sentence=_sentence(facts))
 
 

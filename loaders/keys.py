@@ -144,7 +144,7 @@ def _sort(
     outside: list[str] = []
     for name in names:
         inside = name.startswith(prefix)
-        ours = rename(name[len(prefix):]) if inside else None
+        ours = rename(name[len(prefix) :]) if inside else None
         if unused(ours or name):
             known.append(name)
         elif not inside:
@@ -235,6 +235,6 @@ def _text_unused(name: str) -> bool:
 def _renamer(rules: tuple[tuple[str, str], ...]) -> Callable[[str], str | None]:
     def rename(name: str) -> str | None:
         found = next(((a, b) for a, b in rules if name.startswith(a)), None)
-        return found[1] + name[len(found[0]):] if found else None
+        return found[1] + name[len(found[0]) :] if found else None
 
     return rename

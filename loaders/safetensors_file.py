@@ -52,7 +52,10 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # First bytes of what people take for a .safetensors file, and what to say about it.
 MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file. Rename it to .gguf, so that it is read as one."),
-    (b"PK\x03\x04", "a zip archive, most likely a pickled PyTorch checkpoint (.ckpt, .pt). {pickle}"),
+    (
+        b"PK\x03\x04",
+        "a zip archive, most likely a pickled PyTorch checkpoint (.ckpt, .pt). {pickle}",
+    ),
     (b"\x80\x02", "a pickle (.ckpt, .pt, .bin). {pickle}"),
     (b"\x80\x03", "a pickle (.ckpt, .pt, .bin). {pickle}"),
     (b"\x80\x04", "a pickle (.ckpt, .pt, .bin). {pickle}"),
@@ -343,7 +346,9 @@ class SafetensorsFile:
             self.entries, self.metadata = _check_header(_parse_json(text, _HeaderRules()))
             _check_cover(self.entries, size - 8 - length)
         except InkstoneError as error:
-            raise InkstoneError(f"{error}. {'It seems to be ' + seems if seems else AGAIN}") from None
+            raise InkstoneError(
+                f"{error}. {'It seems to be ' + seems if seems else AGAIN}"
+            ) from None
         self._data = 8 + length
 
 
@@ -410,7 +415,7 @@ class ShardedFiles:
         return found
 
     def _shard_path(self, shard: str) -> Path:
-        if not shard or shard in (".", "..") or any(mark in shard for mark in '/\\:\0'):
+        if not shard or shard in (".", "..") or any(mark in shard for mark in "/\\:\0"):
             raise InkstoneError(f"{self.path}: the shard name {_show(shard)} leaves the folder, "
                                 f"expected a plain file name. {AGAIN}")  # fmt: skip
         path = self.path.parent / shard

@@ -176,7 +176,9 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
         raise InkstoneError("the package `tokenizers` is missing. Install it with "
                             "`pip install tokenizers`.") from None  # fmt: skip
     except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
-        raise InkstoneError(f"{path}: not a usable tokenizer: {error}. Download it again.") from None
+        raise InkstoneError(
+            f"{path}: not a usable tokenizer: {error}. Download it again."
+        ) from None
     tokenizer = Tokenizer(backend, path)
     missing = [token for token in NEEDED if backend.token_to_id(token) is None]
     if missing:

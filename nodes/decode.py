@@ -17,11 +17,14 @@ class Decode(io.ComfyNode):
             node_id="InkstoneDecode",
             display_name="Inkstone Decode",
             category="inkstone/latent",
-            description="Latents to pictures. In strips where that saves memory or time; strips are exact, no seams.",
+            description="Latents to pictures. In strips where that saves memory or time; "
+            "strips are exact, no seams.",
             search_aliases=["vae decode"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
-                io.Latent.Input("latent", tooltip="From Inkstone Denoise or a core sampler of Qwen-Image."),
+                io.Latent.Input(
+                    "latent", tooltip="From Inkstone Denoise or a core sampler of Qwen-Image."
+                ),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )

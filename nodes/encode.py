@@ -17,10 +17,13 @@ class EncodePrompt(io.ComfyNode):
             node_id="InkstoneEncodePrompt",
             display_name="Inkstone Encode Prompt",
             category="inkstone/conditioning",
-            description="Encodes the prompt and the negative prompt with Qwen-Image's own template.",
+            description="Encodes the prompt and the negative prompt with Qwen-Image's own "
+            "template.",
             search_aliases=["clip text encode", "prompt"],
             inputs=[
-                sockets.TextEncoder.Input("text_encoder", tooltip="From Load Text Encoder or Load All."),
+                sockets.TextEncoder.Input(
+                    "text_encoder", tooltip="From Load Text Encoder or Load All."
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -31,7 +34,8 @@ class EncodePrompt(io.ComfyNode):
                     "negative",
                     multiline=True,
                     default=" ",
-                    tooltip="What to guide away from; a single space is usual. Used only when CFG is above 1.",
+                    tooltip="What to guide away from; a single space is usual. Used only "
+                    "when CFG is above 1.",
                 ),
             ],
             outputs=[
@@ -44,6 +48,8 @@ class EncodePrompt(io.ComfyNode):
     def execute(cls, text_encoder: Any, prompt: str, negative: str) -> io.NodeOutput:
         from ..loaders.bundle import TextEncoderModel
 
-        sockets.require_type(text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder")
+        sockets.require_type(
+            text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"
+        )
         states = [text_encoder.encode(text).float().cpu() for text in (prompt, negative)]
         return io.NodeOutput(*([[s, {"pooled_output": None}]] for s in states))

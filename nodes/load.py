@@ -16,7 +16,8 @@ def _dtype_input() -> Any:
         "dtype",
         options=list(DTYPES),
         default="auto",
-        tooltip="Type to compute in. auto: the fastest that is safe on this machine, measured once and logged.",
+        tooltip="Type to compute in. auto: the fastest that is safe on this machine, "
+        "measured once and logged.",
     )
 
 
@@ -40,13 +41,15 @@ class LoadDiffusionModel(io.ComfyNode):
             node_id="InkstoneLoadDiffusionModel",
             display_name="Inkstone Load Diffusion Model",
             category="inkstone/load",
-            description="Loads a Qwen-Image diffusion model (.safetensors, or a Hugging Face folder).",
+            description="Loads a Qwen-Image diffusion model (.safetensors, or a Hugging Face "
+            "folder).",
             search_aliases=["unet", "mmdit", "qwen image loader"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=host.model_files("diffusion_models"),
-                    tooltip="A file in models/diffusion_models, or a model folder in models/diffusers.",
+                    tooltip="A file in models/diffusion_models, or a model folder in "
+                    "models/diffusers.",
                 ),
                 _dtype_input(),
             ],
@@ -74,13 +77,15 @@ class LoadTextEncoder(io.ComfyNode):
             node_id="InkstoneLoadTextEncoder",
             display_name="Inkstone Load Text Encoder",
             category="inkstone/load",
-            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its tokenizer.",
+            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its "
+            "tokenizer.",
             search_aliases=["clip", "qwen2.5-vl"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=host.model_files("text_encoders"),
-                    tooltip="A file in models/text_encoders, or a model folder in models/diffusers.",
+                    tooltip="A file in models/text_encoders, or a model folder in "
+                    "models/diffusers.",
                 ),
                 _dtype_input(),
             ],
@@ -119,7 +124,8 @@ class LoadVAE(io.ComfyNode):
                     "dtype",
                     options=list(DTYPES),
                     default="auto",
-                    tooltip="Type to compute in. auto is float32: the VAE is small and colours stay exact.",
+                    tooltip="Type to compute in. auto is float32: the VAE is small and "
+                    "colours stay exact.",
                 ),
             ],
             outputs=[sockets.VAE.Output(display_name="vae")],

@@ -29,23 +29,34 @@ class EmptyLatent(io.ComfyNode):
             node_id="InkstoneEmptyLatent",
             display_name="Inkstone Empty Latent",
             category="inkstone/latent",
-            description="An empty canvas in one of Qwen-Image's seven sizes, or any multiple of 16.",
+            description="An empty canvas in one of Qwen-Image's seven sizes, or any multiple "
+            "of 16.",
             search_aliases=["size", "resolution", "empty latent"],
             inputs=[
                 io.Combo.Input(
                     "size",
                     options=[*_sizes(), CUSTOM],
                     default=next(iter(_sizes())),
-                    tooltip="The sizes Qwen-Image was trained for, the embedded model's, or custom.",
+                    tooltip="The sizes Qwen-Image was trained for, the embedded model's, or "
+                    "custom.",
                 ),
-                io.Int.Input("width", tooltip="Pixels, a multiple of 16. Read only with size = custom.", **side),
-                io.Int.Input("height", tooltip="Pixels, a multiple of 16. Read only with size = custom.", **side),
+                io.Int.Input(
+                    "width",
+                    tooltip="Pixels, a multiple of 16. Read only with size = custom.",
+                    **side,
+                ),
+                io.Int.Input(
+                    "height",
+                    tooltip="Pixels, a multiple of 16. Read only with size = custom.",
+                    **side,
+                ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Pictures to draw. Picture k uses seed + k, so each can be drawn again alone.",
+                    tooltip="Pictures to draw. Picture k uses seed + k, so each can be drawn "
+                    "again alone.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
@@ -59,7 +70,9 @@ class EmptyLatent(io.ComfyNode):
 
         if size != CUSTOM:
             if size not in _sizes():
-                raise InkstoneError(f"Size {size!r} is unknown: expected one of {', '.join(_sizes())}, {CUSTOM}.")
+                raise InkstoneError(
+                    f"Size {size!r} is unknown: expected one of {', '.join(_sizes())}, {CUSTOM}."
+                )
             width, height = _sizes()[size]
         check_canvas(width, height)
         return io.NodeOutput({"samples": torch.zeros(batch_size, 16, 1, height // 8, width // 8)})
@@ -74,17 +87,27 @@ class ScheduleSigmas(io.ComfyNode):
             node_id="InkstoneSchedule",
             display_name="Inkstone Schedule",
             category="inkstone/sampling",
-            description="Noise levels of every step, exactly as the reference computes them for this canvas.",
+            description="Noise levels of every step, exactly as the reference computes them "
+            "for this canvas.",
             search_aliases=["sigmas", "scheduler", "lightning"],
             inputs=[
-                sockets.Model.Input("model", tooltip="Its own scheduler settings are used unless another is chosen."),
+                sockets.Model.Input(
+                    "model", tooltip="Its own scheduler settings are used unless another is chosen."
+                ),
                 io.Latent.Input("latent", tooltip="The canvas: the shift grows with its size."),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 for Qwen-Image, 4 or 8 with Lightning."),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="50 for Qwen-Image, 4 or 8 with Lightning.",
+                ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="Lightning models need the fixed shift 3, CFG 1 and 4 or 8 steps together.",
+                    tooltip="Lightning models need the fixed shift 3, CFG 1 and 4 or 8 steps "
+                    "together.",
                 ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
@@ -97,7 +120,9 @@ class ScheduleSigmas(io.ComfyNode):
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         if schedule not in SCHEDULES:
-            raise InkstoneError(f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}.")
+            raise InkstoneError(
+                f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
+            )
         chosen = dict(zip(SCHEDULES, (model.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
         h, w = sockets.latent_samples(latent).shape[-2:]
         return io.NodeOutput(sigmas(chosen, steps, (h // 2) * (w // 2)))
@@ -112,20 +137,27 @@ class Denoise(io.ComfyNode):
             node_id="InkstoneDenoise",
             display_name="Inkstone Denoise",
             category="inkstone/sampling",
-            description="Draws: Euler steps through the diffusion model with the reference's CFG rescale.",
+            description="Draws: Euler steps through the diffusion model with the reference's "
+            "CFG rescale.",
             search_aliases=["ksampler", "sampler"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
-                io.Sigmas.Input("sigmas", tooltip="From Inkstone Schedule, or any core scheduler node."),
-                io.Latent.Input("latent", tooltip="The canvas. Its content counts only when sigmas start below 1."),
+                io.Sigmas.Input(
+                    "sigmas", tooltip="From Inkstone Schedule, or any core scheduler node."
+                ),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The canvas. Its content counts only when sigmas start below 1.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Same seed, same picture, on any machine. Picture k of a batch uses seed + k.",
+                    tooltip="Same seed, same picture, on any machine. Picture k of a batch "
+                    "uses seed + k.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -134,16 +166,26 @@ class Denoise(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance away from the negative prompt. 4 for Qwen-Image, 1 (off, twice as fast) for Lightning.",
+                    tooltip="Guidance away from the negative prompt. 4 for Qwen-Image, 1 "
+                    "(off, twice as fast) for Lightning.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed when CFG is above 1."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Needed when CFG is above 1."
+                ),
             ],
             outputs=[io.Latent.Output("latent_out", display_name="latent")],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, positive: list, sigmas: Any, latent: dict, seed: int, cfg: float, negative: list | None = None
+        cls,
+        model: Any,
+        positive: list,
+        sigmas: Any,
+        latent: dict,
+        seed: int,
+        cfg: float,
+        negative: list | None = None,
     ) -> io.NodeOutput:
         from ..loaders.bundle import DiffusionModel
         from ..sampling.run import Hooks, Request, denoise
@@ -157,5 +199,8 @@ class Denoise(io.ComfyNode):
             on_block=lambda step, block: host.throw_if_interrupted(),
         )
         request = Request(w * 8, h * 8, sigmas, seed, batch, cfg, samples)
-        texts = [None if c is None else sockets.text_states(c, n) for c, n in ((positive, "positive"), (negative, "negative"))]
+        texts = [
+            None if c is None else sockets.text_states(c, n)
+            for c, n in ((positive, "positive"), (negative, "negative"))
+        ]
         return io.NodeOutput({"samples": denoise(model, *texts, request, hooks)})

@@ -1,4 +1,6 @@
-"""Our own socket types and the checks at the border: what came in through a wire, in words if wrong."""
+"""Our own socket types and the checks at the border: what came in through a wire, in words if
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,14 @@ VAE = io.Custom("INKSTONE_VAE")
 
 
 def text_states(conditioning: list, name: str) -> Tensor:
-    """CONDITIONING [[ [1,L,J], dict ]] -> [1,L,J], without padding. More than one entry is refused."""
+    """CONDITIONING [[ [1,L,J], dict ]] -> [1,L,J], without padding. More than one entry is
+    refused.
+    """
     if not isinstance(conditioning, list) or len(conditioning) != 1:
         count = len(conditioning) if isinstance(conditioning, list) else "no"
         raise InkstoneError(
-            f"The {name} conditioning has {count} entries: expected one prompt. Areas and combined prompts are "
+            f"The {name} conditioning has {count} entries: expected one prompt. Areas and "
+            f"combined prompts are "
             "not supported by this node: connect one text encode node."
         )
     states, options = conditioning[0]
@@ -40,11 +45,14 @@ def latent_samples(latent: dict) -> Tensor:
         samples = samples[:, :, None]
     if samples.dim() != 5 or samples.shape[1] != 16 or samples.shape[2] != 1:
         raise InkstoneError(
-            f"The latent has shape {list(latent['samples'].shape)}: expected [batch, 16, 1, height/8, width/8]. "
+            f"The latent has shape {list(latent['samples'].shape)}: expected [batch, 16, 1, "
+            f"height/8, width/8]. "
             "Use the node Inkstone Empty Latent."
         )
     if latent.get("noise_mask") is not None:
-        raise InkstoneError("The latent carries a mask; inpainting is not part of this node. Remove the mask node.")
+        raise InkstoneError(
+            "The latent carries a mask; inpainting is not part of this node. Remove the mask node."
+        )
     return samples
 
 

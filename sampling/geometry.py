@@ -42,10 +42,12 @@ def check_canvas(width: int, height: int) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """"1328x928" -> (width, height), checked."""
+    """ "1328x928" -> (width, height), checked."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
-        raise InkstoneError(f"Size {text!r} is not WIDTHxHEIGHT in pixels. Write for example 1328x928.")
+        raise InkstoneError(
+            f"Size {text!r} is not WIDTHxHEIGHT in pixels. Write for example 1328x928."
+        )
     width, height = int(parts[0]), int(parts[1])
     check_canvas(width, height)
     return width, height

@@ -91,7 +91,11 @@ class _Run:
 
 
 def denoise(
-    model: Model, positive: Tensor, negative: Tensor | None, request: Request, hooks: Hooks = Hooks()
+    model: Model,
+    positive: Tensor,
+    negative: Tensor | None,
+    request: Request,
+    hooks: Hooks = Hooks(),
 ) -> Tensor:
     """Raw VAE latents [B,16,1,h,w] float32 on the CPU.
 
@@ -130,7 +134,9 @@ def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
 
 def _check_guidance(cfg: float, negative: Tensor | None) -> None:
     if not 0 <= cfg <= 100:
-        raise InkstoneError(f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Lightning models 1.")
+        raise InkstoneError(
+            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Lightning models 1."
+        )
     if cfg > 1 and negative is None:
         raise InkstoneError(
             f"CFG is {cfg} but there is no negative prompt, so there is nothing to guide away from. "

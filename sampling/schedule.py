@@ -73,7 +73,9 @@ def _factor(schedule: Schedule, tokens: int) -> float:
 def check_steps(steps: int) -> None:
     """Raises unless 1 <= steps <= 1000."""
     if not 1 <= steps <= 1000:
-        raise InkstoneError(f"Steps is {steps}: expected 1 to 1000. Use 50, or 8 with a Lightning model.")
+        raise InkstoneError(
+            f"Steps is {steps}: expected 1 to 1000. Use 50, or 8 with a Lightning model."
+        )
 
 
 def from_config(config: dict) -> Schedule:
@@ -86,7 +88,9 @@ def from_config(config: dict) -> Schedule:
         )
     for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"):
         if config.get(key):
-            raise InkstoneError(f"scheduler_config.json sets {key}, which no Qwen-Image model uses: remove it.")
+            raise InkstoneError(
+                f"scheduler_config.json sets {key}, which no Qwen-Image model uses: remove it."
+            )
     terminal = config.get("shift_terminal")
     return Schedule(
         kind=config.get("time_shift_type", "exponential"),

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Response
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu",
-                  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost")
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
 VIEW = {"width": 1600, "height": 1000}
 MINUTE = 60_000  # milliseconds
 READY = """window.app && app.graph && window.LiteGraph
@@ -124,16 +127,22 @@ def _check_conversion(page: Page, stored: dict[str, Any], report: Report) -> Non
 
 def differences(page: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     """What differs between two API graphs in classes and inputs; _meta (titles) does not count."""
-    found = [f"node {node} only in {'the page' if node in page else 'the file'}"
-             for node in sorted(set(page) ^ set(stored))]
+    found = [
+        f"node {node} only in {'the page' if node in page else 'the file'}"
+        for node in sorted(set(page) ^ set(stored))
+    ]
     for node in sorted(set(page) & set(stored)):
         if page[node]["class_type"] != stored[node]["class_type"]:
-            found.append(f"node {node}: page {page[node]['class_type']}, "
-                         f"file {stored[node]['class_type']}")
+            found.append(
+                f"node {node}: page {page[node]['class_type']}, file {stored[node]['class_type']}"
+            )
             continue
         left, right = page[node]["inputs"], stored[node]["inputs"]
-        found += [f"node {node}.{name}: page {left.get(name)!r}, file {right.get(name)!r}"
-                  for name in sorted(set(left) | set(right)) if left.get(name) != right.get(name)]
+        found += [
+            f"node {node}.{name}: page {left.get(name)!r}, file {right.get(name)!r}"
+            for name in sorted(set(left) | set(right))
+            if left.get(name) != right.get(name)
+        ]
     return found
 
 
@@ -143,9 +152,11 @@ def _check_tooltips(page: Page, server: str, report: Report) -> None:
     for node in page.evaluate(NODES):
         if not node["type"].startswith("Inkstone") or node["type"] not in offered:
             continue
-        tips = {name: (spec[1].get("tooltip") if len(spec) > 1 else None)
-                for group in ("required", "optional")
-                for name, spec in offered[node["type"]]["input"].get(group, {}).items()}
+        tips = {
+            name: (spec[1].get("tooltip") if len(spec) > 1 else None)
+            for group in ("required", "optional")
+            for name, spec in offered[node["type"]]["input"].get(group, {}).items()
+        }
         silent += [f"{node['type']}.{name}" for name, tip in tips.items() if not tip]
         place = page.evaluate(WIDGET, [node["id"], [name for name, tip in tips.items() if tip]])
         if place is None:
@@ -188,8 +199,11 @@ def _check_run(page: Page, server: str, report: Report, seconds: float = 300) ->
         report.note(False, "run", f"did not finish within {seconds:.0f} s")
         return
     page.wait_for_timeout(2000)  # the page loads the picture
-    pictures = [item["filename"] for output in entry["outputs"].values()
-                for item in output.get("images", ())]
+    pictures = [
+        item["filename"]
+        for output in entry["outputs"].values()
+        for item in output.get("images", ())
+    ]
     errors = [message for kind, message in entry["status"]["messages"] if kind == "execution_error"]
     why = errors[0].get("exception_message", "").strip() if errors else ""
     good = entry["status"]["status_str"] == "success" and bool(pictures)
@@ -231,8 +245,9 @@ def main() -> int:
         print("No Chromium found: install one, or give --chromium.", file=sys.stderr)
         return 2
     try:
-        report = check(arguments.server, arguments.workflow, arguments.api, arguments.shot,
-                       chromium)
+        report = check(
+            arguments.server, arguments.workflow, arguments.api, arguments.shot, chromium
+        )
     except ImportError:
         print("Playwright is missing: pip install playwright.", file=sys.stderr)
         return 2

@@ -48,25 +48,58 @@ SOURCE_VARIABLE = "INKSTONE_COMFYUI_SOURCE"
 CACHE_VARIABLE = "INKSTONE_COMFYUI_CACHE"
 # What a server of 0.3.64 imports; newer trees add what their requirements.txt names.
 PACKAGES = (
-    "comfyui-frontend-package", "comfyui-workflow-templates-json", "comfyui-embedded-docs",
-    "torchsde", "einops", "transformers", "tokenizers", "sentencepiece", "safetensors", "aiohttp",
-    "yarl", "pyyaml", "Pillow", "scipy", "tqdm", "psutil", "alembic", "SQLAlchemy", "av",
-    "pydantic", "pydantic-settings", "numpy", "requests", "kornia",
+    "comfyui-frontend-package",
+    "comfyui-workflow-templates-json",
+    "comfyui-embedded-docs",
+    "torchsde",
+    "einops",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "safetensors",
+    "aiohttp",
+    "yarl",
+    "pyyaml",
+    "Pillow",
+    "scipy",
+    "tqdm",
+    "psutil",
+    "alembic",
+    "SQLAlchemy",
+    "av",
+    "pydantic",
+    "pydantic-settings",
+    "numpy",
+    "requests",
+    "kornia",
 )
 NOT_FROM_REQUIREMENTS = {
-    "torch", "torchvision", "torchaudio", "spandrel", "comfyui-workflow-templates",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "spandrel",
+    "comfyui-workflow-templates",
 }
 FOLDERS = ("custom_nodes", "models", "input", "output", "user/default")
 FLAGS = (
-    "--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:",
+    "--cpu",
+    "--disable-api-nodes",
+    "--database-url",
+    "sqlite:///:memory:",
     "--use-pytorch-cross-attention",
 )
 _FEATURES = {"supports_preview_metadata": True}
 _VIEW = ("filename", "subfolder", "type")
 STUB_MODULES = {
     "torchvision": (
-        "transforms", "transforms.functional", "transforms.v2", "transforms.v2.functional", "ops",
-        "models", "io", "utils",
+        "transforms",
+        "transforms.functional",
+        "transforms.v2",
+        "transforms.v2.functional",
+        "ops",
+        "models",
+        "io",
+        "utils",
     ),
     "torchaudio": ("transforms", "functional"),
 }
@@ -134,8 +167,14 @@ def prepare_tree(source: Path, cache: Path) -> Path:
 
 def _git(source: Path, *arguments: str, feed: str | None = None) -> str:
     env = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}
-    run = subprocess.run(_git_command(source, *arguments), check=False, input=feed,
-                         capture_output=True, text=True, env=env)
+    run = subprocess.run(
+        _git_command(source, *arguments),
+        check=False,
+        input=feed,
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     if run.returncode:
         raise ServerError(f"git {arguments[0]} failed in {source}: {run.stderr.strip()}")
     return run.stdout
@@ -150,13 +189,17 @@ def _unpack(source: Path, commit: str, into: Path) -> None:
     listing = [line.split(None, 3) for line in _git(source, "ls-tree", "-r", commit).splitlines()]
     ids = "".join(item[2] + "\n" for item in listing)
     checked = _git(source, "cat-file", "--batch-check", feed=ids).splitlines()
-    absent = [item[3] for item, line in zip(listing, checked, strict=True)
-              if line.endswith(" missing")]
+    absent = [
+        item[3] for item, line in zip(listing, checked, strict=True) if line.endswith(" missing")
+    ]
     for path in absent:
         log.warning("the source lacks %s: left out", path)
     skip = [f":(exclude,literal){path}" for path in absent]
-    archive = subprocess.Popen(_git_command(source, "archive", commit, "--", ".", *skip),
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    archive = subprocess.Popen(
+        _git_command(source, "archive", commit, "--", ".", *skip),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     unpacked = subprocess.run(["tar", "x", "-C", str(into)], check=False, stdin=archive.stdout)
     if archive.wait() or unpacked.returncode or not (into / "main.py").is_file():
         shutil.rmtree(into)
@@ -260,15 +303,24 @@ class RunResult:
 
     def progress(self, node: str) -> list[tuple[float, float]]:
         """(value, max) of every progress message of one node."""
-        return [(data["value"], data["max"]) for kind, data in self.events
-                if kind == "progress" and str(data.get("node")) == node]
+        return [
+            (data["value"], data["max"])
+            for kind, data in self.events
+            if kind == "progress" and str(data.get("node")) == node
+        ]
 
 
 class ComfyServer:
     """Context manager: prepares ComfyUI, starts it on a free loopback port, ends it."""
 
-    def __init__(self, source: Path, cache: Path | None = None, packs: Sequence[Path] = (PACK,),
-                 base: Path | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        source: Path,
+        cache: Path | None = None,
+        packs: Sequence[Path] = (PACK,),
+        base: Path | None = None,
+        port: int = 0,
+    ) -> None:
         """`base` keeps the run's input, output and models; else a folder is made and removed."""
         self.source, self.cache, self.packs = Path(source), Path(cache or default_cache()), packs
         self.port = port or _free_port()
@@ -306,14 +358,34 @@ class ComfyServer:
             shutil.rmtree(self.base, ignore_errors=True)
 
     def _start(self, tree: Path, python: Path, stubs: Path) -> None:
-        env = {**os.environ, "PYTHONPATH": str(stubs), "PYTHONUNBUFFERED": "1",
-               "PYTHONPYCACHEPREFIX": str(self.cache / "pycache"), "HF_HUB_OFFLINE": "1"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(stubs),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPYCACHEPREFIX": str(self.cache / "pycache"),
+            "HF_HUB_OFFLINE": "1",
+        }
         env.pop("INKSTONE_HOST", None)
-        command = [str(python), str(tree / "main.py"), *FLAGS, "--listen", "127.0.0.1",
-                   "--port", str(self.port), "--base-directory", str(self.base)]
+        command = [
+            str(python),
+            str(tree / "main.py"),
+            *FLAGS,
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(self.base),
+        ]
         with open(self.base / "server.log", "wb") as output:
-            self._process = subprocess.Popen(command, env=env, cwd=self.base, stdout=output,
-                                             stderr=output, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                cwd=self.base,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -347,8 +419,9 @@ class ComfyServer:
 
     def post(self, path: str, body: Any) -> Any:
         """Posts JSON; the JSON answer, or None. ServerError (with the answer) on a refusal."""
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"null")
@@ -358,8 +431,12 @@ class ComfyServer:
             message = f"POST {path} was refused ({error.code}): {text[:3000]}"
             raise ServerError(message, details) from None
 
-    def run(self, api_graph: dict[str, Any], extra_pnginfo: dict[str, Any] | None = None,
-            timeout: float = 600) -> RunResult:
+    def run(
+        self,
+        api_graph: dict[str, Any],
+        extra_pnginfo: dict[str, Any] | None = None,
+        timeout: float = 600,
+    ) -> RunResult:
         """Queues a graph and waits for its end. ServerError if it is refused, fails or hangs.
 
         `timeout` counts seconds between two messages of the server.
@@ -426,7 +503,7 @@ def _event(message: str | bytes) -> tuple[str, dict[str, Any]]:
         return parsed["type"], parsed.get("data") or {}
     kind, size = struct.unpack(">II", message[:8])
     if kind == 4:
-        return "preview", {**json.loads(message[8:8 + size]), "bytes": message[8 + size:]}
+        return "preview", {**json.loads(message[8 : 8 + size]), "bytes": message[8 + size :]}
     return ("preview" if kind == 1 else f"binary-{kind}"), {"bytes": message[8:]}
 
 
@@ -436,8 +513,14 @@ class WebSocket:
     def __init__(self, port: int, path: str, timeout: float) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout)
         key = base64.b64encode(os.urandom(16)).decode()
-        lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket",
-                 "Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13")
+        lines = (
+            f"GET {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+        )
         self._socket.sendall("".join(line + "\r\n" for line in (*lines, "")).encode())
         self._stream = self._socket.makefile("rb")
         status = self._stream.readline()

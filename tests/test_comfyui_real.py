@@ -23,8 +23,11 @@ from PIL import Image
 from .comfy_server import PACK, SOURCE_VARIABLE, ComfyServer, RunResult, ServerError, given_source
 
 TESTED = Path(os.environ.get("INKSTONE_COMFYUI_PACK", PACK)).resolve()
-GRAPH = Path(os.environ.get("INKSTONE_COMFYUI_GRAPH",
-                            PACK / "workflows" / "api" / "text_to_image_embedded.json"))
+GRAPH = Path(
+    os.environ.get(
+        "INKSTONE_COMFYUI_GRAPH", PACK / "workflows" / "api" / "text_to_image_embedded.json"
+    )
+)
 
 if given_source() is None:
     _LINE = f"NOT TESTED in a real ComfyUI: set {SOURCE_VARIABLE} to a git directory or tree of it"
@@ -76,10 +79,13 @@ def test_every_listed_node_is_offered(server: ComfyServer) -> None:
 
 def test_every_input_of_every_node_has_a_tooltip(server: ComfyServer) -> None:
     offered = server.get("/object_info")
-    silent = [f"{node}.{name}" for node in sorted(listed_nodes())
-              for group in ("required", "optional")
-              for name, spec in offered[node]["input"].get(group, {}).items()
-              if not (len(spec) > 1 and spec[1].get("tooltip"))]
+    silent = [
+        f"{node}.{name}"
+        for node in sorted(listed_nodes())
+        for group in ("required", "optional")
+        for name, spec in offered[node]["input"].get(group, {}).items()
+        if not (len(spec) > 1 and spec[1].get("tooltip"))
+    ]
     assert not silent, f"inputs without a tooltip: {silent}"
 
 
@@ -106,7 +112,8 @@ def test_progress_of_the_denoise_node_arrives(graph: dict[str, Any], result: Run
 def test_picture_carries_prompt_and_workflow(graph: dict[str, Any], picture: Image.Image) -> None:
     prompt = json.loads(picture.info["prompt"])
     assert {node: entry["class_type"] for node, entry in prompt.items()} == {
-        node: entry["class_type"] for node, entry in graph.items()}
+        node: entry["class_type"] for node, entry in graph.items()
+    }
     assert json.loads(picture.info["workflow"]) == {"marker": "inkstone"}
 
 
@@ -134,10 +141,14 @@ def test_core_nodes_before_and_behind_ours(
     denoise, encode = by_class["InkstoneDenoise"], by_class["InkstoneEncodePrompt"]
     mixed["50"] = node_of("EmptySD3LatentImage", width=128, height=128, batch_size=2)
     mixed["51"] = node_of("LatentFromBatch", samples=["50", 0], batch_index=0, length=1)
-    mixed["52"] = node_of("ConditioningSetTimestepRange", conditioning=[encode, 0], start=0.0, end=1.0)
+    mixed["52"] = node_of(
+        "ConditioningSetTimestepRange", conditioning=[encode, 0], start=0.0, end=1.0
+    )
     mixed["53"] = node_of("SplitSigmas", sigmas=[by_class["InkstoneSchedule"], 0], step=1000)
     mixed["54"] = node_of("PreviewImage", images=[by_class["InkstoneDecode"], 0])
-    mixed["55"] = node_of("LatentUpscaleBy", samples=[denoise, 0], upscale_method="nearest-exact", scale_by=2.0)
+    mixed["55"] = node_of(
+        "LatentUpscaleBy", samples=[denoise, 0], upscale_method="nearest-exact", scale_by=2.0
+    )
     mixed["56"] = node_of("InkstoneDecode", vae=[by_class["InkstoneLoadAll"], 2], latent=["55", 0])
     mixed["57"] = node_of("PreviewImage", images=["56", 0])
     mixed[denoise]["inputs"].update(latent=["51", 0], positive=["52", 0], sigmas=["53", 0])
@@ -157,7 +168,9 @@ def test_a_core_sampler_sees_our_conditioning(server: ComfyServer, graph: dict[s
     mixed[denoise]["inputs"]["negative"] = ["60", 0]
     mixed[by_class["InkstoneSchedule"]]["inputs"]["steps"] = 2
     assert server.run(mixed, {}).images
-    mixed["61"] = node_of("ConditioningCombine", conditioning_1=[encode, 0], conditioning_2=[encode, 1])
+    mixed["61"] = node_of(
+        "ConditioningCombine", conditioning_1=[encode, 0], conditioning_2=[encode, 1]
+    )
     mixed[denoise]["inputs"]["positive"] = ["61", 0]
     with pytest.raises(ServerError, match="2 entries"):
         server.run(mixed, {})

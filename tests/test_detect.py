@@ -107,7 +107,11 @@ def test_text_layout_is_the_reference():
     assert {ours: file[n] for ours, n in names.table.items()} == layout.text_layout(TEXT, VISION)
     assert names.unused == ("lm_head.weight",) and not names.others
     seen = facts(file)
-    assert (seen.role, seen.variant, seen.layout) == ("text_encoder", "7B, with vision", "transformers")
+    assert (seen.role, seen.variant, seen.layout) == (
+        "text_encoder",
+        "7B, with vision",
+        "transformers",
+    )
     assert not (seen.problem or seen.missing or seen.unexpected)
     assert seen.config == {k: v for k, v in vars(TEXT).items()}
 
@@ -192,7 +196,9 @@ def test_missing_unexpected_and_wrong_shapes_are_listed():
     assert seen.missing == ("proj_out.weight",) and seen.unexpected == ("odd.weight",)
     assert "1 tensors are missing (proj_out.weight)" in seen.problem
     assert "txt_in.weight expected [256, 32], got [256, 33]" in seen.problem
-    with pytest.raises(InkstoneError, match="proj_out.weight.*Choose another file from models/diff"):
+    with pytest.raises(
+        InkstoneError, match="proj_out.weight.*Choose another file from models/diff"
+    ):
         require(seen, "diffusion_model")
 
 
@@ -209,7 +215,12 @@ def test_vae_facts():
     shapes = layout.vae_layout(VAE)
     for file, kind in ((shapes, "diffusers"), (renamed(shapes, "", TO_WAN), "wan")):
         seen = facts(file)
-        assert (seen.role, seen.family, seen.layout, seen.problem) == ("vae", "qwen-image", kind, "")
+        assert (seen.role, seen.family, seen.layout, seen.problem) == (
+            "vae",
+            "qwen-image",
+            kind,
+            "",
+        )
         assert seen.config == vars(VAE)
     without = {n: s for n, s in shapes.items() if ".time_conv." not in n}
     assert not facts(without).problem
@@ -290,7 +301,11 @@ def named(*names: str, shape: tuple[int, ...] = (8, 8)) -> layout.Layout:
 
 
 def sd_vae(z: int, diffusers: bool = False) -> layout.Layout:
-    mark = "decoder.mid_block.resnets.0.norm1.weight" if diffusers else "decoder.mid.block_1.norm1.weight"
+    mark = (
+        "decoder.mid_block.resnets.0.norm1.weight"
+        if diffusers
+        else "decoder.mid.block_1.norm1.weight"
+    )
     return {mark: (512,), "decoder.conv_in.weight": (512, z, 3, 3)}
 
 
@@ -411,7 +426,9 @@ def test_folders_saved_by_the_references(tmp_path: Path):
     seen = identify(tmp_path / "text_encoder")
     assert (seen.role, seen.layers, seen.problem) == (T, 2, "")
     assert "with vision" in seen.variant
-    with pytest.raises(InkstoneError, match=r"one of its folders \(text_encoder, transformer, vae\)"):
+    with pytest.raises(
+        InkstoneError, match=r"one of its folders \(text_encoder, transformer, vae\)"
+    ):
         identify(tmp_path)
 
 
@@ -456,5 +473,7 @@ def test_no_header_breaks_the_recognisers(drop: int):
                    small | layout.vision_layout(layout.VisionNumbers(depth=1))):  # fmt: skip
         for rank in range(4):
             picked = {n: s for i, (n, s) in enumerate(shapes.items()) if i % 40 != drop or rank}
-            odd = {n: (0,) * rank if i % 40 == drop else s for i, (n, s) in enumerate(picked.items())}
+            odd = {
+                n: (0,) * rank if i % 40 == drop else s for i, (n, s) in enumerate(picked.items())
+            }
             assert facts(odd).sentence

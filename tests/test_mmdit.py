@@ -44,7 +44,9 @@ def test_forward(name, batch, grid, grad):
     img, txt = torch.randn(batch, h * w, 64), torch.randn(batch, 11, config.joint)
     sigma = torch.rand(1).expand(batch)
     with torch.no_grad():
-        want = ref(img, encoder_hidden_states=txt, timestep=sigma, img_shapes=[[(1, h, w)]] * batch).sample
+        want = ref(
+            img, encoder_hidden_states=txt, timestep=sigma, img_shapes=[[(1, h, w)]] * batch
+        ).sample
     with torch.set_grad_enabled(grad):
         mod = modulation(state.__getitem__, sigma[:1], config.layers)
         got = ours(img.clone(), txt, mod, [(1, h, w)])

@@ -1,9 +1,12 @@
-"""Our nodes on the stand-in host, with the embedded model: sockets, progress, interruption, messages."""
+"""Our nodes on the stand-in host, with the embedded model: sockets, progress, interruption,
+messages.
+"""
 
 import asyncio
 
 import pytest
 import torch
+
 from inkstone.headless.core_nodes import CORE_NODES
 from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders.bundle import load_all
@@ -26,7 +29,9 @@ def values(output):
 def prepared(models, steps=3, size=("custom", 96, 64), batch=1):
     latent = values(EmptyLatent.execute(CUSTOM, size[1], size[2], batch))[0]
     sigmas = values(ScheduleSigmas.execute(models.model, latent, steps, SCHEDULES[0]))[0]
-    positive, negative = values(EncodePrompt.execute(models.text_encoder, "a red circle on a white background", ""))
+    positive, negative = values(
+        EncodePrompt.execute(models.text_encoder, "a red circle on a white background", "")
+    )
     return latent, sigmas, positive, negative
 
 
@@ -57,7 +62,10 @@ def test_core_latents_are_taken(models):
     core = values(CORE_NODES["EmptySD3LatentImage"].execute(96, 64, 1))[0]
     _, sigmas, positive, _ = prepared(models)
     ours = values(EmptyLatent.execute(CUSTOM, 96, 64, 1))[0]
-    a, b = (values(Denoise.execute(models.model, positive, sigmas, x, 5, 1.0))[0]["samples"] for x in (core, ours))
+    a, b = (
+        values(Denoise.execute(models.model, positive, sigmas, x, 5, 1.0))[0]["samples"]
+        for x in (core, ours)
+    )
     assert torch.equal(a, b)
 
 
@@ -67,19 +75,26 @@ def test_padding_mask_of_a_core_encoder_is_honoured(models):
     padded = torch.cat([states, torch.full_like(states[:, :4], 9.0)], dim=1)
     mask = torch.arange(padded.shape[1])[None] < states.shape[1]
     a = values(Denoise.execute(models.model, positive, sigmas, latent, 5, 1.0))[0]["samples"]
-    b = values(Denoise.execute(models.model, [[padded, {"attention_mask": mask}]], sigmas, latent, 5, 1.0))[0]["samples"]
+    b = values(
+        Denoise.execute(models.model, [[padded, {"attention_mask": mask}]], sigmas, latent, 5, 1.0)
+    )[0]["samples"]
     assert torch.equal(a, b)
 
 
 def test_progress_and_interruption_between_blocks(models):
     latent, sigmas, positive, _ = prepared(models, steps=4)
-    seen, host = [], HeadlessHost(on_progress=lambda value, total, preview: seen.append((value, total)))
+    seen, host = (
+        [],
+        HeadlessHost(on_progress=lambda value, total, preview: seen.append((value, total))),
+    )
     with using(host):
         Denoise.execute(models.model, positive, sigmas, latent, 5, 1.0)
         assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
         blocks = []
         network = models.model.network
-        hook = network.transformer_blocks[2].register_forward_hook(lambda *a: (blocks.append(1), host.interrupt.set()))
+        hook = network.transformer_blocks[2].register_forward_hook(
+            lambda *a: (blocks.append(1), host.interrupt.set())
+        )
         try:
             with pytest.raises(Interrupted):
                 Denoise.execute(models.model, positive, sigmas, latent, 5, 1.0)
@@ -104,7 +119,9 @@ def test_progress_and_interruption_between_blocks(models):
 )
 def test_wrong_wires_are_told_in_words(models, change, words):
     latent, sigmas, positive, _ = prepared(models)
-    args = dict(model=models.model, positive=positive, sigmas=sigmas, latent=latent, seed=1, cfg=1.0)
+    args = dict(
+        model=models.model, positive=positive, sigmas=sigmas, latent=latent, seed=1, cfg=1.0
+    )
     states = positive[0][0]
     made = {
         "two": positive * 2,

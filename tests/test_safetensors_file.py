@@ -246,7 +246,9 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InkstoneError, match="No space left on device. Check the folder and the free"):
+    with pytest.raises(
+        InkstoneError, match="No space left on device. Check the folder and the free"
+    ):
         save_safetensors(path, {"w": torch.zeros(500)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
     with pytest.raises(InkstoneError, match="cannot be written"):
@@ -324,7 +326,9 @@ def test_folders(tmp_path: Path):
     save_safetensors(tmp_path / "x.safetensors", {"x": torch.zeros(1)})
     assert set(open_weights(tmp_path).entries) == {"x"}
     save_safetensors(tmp_path / "y.safetensors", {"y": torch.zeros(1)})
-    with pytest.raises(InkstoneError, match=r"2 candidates: x.safetensors, y.safetensors. Name one"):
+    with pytest.raises(
+        InkstoneError, match=r"2 candidates: x.safetensors, y.safetensors. Name one"
+    ):
         open_weights(tmp_path)
     save_safetensors(tmp_path / "model.safetensors", {"m": torch.zeros(1)})
     assert set(open_weights(tmp_path).entries) == {"m"}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from inkstone.kernels.text_encoder import TextConfig, TextEncoder
 
 from .oracle import fill, relative
@@ -38,7 +39,9 @@ def pair(c: TextConfig):
         out_hidden_size=c.width,
         fullatt_block_indexes=[0],
     )
-    ref = fill(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)))
+    ref = fill(
+        Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    )
     ours = TextEncoder(c)
     prefix = "model.language_model."
     state = {k.removeprefix(prefix): v for k, v in ref.state_dict().items() if k.startswith(prefix)}

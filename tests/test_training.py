@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from inkstone.headless.cli import main
 from inkstone.loaders.tokenizer import load_tokenizer
 from inkstone.training import flow, recipe
@@ -11,8 +12,12 @@ from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
 
 VAE_STAGE = vae_training.VAEStage("vae-joint", 6, 32, 2, 1e-3, save_every=2)
-DECODER_STAGE = vae_training.VAEStage("vae-decoder", 4, 32, 2, 1e-3, decoder_only=True, save_every=2)
-FLOW_STAGE = flow.FlowStage("flow-strips", 6, 2, 1e-3, {"strips": 0.5, "scenes": 0.5}, {"strips": 4, "scenes": 4}, 2)
+DECODER_STAGE = vae_training.VAEStage(
+    "vae-decoder", 4, 32, 2, 1e-3, decoder_only=True, save_every=2
+)
+FLOW_STAGE = flow.FlowStage(
+    "flow-strips", 6, 2, 1e-3, {"strips": 0.5, "scenes": 0.5}, {"strips": 4, "scenes": 4}, 2
+)
 
 
 class Stop(Exception):
@@ -55,7 +60,9 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
     vae = train_vae(tmp_path / "whole")
     whole = train_flow(vae, tmp_path / "whole", tokenizer)
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, vae_training, "loss_of", 3)  # after step 3, the last checkpoint is of step 2
+        stop_after(
+            patch, vae_training, "loss_of", 3
+        )  # after step 3, the last checkpoint is of step 2
         train_vae(tmp_path / "cut")
     again = train_vae(tmp_path / "cut")
     assert not same(vae, again)
@@ -96,5 +103,12 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "STATISTICS", 4)
     recipe.train(tmp_path / "checkpoints", tmp_path / "model", 1)
     out = tmp_path / "x.png"
-    call = ["draw", "a red circle on a white background", "--model", str(tmp_path / "model"), "-o", str(out)]
+    call = [
+        "draw",
+        "a red circle on a white background",
+        "--model",
+        str(tmp_path / "model"),
+        "-o",
+        str(out),
+    ]
     assert main([*call, "--steps", "2", "--size", "64x48", "--quiet"]) == 0 and out.is_file()

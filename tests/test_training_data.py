@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from inkstone.training import grammar, reader
 from inkstone.training.grammar import Shape, Word, held_out, prompt, sample
 from inkstone.training.render import render
@@ -25,14 +26,21 @@ def test_reader_on_true_pictures(kind):
 def test_reader_bears_noise():
     many = scenes(200, seed=6)
     rng = np.random.default_rng(1)
-    noisy = [(render(s) + rng.normal(0, 10, (s.height, s.width, 3))).clip(0, 255).astype(np.uint8) for s in many]
+    noisy = [
+        (render(s) + rng.normal(0, 10, (s.height, s.width, 3))).clip(0, 255).astype(np.uint8)
+        for s in many
+    ]
     rates = reader.score(noisy, many)
     assert rates["words"] >= 0.95 and rates["kind"] >= 0.95, rates
 
 
 def changed(scene, kind):
-    """The same scene with one thing wrong, and the verdict that must fall; None where it has no such item."""
-    item = next((i for i in scene.items if isinstance(i, Shape if kind in SHAPE_FAULTS else Word)), None)
+    """The same scene with one thing wrong, and the verdict that must fall; None where it has no
+    such item.
+    """
+    item = next(
+        (i for i in scene.items if isinstance(i, Shape if kind in SHAPE_FAULTS else Word)), None
+    )
     if item is None:
         return None
     key, new = FAULTS[kind](item, scene)
@@ -46,13 +54,19 @@ def other(value, options):
 
 def far_colour(item, scene):
     used = {scene.ground, item.colour, getattr(item, "plate", "")}
-    return max((c for c in grammar.COLOURS if c not in used), key=lambda c: abs(grammar.luminance(c) - grammar.luminance(scene.ground)))
+    return max(
+        (c for c in grammar.COLOURS if c not in used),
+        key=lambda c: abs(grammar.luminance(c) - grammar.luminance(scene.ground)),
+    )
 
 
 FAULTS = {
     "kind": lambda i, s: ("kind", {"kind": other(i.kind, grammar.KINDS)}),
     "colour": lambda i, s: ("colour", {"colour": far_colour(i, s)}),
-    "place": lambda i, s: ("place", {"x": s.width - i.x if abs(s.width - 2 * i.x) > 20 else i.x + 14}),
+    "place": lambda i, s: (
+        "place",
+        {"x": s.width - i.x if abs(s.width - 2 * i.x) > 20 else i.x + 14},
+    ),
     "letter": lambda i, s: ("words", {"text": other(i.text[0], "XO") + i.text[1:]}),
     "word colour": lambda i, s: ("word_colour", {"colour": far_colour(i, s)}),
 }
@@ -75,10 +89,16 @@ def test_blank_and_stray():
     blank = np.empty((scene.height, scene.width, 3), np.uint8)
     blank[:] = grammar.COLOURS[scene.ground]
     assert not reader.read(blank, scene)["all"]
-    shape = next(s for s in scenes(200, seed=9) if len(s.items) == 1 and isinstance(s.items[0], Shape))
+    shape = next(
+        s for s in scenes(200, seed=9) if len(s.items) == 1 and isinstance(s.items[0], Shape)
+    )
     picture = render(shape)
     assert reader.read(picture, shape)["all"]
-    y, x = (0, 0) if shape.items[0].place not in ("left", "top") else (shape.height - 30, shape.width - 30)
+    y, x = (
+        (0, 0)
+        if shape.items[0].place not in ("left", "top")
+        else (shape.height - 30, shape.width - 30)
+    )
     picture[y : y + 28, x : x + 28] = 255 - picture[y : y + 28, x : x + 28]
     assert not reader.read(picture, shape)["stray"]
 

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from inkstone.headless.cli import main
 from inkstone.headless.graph import parse_graph, validate
 from inkstone.headless.png import read_text_chunks
 from inkstone.headless.run import node_classes
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
 
 def builder():
-    spec = importlib.util.spec_from_file_location("workflows_build", ROOT / "workflows" / "build.py")
+    spec = importlib.util.spec_from_file_location(
+        "workflows_build", ROOT / "workflows" / "build.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -25,16 +28,25 @@ def builder():
 
 def test_files_are_what_the_builder_writes():
     made = builder().render_all()
-    kept = {str(p.relative_to(ROOT / "workflows").as_posix()) for p in (ROOT / "workflows").rglob("*.json")}
+    kept = {
+        str(p.relative_to(ROOT / "workflows").as_posix())
+        for p in (ROOT / "workflows").rglob("*.json")
+    }
     assert kept == set(made), "run python workflows/build.py"
     for name, text in made.items():
-        assert (ROOT / "workflows" / name).read_text(encoding="utf-8") == text, f"{name}: run python workflows/build.py"
+        assert (ROOT / "workflows" / name).read_text(encoding="utf-8") == text, (
+            f"{name}: run python workflows/build.py"
+        )
 
 
 @pytest.mark.parametrize("path", API, ids=lambda p: p.stem)
 def test_graph_is_sound(path):
-    validate(parse_graph(json.loads(path.read_text(encoding="utf-8"))), node_classes(), choices=False)
-    assert (ROOT / "workflows" / f"{path.stem}.jpg").is_file(), "the template browser shows a thumbnail"
+    validate(
+        parse_graph(json.loads(path.read_text(encoding="utf-8"))), node_classes(), choices=False
+    )
+    assert (ROOT / "workflows" / f"{path.stem}.jpg").is_file(), (
+        "the template browser shows a thumbnail"
+    )
     ui = json.loads((ROOT / "workflows" / f"{path.stem}.json").read_text(encoding="utf-8"))
     notes = [n for n in ui["nodes"] if n["type"] == "MarkdownNote"]
     assert notes, "a note says which files to download, or that none is needed"
@@ -42,7 +54,16 @@ def test_graph_is_sound(path):
 
 def test_embedded_graph_runs_headless(tmp_path, capsys):
     graph = ROOT / "workflows" / "api" / "text_to_image_embedded.json"
-    call = ["run", str(graph), "--output", str(tmp_path), "--set", "Inkstone Schedule.steps=3", "--json", "--quiet"]
+    call = [
+        "run",
+        str(graph),
+        "--output",
+        str(tmp_path),
+        "--set",
+        "Inkstone Schedule.steps=3",
+        "--json",
+        "--quiet",
+    ]
     assert main(call) == 0
     facts = json.loads(capsys.readouterr().out)
     (file,) = map(Path, facts["files"])

@@ -1,4 +1,6 @@
-"""Tiny random Qwen-Image folders, written by diffusers and transformers themselves, for parity tests."""
+"""Tiny random Qwen-Image folders, written by diffusers and transformers themselves, for parity
+tests.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ SPECIAL = [
 
 SHAPES = {
     "even": dict(layers=2, heads=2, head_dim=16, axes=(4, 6, 6), text=(32, 2, 2, 1), vae=8),
-    "odd layers, three heads": dict(layers=3, heads=3, head_dim=32, axes=(8, 12, 12), text=(48, 3, 3, 1), vae=12),
-    "five layers, one wide head": dict(layers=5, heads=1, head_dim=64, axes=(8, 28, 28), text=(64, 2, 4, 2), vae=8),
+    "odd layers, three heads": dict(
+        layers=3, heads=3, head_dim=32, axes=(8, 12, 12), text=(48, 3, 3, 1), vae=12
+    ),
+    "five layers, one wide head": dict(
+        layers=5, heads=1, head_dim=64, axes=(8, 28, 28), text=(64, 2, 4, 2), vae=8
+    ),
 }
 
 SCHEDULER = dict(
@@ -78,15 +84,24 @@ def pipeline(shape: str, scheduler: dict | None = None):
         bos_token_id=None,
         eos_token_id=None,
         rope_parameters=dict(
-            rope_type="default", rope_theta=1e6, mrope_section=[head // 8, head * 3 // 16, head * 3 // 16]
+            rope_type="default",
+            rope_theta=1e6,
+            mrope_section=[head // 8, head * 3 // 16, head * 3 // 16],
         ),
     )
     vision = dict(
-        depth=1, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=width, fullatt_block_indexes=[0]
+        depth=1,
+        hidden_size=32,
+        intermediate_size=48,
+        num_heads=2,
+        out_hidden_size=width,
+        fullatt_block_indexes=[0],
     )
     encoder = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
-            image_token_id=tok.convert_tokens_to_ids(SPECIAL[5]), text_config=text, vision_config=vision
+            image_token_id=tok.convert_tokens_to_ids(SPECIAL[5]),
+            text_config=text,
+            vision_config=vision,
         )
     )
     return QwenImagePipeline(
@@ -104,7 +119,9 @@ def save(pipe, folder: Path) -> Path:
     return folder
 
 
-def reference(pipe, prompt: str, negative: str | None, size: tuple[int, int], run: dict, seeds: list[int]):
+def reference(
+    pipe, prompt: str, negative: str | None, size: tuple[int, int], run: dict, seeds: list[int]
+):
     """(raw latents [B,16,1,h,w], pictures [B,H,W,3] in 0..1) of diffusers for these seeds."""
     width, height = size
     generators = [torch.Generator().manual_seed(s) for s in seeds]
@@ -122,7 +139,8 @@ def reference(pipe, prompt: str, negative: str | None, size: tuple[int, int], ru
         ).images
         z = pipe._unpack_latents(packed, height, width, pipe.vae_scale_factor)
         mean, std = (
-            torch.tensor(v).view(1, -1, 1, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+            torch.tensor(v).view(1, -1, 1, 1, 1)
+            for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
         )
         raw = z * std + mean
         pictures = pipe.vae.decode(raw).sample[:, :, 0].clamp(-1, 1) / 2 + 0.5

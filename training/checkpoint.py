@@ -50,7 +50,9 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save(self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer, step: int) -> None:
+    def save(
+        self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer, step: int
+    ) -> None:
         """Atomic."""
         tensors: dict[str, Tensor] = {}
         for name, p in module.named_parameters():

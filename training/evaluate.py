@@ -1,7 +1,8 @@
-"""Scores of a trained model folder on prompts that training never saw, with the reader's own accuracy.
+"""Scores of a trained model folder on prompts that training never saw, with the reader's own
+accuracy.
 
-Two settings are scored: the standard one and the few-step one (no CFG). Pictures go through the same
-functions as `inkstone draw`.
+Two settings are scored: the standard one and the few-step one (no CFG). Pictures go through the
+same functions as `inkstone draw`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,18 @@ def report(folder: Path, count: int) -> str:
     }
     for name, preset in (("standard", family.preset), ("few steps", family.fast)):
         rows[f"{name}: {preset.steps} steps, CFG {preset.cfg:g}"] = drawn(models, scenes, preset)
-    keys = ("ground", "kind", "colour", "place", "size", "words", "letters", "word_colour", "stray", "all")
+    keys = (
+        "ground",
+        "kind",
+        "colour",
+        "place",
+        "size",
+        "words",
+        "letters",
+        "word_colour",
+        "stray",
+        "all",
+    )
     lines = ["| pictures | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, pictures in rows.items():
         rates = reader.score(pictures, scenes)

@@ -1,15 +1,14 @@
 """Training of the embedded MMDiT and its text encoder: rectified flow, as in the Qwen-Image paper.
 
 v = noise - x0, plain squared error; t = sigmoid(N(0,1)), then shifted by 3; 10 % empty prompts for
-CFG; easy pictures first (shapes, words on strips), then whole scenes with some strips kept in the mix.
-Latents are encoded once by the frozen VAE encoder and kept in memory as float16.
+CFG; easy pictures first (shapes, words on strips), then whole scenes with some strips kept in the
+mix. Latents are encoded once by the frozen VAE encoder and kept in memory as float16.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +51,22 @@ class FlowStage:
 
 
 STAGES = (
-    FlowStage("flow-strips", 2600, 32, 1e-3, {"strips": 0.8, "shapes": 0.2}, {"strips": 14000, "shapes": 4000}),
-    FlowStage("flow-scenes", 5000, 48, 1e-3, {"strips": 0.2, "scenes": 0.8}, {"strips": 14000, "scenes": 24000}),
+    FlowStage(
+        "flow-strips",
+        2600,
+        32,
+        1e-3,
+        {"strips": 0.8, "shapes": 0.2},
+        {"strips": 14000, "shapes": 4000},
+    ),
+    FlowStage(
+        "flow-scenes",
+        5000,
+        48,
+        1e-3,
+        {"strips": 0.2, "scenes": 0.8},
+        {"strips": 14000, "scenes": 24000},
+    ),
 )
 
 
@@ -61,7 +74,10 @@ class _Time(nn.Module):
     def __init__(self, d: int) -> None:
         super().__init__()
         self.timestep_embedder = nn.Module()
-        self.timestep_embedder.linear_1, self.timestep_embedder.linear_2 = Linear(256, d), Linear(d, d)
+        self.timestep_embedder.linear_1, self.timestep_embedder.linear_2 = (
+            Linear(256, d),
+            Linear(d, d),
+        )
 
 
 class ModulationWeights(nn.Module):
@@ -94,11 +110,17 @@ class FlowModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mmdit, self.mod, self.text = MMDiT(CONFIG), ModulationWeights(CONFIG), TextEncoder(TEXT)
+        self.mmdit, self.mod, self.text = (
+            MMDiT(CONFIG),
+            ModulationWeights(CONFIG),
+            TextEncoder(TEXT),
+        )
         nn.init.zeros_(self.mmdit.proj_out.weight), nn.init.zeros_(self.mmdit.proj_out.bias)
         nn.init.normal_(self.text.embed_tokens.weight, std=0.5)
 
-    def forward(self, x: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
         """x [B,S,64], sigma [B], ids and mask [B,L] -> velocity [B,S,64]."""
         txt, _ = self.text(ids)
         mod = self.mod(sigma, CONFIG.layers)
@@ -113,7 +135,9 @@ class Pictures:
     ids: list[list[int]]
     grid: tuple[int, int]
 
-    def batch(self, rows: np.ndarray, drop: np.ndarray, empty: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, rows: np.ndarray, drop: np.ndarray, empty: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x0 [B,S,64], ids [B,L], mask [B,L]; prompts of `drop` rows are empty."""
         ids = [empty if d else self.ids[r] for r, d in zip(rows, drop)]
         length = max(map(len, ids))
@@ -123,7 +147,9 @@ class Pictures:
 
 
 @torch.no_grad()
-def encode_pictures(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int) -> list[Pictures]:
+def encode_pictures(
+    vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int
+) -> list[Pictures]:
     """`count` pictures of a kind, rendered, encoded (posterior mean, normalised), grouped by size."""
     groups: dict[tuple[int, int], list] = {}
     for i in range(0, count, 32):
@@ -134,7 +160,9 @@ def encode_pictures(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer
     for grid, scenes in groups.items():
         latents = []
         for i in range(0, len(scenes), 32):
-            x = torch.from_numpy(np.stack([render(s) for s in scenes[i : i + 32]])).permute(0, 3, 1, 2)
+            x = torch.from_numpy(np.stack([render(s) for s in scenes[i : i + 32]])).permute(
+                0, 3, 1, 2
+            )
             mean, _ = vae.moments(x.float().div_(127.5).sub_(1))
             latents.append(pack((mean - stats[0]) / stats[1]).half())
         ids = [tokenizer.encode(TEMPLATE.format(prompt(s))) for s in scenes]
@@ -155,17 +183,24 @@ def latent_statistics(vae: VAE, seed: int, count: int | None = None) -> tuple[Te
     return z.mean(1)[None, :, None, None], z.std(1)[None, :, None, None]
 
 
-def _draw(rng: np.random.Generator, stage: FlowStage, data: dict[str, list[Pictures]]) -> tuple[Pictures, int]:
+def _draw(
+    rng: np.random.Generator, stage: FlowStage, data: dict[str, list[Pictures]]
+) -> tuple[Pictures, int]:
     """A group by share, and a batch size that evens out the cost of small and large pictures."""
     kinds = list(stage.share)
     kind = kinds[int(rng.choice(len(kinds), p=list(stage.share.values())))]
     groups = data[kind]
     sizes = np.array([len(g.ids) for g in groups], dtype=float)
     group = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
-    return group, stage.batch * 2 if group.grid == (2, 8) and stage.name != "flow-strips" else stage.batch
+    return group, stage.batch * 2 if group.grid == (
+        2,
+        8,
+    ) and stage.name != "flow-strips" else stage.batch
 
 
-def flow_loss(model: nn.Module, x0: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int], seed: int) -> Tensor:
+def flow_loss(
+    model: nn.Module, x0: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int], seed: int
+) -> Tensor:
     """Mean squared error of the velocity at random times."""
     generator = torch.Generator().manual_seed(seed)
     s = torch.sigmoid(torch.randn(len(x0), generator=generator))
@@ -175,16 +210,27 @@ def flow_loss(model: nn.Module, x0: Tensor, ids: Tensor, mask: Tensor, grid: tup
     return F.mse_loss(model(xt, t, ids, mask, grid), noise - x0)
 
 
-def run_stage(model: FlowModel, stage: FlowStage, data: dict[str, list[Pictures]], empty: list[int], folder: Path, seed: int) -> None:
+def run_stage(
+    model: FlowModel,
+    stage: FlowStage,
+    data: dict[str, list[Pictures]],
+    empty: list[int],
+    folder: Path,
+    seed: int,
+) -> None:
     """Trains or resumes one stage; the model ends on the averaged weights."""
     ema, file = EMA(model), Checkpoint(folder / f"{stage.name}.safetensors")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     start = file.restore(model, ema, optimiser)
     began, seen, losses = time.time(), 0, []
     for step in range(start, stage.steps):
         rng = step_rng(seed, stage.name, step)
         group, size = _draw(rng, stage, data)
-        x0, ids, mask = group.batch(rng.integers(0, len(group.ids), size), rng.random(size) < 0.1, empty)
+        x0, ids, mask = group.batch(
+            rng.integers(0, len(group.ids), size), rng.random(size) < 0.1, empty
+        )
         for g in optimiser.param_groups:
             g["lr"] = stage.lr * warm_constant_linear(step, stage.steps)
         loss = flow_loss(model, x0, ids, mask, group.grid, int(rng.integers(2**62)))
@@ -197,7 +243,14 @@ def run_stage(model: FlowModel, stage: FlowStage, data: dict[str, list[Pictures]
         seen += size
         if (step + 1) % 100 == 0:
             rate = seen / (time.time() - began)
-            log.info("%s %d/%d: loss %.3f, %.0f samples/s", stage.name, step + 1, stage.steps, np.mean(losses[-100:]), rate)
+            log.info(
+                "%s %d/%d: loss %.3f, %.0f samples/s",
+                stage.name,
+                step + 1,
+                stage.steps,
+                np.mean(losses[-100:]),
+                rate,
+            )
         if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
             file.save(model, ema, optimiser, step + 1)
     with torch.no_grad():
@@ -205,7 +258,14 @@ def run_stage(model: FlowModel, stage: FlowStage, data: dict[str, list[Pictures]
             p.copy_(ema.shadow[name])
 
 
-def train_flow(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, folder: Path, seed: int, stages: tuple[FlowStage, ...] | None = None) -> FlowModel:
+def train_flow(
+    vae: VAE,
+    stats: tuple[Tensor, Tensor],
+    tokenizer: Tokenizer,
+    folder: Path,
+    seed: int,
+    stages: tuple[FlowStage, ...] | None = None,
+) -> FlowModel:
     """All stages, each resumed where it stopped."""
     torch.manual_seed(seed + 1)
     model = FlowModel()
@@ -214,7 +274,9 @@ def train_flow(vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, fol
         if Checkpoint(folder / f"{stage.name}.safetensors").finished(stage.steps):
             run_stage(model, stage, {}, empty, folder, seed)  # only reads the averaged weights
             continue
-        data = {k: encode_pictures(vae, stats, tokenizer, k, n, seed) for k, n in stage.pictures.items()}
+        data = {
+            k: encode_pictures(vae, stats, tokenizer, k, n, seed) for k, n in stage.pictures.items()
+        }
         log.info("%s: data ready", stage.name)
         run_stage(model, stage, data, empty, folder, seed)
     return model

@@ -1,7 +1,8 @@
-"""The grammar of the embedded model's pictures: coloured grounds, shapes, words, and their prompts.
+"""The grammar of the embedded model's pictures: coloured grounds, shapes, words, and their
+prompts.
 
-A scene is data; `prompt` says it in words, `render.render` draws it. Held-out scenes (by a checksum of
-the prompt, or of the word) are never drawn for training.
+A scene is data; `prompt` says it in words, `render.render` draws it. Held-out scenes (by a
+checksum of the prompt, or of the word) are never drawn for training.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ CANVASES = ((128, 128), (160, 96), (96, 160))  # width, height
 STRIP = (128, 32)
 CELL = (16, 32)  # width and height of a letter: one token column, two token rows
 WORDS = tuple(
-    """A I AT BE BY DO GO HI IN IT ME MY NO OF OK ON OR SO TO UP WE ART BAR BIG BOX BUS CAR CAT DAY DOG EAT
-    END FAR FIX FLY FOX FUN HAT HOT ICE INK JAM JOY KEY LAB LAW MAP MIX NEW NOW OLD ONE OPEN OUT OWL PAN PEN
-    PIN RED RUN SEA SKY SUN TAX TEA TOP TWO USE VAN WAR WAX WEB WIN YES ZIP ZOO BABY BAND BANK BIRD BLUE BOOK
-    CAFE CITY COOL DARK DOOR EAST EXIT FAST FIRE FISH FREE GAME GIFT GOLD HELP HOME IDEA JAZZ JUMP KING LAKE
-    LIFE LOVE MOON NEWS NEXT NORD PARK PLAY QUIZ RAIN ROCK SALE SHOP SLOW SNOW STAR STOP TAXI TIME TREE WAVE
-    WIND ZERO APPLE BREAD CHAIR CLOUD DANCE EARTH FRESH GREEN HAPPY HELLO HOTEL HOUSE JUICE LIGHT MAGIC MUSIC
-    NIGHT OCEAN PAPER PEACE PIZZA QUEEN RIVER SMILE SPACE STONE TIGER TODAY TRAIN WATER WORLD BRIDGE COFFEE
-    FLOWER FOREST FRIEND GARDEN GUITAR ISLAND MARKET ORANGE PLANET ROCKET SCHOOL SILVER SPRING STREET SUMMER
-    TICKET WINDOW WINTER YELLOW""".split()
+    """A I AT BE BY DO GO HI IN IT ME MY NO OF OK ON OR SO TO UP WE ART BAR BIG BOX BUS CAR CAT DAY
+    DOG EAT END FAR FIX FLY FOX FUN HAT HOT ICE INK JAM JOY KEY LAB LAW MAP MIX NEW NOW OLD ONE
+    OPEN OUT OWL PAN PEN PIN RED RUN SEA SKY SUN TAX TEA TOP TWO USE VAN WAR WAX WEB WIN YES ZIP
+    ZOO BABY BAND BANK BIRD BLUE BOOK CAFE CITY COOL DARK DOOR EAST EXIT FAST FIRE FISH FREE GAME
+    GIFT GOLD HELP HOME IDEA JAZZ JUMP KING LAKE LIFE LOVE MOON NEWS NEXT NORD PARK PLAY QUIZ
+    RAIN ROCK SALE SHOP SLOW SNOW STAR STOP TAXI TIME TREE WAVE WIND ZERO APPLE BREAD CHAIR CLOUD
+    DANCE EARTH FRESH GREEN HAPPY HELLO HOTEL HOUSE JUICE LIGHT MAGIC MUSIC NIGHT OCEAN PAPER
+    PEACE PIZZA QUEEN RIVER SMILE SPACE STONE TIGER TODAY TRAIN WATER WORLD BRIDGE COFFEE FLOWER
+    FOREST FRIEND GARDEN GUITAR ISLAND MARKET ORANGE PLANET ROCKET SCHOOL SILVER SPRING STREET
+    SUMMER TICKET WINDOW WINTER YELLOW""".split()
 )
 
 
@@ -98,17 +100,23 @@ def luminance(colour: str) -> float:
 
 
 def held_out(scene: Scene) -> bool:
-    """True for scenes that training never sees: 1 prompt in 20, and every scene with 1 word in 10."""
+    """True for scenes that training never sees: 1 prompt in 20, and every scene with 1 word in
+    10.
+    """
     if zlib.crc32(scene.text.encode()) % 20 == 0:
         return True
     words = [item.text for item in scene.items if isinstance(item, Word)]
     return any(zlib.crc32(b"word " + w.encode()) % 10 == 0 for w in words)
 
 
-def sample(rng: np.random.Generator, kind: str, size: tuple[int, int] | None = None, split: str = "train") -> Scene:
+def sample(
+    rng: np.random.Generator, kind: str, size: tuple[int, int] | None = None, split: str = "train"
+) -> Scene:
     """A random scene of a kind ("strips", "shapes" or "scenes") on one side of the hold-out."""
     for _ in range(10_000):
-        width, height = size or (STRIP if kind == "strips" else CANVASES[int(rng.integers(len(CANVASES)))])
+        width, height = size or (
+            STRIP if kind == "strips" else CANVASES[int(rng.integers(len(CANVASES)))]
+        )
         scene = _MAKERS[kind](rng, width, height)
         if held_out(scene) == (split == "test"):
             return scene
@@ -132,7 +140,9 @@ def _text(rng: np.random.Generator) -> str:
     return "".join(LETTERS[int(i)] for i in rng.integers(len(LETTERS), size=length))
 
 
-def _word(rng: np.random.Generator, width: int, y: int, colour: str, place: str, plate: str = "") -> Word:
+def _word(
+    rng: np.random.Generator, width: int, y: int, colour: str, place: str, plate: str = ""
+) -> Word:
     text = _text(rng)
     x = (width - CELL[0] * len(text)) // 2 // CELL[0] * CELL[0]
     return Word(text, colour, place, x, y, plate)
@@ -141,7 +151,13 @@ def _word(rng: np.random.Generator, width: int, y: int, colour: str, place: str,
 def _strip(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground = _pick(rng, list(COLOURS))
     word = _word(rng, width, 0, _ink(rng, ground), "center")
-    return Scene(width, height, ground, (word,), f'the word "{word.text}" in {word.colour} on a {ground} background')
+    return Scene(
+        width,
+        height,
+        ground,
+        (word,),
+        f'the word "{word.text}" in {word.colour} on a {ground} background',
+    )
 
 
 def centre(place: str, width: int, height: int, d: int) -> tuple[int, int]:
@@ -151,7 +167,9 @@ def centre(place: str, width: int, height: int, d: int) -> tuple[int, int]:
     return x, y
 
 
-def _shape(rng: np.random.Generator, width: int, height: int, ground: str, place: str, size: str) -> Shape:
+def _shape(
+    rng: np.random.Generator, width: int, height: int, ground: str, place: str, size: str
+) -> Shape:
     x, y = centre(place, width, height, SIZES[size])
     return Shape(_pick(rng, KINDS), _ink(rng, ground), size, place, x, y, SIZES[size])
 
@@ -164,15 +182,22 @@ def _one_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground, place = _pick(rng, list(COLOURS)), _pick(rng, PLACES)
     shape = _shape(rng, width, height, ground, place, _pick(rng, list(SIZES)))
     said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
-    return Scene(width, height, ground, (shape,), f"a {_name(shape)}{said} on a {ground} background")
+    return Scene(
+        width, height, ground, (shape,), f"a {_name(shape)}{said} on a {ground} background"
+    )
 
 
 def _two_shapes(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground = _pick(rng, list(COLOURS))
-    first, second = ("left", "right") if width >= height and rng.random() < 0.6 or width > height else ("top", "bottom")
+    first, second = (
+        ("left", "right")
+        if width >= height and rng.random() < 0.6 or width > height
+        else ("top", "bottom")
+    )
     a = _shape(rng, width, height, ground, first, "")
     b = _shape(rng, width, height, ground, second, "")
-    text = f"a {_name(a)} {PLACE_WORDS[first]} and a {_name(b)} {PLACE_WORDS[second]} on a {ground} background"
+    text = f"a {_name(a)} {PLACE_WORDS[first]} and a {_name(b)} {PLACE_WORDS[second]} on "
+    text += f"a {ground} background"
     return Scene(width, height, ground, (a, b), text)
 
 
@@ -181,7 +206,13 @@ def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
     y = {"top": 0, "bottom": height - CELL[1]}.get(place, (height - CELL[1]) // 2 // 16 * 16)
     word = _word(rng, width, y, _ink(rng, ground), place)
     said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
-    return Scene(width, height, ground, (word,), f'the word "{word.text}" in {word.colour}{said} on a {ground} background')
+    return Scene(
+        width,
+        height,
+        ground,
+        (word,),
+        f'the word "{word.text}" in {word.colour}{said} on a {ground} background',
+    )
 
 
 def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
@@ -193,8 +224,20 @@ def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     word = _word(rng, width, y, colour, "top" if above else "bottom", plate)
     gap = (y + CELL[1], height) if above else (0, y)
     middle = (gap[0] + gap[1]) // 2
-    shape = Shape(_pick(rng, KINDS), _ink(rng, ground), "", "bottom" if above else "top", width // 2, middle, 40)
-    what = f'a {plate} sign that says "{word.text}" in {colour}' if sign else f'the word "{word.text}" in {colour}'
+    shape = Shape(
+        _pick(rng, KINDS),
+        _ink(rng, ground),
+        "",
+        "bottom" if above else "top",
+        width // 2,
+        middle,
+        40,
+    )
+    what = (
+        f'a {plate} sign that says "{word.text}" in {colour}'
+        if sign
+        else f'the word "{word.text}" in {colour}'
+    )
     text = f"{what} {'above' if above else 'below'} a {_name(shape)} on a {ground} background"
     return Scene(width, height, ground, (shape, word), text)
 

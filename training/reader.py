@@ -27,8 +27,9 @@ def nearest_colour(rgb: np.ndarray) -> str:
 
 
 def read(picture: np.ndarray, scene: Scene) -> Verdict:
-    """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place, size,
-    stray, all. None where the scene has no such item."""
+    """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place,
+    size, stray, all. None where the scene has no such item.
+    """
     p = picture.astype(np.float32)
     border = np.concatenate([e.reshape(-1, 3) for e in (p[:3], p[-3:], p[:, :3], p[:, -3:])])
     ground = np.median(border, axis=0)
@@ -63,7 +64,9 @@ def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool
     cells = p[word.y : word.y + CELL[1], word.x : word.x + CELL[0] * len(word.text)]
     base = ground
     if word.plate:  # the plate's own colour, seen in the line's margins
-        base = np.median(np.concatenate([cells[:3].reshape(-1, 3), cells[-3:].reshape(-1, 3)]), axis=0)
+        base = np.median(
+            np.concatenate([cells[:3].reshape(-1, 3), cells[-3:].reshape(-1, 3)]), axis=0
+        )
         if nearest_colour(base) != word.plate:
             return 0, False
     distance = np.linalg.norm(cells - base, axis=2)
@@ -108,7 +111,9 @@ def _best_letter(level: np.ndarray) -> str:
 
 
 def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
-    """Where to look: the whole canvas, its half when there are two, the part without the line of a word."""
+    """Where to look: the whole canvas, its half when there are two, the part without the line of a
+    word.
+    """
     h, w = scene.height, scene.width
     words = [item for item in scene.items if isinstance(item, Word)]
     if words:

@@ -1,7 +1,7 @@
 """The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, export, scores.
 
-`inkstone train --out FOLDER` runs it; stopped at any moment and started again it goes on from its last
-checkpoint and ends on the same weights. About two hours on two CPU cores.
+`inkstone train --out FOLDER` runs it; stopped at any moment and started again it goes on from its
+last checkpoint and ends on the same weights. About two hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -64,7 +64,15 @@ def export(out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowMo
     _json(out / "transformer" / "config.json", transformer_config(flow.CONFIG))
     _write(out / "text_encoder", "model", _half(model.text), family)
     text = asdict(flow.TEXT)
-    _json(out / "text_encoder" / "config.json", {"model_type": "qwen2_5_vl", "rope_theta": text["theta"], "num_attention_heads": text["heads"], "head_dim": text["head_dim"]})
+    _json(
+        out / "text_encoder" / "config.json",
+        {
+            "model_type": "qwen2_5_vl",
+            "rope_theta": text["theta"],
+            "num_attention_heads": text["heads"],
+            "head_dim": text["head_dim"],
+        },
+    )
     _json(
         out / "scheduler" / "scheduler_config.json",
         {
@@ -78,7 +86,10 @@ def export(out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowMo
             "use_dynamic_shifting": True,
         },
     )
-    parts = {name: ["inkstone", name] for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")}
+    parts = {
+        name: ["inkstone", name]
+        for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    }
     _json(out / "model_index.json", {"_class_name": "QwenImagePipeline", **parts})
 
 

@@ -16,7 +16,9 @@ _LETTER = (14, 24)  # most width and height of a letter inside its cell
 
 @functools.cache
 def glyph(letter: str) -> np.ndarray:
-    """Mask [32,16] float32 in 0..1 of a letter centred in its cell (Pillow's own font, emboldened)."""
+    """Mask [32,16] float32 in 0..1 of a letter centred in its cell (Pillow's own font,
+    emboldened).
+    """
     font = ImageFont.load_default(size=96)
     big = Image.new("L", (192, 192))
     draw = ImageDraw.Draw(big)
@@ -85,7 +87,10 @@ def _draw_shape(picture: np.ndarray, shape: Shape) -> None:
 
 def _draw_word(picture: np.ndarray, word: Word) -> None:
     if word.plate:
-        left, right = max(0, word.x - 4), min(picture.shape[1], word.x + CELL[0] * len(word.text) + 4)
+        left, right = (
+            max(0, word.x - 4),
+            min(picture.shape[1], word.x + CELL[0] * len(word.text) + 4),
+        )
         picture[word.y : word.y + CELL[1], left:right] = COLOURS[word.plate]
     for i, letter in enumerate(word.text):
         _blend(picture, glyph(letter), word.x + CELL[0] * i, word.y, word.colour)

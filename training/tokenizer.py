@@ -1,7 +1,7 @@
 """The embedded model's tokenizer: Qwen2's byte-level BPE with a vocabulary of its own.
 
-Every lower-case word of the grammar is one token (with and without the space before it); capitals and
-digits are never merged, so that words to be written are spelled letter by letter.
+Every lower-case word of the grammar is one token (with and without the space before it); capitals
+and digits are never merged, so that words to be written are spelled letter by letter.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+)
 SPACE = "Ġ"  # the byte alphabet's letter for a space
 
 GRAMMAR_WORDS = tuple(
     """a an the word in on at and sign that says above below background left right top bottom center
-    small large white black red green blue yellow orange purple pink cyan circle square triangle star""".split()
+    small large white black red green blue yellow orange purple pink cyan circle square triangle
+    star""".split()
 )
 FIRST = ("above", "black", "word")
 MOST = 512  # entries, special tokens included
@@ -32,8 +40,8 @@ def byte_alphabet() -> list[str]:
 def merges() -> list[tuple[str, str]]:
     """Merge rules that build every grammar word letter by letter from its front, then its space.
 
-    Long words come first: a rule of a short word inside a long one must not fire before the long one's.
-    FIRST holds the exceptions (`or` of orange inside word, `bo` of bottom, `la` of large).
+    Long words come first: a rule of a short word inside a long one must not fire before the long
+    one's. FIRST holds the exceptions (`or` of orange inside word, `bo` of bottom, `la` of large).
     """
     rules: dict[tuple[str, str], None] = {(SPACE, '"'): None}
     words = sorted(GRAMMAR_WORDS, key=lambda w: (w not in FIRST, -len(w)))
@@ -58,10 +66,24 @@ def write(folder: Path) -> None:
     if len(words) + len(SPECIAL) > MOST:
         raise RuntimeError(f"{len(words)} tokens do not fit a vocabulary of {MOST}")
     added = {
-        str(len(words) + i): {"content": s, "special": True, "lstrip": False, "rstrip": False, "normalized": False}
+        str(len(words) + i): {
+            "content": s,
+            "special": True,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
         for i, s in enumerate(SPECIAL)
     }
-    config = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "pad_token": SPECIAL[0]}
+    config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "added_tokens_decoder": added,
+        "pad_token": SPECIAL[0],
+    }
     (folder / "vocab.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(f"{a} {b}" for a, b in merges()) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "\n".join(f"{a} {b}" for a, b in merges()) + "\n", encoding="utf-8"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=1) + "\n", encoding="utf-8"
+    )

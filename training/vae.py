@@ -1,8 +1,8 @@
 """Training of the embedded VAE: joint first, then the decoder alone on slightly noisy latents.
 
 Loss: L1 + L1 of pixel differences + a small KL. The start passes colours through the whole network
-(conv_in copies R, G, B and their negatives, every later layer keeps them), which saves the long plateau
-that a random start has on flat pictures.
+(conv_in copies R, G, B and their negatives, every later layer keeps them), which saves the long
+plateau that a random start has on flat pictures.
 """
 
 from __future__ import annotations
@@ -56,10 +56,18 @@ def pass_colours(vae: VAE) -> None:
                 _pass(m.conv_shortcut)
     for middle in (vae.encoder.mid_block, vae.decoder.mid_block):
         middle.attentions[0].proj.weight.zero_()
-    for layer in [*vae.encoder.down_blocks, *(u for b in vae.decoder.up_blocks for u in b.upsamplers)]:
+    for layer in [
+        *vae.encoder.down_blocks,
+        *(u for b in vae.decoder.up_blocks for u in b.upsamplers),
+    ]:
         if hasattr(layer, "resample"):
             _pass(layer.conv)
-    _pass(vae.encoder.conv_out), _pass(vae.decoder.conv_in), _pass(vae.quant_conv), _pass(vae.post_quant_conv)
+    (
+        _pass(vae.encoder.conv_out),
+        _pass(vae.decoder.conv_in),
+        _pass(vae.quant_conv),
+        _pass(vae.post_quant_conv),
+    )
     conv = vae.encoder.conv_in
     for i in range(3):
         conv.weight[i], conv.weight[3 + i] = 0, 0
@@ -99,7 +107,9 @@ def crops(rng: np.random.Generator, stage: VAEStage) -> Tensor:
     return x.float().div_(127.5).sub_(1)
 
 
-def loss_of(vae: VAE, x: Tensor, stage: VAEStage, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def loss_of(
+    vae: VAE, x: Tensor, stage: VAEStage, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """(loss, mean squared error) of one batch."""
     with torch.set_grad_enabled(not stage.decoder_only):
         mean, logvar = vae.moments(x)

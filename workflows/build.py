@@ -22,14 +22,16 @@ DOWNLOADS = """## Files to download
 | `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
 
 From huggingface.co: `Comfy-Org/Qwen-Image_ComfyUI`{extra}. A whole folder of `Qwen/Qwen-Image` in
-`ComfyUI/models/diffusers/` works too: use the node *Inkstone Load All* instead of the three loaders.
+`ComfyUI/models/diffusers/` works too: use the node *Inkstone Load All* instead of the three
+loaders.
 
 The tokenizer is taken from ComfyUI's own files.
 """
 
 EMBEDDED_NOTE = """## No download needed
 
-This graph draws with the small model that ships inside Inkstone: coloured grounds, circles, squares,
+This graph draws with the small model that ships inside Inkstone: coloured grounds, circles,
+squares,
 triangles and stars, and words of up to six capitals or digits in double quotes. Try
 
 - `a large red star on the left on a white background`
@@ -56,15 +58,23 @@ def _node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
 
-def text_to_image(loaders: dict[str, dict], ends: tuple, prompt: str, size: dict, run: dict) -> dict:
+def text_to_image(
+    loaders: dict[str, dict], ends: tuple, prompt: str, size: dict, run: dict
+) -> dict:
     """The graph behind the loaders. `ends` are the links of model, text encoder and VAE."""
     model, text, vae = ends
     graph = {
         **loaders,
-        "4": _node("InkstoneEncodePrompt", text_encoder=text, prompt=prompt, negative=run["negative"]),
+        "4": _node(
+            "InkstoneEncodePrompt", text_encoder=text, prompt=prompt, negative=run["negative"]
+        ),
         "5": _node("InkstoneEmptyLatent", batch_size=1, **size),
         "6": _node(
-            "InkstoneSchedule", model=model, latent=["5", 0], steps=run["steps"], schedule=run["schedule"]
+            "InkstoneSchedule",
+            model=model,
+            latent=["5", 0],
+            steps=run["steps"],
+            schedule=run["schedule"],
         ),
         "7": _node(
             "InkstoneDenoise",
@@ -87,7 +97,9 @@ def three_loaders(model: str) -> dict[str, dict]:
     """Loaders of ComfyUI's single files."""
     return {
         "1": _node("InkstoneLoadDiffusionModel", model=model, dtype="auto"),
-        "2": _node("InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"),
+        "2": _node(
+            "InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"
+        ),
         "3": _node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
     }
 
@@ -97,13 +109,15 @@ def graphs() -> dict[str, tuple[dict, str]]:
     nodes = sys.modules["inkstone.nodes.sample"]
     own, _, lightning, _ = nodes.SCHEDULES
     prompt = (
-        'A coffee shop entrance with a chalkboard sign reading "Inkstone Coffee", warm morning light, '
-        "Ultra HD, 4K, cinematic composition."
+        'A coffee shop entrance with a chalkboard sign reading "Inkstone Coffee", '
+        "warm morning light, Ultra HD, 4K, cinematic composition."
     )
     full = {"size": next(iter(nodes._sizes())), "width": 1328, "height": 1328}
     small = {"size": nodes.SMALL, "width": 128, "height": 128}
     all_in_one = {
-        "1": _node("InkstoneLoadAll", folder=sys.modules["inkstone.nodes.load"].EMBEDDED, dtype="auto")
+        "1": _node(
+            "InkstoneLoadAll", folder=sys.modules["inkstone.nodes.load"].EMBEDDED, dtype="auto"
+        )
     }
     split = (["1", 0], ["2", 0], ["3", 0])
     return {
@@ -137,7 +151,8 @@ def graphs() -> dict[str, tuple[dict, str]]:
                 dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
             ),
             DOWNLOADS.format(
-                model="a merged Lightning 8-step model, e.g. `qwen_image_lightning_8steps_bf16.safetensors`",
+                model="a merged Lightning 8-step model, e.g. "
+                "`qwen_image_lightning_8steps_bf16.safetensors`",
                 extra=", and a merged Lightning model of `lightx2v/Qwen-Image-Lightning`",
             )
             + "\n8 steps, CFG 1 and the fixed shift 3 belong together.",
