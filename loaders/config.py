@@ -1,138 +1,114 @@
-"""Network configs read from tensor shapes; a folder's config.json only adds what shapes do not say.
+"""Network configs from tensor shapes; a folder's config.json only adds what shapes do not say.
 
 Where both speak, they must agree.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiTConfig
 from ..kernels.text_encoder import TextConfig
 from ..kernels.vae import VAEConfig
 from .family import Family
+from .sizes import (
+    MMDIT_SIZES,
+    TEXT_SIZES,
+    Shapes,
+    mmdit_sizes,
+    text_heads,
+    text_sizes,
+    vae_sizes,
+)
 
-Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
-_MOST = 16 << 20  # bytes of a config.json that are still believable
 
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a small file; {} where there is none."""
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > _MOST:
+def _require(told: Mapping[str, int], table: Mapping[str, tuple[str, int]], what: str) -> None:
+    """Raises for the first size that the file does not tell, with the tensor that should."""
+    unknown = [name for key, (name, _) in table.items() if not told[key]]
+    if unknown:
         raise InkstoneError(
-            f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again."
+            f"The {what} cannot be built: tensor {unknown[0]} tells its size, and it is missing "
+            "or empty. The file is incomplete or of another model: check it with "
+            "`inkstone inspect`."
         )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InkstoneError(
-            f"{path}: not readable as JSON ({error}). Get the file again."
-        ) from None
-    if not isinstance(value, dict):
-        raise InkstoneError(
-            f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again."
-        )
-    return value
-
-
-def _count(shapes: Shapes, prefix: str, where: int) -> int:
-    """1 + the largest number at position `where` of dotted names under `prefix`."""
-    parts = (name.split(".") for name in shapes if name.startswith(prefix))
-    numbers = [int(p[where]) for p in parts if len(p) > where and p[where].isdigit()]
-    return max(numbers) + 1 if numbers else 0
-
-
-def _at(shapes: Shapes, name: str, what: str, rank: int = 1) -> tuple[int, ...]:
-    shape = shapes.get(name)
-    if shape is None or len(shape) < rank or 0 in shape:
-        got = "it is missing" if shape is None else f"it has shape {list(shape)}"
-        raise InkstoneError(
-            f"The {what} cannot be built: tensor {name} tells its size, and {got}. "
-            "The file is incomplete or of another model: check it with `inkstone inspect`."
-        )
-    return shape
 
 
 def mmdit_config(shapes: Shapes, family: Family, extra: dict) -> MMDiTConfig:
-    """From img_in, txt_in, norm_q and block 0; rope axes from config.json or the family's rule."""
-    what = "diffusion model"
-    width, channels = _at(shapes, "img_in.weight", what, 2)[:2]
-    head = _at(shapes, "transformer_blocks.0.attn.norm_q.weight", what)[0]
+    """From img_in, txt_norm, norm_q and block 0; rope axes from config.json or the family."""
+    told = mmdit_sizes(shapes)
+    _require(told, MMDIT_SIZES, "diffusion model")
+    width, head = told["width"], told["head_dim"]
     if width % head:
         raise InkstoneError(
-            f"The {what}'s width {width} is not a multiple of its head size {head}."
+            f"The diffusion model's width {width} is not a multiple of its head size {head}. "
+            "The file mixes models or is damaged: download it again."
         )
-    axes = tuple(extra.get("axes_dims_rope") or family.axes(head))
-    if len(axes) != 3 or sum(axes) != head or any(a % 2 for a in axes):
+    heads = width // head
+    _agree(extra, {"num_layers": told["layers"], "num_attention_heads": heads}, "transformer")
+    return MMDiTConfig(
+        layers=told["layers"], heads=heads, head_dim=head, channels=told["channels"],
+        joint=told["joint"], ff=told["ff"], axes=_axes(extra, family, head),
+    )  # fmt: skip
+
+
+def _axes(extra: dict, family: Family, head: int) -> tuple[int, int, int]:
+    axes = extra.get("axes_dims_rope") or family.axes(head)
+    whole = isinstance(axes, list | tuple) and all(type(a) is int and a % 2 == 0 for a in axes)
+    if not whole or len(axes) != 3 or sum(axes) != head:
         raise InkstoneError(
-            f"Rope axes {list(axes)} do not fit heads of {head}: expected three even numbers summing to {head}. "
-            "Check axes_dims_rope in the transformer's config.json."
+            f"Rope axes {axes} do not fit heads of {head}: expected three even numbers that sum "
+            f"to {head}. Check axes_dims_rope in the transformer's config.json."
         )
-    config = MMDiTConfig(
-        layers=_count(shapes, "transformer_blocks.", 1),
-        heads=width // head,
-        head_dim=head,
-        channels=channels,
-        joint=_at(shapes, "txt_in.weight", what, 2)[1],
-        ff=_at(shapes, "transformer_blocks.0.img_mlp.net.0.proj.weight", what, 2)[0],
-        axes=axes,
-    )
-    _agree(extra, {"num_layers": config.layers, "num_attention_heads": config.heads}, "transformer")
-    return config
+    return tuple(axes)
 
 
 def vae_config(shapes: Shapes) -> VAEConfig:
-    """From the decoder's convolutions and the numbers of blocks (diffusers names)."""
-    what = "VAE"
-    ups = _count(shapes, "decoder.up_blocks.", 2)
-    widths = [
-        _at(shapes, f"decoder.up_blocks.{i}.resnets.0.conv1.weight", what, 4)[0]
-        for i in reversed(range(ups))
-    ]
-    base = _at(shapes, "encoder.conv_in.weight", what, 4)[0]
-    if not widths or any(w % base for w in widths):
+    """From the convolutions and the numbers of blocks (diffusers names)."""
+    told = vae_sizes(shapes)
+    config = VAEConfig(**told)
+    if not (config.z and config.channels and all(config.mult)):
         raise InkstoneError(
-            f"The VAE's widths {widths} are no multiples of its base {base}: not a Wan 2.1 VAE."
+            f"The VAE cannot be built: its tensors give {told}, where no size may be 0. The file "
+            "is incomplete or of another model: check it with `inkstone inspect`."
         )
-    return VAEConfig(
-        base=base,
-        mult=tuple(w // base for w in widths),
-        res_blocks=_count(shapes, "decoder.up_blocks.0.resnets.", 4) - 1,
-        z=_at(shapes, "decoder.conv_in.weight", what, 4)[1],
-        channels=_at(shapes, "encoder.conv_in.weight", what, 4)[1],
-    )
+    return config
 
 
 def text_config(shapes: Shapes, extra: dict) -> TextConfig:
     """From layer 0; head size from config.json (nested text_config or flat), else 128."""
-    what = "text encoder"
-    extra = {**extra, **extra.get("text_config", {})}
-    vocab, width = _at(shapes, "embed_tokens.weight", what, 2)
-    q = _at(shapes, "layers.0.self_attn.q_proj.weight", what, 2)[0]
-    kv = _at(shapes, "layers.0.self_attn.k_proj.weight", what, 2)[0]
-    heads = extra.get("num_attention_heads") or max(1, q // 128)
-    head = extra.get("head_dim") or q // heads
-    if q % head or kv % head:
+    told = text_sizes(shapes)
+    _require(told, TEXT_SIZES, "text encoder")
+    heads = text_heads(told, extra)
+    if heads is None:
         raise InkstoneError(
-            f"The text encoder's projections {q} and {kv} are no multiples of its heads of {head}."
+            f"The text encoder's projections of {told['queries']} and {told['keys']} rows cannot "
+            "be cut into heads. Its config.json tells the head size (num_attention_heads, "
+            "head_dim): put the publisher's config.json beside the file."
         )
-    rope = extra.get("rope_parameters") or {}
+    inner = extra.get("text_config")
+    extra = {**extra, **inner} if isinstance(inner, dict) else extra
+    _agree(extra, {"num_hidden_layers": told["layers"]}, "text_encoder")
+    rope = extra.get("rope_parameters")
+    theta = extra.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, dict) else None)
     return TextConfig(
-        layers=_count(shapes, "layers.", 1),
-        width=width,
-        heads=q // head,
-        kv_heads=kv // head,
-        head_dim=head,
-        ff=_at(shapes, "layers.0.mlp.gate_proj.weight", what, 2)[0],
-        vocab=vocab,
-        theta=float(extra.get("rope_theta") or rope.get("rope_theta") or 1e6),
-        eps=float(extra.get("rms_norm_eps") or 1e-6),
-    )
+        layers=told["layers"], width=told["width"], heads=heads[0], kv_heads=heads[1],
+        head_dim=heads[2], ff=told["ff"], vocab=told["vocab"],
+        theta=_number(theta, "rope_theta", 1e6),
+        eps=_number(extra.get("rms_norm_eps"), "rms_norm_eps", 1e-6),
+    )  # fmt: skip
+
+
+def _number(value: object, key: str, default: float) -> float:
+    """A positive number of a config.json, or the published one where it has none."""
+    if value is None:
+        return default
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise InkstoneError(
+            f"text_encoder/config.json: {key} is {value!r}, expected a positive number. "
+            "Get the publisher's file again."
+        )
+    return float(value)
 
 
 def _agree(extra: dict, numbers: dict[str, int], part: str) -> None:

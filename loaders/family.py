@@ -1,19 +1,21 @@
 """Family records: every fact about a model that its tensors do not say, as frozen data.
 
 A new family is a new record here; loaders, nodes and sampling read records and never compare names.
-Sources: the published config files and model cards of Qwen-Image, and `embedded/README.md` for ours.
+Sources: the published config files and model cards of Qwen-Image; `embedded/README.md` for ours.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..kernels.errors import InkstoneError
 from ..sampling.schedule import LIGHTNING, QWEN, Schedule
 
 T2I_TEMPLATE = (
-    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, "
-    "text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}"
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}"
     "<|im_end|>\n<|im_start|>assistant\n"
 )
 
@@ -38,6 +40,21 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What a model with a small vocabulary was taught; what leaves it is said, never refused."""
+
+    words: tuple[str, ...]  # outside quotes
+    written: str  # pattern of a word in double quotes
+
+    def strangers(self, prompt: str) -> list[str]:
+        """The parts of a prompt that the model never saw, in order."""
+        quoted = re.findall(r'"([^"]*)"', prompt)
+        plain = re.findall(r"[^\s.,;:!?]+", re.sub(r'"[^"]*"?', " ", prompt))
+        unknown = [word for word in plain if word not in self.words]
+        return unknown + [f'"{q}"' for q in quoted if not re.fullmatch(self.written, q)]
+
+
+@dataclass(frozen=True)
 class Family:
     """What belongs to a model family beside its weights."""
 
@@ -51,6 +68,7 @@ class Family:
     schedule: Schedule
     preset: Preset
     fast: Preset  # few steps, no CFG
+    grammar: Grammar | None = None
 
     def axes(self, head_dim: int) -> tuple[int, int, int]:
         """Rope axes for a head dimension: even, summing to it."""
@@ -83,13 +101,21 @@ EMBEDDED = Family(
     schedule=LIGHTNING,
     preset=Preset(20, 2.0, "", (128, 128)),
     fast=Preset(8, 1.0, "", (128, 128)),
+    grammar=Grammar(
+        words=tuple(
+            """a an the word in on at and sign that says above below background left right top
+            bottom center small large white black red green blue yellow orange purple pink cyan
+            circle square triangle star""".split()
+        ),
+        written="[A-Z0-9]{1,6}",
+    ),
 )
 
 FAMILIES = {family.name: family for family in (QWEN_IMAGE, EMBEDDED)}
 
 
 def family_of(metadata: dict[str, str]) -> Family:
-    """The record that a file's metadata names under `inkstone_family`; Qwen-Image where it names none."""
+    """The record that a file's metadata names under `inkstone_family`, else Qwen-Image."""
     name = metadata.get("inkstone_family", QWEN_IMAGE.name)
     if name not in FAMILIES:
         raise InkstoneError(

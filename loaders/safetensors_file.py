@@ -1,21 +1,19 @@
-"""Reading and writing .safetensors: every byte of the header is checked before any data is used.
+"""Reading and writing .safetensors files: one file, or shards behind an index.
 
 Unusual: no mmap. Data comes by positioned reads straight into the tensor's own memory, so the peak
 is one tensor, and a file that shrinks while it is read gives an error in words instead of SIGBUS.
-Stricter than the safetensors package: duplicate names, ranks above 8, names above 1 KiB, more than
-65,536 tensors and headers above 64 MiB are refused too. Source: the safetensors format description.
+What a header may hold, and every check of it, is in header.py.
 """
 
 import io
-import json
 import logging
 import math
+import mmap
 import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,187 +21,31 @@ import torch
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
+from .folder import weights_in
+from .header import (
+    DTYPE_NAMES,
+    DTYPES,
+    MAX_HEADER,
+    MAX_TENSORS,
+    Entry,
+    HeaderRules,
+    parse_json,
+    read_header,
+    show,
+    sniff,
+    write_header,
+)
 
+__all__ = [  # with the names of header.py that readers of files need
+    "DTYPES", "DTYPE_NAMES", "Entry", "SafetensorsFile", "ShardedFiles", "Weights",
+    "open_weights", "save_safetensors", "scratch", "sniff",
+]  # fmt: skip
 log = logging.getLogger(__name__)
 
-MAX_HEADER = 64 * 2**20  # bytes; the 1933 tensors of Qwen-Image need about 0.25 MiB
-MAX_TENSORS = 65_536
-MAX_RANK = 8
-MAX_NAME = 1024  # bytes of UTF-8
-MAX_INTEGER = 2**53
 MAX_SHARDS = 1024
-PIECE = 8 * 2**20  # bytes per read where data is converted or goes to another device
+PIECE = 2**20  # bytes per read where data is converted or goes to another device
 LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
 AGAIN = "Download it again and compare its size with the publisher's."
-
-DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-    "U16": torch.uint16, "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64,
-    "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
-    "F64": torch.float64, "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-}  # fmt: skip
-for _name, _attribute in (("F8_E8M0", "float8_e8m0fnu"), ("F4", "float4_e2m1fn_x2")):
-    if hasattr(torch, _attribute):  # newer torch only
-        DTYPES[_name] = getattr(torch, _attribute)
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-# First bytes of what people take for a .safetensors file, and what to say about it.
-MAGICS: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "a GGUF file. Rename it to .gguf, so that it is read as one."),
-    (
-        b"PK\x03\x04",
-        "a zip archive, most likely a pickled PyTorch checkpoint (.ckpt, .pt). {pickle}",
-    ),
-    (b"\x80\x02", "a pickle (.ckpt, .pt, .bin). {pickle}"),
-    (b"\x80\x03", "a pickle (.ckpt, .pt, .bin). {pickle}"),
-    (b"\x80\x04", "a pickle (.ckpt, .pt, .bin). {pickle}"),
-    (b"\x80\x05", "a pickle (.ckpt, .pt, .bin). {pickle}"),
-    (b"version https://git-lfs", "a Git LFS pointer without the weights. Run `git lfs pull`."),
-    (b"<!DOCTYPE", "a web page that was saved instead of the file. {page}"),
-    (b"<!doctype", "a web page that was saved instead of the file. {page}"),
-    (b"<html", "a web page that was saved instead of the file. {page}"),
-    (b"\x1f\x8b", "a gzip archive. Unpack it first."),
-    (b"\x93NUMPY", "a NumPy array file. Use the publisher's .safetensors file."),
-)
-ADVICE = {
-    "pickle": "Such a file can run code when it is read: use the publisher's .safetensors file.",
-    "page": "Log in or accept the licence on the site, then download again.",
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: torch dtype, shape in torch order, byte range in the data section."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-
-def sniff(head: bytes) -> str | None:
-    """What a file with these first bytes seems to be, with advice; None when nothing is known."""
-    found = next((text for magic, text in MAGICS if head.startswith(magic)), None)
-    return found.format_map(ADVICE) if found else None
-
-
-class _HeaderRules:
-    """Hooks of the JSON parser: duplicate names, odd numbers and floods are refused on the way."""
-
-    def __init__(self) -> None:
-        self.objects = self.integers = 0
-
-    def pairs(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
-        self.objects += 1
-        if self.objects > MAX_TENSORS + 2:
-            raise InkstoneError(f"more than {MAX_TENSORS} tensors")
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise InkstoneError(f"the name {_show(twice)} occurs twice in the header")
-        return result
-
-    def integer(self, text: str) -> int:
-        self.integers += 1
-        if self.integers > MAX_TENSORS * (MAX_RANK + 2) or len(text) > 20:
-            raise InkstoneError(f"too many or too large numbers in the header ({text[:24]})")
-        return int(text)
-
-    def other(self, text: str) -> object:
-        raise InkstoneError(f"the header holds the number {text[:24]}, where only integers belong")
-
-
-def _show(name: str) -> str:
-    return ascii(name if len(name) <= 120 else name[:120] + "...")
-
-
-def _parse_json(text: bytes, rules: _HeaderRules) -> dict[str, object]:
-    try:
-        header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=rules.pairs, parse_int=rules.integer,
-            parse_float=rules.other, parse_constant=rules.other,
-        )  # fmt: skip
-    except UnicodeDecodeError as error:
-        raise InkstoneError(f"the header is not UTF-8 (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise InkstoneError(f"the header is not JSON ({error.msg}, byte {error.pos})") from None
-    except RecursionError:
-        raise InkstoneError("the header is nested too deeply") from None
-    if not isinstance(header, dict):
-        raise InkstoneError(f"the header should be a JSON object, got {type(header).__name__}")
-    return header
-
-
-def _integers(value: object, what: str, most: int) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > most:
-        raise InkstoneError(f"{what} should be a list of at most {most} integers")
-    for number in value:
-        if type(number) is not int or not 0 <= number <= MAX_INTEGER:
-            raise InkstoneError(f"{what} holds {str(number)[:24]}, expected 0 to 2^53")
-    return tuple(value)
-
-
-def _entry(name: str, value: object) -> Entry:
-    """Checks one header entry; the message of an error names the tensor but not yet the file."""
-    what = f"tensor {_show(name)}"
-    try:
-        if len(name.encode("utf-8")) > MAX_NAME:
-            raise InkstoneError(f"{what} has a name of more than {MAX_NAME} bytes")
-    except UnicodeEncodeError:
-        raise InkstoneError(f"{what} has a name that is not valid Unicode") from None
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise InkstoneError(f"{what} should have exactly dtype, shape and data_offsets")
-    dtype = DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
-    if dtype is None:
-        raise InkstoneError(f"{what} has the unknown type {_show(str(value['dtype']))}")
-    shape = _integers(value["shape"], f"the shape of {what}", MAX_RANK)
-    offsets = _integers(value["data_offsets"], f"data_offsets of {what}", 2)
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InkstoneError(f"data_offsets of {what} should be [begin, end], got {list(offsets)}")
-    numel = math.prod(shape)
-    if numel > MAX_INTEGER:
-        raise InkstoneError(f"the shape {list(shape)} of {what} overflows 2^53 elements")
-    size = numel * dtype.itemsize
-    if value["dtype"] == "F4":  # two per byte; torch counts bytes, the file counts elements
-        if not shape or shape[-1] % 2:
-            raise InkstoneError(f"{what} is F4 and needs an even last dimension")
-        shape, size = (*shape[:-1], shape[-1] // 2), numel // 2
-    if offsets[1] - offsets[0] != size:
-        got = offsets[1] - offsets[0]
-        raise InkstoneError(f"{what} needs {size} bytes by type and shape, its offsets give {got}")
-    return Entry(dtype, shape, *offsets)
-
-
-def _check_cover(entries: Mapping[str, Entry], data: int) -> None:
-    """The tensors must tile the data section of `data` bytes exactly, without holes or overlaps."""
-    at, last = 0, "the header"
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != at:
-            kind = "a hole between" if entry.begin > at else "an overlap of"
-            raise InkstoneError(f"there is {kind} {last} and tensor {_show(name)} at byte {at}")
-        at, last = entry.end, f"tensor {_show(name)}"
-    if at > data:
-        raise InkstoneError(f"the file is cut: {at - data} of {at} bytes of data are missing")
-    if at < data:
-        raise InkstoneError(f"{data - at} bytes follow the last tensor, where none may be")
-
-
-def _check_header(header: dict[str, object]) -> tuple[dict[str, Entry], dict[str, str]]:
-    metadata = header.pop("__metadata__", {})
-    if metadata is None:
-        metadata = {}
-    if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
-        raise InkstoneError("__metadata__ should map strings to strings")
-    if len(header) > MAX_TENSORS:
-        raise InkstoneError(f"{len(header)} tensors, expected at most {MAX_TENSORS}")
-    return {name: _entry(name, value) for name, value in header.items()}, metadata
 
 
 def _open(path: Path) -> io.RawIOBase:
@@ -222,10 +64,22 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
 
 
-class SafetensorsFile:
-    """One validated file. `entries` and `metadata` are ready after construction, data is read later.
+def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A short-lived tensor whose memory does not come from malloc.
 
-    Safe to read from several threads. Raises InkstoneError for everything that is wrong with a file.
+    From there it would leave holes between the weights that glibc cannot fill again: the same load
+    then held 3 % or 29 % more than its weights, by chance.
+    """
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+class SafetensorsFile:
+    """One validated file. `entries` and `metadata` are ready at once, data is read later.
+
+    Safe to read from several threads. Raises InkstoneError for all that is wrong with a file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -256,7 +110,7 @@ class SafetensorsFile:
     ) -> Tensor:
         """Reads one tensor, into `out` (any device, same shape) or a fresh CPU tensor.
 
-        The result has `dtype`, else out's dtype, else the file's. Conversion goes in 8 MiB pieces.
+        The result has `dtype`, else out's dtype, else the file's; converted in 1 MiB pieces.
         """
         entry = self._find(name)
         if out is None:
@@ -281,7 +135,7 @@ class SafetensorsFile:
         if entry is None:
             near = ", ".join(get_close_matches(name, self.entries, 3)) or "nothing similar"
             raise InkstoneError(
-                f"{self.path}: no tensor {_show(name)} among {len(self.entries)}; it has {near}. "
+                f"{self.path}: no tensor {show(name)} among {len(self.entries)}; it has {near}. "
                 "Check that the file is the model it should be with `inkstone inspect`."
             )
         return entry
@@ -293,7 +147,7 @@ class SafetensorsFile:
                 f"{out.dtype} by itself. Use a file of this model in bf16."
             )
         step = max(1, PIECE // entry.dtype.itemsize)
-        piece = torch.empty(min(step, entry.numel), dtype=entry.dtype)
+        piece = scratch((min(step, entry.numel),), entry.dtype)
         with torch.no_grad():
             flat = out.view(-1)
             for at in range(0, flat.numel(), step):
@@ -343,8 +197,7 @@ class SafetensorsFile:
         text = bytearray(length)
         self._fill(memoryview(text), 8, "the header")
         try:
-            self.entries, self.metadata = _check_header(_parse_json(text, _HeaderRules()))
-            _check_cover(self.entries, size - 8 - length)
+            self.entries, self.metadata = read_header(text, size - 8 - length)
         except InkstoneError as error:
             raise InkstoneError(
                 f"{error}. {'It seems to be ' + seems if seems else AGAIN}"
@@ -399,9 +252,9 @@ class ShardedFiles:
                                     "the .safetensors.index.json file.")  # fmt: skip
             text = file.read()
         try:
-            rules = _HeaderRules()
+            rules = HeaderRules()
             rules.other = str  # total_size may be a float in some published files
-            index = _parse_json(text, rules)
+            index = parse_json(text, rules)
         except InkstoneError as error:
             raise InkstoneError(f"{self.path}: not a sound index: {error}. {AGAIN}") from None
         found = index.get("weight_map")
@@ -416,7 +269,7 @@ class ShardedFiles:
 
     def _shard_path(self, shard: str) -> Path:
         if not shard or shard in (".", "..") or any(mark in shard for mark in "/\\:\0"):
-            raise InkstoneError(f"{self.path}: the shard name {_show(shard)} leaves the folder, "
+            raise InkstoneError(f"{self.path}: the shard name {show(shard)} leaves the folder, "
                                 f"expected a plain file name. {AGAIN}")  # fmt: skip
         path = self.path.parent / shard
         if not path.is_file():
@@ -430,61 +283,23 @@ class ShardedFiles:
         wrong = [name for name in self.weight_map if held.get(name) != self.weight_map[name]]
         wrong += [name for name in held if name not in self.weight_map]
         if wrong or total != len(self.weight_map):
-            first = ", ".join(_show(name) for name in wrong[:5]) or "a tensor that two shards hold"
+            first = ", ".join(show(name) for name in wrong[:5]) or "a tensor that two shards hold"
             raise InkstoneError(
-                f"{self.path}: index and shards disagree on {max(1, len(wrong))} tensors ({first}): "
-                "the files are of different versions. Download index and shards together."
+                f"{self.path}: index and shards disagree on {max(1, len(wrong))} tensors "
+                f"({first}): the files are of different versions. Download index and shards "
+                "together."
             )
 
 
 Weights = SafetensorsFile | ShardedFiles
-_PREFERRED = ("diffusion_pytorch_model", "model")
-
-
-def _one_in_folder(folder: Path) -> Path:
-    for suffix in (".safetensors.index.json", ".safetensors"):
-        found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
-        known = [p for p in found if p.name in {stem + suffix for stem in _PREFERRED}]
-        chosen = known or found
-        if len(chosen) == 1:
-            return chosen[0]
-        if len(chosen) > 1:
-            names = ", ".join(p.name for p in chosen[:5])
-            hint = " (shards without their index JSON?)" if "-of-" in names else ""
-            raise InkstoneError(f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one "
-                                "file.")  # fmt: skip
-    inner = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
-    raise InkstoneError(f"{folder} holds no .safetensors file and no index JSON. Name the file"
-                        + (f" or one of its folders ({inner})." if inner else "."))  # fmt: skip
 
 
 def open_weights(path: str | Path) -> Weights:
     """Opens a .safetensors file, an index JSON, or a folder that holds one of them."""
     path = Path(path)
     if path.is_dir():
-        path = _one_in_folder(path)
+        path = weights_in(path)
     return ShardedFiles(path) if path.suffix == ".json" else SafetensorsFile(path)
-
-
-def _plan(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
-    """The header, padded to 8 bytes, for the tensors in the order given."""
-    header: dict[str, object] = {}
-    if metadata:
-        header["__metadata__"] = dict(sorted(metadata.items()))
-    at = 0
-    for name, tensor in tensors.items():
-        kind, shape = DTYPE_NAMES.get(tensor.dtype), list(tensor.shape)
-        if kind is None:
-            raise InkstoneError(f"{name}: {tensor.dtype} has no safetensors type. Convert it.")
-        if kind == "F4":
-            shape[-1] *= 2
-        end = at + tensor.numel() * tensor.dtype.itemsize
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    _check_header(_parse_json(text, _HeaderRules()))  # never write what we would not read
-    return len(text).to_bytes(8, "little") + text
 
 
 @contextmanager
@@ -498,8 +313,10 @@ def _atomic(path: Path) -> Iterator[object]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise InkstoneError(f"{path}: cannot be written: {error.strerror}. Check the folder and the "
-                            "free space; nothing was changed.") from None  # fmt: skip
+        raise InkstoneError(
+            f"{path}: cannot be written: {error.strerror}. Check the folder and the free space; "
+            "nothing was changed."
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -513,7 +330,7 @@ def save_safetensors(
     """
     path = Path(path)
     ordered = dict(sorted(tensors.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])))
-    header = _plan(ordered, metadata)
+    header = write_header(ordered, metadata)
     with _atomic(path) as file:
         file.write(header)
         for tensor in ordered.values():

@@ -75,8 +75,10 @@ class Tokenizer:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE:
-            raise InkstoneError(f"{path}: {path.stat().st_size} bytes, a tokenizer file has at most "
-                                "64 MiB. Download it again.")  # fmt: skip
+            raise InkstoneError(
+                f"{path}: {path.stat().st_size} bytes, a tokenizer file has at most 64 MiB. "
+                "Download it again."
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InkstoneError(f"{path} is missing. Put {', '.join(FILES)} into one folder.") from None

@@ -3,7 +3,10 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +23,31 @@ def _register() -> None:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "inkstone" not in sys.modules:
     _register()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """The folder that the command runs in; empty."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "cwd"
+
+
+@pytest.fixture
+def fails(place, capsys) -> Callable[..., str]:
+    """Runs a command that must fail with this status and these words, and leave no file."""
+    from inkstone.headless.cli import main
+
+    def run(arguments: tuple, words: tuple[str, ...], status: int = 1) -> str:
+        try:
+            got = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            got = stop.code
+        said = capsys.readouterr().err
+        assert got == status and "Traceback" not in said, said
+        assert all(word in said for word in words), f"{words} expected in: {said}"
+        left = [str(p) for p in place.rglob("*") if p.is_file()]
+        assert not left, f"left behind: {left}"
+        return said
+
+    return run

@@ -47,7 +47,8 @@ COUNTS = [
     (layout.text_layout(TEXT), 338, 7_070_619_136),
     (layout.vision_layout(VISION), 390, 676_550_144),
     (layout.text_layout(TEXT, VISION, lm_head=True), 729, 8_292_166_656),
-    (layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 5}))), 181, 1_768_003_584),
+    (layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 5}))), 181,
+     1_768_003_584),
     (layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 6})), 68), 215,
      2_117_287_424),
 ]  # fmt: skip
@@ -196,9 +197,8 @@ def test_missing_unexpected_and_wrong_shapes_are_listed():
     assert seen.missing == ("proj_out.weight",) and seen.unexpected == ("odd.weight",)
     assert "1 tensors are missing (proj_out.weight)" in seen.problem
     assert "txt_in.weight expected [256, 32], got [256, 33]" in seen.problem
-    with pytest.raises(
-        InkstoneError, match="proj_out.weight.*Choose another file from models/diff"
-    ):
+    words = "proj_out.weight.*Download it again, or choose another file from models/diff"
+    with pytest.raises(InkstoneError, match=words):
         require(seen, "diffusion_model")
 
 
@@ -316,7 +316,8 @@ OTHERS = [
     (named("double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("transformer.single_transformer_blocks.0.attn.to_q.weight"), D, "FLUX"),
-    (named("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"), D, "Stable Diffusion 3"),
+    (named("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"), D,
+     "Stable Diffusion 3"),
     (named("model.diffusion_model.input_blocks.0.0.weight",
            "model.diffusion_model.label_emb.0.0.weight"), D, "SDXL"),
     (named("model.diffusion_model.input_blocks.0.0.weight"), D, "Stable Diffusion 1 or 2"),
@@ -333,8 +334,8 @@ OTHERS = [
     (named("text_model.encoder.layers.0.self_attn.q_proj.weight"), T, "CLIP"),
     (named("encoder.block.0.layer.0.SelfAttention.q.weight"), T, "T5"),
     (named("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), L, "another model"),
-    (named("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight"), L,
-     "another model"),
+    (named("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight"),
+     L, "another model"),
     (named(f"transformer.{QWEN_ATTENTION}.lora_A.weight",
            "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"), L, "another model"),
 ]  # fmt: skip

@@ -15,13 +15,16 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
            "<|image_pad|>"]  # fmt: skip
 TRAINING = [
     "the cat sat on the mat and the hat, it's a \"sign\" that reads 'Open 24 hours'",
-    "一只猫坐在垫子上，招牌上写着“营业中”。高分辨率，低画质", "été naïve Ångström übung", "\n\n\r\n  \t x  y",
+    "一只猫坐在垫子上，招牌上写着“营业中”。高分辨率，低画质", "été naïve Ångström übung",
+    "\n\n\r\n  \t x  y",
     "🙂👩‍👩‍👧 emoji 12345 don't we'll I'M", "C++ == 100% (yes) [no] {maybe}",
 ] * 20  # fmt: skip
 TEXTS = [
-    "", " ", "  ", "\n", "a", "a cat", " a cat ", "It's the cat's hat, DON'T WE'LL", "24 hours 2026",
+    "", " ", "  ", "\n", "a", "a cat", " a cat ", "It's the cat's hat, DON'T WE'LL",
+    "24 hours 2026",
     'a sign that reads "Open" and \'closed\'', "招牌上写着“营业中”。", "e\u0301te\u0301 vs été",
-    "A\u030angstro\u0308m", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "a\u00a0b\u2003c\u200bd", "\r\n\r\n x\n\n y \n", "\t\ttabs   ",
+    "A\u030angstro\u0308m", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "a\u00a0b\u2003c\u200bd", "\r\n\r\n x\n\n y \n",
+    "\t\ttabs   ",
     "<|im_start|>system\nhi<|im_end|>\n<|im_start|>user\n", "x<|image_pad|><|image_pad|>y",
     "<|vision_start|><|image_pad|><|vision_end|>draw it", "<|im_start", "|im_end|>", "< |im_end|>",
     "ﬁ ligature Å K Ω", "한국어 가나다", "मानक हिन्दी", "\u1100\u1161\u11a8", "0\u0000 nul",
@@ -70,8 +73,10 @@ def reference(toy: Path):
 
 
 def _random_text(rng: random.Random) -> str:
-    ranges = [(32, 126), (0xA0, 0x24F), (0x300, 0x36F), (0x4E00, 0x4FFF), (0x1F300, 0x1F6FF),
-              (0x3040, 0x30FF), (0x600, 0x6FF), (9, 13), (0x1100, 0x11FF), (0x2000, 0x206F)]  # fmt: skip
+    ranges = [
+        (32, 126), (0xA0, 0x24F), (0x300, 0x36F), (0x4E00, 0x4FFF), (0x1F300, 0x1F6FF),
+        (0x3040, 0x30FF), (0x600, 0x6FF), (9, 13), (0x1100, 0x11FF), (0x2000, 0x206F),
+    ]  # fmt: skip
     parts = []
     for _ in range(rng.randint(0, 40)):
         low, high = rng.choice(ranges)
@@ -145,7 +150,7 @@ def _broken(toy: Path, folder: Path, name: str, text: str | None) -> Path:
         ("merges.txt", "qqqq zzzz", "not a usable tokenizer"),
         ("tokenizer_config.json", None, "lacks <|im_start|>"),
         ("tokenizer_config.json", "{}", "lacks <|im_start|>"),
-        ("tokenizer_config.json", '{"added_tokens_decoder": {"2": {"content": "the"}}}', "has the ids"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"2": {"content": "the"}}}', "the ids"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}', "not a usable tokenizer"),
     ],
 )  # fmt: skip

@@ -28,6 +28,9 @@ SHAPES = {
     "five layers, one wide head": dict(
         layers=5, heads=1, head_dim=64, axes=(8, 28, 28), text=(64, 2, 4, 2), vae=8
     ),
+    "heads as published": dict(  # single files have no config.json: they need heads of 128
+        layers=2, heads=1, head_dim=128, axes=(16, 56, 56), text=(256, 2, 2, 1), vae=8
+    ),
 }
 
 SCHEDULER = dict(

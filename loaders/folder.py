@@ -1,0 +1,165 @@
+"""A Hugging Face model folder: where the parts of a model lie, and what their configs say.
+
+A part may be named by its folder, its index, or the weight file itself; its config.json counts in
+all three cases, and so do `scheduler/` and `vae/` of the folder it lies in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+from ..sampling.schedule import Schedule, from_config
+from .family import Family
+
+log = logging.getLogger(__name__)
+_MOST = 16 << 20  # bytes of a config.json that are still believable
+_USUAL = ("diffusion_pytorch_model", "model")  # stems of weight files in published folders
+_UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".gguf", ".onnx")
+
+# A config.json beside a single file counts only when it names one of these.
+CLASSES = frozenset({
+    "QwenImageTransformer2DModel", "QwenImageControlNetModel", "AutoencoderKLQwenImage",
+    "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel", "Qwen2_5_VLTextModel", "qwen2_5_vl",
+    "qwen2_5_vl_text",
+})  # fmt: skip
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a small file; {} where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _MOST:
+            raise InkstoneError(
+                f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again."
+            )
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except InkstoneError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InkstoneError(
+            f"{path}: not readable as JSON ({error}). Get the file again."
+        ) from None
+    if not isinstance(value, dict):
+        raise InkstoneError(
+            f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again."
+        )
+    return value
+
+
+def part_of(path: Path, name: str) -> Path:
+    """A component folder of a Hugging Face folder, or the path itself."""
+    return path / name if path.is_dir() and (path / name).is_dir() else path
+
+
+def weights_in(folder: Path) -> Path:
+    """The one index or weight file of a folder, the usual names first; else InkstoneError."""
+    for suffix in (".safetensors.index.json", ".safetensors"):
+        found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
+        usual = [p for p in found if p.name in {stem + suffix for stem in _USUAL}]
+        chosen = usual or found
+        if len(chosen) == 1:
+            return chosen[0]
+        if len(chosen) > 1:
+            names = ", ".join(p.name for p in chosen[:5])
+            hint = " (shards without their index JSON?)" if "-of-" in names else ""
+            raise InkstoneError(f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one "
+                                "file.")  # fmt: skip
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNREADABLE]
+    inner = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
+    remedy = f" Name the file or one of its folders ({inner})." if inner else " Name the file."
+    if others:
+        remedy = (f" It has {', '.join(others[:3])}, which this version does not read: get the "
+                  "publisher's .safetensors files.")  # fmt: skip
+    raise InkstoneError(f"{folder} holds no .safetensors file and no index JSON.{remedy}")
+
+
+def known_config(config: Mapping[str, object]) -> Mapping[str, object]:
+    """A config.json that names a class that we know, else {}."""
+    listed = config.get("architectures")
+    named = [config.get("_class_name"), config.get("model_type")]
+    named += listed if isinstance(listed, list) else []
+    return config if any(isinstance(n, str) and n in CLASSES for n in named) else {}
+
+
+def config_of(part: Path) -> dict:
+    """config.json of a weight folder, or beside an index or a file.
+
+    Beside a file it counts only when the file is alone there and the config is of a known class:
+    a folder of many models has no config of one of them.
+    """
+    folder = part if part.is_dir() else part.parent
+    if part == folder:
+        return read_json(folder / "config.json")
+    if part.suffix != ".json" and len(list(folder.glob("*.safetensors"))) != 1:
+        return {}
+    return dict(known_config(read_json(folder / "config.json")))
+
+
+def _homes(root: Path) -> Iterator[Path]:
+    """Folders in which `vae/` and `scheduler/` of the model at `root` may lie, nearest first."""
+    folder = root if root.is_dir() else root.parent
+    yield folder
+    if root.is_dir() or (folder.parent / "model_index.json").is_file():
+        yield folder.parent
+
+
+def schedule_of(root: Path, family: Family) -> Schedule:
+    """What the folder's scheduler_config.json says (merged Lightning folders ship their own)."""
+    for home in _homes(root):
+        config = read_json(home / "scheduler" / "scheduler_config.json")
+        if config:
+            return from_config(config)
+    return family.schedule
+
+
+def latent_statistics(root: Path, family: Family) -> tuple[Tensor, Tensor]:
+    """Mean and std [1,16,1,1] of latents: a VAE's config.json, else the family's."""
+    found = [(root, config_of(root))]
+    found += [(h / "vae", read_json(h / "vae" / "config.json")) for h in _homes(root)]
+    for place, config in found:
+        if "latents_mean" in config or "latents_std" in config:
+            pair = _statistics(place, config, len(family.latent_mean))
+            break
+    else:
+        pair = family.latent_mean, family.latent_std
+    return tuple(torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pair)
+
+
+def preview_factors(root: Path) -> Tensor | None:
+    """[17,3]: `inkstone_preview` in a VAE's config.json (see sampling/preview.py), or None."""
+    for home in _homes(root):
+        values = read_json(home / "vae" / "config.json").get("inkstone_preview")
+        if values is None:
+            continue
+        try:
+            factors = torch.tensor(values, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            factors = torch.zeros(0)
+        if factors.shape == (17, 3):
+            return factors
+        log.warning("%s: inkstone_preview is no 17x3 numbers: no previews", home / "vae")
+    return None
+
+
+def _statistics(place: Path, config: dict, count: int) -> tuple[list[float], list[float]]:
+    pair = []
+    for key, least in (("latents_mean", -math.inf), ("latents_std", 0.0)):
+        values = config.get(key)
+        sound = isinstance(values, list) and len(values) == count
+        if not sound or not all(type(v) in (int, float) and least < v < math.inf for v in values):
+            what = f"{len(values)} values" if isinstance(values, list) else repr(values)
+            raise InkstoneError(
+                f"{place}: {key} in config.json has {what}, expected {count} finite numbers"
+                f"{' above 0' if least == 0 else ''}. Get the publisher's config.json again."
+            )
+        pair.append(values)
+    return tuple(pair)

@@ -1,0 +1,300 @@
+"""Recognisers: which network a header is of, one function per kind, tried in order.
+
+Each looks at names and shapes and gives facts, or None where the file is of another kind. Known
+families are compared with the layout that their own sizes call for, so that what is missing,
+unexpected or of a wrong shape is told by name. Whatever a header lacks, facts come back.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+from . import keys, layout
+from .safetensors_file import DTYPE_NAMES, Entry
+from .sizes import (
+    Shapes,
+    count,
+    mmdit_sizes,
+    size,
+    text_heads,
+    text_sizes,
+    vae_blocks,
+    vae_sizes,
+    vision_sizes,
+)
+
+FAMILY_KEY = "inkstone_family"  # metadata of our own files, see family.py
+FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+SUPPORTED = frozenset({*FLOATS.values(), "fp8 plain"})
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Everything that the header tells. `config` has the field names of our kernels' configs."""
+
+    role: str  # a key of detect.ROLES, or "unknown"
+    family: str = "unknown"
+    variant: str = ""
+    layout: str = ""  # diffusers, wan, transformers, old transformers, plain, bundle ...
+    prefix: str = ""
+    formats: tuple[str, ...] = ()
+    dtypes: dict[str, int] = field(default_factory=dict)  # tensors per dtype name
+    parameters: int = 0
+    layers: int = 0
+    config: dict[str, object] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()  # our names
+    unexpected: tuple[str, ...] = ()  # names of the file
+    wrong: tuple[str, ...] = ()  # our names of tensors in a wrong shape
+    problem: str = ""  # why this version cannot use it; empty when it can
+    sentence: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A header as the recognisers look at it."""
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    config: Mapping[str, object]  # of the config.json beside the file, or empty
+    bare: Mapping[str, Entry]  # entries without the usual prefixes
+
+    def shapes(self, names: keys.Names) -> Shapes:
+        """Shapes by our names."""
+        return {ours: self.entries[file].shape for ours, file in names.table.items()}
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.bare for name in names)
+
+    def starts(self, start: str) -> bool:
+        return any(name.startswith(start) for name in self.bare)
+
+
+def _formats(seen: _Seen) -> tuple[str, ...]:
+    """Storage formats in the file, quantised ones first, then plain dtypes by count."""
+    ends = {form for mark, form in keys.FORMAT_MARKS if any(n.endswith(mark) for n in seen.entries)}
+    if "nvfp4" in ends:
+        ends.discard("fp8 scaled by rows")
+    if "_quantization_metadata" in seen.metadata:
+        ends.add("comfy_quant")
+    if "comfy_quant" in ends:
+        ends -= {"nvfp4", "fp8 scaled by rows", "fp8 scaled"}
+    method = seen.config.get("quantization_config", {})
+    if isinstance(method, dict) and isinstance(method.get("quant_method"), str):
+        ends.add(method["quant_method"])
+    kinds = Counter(DTYPE_NAMES[entry.dtype] for entry in seen.entries.values())
+    if not ends and any(kind.startswith("F8_") for kind in kinds):
+        ends.add("fp8 plain")
+    if not ends and kinds.keys() & {"F4", "U8", "I8"}:
+        ends.add("an unknown integer format")
+    return (*sorted(ends), *(FLOATS[kind] for kind, _ in kinds.most_common() if kind in FLOATS))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A file beside the layout that it should have."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    words: str = ""
+
+
+def _compare(shapes: Shapes, names: keys.Names, wanted: layout.Layout) -> _Compared:
+    """Names and shapes against a layout; another rank is for the loader to judge."""
+    missing = tuple(name for name in wanted if name not in shapes)
+    extra = tuple(file for ours, file in names.table.items() if ours not in wanted)
+    wrong = tuple(
+        name for name, shape in wanted.items()
+        if name in shapes and len(shapes[name]) == len(shape) and shapes[name] != shape
+    )  # fmt: skip
+    words = [_listed("missing", missing), _listed("unexpected", extra + names.others)]
+    if wrong:
+        first = f"{wrong[0]} expected {list(wanted[wrong[0]])}, got {list(shapes[wrong[0]])}"
+        words.append(f"{len(wrong)} tensors have wrong shapes ({first})")
+    return _Compared(missing, extra + names.others, wrong, "; ".join(filter(None, words)))
+
+
+def _listed(what: str, names: tuple[str, ...]) -> str:
+    return f"{len(names)} tensors are {what} ({', '.join(names[:5])})" if names else ""
+
+
+def _finish(seen: _Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout) -> FileFacts:
+    """Counts, formats and the comparison with the layout, the same for every known family."""
+    formats = _formats(seen)
+    strange = [f"{f}: not supported yet by this version" for f in formats if f not in SUPPORTED]
+    # a quantised file has tensors of its own kind: there is nothing to compare
+    found = _Compared() if strange else _compare(seen.shapes(names), names, wanted)
+    return replace(
+        facts, formats=formats, family=seen.metadata.get(FAMILY_KEY, facts.family),
+        prefix=names.prefix, missing=found.missing, unexpected=found.unexpected, wrong=found.wrong,
+        layout="bundle, " + names.layout if names.outside else names.layout,
+        parameters=sum(seen.entries[file].numel for file in names.table.values()),
+        problem=facts.problem or "; ".join(strange) or found.words,
+    )  # fmt: skip
+
+
+def _mmdit_config(shapes: Shapes) -> dict[str, object]:
+    told = mmdit_sizes(shapes)
+    head = told["head_dim"] or 128
+    known = {key: told[key] for key in ("layers", "channels", "joint")}
+    ff = told["ff"] or 4 * told["width"]
+    return known | {"heads": told["width"] // head, "head_dim": head, "ff": ff}
+
+
+def _mmdit(seen: _Seen) -> FileFacts | None:
+    if not (seen.has("txt_norm.weight", "img_in.weight")
+            and seen.starts("transformer_blocks.0.attn.")
+            and seen.starts("transformer_blocks.0.txt_mod.1.")):  # fmt: skip
+        return None
+    names = keys.mmdit_names(seen.entries)
+    control = "controlnet_x_embedder.weight" in names.table
+    role = "controlnet" if control else "diffusion_model"
+    shapes = seen.shapes(names)
+    config = _mmdit_config(shapes)
+    layered = "time_text_embed.addition_t_embedding.weight" in names.table
+    if control:
+        width = size(shapes, "controlnet_x_embedder.weight", 1)
+        variant = {64: "union", 68: "inpainting"}.get(width, f"{width} channels")
+        wanted = layout.controlnet_layout(SimpleNamespace(**config), width)
+    else:
+        marked = keys.ZERO_COND_MARK in names.marks or seen.config.get("zero_cond_t") is True
+        variant = ("layered" if layered else "edit-2511" if marked
+                   else "qwen-image or edit (identical tensors)")  # fmt: skip
+        wanted = layout.mmdit_layout(SimpleNamespace(**config), layered)
+        unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in keys.MMDIT_UNREAD}
+        wanted = {n: s for n, s in wanted.items() if n in names.table or n not in unread}
+    facts = FileFacts(role, "qwen-image", variant, layers=config["layers"], config=config)
+    return _finish(seen, facts, names, wanted)
+
+
+def _blockwise(seen: _Seen) -> FileFacts | None:
+    if not seen.has("controlnet_blocks.0.y_rms.weight"):
+        return None
+    layers = count(seen.bare, "controlnet_blocks.")
+    return FileFacts("controlnet", "qwen-image", "blockwise", "DiffSynth", layers=layers,
+                     formats=_formats(seen))  # fmt: skip
+
+
+def _two_one(seen: _Seen) -> FileFacts | None:
+    if not seen.has("txt_in.text_norm.weight", "modulation.1.weight"):
+        return None
+    return FileFacts(
+        "diffusion_model", "qwen-image-2.1", formats=_formats(seen),
+        problem="Qwen-Image-2.1 is a different network, which this version does not have; use "
+        "Qwen-Image, 2512, Edit, 2509, 2511 or Layered",
+    )  # fmt: skip
+
+
+def _lora(seen: _Seen) -> FileFacts | None:
+    marked = [name for name in seen.entries if keys.LORA_MARK.search(name)]
+    if not marked:
+        return None
+    qwen = any(keys.QWEN_LORA_MARK.search(name) for name in marked)
+    other = any(keys.OTHER_LORA_MARK.search(name) for name in marked)
+    blocks = qwen or (not other and any(keys.BLOCK_LORA_MARK.search(name) for name in marked))
+    family = "qwen-image" if qwen else "qwen-image, perhaps" if blocks else "other"
+    problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"
+    return FileFacts("lora", family, layout="lora", formats=_formats(seen), problem=problem)
+
+
+def _qwen_vae(seen: _Seen) -> FileFacts | None:
+    if not (seen.has(keys.WAN_MARK) or seen.has(keys.DIFFUSERS_VAE_MARK)):
+        return None
+    firsts = (seen.bare.get(n) for n in ("decoder.conv1.weight", "decoder.conv_in.weight"))
+    z = next((first.shape[1] for first in firsts if first and len(first.shape) > 1), 0)
+    other = {
+        48: ("wan-2.2", "it is the Wan 2.2 VAE (48 latent channels)"),
+        64: ("qwen-image-2.1", "it is the Qwen-Image-2.1 VAE (64 latent channels)"),
+    }
+    if seen.starts("decoder.upsamples.0.upsamples.") or z in other:
+        family, words = other.get(z, other[48])
+        return FileFacts("vae", family, formats=_formats(seen),
+                         problem=f"{words}, Qwen-Image needs its own VAE with 16")  # fmt: skip
+    names = keys.vae_names(seen.entries, *vae_blocks(seen.bare))
+    config = vae_sizes(seen.shapes(names))
+    rgba = config["channels"] == 4
+    variant = "layered (RGBA)" if rgba else "qwen-image or wan 2.1 (identical tensors)"
+    wanted = {name: shape for name, shape in layout.vae_layout(SimpleNamespace(**config)).items()
+              if ".time_conv." not in name}  # fmt: skip
+    facts = FileFacts("vae", "qwen-image", variant, layers=len(config["mult"]), config=config)
+    return _finish(seen, facts, names, wanted)
+
+
+def _other_vae(seen: _Seen) -> FileFacts | None:
+    """VAEs of the Stable Diffusion line: one network, told apart by the latent channels."""
+    marks = ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight")
+    if not any(mark in seen.bare for mark in marks) or not seen.has("decoder.conv_in.weight"):
+        return None
+    z = seen.bare["decoder.conv_in.weight"].shape[1:2]
+    words = {4: "SD 1, 2 or SDXL", 16: "FLUX or SD 3", 32: "FLUX 2"}.get(
+        *z or (0,), "another model"
+    )
+    return FileFacts(
+        "vae", "sd", formats=_formats(seen), problem=f"it is the VAE of {words} "
+        f"({z[0] if z else '?'} latent channels), Qwen-Image needs its own",
+    )  # fmt: skip
+
+
+def _text_config(
+    shapes: Shapes, extra: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """(what is known, the same with stand-ins where only a product is known)."""
+    told = text_sizes(shapes)
+    config = {key: told[key] for key in ("layers", "width", "vocab", "ff")}
+    heads = text_heads(told, extra)
+    if heads:
+        config |= dict(zip(("heads", "kv_heads", "head_dim"), heads))
+        return config, config
+    return config, config | {"heads": told["queries"], "kv_heads": told["keys"], "head_dim": 1}
+
+
+def _text(seen: _Seen) -> FileFacts | None:
+    names = keys.text_names(seen.entries)
+    if "layers.0.self_attn.q_proj.weight" not in names.table:
+        return None
+    if "layers.0.self_attn.k_proj.bias" not in names.table:
+        return FileFacts(
+            "text_encoder", "other", formats=_formats(seen), problem="it is a language model "
+            "without biases on q, k and v (Qwen3, Llama or another), Qwen-Image needs "
+            "Qwen2.5-VL-7B",
+        )  # fmt: skip
+    shapes = seen.shapes(names)
+    config, numbers = _text_config(shapes, seen.config)
+    vision = vision_sizes(shapes)
+    word = {3584: "7B", 2048: "3B"}.get(config["width"], f"width {config['width']}")
+    variant = f"{word}, " + ("with vision" if vision else "without vision (no edits)")
+    problem = "it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config["width"] == 2048 else ""
+    facts = FileFacts("text_encoder", "qwen2.5-vl", variant, layers=config["layers"], config=config,
+                      problem=problem)  # fmt: skip
+    return _finish(seen, facts, names, layout.text_layout(SimpleNamespace(**numbers), vision))
+
+
+def _foreign(seen: _Seen) -> FileFacts | None:
+    for marks, role, family, words in keys.FOREIGN:
+        if seen.has(*marks):
+            return FileFacts(role, family, formats=_formats(seen),
+                             problem=f"it is {words}, not of the Qwen-Image family")  # fmt: skip
+    return None
+
+
+_Recogniser = Callable[[_Seen], FileFacts | None]
+_RECOGNISERS: tuple[_Recogniser, ...] = (
+    _lora, _two_one, _blockwise, _mmdit, _foreign, _qwen_vae, _other_vae, _text,
+)  # fmt: skip
+_WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
+
+
+def recognise(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str], config: Mapping[str, object],
+    want: str | None = None,
+) -> FileFacts | None:  # fmt: skip
+    """Facts by the first recogniser that knows the file; `want` names the part to try first."""
+    bare = {
+        next((n[len(p) :] for p in keys.STRIP if n.startswith(p)), n): e for n, e in entries.items()
+    }
+    seen = _Seen(entries, metadata, config, bare)
+    first = (_WANTED[want],) if want in _WANTED else ()
+    found = (look(seen) for look in (*first, *_RECOGNISERS))
+    return next(filter(None, found), None)
