@@ -1,7 +1,8 @@
 """The pack inside a real ComfyUI: it loads, lists its nodes, draws the shipped graph over HTTP.
 
-Runs where a source is at hand (INKSTONE_COMFYUI_SOURCE, see comfy_server.py); elsewhere one warning
-says that it did not. INKSTONE_COMFYUI_PACK and INKSTONE_COMFYUI_GRAPH exchange what is tested.
+Runs where a source is at hand (INKSTONE_COMFYUI_SOURCE, see comfy_install.py); elsewhere one
+warning says that it did not. INKSTONE_COMFYUI_PACK and INKSTONE_COMFYUI_GRAPH
+exchange what is tested.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .comfy_server import PACK, SOURCE_VARIABLE, ComfyServer, RunResult, ServerError, given_source
+from .comfy_install import PACK, SOURCE_VARIABLE, ServerError, given_source
+from .comfy_server import ComfyServer, RunResult
 
 TESTED = Path(os.environ.get("INKSTONE_COMFYUI_PACK", PACK)).resolve()
 GRAPH = Path(
@@ -160,7 +162,7 @@ def test_core_nodes_before_and_behind_ours(
 
 
 def test_a_core_sampler_sees_our_conditioning(server: ComfyServer, graph: dict[str, Any]) -> None:
-    """ConditioningZeroOut and ConditioningCombine accept ours; two entries are refused in words by ours."""
+    """ConditioningZeroOut and Combine accept ours; two entries are refused in words by ours."""
     by_class = {entry["class_type"]: node for node, entry in graph.items()}
     encode, denoise = by_class["InkstoneEncodePrompt"], by_class["InkstoneDenoise"]
     mixed = json.loads(json.dumps(graph))
