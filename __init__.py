@@ -1,4 +1,7 @@
-"""Inkstone: Qwen-Image on our own kernels. ComfyUI's door: the list of nodes, nothing else at import."""
+"""Inkstone: Qwen-Image on our own kernels.
+
+ComfyUI's door: the list of nodes, nothing else at import.
+"""
 
 __version__ = "0.1.0"
 

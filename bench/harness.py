@@ -158,7 +158,7 @@ def peak() -> int:
 
 
 def products(run: Work) -> Callable[[], float]:
-    """Records the products that `run` makes on the meta device -> a function that times them alone."""
+    """Records the products of `run` on the meta device -> a function that times them alone."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -254,7 +254,8 @@ def table(bench: Bench, results: list[Result], facts: dict) -> str:
         )
         for line in lines
     ]
-    foot = f"{facts['cpu']} ({' '.join(facts['flags'])}), {facts['threads']} threads, torch {facts['torch']}"
+    machine = f"{facts['cpu']} ({' '.join(facts['flags'])})"
+    foot = f"{machine}, {facts['threads']} threads, torch {facts['torch']}"
     return "\n".join([facts["title"], *rows, foot, f"$ {facts['command']}"])
 
 

@@ -90,7 +90,7 @@ def _range(low: float, high: float, kind: type):
             value = None
         if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(
-                f"{text!r}: expected a number from {low:g} to {high:g}"
+                f"{text!r}: expected a number from {low} to {high}"
             )
         return value
 

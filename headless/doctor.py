@@ -14,8 +14,9 @@ def facts() -> dict[str, str]:
     from .. import __version__
     from ..kernels import attention
     from ..kernels.linear import best_dtype
+    from ..kernels.memory import available_ram
     from ..loaders.bundle import EMBEDDED_FOLDER
-    from ..nodes.host import available_ram, versions
+    from ..nodes.host import versions
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, reason = best_dtype(device.type)

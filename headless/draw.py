@@ -94,7 +94,8 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     pictures = bundle.vae.decode(latents)
     if not torch.isfinite(pictures).all():
         raise InkstoneError(
-            "The VAE gave values that are not finite; no picture was saved. Try --dtype float32."
+            "The VAE gave values that are not finite; no picture was saved. Try --dtype float32, "
+            "and if it stays, the VAE file is damaged: download it again."
         )
     marks.append(time.perf_counter())
     facts = _facts(call, settings, bundle, marks)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from ..kernels.memory import available_ram
 from ..kernels.modulation import modulation_keys
-from ..nodes.host import available_ram
 from .draw import DrawCall, parts_of
 
 SLABS = 8  # tensors of [tokens, width] alive at once in a block: streams, norms, q, k, v, output

@@ -17,11 +17,12 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..kernels.errors import InkstoneError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def save_png(path: Path | str, array: Any, text_chunks: Mapping[str, str] | None
     uint8 goes as it is; floats are 0..1 and are cut (not rounded) to 8 bits, as the core does.
     Raises InkstoneError for a wrong shape, values that are not finite, or a folder that refuses.
     """
+    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -61,6 +63,8 @@ def save_png(path: Path | str, array: Any, text_chunks: Mapping[str, str] | None
 
 def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
     """uint8 [H,W] or [H,W,C] of a picture."""
+    import numpy as np
+
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if (
@@ -191,6 +195,8 @@ def save_pictures(images: Any, prefix: str, where: str, hidden: Any = None) -> l
     `where` is "output" or "temp"; `hidden` gives the chunks `prompt`, `workflow` and others.
     Returns the page's form: [{"filename", "subfolder", "type"}].
     """
+    import numpy as np
+
     from ..nodes import host
 
     base = host.output_directory() if where == "output" else host.temp_directory()

@@ -52,7 +52,7 @@ def _pieces_pay() -> bool:
     """oneDNN is there, the processor has bf16 products and no tile unit for torch's own kernel."""
     products = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    return cpu_backend()[0] == "onednn" and products() and not tiles()
+    return cpu_backend(torch.bfloat16)[0] == "onednn" and products() and not tiles()
 
 
 def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -33,21 +33,22 @@ def onednn_linear(
 
 
 @functools.cache
-def cpu_backend() -> tuple[str, str]:
-    """The library for large products on this CPU, "onednn" or "torch", and the reason.
+def cpu_backend(dtype: torch.dtype = torch.float32) -> tuple[str, str]:
+    """The library for large products of `dtype` on this CPU, "onednn" or "torch", and the reason.
 
-    A rule and not a measurement, so that two runs on one machine give the same bits.
+    A rule and not a measurement, so that two runs on one machine give the same bits. Asked per
+    type: without AVX512 oneDNN has float32 products and refuses those in bfloat16.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "torch", f"{platform.machine()} is not x86"
     if not torch.backends.mkldnn.is_available():
         return "torch", "this torch has no oneDNN"
-    x, w = torch.ones(2, 16), torch.ones(4, 16)
+    x, w, b = (torch.ones(shape, dtype=dtype) for shape in ((2, 16), (4, 16), (4,)))
     try:
         with torch.no_grad():
-            same = torch.allclose(onednn_linear(x, w, torch.ones(4)), torch.full((2, 4), 17.0))
+            same = bool((onednn_linear(x, w, b) == 17).all())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        return "torch", f"oneDNN's linear is not callable here ({type(error).__name__})"
+        return "torch", f"oneDNN's linear does not take {dtype} here ({type(error).__name__})"
     return ("onednn", "oneDNN, x86") if same else ("torch", "oneDNN's linear failed its check")
 
 
@@ -60,7 +61,7 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, gelu: bool) -> bool:
         and x.numel() > 0
         and weight.is_contiguous()
         and not torch.is_grad_enabled()
-        and cpu_backend()[0] == "onednn"
+        and cpu_backend(x.dtype)[0] == "onednn"
     )
 
 
@@ -68,7 +69,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = 
     """x [...,K], weight [N,K], bias [N] -> x W^T + b [...,N], through GELU (tanh form) if asked."""
     if _goes_to_onednn(x, weight, gelu):
         return onednn_linear(x, weight, bias, gelu)
-    y = F.linear(x, weight, bias)
+    # of a sliced x torch adds the bias apart: in half types a second rounding, another picture
+    y = F.linear(x.contiguous(), weight, bias)
     if not gelu:
         return y
     if torch.is_grad_enabled():

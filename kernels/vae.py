@@ -42,9 +42,7 @@ class VAEConfig:
 
 
 _PIECE = 1 << 18  # elements per piece of a norm: a megabyte in float32, inside the L2 of two cores
-_SCORES = (
-    1 << 23
-)  # elements of the attention matrix that are in memory at a time, where it is chunked
+_SCORES = 1 << 23  # elements of the attention matrix in memory at a time, where it is chunked
 
 
 def lean(x: Tensor) -> bool:

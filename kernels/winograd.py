@@ -1,11 +1,11 @@
 """3x3 convolutions on a CPU with 2.25 times fewer products: Winograd's F(2x2, 3x3).
 
 Four outputs of a 3x3 kernel cost 16 products instead of 36; what is added is sums. In float32 on
-wide layers it takes 0.6-0.75 of the time of torch's direct convolution and its error is smaller (measured
-4e-7 against 1e-6 at 384 channels), because fewer terms are summed. torch has no door to such a
-kernel, so it is written here as additions and one batched matrix product. Source: Lavin and Gray,
-"Fast Algorithms for Convolutional Neural Networks" (2015). Not for half types: the sums of the
-inputs would be rounded.
+wide layers it takes 0.6-0.75 of the time of torch's direct convolution and its error is smaller
+(measured 4e-7 against 1e-6 at 384 channels), because fewer terms are summed. torch has no door to
+such a kernel, so it is written here as additions and one batched matrix product. Source: Lavin and
+Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Not for half types: the sums of
+the inputs would be rounded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 NARROWEST = 64  # channels: below, direct convolution is as fast
-_PIECE = (
-    1 << 16
-)  # elements of one of the 16 input matrices at a time: everything stays in the cache
+_PIECE = 1 << 16  # elements of one of the 16 input matrices at a time: all stays in the cache
 
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..kernels.errors import InkstoneError
+from ..kernels.memory import free_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +134,37 @@ class Progress:
 
 
 progress = Progress  # progress(total).update(value, preview_pil=None)
+
+
+def previewer(factors: Any, device: torch.device) -> Callable[[Any], Any]:
+    """A function from normalised latents [16,h,w] to a PIL preview or None.
+
+    With the model's own `factors` (sampling/preview.py) always; else, inside ComfyUI, by its
+    previewer for Wan 2.1 latents, which is off unless the user turned previews on.
+    """
+    if factors is not None:
+        return lambda z: _small_picture(z, factors)
+    theirs = _host_previewer(device) if headless_host() is None else None
+    if theirs is None:
+        return lambda z: None
+    return lambda z: theirs.decode_latent_to_preview(z[None, :, None].float())
+
+
+def _small_picture(z: Any, factors: Any) -> Any:
+    from PIL import Image
+
+    from ..sampling.preview import colours
+
+    picture = Image.fromarray(colours(z, factors).numpy())
+    return picture.resize((picture.width * 8, picture.height * 8), Image.Resampling.BICUBIC)
+
+
+def _host_previewer(device: torch.device) -> Any:
+    import latent_preview
+    from comfy import latent_formats
+
+    wan = getattr(latent_formats, "Wan21", None)
+    return latent_preview.get_previewer(device, wan()) if wan is not None else None
 
 
 def throw_if_interrupted() -> None:
@@ -304,43 +336,7 @@ def free_memory(bytes_needed: int, device: torch.device) -> int:
 
         model_management.free_memory(bytes_needed, device)
         return int(model_management.get_free_memory(device))
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_ram()
-
-
-def available_ram() -> int:
-    """Bytes of main memory that can be used now (Linux: MemAvailable, within a container's limit).
-
-    Where the system does not say (not Linux), half of the physical memory, else 8 GiB.
-    """
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            table = dict(line.split(":", 1) for line in lines)
-        return min(int(table["MemAvailable"].split()[0]) * 1024, _container_room())
-    except (OSError, KeyError, ValueError):
-        names = getattr(os, "sysconf_names", {})
-        if "SC_PHYS_PAGES" not in names:
-            return 8 << 30
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _container_room() -> int:
-    """Bytes left below the container's memory limit (cgroup v2); a huge number without a limit."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-        stat = dict(
-            map(str.split, Path("/sys/fs/cgroup/memory.stat").read_text("ascii").splitlines())
-        )
-        cached = int(stat["active_file"]) + int(
-            stat["inactive_file"]
-        )  # the kernel gives these back
-        return max(0, int(limit) - used + cached)
-    except (OSError, KeyError, ValueError):
-        return 1 << 62
+    return free_bytes(device)
 
 
 def versions() -> str:

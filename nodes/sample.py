@@ -188,14 +188,14 @@ class Denoise(io.ComfyNode):
         negative: list | None = None,
     ) -> io.NodeOutput:
         from ..loaders.bundle import DiffusionModel
-        from ..sampling.run import Hooks, Request, denoise
+        from ..sampling.run import Hooks, Request, denoise, first_latent
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         samples = sockets.latent_samples(latent)
         batch, _, _, h, w = samples.shape
-        bar = host.progress(len(sigmas) - 1)
+        bar, look = host.progress(len(sigmas) - 1), host.previewer(model.preview, model.device)
         hooks = Hooks(
-            on_step=lambda step: bar.update(step.index + 1),
+            on_step=lambda step: bar.update(step.index + 1, look(first_latent(step.x0, request))),
             on_block=lambda step, block: host.throw_if_interrupted(),
         )
         request = Request(w * 8, h * 8, sigmas, seed, batch, cfg, samples)

@@ -20,6 +20,7 @@ def check(where: str, x: Tensor, weights: str) -> None:
     bad = int((~torch.isfinite(x)).sum())
     raise InkstoneError(
         f"{where}: {bad} of {x.numel()} values are not finite ({x.dtype}, weights {weights}). "
-        "No picture was saved. Expected finite numbers from the first step on: try --dtype float32, and if "
-        "it stays, the weight file is damaged: compare its hash and download it again."
+        "No picture was saved. Expected finite numbers from the first step on: try --dtype "
+        "float32, and if it stays, the weight file is damaged: compare its hash and download it "
+        "again."
     )

@@ -6,9 +6,14 @@ of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size 
 
 from __future__ import annotations
 
-from torch import Tensor
+import re
+from numbers import Integral
+from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # node schemas and the command line read sizes without torch
 
 LATENT = 8  # picture pixels per latent pixel
 TOKEN = 16  # picture pixels per token
@@ -25,9 +30,17 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 
 
+_SIZE = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*")
+
+
 def check_canvas(width: int, height: int) -> None:
     """Raises unless both sides are multiples of 16 between 16 and 16384 pixels."""
     for name, side in (("width", width), ("height", height)):
+        if not isinstance(side, Integral):
+            raise InkstoneError(
+                f"Canvas {name} {side!r} is not a whole number of pixels. "
+                "Choose a size such as 1328x1328."
+            )
         if side < TOKEN or side > LARGEST:
             raise InkstoneError(
                 f"Canvas {name} {side} is out of range: expected {TOKEN} to {LARGEST} pixels. "
@@ -43,12 +56,12 @@ def check_canvas(width: int, height: int) -> None:
 
 def parse_size(text: str) -> tuple[int, int]:
     """ "1328x928" -> (width, height), checked."""
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+    sides = _SIZE.fullmatch(text)
+    if sides is None:
         raise InkstoneError(
             f"Size {text!r} is not WIDTHxHEIGHT in pixels. Write for example 1328x928."
         )
-    width, height = int(parts[0]), int(parts[1])
+    width, height = int(sides[1]), int(sides[2])
     check_canvas(width, height)
     return width, height
 

@@ -9,8 +9,8 @@ from torch import Tensor
 def guide(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     """c = neg + scale * (pos - neg), rescaled per token to the length of pos.
 
-    positive, negative [B,S,64] velocities of the target tokens. Reference: QwenImagePipeline. A zero
-    prediction stays zero (the reference would divide by zero).
+    positive, negative [B,S,64] velocities of the target tokens. Reference: QwenImagePipeline. A
+    zero prediction stays zero (the reference would divide by zero).
     """
     combined = negative + scale * (positive - negative)
     length = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)

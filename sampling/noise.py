@@ -1,4 +1,4 @@
-"""Starting noise. Item k of a batch is drawn with seed + k, so it equals the single picture of that seed.
+"""Starting noise. Item k of a batch is drawn with seed + k: it equals that seed's single picture.
 
 One item equals the reference's CPU generator (diffusers draws (1,1,16,h,w) float32) and ComfyUI's
 `torch.manual_seed(seed); torch.randn` of one latent, bit for bit.

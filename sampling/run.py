@@ -1,7 +1,7 @@
-"""From encoded prompts to latents: the one place that joins model, noise, schedule, guidance and loop.
+"""From encoded prompts to latents: joins model, noise, schedule, guidance and loop in one place.
 
-Nodes, command line and tests all call `denoise`. Rows of a batch share prompt and size; item k draws its
-noise from seed + k, so a batch of N equals N singles.
+Nodes, command line and tests all call `denoise`. Rows of a batch share prompt and size; item k
+draws its noise from seed + k, so a batch of N equals N singles.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .denoise import Step, euler
 from .finite import check
 from .geometry import check_canvas, pack, token_grid, unpack
 from .noise import noise
+from .schedule import check_sigmas
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def denoise(
     """
     r = request
     check_canvas(r.width, r.height)
+    check_sigmas(r.sigmas)
     _check_guidance(r.cfg, negative)
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
@@ -119,10 +121,21 @@ def _start(model: Model, r: Request) -> Tensor:
     """Noise, or noise mixed with the normalised latent where the schedule starts below 1."""
     x = noise(r.seed, r.batch, r.height // 8, r.width // 8)
     first = r.sigmas[0].item()
-    if first >= 1 or r.latent is None:
+    if first >= 1:
         return x
+    if r.latent is None:
+        raise InkstoneError(
+            f"The schedule starts at sigma {first:g} and there is no latent to start from. "
+            "Give a latent, or a schedule that starts at 1."
+        )
     z = (r.latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
     return first * x + (1 - first) * z
+
+
+def first_latent(x: Tensor, request: Request) -> Tensor:
+    """Of a packed normalised state [B,S,64] the first picture's latent [16,h,w]."""
+    _, rows, columns = token_grid(request.width, request.height)
+    return unpack(x[:1], rows, columns)[0]
 
 
 def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
@@ -139,8 +152,8 @@ def _check_guidance(cfg: float, negative: Tensor | None) -> None:
         )
     if cfg > 1 and negative is None:
         raise InkstoneError(
-            f"CFG is {cfg} but there is no negative prompt, so there is nothing to guide away from. "
-            'Connect a negative prompt (a single space " " is the usual one) or set CFG to 1.'
+            f"CFG is {cfg} but there is no negative prompt, so there is nothing to guide away "
+            'from. Connect a negative prompt (a single space " " is the usual one) or set CFG to 1.'
         )
     if cfg <= 1 and negative is not None:
         log.info("CFG is off at %g: the negative prompt is not used, each step runs once", cfg)
@@ -150,12 +163,13 @@ def _check_text(text: Tensor, model: Model, name: str) -> Tensor:
     joint = model.network.config.joint
     if text.dim() != 3 or text.shape[0] != 1 or text.shape[1] == 0:
         raise InkstoneError(
-            f"The {name} prompt has shape {list(text.shape)}: expected [1, tokens, {joint}]. Encode one prompt "
-            "with the Inkstone text encoder node."
+            f"The {name} prompt has shape {list(text.shape)}: expected [1, tokens, {joint}]. "
+            "Encode one prompt with the Inkstone text encoder node."
         )
     if text.shape[2] != joint:
         raise InkstoneError(
-            f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects {joint}. "
-            "Load the text encoder that belongs to it (Qwen2.5-VL 7B for Qwen-Image)."
+            f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects "
+            f"{joint}. Load the text encoder that belongs to it (Qwen2.5-VL 7B for Qwen-Image)."
         )
+    check(f"the {name} prompt", text, "of the text encoder")
     return text

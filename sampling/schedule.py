@@ -1,7 +1,7 @@
 """Sigma schedules as pure functions of numbers: descending float32 sigmas that end in 0.
 
-Closed forms of diffusers' `FlowMatchEulerDiscreteScheduler` as the Qwen-Image repositories configure it.
-A schedule record (`Schedule`) is what a model folder's scheduler_config.json says.
+Closed forms of diffusers' `FlowMatchEulerDiscreteScheduler` as the Qwen-Image repositories
+configure it. A schedule record (`Schedule`) is what a model folder's scheduler_config.json says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Schedule:
 
     `kind` is "exponential" (e^mu), "linear" (mu itself) or "none" (plain). With `dynamic` mu grows
     with the number of target tokens between (base_tokens, base_shift) and (max_tokens, max_shift);
-    otherwise `shift` is the fixed factor. `terminal` stretches the last non-zero sigma to that value.
+    otherwise `shift` is the fixed factor. `terminal` stretches the last non-zero sigma to it.
     """
 
     kind: str = "exponential"
@@ -78,22 +78,55 @@ def check_steps(steps: int) -> None:
         )
 
 
+def check_sigmas(levels: Tensor) -> None:
+    """Raises unless `levels` can be walked: two or more numbers in 0..1 that never rise."""
+    remedy = "Use the node Inkstone Schedule."
+    if levels.dim() != 1 or len(levels) < 2:
+        raise InkstoneError(
+            f"The schedule has {levels.numel()} sigmas, so there is no step to do. {remedy}"
+        )
+    wrong = [s for s in levels.tolist() if not 0 <= s <= 1]  # NaN is wrong too
+    if wrong:
+        raise InkstoneError(
+            f"The schedule holds sigma {wrong[0]:g}: Qwen-Image takes noise levels from 1 down "
+            f"to 0, this schedule belongs to another kind of model. {remedy}"
+        )
+    if (levels.diff() > 0).any():
+        raise InkstoneError(f"The schedule's sigmas rise: expected a falling order. {remedy}")
+
+
+_OTHER_SAMPLERS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
+
+
 def from_config(config: dict) -> Schedule:
     """A folder's scheduler_config.json -> Schedule. Unknown scheduler classes raise."""
     name = config.get("_class_name", "FlowMatchEulerDiscreteScheduler")
     if name != "FlowMatchEulerDiscreteScheduler":
         raise InkstoneError(
-            f"scheduler_config.json names {name}; Inkstone samples with FlowMatchEulerDiscreteScheduler. "
+            f"scheduler_config.json names {name}; Inkstone samples with "
+            "FlowMatchEulerDiscreteScheduler. "
             "Use the scheduler folder of the original Qwen-Image repository."
         )
-    for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"):
+    for key in _OTHER_SAMPLERS:
         if config.get(key):
             raise InkstoneError(
                 f"scheduler_config.json sets {key}, which no Qwen-Image model uses: remove it."
             )
+    kind = config.get("time_shift_type", "exponential")
+    if kind not in ("exponential", "linear"):
+        raise InkstoneError(
+            f"scheduler_config.json sets time_shift_type to {kind!r}: expected exponential or "
+            "linear. Use the scheduler folder of the original Qwen-Image repository."
+        )
     terminal = config.get("shift_terminal")
     return Schedule(
-        kind=config.get("time_shift_type", "exponential"),
+        kind=kind,
         dynamic=bool(config.get("use_dynamic_shifting", False)),
         base_tokens=config.get("base_image_seq_len", 256),
         max_tokens=config.get("max_image_seq_len", 4096),

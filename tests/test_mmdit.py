@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
 from inkstone.kernels.modulation import modulation
 

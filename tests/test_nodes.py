@@ -3,7 +3,9 @@ messages.
 """
 
 import asyncio
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +103,24 @@ def test_progress_and_interruption_between_blocks(models):
         finally:
             hook.remove()
     assert len(blocks) == 1, "stopped before the next block, not at the end of the step"
+
+
+def test_previews_show_the_picture_to_come(models):
+    """The last preview is the picture at an eighth of its size, by the folder's own factors."""
+    latent, sigmas, positive, _ = prepared(models, steps=4)
+    seen = []
+    with using(HeadlessHost(on_progress=lambda value, total, preview: seen.append(preview))):
+        drawn = values(Denoise.execute(models.model, positive, sigmas, latent, 5, 1.0))[0]
+    picture = values(Decode.execute(models.vae, drawn))[0][0]  # [H,W,3]
+    height, width = picture.shape[:2]
+    assert [p.size for p in seen] == [(width, height)] * 4
+    last = torch.from_numpy(np.array(seen[-1])).float() / 255
+    error = (last - picture).abs().mean().item()
+    assert error < 0.08, f"preview and picture differ by {error:.3f} of full scale"
+    with using(HeadlessHost(on_progress=lambda value, total, preview: seen.append(preview))):
+        models = replace(models.model, preview=None)
+        Denoise.execute(models, positive, sigmas, latent, 5, 1.0)
+    assert seen[4:] == [None] * 4, "a model without factors has no previews headless"
 
 
 @pytest.mark.parametrize(

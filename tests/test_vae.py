@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
+from inkstone.kernels import winograd
 from inkstone.kernels.errors import InkstoneError
-from inkstone.kernels.vae import VAE, VAEConfig
-from inkstone.kernels.vae_rows import decode_rows, moments_rows
+from inkstone.kernels.vae import VAE, VAEConfig, norm_silu
+from inkstone.kernels.vae_rows import decode_rows, moments_rows, plan_rows
 
+from .conftest import ROOT
 from .oracle import fill, relative
 
 CONFIGS = {
@@ -132,7 +134,10 @@ def test_fast_convolution(size):
 
 
 def test_norm_in_pieces_and_in_place():
-    x, gamma = torch.randn(2, 24, 9, 7).contiguous(memory_format=torch.channels_last), torch.rand(24)
+    x, gamma = (
+        torch.randn(2, 24, 9, 7).contiguous(memory_format=torch.channels_last),
+        torch.rand(24),
+    )
     want = norm_silu(x, gamma)  # gradients are on: the plain form
     with torch.no_grad():
         near(norm_silu(x, gamma), want, "out of place", 1e-6)
@@ -160,7 +165,9 @@ with torch.no_grad():
 
 def peak(rows: bool) -> int:
     code = PEAK.format(root=str(ROOT), rows=rows)
-    return int(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
+    return int(
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -176,7 +183,12 @@ def test_plan():
     config = VAEConfig()
     rows, need, sentence = plan_rows(config, 1328, 1328, torch.float32, None)
     whole = plan_rows(config, 1328, 1328, torch.float32, None, device="cuda")
-    assert rows and need < whole[1] and f"strips of {rows} rows" in sentence and "1328x1328" in sentence
+    assert (
+        rows
+        and need < whole[1]
+        and f"strips of {rows} rows" in sentence
+        and "1328x1328" in sentence
+    )
     assert whole[0] is None and "whole" in whole[2]
     less = plan_rows(config, 1328, 1328, torch.float32, int(0.9 * need))
     assert less[0] < rows and less[1] <= 0.9 * need

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +151,7 @@ class Pictures:
 def encode_pictures(
     vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int
 ) -> list[Pictures]:
-    """`count` pictures of a kind, rendered, encoded (posterior mean, normalised), grouped by size."""
+    """`count` pictures of a kind: rendered, encoded (posterior mean, normalised), by size."""
     groups: dict[tuple[int, int], list] = {}
     for i in range(0, count, 32):
         rng = step_rng(seed, "data-" + kind, i)
@@ -170,17 +171,34 @@ def encode_pictures(
     return out
 
 
+def _statistics_pictures(seed: int, count: int) -> Iterator[Tensor]:
+    """[1,3,H,W] in -1..1, scenes and shapes in turn."""
+    rng, kinds = step_rng(seed, "statistics", 0), ("scenes", "shapes")
+    for i in range(count):
+        picture = torch.from_numpy(render(sample(rng, kinds[i % 2], None))).permute(2, 0, 1)[None]
+        yield picture.float().div_(127.5).sub_(1)
+
+
 @torch.no_grad()
 def latent_statistics(vae: VAE, seed: int, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Per-channel mean and std of posterior means, [1,16,1,1] each."""
-    rng, count = step_rng(seed, "statistics", 0), count or STATISTICS
-    kinds = ("scenes", "shapes")
-    flat = []
-    for i in range(count):
-        picture = torch.from_numpy(render(sample(rng, kinds[i % 2], None))).permute(2, 0, 1)[None]
-        flat.append(vae.moments(picture.float().div_(127.5).sub_(1))[0].flatten(2)[0])
-    z = torch.cat(flat, dim=1)  # [16,N]
+    pictures = _statistics_pictures(seed, count or STATISTICS)
+    z = torch.cat([vae.moments(x)[0].flatten(2)[0] for x in pictures], dim=1)  # [16,N]
     return z.mean(1)[None, :, None, None], z.std(1)[None, :, None, None]
+
+
+@torch.no_grad()
+def preview_factors(
+    vae: VAE, stats: tuple[Tensor, Tensor], seed: int, count: int = 128
+) -> list[list[float]]:
+    """[17][3]: least squares from normalised latents and 1 to the mean colour of 8x8 pixels."""
+    known, wanted = [], []
+    for x in _statistics_pictures(seed, count):
+        z = ((vae.moments(x)[0] - stats[0]) / stats[1]).flatten(2)[0].t()  # [N,16]
+        known.append(torch.cat([z, torch.ones(len(z), 1)], dim=1))
+        wanted.append((F.avg_pool2d(x, 8).flatten(2)[0].t() + 1) / 2)
+    solved = torch.linalg.lstsq(torch.cat(known), torch.cat(wanted)).solution
+    return [[round(v, 4) for v in row] for row in solved.tolist()]
 
 
 def _draw(

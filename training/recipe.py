@@ -28,7 +28,7 @@ SEED = 20261124
 
 
 def train(folder: Path, out: Path, seed: int = SEED) -> None:
-    """Trains (or resumes) everything with checkpoints in `folder`, writes the model folder `out`."""
+    """Trains (or resumes) everything, checkpoints in `folder`; writes the model folder `out`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
@@ -39,10 +39,12 @@ def train(folder: Path, out: Path, seed: int = SEED) -> None:
     stats = flow.latent_statistics(vae, seed)
     vae_training.run_stage(vae, folder, seed, decoder)
     model = flow.train_flow(vae, stats, tokenizer, folder, seed)
-    export(out, vae, stats, model)
+    export(out, vae, stats, model, seed)
 
 
-def export(out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowModel) -> None:
+def export(
+    out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowModel, seed: int = SEED
+) -> None:
     """Writes a Hugging Face style folder with float16 weights and the family in the metadata."""
     family = {"inkstone_family": EMBEDDED.name}
     mean, std = (s.flatten().tolist() for s in stats)
@@ -57,6 +59,7 @@ def export(out: Path, vae: VAE, stats: tuple[Tensor, Tensor], model: flow.FlowMo
             "num_res_blocks": vae.config.res_blocks,
             "latents_mean": mean,
             "latents_std": std,
+            "inkstone_preview": flow.preview_factors(vae, stats, seed),
         },
     )
     network = _half(model.mmdit) | _half(model.mod)

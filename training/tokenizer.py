@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..loaders.family import EMBEDDED
+
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -19,11 +21,7 @@ SPECIAL = (
 )
 SPACE = "Ġ"  # the byte alphabet's letter for a space
 
-GRAMMAR_WORDS = tuple(
-    """a an the word in on at and sign that says above below background left right top bottom center
-    small large white black red green blue yellow orange purple pink cyan circle square triangle
-    star""".split()
-)
+GRAMMAR_WORDS = EMBEDDED.grammar.words
 FIRST = ("above", "black", "word")
 MOST = 512  # entries, special tokens included
 

@@ -1,0 +1,48 @@
+"""How much memory can be used now, on a device or in the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes free on a device: of the card for CUDA, of main memory elsewhere."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_ram()
+
+
+def available_ram() -> int:
+    """Bytes of main memory that can be used now (Linux: MemAvailable, within a container's limit).
+
+    Where the system does not say (not Linux), half of the physical memory, else 8 GiB.
+    """
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            table = dict(line.split(":", 1) for line in lines)
+        return min(int(table["MemAvailable"].split()[0]) * 1024, _container_room())
+    except (OSError, KeyError, ValueError):
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" not in names:
+            return 8 << 30
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _container_room() -> int:
+    """Bytes left below the container's memory limit (cgroup v2); a huge number without a limit."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text("ascii").splitlines()
+        stat = dict(map(str.split, lines))
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back when needed
+        return max(0, int(limit) - used + cached)
+    except (OSError, KeyError, ValueError):
+        return 1 << 62
