@@ -124,7 +124,7 @@ LIGHT = {
     "the door": "import inkstone",
     "the host and the executor": "import inkstone.nodes.host, inkstone.headless.executor",
     "the nodes": "import inkstone.nodes; [n.define_schema() for n in inkstone.nodes.NODES]",
-    "the command line": "from inkstone.headless.cli import build_parser; build_parser()",
+    "the command line": "from inkstone.headless.options import build_parser; build_parser()",
 }
 HEAVY = ("torch", "numpy", "PIL", "tokenizers", "safetensors", "transformers", "diffusers", "scipy")
 

@@ -31,8 +31,7 @@ The tokenizer is taken from ComfyUI's own files.
 EMBEDDED_NOTE = """## No download needed
 
 This graph draws with the small model that ships inside Inkstone: coloured grounds, circles,
-squares,
-triangles and stars, and words of up to six capitals or digits in double quotes. Try
+squares, triangles and stars, and words of up to six capitals or digits in double quotes. Try
 
 - `a large red star on the left on a white background`
 - `the word "HELLO" in yellow on a blue background`
