@@ -1,7 +1,5 @@
-"""The one exception type that users see: what happened, what was expected, what was got, what to
-do.
-"""
+"""The exception of the whole pack, where most modules look for it (quant/ lies below kernels/)."""
 
+from ..quant.errors import InkstoneError
 
-class InkstoneError(ValueError):
-    """Raised for every fault a user can mend; the message is a full sentence with the remedy."""
+__all__ = ["InkstoneError"]
