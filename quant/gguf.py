@@ -1,0 +1,82 @@
+"""Dequantising GGUF blocks of every type on any device, the same bits as ggml's own routines.
+
+Unusual: two sizes of pieces. Codes are unpacked for many blocks at once, since an operation of
+torch costs 1-2 microseconds whatever its size; the float32 work, four times as wide, goes in pieces
+that stay in the second-level cache. Inputs are checked by the reader, not here.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import gguf_blocks, gguf_super
+from .gguf_codes import Codes
+from .gguf_types import BlockType
+
+UNPACKED = 2**19  # weights whose codes are unpacked at once (measured: 2^18 to 2^20 are alike)
+FLOATS = 2**16  # weights that are scaled at once: 256 KiB of float32
+
+UNPACK: dict[str, Callable[[Tensor], Codes]] = {
+    "Q4_0": gguf_blocks.q4_0, "Q4_1": gguf_blocks.q4_1, "Q5_0": gguf_blocks.q5_0,
+    "Q5_1": gguf_blocks.q5_1, "Q8_0": gguf_blocks.q8_0, "IQ4_NL": gguf_blocks.iq4_nl,
+    "MXFP4": gguf_blocks.mxfp4, "NVFP4": gguf_blocks.nvfp4,
+    "Q2_K": gguf_super.q2_k, "Q3_K": gguf_super.q3_k, "Q4_K": gguf_super.q4_k,
+    "Q5_K": gguf_super.q5_k, "Q6_K": gguf_super.q6_k, "IQ4_XS": gguf_super.iq4_xs,
+    "TQ1_0": gguf_super.tq1_0, "TQ2_0": gguf_super.tq2_0,
+}  # fmt: skip
+
+
+def _scale(found: Codes, out: Tensor) -> None:
+    """out [n, block] = codes * scale + minimum, computed in float32."""
+    groups = found.scale.shape[1]
+    step = max(1, FLOATS // out.shape[1])
+    work = out
+    if out.dtype != torch.float32:
+        work = out.new_empty(step, out.shape[1], dtype=torch.float32)
+    for at in range(0, out.shape[0], step):
+        part = slice(at, min(at + step, out.shape[0]))
+        piece = work[part] if work is out else work[: part.stop - at]
+        grouped = piece.view(piece.shape[0], groups, -1)
+        piece.copy_(found.codes[part])
+        grouped.mul_(found.scale[part].unsqueeze(2))
+        if found.minimum is not None:
+            grouped.add_(found.minimum[part].unsqueeze(2))
+        if piece.dtype != out.dtype:
+            out[part].copy_(piece)
+
+
+def dequantise(
+    raw: Tensor, kind: BlockType, out: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Bytes [..., n * kind.bytes] -> weights [..., n * kind.block], into `out` if given.
+
+    Computed in float32 and rounded to the output's type last. Not for codebook types.
+    """
+    shape = (*raw.shape[:-1], raw.shape[-1] // kind.bytes * kind.block)
+    if out is None:
+        out = torch.empty(shape, dtype=dtype, device=raw.device)
+    with torch.no_grad():
+        if not out.is_contiguous():
+            return out.copy_(dequantise(raw, kind, dtype=out.dtype))
+        if kind.dtype is not None:
+            return out.copy_(raw.contiguous().view(kind.dtype))
+        blocks, flat = raw.reshape(-1, kind.bytes), out.view(-1, kind.block)
+        step = UNPACKED // kind.block
+        for at in range(0, blocks.shape[0], step):
+            _scale(UNPACK[kind.name](blocks[at : at + step]), flat[at : at + step])
+    return out
+
+
+def bad_block(raw: Tensor, kind: BlockType) -> int | None:
+    """The first block of `raw` with a scale or minimum that is no finite number, or None.
+
+    Only the bytes of the scales are looked at, 2 to 4 of a block.
+    """
+    blocks = raw.reshape(-1, kind.bytes)
+    bad = torch.zeros(blocks.shape[0], dtype=torch.bool, device=raw.device)
+    for at in kind.scales:
+        bad |= (blocks[:, at : at + 2].view(torch.int16)[:, 0] & 0x7C00) == 0x7C00
+    for at in kind.byte_scales:
+        bad |= (blocks[:, at] & kind.nan) == kind.nan
+    return int(bad.nonzero()[0]) if bad.any() else None

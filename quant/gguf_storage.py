@@ -1,0 +1,81 @@
+"""Weights of GGUF files as they lie there, and how to find them in a file.
+
+Unusual: nothing is repacked. The blocks of a row follow each other in the file, so any rows, and
+the rows that an embedding is asked for, are unpacked by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .gguf import dequantise
+from .gguf_types import BlockType
+from .storage import Found, Plain, Source, Storage
+
+
+class GGUFStorage(Storage):
+    """A matrix in blocks of one type: `raw` uint8 [out, bytes of a row].
+
+    `factor` multiplies all of it (the second scale of NVFP4, a tensor of its own in files).
+    """
+
+    def __init__(
+        self, raw: Tensor, kind: BlockType, shape: tuple[int, int], factor: float = 1.0
+    ) -> None:
+        super().__init__(shape)
+        self.format, self.kind, self.factor = kind.name, kind, factor
+        self.register_buffer("raw", raw)
+
+    def rows_into(self, start: int, out: Tensor) -> Tensor:
+        return self._unpack(self.raw[start : start + len(out)], out)
+
+    def gather(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        out = torch.empty(len(index), self.shape[1], dtype=dtype, device=self.device)
+        return self._unpack(self.raw.index_select(0, index.to(self.device)), out)
+
+    def _unpack(self, raw: Tensor, out: Tensor) -> Tensor:
+        if self.factor == 1:
+            return dequantise(raw, self.kind, out)
+        return out.copy_(dequantise(raw, self.kind).mul_(self.factor))
+
+
+def _load(source: Source, name: str) -> Storage:
+    entry = source.entries[name]
+    if not entry.kind.packed:
+        return Plain(source.read(name))
+    if not _whole_rows(entry):
+        return Plain(source.read(name, dtype=torch.bfloat16))
+    return GGUFStorage(source.raw(name), entry.kind, entry.shape, entry.factor)
+
+
+def _whole_rows(entry) -> bool:
+    """Whether rows can stay packed: a row is whole blocks, of a type that we unpack ourselves.
+
+    The others (codebook types, and matrices that were cut into other rows) are unpacked at load,
+    to bfloat16: its rounding is far below the error of the types that have codebooks.
+    """
+    return not entry.kind.codebook and entry.shape[1] % entry.kind.block == 0
+
+
+def find_gguf(source: Source, table: Mapping[str, str]) -> dict[str, Found]:
+    """Matrices of a GGUF file by our names: packed ones and floats. `table`: ours -> the file's.
+
+    Empty for files of other containers. Vectors and kernels are left to `source.read`, which gives
+    floats whatever the type.
+    """
+    found = {}
+    for ours, name in table.items():
+        entry = source.entries[name]
+        kind = getattr(entry, "kind", None)
+        if kind is None or len(entry.shape) != 2:
+            continue
+        if not kind.packed and not kind.dtype.is_floating_point:
+            continue
+        kept = entry.nbytes if not kind.packed or _whole_rows(entry) else 2 * entry.numel
+        load = partial(_load, source, name)
+        found[ours] = Found(ours, entry.shape, kind.name, kept, (ours,), load)
+    return found
