@@ -97,3 +97,6 @@ class Found:
     nbytes: int  # in memory once loaded
     parts: tuple[str, ...]  # our names of all tensors that belong to it, the weight's included
     load: Any = field(repr=False)  # () -> Storage
+    # () -> the plain bias [out], where the file has it in another form or under another name; else
+    # None, and the layer's `.bias` is read as it is
+    bias: Any = field(default=None, repr=False)

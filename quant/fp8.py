@@ -1,0 +1,165 @@
+"""Weights in 8-bit floats: plain, with one scale for the matrix, or with one per row.
+
+Unusual: on a CPU a code is looked up in a table of 256 numbers that already contains the scale,
+5 times as fast as torch's conversion. Codes are held as bytes, so that casting a network to another
+type leaves them alone. What `scale_input` says of activations is not needed to read weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .parts import BYTES, FLOATS, Parts
+from .storage import Found, Source, Storage
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+FP8 = frozenset({E4M3, E5M2})
+NAMES = {E4M3: "e4m3", E5M2: "e5m2"}
+MARKER = "scaled_fp8"  # its type says what bytes are: float8 itself, or F32 for e4m3
+SCALES = (".scale_weight", ".weight_scale")  # old and new name of the same thing
+IGNORED = (".scale_input", ".input_scale")  # of activations, which we do not round
+_AT_ONCE = 1 << 18  # weights whose codes are widened to indices at once
+_FIRST_BAD = {E4M3: 0x7F, E5M2: 0x7C}  # the lowest code, without its sign, that is no number
+
+
+class Fp8Storage(Storage):
+    """codes [N, K] of 8 bits; scale float32: () or [N, 1], or None for plain ones."""
+
+    def __init__(self, codes: Tensor, kind: torch.dtype, scale: Tensor | None = None) -> None:
+        super().__init__(tuple(codes.shape))
+        self.kind = kind
+        rows = scale is not None and scale.numel() > 1
+        self.format = f"fp8 {NAMES[kind]} " + (
+            "plain" if scale is None else "scaled by rows" if rows else "scaled"
+        )
+        self.register_buffer("codes", codes.view(torch.uint8))
+        if scale is not None:
+            scale = scale.float().reshape(-1, 1) if rows else scale.float().reshape(())
+        self.register_buffer("scale", scale)
+        self._table: Tensor | None = None
+
+    def rows_into(self, start: int, out: Tensor) -> Tensor:
+        step = max(1, _AT_ONCE // self.shape[1])
+        for at in range(0, len(out), step):
+            part = out[at : at + step]
+            rows = slice(start + at, start + at + len(part))
+            self._scaled(self.codes[rows], self._scale_of(rows), part)
+        return out
+
+    def gather(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        out = torch.empty(len(index), self.shape[1], dtype=dtype, device=self.device)
+        return self._scaled(self.codes[index], self._scale_of(index), out)
+
+    def _scale_of(self, rows: slice | Tensor) -> Tensor | None:
+        return self.scale[rows].float() if self.scale is not None and self.scale.dim() else None
+
+    def _scaled(self, codes: Tensor, by_row: Tensor | None, out: Tensor) -> Tensor:
+        """codes [n, K] as floats, times by_row [n, 1] or the one scale, into out [n, K]."""
+        if codes.device.type != "cpu":
+            floats = codes.view(self.kind).float()
+            factor = self.scale if by_row is None else by_row
+            return out.copy_(floats if factor is None else floats * factor)
+        table = self._look_up(out.dtype if by_row is None else torch.float32)
+        found = table.index_select(0, codes.reshape(-1).int()).view(codes.shape)
+        return out.copy_(found if by_row is None else found.mul_(by_row))
+
+    def _look_up(self, dtype: torch.dtype) -> Tensor:
+        """The 256 numbers, times the scale if there is one for all, rounded to dtype."""
+        if self._table is None or self._table.dtype != dtype or self._table.device != self.device:
+            codes = torch.arange(256, dtype=torch.uint8, device=self.device).view(self.kind).float()
+            one = self.scale is not None and not self.scale.dim()
+            self._table = (codes * self.scale.float() if one else codes).to(dtype)
+        return self._table
+
+
+def check_codes(parts: Parts, layer: str, name: str, codes: Tensor, kind: torch.dtype) -> None:
+    """Raises where a code is NaN or infinite."""
+    flat = codes.view(torch.uint8).reshape(-1)
+    for at in range(0, len(flat), 1 << 20):
+        magnitudes = flat[at : at + (1 << 20)] & 0x7F
+        if int(magnitudes.max()) >= _FIRST_BAD[kind]:
+            bad = magnitudes >= _FIRST_BAD[kind]
+            first = at + int(bad.nonzero()[0])
+            row, column = divmod(first, codes.shape[-1])
+            value = "all NaN" if bool(bad.all()) else "no number (NaN or infinite)"
+            raise parts.fault(
+                layer, f"tensor {name} ({NAMES[kind]}) is {value} from row {row}, column {column}"
+            )
+
+
+def load_fp8(parts: Parts, layer: str, kind: torch.dtype, scale: str | None) -> Fp8Storage:
+    """Reads a layer whose names are already checked."""
+    name = layer + ".weight"
+    factor = parts.floats(layer, scale) if scale else None
+    codes = parts.read(name)
+    check_codes(parts, layer, name, codes, kind)
+    return Fp8Storage(codes, kind, factor)
+
+
+def fp8_found(
+    parts: Parts, layer: str, kind: torch.dtype, scale: str | None, extra: tuple[str, ...] = ()
+) -> Found:
+    """A Found for a layer in fp8; `scale` is a suffix, `extra` what else belongs to it."""
+    weight = parts.matrix(layer, FP8 | BYTES)
+    shape = parts.shape(weight)
+    form, used = f"fp8 {NAMES[kind]} plain", [weight]
+    if scale:
+        factor = parts.need(layer, scale)
+        rows = parts.shape(factor) not in ((), (1,), (1, 1))
+        parts.need(layer, scale, (shape[0],) if rows else ())
+        form = f"fp8 {NAMES[kind]} scaled" + (" by rows" if rows else "")
+        used.append(factor)
+    used += parts.present(layer, IGNORED)
+    load = partial(load_fp8, parts, layer, kind, layer + scale if scale else None)
+    size = parts.nbytes(weight) + (4 * shape[0] if form.endswith("rows") else 4 if scale else 0)
+    return Found(weight, shape, form, size, (*used, *extra), load)
+
+
+def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, tuple[str, ...]]:
+    """What the marker of a scaled file says its bytes are, and our name of the marker."""
+    entries = parts.source.entries
+    theirs = next((n for n in entries if n.rpartition(".")[2] == MARKER), None)
+    if theirs is None:
+        return None, ()
+    kind = entries[theirs].dtype
+    ours = tuple(n for n in parts.table if n.rpartition(".")[2] == MARKER)
+    return kind if kind in FP8 else E4M3, ours
+
+
+def _candidates(parts: Parts, marked: torch.dtype | None) -> Iterator[tuple[str, torch.dtype]]:
+    """Layers whose weight is a matrix in fp8, or bytes in an old file that says they are fp8."""
+    for layer in parts.layers(".weight"):
+        name = layer + ".weight"
+        if len(parts.shape(name)) != 2:
+            continue
+        kind = parts.dtype(name)
+        if kind in FP8:
+            yield layer, kind
+        elif kind == torch.uint8 and layer + ".scale_weight" in parts:
+            yield layer, marked or E4M3
+
+
+def find_fp8(source: Source, table: dict[str, str]) -> dict[str, Found]:
+    """Plain and scaled fp8 matrices by our names. Layers with `comfy_quant` are not for here."""
+    parts = Parts(source, table)
+    marked, marker = _marked_kind(parts)
+    scaled = marked is not None or any(n.endswith(SCALES) for n in table)
+    found: dict[str, Found] = {}
+    for layer, kind in _candidates(parts, marked):
+        scale = next((s for s in SCALES if layer + s in table), None)
+        if scale is None and scaled:
+            raise parts.fault(
+                layer, f"its weight is in fp8 and the file has scales, but none for it: "
+                f"{layer}.scale_weight is missing"
+            )  # fmt: skip
+        found[layer + ".weight"] = fp8_found(parts, layer, kind, scale, marker)
+        marker = ()
+    for layer in (layer for s in SCALES for layer in parts.layers(s)):
+        kind = table.get(layer + ".weight")
+        if kind is not None and parts.dtype(layer + ".weight") in FLOATS:
+            raise parts.fault(layer, "it has an fp8 scale beside a weight in plain floats")
+    return found
