@@ -1,26 +1,20 @@
 """Reading and writing .safetensors files: one file, or shards behind an index.
 
-Unusual: no mmap. Data comes by positioned reads straight into the tensor's own memory, so the peak
-is one tensor, and a file that shrinks while it is read gives an error in words instead of SIGBUS.
-What a header may hold, and every check of it, is in header.py.
+How data is read is in disk.py; what a header may hold, and every check of it, in header.py.
 """
 
-import io
 import logging
-import math
-import mmap
 import os
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
+from .disk import AGAIN, DiskFile, bytes_of, check_target, find_entry, open_raw, scratch
 from .folder import weights_in
 from .header import (
     DTYPE_NAMES,
@@ -43,37 +37,6 @@ __all__ = [  # with the names of header.py that readers of files need
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 1024
-PIECE = 2**20  # bytes per read where data is converted or goes to another device
-LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
-AGAIN = "Download it again and compare its size with the publisher's."
-
-
-def _open(path: Path) -> io.RawIOBase:
-    if path.is_dir():
-        raise InkstoneError(f"{path} is a folder, expected a .safetensors file. Name the file.")
-    try:
-        return open(path, "rb", buffering=0)
-    except FileNotFoundError:
-        raise InkstoneError(f"{path} does not exist. Check the name and the folder.") from None
-    except OSError as error:
-        raise InkstoneError(f"{path} cannot be opened: {error.strerror}. Check it.") from None
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor as writable bytes."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
-
-
-def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A short-lived tensor whose memory does not come from malloc.
-
-    From there it would leave holes between the weights that glibc cannot fill again: the same load
-    then held 3 % or 29 % more than its weights, by chance.
-    """
-    if not math.prod(shape):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 class SafetensorsFile:
@@ -84,8 +47,7 @@ class SafetensorsFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
-        self._file = _open(self.path)
+        self._disk = DiskFile(self.path)
         try:
             self._load_header()
         except InkstoneError as error:
@@ -103,7 +65,7 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Closes the file; reading afterwards is an error."""
-        self._file.close()
+        self._disk.close()
 
     def read(
         self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
@@ -112,77 +74,25 @@ class SafetensorsFile:
 
         The result has `dtype`, else out's dtype, else the file's; converted in 1 MiB pieces.
         """
-        entry = self._find(name)
+        entry = find_entry(self.path, self.entries, name)
         if out is None:
             out = torch.empty(entry.shape, dtype=dtype or entry.dtype)
-        elif tuple(out.shape) != entry.shape or dtype not in (None, out.dtype):
-            raise InkstoneError(
-                f"{self.path}: tensor {name} {list(entry.shape)} cannot be read into "
-                f"{list(out.shape)} {out.dtype} (asked for {dtype}). Pass a matching tensor."
-            )
+        check_target(self.path, name, entry.shape, out, dtype)
         if not out.is_contiguous():
             with torch.no_grad():
                 return out.copy_(self.read(name, dtype=out.dtype))
-        start = self._data + entry.begin
-        if out.dtype == entry.dtype and out.device.type == "cpu":
-            self._fill(_bytes_of(out), start, name)
-        else:
-            self._convert(entry, start, out, name)
-        return out
-
-    def _find(self, name: str) -> Entry:
-        entry = self.entries.get(name)
-        if entry is None:
-            near = ", ".join(get_close_matches(name, self.entries, 3)) or "nothing similar"
-            raise InkstoneError(
-                f"{self.path}: no tensor {show(name)} among {len(self.entries)}; it has {near}. "
-                "Check that the file is the model it should be with `inkstone inspect`."
-            )
-        return entry
-
-    def _convert(self, entry: Entry, start: int, out: Tensor, name: str) -> None:
         if out.dtype != entry.dtype and DTYPE_NAMES.get(entry.dtype) == "F4":
             raise InkstoneError(
                 f"{self.path}: tensor {name} holds packed 4-bit numbers and cannot become "
                 f"{out.dtype} by itself. Use a file of this model in bf16."
             )
-        step = max(1, PIECE // entry.dtype.itemsize)
-        piece = scratch((min(step, entry.numel),), entry.dtype)
-        with torch.no_grad():
-            flat = out.view(-1)
-            for at in range(0, flat.numel(), step):
-                part = piece[: min(step, flat.numel() - at)]
-                self._fill(_bytes_of(part), start + at * entry.dtype.itemsize, name)
-                flat[at : at + part.numel()].copy_(part)
-
-    def _fill(self, view: memoryview, offset: int, name: str) -> None:
-        """Fills `view` with the file's bytes from `offset`; a short file is an error."""
-        done, size = 0, len(view)
-        while done < size:
-            part = view[done : min(size, done + LARGEST_READ)]
-            try:
-                got = self._read_once(part, offset + done)
-            except (OSError, ValueError) as error:
-                raise InkstoneError(f"{self.path}: cannot read {name}: {error}. Check the disk and "
-                                    "whether the file is still there.") from None  # fmt: skip
-            if not got:
-                raise InkstoneError(
-                    f"{self.path}: the file was cut while it was read: {name} needs {size} bytes, "
-                    f"got {done}. Wait until the download is complete, or {AGAIN.lower()}"
-                )
-            done += got
-
-    def _read_once(self, part: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [part], offset)
-        with self._lock:  # Windows and old macOS
-            self._file.seek(offset)
-            return self._file.readinto(part) or 0
+        self._disk.read_numbers(out, entry.dtype, self._data + entry.begin, name)
+        return out
 
     def _load_header(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
+        size, _ = self._disk.stamp()
         head = bytearray(min(size, 64))
-        self._fill(memoryview(head), 0, "the header")
+        self._disk.fill(memoryview(head), 0, "the header")
         length = int.from_bytes(head[:8], "little")
         seems = sniff(bytes(head))
         if size < 8 or length > MAX_HEADER or length > size - 8 or length < 2:
@@ -195,7 +105,7 @@ class SafetensorsFile:
                 f"got {length}. It is cut or of another format. {AGAIN}"
             )
         text = bytearray(length)
-        self._fill(memoryview(text), 8, "the header")
+        self._disk.fill(memoryview(text), 8, "the header")
         try:
             self.entries, self.metadata = read_header(text, size - 8 - length)
         except InkstoneError as error:
@@ -245,7 +155,7 @@ class ShardedFiles:
         return file.read(name, out, dtype)
 
     def _load_map(self) -> dict[str, str]:
-        with _open(self.path) as file:
+        with open_raw(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_HEADER:
                 raise InkstoneError(f"{self.path}: {size} bytes, an index has at most 64 MiB. Name "
@@ -335,5 +245,5 @@ def save_safetensors(
         file.write(header)
         for tensor in ordered.values():
             if tensor.numel():
-                file.write(_bytes_of(tensor.to("cpu").contiguous()))
+                file.write(bytes_of(tensor.to("cpu").contiguous()))
     log.debug("wrote %d tensors to %s", len(ordered), path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,14 +46,12 @@ class GGUFStorage(Storage):
 
 def _load(source: Source, name: str) -> Storage:
     entry = source.entries[name]
-    if not entry.kind.packed:
-        return Plain(source.read(name))
     if not _whole_rows(entry):
         return Plain(source.read(name, dtype=torch.bfloat16))
     return GGUFStorage(source.raw(name), entry.kind, entry.shape, entry.factor)
 
 
-def _whole_rows(entry) -> bool:
+def _whole_rows(entry: Any) -> bool:
     """Whether rows can stay packed: a row is whole blocks, of a type that we unpack ourselves.
 
     The others (codebook types, and matrices that were cut into other rows) are unpacked at load,
@@ -62,20 +61,18 @@ def _whole_rows(entry) -> bool:
 
 
 def find_gguf(source: Source, table: Mapping[str, str]) -> dict[str, Found]:
-    """Matrices of a GGUF file by our names: packed ones and floats. `table`: ours -> the file's.
+    """The packed matrices of a GGUF file by our names. `table`: our name -> the file's.
 
-    Empty for files of other containers. Vectors and kernels are left to `source.read`, which gives
-    floats whatever the type.
+    Empty for files of other containers. Floats, vectors and kernels are left to `source.read`,
+    which gives floats whatever the type.
     """
     found = {}
     for ours, name in table.items():
         entry = source.entries[name]
         kind = getattr(entry, "kind", None)
-        if kind is None or len(entry.shape) != 2:
+        if kind is None or not kind.packed or len(entry.shape) != 2:
             continue
-        if not kind.packed and not kind.dtype.is_floating_point:
-            continue
-        kept = entry.nbytes if not kind.packed or _whole_rows(entry) else 2 * entry.numel
+        kept = entry.nbytes if _whole_rows(entry) else 2 * entry.numel
         load = partial(_load, source, name)
         found[ours] = Found(ours, entry.shape, kind.name, kept, (ours,), load)
     return found

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inkstone.kernels.errors import InkstoneError
+from inkstone.loaders import disk
 from inkstone.loaders import header as header_module
-from inkstone.loaders import safetensors_file as module
 from inkstone.loaders.safetensors_file import (
     DTYPES,
     SafetensorsFile,
@@ -188,7 +188,7 @@ def test_misaligned_data_and_leading_spaces_are_read(tmp_path: Path):
 
 
 def test_conversion_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(disk, "PIECE", 100)
     values = torch.randn(37, 11)
     path = tmp_path / "m.safetensors"
     save_file({"w": values, "f8": values.to(torch.float8_e4m3fn)}, path)
