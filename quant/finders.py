@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
+from .block_floats import find_modelopt
+from .comfy_quant import find_comfy_quant
 from .fp8 import find_fp8
 from .parts import FLOATS, Parts
 from .storage import Found, Source
@@ -46,7 +48,7 @@ def find_packed(
     """
     rest = dict(table)
     found: dict[str, Found] = {}
-    for finder in (*_gguf(), find_fp8):
+    for finder in (*_gguf(), find_comfy_quant, find_modelopt, find_fp8):
         new = finder(source, rest)
         found |= new
         used = {part for one in new.values() for part in one.parts}

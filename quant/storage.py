@@ -1,9 +1,9 @@
 """Weights in the form that they have in a file: what every storage format has in common.
 
-A network holds such a storage in place of a float parameter. It knows its shape and how to write any
-of its rows as floats; the linear door (kernels/linear.py) asks for as many rows as stay in the cache
-and multiplies. Formats are found by what a file holds (`finders.py`), never by its name. What this
-module knows of a file is the small interface `Source`, so nothing here imports a reader.
+A network holds such a storage in place of a float parameter. It knows its shape and how to write
+any of its rows as floats; the linear door (kernels/linear.py) asks for as many rows as stay in the
+cache and multiplies. Formats are found by what a file holds (`finders.py`), never by its name. What
+this module knows of a file is the small interface `Source`, so nothing here imports a reader.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Source(Protocol):
     entries: Mapping[str, Any]  # name -> entry with .shape, .dtype, .nbytes
     metadata: Mapping[str, str]
 
-    def read(self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def read(
+        self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """One tensor as it lies in the file, or converted."""
 
 

@@ -1,0 +1,82 @@
+"""Layers that say their format: `X.comfy_quant` (JSON as bytes) or `_quantization_metadata` of the
+file, as ComfyUI writes them. A table leads from the format's name to the module that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .block_floats import block_float_found
+from .fp8 import E4M3, E5M2, fp8_found
+from .integers import awq_found, row_scaled_found, w4a8_found
+from .parts import Parts
+from .storage import Found, Source
+
+MARK = ".comfy_quant"
+METADATA = "_quantization_metadata"
+_Maker = Callable[[Parts, str, str, Mapping[str, Any], tuple[str, ...]], Found]
+
+
+def _fp8(parts: Parts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
+    kind = E5M2 if form == "float8_e5m2" else E4M3
+    return fp8_found(parts, layer, kind, ".weight_scale", extra)
+
+
+def _block(parts: Parts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
+    return block_float_found(parts, layer, form, extra)
+
+
+FORMATS: dict[str, _Maker] = {
+    "float8_e4m3fn": _fp8, "float8_e5m2": _fp8, "mxfp8": _block, "nvfp4": _block,
+    "int8_tensorwise": row_scaled_found, "convrot_w4a4": row_scaled_found,
+    "asym_w4a8_int8": w4a8_found, "awq_w4a16": awq_found,
+}  # fmt: skip
+
+
+def _flat(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of a nested `params` among them."""
+    inner = conf.get("params")
+    return {**(inner if isinstance(inner, dict) else {}), **conf}
+
+
+def _by_metadata(parts: Parts) -> dict[str, dict[str, Any]]:
+    """Our layer -> its settings, from the file's metadata. Layers of other parts are left out."""
+    text = parts.source.metadata.get(METADATA)
+    if text is None:
+        return {}
+    layers = parts.json_object("(metadata)", METADATA, text).get("layers")
+    if not isinstance(layers, dict):
+        raise parts.fault("(metadata)", f"{METADATA} has no object `layers`")
+    ours = {name.removesuffix(".weight"): name.removesuffix(".weight") for name in parts.table}
+    theirs = {file.removesuffix(".weight"): name.removesuffix(".weight")
+              for name, file in parts.table.items() if name.endswith(".weight")}  # fmt: skip
+    found = {}
+    for name, conf in layers.items():
+        layer = theirs.get(name) or ours.get(name)
+        if layer is None:  # with a prefix that the names in the file lack
+            layer = next((t for t in theirs.values() if name.endswith("." + t)), None)
+        if layer is not None and layer + ".weight" in parts:
+            found[layer] = conf if isinstance(conf, dict) else {"format": conf}
+    return found
+
+
+def find_comfy_quant(source: Source, table: dict[str, str]) -> dict[str, Found]:
+    """Every layer with settings of its own, whatever their format."""
+    parts = Parts(source, table)
+    layers = _by_metadata(parts)
+    for layer in parts.layers(MARK):
+        layers[layer] = parts.settings(layer, layer + MARK)
+    found = {}
+    for layer, conf in layers.items():
+        conf = _flat(conf)
+        form = conf.get("format")
+        if not isinstance(form, str) or form not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise parts.fault(
+                layer, f"its format is {str(form)[:60]!r}, this version reads {known}",
+                "Use this model in one of these, or in bf16 or GGUF.",
+            )  # fmt: skip
+        extra = (layer + MARK,) if layer + MARK in parts else ()
+        found[layer + ".weight"] = FORMATS[form](parts, layer, form, conf, extra)
+    return found
