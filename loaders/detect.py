@@ -12,8 +12,9 @@ from pathlib import Path
 from ..kernels.errors import InkstoneError
 from .folder import config_of, known_config
 from .header import MAX_HEADER
+from .keys_gguf import ARCHITECTURE
 from .recognise import FileFacts, recognise
-from .safetensors_file import DTYPE_NAMES, Entry, Weights, open_weights, sniff
+from .safetensors_file import Entry, Weights, open_weights, sniff
 
 __all__ = ["ROLES", "FileFacts", "describe", "identify", "require"]
 
@@ -23,6 +24,8 @@ ROLES = {
     "text_encoder": ("text encoder", "models/text_encoders", "the text encoder loader"),
     "vae": ("VAE", "models/vae", "the VAE loader"),
     "lora": ("LoRA", "models/loras", "the LoRA node, behind the diffusion model loader"),
+    "vision": ("vision tower (mmproj)", "models/text_encoders, beside the text encoder",
+               "the text encoder loader, which finds it there"),
     "controlnet": ("ControlNet", "models/controlnet", "the ControlNet loader"),
 }
 WORDS = {"qwen-image": "Qwen-Image", "qwen2.5-vl": "Qwen2.5-VL", "inkstone-embedded": "embedded"}
@@ -52,20 +55,22 @@ def describe(
     """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle."""
     facts = recognise(entries, metadata, known_config(config or {}), want)
     facts = facts or FileFacts("unknown", problem="no model that this version knows has such names")
-    counts = Counter(DTYPE_NAMES[entry.dtype] for entry in entries.values())
+    counts = Counter(entry.type_name for entry in entries.values())
     total = facts.parameters or sum(entry.numel for entry in entries.values())
     some = ", ".join(sorted(entries)[:3])
+    told = metadata.get(ARCHITECTURE)
+    some += f" ...; it says its architecture is {told}" if told else " ..."
     facts = replace(
         facts,
         dtypes=dict(counts),
         parameters=total,
-        sentence=f"a file of no known kind with {len(entries)} tensors ({some} ...)",
+        sentence=f"a file of no known kind with {len(entries)} tensors ({some})",
     )
     return replace(facts, sentence=_sentence(facts))
 
 
 def _other_format(path: Path) -> FileFacts | None:
-    """Facts about a file that is no .safetensors file at all, by its first bytes."""
+    """Facts about a file that no reader takes, by its first bytes."""
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -73,15 +78,14 @@ def _other_format(path: Path) -> FileFacts | None:
         return None  # opening it as weights says why
     seems = sniff(head)
     length = int.from_bytes(head[:8], "little")  # where a .safetensors file has its header's length
-    if not seems or length <= min(MAX_HEADER, path.stat().st_size):
+    if not seems or head.startswith(b"GGUF") or length <= min(MAX_HEADER, path.stat().st_size):
         return None
-    gguf = "GGUF: not supported yet by this version; use a .safetensors file"
-    problem = gguf if head.startswith(b"GGUF") else f"it is {seems}".rstrip(".")
+    problem = f"it is {seems}".rstrip(".")
     return FileFacts("unknown", problem=problem, sentence=problem, path=str(path))
 
 
 def identify(source: str | Path | Weights, want: str | None = None) -> FileFacts:
-    """Facts about a file, an index, a folder or an open one; a GGUF or a pickle is told in words.
+    """Facts about a file, an index, a folder or an open one; a pickle is told in words.
 
     `want` ("vae", "text_encoder") asks for that part of a bundle. A damaged file raises.
     """

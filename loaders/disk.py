@@ -90,7 +90,10 @@ class DiskFile:
 
     def stamp(self) -> tuple[int, int]:
         """(size, time of the last change)."""
-        told = os.fstat(self._file.fileno())
+        try:
+            told = os.fstat(self._file.fileno())
+        except (OSError, ValueError) as error:
+            raise InkstoneError(f"{self.path}: cannot be read: {error}. Check the disk.") from None
         return told.st_size, told.st_mtime_ns
 
     def fill(self, view: memoryview, offset: int, name: str) -> None:

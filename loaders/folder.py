@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from .family import Family
 log = logging.getLogger(__name__)
 _MOST = 16 << 20  # bytes of a config.json that are still believable
 _USUAL = ("diffusion_pytorch_model", "model")  # stems of weight files in published folders
-_UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".gguf", ".onnx")
+_UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx")
+_LATER_GGUF = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$|mmproj")
 
 # A config.json beside a single file counts only when it names one of these.
 CLASSES = frozenset({
@@ -62,8 +64,10 @@ def part_of(path: Path, name: str) -> Path:
 
 def weights_in(folder: Path) -> Path:
     """The one index or weight file of a folder, the usual names first; else InkstoneError."""
-    for suffix in (".safetensors.index.json", ".safetensors"):
+    for suffix in (".safetensors.index.json", ".safetensors", ".gguf"):
         found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
+        if suffix == ".gguf":  # later parts are opened with the first, mmproj with the encoder
+            found = [p for p in found if not _LATER_GGUF.search(p.name)] or found
         usual = [p for p in found if p.name in {stem + suffix for stem in _USUAL}]
         chosen = usual or found
         if len(chosen) == 1:
@@ -99,7 +103,7 @@ def config_of(part: Path) -> dict:
     folder = part if part.is_dir() else part.parent
     if part == folder:
         return read_json(folder / "config.json")
-    if part.suffix != ".json" and len(list(folder.glob("*.safetensors"))) != 1:
+    if part.suffix != ".json" and len(list(folder.glob("*" + part.suffix))) != 1:
         return {}
     return dict(known_config(read_json(folder / "config.json")))
 

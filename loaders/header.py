@@ -71,6 +71,16 @@ class Entry:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.begin
+
+    @property
+    def type_name(self) -> str:
+        """The type as the container names it."""
+        return DTYPE_NAMES[self.dtype]
+
 
 def sniff(head: bytes) -> str | None:
     """What a file with these first bytes seems to be, with advice; None when nothing is known."""

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from . import keys_gguf
+
 MMDIT_ANCHORS = ("txt_norm.weight", "txt_in.text_norm.weight", "img_in.weight")
 MMDIT_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.",
                   "module.", "controlnet.")  # fmt: skip
@@ -218,9 +220,12 @@ def vae_names(names: Iterable[str], stages: int = 4, res_blocks: int = 2) -> Nam
 
 
 def text_names(names: Iterable[str]) -> Names:
-    """Qwen2.5-VL in any of the known layouts -> our names. lm_head and rotary tables are unused."""
+    """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. lm_head and rotary tables are
+    unused."""
     names = list(names)
     held = set(names)
+    if held.issuperset(keys_gguf.TEXT_MARKS):
+        return _sort(names, "", "gguf", keys_gguf.text_name, _text_unused)
     for prefix in TEXT_PREFIXES:
         for layout, anchor, rules in TEXT_LAYOUTS:
             if prefix + anchor in held:

@@ -5,13 +5,15 @@ families are compared with the layout that their own sizes call for, so that wha
 unexpected or of a wrong shape is told by name. Whatever a header lacks, facts come back.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
-from . import keys, layout
-from .safetensors_file import DTYPE_NAMES, Entry
+from ..quant.gguf_types import TYPES
+from . import keys, keys_gguf, layout
+from .header import Entry
 from .sizes import (
     Shapes,
     count,
@@ -26,7 +28,8 @@ from .sizes import (
 
 FAMILY_KEY = "inkstone_family"  # metadata of our own files, see family.py
 FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-SUPPORTED = frozenset({*FLOATS.values(), "fp8 plain"})
+PACKED = frozenset(kind.name for kind in TYPES.values() if kind.packed)  # types of GGUF files
+SUPPORTED = frozenset({*FLOATS.values(), "fp8 plain", *PACKED})
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,14 @@ def _formats(seen: _Seen) -> tuple[str, ...]:
     method = seen.config.get("quantization_config", {})
     if isinstance(method, dict) and isinstance(method.get("quant_method"), str):
         ends.add(method["quant_method"])
-    kinds = Counter(DTYPE_NAMES[entry.dtype] for entry in seen.entries.values())
+    kinds = Counter(entry.type_name for entry in seen.entries.values())
     if not ends and any(kind.startswith("F8_") for kind in kinds):
         ends.add("fp8 plain")
     if not ends and kinds.keys() & {"F4", "U8", "I8"}:
         ends.add("an unknown integer format")
-    return (*sorted(ends), *(FLOATS[kind] for kind, _ in kinds.most_common() if kind in FLOATS))
+    common = [kind for kind, _ in kinds.most_common()]
+    blocks = (kind for kind in common if kind in PACKED)
+    return (*sorted(ends), *blocks, *(FLOATS[kind] for kind in common if kind in FLOATS))
 
 
 @dataclass(frozen=True)
@@ -120,17 +125,21 @@ def _listed(what: str, names: tuple[str, ...]) -> str:
     return f"{len(names)} tensors are {what} ({', '.join(names[:5])})" if names else ""
 
 
-def _finish(seen: _Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout) -> FileFacts:
+def _finish(
+    seen: _Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout,
+    shapes: Shapes | None = None,
+) -> FileFacts:  # fmt: skip
     """Counts, formats and the comparison with the layout, the same for every known family."""
     formats = _formats(seen)
     strange = [f"{f}: not supported yet by this version" for f in formats if f not in SUPPORTED]
     # a quantised file has tensors of its own kind: there is nothing to compare
-    found = _Compared() if strange else _compare(seen.shapes(names), names, wanted)
+    shapes = shapes or seen.shapes(names)
+    found = _Compared() if strange else _compare(shapes, names, wanted)
     return replace(
         facts, formats=formats, family=seen.metadata.get(FAMILY_KEY, facts.family),
         prefix=names.prefix, missing=found.missing, unexpected=found.unexpected, wrong=found.wrong,
         layout="bundle, " + names.layout if names.outside else names.layout,
-        parameters=sum(seen.entries[file].numel for file in names.table.values()),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
         problem=facts.problem or "; ".join(strange) or found.words,
     )  # fmt: skip
 
@@ -261,14 +270,33 @@ def _text(seen: _Seen) -> FileFacts | None:
             "Qwen2.5-VL-7B",
         )  # fmt: skip
     shapes = seen.shapes(names)
-    config, numbers = _text_config(shapes, seen.config)
+    config, numbers = _text_config(shapes, keys_gguf.settings(seen.metadata) | dict(seen.config))
     vision = vision_sizes(shapes)
     word = {3584: "7B", 2048: "3B"}.get(config["width"], f"width {config['width']}")
-    variant = f"{word}, " + ("with vision" if vision else "without vision (no edits)")
+    apart = "vision in an mmproj file" if names.layout == "gguf" else "without vision (no edits)"
+    variant = f"{word}, " + ("with vision" if vision else apart)
     problem = "it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config["width"] == 2048 else ""
     facts = FileFacts("text_encoder", "qwen2.5-vl", variant, layers=config["layers"], config=config,
                       problem=problem)  # fmt: skip
     return _finish(seen, facts, names, layout.text_layout(SimpleNamespace(**numbers), vision))
+
+
+def _mmproj(seen: _Seen) -> FileFacts | None:
+    """The vision tower of a GGUF text encoder, a file of its own."""
+    if not seen.starts("v.blk.") or not seen.starts("mm."):
+        return None
+    table, others = keys_gguf.vision_parts(seen.entries)
+    shapes = keys_gguf.joined_shapes({n: e.shape for n, e in seen.entries.items()}, table)
+    sizes = vision_sizes(shapes)
+    if sizes is None or not seen.has(*keys_gguf.VISION_MARKS):
+        return FileFacts(
+            "vision", "other", layout="gguf", formats=_formats(seen), problem="it is the vision "
+            "part of another model, Qwen-Image needs that of Qwen2.5-VL-7B",
+        )  # fmt: skip
+    names = keys.Names({n: parts.names[0] for n, parts in table.items()}, (), others, layout="gguf")
+    facts = FileFacts("vision", "qwen2.5-vl", f"for text encoders of width {sizes.out}",
+                      layers=sizes.depth, config=vars(sizes).copy())  # fmt: skip
+    return _finish(seen, facts, names, layout.vision_layout(sizes), shapes)
 
 
 def _foreign(seen: _Seen) -> FileFacts | None:
@@ -281,7 +309,7 @@ def _foreign(seen: _Seen) -> FileFacts | None:
 
 _Recogniser = Callable[[_Seen], FileFacts | None]
 _RECOGNISERS: tuple[_Recogniser, ...] = (
-    _lora, _two_one, _blockwise, _mmdit, _foreign, _qwen_vae, _other_vae, _text,
+    _lora, _two_one, _blockwise, _mmdit, _foreign, _qwen_vae, _other_vae, _text, _mmproj,
 )  # fmt: skip
 _WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
 

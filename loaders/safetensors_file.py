@@ -1,4 +1,4 @@
-"""Reading and writing .safetensors files: one file, or shards behind an index.
+"""Reading and writing .safetensors files: one file, or shards behind an index; opening any file.
 
 How data is read is in disk.py; what a header may hold, and every check of it, in header.py.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..kernels.errors import InkstoneError
 from .disk import AGAIN, DiskFile, bytes_of, check_target, find_entry, open_raw, scratch
 from .folder import weights_in
+from .gguf_file import GGUFFile
 from .header import (
     DTYPE_NAMES,
     DTYPES,
@@ -201,15 +202,27 @@ class ShardedFiles:
             )
 
 
-Weights = SafetensorsFile | ShardedFiles
+def open_weights(path: str | Path) -> "Weights":
+    """Opens a .safetensors or GGUF file, an index JSON, or a folder that holds one of them.
 
-
-def open_weights(path: str | Path) -> Weights:
-    """Opens a .safetensors file, an index JSON, or a folder that holds one of them."""
+    What a file is, its first bytes say; one that is neither is told by its suffix, in words.
+    """
     path = Path(path)
     if path.is_dir():
         path = weights_in(path)
-    return ShardedFiles(path) if path.suffix == ".json" else SafetensorsFile(path)
+    if path.suffix == ".json":
+        return ShardedFiles(path)
+    return GGUFFile(path) if _is_gguf(path) else SafetensorsFile(path)
+
+
+def _is_gguf(path: Path) -> bool:
+    with open_raw(path) as file:
+        head = file.read(16) or b""
+    safetensors = head[8:9] == b"{" and not head.startswith(b"GGUF")
+    return head.startswith(b"GGUF") or path.suffix.lower() == ".gguf" and not safetensors
+
+
+Weights = SafetensorsFile | ShardedFiles | GGUFFile
 
 
 @contextmanager

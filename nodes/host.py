@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ComfyExtension", "io", "ui"]  # the host's names; the functions below are public too
 log = logging.getLogger(__name__)
 
-WEIGHT_SUFFIXES = (".safetensors", ".sft")
+WEIGHT_SUFFIXES = (".safetensors", ".sft", ".gguf")
+_LATER_PART = re.compile(r".*-(?!00001-)\d{5}-of-\d{5}\.gguf").fullmatch  # opened with the first
 # kind -> (folders under models/, the component folder inside a Hugging Face model folder)
 _KINDS = {
     "diffusion_models": (("diffusion_models", "unet"), "transformer"),
@@ -309,7 +311,7 @@ def _walk(
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry, component, files, stamps, depth + 1)
-        elif files and entry.suffix.lower() in WEIGHT_SUFFIXES:
+        elif files and entry.suffix.lower() in WEIGHT_SUFFIXES and not _LATER_PART(entry.name):
             yield entry
 
 

@@ -435,7 +435,7 @@ def test_folders_saved_by_the_references(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"GGUF\3\0\0\0" + b"\1" * 60, "GGUF: not supported yet"), (b"PK\x03\x04" + b"\1" * 60, "zip"),
+    [(b"PK\x03\x04" + b"\1" * 60, "zip"),
      (b"\x80\x02}q\0" + b"\1" * 60, "a pickle"), (b"<!DOCTYPE html>", "web page")],
 )  # fmt: skip
 def test_files_of_other_formats(tmp_path: Path, data: bytes, words: str):
