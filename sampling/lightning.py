@@ -1,0 +1,44 @@
+"""Distilled (few-step) models: what belongs together, and whether a run keeps to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .schedule import LIGHTNING, sigmas
+
+MOST_STEPS = 8  # of any published Lightning file
+_CLOSE = 0.02  # sigmas of ComfyUI's "simple" at shift 3.1 are 0.0082 from the fixed shift 3
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A model made for few steps without CFG. `steps` None = the file does not say (4 or 8)."""
+
+    steps: int | None
+    why: str  # how it was recognised
+
+    def words(self) -> str:
+        """E.g. "a distilled Lightning one (8 steps)"."""
+        return f"a distilled Lightning one ({self.steps or '4 or 8'} steps)"
+
+
+def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
+    """What of a run does not fit a distilled model, as a sentence; None where all does."""
+    steps, wanted = len(levels) - 1, distilled.steps
+    wrong = []
+    if (steps != wanted) if wanted else steps > MOST_STEPS:
+        wrong.append(f"{steps} steps")
+    if cfg > 1:
+        wrong.append(f"CFG {cfg:g}")
+    if levels[0] >= 1 and steps > 1:  # a run from a picture starts inside the schedule
+        apart = (levels.cpu().float() - sigmas(LIGHTNING, steps, 1)).abs().max().item()
+        if apart > _CLOSE:
+            wrong.append("another schedule")
+    if not wrong:
+        return None
+    return (
+        f"this LoRA is {distilled.words()}: use {wanted or '4 or 8'} steps, CFG 1, schedule "
+        f"Lightning; this run has {', '.join(wrong)}"
+    )
