@@ -30,6 +30,7 @@ TEXT_MARKS = ("token_embd.weight", "blk.0.attn_q.weight")
 PATCHES = ("v.patch_embd.weight", "v.patch_embd.weight.1")  # frames 0 and 1 of a kernel
 QKV = ("v.blk.{n}.attn_q.{leaf}", "v.blk.{n}.attn_k.{leaf}", "v.blk.{n}.attn_v.{leaf}")
 VISION = (
+    ("v.blk.{n}.attn_qkv.{leaf}", "visual.blocks.{n}.attn.qkv.{leaf}"),  # newer converters
     ("v.blk.{n}.attn_out.{leaf}", "visual.blocks.{n}.attn.proj.{leaf}"),
     ("v.blk.{n}.ln1.weight", "visual.blocks.{n}.norm1.weight"),
     ("v.blk.{n}.ln2.weight", "visual.blocks.{n}.norm2.weight"),

@@ -7,7 +7,7 @@ Special tokens inside the text (`<|im_start|>`) become single ids, as templates 
 import importlib.util
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,14 +126,21 @@ def _added(folder: Path) -> list[Added]:
 
 
 def _from_parts(folder: Path) -> object:
+    vocab, merges = _object(folder / FILES[0]), _merges(folder / FILES[1])
+    return build(vocab, merges, _added(folder), folder)
+
+
+def build(
+    vocab: dict[str, int], merges: list[tuple[str, str]], added: Sequence[Added], source: Path
+) -> object:
+    """The `tokenizers` object for a vocabulary; `source` is named in errors. Changes `vocab`."""
     from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE
 
-    vocab, merges, added = _object(folder / FILES[0]), _merges(folder / FILES[1]), _added(folder)
     for token in added:  # in the vocabulary itself, so that gaps between ids do not shift them
         if vocab.setdefault(token.content, token.id) != token.id:
-            raise InkstoneError(f"{folder}: {token.content} has the ids {vocab[token.content]} and "
+            raise InkstoneError(f"{source}: {token.content} has the ids {vocab[token.content]} and "
                                 f"{token.id}. Use files of one model.")  # fmt: skip
     backend = Backend(BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False))
     backend.normalizer = normalizers.NFC()
@@ -170,8 +177,13 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
         path = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
     elif not path.exists():
         raise InkstoneError(f"{path} does not exist. Name a folder with {', '.join(FILES)}.")
+    return finished(lambda: _from_parts(path) if path.is_dir() else _from_json(path), path)
+
+
+def finished(make: Callable[[], object], path: Path) -> Tokenizer:
+    """The tokenizer that `make` builds from `path`, if it is one of Qwen; else a sentence."""
     try:
-        backend = _from_parts(path) if path.is_dir() else _from_json(path)
+        backend = make()
     except InkstoneError:
         raise
     except ImportError:
