@@ -4,7 +4,8 @@ Large products without gradients on an x86 CPU go to oneDNN: for float32 torch b
 which does not use the full vectors of processors of other makers, and oneDNN applies the GELU while
 a result is still in registers. Half types on a CPU are 2 times faster than float32 where it has the
 instructions and 5-13 times slower where it has not, so that choice is measured once, never guessed
-from flags (they lie in virtual machines). Every choice is returned with its reason.
+from flags (they lie in virtual machines). Weights may stay packed as their file has them: they are
+unpacked a piece at a time for every product. Every choice is returned with its reason.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from __future__ import annotations
 import functools
 import platform
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..quant.storage import Storage
+from .errors import InkstoneError
 
 _LARGE = 1 << 20  # elements of a weight from which the choice of library matters
 _LARGE_GELU = 1 << 16  # the same where a GELU follows (both measured on a Zen 4 core)
@@ -79,17 +86,104 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = 
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b. Every linear layer of the networks is this class, so a storage format or a
-    LoRA has one place to attach: it overrides `forward`, and `gelu` follows."""
+    """y = x W^T + b, then the side branches. Every linear layer of the networks is this class, so
+    a storage format (`storage` in place of `weight`) and LoRAs (`branches`) have one place each.
+    """
+
+    branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()  # (x, y) -> y, in order
+
+    def __init__(self, *args: int, **options: bool) -> None:
+        super().__init__(*args, **options)
+        self.register_module("storage", None)
+
+    def hold(self, storage: Storage | None) -> None:
+        """Keeps `storage` instead of a weight; None lets go of both."""
+        self._parameters["weight"] = None
+        self.storage = storage
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias)
+        y = self._product(x)
+        for branch in self.branches:
+            y = branch(x, y)
+        return y
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU_tanh(forward(x)), in one pass where the plain layer can."""
-        if type(self).forward is Linear.forward:
-            return product(x, self.weight, self.bias, gelu=True)
-        return F.gelu(self(x), approximate="tanh")
+        """GELU_tanh(forward(x)), in one pass where no branch comes between."""
+        if self.branches or type(self).forward is not Linear.forward:
+            return F.gelu(self(x), approximate="tanh")
+        return self._product(x, gelu=True)
+
+    def _product(self, x: Tensor, gelu: bool = False) -> Tensor:
+        if self.storage is None:
+            return product(x, self.weight, self.bias, gelu)
+        return packed_product(x, self.storage, self.bias, gelu)
+
+    def dequantise(self) -> Tensor:
+        """The plain weight [out, in] in float32, whatever it is stored as."""
+        return self.weight.float() if self.storage is None else self.storage.dequantise()
+
+
+_UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
+
+_forced: ContextVar[str | None] = ContextVar("inkstone_packed_backend", default=None)
+PACKED_BACKENDS = ("pieces", "whole", "triton", "kitchen")
+
+
+@contextmanager
+def force_packed(name: str | None) -> Iterator[None]:
+    """Within the block packed weights are multiplied by this backend (tests, bug reports)."""
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def packed_backend(storage: Storage, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """(backend, reason) for products with a packed weight: one of PACKED_BACKENDS.
+
+    Asked per layer and cheap; the loader logs the answer once per format.
+    """
+    if _forced.get() is not None:
+        return _forced.get(), "forced"
+    if device.type == "cpu":
+        return "pieces", f"unpacked to {dtype} in pieces that stay in the cache"
+    return _on_device(type(storage), device.type, dtype)
+
+
+@functools.cache
+def _on_device(kind: type[Storage], device: str, dtype: torch.dtype) -> tuple[str, str]:
+    return "whole", f"unpacked to {dtype} layer by layer, then the library's product"
+
+
+def packed_product(
+    x: Tensor, storage: Storage, bias: Tensor | None = None, gelu: bool = False
+) -> Tensor:
+    """x [...,K], a packed weight [N,K] -> x W^T + b [...,N], through GELU (tanh form) if asked."""
+    name, _ = packed_backend(storage, x.device, x.dtype)
+    if name == "whole":
+        return product(x, storage.dequantise(x.dtype), bias, gelu)
+    if name == "pieces":
+        return _in_pieces(x, storage, bias, gelu)
+    raise InkstoneError(
+        f"There is no backend {name!r} for packed weights here: expected one of "
+        f"{', '.join(PACKED_BACKENDS)}, on a device that has it."
+    )
+
+
+def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
+    """Some rows of the weight at a time: unpacked into one buffer, multiplied, written in place."""
+    rows, width = storage.shape
+    step = max(1, _UNPACKED // width)
+    if step >= rows:
+        return product(x, storage.dequantise(x.dtype), bias, gelu)
+    buffer = x.new_empty(step, width)
+    out = x.new_empty(*x.shape[:-1], rows)
+    for at in range(0, rows, step):
+        part = slice(at, min(at + step, rows))
+        weight = storage.rows_into(at, buffer[: part.stop - at])
+        out[..., part] = product(x, weight, None if bias is None else bias[part], gelu)
+    return out
 
 
 def _seconds(dtype: torch.dtype) -> float:

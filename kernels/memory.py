@@ -35,6 +35,16 @@ def available_ram() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def process_bytes() -> int:
+    """Bytes of main memory that this process holds (0 where the system does not say)."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _container_room() -> int:
     """Bytes left below the container's memory limit (cgroup v2); a huge number without a limit."""
     try:

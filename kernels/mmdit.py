@@ -24,6 +24,7 @@ from .attention import attention
 from .linear import Linear
 from .modulation import Modulation
 from .rope import Grid, joint_rope, rotate
+from .stream import Stream
 
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
 
@@ -246,6 +247,7 @@ class MMDiT(nn.Module):
             Block(config, i == last) for i in range(config.layers)
         )
         self.proj_out = Linear(config.width, config.channels)
+        self.stream: Stream | None = None  # brings in weights that are not resident
 
     def forward(
         self,
@@ -273,6 +275,8 @@ class MMDiT(nn.Module):
         tokens = math.prod(grids[0])
         for i, block in enumerate(self.transformer_blocks):
             watch.on_block(i)
+            if self.stream is not None:
+                self.stream.enter(i)
             at_block = replace(at, probe=watch.probe_of(i))
             keep = tokens if block.last else x.shape[1]
             x, y = block(x, y, (mod.img[i], mod.txt[i]), keep, at_block)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..quant.storage import Storage
 from .attention import attention
 from .linear import Linear
+from .stream import Stream
 
 Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
 
@@ -108,7 +110,24 @@ class Layer(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """On the meta device nothing is drawn: torch would import its compiler for that (1.1 s)."""
+    """A table of rows; it may stay packed (`storage`): then only rows asked for are unpacked.
+
+    On the meta device nothing is drawn: torch would import its compiler for that (1.1 s).
+    """
+
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.register_module("storage", None)
+
+    def hold(self, storage: Storage | None) -> None:
+        """Keeps `storage` instead of a weight; None lets go of both."""
+        self._parameters["weight"] = None
+        self.storage = storage
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.storage is None:
+            return super().forward(ids)
+        return self.storage.gather(ids.flatten()).unflatten(0, ids.shape)
 
     def reset_parameters(self) -> None:
         if self.weight.device.type != "meta":
@@ -124,17 +143,20 @@ class TextEncoder(nn.Module):
         self.embed_tokens = Embedding(config.vocab, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
+        self.stream: Stream | None = None  # brings in weights that are not resident
 
     def forward(self, ids: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
         """ids [B,L] -> states [B,L,W] after the final norm, and keys and values of all tokens.
 
         Causal: right padding never reaches the tokens before it.
         """
-        x = self.embed_tokens(ids)
+        x = self.embed_tokens(ids).to(self.norm.weight.dtype)
         start = past[0][0].shape[2] if past else 0
         cos, sin = self._turns(start, ids.shape[1], x)
         present: Past = []
         for i, layer in enumerate(self.layers):
+            if self.stream is not None:
+                self.stream.enter(i)
             x, kv = layer(x, cos, sin, past[i] if past else None)
             present.append(kv)
         return self.norm(x), present

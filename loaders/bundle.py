@@ -7,11 +7,12 @@ the file, so the peak is the resident weights plus one tensor. Modulation weight
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ..kernels.errors import InkstoneError
 from ..kernels.linear import best_dtype
@@ -19,6 +20,7 @@ from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import modulation_keys
 from ..kernels.text_encoder import TextEncoder
 from ..kernels.vae import VAE
+from ..quant.storage import Found
 from .config import mmdit_config, text_config, vae_config
 from .detect import identify, require
 from .family import family_of
@@ -26,8 +28,10 @@ from .folder import config_of, latent_statistics, part_of, preview_factors, sche
 from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
 from .layout import mmdit_layout
 from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
-from .safetensors_file import Weights, open_weights, scratch
+from .residency import Residency
+from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
+from .slots import Kept, fill_all, slots_of
 from .tokenizer import find_tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -45,53 +49,6 @@ def choose_dtype(
     if parameters < SMALL:
         return torch.float32, "a small model"
     return best_dtype(device.type)
-
-
-def _fill(
-    network: nn.Module,
-    source: Weights,
-    table: Mapping[str, str],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    """Replaces meta parameters by tensors of the file. Each must be there, in its shape."""
-    params = dict(network.named_parameters())
-    missing = [name for name in params if name not in table]
-    if missing:
-        raise InkstoneError(
-            f"{source.path}: {len(missing)} tensors are missing, e.g. {', '.join(missing[:5])}. "
-            "The file is incomplete or of another model: check it with `inkstone inspect`, "
-            "download it again."
-        )
-    whole = [n for n in table.values() if not source.entries[n].dtype.is_floating_point]
-    if whole:
-        raise InkstoneError(
-            f"{source.path}: tensor {whole[0]} holds {_name(source.entries[whole[0]].dtype)}, "
-            "expected floats. The file is quantised in a form that this version does not read: "
-            "use the file in bf16."
-        )
-    for name, p in params.items():
-        tensor = _read_shaped(source, table[name], tuple(p.shape), dtype)
-        owner, _, leaf = name.rpartition(".")
-        module = network.get_submodule(owner)
-        module._parameters[leaf] = nn.Parameter(tensor.to(device), requires_grad=False)
-
-
-def _read_shaped(source: Weights, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """One tensor in the network's shape: a 3-D kernel's last slice, gammas without empty axes."""
-    stored = source.entries[name].shape
-    if stored == shape:
-        return source.read(name, dtype=dtype)
-    if len(stored) == 5 and len(shape) == 4 and (*stored[:2], *stored[3:]) == shape:
-        # one frame of a causal 3-D convolution sees only the last temporal slice
-        whole = source.read(name, out=scratch(stored, dtype))
-        return whole[:, :, -1].contiguous(memory_format=torch.channels_last)
-    if tuple(s for s in stored if s != 1) == tuple(s for s in shape if s != 1):
-        return source.read(name, dtype=dtype).reshape(shape)
-    raise InkstoneError(
-        f"{source.path}: tensor {name} has shape {list(stored)}, expected {list(shape)}. "
-        "The file mixes models or is damaged: download it again."
-    )
 
 
 def _refuse_unknown(path: Path, others: Iterable[str]) -> None:
@@ -130,11 +87,64 @@ def _format(source: Weights) -> str:
     return "+".join(sorted({_name(e.dtype) for e in source.entries.values()}))
 
 
+def _found(source: Weights, table: Mapping[str, str]) -> dict[str, Found]:
+    """The weights of a file that are packed in some format."""
+    from ..quant.finders import find_packed
+
+    return find_packed(source, table)
+
+
+def _consumed(found: Mapping[str, Found]) -> set[str]:
+    """Our names of all tensors that belong to packed weights."""
+    return {part for weight in found.values() for part in weight.parts}
+
+
+def _all_shapes(
+    source: Weights, table: Mapping[str, str], found: Mapping[str, Found]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes by our names, of packed weights those of the plain ones, without their own parts."""
+    hidden = _consumed(found)
+    plain = {ours: name for ours, name in table.items() if ours not in hidden}
+    return _shapes(source, plain) | {name: weight.shape for name, weight in found.items()}
+
+
+def _kept_as(source: Weights, found: Mapping[str, Found]) -> str:
+    """Formats in words, most weights first: "Q4_K + Q6_K + bfloat16"."""
+    counts = Counter(weight.format for weight in found.values())
+    packed = _consumed(found)
+    plain = {_name(e.dtype) for n, e in source.entries.items() if n not in packed}
+    known = [name for name, _ in counts.most_common()]
+    return " + ".join(known + sorted(plain - set(known) - {"uint8"})) if known else _format(source)
+
+
+@dataclass(frozen=True)
+class Want:
+    """How a model is loaded. budget: bytes for the whole process, None = what is free when needed;
+    wait: nothing but headers is read until the model is used (or everything fits at once).
+    """
+
+    dtype: torch.dtype | None = None
+    device: str | torch.device = "cpu"
+    budget: int | None = None
+    wait: bool = False
+
+
+def _settled(weights: Residency, want: Want) -> Residency:
+    if not want.wait or weights.fits_beside_others(want.budget):
+        weights.settle(want.budget)
+    return weights
+
+
 def load_diffusion_model(
     path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> DiffusionModel:
-    """A .safetensors file, an index json, a transformer folder or a whole Hugging Face folder."""
-    root, device = Path(path), torch.device(device)
+    """A weight file, an index json, a transformer folder or a whole Hugging Face folder."""
+    return open_diffusion_model(path, Want(dtype, device))
+
+
+def open_diffusion_model(path: str | Path, want: Want = Want()) -> DiffusionModel:
+    """As load_diffusion_model, with a memory budget."""
+    root, device = Path(path), torch.device(want.device)
     part = part_of(root, "transformer")
     facts = identify(part, want="diffusion_model")
     require(facts, "diffusion_model")
@@ -146,7 +156,8 @@ def load_diffusion_model(
     source = open_weights(part)
     names = mmdit_names(source.entries)
     family = family_of(source.metadata)
-    shapes = _shapes(source, names.table)
+    found = _found(source, names.table)
+    shapes = _all_shapes(source, names.table, found)
     config = mmdit_config(shapes, family, config_of(part))
     with torch.device("meta"):
         network = MMDiT(config)
@@ -154,7 +165,7 @@ def load_diffusion_model(
     resident = dict(network.named_parameters())
     pruned = {f"transformer_blocks.{config.layers - 1}.{tail}" for tail in MMDIT_UNREAD}
     known = set(table_keys) | set(resident) | pruned
-    _refuse_unknown(part, [n for n in names.table if n not in known] + list(names.others))
+    _refuse_unknown(part, [n for n in shapes if n not in known] + list(names.others))
     wanted = mmdit_layout(config)
     for key in table_keys:  # they are read when a table is asked for: too late for a complaint
         if shapes.get(key) != wanted[key]:
@@ -163,17 +174,19 @@ def load_diffusion_model(
                 f"{part}: modulation tensor {key} expected shape {list(wanted[key])}, got {got}. "
                 "The file is damaged: download it again."
             )
-    dtype, reason = choose_dtype(dtype, device, _parameters(shapes))
-    _fill(network, source, names.table, dtype, device)
+    dtype, reason = choose_dtype(want.dtype, device, _parameters(shapes))
+    kept = Kept(dtype, narrow=_parameters(shapes) >= SMALL)
+    slots = slots_of(network, source, names.table, found, kept)
+    weights = _settled(Residency(network, slots, device, network.transformer_blocks), want)
     mean, std = latent_statistics(root, family)
+    form = _kept_as(source, found)
     log.info(
         "diffusion model %s: %s, %d blocks, %s parameters, %s computed in %s (%s)",
-        _short(root), family.name, config.layers, _amount(shapes), _format(source), _name(dtype),
-        reason,
+        _short(root), family.name, config.layers, _amount(shapes), form, _name(dtype), reason,
     )  # fmt: skip
     return DiffusionModel(
-        network.eval(), family, schedule_of(root, family), dtype, device, _format(source), mean,
-        std, source, names.table, root, preview_factors(root),
+        network.eval(), family, schedule_of(root, family), dtype, device, form, mean, std, source,
+        names.table, root, preview_factors(root), found=found, weights=weights, budget=want.budget,
     )  # fmt: skip
 
 
@@ -184,28 +197,41 @@ def load_text_encoder(
     tokenizer: str | Path | None = None,
 ) -> TextEncoderModel:
     """A text encoder file or folder, and its tokenizer (found beside it unless given)."""
-    root, device = Path(path), torch.device(device)
+    return open_text_encoder(path, Want(dtype, device), tokenizer)
+
+
+def open_text_encoder(
+    path: str | Path, want: Want = Want(), tokenizer: str | Path | None = None
+) -> TextEncoderModel:
+    """As load_text_encoder, with a memory budget."""
+    root, device = Path(path), torch.device(want.device)
     part = part_of(root, "text_encoder")
     require(identify(part, want="text_encoder"), "text_encoder")
     source = open_weights(part)
     names = text_names(source.entries)
     table = {k: v for k, v in names.table.items() if not k.startswith("visual.")}
     _refuse_unknown(part, names.others)
-    shapes = _shapes(source, table)
+    found = _found(source, table)
+    shapes = _all_shapes(source, table, found)
     config = text_config(shapes, config_of(part))
     with torch.device("meta"):
         network = TextEncoder(config)
-    _refuse_unknown(part, set(table) - set(dict(network.named_parameters())))
+    _refuse_unknown(part, set(shapes) - set(dict(network.named_parameters())))
     words = load_tokenizer(Path(tokenizer) if tokenizer else find_tokenizer(root, []))
-    dtype, reason = choose_dtype(dtype, device, _parameters(shapes))
-    _fill(network, source, table, dtype, device)
+    dtype, reason = choose_dtype(want.dtype, device, _parameters(shapes))
+    kept = Kept(dtype, narrow=_parameters(shapes) >= SMALL)
+    slots = slots_of(network, source, table, found, kept)
+    weights = _settled(Residency(network, slots, device, network.layers), want)
     vision = any(k.startswith("visual.") for k in names.table)
     log.info(
-        "text encoder %s: %d layers, %s parameters, computed in %s (%s)%s",
-        _short(root), config.layers, _amount(shapes), _name(dtype), reason,
+        "text encoder %s: %d layers, %s parameters, %s computed in %s (%s)%s",
+        _short(root), config.layers, _amount(shapes), _kept_as(source, found), _name(dtype), reason,
         "" if vision else ", no vision tower (text-to-image only)",
     )  # fmt: skip
-    return TextEncoderModel(network.eval(), words, family_of(source.metadata), dtype, device, root)
+    return TextEncoderModel(
+        network.eval(), words, family_of(source.metadata), dtype, device, root, weights=weights,
+        budget=want.budget,
+    )  # fmt: skip
 
 
 def load_vae(
@@ -222,7 +248,7 @@ def load_vae(
     with torch.device("meta"):
         network = VAE(config)
     dtype = dtype or torch.float32
-    _fill(network, source, names.table, dtype, device)
+    fill_all(slots_of(network, source, names.table, {}, Kept(dtype)), device)
     network.to(memory_format=torch.channels_last)
     mean, std = latent_statistics(root, family_of(source.metadata))
     log.info(

@@ -126,6 +126,9 @@ def load(part: str, path: Path, folder: Path, dtype: torch.dtype = torch.float32
 def check(part: str, loaded, state: State, dtype: torch.dtype = torch.float32) -> None:
     """Every tensor of the state is in the network, or read for the modulation table, bit-equal."""
     want, got = published(part, state), dict(loaded.network.named_parameters())
+    for name, module in loaded.network.named_modules():
+        if getattr(module, "storage", None) is not None:  # weights that stay as the file has them
+            got[f"{name}.weight"] = module.storage.dequantise(dtype)
     if part == DIT:
         mods = modulation_keys(loaded.network.config.layers)
         got |= {n: loaded.source.read(loaded.names[n], dtype=dtype) for n in mods}

@@ -62,11 +62,11 @@ STAGES = (
     ),
     FlowStage(
         "flow-scenes",
-        5000,
+        3000,
         48,
         1e-3,
         {"strips": 0.2, "scenes": 0.8},
-        {"strips": 14000, "scenes": 24000},
+        {"strips": 8000, "scenes": 16000},
     ),
 )
 

@@ -1,0 +1,223 @@
+"""Where the weights of a model are: in memory, leaving it, or coming block by block from the file.
+
+Every loaded model has one `Residency`. Before it works it settles: what it needs is compared with
+the room there is, other models that are not at work leave first (they come back from their files),
+and what still does not fit is streamed, one block ahead of the one at work. `place` is the whole
+decision as a pure function, so `inkstone plan` prints what a run will do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.errors import InkstoneError
+from ..kernels.memory import free_bytes, process_bytes
+from ..quant.storage import Storage
+from .slots import Slot, fill_all
+
+log = logging.getLogger(__name__)
+_clock = itertools.count(1)
+_RESERVE = 0.05  # of measured free memory that is left to the system
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Blocks 0 .. kept - 1 stay in memory, the others are streamed; `nbytes` is the most held."""
+
+    kept: int
+    streamed: int
+    nbytes: int
+
+    def words(self) -> str:
+        """For the log."""
+        if not self.streamed:
+            return "resident"
+        return f"{self.kept} blocks resident, {self.streamed} streamed from the file"
+
+
+def place(rest: int, groups: Sequence[int], room: int | None) -> Placement:
+    """rest: bytes outside of blocks; groups: bytes of each block; room None = no limit.
+
+    Streaming holds two blocks at a time, the one at work and the next. Raises InkstoneError when
+    even that does not fit.
+    """
+    total = rest + sum(groups)
+    if room is None or total <= room:
+        return Placement(len(groups), 0, total)
+    for kept in range(len(groups) - 2, -1, -1):
+        need = rest + sum(groups[:kept]) + 2 * max(groups[kept:])
+        if need <= room:
+            return Placement(kept, len(groups) - kept, need)
+    least = rest + 2 * max(groups, default=0)
+    raise InkstoneError(
+        f"The model needs {least / 1e9:.2f} GB even when streamed block by block, and there is "
+        f"room for {max(room, 0) / 1e9:.2f} GB. Give more --memory, close other programs, draw a "
+        "smaller picture, or use a file of a smaller type."
+    )
+
+
+class Stream:
+    """Brings blocks in, one ahead, and lets them go. Call `enter(i)` before block i works."""
+
+    def __init__(self, groups: Sequence[Sequence[Slot]], first: int, device: torch.device) -> None:
+        self._groups, self._first, self._device = groups, first, device
+        self._reader = ThreadPoolExecutor(1, "inkstone-stream")
+        self._coming: tuple[int, Future] | None = None
+        self._here: int | None = None
+
+    def enter(self, index: int) -> None:
+        """Waits until block `index` is in place, and starts to read the one after it."""
+        if index < self._first:
+            self._fetch(self._first)
+            return
+        if self._here != index:
+            self._leave()
+            self._fetch(index)
+            _, coming = self._coming
+            self._coming = None
+            for slot, value in zip(self._groups[index], coming.result()):
+                slot.put(value)
+            self._here = index
+        self._fetch(index + 1 if index + 1 < len(self._groups) else self._first)
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        self._leave()
+        if self._coming is not None:
+            self._coming[1].cancel()
+            self._coming = None
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _leave(self) -> None:
+        if self._here is not None:
+            for slot in self._groups[self._here]:
+                slot.empty()
+            self._here = None
+
+    def _fetch(self, index: int) -> None:
+        if self._here == index or (self._coming is not None and self._coming[0] == index):
+            return
+        if self._coming is not None:  # of a run that was stopped
+            self._coming[1].cancel()
+        self._coming = (index, self._reader.submit(self._read, index))
+
+    def _read(self, index: int) -> list[Tensor | Storage]:
+        return [slot.read().to(self._device) for slot in self._groups[index]]
+
+
+_all: weakref.WeakSet[Residency] = weakref.WeakSet()
+_lock = threading.RLock()
+
+
+class Residency:
+    """The weights of one network. `blocks` are its layers in order of work, where it has some."""
+
+    def __init__(
+        self, network: nn.Module, slots: Sequence[Slot], device: torch.device, blocks: nn.ModuleList
+    ) -> None:
+        self.network, self.device = network, device
+        owner = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
+        self.groups: list[list[Slot]] = [[] for _ in blocks]
+        self.rest: list[Slot] = []
+        for slot in slots:
+            at = owner.get(id(slot.module))
+            (self.rest if at is None else self.groups[at]).append(slot)
+        self.placement: Placement | None = None  # None = nothing is in memory
+        self._used = 0
+        _all.add(self)
+
+    @property
+    def sizes(self) -> tuple[int, list[int]]:
+        """(bytes outside of blocks, bytes of each block)."""
+        return sum(s.nbytes for s in self.rest), [sum(s.nbytes for s in g) for g in self.groups]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes when all of it is in memory."""
+        rest, groups = self.sizes
+        return rest + sum(groups)
+
+    @property
+    def held(self) -> int:
+        """The most bytes that it holds now."""
+        return self.placement.nbytes if self.placement else 0
+
+    def settle(self, budget: int | None = None, working: int = 0) -> Placement:
+        """Gets ready to work. budget: bytes for the whole process, None = what is free now;
+        working: bytes that the work itself will need. Others leave if that makes room.
+        """
+        with _lock:
+            self._used = next(_clock)
+            room = self._room(budget) - working
+            if self.held and self.held + self._others_held() <= max(room, 0):
+                return self.placement
+            others = sorted(self._others(), key=lambda r: r._used)
+            while others and self.nbytes + self._others_held() > room:
+                others.pop(0).park()
+            wanted = place(*self.sizes, room - self._others_held())
+            if wanted != self.placement:
+                self._arrange(wanted)
+            return wanted
+
+    def fits_beside_others(self, budget: int | None = None) -> bool:
+        """True when all of it and all that is held fit, and half of the room stays free."""
+        return self.nbytes + self._others_held() <= self._room(budget) // 2
+
+    def park(self) -> None:
+        """Leaves memory; the next `settle` reads the file again."""
+        with _lock:
+            if self.placement is None:
+                return
+            log.info("%s leaves memory: %.1f GB", type(self.network).__name__, self.held / 1e9)
+            self._close_stream()
+            for slot in (*self.rest, *itertools.chain(*self.groups)):
+                slot.empty()
+            self.placement = None
+
+    def _arrange(self, wanted: Placement) -> None:
+        if self.placement is not None:
+            self._close_stream()
+        had = self.placement.kept if self.placement else 0
+        for slot in itertools.chain(*self.groups[wanted.kept : had]):
+            slot.empty()
+        fresh = list(itertools.chain(*self.groups[had : wanted.kept]))
+        try:
+            fill_all(fresh if self.placement else [*self.rest, *fresh], self.device)
+        except BaseException:
+            for slot in (*self.rest, *itertools.chain(*self.groups)):
+                slot.empty()
+            self.placement = None
+            raise
+        self.placement = wanted
+        if wanted.streamed:
+            self.network.stream = Stream(self.groups, wanted.kept, self.device)
+
+    def _close_stream(self) -> None:
+        stream = getattr(self.network, "stream", None)
+        if stream is not None:
+            stream.close()
+            self.network.stream = None
+
+    def _others(self) -> list[Residency]:
+        return [r for r in _all if r is not self and r.held and r.device == self.device]
+
+    def _others_held(self) -> int:
+        return sum(r.held for r in self._others())
+
+    def _room(self, budget: int | None) -> int:
+        """Bytes that weights of all models may take on this device."""
+        held = self.held + self._others_held()
+        if budget is None:
+            return int(free_bytes(self.device) * (1 - _RESERVE)) + held
+        if self.device.type != "cpu":
+            return budget
+        return budget - max(0, process_bytes() - held)

@@ -1,0 +1,153 @@
+"""The parameters of a network as places that are filled from a file, emptied, and filled again.
+
+A network is built on the meta device; every parameter is one slot that knows how to read its own
+value. Loading is filling all slots; a model that leaves memory is emptied; streaming fills the
+slots of one block while another is at work. What is read is a float tensor, or a weight kept in the
+form of its file (quant/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.errors import InkstoneError
+from ..kernels.linear import Linear
+from ..quant.storage import Found, Plain, Storage
+from .safetensors_file import Weights, scratch
+
+_READERS = 2  # threads that fill: reading waits for copies, and one core does not fill the bus
+_MANY = 1 << 28  # bytes from which a second reader pays
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter: its place, its bytes in memory, and how it is read (to the CPU)."""
+
+    module: nn.Module
+    leaf: str
+    nbytes: int
+    read: Callable[[], Tensor | Storage]
+    blank: nn.Parameter  # on the meta device: what is there while the slot is empty
+
+    def put(self, value: Tensor | Storage) -> None:
+        """Takes a value that is already on its device."""
+        if isinstance(value, Storage):
+            self.module.hold(value)
+        else:
+            self.module._parameters[self.leaf] = nn.Parameter(value, requires_grad=False)
+
+    def fill(self, device: torch.device) -> None:
+        """Reads the value and puts it in place."""
+        self.put(self.read().to(device))
+
+    def empty(self) -> None:
+        """Lets go of the value."""
+        if self.leaf == "weight" and getattr(self.module, "storage", None) is not None:
+            self.module.hold(None)
+        self.module._parameters[self.leaf] = self.blank
+
+
+def fill_all(slots: Iterable[Slot], device: torch.device) -> None:
+    """Fills every slot; large amounts with two readers."""
+    slots = list(slots)
+    if sum(slot.nbytes for slot in slots) < _MANY:
+        for slot in slots:
+            slot.fill(device)
+        return
+    with ThreadPoolExecutor(_READERS, "inkstone-read") as pool:
+        for _ in pool.map(lambda slot: slot.fill(device), slots):
+            pass
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How weights are kept: the type that is computed in, and whether floats of half that size stay
+    as they are in the file (a model too large to be widened)."""
+
+    dtype: torch.dtype
+    narrow: bool = False
+
+
+def slots_of(
+    network: nn.Module,
+    source: Weights,
+    table: Mapping[str, str],
+    found: Mapping[str, Found],
+    kept: Kept,
+) -> list[Slot]:
+    """A slot for every parameter of a network on the meta device.
+
+    table: our name -> the file's; found: weights in packed formats. Raises InkstoneError for what
+    is missing and for integers that no known format explains. Nothing is read.
+    """
+    params = dict(network.named_parameters())
+    _refuse_missing(source, [n for n in params if n not in table and n not in found])
+    slots = []
+    for name, blank in params.items():
+        owner, _, leaf = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if name in found and hasattr(module, "hold"):
+            nbytes, read = found[name].nbytes, found[name].load
+        else:
+            nbytes, read = _plain(source, name, table, found, blank, module, kept)
+        slots.append(Slot(module, leaf, nbytes, read, blank))
+    return slots
+
+
+def _plain(
+    source: Weights, name: str, table: Mapping[str, str], found: Mapping[str, Found],
+    blank: nn.Parameter, module: nn.Module, kept: Kept,
+) -> tuple[int, Callable[[], Tensor | Storage]]:  # fmt: skip
+    """Bytes and reader of a parameter that is a float tensor in memory."""
+    shape = tuple(blank.shape)
+    if name in found:  # a packed weight where the network needs floats
+        load, dtype = found[name].load, kept.dtype
+        return blank.numel() * dtype.itemsize, lambda: load().dequantise(dtype)
+    entry = source.entries[table[name]]
+    if not entry.dtype.is_floating_point and getattr(entry, "kind", None) is None:
+        raise InkstoneError(
+            f"{source.path}: tensor {table[name]} holds {_name(entry.dtype)}, expected floats. The "
+            "file is quantised in a form that this version does not read: use the file in bf16."
+        )
+    half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32
+    if kept.narrow and half and isinstance(module, Linear) and entry.shape == shape:
+        return blank.numel() * 2, lambda: Plain(source.read(table[name]))
+    return (
+        blank.numel() * kept.dtype.itemsize,
+        lambda: read_shaped(source, table[name], shape, kept.dtype),
+    )
+
+
+def read_shaped(source: Weights, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """One tensor in the network's shape: a 3-D kernel's last slice, gammas without empty axes."""
+    stored = source.entries[name].shape
+    if stored == shape:
+        return source.read(name, dtype=dtype)
+    if len(stored) == 5 and len(shape) == 4 and (*stored[:2], *stored[3:]) == shape:
+        # one frame of a causal 3-D convolution sees only the last temporal slice
+        whole = source.read(name, out=scratch(stored, dtype))
+        return whole[:, :, -1].contiguous(memory_format=torch.channels_last)
+    if tuple(s for s in stored if s != 1) == tuple(s for s in shape if s != 1):
+        return source.read(name, dtype=dtype).reshape(shape)
+    raise InkstoneError(
+        f"{source.path}: tensor {name} has shape {list(stored)}, expected {list(shape)}. "
+        "The file mixes models or is damaged: download it again."
+    )
+
+
+def _refuse_missing(source: Weights, missing: list[str]) -> None:
+    if missing:
+        raise InkstoneError(
+            f"{source.path}: {len(missing)} tensors are missing, e.g. {', '.join(missing[:5])}. "
+            "The file is incomplete or of another model: check it with `inkstone inspect`, "
+            "download it again."
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
