@@ -47,8 +47,8 @@ def _open_part(path: Path) -> _Part:
         return _Part(disk, stamp, header)
     except InkstoneError as error:
         disk.close()
-        words = str(error).rstrip(".")
-        raise InkstoneError(f"{path}: not a sound .gguf file: {words}. {_advice(words)}") from None
+        words = f"{path}: not a sound .gguf file: {str(error).rstrip('.')}. {_advice(str(error))}"
+        raise InkstoneError(words.rstrip()) from None
     except BaseException:
         disk.close()
         raise
@@ -295,7 +295,8 @@ class GGUFFile:
             if twice:
                 raise InkstoneError(f"{part.disk.path}: tensor {show(min(twice))} is in another "
                                     "part too. Download all parts again.")  # fmt: skip
-            entries |= {n: replace(e, part=number) for n, e in part.header.entries.items()}
+            for name, entry in part.header.entries.items():
+                entries[name] = replace(entry, part=number) if number else entry
         wanted = self._number(self._parts[0], "split.tensors.count", len(entries))
         if count > 1 and wanted != len(entries):
             raise InkstoneError(f"{self.path}: its {count} parts hold {len(entries)} tensors, "

@@ -6,7 +6,7 @@ Source: the format description of GGUF. Errors name the tensor or key; the reade
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -101,11 +101,12 @@ def _alignment(header: GGUFHeader) -> int:
 
 def _true_shape(
     name: str, entry: GGUFEntry, header: GGUFHeader, buffer: bytearray
-) -> tuple[int, ...]:
-    """The shape that some converters store beside a tensor that they had to cut differently."""
+) -> GGUFEntry:
+    """With the shape that some converters store beside a tensor that they had to cut differently.
+    """
     array = header.arrays.get(SHAPE_KEY + name)
     if array is None:
-        return entry.shape
+        return entry
     if array.kind not in WHOLE or array.count > MAX_RANK:
         raise InkstoneError(f"{SHAPE_KEY}{name} should be at most {MAX_RANK} integers")
     shape = tuple(decode_array(array, buffer[array.begin : array.end]))
@@ -114,7 +115,7 @@ def _true_shape(
             f"{SHAPE_KEY}{name} is {list(shape)}, but tensor {show(name)} has the shape "
             f"{list(entry.shape)}"
         )
-    return shape
+    return replace(entry, shape=shape)
 
 
 def _place(header: GGUFHeader, start: int, alignment: int, size: int) -> None:
@@ -131,7 +132,7 @@ def _place(header: GGUFHeader, start: int, alignment: int, size: int) -> None:
             raise InkstoneError(f"tensor {show(name)} overlaps {last} at byte {begin}")
         if begin < end:
             at, last = end, f"tensor {show(name)}"
-        header.entries[name] = GGUFEntry(entry.dtype, entry.shape, begin, end, entry.kind)
+        header.entries[name] = replace(entry, begin=begin, end=end)
     if at > size:
         raise InkstoneError(f"it needs {at} bytes, the file has {size}. {CUT}")
 
@@ -172,8 +173,7 @@ def read_gguf_header(fetch: Fetch, size: int) -> GGUFHeader:
         name, entry = _info(cursor, f"{number + 1} of {tensors}")
         if name in header.entries:
             raise InkstoneError(f"two tensors have the name {show(name)}")
-        shape = _true_shape(name, entry, header, cursor.buffer)
-        header.entries[name] = GGUFEntry(entry.dtype, shape, entry.begin, entry.end, entry.kind)
+        header.entries[name] = _true_shape(name, entry, header, cursor.buffer)
     alignment = _alignment(header)
     _place(header, -(-cursor.at // alignment) * alignment, alignment, size)
     return header
