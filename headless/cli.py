@@ -50,7 +50,7 @@ def _draw(args: argparse.Namespace) -> int:
     names = DrawCall.__dataclass_fields__
     call = DrawCall(**{k: v for k, v in vars(args).items() if k in names})
     if args.plan:
-        return _plan(call, args.json)
+        return _print_plan(call, args.json)
     facts = draw(call, ProgressLine(args.quiet))
     print(
         json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
@@ -58,15 +58,20 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(call: DrawCall, as_json: bool) -> int:
-    from dataclasses import asdict
+def _plan(args: argparse.Namespace) -> int:
+    names = DrawCall.__dataclass_fields__
+    return _print_plan(
+        DrawCall("", **{k: v for k, v in vars(args).items() if k in names}), args.json
+    )
 
+
+def _print_plan(call: DrawCall, as_json: bool) -> int:
     from .draw import check_paths
     from .plan import plan
 
     check_paths(call)
     made = plan(call)
-    print(json.dumps(asdict(made)) if as_json else made.sentence())
+    print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
     return 0
 
 
@@ -142,7 +147,14 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-_HANDLERS = {"draw": _draw, "run": _run, "inspect": _inspect, "train": _train, "doctor": _doctor}
+_HANDLERS = {
+    "draw": _draw,
+    "plan": _plan,
+    "run": _run,
+    "inspect": _inspect,
+    "train": _train,
+    "doctor": _doctor,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

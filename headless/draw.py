@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class DrawCall:
     model: Path | None = None
     text_encoder: Path | None = None
     vae: Path | None = None
+    lora: Sequence[tuple[Path, float]] = ()
     size: tuple[int, int] | None = None
     steps: int | None = None
     cfg: float | None = None
@@ -77,8 +78,8 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     check_paths(call)
     outputs = _output_names(call)
     marks = [time.perf_counter()]
-    log.info("%s", plan(call).sentence())
     bundle = load(call)
+    log.info("%s", plan(call, bundle).sentence())
     settings = resolve(call, bundle)
     marks.append(time.perf_counter())
     positive = bundle.text_encoder.encode(call.prompt)
@@ -108,7 +109,8 @@ def draw(call: DrawCall, progress: Progress) -> dict:
         facts["latent"] = str(call.save_latent)
     for k, (path, picture) in enumerate(zip(outputs, pictures)):
         said = {**facts["call"], "seed": settings.seed + k, "batch": 1}
-        chunks = {"inkstone": json.dumps({**said, "models": facts["models"]}, ensure_ascii=False)}
+        said |= {"models": facts["models"], "loras": facts["loras"]}
+        chunks = {"inkstone": json.dumps(said, ensure_ascii=False)}
         save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
     facts["files"] = [str(path) for path in outputs]
     return facts
@@ -116,23 +118,37 @@ def draw(call: DrawCall, progress: Progress) -> dict:
 
 def load(call: DrawCall) -> Bundle:
     """The three models of a call; single files need all three options."""
+    from ..loaders.lora import load_lora
+    from ..loaders.lora_stack import Adapter, dress
+
+    # they are small and quickly refused: before the models
+    adapters = [Adapter(load_lora(path), strength) for path, strength in call.lora]
+    models = open_models(call)
+    models.model, models.text_encoder, _ = dress(models.model, models.text_encoder, adapters)
+    return models
+
+
+def open_models(call: DrawCall, partly: bool = False) -> Bundle:
+    """The models without LoRAs: opened and checked, their weights read when they are used.
+
+    `partly`: of a single file, what was not named is None.
+    """
     import torch
 
     from ..loaders import bundle as b
 
     dtype = None if call.dtype is None else getattr(torch, call.dtype)
     device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    root, text, vae = parts_of(call)
-    models = b.Bundle(
-        b.load_diffusion_model(root, dtype, device),
-        b.load_text_encoder(text, dtype, device),
-        b.load_vae(vae, dtype, device),
+    root, text, vae = parts_of(call, partly)
+    want = b.Want(dtype, device, call.memory, wait=True)
+    return b.Bundle(
+        b.open_diffusion_model(root, want),
+        b.open_text_encoder(text, want) if text else None,
+        b.load_vae(vae, dtype, device) if vae else None,
     )
-    models.vae.budget = call.memory
-    return models
 
 
-def parts_of(call: DrawCall) -> tuple[Path, Path, Path]:
+def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, Path | None]:
     """Paths of diffusion model, text encoder and VAE. A single file needs the others named."""
     from ..loaders.bundle import EMBEDDED_FOLDER
 
@@ -140,7 +156,7 @@ def parts_of(call: DrawCall) -> tuple[Path, Path, Path]:
     whole = root if root.is_dir() else None
     text, vae = call.text_encoder or whole, call.vae or whole
     absent = [name for name, value in (("--text-encoder", text), ("--vae", vae)) if value is None]
-    if absent:
+    if absent and not partly:
         raise CallError(
             f"{root} is a single file, so {' and '.join(absent)} must be given too. "
             "Or give --model a whole model folder."
@@ -149,16 +165,26 @@ def parts_of(call: DrawCall) -> tuple[Path, Path, Path]:
 
 
 def resolve(call: DrawCall, bundle: Bundle) -> Settings:
-    """Fills in the model's preset; a Lightning schedule in the folder chooses the fast one."""
+    """Fills in the model's preset; a Lightning LoRA, or a Lightning schedule in the folder, chooses
+    the fast one.
+    """
     from ..sampling.schedule import LIGHTNING
 
     family = bundle.model.family
-    distilled = bundle.model.schedule == LIGHTNING and family.schedule != LIGHTNING
+    own = bundle.model.schedule == LIGHTNING and family.schedule != LIGHTNING
+    distilled = own and bundle.model.distilled is None
     if distilled:
         log.info(
             "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
         )
-    preset = family.fast if call.fast or distilled else family.preset
+    lora = bundle.model.distilled
+    preset = family.fast if call.fast or distilled or lora else family.preset
+    if lora:
+        preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
+        log.info(
+            "a LoRA is %s (%s): defaults are %d steps, CFG 1; --steps and --cfg change them",
+            lora.words(), lora.why, preset.steps,
+        )  # fmt: skip
     return Settings(
         call.size or preset.size,
         call.steps if call.steps is not None else preset.steps,
@@ -183,6 +209,11 @@ def check_paths(call: DrawCall) -> None:
     for name, path in named:
         if path is not None and not path.exists():
             raise CallError(f"{name} {path}: no such file or folder. Check the path.")
+    for path, _ in call.lora:
+        if not path.is_file():
+            raise CallError(
+                f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
+            )
     _check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None and path.is_dir():
@@ -256,6 +287,10 @@ def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float
                 ("vae", bundle.vae, bundle.vae.path),
             )
         },
+        "loras": [
+            {"name": path.name, "hash": model_hash(path), "strength": strength}
+            for path, strength in call.lora
+        ],
         "seconds": {s: round(b - a, 3) for s, a, b in zip(stages, marks, marks[1:])},
     }
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from ..kernels.errors import InkstoneError
 
 LATER = {
-    "--lora": "LoRA files",
     "--image": "editing and image-to-image",
     "--mask": "inpainting",
     "--strength": "image-to-image",
@@ -71,6 +70,18 @@ def _device(text: str) -> str:
     return text
 
 
+def _lora(text: str) -> tuple[Path, float]:
+    """F[:STRENGTH]. A path may hold colons itself (C:\\...): only a number at the end counts."""
+    path, _, tail = text.rpartition(":")
+    try:
+        float(tail)
+    except ValueError:
+        return Path(text), 1.0
+    if not path or Path(text).is_file():
+        return Path(text), 1.0
+    return Path(path), _range(-100, 100, float)(tail)
+
+
 def _range(low: float, high: float, kind: type):
     def parse(text: str):
         try:
@@ -94,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"inkstone {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_draw(commands)
+    _add_plan(commands)
     _add_run(commands)
     _add_inspect(commands)
     _add_train(commands)
@@ -112,6 +124,74 @@ def _command(commands, name: str, text: str, example: str) -> argparse.ArgumentP
     )
     parser.add_argument("--quiet", action="store_true", help="only errors on stderr")
     return parser
+
+
+def _add_models(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--text-encoder", type=Path, metavar="F", help="text encoder file or folder")
+    p.add_argument("--vae", type=Path, metavar="F", help="VAE file or folder")
+
+
+def _add_canvas(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="picture size, multiples of 16 (default: the model's)",
+    )
+    p.add_argument(
+        "--steps",
+        type=_range(1, 1000, int),
+        metavar="N",
+        help="denoising steps (default: the model's)",
+    )
+    p.add_argument(
+        "--batch",
+        type=_range(1, 256, int),
+        default=1,
+        metavar="N",
+        help="pictures to draw (default 1)",
+    )
+
+
+def _add_machine(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type to compute in (default: the fastest safe one)",
+    )
+    p.add_argument(
+        "--memory",
+        type=_memory,
+        metavar="12GB",
+        help="memory that all of it may take; what does not fit is streamed from the file "
+        "(default: what is free)",
+    )
+    p.add_argument(
+        "--device",
+        type=_device,
+        metavar="D",
+        help="cpu, cuda, cuda:1 (default: cuda if there is one)",
+    )
+
+
+def _add_plan(commands) -> None:
+    p = _command(
+        commands,
+        "plan",
+        "print what a draw will hold in memory, from file headers alone",
+        "inkstone plan qwen-image-Q4_K_M.gguf --size 1328x1328 --memory 12GB",
+    )
+    p.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="diffusion model file or whole model folder (default: the embedded model)",
+    )
+    _add_models(p)
+    _add_canvas(p)
+    _add_machine(p)
+    p.add_argument("--json", action="store_true", help="print the plan as JSON, in bytes")
 
 
 def _add_draw(commands) -> None:
@@ -135,20 +215,33 @@ def _add_draw(commands) -> None:
         metavar="FILE_OR_FOLDER",
         help="diffusion model or whole model folder (default: the embedded model)",
     )
-    p.add_argument("--text-encoder", type=Path, metavar="F", help="text encoder file or folder")
-    p.add_argument("--vae", type=Path, metavar="F", help="VAE file or folder")
+    _add_models(p)
+    _add_canvas(p)
+    _add_sampling(p)
     p.add_argument(
-        "--size",
-        type=_size,
-        metavar="WxH",
-        help="picture size, multiples of 16 (default: the model's)",
+        "--lora",
+        type=_lora,
+        action="append",
+        default=[],
+        metavar="F[:STRENGTH]",
+        help="LoRA file, with a strength of 1 unless given; may be repeated",
+    )
+    _add_machine(p)
+    p.add_argument(
+        "--save-latent",
+        type=Path,
+        metavar="F.safetensors",
+        help="also write the raw latents, key `samples`",
     )
     p.add_argument(
-        "--steps",
-        type=_range(1, 1000, int),
-        metavar="N",
-        help="denoising steps (default: the model's)",
+        "--plan", action="store_true", help="print the memory plan and stop; nothing is loaded"
     )
+    p.add_argument("--json", action="store_true", help="print facts as JSON instead of file names")
+    for option in LATER:
+        p.add_argument(option, action=_Later, help=argparse.SUPPRESS)
+
+
+def _add_sampling(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--cfg",
         type=_range(0, 100, float),
@@ -166,44 +259,8 @@ def _add_draw(commands) -> None:
         help="picture k of a batch uses seed + k (default 0)",
     )
     p.add_argument(
-        "--batch",
-        type=_range(1, 256, int),
-        default=1,
-        metavar="N",
-        help="pictures to draw (default 1)",
-    )
-    p.add_argument(
         "--fast", action="store_true", help="the model's few-step setting: 8 steps, no CFG"
     )
-    p.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="type to compute in (default: the fastest safe one)",
-    )
-    p.add_argument(
-        "--memory",
-        type=_memory,
-        metavar="12GB",
-        help="memory for activations of the VAE (default: what is free)",
-    )
-    p.add_argument(
-        "--device",
-        type=_device,
-        metavar="D",
-        help="cpu, cuda, cuda:1 (default: cuda if there is one)",
-    )
-    p.add_argument(
-        "--save-latent",
-        type=Path,
-        metavar="F.safetensors",
-        help="also write the raw latents, key `samples`",
-    )
-    p.add_argument(
-        "--plan", action="store_true", help="print the memory plan and stop; nothing is loaded"
-    )
-    p.add_argument("--json", action="store_true", help="print facts as JSON instead of file names")
-    for option in LATER:
-        p.add_argument(option, action=_Later, help=argparse.SUPPRESS)
 
 
 def _add_run(commands) -> None:

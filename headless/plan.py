@@ -1,117 +1,127 @@
 """The plan of a draw: what will be in memory, from file headers alone, before anything is loaded.
 
-Weights are counted in the type they will be computed in; modulation weights are not resident (they
-are streamed into a table) and are named apart. Streaming of models that do not fit is not in this
-version: a plan that does not fit says so.
+It asks the same opened models and the same `place` that the run itself asks, so it is what the run
+does. The stages follow each other: text encoder, MMDiT, VAE; where all of them do not fit at once,
+the text encoder leaves before the MMDiT enters. Modulation weights are never resident: they are
+read into a table.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from ..kernels.memory import available_ram
-from ..kernels.modulation import modulation_keys
-from .draw import DrawCall, parts_of
+from ..kernels.memory import available_ram, process_bytes
+from ..loaders.residency import place
 
-SLABS = 8  # tensors of [tokens, width] alive at once in a block: streams, norms, q, k, v, output
+if TYPE_CHECKING:
+    import torch
+
+    from ..loaders.bundle import Bundle
+    from .draw import DrawCall
+
+_PROMPT = 64  # tokens of a prompt and of its template's head, unless told
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of each part, and whether they fit."""
+    """Bytes of each part, where the weights are, and the most that is held at once."""
 
+    runtime: int  # Python, torch and this program
     text_encoder: int
-    diffusion_model: int
-    modulation_on_disk: int
+    diffusion_model: int  # as placed
+    modulation_in_file: int
     modulation_table: int
     vae: int
     activations: int
+    peak: int
     budget: int
-
-    @property
-    def total(self) -> int:
-        """Everything that is resident at once."""
-        return (
-            self.text_encoder
-            + self.diffusion_model
-            + self.modulation_table
-            + self.vae
-            + self.activations
-        )
+    formats: str
+    text_encoder_placed: str
+    diffusion_model_placed: str
+    together: bool  # text encoder and MMDiT stay side by side
 
     def sentence(self) -> str:
         """One line for people."""
-        g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items()}
-        verdict = (
-            "all resident"
-            if self.total <= self.budget
-            else ("DOES NOT FIT: use a smaller size, a smaller type, or a machine with more memory")
-        )
+        g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items() if type(v) is int}
+        if self.together:
+            verdict = "all resident"
+        else:
+            verdict = (
+                f"the text encoder ({self.text_encoder_placed}) leaves before the MMDiT "
+                f"({self.diffusion_model_placed}) enters"
+            )
         return (
-            f"plan: text encoder {g['text_encoder']}, MMDiT {g['diffusion_model']} "
-            f"(+ {g['modulation_on_disk']} modulation streamed from the file into a table of "
-            f"{g['modulation_table']}), VAE {g['vae']}, activations {g['activations']}: "
-            f"{self.total / 1e9:.2f} of {g['budget']}: {verdict}"
+            f"plan: text encoder {g['text_encoder']}, MMDiT {self.formats} "
+            f"{g['diffusion_model']} (+ {g['modulation_in_file']} modulation read from the file "
+            f"into a table of {g['modulation_table']}), VAE {g['vae']}, activations "
+            f"{g['activations']}, program {g['runtime']}: at most {g['peak']} of {g['budget']}: "
+            f"{verdict}"
         )
 
+    def facts(self) -> dict:
+        """For --json."""
+        return asdict(self) | {"sentence": self.sentence()}
 
-def plan(call: DrawCall) -> Plan:
-    """Reads headers only."""
-    import torch
 
-    from ..kernels.vae import VAEConfig
+def plan(call: DrawCall, bundle: Bundle | None = None) -> Plan:
+    """Headers only. `bundle`: the models of the call, opened and waiting. Of a single file the
+    parts that were not named are left out of the plan.
+    """
     from ..kernels.vae_rows import plan_rows
-    from ..loaders import bundle as b
-    from ..loaders.detect import identify, require
-    from ..loaders.family import family_of
-    from ..loaders.safetensors_file import open_weights
+    from ..loaders.bundle import parameter_bytes
+    from .draw import open_models
 
-    root, text, vae = parts_of(call)
-    sizes, facts = {}, {}
-    for role, path, folder in (
-        ("diffusion_model", root, "transformer"),
-        ("text_encoder", text, "text_encoder"),
-        ("vae", vae, "vae"),
-    ):
-        part = path / folder if (path / folder).is_dir() else path
-        facts[role] = identify(part, want=role)
-        require(facts[role], role)
-        with open_weights(part) as weights:
-            sizes[role] = {name: entry.numel for name, entry in weights.entries.items()}
-            if role == "diffusion_model":
-                family = family_of(weights.metadata)
-    device = torch.device(call.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    asked = None if call.dtype is None else getattr(torch, call.dtype)
-    total = {role: sum(s.values()) for role, s in sizes.items()}
-    item = {r: b.choose_dtype(asked, device, n)[0].itemsize for r, n in total.items()}
-    item["vae"] = (asked or torch.float32).itemsize
-    config = facts["diffusion_model"].config
-    mods = set(modulation_keys(facts["diffusion_model"].layers))
-    modulation = sum(
-        n for name, n in sizes["diffusion_model"].items() if any(name.endswith(m) for m in mods)
+    models = bundle or open_models(call, partly=True)
+    text, model, vae = models.text_encoder, models.model, models.vae
+    size = call.size or model.family.preset.size
+    parts = [m for m in (text, model) if m is not None]
+    held = sum(m.weights.held for m in parts)
+    vae_bytes = parameter_bytes(vae.network) if vae else 0
+    runtime = max(0, process_bytes() - held - vae_bytes)
+    budget = call.memory or _room(model.device) + (
+        runtime + held + vae_bytes if model.device.type == "cpu" else 0
     )
-    width = config["heads"] * config["head_dim"]
-    size = call.size or family.preset.size
-    tokens = size[0] * size[1] // 256 + 64
-    steps = call.steps or family.preset.steps
-    table = steps * facts["diffusion_model"].layers * 12 * width * item["diffusion_model"]
-    block = (SLABS * tokens * width + 1024 * config["ff"]) * call.batch * item["diffusion_model"]
-    vae_numbers = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in facts["vae"].config.items()
-    }
-    known = {k: vae_numbers[k] for k in VAEConfig.__dataclass_fields__ if k in vae_numbers}
-    _, decode, _ = plan_rows(VAEConfig(**known), size[1], size[0], torch.float32, call.memory)
-    budget = call.memory or (
-        available_ram()
-        if device.type == "cpu"
-        else torch.cuda.get_device_properties(device).total_memory
-    )
+    work = _working(call, models, size)
+    decode = plan_rows(vae.network.config, size[1], size[0], vae.dtype, budget)[1] if vae else 0
+    fixed = vae_bytes + (runtime if model.device.type == "cpu" else 0)
+    room = budget - fixed
+    sizes = [m.weights.sizes if m else (0, []) for m in (text, model)]
+    together = sum(m.weights.nbytes for m in parts) + max(work) <= room
+    placed = [place(*s, None if together else room - need) for s, need in zip(sizes, work)]
+    stages = [sum(p.nbytes for p in placed) if together else p.nbytes for p in placed]
+    table = _table(call, models)
+    most = max(stages[0] + work[0], stages[1] + work[1], stages[1] + decode)
     return Plan(
-        text_encoder=total["text_encoder"] * item["text_encoder"],
-        diffusion_model=(total["diffusion_model"] - modulation) * item["diffusion_model"],
-        modulation_on_disk=modulation * item["diffusion_model"],
-        modulation_table=table,
-        vae=total["vae"] * item["vae"],
-        activations=max(block, decode),
-        budget=budget,
-    )
+        runtime, placed[0].nbytes, placed[1].nbytes, model.modulation_bytes, table, vae_bytes,
+        max(work[1] - table, decode), fixed + most, budget, model.weights_format,
+        placed[0].words(), placed[1].words(), together,
+    )  # fmt: skip
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    return available_ram()
+
+
+def _table(call: DrawCall, models: Bundle) -> int:
+    from ..kernels.modulation import table_bytes
+
+    c, model = models.model.network.config, models.model
+    return table_bytes(c.layers, c.width, call.steps or model.family.preset.steps, model.dtype)
+
+
+def _working(call: DrawCall, models: Bundle, size: tuple[int, int]) -> tuple[int, int]:
+    """Bytes of activations (and the table) while the text encoder and while the MMDiT works."""
+    from ..kernels.mmdit import activation_bytes
+    from ..sampling.geometry import check_canvas, token_grid
+
+    check_canvas(*size)
+    _, rows, columns = token_grid(*size)
+    model = models.model
+    draw = activation_bytes(model.network.config, rows * columns + _PROMPT, call.batch, model.dtype)
+    text = models.text_encoder
+    return text.working_bytes(_PROMPT) if text else 0, draw + _table(call, models)

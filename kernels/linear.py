@@ -123,7 +123,7 @@ class Linear(nn.Linear):
         return self.weight.float() if self.storage is None else self.storage.dequantise()
 
 
-_UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
+UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
 
 _forced: ContextVar[str | None] = ContextVar("inkstone_packed_backend", default=None)
 PACKED_BACKENDS = ("pieces", "whole", "triton", "kitchen")
@@ -174,7 +174,7 @@ def packed_product(
 def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
     """Some rows of the weight at a time: unpacked into one buffer, multiplied, written in place."""
     rows, width = storage.shape
-    step = max(1, _UNPACKED // width)
+    step = max(1, UNPACKED // width)
     if step >= rows:
         return product(x, storage.dequantise(x.dtype), bias, gelu)
     buffer = x.new_empty(step, width)

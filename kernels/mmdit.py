@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .linear import Linear
+from .linear import UNPACKED, Linear
 from .modulation import Modulation
 from .rope import Grid, joint_rope, rotate
 from .stream import Stream
@@ -46,6 +46,17 @@ class MMDiTConfig:
     def width(self) -> int:
         """D, the width of both streams."""
         return self.heads * self.head_dim
+
+
+_SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
+
+
+def activation_bytes(config: MMDiTConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
+    """Bytes that one forward needs beside weights; tokens: image and text tokens together."""
+    size = dtype.itemsize
+    streams = tokens * config.width * (_SLABS * size + 4)
+    hidden = min(tokens, MLP.ROWS) * (config.ff + config.width) * size
+    return batch * (streams + hidden) + UNPACKED * size
 
 
 @dataclass(frozen=True)

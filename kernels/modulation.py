@@ -9,16 +9,21 @@ uses the same function with parameters as weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Weights = Callable[[str], Tensor]  # key name -> tensor, any float type
+from ..quant.storage import Storage
+from .linear import packed_product
 
-_EMBED = "time_text_embed.timestep_embedder.linear_{}.{}"
+Weights = Callable[[str], Tensor | Storage]  # key name -> tensor of any float type, or packed
+Branches = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # layer -> LoRA branch in float32
+
+_EMBED = "time_text_embed.timestep_embedder.linear_{}"
+NONE: Branches = {}
 _ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
 
 
@@ -49,22 +54,34 @@ def timestep_embedding(sigma: Tensor, dim: int = 256) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def time_embedding(weights: Weights, sigma: Tensor, addition: int | None = None) -> Tensor:
+def time_embedding(
+    weights: Weights, sigma: Tensor, addition: int | None = None, branches: Branches = NONE
+) -> Tensor:
     """sigma [n] -> temb [n,D] float32. `addition`: a row of the layered variant's embedding."""
     x = timestep_embedding(sigma)
     for i in (1, 2):
-        w, b = (weights(_EMBED.format(i, part)).float() for part in ("weight", "bias"))
-        x = F.linear(x if i == 1 else F.silu(x), w, b)
+        name = _EMBED.format(i)
+        w, b = weights(f"{name}.weight"), weights(f"{name}.bias")
+        w = w.dequantise() if isinstance(w, Storage) else w.float()
+        x = x if i == 1 else F.silu(x)
+        y = F.linear(x, w, b.float())
+        x = branches[name](x, y) if name in branches else y
     if addition is not None:
         x = x + weights("time_text_embed.addition_t_embedding.weight")[addition].float()
     return x
 
 
-def _project(weights: Weights, key: str, x: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
+def _project(
+    weights: Weights, key: str, x: Tensor, parts: int, dtype: torch.dtype, branches: Branches
+) -> Tensor:
     """x [n,D] float32 -> [n,parts,D] in dtype, by the first parts*D rows of a linear layer."""
     w, b = weights(f"{key}.weight"), weights(f"{key}.bias").float()
-    rows = parts * x.shape[-1]
-    if w.requires_grad:
+    rows = wanted = parts * x.shape[-1]
+    if key in branches:
+        rows = len(b)  # a branch has all rows of its layer
+    if isinstance(w, Storage):
+        y = packed_product(x, w, b)[..., :rows]
+    elif w.requires_grad:
         y = F.linear(x, w[:rows].float(), b[:rows])
     else:
         pieces = [
@@ -72,6 +89,8 @@ def _project(weights: Weights, key: str, x: Tensor, parts: int, dtype: torch.dty
             for i in range(0, rows, _ROWS)
         ]
         y = torch.cat(pieces, dim=-1)
+    if key in branches:
+        y = branches[key](x, y)[..., :wanted]
     return y.to(dtype).unflatten(-1, (parts, -1))
 
 
@@ -81,16 +100,29 @@ def modulation(
     layers: int,
     dtype: torch.dtype = torch.float32,
     addition: int | None = None,
+    branches: Branches = NONE,
 ) -> Modulation:
-    """All modulation rows for sigma [n] (float32, on the device of the result)."""
-    act = F.silu(time_embedding(weights, sigma, addition))  # [n,D]
+    """All modulation rows for sigma [n] (float32, on the device of the result).
+
+    branches: LoRAs, by the names of their layers.
+    """
+    act = F.silu(time_embedding(weights, sigma, addition, branches))  # [n,D]
+
+    def project(key: str, parts: int) -> Tensor:
+        return _project(weights, key, act, parts, dtype, branches)
+
     img, txt = [], []
     for i in range(layers):
         block = f"transformer_blocks.{i}."
-        img.append(_project(weights, block + "img_mod.1", act, 6, dtype))
+        img.append(project(block + "img_mod.1", 6))
         # of the last block's text branch only keys and values are read: shift1 and scale1
-        txt.append(_project(weights, block + "txt_mod.1", act, 6 if i < layers - 1 else 2, dtype))
-    return Modulation(img, txt, _project(weights, "norm_out.linear", act, 2, dtype))
+        txt.append(project(block + "txt_mod.1", 6 if i < layers - 1 else 2))
+    return Modulation(img, txt, project("norm_out.linear", 2))
+
+
+def table_bytes(layers: int, width: int, sigmas: int, dtype: torch.dtype) -> int:
+    """Bytes of the table for this many sigmas."""
+    return sigmas * layers * 12 * width * dtype.itemsize
 
 
 def modulation_keys(layers: int, addition: bool = False) -> list[str]:

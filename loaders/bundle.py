@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..kernels.errors import InkstoneError
 from ..kernels.linear import best_dtype
@@ -67,6 +68,11 @@ def _shapes(source: Weights, table: Mapping[str, str]) -> dict[str, tuple[int, .
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(torch.Size(s).numel() for s in shapes.values())
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Bytes of a network's plain parameters."""
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def _amount(shapes: Mapping[str, tuple[int, ...]]) -> str:

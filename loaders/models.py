@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
+from ..kernels.lora import attached
 from ..kernels.memory import free_bytes
 from ..kernels.mmdit import MMDiT
-from ..kernels.modulation import Modulation, modulation
+from ..kernels.modulation import Modulation, modulation, modulation_keys
 from ..kernels.text_encoder import Past, TextEncoder
 from ..kernels.vae import VAE
 from ..kernels.vae_rows import decode_rows, moments_rows, plan_rows
+from ..quant.storage import Found, Storage
+from ..sampling.lightning import Distilled
 from ..sampling.schedule import Schedule
+from . import lora_stack
 from .family import Family
+from .layout import mmdit_layout, text_layout
+from .lora import Lora
+from .lora_stack import Adapter, Fitted
+from .residency import Residency
 from .safetensors_file import Weights
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+_KEPT_TABLES = 2  # one wire with LoRAs, one without
+_KEPT_LORAS = 4  # files that stay read while their strengths are tried
 
 
 @dataclass
@@ -41,25 +54,69 @@ class DiffusionModel:
     names: Mapping[str, str]  # our key -> the file's key
     path: Path
     preview: Tensor | None = None  # [17,3], see sampling/preview.py
-    _table: tuple[tuple[float, ...], Modulation] | None = field(default=None, repr=False)
+    found: Mapping[str, Found] = field(default_factory=dict, repr=False)  # packed weights
+    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    budget: int | None = None  # bytes for the whole process; None = what is free
+    adapters: tuple[Fitted, ...] = ()
+    # shared with all copies of this model
+    _tables: dict[tuple, Modulation] = field(default_factory=dict, repr=False)
+    _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
+
+    def ready(self, working: int) -> None:
+        """Sees to it that the weights are in place for work that needs `working` bytes itself."""
+        if self.weights is not None:
+            working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+            self.weights.settle(self.budget, working)
+
+    def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
+        """A light copy that draws with these too; this model and the shared network stay as they
+        are. InkstoneError when one does not fit at all.
+        """
+        layout = mmdit_layout(self.network.config)
+        fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
+        self._loras.extend(a.lora for a in adapters if a.lora not in self._loras)
+        lora_stack.warn_of_fp8(fitted, self.weights_format)
+        schedule = lora_stack.schedule_with(fitted, self.schedule)
+        return replace(self, adapters=fitted, schedule=schedule)
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within it the network has the side branches of this model's LoRAs."""
+        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, found)
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """Set where a LoRA makes this a few-step model."""
+        return next((f.distilled for f in self.adapters if f.distilled), None)
 
     def modulation(self, sigmas: Tensor) -> Modulation:
-        """The rows for sigmas [n]; the last table is kept, so a new seed costs nothing."""
-        key = tuple(sigmas.tolist())
-        if self._table is None or self._table[0] != key:
+        """The rows for sigmas [n]; the last tables are kept, so a new seed costs nothing."""
+        layers = self.network.config.layers
+        names = (key.rpartition(".")[0] for key in modulation_keys(layers))
+        loras = lora_stack.TableBranches(self.adapters, names)
+        key = (tuple(sigmas.tolist()), loras.key)
+        if key not in self._tables:
+            branches = loras.at(self._read, self.device)
             table = modulation(
-                self._read, sigmas.to(self.device), self.network.config.layers, self.dtype
+                self._read, sigmas.to(self.device), layers, self.dtype, branches=branches
             )
-            self._table = (key, table)
-        return self._table[1]
+            while len(self._tables) >= _KEPT_TABLES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[key] = table
+        return self._tables[key]
 
-    def _read(self, name: str) -> Tensor:
-        return self.source.read(self.names[name], dtype=self._plain(name)).to(self.device)
+    @property
+    def modulation_bytes(self) -> int:
+        """Bytes of modulation weights, which stay in the file."""
+        keys = modulation_keys(self.network.config.layers)
+        plain = [self.source.entries[self.names[k]] for k in keys if k not in self.found]
+        packed = sum(self.found[k].nbytes for k in keys if k in self.found)
+        return packed + sum(e.numel * e.dtype.itemsize for e in plain)
 
-    def _plain(self, name: str) -> torch.dtype | None:
-        """fp8 has no arithmetic: it is read as bfloat16, which holds every value of it."""
-        stored = self.source.entries[self.names[name]].dtype
-        return torch.bfloat16 if stored.itemsize == 1 else None
+    def _read(self, name: str) -> Tensor | Storage:
+        if name in self.found:
+            return self.found[name].load().to(self.device)
+        return self.source.read(self.names[name]).to(self.device)
 
 
 @dataclass
@@ -72,7 +129,21 @@ class TextEncoderModel:
     dtype: torch.dtype
     device: torch.device
     path: Path
+    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    budget: int | None = None  # bytes for the whole process; None = what is free
+    adapters: tuple[Fitted, ...] = ()
     _prefix: tuple[list[int], Past] | None = field(default=None, repr=False)
+
+    def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
+        """A light copy that encodes with these too, with a prefix of its own."""
+        layout = text_layout(self.network.config)
+        fitted = tuple(lora_stack.fit(a, "text", layout) for a in adapters)
+        return replace(self, adapters=(*self.adapters, *fitted), _prefix=None)
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within it the network has the side branches of this model's LoRAs."""
+        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, found)
 
     def encode(self, prompt: str) -> Tensor:
         """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept."""
@@ -100,10 +171,18 @@ class TextEncoderModel:
                 "match %s",
                 f.name, ", ".join(strangers[:5]), " ".join(f.grammar.words), f.grammar.written,
             )  # fmt: skip
-        with torch.inference_mode():
+        if self.weights is not None:
+            self.weights.settle(self.budget, self.working_bytes(len(ids)))
+        with self.adapted(), torch.inference_mode():
             past = self._past(ids[: f.drop])
             states, _ = self.network(torch.tensor([ids[f.drop :]], device=self.device), past)
         return states
+
+    def working_bytes(self, tokens: int) -> int:
+        """Bytes of activations: streams, q, k, v, scores, gated hidden state of one layer."""
+        c = self.network.config
+        floats = tokens * (8 * c.width + 3 * c.ff + 2 * c.heads * tokens)
+        return floats * torch.float32.itemsize
 
     def _past(self, head: list[int]) -> Past | None:
         if not head:

@@ -158,7 +158,8 @@ class Residency:
         with _lock:
             self._used = next(_clock)
             room = self._room(budget) - working
-            if self.held and self.held + self._others_held() <= max(room, 0):
+            whole = self.placement is not None and not self.placement.streamed
+            if whole and self.held + self._others_held() <= room:
                 return self.placement
             others = sorted(self._others(), key=lambda r: r._used)
             while others and self.nbytes + self._others_held() > room:

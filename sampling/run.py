@@ -7,7 +7,9 @@ draws its noise from seed + k, so a batch of N equals N singles.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
-from ..kernels.mmdit import MMDiT, Watch
-from ..kernels.modulation import Modulation
+from ..kernels.mmdit import MMDiT, Watch, activation_bytes
+from ..kernels.modulation import Modulation, table_bytes
 from .denoise import Step, euler
 from .finite import check
 from .geometry import check_canvas, pack, token_grid, unpack
+from .lightning import Distilled, misfit
 from .noise import noise
 from .schedule import check_sigmas
 
@@ -35,6 +38,13 @@ class Model(Protocol):
     weights_format: str
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
+    distilled: Distilled | None  # made for few steps without CFG
+
+    def ready(self, working: int) -> None:
+        """Has the weights in place for work that needs `working` bytes itself."""
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within it the network works with the model's LoRAs, if it has some."""
 
     def modulation(self, sigmas: Tensor) -> Modulation:
         """The table for these sigmas."""
@@ -109,12 +119,26 @@ def denoise(
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
         texts["negative"] = _check_text(negative, model, "negative")
+    said = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
+    if said:
+        log.warning("%s", said)
     start = _start(model, r).to(model.device)
-    with torch.inference_mode():
+    model.ready(working_bytes(model, r, texts))
+    with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
         run = _Run(model, r, texts, hooks, table)
         x = euler(run.velocity, pack(start), r.sigmas, r.cfg, hooks.on_step)
         return raw_latents(model, x, r)
+
+
+def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+    """Bytes that a run needs beside the weights: activations of one forward, and the table."""
+    config = model.network.config
+    text = max(t.shape[1] for t in texts.values())
+    tokens = math.prod(token_grid(r.width, r.height)) + text
+    return activation_bytes(config, tokens, r.batch, model.dtype) + table_bytes(
+        config.layers, config.width, len(r.sigmas) - 1, model.dtype
+    )
 
 
 def _start(model: Model, r: Request) -> Tensor:

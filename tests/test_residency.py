@@ -1,0 +1,158 @@
+"""Weights that leave memory or come block by block: same pictures, whatever the room."""
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from inkstone.headless.draw import DrawCall, open_models
+from inkstone.headless.plan import plan
+from inkstone.kernels.errors import InkstoneError
+from inkstone.loaders import residency
+from inkstone.loaders.bundle import EMBEDDED_FOLDER, Want, open_diffusion_model, open_text_encoder
+from inkstone.loaders.residency import Placement, Residency, place
+from inkstone.sampling.run import Hooks, Request, denoise, working_bytes
+from inkstone.sampling.schedule import LINEAR, sigmas
+
+PROMPT = "a red circle on a white background"
+
+
+@pytest.mark.parametrize(
+    "room, want",
+    [
+        (None, Placement(5, 0, 60)),
+        (60, Placement(5, 0, 60)),
+        (59, Placement(2, 3, 50)),  # two blocks are in flight: three must leave to gain room
+        (40, Placement(1, 4, 40)),
+        (35, Placement(0, 5, 30)),
+        (30, Placement(0, 5, 30)),
+    ],
+)
+def test_place(room, want):
+    assert place(10, [10] * 5, room) == want
+
+
+def test_place_keeps_room_for_the_largest_streamed_blocks():
+    assert place(0, [30, 10, 10, 10], 55) == Placement(1, 3, 50)
+    assert place(0, [10, 10, 10, 30, 5], 64) == Placement(0, 5, 60)
+
+
+def test_no_room_is_told_with_both_numbers():
+    with pytest.raises(InkstoneError, match=r"0\.03 GB.*0\.01 GB.*--memory"):
+        place(10_000_000, [10_000_000] * 3, 12_000_000)
+
+
+def drawn(model, text, hooks=Hooks()):
+    table = sigmas(LINEAR, 2, 24)
+    return denoise(model, text, None, Request(96, 64, table, seed=3), hooks)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Sets the room for weights, in bytes, on every device."""
+    bytes_ = [1 << 40]
+    monkeypatch.setattr(Residency, "_room", lambda self, budget: bytes_[0])
+    monkeypatch.setattr(residency, "_all", type(residency._all)())
+
+    def set_(value):
+        bytes_[0] = value
+
+    return set_
+
+
+@pytest.fixture
+def opened(room):
+    want = Want(wait=True)
+    return open_diffusion_model(EMBEDDED_FOLDER, want), open_text_encoder(EMBEDDED_FOLDER, want)
+
+
+def least(model, blocks: int) -> int:
+    """Room in which this many blocks stay and the others are streamed."""
+    rest, groups = model.weights.sizes
+    return rest + sum(groups[:blocks]) + 2 * max(groups[blocks:]) + needed(model)
+
+
+def needed(model) -> int:
+    """What `drawn` asks for beside the weights; the prompt has fewer than 16 tokens."""
+    request = Request(96, 64, sigmas(LINEAR, 2, 24))
+    return working_bytes(model, request, {"positive": torch.zeros(1, 16, 128)})
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_streamed_weights_give_the_same_bits(opened, room, blocks):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    whole = drawn(model, text)
+    encoder.weights.park()
+    model.weights.park()
+    room(least(model, blocks))
+    streamed = drawn(model, text)
+    said = model.weights.placement
+    assert said.streamed and said.kept >= blocks, said
+    assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
+    blank = [p for p in model.network.parameters() if p.is_meta]
+    assert blank, "all weights are in memory although they were to be streamed"
+    room(1 << 40)
+    assert torch.equal(drawn(model, text), whole) and not model.weights.placement.streamed
+    assert not any(p.is_meta for p in model.network.parameters())
+
+
+def test_a_stopped_run_leaves_a_usable_stream(opened, room):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    whole = drawn(model, text)
+    model.weights.park()
+    room(least(model, 1))
+
+    def stop(step, block):
+        if (step, block) == (1, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(model, text, Hooks(on_block=stop))
+    assert torch.equal(drawn(model, text), whole)
+
+
+def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    whole = drawn(model, text)
+    model.weights.park(), encoder.weights.park()
+    room(model.weights.nbytes + needed(model))
+    again = encoder.encode(PROMPT)
+    assert torch.equal(again, text) and encoder.weights.held and not model.weights.held
+    assert torch.equal(drawn(model, again), whole)
+    assert model.weights.held and not encoder.weights.held
+    assert all(p.is_meta for p in encoder.network.parameters())
+    assert torch.equal(encoder.encode(PROMPT), text), "it comes back"
+
+
+def test_a_parked_model_holds_nothing_and_its_reader_ends(opened, room):
+    model, encoder = opened
+    room(least(model, 0))
+    drawn(model, encoder.encode(PROMPT))
+    encoder.weights.park(), model.weights.park()
+    gc.collect()
+    assert all(p.is_meta for p in model.network.parameters()) and model.weights.held == 0
+    assert not [t for t in threading.enumerate() if t.name.startswith("inkstone-stream")]
+
+
+def test_waiting_models_read_nothing_until_they_are_used(opened):
+    model, encoder = opened
+    encoder.encode(PROMPT)
+    assert encoder.weights.held == encoder.weights.nbytes
+
+
+def test_the_plan_is_what_the_run_does(opened, room):
+    model, encoder = opened
+    bundle = open_models(DrawCall(PROMPT))
+    made = plan(DrawCall(PROMPT), bundle)
+    assert made.together and made.peak < made.budget and "all resident" in made.sentence()
+    whole = made.text_encoder + made.diffusion_model
+    assert whole == encoder.weights.nbytes + model.weights.nbytes
+    tight = DrawCall(PROMPT, memory=made.peak - made.text_encoder // 2)
+    made = plan(tight, bundle)
+    assert not made.together and "leaves before" in made.sentence(), made.sentence()
+    with pytest.raises(InkstoneError, match="even when streamed"):
+        plan(DrawCall(PROMPT, memory=made.runtime), bundle)
