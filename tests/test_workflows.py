@@ -39,6 +39,24 @@ def test_files_are_what_the_builder_writes():
         )
 
 
+def test_the_machine_is_not_in_the_files(tmp_path, monkeypatch):
+    """Other models at hand, another folder: the same text."""
+    before = builder().render_all()
+    for kind, name in (("diffusion_models", "a.safetensors"), ("vae", "b.safetensors")):
+        (tmp_path / "models" / kind).mkdir(parents=True)
+        (tmp_path / "models" / kind / name).touch()
+    (tmp_path / "models" / "diffusers" / "c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert builder().render_all() == before
+
+
+def test_the_width_of_the_source_is_not_in_the_notes():
+    unwrapped = builder()._unwrapped
+    assert unwrapped("# T\n\none\ntwo\n\n- a\n- b\n  c\n| x |\n|---|\n| y |\n") == (
+        "# T\n\none two\n\n- a\n- b   c\n| x |\n|---|\n| y |\n"
+    )
+
+
 @pytest.mark.parametrize("path", API, ids=lambda p: p.stem)
 def test_graph_is_sound(path):
     validate(

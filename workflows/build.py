@@ -1,12 +1,14 @@
 """Writes every example graph, UI and API form, from one source: `python workflows/build.py`.
 
-A test fails when the files drift from what the node schemas give.
+A test fails when the files drift from what the node schemas give. Nothing of this machine goes into
+them: file names stand in the graphs below, and combos are not read from a models folder.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -171,10 +173,15 @@ def render_all() -> dict[str, str]:
     out = {}
     classes = node_classes()
     for name, (graph, note) in graphs().items():
-        layout = Layout(notes=(Note(note, "Read me"),), pack="inkstone")
+        layout = Layout(notes=(Note(_unwrapped(note), "Read me"),), pack="inkstone")
         out[f"{name}.json"] = _text(ui_from_api(graph, classes, layout))
         out[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
     return out
+
+
+def _unwrapped(markdown: str) -> str:
+    """Each paragraph and list item on one line, so that the source's line width is not in files."""
+    return re.sub(r"(?<=[^\n|])\n(?=[^\n|#-])", " ", markdown)
 
 
 def _text(value: dict) -> str:
