@@ -9,10 +9,12 @@ by name: read as plain numbers it would give a grey picture and no error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 
 from .block_floats import find_modelopt
 from .comfy_quant import find_comfy_quant
+from .dfloat11 import find_dfloat11
 from .fp8 import find_fp8
 from .parts import FLOATS, Parts
 from .storage import Found, Source
@@ -48,7 +50,8 @@ def find_packed(
     """
     rest = dict(table)
     found: dict[str, Found] = {}
-    for finder in (*_gguf(), find_comfy_quant, find_modelopt, find_fp8):
+    df11 = partial(find_dfloat11, config=config)
+    for finder in (*_gguf(), df11, find_comfy_quant, find_modelopt, find_fp8):
         new = finder(source, rest)
         found |= new
         used = {part for one in new.values() for part in one.parts}

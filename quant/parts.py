@@ -88,6 +88,12 @@ class Parts:
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.source.read(self.table[name], dtype=dtype)
 
+    def cut(self, name: str, start: int, stop: int) -> Tensor:
+        """Bytes start .. stop - 1 of a part, as uint8; alone where the reader can do that."""
+        if hasattr(self.source, "read_bytes"):
+            return self.source.read_bytes(self.table[name], start, stop)
+        return self.read(name).flatten().view(torch.uint8)[start:stop].clone()
+
     def floats(self, layer: str, name: str) -> Tensor:
         """A part as float32, every number of it finite (e4m3 and e8m0 scales too)."""
         found = self.read(name).float()

@@ -1,0 +1,307 @@
+"""DFloat11: bfloat16 without loss in 70 % of the bytes. Exponents are a Huffman stream, signs and
+mantissas lie beside it.
+
+Unusual: several matrices of a block share one stream, and stay so in the file only. A matrix takes
+the pieces of 4096 stream bytes in which its elements lie (the file tells which element each piece
+starts with), so rows are decoded alone, in memory as well. Every piece is checked for its count.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import huffman
+from .errors import InkstoneError
+from .parts import AGAIN, Parts
+from .storage import Found, Source, Storage
+
+THREADS, CHUNK_BYTES = 512, 8  # chunks of a piece, bytes of a chunk: the only published numbers
+PIECE = THREADS * CHUNK_BYTES
+GAP_BYTES = THREADS * 5 // 8  # of a piece: 5 bits for every chunk
+AT_ONCE = 32  # pieces decoded at once: some 400,000 weights
+STREAM = (".encoded_exponent", ".sign_mantissa", ".luts", ".output_positions", ".gaps")
+
+# Order of matrices in a block's stream, where no config.json says it (that of both published ones).
+ORDER: dict[str, Sequence[str]] = {
+    r"transformer_blocks\.\d+": (
+        "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.add_k_proj", "attn.add_v_proj",
+        "attn.add_q_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.0.proj",
+        "img_mlp.net.2", "txt_mod.1", "txt_mlp.net.0.proj", "txt_mlp.net.2",
+    ),
+}  # fmt: skip
+_PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")  # what patterns consist of; others could run away
+
+# Matrices without bias, from which a shape could be told: axis that is the width of the network.
+_WIDTH_AXIS = (
+    ("mlp.gate_proj", 1), ("mlp.up_proj", 1), ("mlp.down_proj", 0), ("self_attn.o_proj", 0),
+    ("embed_tokens", 1),
+)  # fmt: skip
+_WIDTH_OF = ("norm.weight", "layers.0.input_layernorm.weight")
+
+
+class Raw(NamedTuple):
+    """The bytes of a matrix, all uint8."""
+
+    encoded: Tensor  # whole pieces of the stream and 8 bytes more, zeros behind its end
+    gaps: Tensor  # 5 bits for each chunk of these pieces
+    signs: Tensor  # [N * K] sign and mantissa
+    luts: Tensor  # [rows + 1, 256]
+
+
+class DFloat11Storage(Storage):
+    """A matrix whose elements are start .. start + N * K of a stream; positions: first elements of
+    the stream's pieces that `raw` holds, and the end. `there`: bytes of stream in `raw.encoded`;
+    `where`: file and layer, for complaints."""
+
+    format = "DFloat11"
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        start: int,
+        positions: list[int],
+        raw: Raw,
+        there: int,
+        where: str = "",
+    ) -> None:
+        super().__init__(shape)
+        self.start, self.positions, self.where = start, positions, where
+        self.chunks = -(-there // CHUNK_BYTES)
+        for name, tensor in raw._asdict().items():
+            self.register_buffer(name, tensor)
+
+    def rows_into(self, start: int, out: Tensor) -> Tensor:
+        columns = self.shape[1]
+        at, end = start * columns, (start + len(out)) * columns
+        flat = out.view(-1) if out.is_contiguous() else out.new_empty(out.numel())
+        done = at
+        while done < end:
+            first = bisect_right(self.positions, self.start + done) - 1
+            last = min(first + AT_ONCE, len(self.positions) - 1)
+            upto = min(end, self.positions[last] - self.start)
+            exponent = self._decode(first, last)[self.start + done - self.positions[first] :]
+            self._join(exponent[: upto - done], self.signs[done:upto], flat[done - at : upto - at])
+            done = upto
+        return out if out.is_contiguous() else out.copy_(flat.view(out.shape))
+
+    def _decode(self, first: int, last: int) -> Tensor:
+        """Exponents of pieces first .. last - 1."""
+        stream = self.encoded[first * PIECE : last * PIECE + CHUNK_BYTES]
+        gaps = _gaps(self.gaps[first * GAP_BYTES : last * GAP_BYTES])
+        tables = huffman.tables(self._luts_key, self.device)
+        found, counts = huffman.decode(stream, gaps, tables)
+        counts[max(0, self.chunks - first * THREADS) :] = 0  # codes of zeros behind the end
+        counts = counts.view(last - first, THREADS).sum(1).tolist()
+        for piece, count in enumerate(counts, first):
+            want = self.positions[piece + 1] - self.positions[piece]
+            if count != want and (piece + 2 < len(self.positions) or count < want):
+                raise InkstoneError(
+                    f"{self.where}: piece {piece} of its stream has {count} numbers, expected "
+                    f"{want}. {AGAIN}"
+                )
+        return found
+
+    @cached_property
+    def _luts_key(self) -> bytes:
+        return bytes(self.luts.flatten().tolist())
+
+    def _join(self, exponent: Tensor, signs: Tensor, out: Tensor) -> None:
+        bits = exponent.to(torch.int16) << 7
+        signs = signs.to(torch.int16)
+        bits |= (signs & 0x80) << 8
+        bits |= signs & 0x7F
+        out.copy_(bits.view(torch.bfloat16))
+
+
+def _gaps(packed: Tensor) -> Tensor:
+    """Numbers of 5 bits, the highest bit first: eight in five bytes."""
+    b = packed.view(-1, 5).to(torch.int64)
+    word = b[:, 0] << 32 | b[:, 1] << 24 | b[:, 2] << 16 | b[:, 3] << 8 | b[:, 4]
+    shifts = torch.arange(35, -1, -5, device=packed.device)
+    return (word.unsqueeze(1) >> shifts & 31).flatten()
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One stream of a file: its layer (a block or a single matrix) and where its pieces start."""
+
+    parts: Parts
+    layer: str
+    positions: list[int]
+    used: tuple[str, ...]
+
+    def name(self, suffix: str) -> str:
+        return self.layer + suffix
+
+    @property
+    def elements(self) -> int:
+        return self.positions[-1]
+
+
+def _open(parts: Parts, layer: str) -> _Stream:
+    """Checks the tensors of a stream against each other. Reads where pieces start, and no more."""
+    used = [parts.need(layer, suffix, dtypes={torch.uint8}) for suffix in STREAM]
+    sizes = {suffix: parts.nbytes(layer + suffix) for suffix in STREAM}
+    pieces = -(-sizes[".encoded_exponent"] // PIECE)
+    for suffix, want in ((".output_positions", 4 * pieces + 4), (".gaps", pieces * GAP_BYTES)):
+        if not pieces or sizes[suffix] != want:
+            raise parts.fault(
+                layer, f"tensor {layer}{suffix} has {sizes[suffix]} bytes, expected {want} for "
+                f"{sizes['.encoded_exponent']} bytes of stream: it is cut or of another version"
+            )  # fmt: skip
+    raw = parts.read(layer + ".output_positions").flatten()
+    positions = (raw.view(torch.int32).to(torch.int64) & 0xFFFFFFFF).tolist()
+    if positions[0] != 0 or positions[-1] != sizes[".sign_mantissa"]:
+        raise parts.fault(
+            layer, f"its stream has {positions[0]} .. {positions[-1]} elements, expected 0 .. "
+            f"{sizes['.sign_mantissa']}"
+        )  # fmt: skip
+    if any(not a < b <= a + PIECE * 8 for a, b in zip(positions, positions[1:])):
+        raise parts.fault(layer, f"tensor {layer}.output_positions does not rise as it must")
+    return _Stream(parts, layer, positions, tuple(used))
+
+
+def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Layers whose matrices are in a stream, in its order."""
+    parts, layer = stream.parts, stream.layer
+    theirs = parts.table[layer + STREAM[0]].removesuffix(STREAM[0])
+    for pattern, names in patterns.items():
+        if not _PATTERN.fullmatch(pattern):
+            raise parts.fault(layer, f"the pattern {pattern[:60]!r} in config.json is not known")
+        if re.fullmatch(pattern, theirs) or re.fullmatch(pattern, layer):
+            return [f"{layer}.{name}" for name in names] or [layer]
+    if layer + ".split_positions" in parts:
+        raise parts.fault(
+            layer, "several matrices share its stream and nothing says which",
+            "Put the publisher's config.json into the same folder.",
+        )  # fmt: skip
+    return [layer]
+
+
+def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
+    """First elements of a stream's matrices, and the end."""
+    parts, layer = stream.parts, stream.layer
+    inner = []
+    if len(members) > 1:
+        name = parts.need(layer, ".split_positions", dtypes={torch.int64})
+        inner = parts.read(name).flatten().tolist()
+    bounds = [0, *inner, stream.elements]
+    if len(inner) + 1 != len(members) or any(a >= b for a, b in zip(bounds, bounds[1:])):
+        raise parts.fault(
+            layer, f"its split_positions {inner[:20]} do not cut {stream.elements} elements into "
+            f"{len(members)} matrices"
+        )  # fmt: skip
+    return bounds
+
+
+def _shape(parts: Parts, layer: str, count: int) -> tuple[int, int]:
+    """Rows and columns of a matrix that the file does not have as such: from its bias, or from the
+    width of the network."""
+    if layer + ".bias" in parts:
+        rows = parts.shape(layer + ".bias")[0]
+        shape = (rows, count // max(1, rows))
+    else:
+        axis = next((axis for end, axis in _WIDTH_AXIS if layer.endswith(end)), None)
+        width = next((parts.shape(n)[0] for n in _WIDTH_OF if n in parts), None)
+        if axis is None or width is None:
+            raise parts.fault(layer, "neither a bias nor a norm tells the shape of its matrix")
+        shape = (count // width, width) if axis else (width, count // width)
+    if shape[0] * shape[1] != count or not count:
+        raise parts.fault(layer, f"{count} elements are no matrix with {shape[0]} rows")
+    return shape
+
+
+def _load(stream: _Stream, shape: tuple[int, int], start: int) -> DFloat11Storage:
+    parts = stream.parts
+    luts = parts.read(stream.name(".luts"))
+    wrong = huffman.fault(luts)
+    if wrong:
+        raise parts.fault(stream.layer, f"its Huffman tables are damaged: {wrong}")
+    end = start + shape[0] * shape[1]
+    first, last = _pieces(stream, start, end)
+    raw = Raw(
+        _padded(stream, ".encoded_exponent", first * PIECE, last * PIECE + CHUNK_BYTES),
+        _padded(stream, ".gaps", first * GAP_BYTES, last * GAP_BYTES),
+        parts.cut(stream.name(".sign_mantissa"), start, end),
+        luts,
+    )
+    where = f"{parts.source.path}: layer {stream.layer}"
+    there = parts.nbytes(stream.name(".encoded_exponent")) - first * PIECE
+    return DFloat11Storage(shape, start, stream.positions[first : last + 1], raw, there, where)
+
+
+def _padded(stream: _Stream, suffix: str, start: int, stop: int) -> Tensor:
+    """Bytes of a part, zeros where they lie behind its end."""
+    there = min(stop, stream.parts.nbytes(stream.name(suffix)))
+    found = torch.zeros(stop - start, dtype=torch.uint8)
+    found[: there - start] = stream.parts.cut(stream.name(suffix), start, there)
+    return found
+
+
+def _pieces(stream: _Stream, start: int, end: int) -> tuple[int, int]:
+    """The pieces of a stream that hold elements start .. end - 1."""
+    return bisect_right(stream.positions, start) - 1, bisect_left(stream.positions, end)
+
+
+def find_dfloat11(
+    source: Source, table: dict[str, str], config: Mapping[str, object] | None = None
+) -> dict[str, Found]:
+    """Every matrix in a DFloat11 stream; `config` is the config.json beside the file."""
+    parts = Parts(source, table)
+    layers = parts.layers(STREAM[0])
+    settings = (config or {}).get("dfloat11_config", {}) if layers else {}
+    _check_settings(parts, settings)
+    patterns = settings.get("pattern_dict", ORDER)
+    found: dict[str, Found] = {}
+    for layer in layers:
+        stream = _open(parts, layer)
+        members = _members(stream, patterns)
+        bounds = _bounds(stream, members)
+        used = stream.used + parts.present(layer, (".split_positions",))
+        for member, start, end in zip(members, bounds, bounds[1:]):
+            shape = _shape(parts, member, end - start)
+            first, last = _pieces(stream, start, end)
+            size = (last - first) * (PIECE + GAP_BYTES) + CHUNK_BYTES + end - start
+            size += parts.nbytes(layer + ".luts")
+            load = _Loader(stream, shape, start)
+            found[member + ".weight"] = Found(
+                member + ".weight", shape, DFloat11Storage.format, size, used, load
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class _Loader:
+    stream: _Stream
+    shape: tuple[int, int]
+    start: int
+
+    def __call__(self) -> DFloat11Storage:
+        return _load(self.stream, self.shape, self.start)
+
+
+def _check_settings(parts: Parts, settings: object) -> None:
+    """Raises where config.json asks for numbers or names of another kind."""
+    wanted = {"threads_per_block": [THREADS], "bytes_per_thread": CHUNK_BYTES}
+    wrong = "no object"
+    if isinstance(settings, dict):
+        got = {key: settings.get(key, value) for key, value in wanted.items()}
+        order = settings.get("pattern_dict", {})
+        lists = isinstance(order, dict) and all(
+            isinstance(names, list) and all(isinstance(n, str) for n in names)
+            for names in order.values()
+        )
+        wrong = f"{got}" if got != wanted else "" if lists else "a pattern_dict of another form"
+    if wrong:
+        raise parts.fault(
+            "(all)", f"dfloat11_config in config.json has {wrong}, expected {wanted}",
+            "Use the publisher's config.json, or the model in bf16.",
+        )  # fmt: skip
