@@ -13,6 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from .block_floats import find_modelopt
+from .bnb import find_bnb
 from .comfy_quant import find_comfy_quant
 from .dfloat11 import find_dfloat11
 from .fp8 import find_fp8
@@ -51,7 +52,7 @@ def find_packed(
     rest = dict(table)
     found: dict[str, Found] = {}
     df11 = partial(find_dfloat11, config=config)
-    for finder in (*_gguf(), df11, find_comfy_quant, find_modelopt, find_fp8):
+    for finder in (*_gguf(), df11, find_bnb, find_comfy_quant, find_modelopt, find_fp8):
         new = finder(source, rest)
         found |= new
         used = {part for one in new.values() for part in one.parts}
