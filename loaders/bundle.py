@@ -26,14 +26,17 @@ from .config import mmdit_config, text_config, vae_config
 from .detect import identify, require
 from .family import family_of
 from .folder import config_of, latent_statistics, part_of, preview_factors, schedule_of
-from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
+from .gguf_tokenizer import tokenizer_for
+from .gguf_vision import find_mmproj
+from .keys import MMDIT_UNREAD, Names, mmdit_names, text_names, vae_names
+from .keys_gguf import settings
 from .layout import mmdit_layout
 from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
 from .residency import Residency
 from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
 from .slots import Kept, fill_all, slots_of
-from .tokenizer import find_tokenizer, load_tokenizer
+from .tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -219,25 +222,33 @@ def open_text_encoder(
     _refuse_unknown(part, names.others)
     found = _found(source, table)
     shapes = _all_shapes(source, table, found)
-    config = text_config(shapes, config_of(part))
+    config = text_config(shapes, settings(source.metadata) | config_of(part))
     with torch.device("meta"):
         network = TextEncoder(config)
     _refuse_unknown(part, set(shapes) - set(dict(network.named_parameters())))
-    words = load_tokenizer(Path(tokenizer) if tokenizer else find_tokenizer(root, []))
+    words = load_tokenizer(Path(tokenizer)) if tokenizer else tokenizer_for(root, source)
     dtype, reason = choose_dtype(want.dtype, device, _parameters(shapes))
     kept = Kept(dtype, narrow=_parameters(shapes) >= SMALL)
     slots = slots_of(network, source, table, found, kept)
     weights = _settled(Residency(network, slots, device, network.layers), want)
-    vision = any(k.startswith("visual.") for k in names.table)
     log.info(
-        "text encoder %s: %d layers, %s parameters, %s computed in %s (%s)%s",
+        "text encoder %s: %d layers, %s parameters, %s computed in %s (%s), %s",
         _short(root), config.layers, _amount(shapes), _kept_as(source, found), _name(dtype), reason,
-        "" if vision else ", no vision tower (text-to-image only)",
+        _vision_words(part, names, config.width),
     )  # fmt: skip
     return TextEncoderModel(
         network.eval(), words, family_of(source.metadata), dtype, device, root, weights=weights,
         budget=want.budget,
     )  # fmt: skip
+
+
+def _vision_words(part: Path, names: Names, width: int) -> str:
+    """Whether there is a vision tower, which only edits need."""
+    if any(name.startswith("visual.") for name in names.table):
+        return "with its vision tower"
+    if names.layout == "gguf":
+        return find_mmproj(part, width).words
+    return "no vision tower (text-to-image only)"
 
 
 def load_vae(

@@ -287,7 +287,8 @@ for load, big in ((load_diffusion_model, sys.argv[2]), (load_vae, sys.argv[3])):
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = status("VmRSS")
     kept.append(load(big, torch.float32))
-    held = sum(p.numel() * p.element_size() for p in kept[-1].network.parameters())
+    network = kept[-1].network
+    held = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     print((status("VmHWM") - before) * 1024, held)
 """
 
@@ -308,14 +309,15 @@ def zeros(path: Path, shapes: layout.Layout) -> str:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory_of_a_load_is_the_resident_weights(folder, tmp_path):
-    """bf16 to float32: 260 MB of MMDiT (its modulation is not held), the whole published VAE."""
+    """130 MB of MMDiT, which stay bf16 as in the file although float32 is computed in (modulation is
+    not held), and the whole published VAE, which becomes float32."""
     config = MMDiTConfig(3, 8, 128, 64, 256, 4096, (16, 56, 56))
     files = [zeros(tmp_path / "dit.safetensors", layout.mmdit_layout(config)),
              zeros(tmp_path / "vae.safetensors", layout.vae_layout(VAEConfig()))]  # fmt: skip
     call = [sys.executable, "-c", CHILD, str(folder), *files]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for line, least in zip(done.stdout.splitlines(), (250e6, 170e6), strict=True):
+    for line, least in zip(done.stdout.splitlines(), (125e6, 170e6), strict=True):
         peak, held = map(int, line.split())
         assert held > least
         assert peak <= 1.1 * held, f"{peak / 1e6:.0f} MB peak for {held / 1e6:.0f} MB of weights"
