@@ -5,8 +5,10 @@
 
 Checks: every node is known and none is red; the page's own conversion equals the stored API file;
 every input of our nodes has a tooltip and hovering one shows it; the queued graph ends with a
-picture; the page reports no error. Prints one line per check, writes the screenshot; exit status 0
-or 1, and 2 when Playwright (pip install playwright) or a Chromium is missing.
+picture; the page reports no error. Prints one line per check; exit status 0 or 1, and 2 when
+Playwright (pip install playwright) or a Chromium is missing. Writes screenshots to be looked at:
+the whole graph after the run, the same at full size in as many parts as it needs (shot-1.png from
+left to right), and one tooltip (shot-tooltip.png).
 
 Unusual: the page may speak to loopback only, so that it neither calls its cloud nor waits for it.
 """
@@ -33,7 +35,7 @@ CHROMIUM_FLAGS = (
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
-VIEW = {"width": 1600, "height": 1000}
+VIEW = {"width": 1920, "height": 1080}
 MINUTE = 60_000  # milliseconds
 READY = """window.app && app.graph && window.LiteGraph
     && Object.keys(LiteGraph.registered_node_types).length > 100"""
@@ -41,6 +43,12 @@ NODES = """() => app.graph._nodes.map(n => ({
     id: String(n.id), type: n.type, title: n.getTitle ? n.getTitle() : n.title,
     red: !!n.has_errors, note: !!n.isVirtualNode,
     known: n.type in LiteGraph.registered_node_types || !!n.subgraph}))"""
+EXTENT = """() => app.graph._nodes.reduce(([l, t, r], n) => [
+    Math.min(l, n.pos[0]), Math.min(t, n.pos[1] - 40),
+    Math.max(r, n.pos[0] + n.size[0])], [1e9, 1e9, -1e9])"""
+LOOK = """([x, y, scale]) => { const d = app.canvas.ds;
+    d.scale = scale; d.offset[0] = x; d.offset[1] = y; app.canvas.setDirty(true, true); }"""
+MARGIN = (90, 80)  # pixels at the left and at the top that the page's own bars cover
 # Where the first plain widget of these names is, in pixels of the window; w.y counts from the node.
 WIDGET = """([id, names]) => {
     const n = app.graph._nodes.find(n => String(n.id) === id), d = app.canvas.ds,
@@ -88,10 +96,11 @@ def check(server: str, workflow: Path, api: Path | None, shot: Path, chromium: s
             _check_nodes(page, report)
             if api is not None:
                 _check_conversion(page, json.loads(api.read_text("utf-8")), report)
-            _check_tooltips(page, server, report)
-            _check_run(page, server, report)
             shot.parent.mkdir(parents=True, exist_ok=True)
+            _check_tooltips(page, server, report, shot)
+            _check_run(page, server, report)
             page.screenshot(path=shot)
+            _shots_at_full_size(page, shot)
         finally:
             browser.close()
     report.note(not problems, "page errors", "; ".join(problems) or "none")
@@ -146,7 +155,19 @@ def differences(page: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     return found
 
 
-def _check_tooltips(page: Page, server: str, report: Report) -> None:
+def _shots_at_full_size(page: Page, shot: Path) -> None:
+    """The graph at 100 %, from left to right: what the whole is too small to read in."""
+    left, top, right = page.evaluate(EXTENT)
+    step, part = VIEW["width"] - 2 * MARGIN[0], 0
+    while left < right:
+        part += 1
+        page.evaluate(LOOK, [MARGIN[0] - left, MARGIN[1] - top, 1])
+        page.wait_for_timeout(500)
+        page.screenshot(path=shot.with_stem(f"{shot.stem}-{part}"))
+        left += step
+
+
+def _check_tooltips(page: Page, server: str, report: Report, shot: Path) -> None:
     """Every input of our nodes has a tooltip; hovering a widget of each node shows it."""
     offered, silent, hovered, wrong = _get(server, "/object_info"), [], [], []
     for node in page.evaluate(NODES):
@@ -162,20 +183,21 @@ def _check_tooltips(page: Page, server: str, report: Report) -> None:
         if place is None:
             continue
         hovered.append(f"{node['type']}.{place['name']}")
-        shown, wanted = _hover(page, place), tips[place["name"]].strip()
+        shown, wanted = _hover(page, place, shot), tips[place["name"]].strip()
         if " ".join(shown.split()) != " ".join(wanted.split()):
             wrong.append(f"{hovered[-1]}: shown {shown!r}, wanted {wanted!r}")
     report.note(not silent, "tooltips", f"missing: {silent}" if silent else "on every input")
     report.note(not wrong, "hover", "; ".join(wrong) or f"shown for {', '.join(hovered) or 'none'}")
 
 
-def _hover(page: Page, place: dict[str, Any]) -> str:
-    """The text of the tooltip that the page shows when the pointer rests on a widget."""
+def _hover(page: Page, place: dict[str, Any], shot: Path) -> str:
+    """The text of the tooltip that the page shows when the pointer rests on a widget; a picture."""
     page.mouse.move(place["x"] - 30, place["y"])
     page.mouse.move(place["x"], place["y"], steps=5)
     page.wait_for_timeout(1500)
     tip = page.locator(".node-tooltip")
     shown = tip.first.inner_text().strip() if tip.count() else ""
+    page.screenshot(path=shot.with_stem(f"{shot.stem}-tooltip"))
     page.mouse.move(VIEW["width"] / 2, VIEW["height"] - 5)
     return shown
 

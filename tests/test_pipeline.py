@@ -10,40 +10,43 @@ from inkstone.loaders.safetensors_file import SafetensorsFile
 from . import tiny
 from .oracle import relative
 
+SHORT, PROMPT = "cat", "a red cat on a mat, and a prompt that is longer than the dropped head"
+LONG = " ".join([PROMPT] * 5)
+BLURRY = "blurry, low quality, a longer negative prompt"
+GRID = (304, 208)  # a latent grid of 26 x 38
+EVEN, ODD, WIDE = "even", "odd layers, three heads", "five layers, one wide head"
 CASES = [
-    # shape, width x height, steps, cfg, negative, batch
-    ("even", (96, 64), 4, 4.0, " ", 1),
-    ("even", (64, 64), 3, 1.0, None, 3),
-    ("odd layers, three heads", (304, 208), 3, 4.0, "", 1),  # a latent grid of 26 x 38
-    (
-        "odd layers, three heads",
-        (80, 112),
-        4,
-        2.5,
-        "blurry, low quality, a longer negative prompt",
-        3,
-    ),
-    ("five layers, one wide head", (112, 80), 5, 4.0, " ", 3),
+    # shape, prompt, width x height, steps, cfg, negative, batch
+    (EVEN, PROMPT, (96, 64), 4, 4.0, " ", 1),
+    (EVEN, SHORT, (64, 64), 3, 1.0, None, 3),
+    (EVEN, LONG, GRID, 2, 4.0, SHORT, 1),
+    (ODD, SHORT, GRID, 3, 4.0, "", 1),
+    (ODD, PROMPT, (80, 112), 4, 2.5, BLURRY, 3),
+    (ODD, LONG, (80, 112), 3, 1.0, None, 1),
+    (WIDE, PROMPT, (112, 80), 5, 4.0, " ", 3),
+    (WIDE, SHORT, GRID, 2, 1.0, None, 1),
+    (WIDE, LONG, (112, 80), 3, 4.0, "", 3),
 ]
 
 
 def check(got, want, pictures, files):
     error = relative(got, want)
+    print(f"latents {error:.1e} relative")
     assert error < 1e-4, f"latents differ by {error:.2e} relative"
     for k, file in enumerate(files):
         seen = np.asarray(Image.open(file)).astype(float) / 255
         worst = np.abs(seen - pictures[k].numpy()).max()
+        print(f"picture {k}: at most {worst * 255:.2f} of 255")
         assert worst <= 1 / 255 + 1e-6, f"picture {k} differs by {worst * 255:.2f}/255"
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda c: f"{c[0]} {c[1][0]}x{c[1][1]} cfg{c[3]:g} b{c[5]}"
+    "case", CASES, ids=lambda c: f"{c[0]} {len(c[1])} {c[2][0]}x{c[2][1]} cfg{c[4]:g} b{c[6]}"
 )
 def test_draw_equals_diffusers(case, tmp_path):
-    shape, (width, height), steps, cfg, negative, batch = case
+    shape, prompt, (width, height), steps, cfg, negative, batch = case
     pipe = tiny.pipeline(shape)
     folder = tiny.save(pipe, tmp_path / "model")
-    prompt = "a red cat on a mat, and a prompt that is longer than the dropped head"
     want, pictures = tiny.reference(
         pipe,
         prompt,
