@@ -90,6 +90,18 @@ class SafetensorsFile:
         self._disk.read_numbers(out, entry.dtype, self._data + entry.begin, name)
         return out
 
+    def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
+        """Bytes start .. stop - 1 of a tensor as uint8: a part of a stream, rows of a matrix."""
+        entry = find_entry(self.path, self.entries, name)
+        if not 0 <= start <= stop <= entry.end - entry.begin:
+            raise InkstoneError(
+                f"{self.path}: bytes {start} .. {stop} of {name} were asked for, it has "
+                f"{entry.end - entry.begin}. The file is damaged: download it again."
+            )
+        out = torch.empty(stop - start, dtype=torch.uint8)
+        self._disk.fill(bytes_of(out), self._data + entry.begin + start, name)
+        return out
+
     def _load_header(self) -> None:
         size, _ = self._disk.stamp()
         head = bytearray(min(size, 64))
@@ -151,9 +163,16 @@ class ShardedFiles:
         self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
         """As SafetensorsFile.read."""
+        return self._holder(name).read(name, out, dtype)
+
+    def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
+        """As SafetensorsFile.read_bytes."""
+        return self._holder(name).read_bytes(name, start, stop)
+
+    def _holder(self, name: str) -> SafetensorsFile:
+        """The shard of a tensor; any of them says what is wrong with an unknown name."""
         shard = self.weight_map.get(name)
-        file = self._files[shard] if shard else next(iter(self._files.values()))
-        return file.read(name, out, dtype)
+        return self._files[shard] if shard else next(iter(self._files.values()))
 
     def _load_map(self) -> dict[str, str]:
         with open_raw(self.path) as file:

@@ -228,3 +228,19 @@ def test_tables_that_loop_end():
         tables = huffman.tables(bytes(luts.flatten().tolist()), torch.device("cpu"))
         found, counts = huffman.decode(stream, torch.zeros(100), tables)
         assert len(found) == counts.sum()
+
+
+def test_only_the_bytes_of_a_matrix_are_read(tmp_path, monkeypatch):
+    """The last of 14 matrices does not cost the whole stream."""
+    from inkstone.loaders.safetensors_file import SafetensorsFile
+
+    tensors, weights = block(200)
+    one = found_in(tmp_path, tensors)[f"{BLOCK}.{MEMBERS[-1]}.weight"]
+    read, real = [], SafetensorsFile.read_bytes
+    monkeypatch.setattr(
+        SafetensorsFile, "read_bytes",
+        lambda self, name, a, b: read.append(b - a) or real(self, name, a, b),
+    )  # fmt: skip
+    check(one.load(), weights[MEMBERS[-1]].float())
+    whole = sum(t.nbytes for t in tensors.values())
+    assert sum(read) < whole / 5, f"{sum(read)} of {whole} bytes"
