@@ -27,7 +27,8 @@ def lanes(blocks: Tensor, start: int, stop: int) -> Tensor:
     """Bytes start..stop of every block as int64 [n, (stop - start) / 8]."""
     part = blocks[:, start:stop]
     if part.stride(0) % 8 or part.storage_offset() % 8:
-        part = part.contiguous()
+        # not contiguous(): that does nothing for a single block, whatever its stride
+        part = part.clone(memory_format=torch.contiguous_format)
     return part.view(torch.int64)
 
 

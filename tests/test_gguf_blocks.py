@@ -71,6 +71,17 @@ def test_random_blocks(name: str):
     check(blocks(kind, 3, UNPACKED // kind.block // 2 + 5), kind)
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_a_single_block_anywhere_in_memory(name: str):
+    kind = BY_NAME[name]
+    raw = blocks(kind, 1, 3)
+    want, size = reference(raw, kind), kind.bytes
+    for at in range(3):
+        one = torch.from_numpy(raw)[:, at * size : (at + 1) * size]
+        got = dequantise(one, kind)
+        assert np.array_equal(got.numpy(), want[:, at * kind.block : (at + 1) * kind.block])
+
+
 @pytest.mark.parametrize("name", [name for name in PACKED if BY_NAME[name].scales])
 def test_edge_scales(name: str):
     kind = BY_NAME[name]
