@@ -35,7 +35,7 @@ from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
 from .residency import Residency
 from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
-from .slots import Kept, fill_all, slots_of
+from .slots import Kept, biases_of, fill_all, slots_of
 from .tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,10 @@ def _all_shapes(
     """Shapes by our names, of packed weights those of the plain ones, without their own parts."""
     hidden = _consumed(found)
     plain = {ours: name for ours, name in table.items() if ours not in hidden}
-    return _shapes(source, plain) | {name: weight.shape for name, weight in found.items()}
+    shapes = _shapes(source, plain) | {name: weight.shape for name, weight in found.items()}
+    for name in biases_of(found):
+        shapes[name] = (found[f"{name.removesuffix('.bias')}.weight"].shape[0],)
+    return shapes
 
 
 def _kept_as(source: Weights, found: Mapping[str, Found]) -> str:

@@ -109,13 +109,15 @@ class DiffusionModel:
     def modulation_bytes(self) -> int:
         """Bytes of modulation weights, which stay in the file."""
         keys = modulation_keys(self.network.config.layers)
-        plain = [self.source.entries[self.names[k]] for k in keys if k not in self.found]
-        packed = sum(self.found[k].nbytes for k in keys if k in self.found)
-        return packed + sum(e.numel * e.dtype.itemsize for e in plain)
+        plain = [self.source.entries[self.names[k]] for k in keys if k in self.names]
+        return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
 
     def _read(self, name: str) -> Tensor | Storage:
         if name in self.found:
             return self.found[name].load().to(self.device)
+        beside = self.found.get(f"{name.removesuffix('.bias')}.weight")
+        if name.endswith(".bias") and beside is not None and beside.bias is not None:
+            return beside.bias().to(self.device)
         return self.source.read(self.names[name]).to(self.device)
 
 
@@ -213,6 +215,7 @@ class VAEModel:
     device: torch.device
     path: Path
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
+    _told: str = field(default="", init=False, repr=False)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1."""
@@ -225,7 +228,7 @@ class VAEModel:
             )
         height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
         rows, sentence = self._plan(height, width)
-        log.info("%s", sentence)
+        self._tell(sentence)
         with torch.inference_mode():
             z = z.to(self.device, self.dtype)
             pixels = [
@@ -242,6 +245,12 @@ class VAEModel:
         rows, _, said = plan_rows(c, height, width, self.dtype, budget, self.device.type)
         return rows, said
 
+    def _tell(self, plan: str) -> None:
+        """One line per plan, not per picture: scoring a model decodes hundreds alike."""
+        if plan != self._told:
+            log.info("%s", plan)
+            self._told = plan
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w]."""
         c = self.network.config
@@ -252,7 +261,7 @@ class VAEModel:
                 f"are multiples of {c.scale} and {c.channels} channels. Resize or convert it first."
             )
         rows, sentence = self._plan(height, width)
-        log.info("%s", sentence.replace("decode", "encode"))
+        self._tell(sentence.replace("decode", "encode"))
         with torch.inference_mode():
             x = pictures.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
             means = [

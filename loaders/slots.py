@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -86,17 +87,34 @@ def slots_of(
     is missing and for integers that no known format explains. Nothing is read.
     """
     params = dict(network.named_parameters())
-    _refuse_missing(source, [n for n in params if n not in table and n not in found])
+    biases = biases_of(found)
+    _refuse_missing(source, [n for n in params if n not in {**table, **found, **biases}])
     slots = []
     for name, blank in params.items():
         owner, _, leaf = name.rpartition(".")
         module = network.get_submodule(owner)
         if name in found and hasattr(module, "hold"):
             nbytes, read = found[name].nbytes, found[name].load
+        elif name in biases:
+            nbytes = blank.numel() * kept.dtype.itemsize
+            read = partial(_bias, biases[name], kept.dtype)
         else:
             nbytes, read = _plain(source, name, table, found, blank, module, kept)
         slots.append(Slot(module, leaf, nbytes, read, blank))
     return slots
+
+
+def biases_of(found: Mapping[str, Found]) -> dict[str, Callable[[], Tensor]]:
+    """Our name -> reader of every bias that a packed format has in another form."""
+    return {
+        f"{name.removesuffix('.weight')}.bias": weight.bias
+        for name, weight in found.items()
+        if weight.bias is not None
+    }
+
+
+def _bias(read: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
+    return read().to(dtype)
 
 
 def _plain(
@@ -115,7 +133,8 @@ def _plain(
             "file is quantised in a form that this version does not read: use the file in bf16."
         )
     half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32
-    if kept.narrow and half and isinstance(module, Linear) and entry.shape == shape:
+    matrix = isinstance(module, Linear) and len(shape) == 2 and entry.shape == shape
+    if kept.narrow and half and matrix:
         return blank.numel() * 2, lambda: Plain(source.read(table[name]))
     return (
         blank.numel() * kept.dtype.itemsize,
