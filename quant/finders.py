@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.util import find_spec
 
 from .block_floats import find_modelopt
 from .bnb import find_bnb
 from .comfy_quant import find_comfy_quant
 from .dfloat11 import find_dfloat11
 from .fp8 import find_fp8
+from .gguf_storage import find_gguf
 from .parts import FLOATS, Parts
 from .storage import Found, Source
+from .svdquant import find_svdquant
 
 Finder = Callable[[Source, dict[str, str]], dict[str, Found]]
 
@@ -31,13 +32,9 @@ REFUSED = (
 ADVICE = "Use this model in bf16, fp8, GGUF or another format that `inkstone inspect` reads."
 
 
-def _gguf() -> tuple[Finder, ...]:
-    """The finder of GGUF files, read only when one is asked for."""
-    if find_spec(".gguf_storage", __package__) is None:
-        return ()
-    from .gguf_storage import find_gguf
-
-    return (find_gguf,)
+FINDERS: tuple[Finder, ...] = (
+    find_gguf, find_svdquant, find_dfloat11, find_bnb, find_comfy_quant, find_modelopt, find_fp8,
+)  # fmt: skip
 
 
 def find_packed(
@@ -51,8 +48,9 @@ def find_packed(
     """
     rest = dict(table)
     found: dict[str, Found] = {}
-    df11 = partial(find_dfloat11, config=config)
-    for finder in (*_gguf(), df11, find_bnb, find_comfy_quant, find_modelopt, find_fp8):
+    for finder in FINDERS:
+        if finder is find_dfloat11:
+            finder = partial(find_dfloat11, config=config)
         new = finder(source, rest)
         found |= new
         used = {part for one in new.values() for part in one.parts}
@@ -68,7 +66,10 @@ def _refuse(parts: Parts) -> None:
             if name.endswith(end):
                 raise parts.fault(name.removesuffix(end), f"it is in the format of {form}", ADVICE)
     for layer in parts.layers(".weight"):
-        kind = parts.dtype(layer + ".weight")
+        entry = parts.source.entries[parts.table[layer + ".weight"]]
+        if getattr(entry, "kind", None) is not None and entry.kind.packed:
+            continue  # a kernel or vector of a GGUF file, whose reader gives floats of any type
+        kind = entry.dtype
         if kind not in FLOATS and not str(kind).startswith("torch.float8"):
             words = f"its weight holds {str(kind).removeprefix('torch.')} without a known format"
             raise parts.fault(layer, words, ADVICE)

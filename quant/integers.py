@@ -30,6 +30,7 @@ from .pieces import (
 from .storage import Found
 
 _UNSIGNED = tuple(q - 8.0 for q in range(16))
+_COUNTED = tuple(float(q) for q in range(16))
 
 
 class RowScaledStorage(Pieced):
@@ -101,18 +102,20 @@ class W4A8Storage(Pieced):
 
 
 class GroupScaledStorage(Pieced):
-    """Two codes a byte [N, K/2], low first: (q - 8) * scale + zero, [N, K/group] each in their
-    float type."""
+    """Two codes a byte [N, K/2], low first: (q - middle) * scale + zero, these [N, K/group] each in
+    their float type; middle is 8, or 0."""
 
-    def __init__(self, form: str, codes: Tensor, scale: Tensor, zero: Tensor) -> None:
+    def __init__(
+        self, form: str, codes: Tensor, scale: Tensor, zero: Tensor, middle: int = 8
+    ) -> None:
         super().__init__((len(codes), codes.shape[1] * 2))
-        self.format = form
+        self.format, self.levels = form, _UNSIGNED if middle else _COUNTED
         self.register_buffer("codes", codes.view(torch.uint8))
         self.register_buffer("scale", scale.contiguous())
         self.register_buffer("zero", zero.contiguous())
 
     def fill(self, rows: Rows, out: Tensor) -> None:
-        look_up_pairs(known_pairs(_UNSIGNED, False, out.device), self.codes[rows], out)
+        look_up_pairs(known_pairs(self.levels, False, out.device), self.codes[rows], out)
         scale_groups(out, self.scale[rows].float())
         out.view(*self.scale[rows].shape, -1).add_(self.zero[rows].float().unsqueeze(-1))
 
