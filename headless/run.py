@@ -19,6 +19,7 @@ _MODEL_INPUTS = {
     "text_encoder": "text_encoders",
     "vae": "vae",
     "folder": "diffusers",
+    "lora": "loras",
 }
 
 

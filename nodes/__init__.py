@@ -6,6 +6,7 @@ from .decode import Decode
 from .encode import EncodePrompt
 from .host import ComfyExtension, io
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from .lora import LoadLora, LoraStack
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
 
 NODES: list[type[io.ComfyNode]] = [
@@ -13,6 +14,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadDiffusionModel,
     LoadTextEncoder,
     LoadVAE,
+    LoadLora,
+    LoraStack,
     EncodePrompt,
     EmptyLatent,
     ScheduleSigmas,

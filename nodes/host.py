@@ -39,6 +39,7 @@ _KINDS = {
     "diffusion_models": (("diffusion_models", "unet"), "transformer"),
     "text_encoders": (("text_encoders", "clip"), "text_encoder"),
     "vae": (("vae",), "vae"),
+    "loras": (("loras",), "loras"),  # no model folder has such a part
     "diffusers": (("diffusers",), ""),
 }
 _MAX_DEPTH = 6

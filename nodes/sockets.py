@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Model = io.Custom("INKSTONE_MODEL")
 TextEncoder = io.Custom("INKSTONE_TEXT_ENCODER")
 VAE = io.Custom("INKSTONE_VAE")
+Lora = io.Custom("INKSTONE_LORA")  # loaders.lora_stack.Adapter
 
 
 def text_states(conditioning: list, name: str) -> Tensor:

@@ -19,7 +19,8 @@ from inkstone.loaders.lora_stack import Adapter, fit
 
 from . import lora_files as files
 
-Q, MLP, OUT = "transformer_blocks.7.attn.to_q", "transformer_blocks.59.img_mlp.net.0.proj", "proj_out"
+Q, MLP = "transformer_blocks.7.attn.to_q", "transformer_blocks.59.img_mlp.net.0.proj"
+OUT = "proj_out"
 TE = "layers.3.self_attn.q_proj"
 # name in a file -> (role, our layer, part)
 NAMES = {

@@ -1,6 +1,7 @@
 """Schedules, guidance, noise, the loop and geometry against diffusers and written-out numbers."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -225,6 +226,9 @@ def random_model(layers: int = 3):
         weights_format="float32",
         latent_mean=torch.randn(1, 16, 1, 1),
         latent_std=torch.rand(1, 16, 1, 1) + 0.5,
+        distilled=None,
+        adapted=nullcontext,
+        ready=lambda working: None,
         modulation=lambda s: modulation(weights.__getitem__, s, layers),
     )
 
