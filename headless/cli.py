@@ -122,6 +122,16 @@ def _parts(path: Path) -> list[Path]:
     return [p for p in parts if p.is_dir()] or [path]
 
 
+def _quantize(args: argparse.Namespace) -> int:
+    from .quantise import QuantiseCall, quantise
+
+    names = QuantiseCall.__dataclass_fields__
+    call = QuantiseCall(**{k: v for k, v in vars(args).items() if k in names})
+    facts = quantise(call, ProgressLine(args.quiet))
+    print(json.dumps(facts, ensure_ascii=False, indent=1) if args.json else facts["file"])
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     from ..training import recipe
 
@@ -152,6 +162,7 @@ _HANDLERS = {
     "plan": _plan,
     "run": _run,
     "inspect": _inspect,
+    "quantize": _quantize,
     "train": _train,
     "doctor": _doctor,
 }

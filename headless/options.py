@@ -108,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_run(commands)
     _add_inspect(commands)
+    _add_quantize(commands)
     _add_train(commands)
     _add_doctor(commands)
     return parser
@@ -311,6 +312,37 @@ def _add_inspect(commands) -> None:
         "inkstone inspect qwen_image_bf16.safetensors",
     )
     p.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    p.add_argument("--json", action="store_true", help="print facts as JSON")
+
+
+def _add_quantize(commands) -> None:
+    p = _command(
+        commands,
+        "quantize",
+        "write a model in fewer bits (resumes after a stop)",
+        "inkstone quantize qwen_image_bf16.safetensors qwen-image-Q4_K_M.gguf --type Q4_K_M",
+    )
+    p.add_argument("source", type=Path, metavar="IN", help="a model file, index or folder")
+    p.add_argument("out", type=Path, metavar="OUT", help=".gguf, or .safetensors for fp8_scaled")
+    p.add_argument(
+        "--type",
+        required=True,
+        metavar="T",
+        help="Q2_K, Q3_K_S, Q3_K_M, Q4_0, Q4_1, Q4_K_S, Q4_K_M, Q5_0, Q5_1, Q5_K_S, Q5_K_M, Q6_K, "
+        "Q8_0, F16, BF16 or fp8_scaled",
+    )
+    p.add_argument(
+        "--imatrix", type=Path, metavar="F", help="importance matrix (GGUF or .dat) to weigh with"
+    )
+    p.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="F",
+        help="text file, one prompt a line: the model draws them to find which inputs count",
+    )
+    p.add_argument(
+        "--text-encoder", type=Path, metavar="F", help="for --prompts, where IN is a single file"
+    )
     p.add_argument("--json", action="store_true", help="print facts as JSON")
 
 

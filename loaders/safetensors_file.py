@@ -245,7 +245,7 @@ Weights = SafetensorsFile | ShardedFiles | GGUFFile
 
 
 @contextmanager
-def _atomic(path: Path) -> Iterator[object]:
+def atomic(path: Path) -> Iterator[object]:
     """A temporary file in the same folder that takes `path`'s place only when all went well."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -273,7 +273,7 @@ def save_safetensors(
     path = Path(path)
     ordered = dict(sorted(tensors.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])))
     header = write_header(ordered, metadata)
-    with _atomic(path) as file:
+    with atomic(path) as file:
         file.write(header)
         for tensor in ordered.values():
             if tensor.numel():

@@ -68,6 +68,10 @@ class Tokenizer:
                                 "files of Qwen-Image or Qwen2.5-VL.")  # fmt: skip
         return found
 
+    def to_json(self) -> str:
+        """The whole tokenizer as a tokenizer.json."""
+        return self._backend.to_str()
+
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
