@@ -66,11 +66,11 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _print_plan(call: DrawCall, as_json: bool) -> int:
-    from .draw import check_paths
-    from .plan import plan
+    from ..loaders.plan import plan
+    from .draw import check_paths, open_models, wanted
 
     check_paths(call)
-    made = plan(call)
+    made = plan(open_models(call, partly=True), wanted(call))
     print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
     return 0
 

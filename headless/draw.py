@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..loaders.bundle import Bundle
+    from ..loaders.plan import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +73,14 @@ def draw(call: DrawCall, progress: Progress) -> dict:
 
     import torch
 
+    from ..loaders.plan import plan
     from ..sampling.run import Hooks, Request, denoise
-    from .plan import plan
 
     check_paths(call)
     outputs = _output_names(call)
     marks = [time.perf_counter()]
     bundle = load(call)
-    log.info("%s", plan(call, bundle).sentence())
+    log.info("%s", plan(bundle, wanted(call)).sentence())
     settings = resolve(call, bundle)
     marks.append(time.perf_counter())
     positive = bundle.text_encoder.encode(call.prompt)
@@ -114,6 +115,13 @@ def draw(call: DrawCall, progress: Progress) -> dict:
         save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
     facts["files"] = [str(path) for path in outputs]
     return facts
+
+
+def wanted(call: DrawCall) -> Wanted:
+    """What the plan needs of a call."""
+    from ..loaders.plan import Wanted
+
+    return Wanted(call.size, call.steps, call.batch, call.memory)
 
 
 def load(call: DrawCall) -> Bundle:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from .keys import MMDIT_UNREAD, Names, mmdit_names, text_names, vae_names
 from .keys_gguf import settings
 from .layout import mmdit_layout
 from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
-from .residency import Residency
+from .residency import Residency, free_after_asking
 from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
 from .slots import Kept, biases_of, fill_all, slots_of
@@ -100,7 +100,7 @@ def _found(source: Weights, table: Mapping[str, str]) -> dict[str, Found]:
     """The weights of a file that are packed in some format."""
     from ..quant.finders import find_packed
 
-    return find_packed(source, table)
+    return find_packed(source, table, config_of(source.path))
 
 
 def _consumed(found: Mapping[str, Found]) -> set[str]:
@@ -132,16 +132,19 @@ def _kept_as(source: Weights, found: Mapping[str, Found]) -> str:
 @dataclass(frozen=True)
 class Want:
     """How a model is loaded. budget: bytes for the whole process, None = what is free when needed;
-    wait: nothing but headers is read until the model is used (or everything fits at once).
+    wait: nothing but headers is read until the model is used (or everything fits at once);
+    free: asks the host for room, see residency.
     """
 
     dtype: torch.dtype | None = None
     device: str | torch.device = "cpu"
     budget: int | None = None
     wait: bool = False
+    free: Callable[[int, torch.device], int] = free_after_asking
 
 
 def _settled(weights: Residency, want: Want) -> Residency:
+    weights.free = want.free
     if not want.wait or weights.fits_beside_others(want.budget):
         weights.settle(want.budget)
     return weights
@@ -284,6 +287,11 @@ def load_all(
     device: str | torch.device = "cpu",
 ) -> Bundle:
     """A folder with transformer/, text_encoder/, vae/ and tokenizer/; None = the embedded model."""
+    return open_all(path, Want(dtype, device))
+
+
+def open_all(path: str | Path | None, want: Want) -> Bundle:
+    """As load_all, with a memory budget."""
     root = Path(path) if path is not None else EMBEDDED_FOLDER
     wanted = ("transformer", "text_encoder", "vae")
     missing = [name for name in wanted if not (root / name).is_dir()]
@@ -294,7 +302,7 @@ def load_all(
             "--text-encoder and --vae."
         )
     return Bundle(
-        load_diffusion_model(root, dtype, device),
-        load_text_encoder(root, dtype, device),
-        load_vae(root, dtype, device),
+        open_diffusion_model(root, want),
+        open_text_encoder(root, want),
+        load_vae(root, want.dtype, want.device),
     )

@@ -277,8 +277,8 @@ class VAEModel:
 
 @dataclass
 class Bundle:
-    """The three models of one folder."""
+    """The three models of one folder. A plan can be made of fewer: then some are None."""
 
     model: DiffusionModel
-    text_encoder: TextEncoderModel
-    vae: VAEModel
+    text_encoder: TextEncoderModel | None
+    vae: VAEModel | None

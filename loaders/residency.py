@@ -114,6 +114,12 @@ class Stream:
         return [slot.read().to(self._device) for slot in self._groups[index]]
 
 
+def free_after_asking(need: int, device: torch.device) -> int:
+    """Bytes free on a device. Inside ComfyUI its own function of this form takes this place: it
+    makes room for `need` bytes by unloading the host's models."""
+    return free_bytes(device)
+
+
 _all: weakref.WeakSet[Residency] = weakref.WeakSet()
 _lock = threading.RLock()
 
@@ -124,7 +130,7 @@ class Residency:
     def __init__(
         self, network: nn.Module, slots: Sequence[Slot], device: torch.device, blocks: nn.ModuleList
     ) -> None:
-        self.network, self.device = network, device
+        self.network, self.device, self.free = network, device, free_after_asking
         owner = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
         self.groups: list[list[Slot]] = [[] for _ in blocks]
         self.rest: list[Slot] = []
@@ -218,7 +224,7 @@ class Residency:
         """Bytes that weights of all models may take on this device."""
         held = self.held + self._others_held()
         if budget is None:
-            return int(free_bytes(self.device) * (1 - _RESERVE)) + held
+            return int(self.free(self.nbytes - self.held, self.device) * (1 - _RESERVE)) + held
         if self.device.type != "cpu":
             return budget
         return budget - max(0, process_bytes() - held)

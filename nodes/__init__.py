@@ -5,6 +5,7 @@ from __future__ import annotations
 from .decode import Decode
 from .encode import EncodePrompt
 from .host import ComfyExtension, io
+from .info import ModelInfo
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
@@ -16,6 +17,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadVAE,
     LoadLora,
     LoraStack,
+    ModelInfo,
     EncodePrompt,
     EmptyLatent,
     ScheduleSigmas,

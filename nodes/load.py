@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from . import host, sockets
 from .host import io, schema
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16")
 EMBEDDED = "embedded (ships with Inkstone)"
@@ -32,6 +35,24 @@ def torch_dtype(name: str) -> Any:
     return None if name == "auto" else getattr(torch, name)
 
 
+def _want(dtype: str) -> Any:
+    """Weights are read when they are used, unless all of them fit at once; the host makes room."""
+    from ..loaders.bundle import Want
+
+    return Want(torch_dtype(dtype), host.torch_device(), wait=True, free=host.free_memory)
+
+
+def _say_plan(bundle: Any) -> None:
+    """The line of `inkstone plan`, for the model's usual size."""
+    from ..kernels.errors import InkstoneError
+    from ..loaders.plan import plan
+
+    try:
+        log.info("%s", plan(bundle).sentence())
+    except InkstoneError as error:  # a smaller picture may still fit: the run itself will tell
+        log.warning("at the model's usual size: %s", error)
+
+
 class LoadDiffusionModel(io.ComfyNode):
     """A diffusion model from one file or a folder."""
 
@@ -41,9 +62,9 @@ class LoadDiffusionModel(io.ComfyNode):
             node_id="InkstoneLoadDiffusionModel",
             display_name="Inkstone Load Diffusion Model",
             category="inkstone/load",
-            description="Loads a Qwen-Image diffusion model (.safetensors, or a Hugging Face "
-            "folder).",
-            search_aliases=["unet", "mmdit", "qwen image loader"],
+            description="Loads a Qwen-Image diffusion model: .safetensors or .gguf, in any of the "
+            "usual types, or a Hugging Face folder.",
+            search_aliases=["unet", "mmdit", "qwen image loader", "gguf", "fp8"],
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -62,10 +83,11 @@ class LoadDiffusionModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.bundle import load_diffusion_model
+        from ..loaders.bundle import Bundle, open_diffusion_model
 
-        path = host.model_path("diffusion_models", model)
-        return io.NodeOutput(load_diffusion_model(path, torch_dtype(dtype), host.torch_device()))
+        made = open_diffusion_model(host.model_path("diffusion_models", model), _want(dtype))
+        _say_plan(Bundle(made, None, None))
+        return io.NodeOutput(made)
 
 
 class LoadTextEncoder(io.ComfyNode):
@@ -79,7 +101,7 @@ class LoadTextEncoder(io.ComfyNode):
             category="inkstone/load",
             description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its "
             "tokenizer.",
-            search_aliases=["clip", "qwen2.5-vl"],
+            search_aliases=["clip", "qwen2.5-vl", "gguf"],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
@@ -98,10 +120,10 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.bundle import load_text_encoder
+        from ..loaders.bundle import open_text_encoder
 
         path = host.model_path("text_encoders", text_encoder)
-        return io.NodeOutput(load_text_encoder(path, torch_dtype(dtype), host.torch_device()))
+        return io.NodeOutput(open_text_encoder(path, _want(dtype)))
 
 
 class LoadVAE(io.ComfyNode):
@@ -177,8 +199,9 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.bundle import load_all
+        from ..loaders.bundle import open_all
 
         path = None if folder == EMBEDDED else host.model_path("diffusers", folder)
-        bundle = load_all(path, torch_dtype(dtype), host.torch_device())
+        bundle = open_all(path, _want(dtype))
+        _say_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -309,8 +309,8 @@ def zeros(path: Path, shapes: layout.Layout) -> str:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory_of_a_load_is_the_resident_weights(folder, tmp_path):
-    """130 MB of MMDiT, which stay bf16 as in the file although float32 is computed in (modulation is
-    not held), and the whole published VAE, which becomes float32."""
+    """130 MB of MMDiT, which stay bf16 as in the file although float32 is computed in (modulation
+    is not held), and the whole published VAE, which becomes float32."""
     config = MMDiTConfig(3, 8, 128, 64, 256, 4096, (16, 56, 56))
     files = [zeros(tmp_path / "dit.safetensors", layout.mmdit_layout(config)),
              zeros(tmp_path / "vae.safetensors", layout.vae_layout(VAEConfig()))]  # fmt: skip

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from inkstone.headless.draw import DrawCall, open_models
-from inkstone.headless.plan import plan
 from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders import residency
 from inkstone.loaders.bundle import EMBEDDED_FOLDER, Want, open_diffusion_model, open_text_encoder
+from inkstone.loaders.plan import Wanted, plan
 from inkstone.loaders.residency import Placement, Residency, place
 from inkstone.sampling.run import Hooks, Request, denoise, working_bytes
 from inkstone.sampling.schedule import LINEAR, sigmas
@@ -43,7 +43,10 @@ def test_no_room_is_told_with_both_numbers():
         place(10_000_000, [10_000_000] * 3, 12_000_000)
 
 
-def drawn(model, text, hooks=Hooks()):
+NO_HOOKS = Hooks()
+
+
+def drawn(model, text, hooks=NO_HOOKS):
     table = sigmas(LINEAR, 2, 24)
     return denoise(model, text, None, Request(96, 64, table, seed=3), hooks)
 
@@ -147,12 +150,11 @@ def test_waiting_models_read_nothing_until_they_are_used(opened):
 def test_the_plan_is_what_the_run_does(opened, room):
     model, encoder = opened
     bundle = open_models(DrawCall(PROMPT))
-    made = plan(DrawCall(PROMPT), bundle)
+    made = plan(bundle)
     assert made.together and made.peak < made.budget and "all resident" in made.sentence()
     whole = made.text_encoder + made.diffusion_model
     assert whole == encoder.weights.nbytes + model.weights.nbytes
-    tight = DrawCall(PROMPT, memory=made.peak - made.text_encoder // 2)
-    made = plan(tight, bundle)
+    made = plan(bundle, Wanted(memory=made.peak - made.text_encoder // 2))
     assert not made.together and "leaves before" in made.sentence(), made.sentence()
     with pytest.raises(InkstoneError, match="even when streamed"):
-        plan(DrawCall(PROMPT, memory=made.runtime), bundle)
+        plan(bundle, Wanted(memory=made.runtime))

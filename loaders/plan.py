@@ -12,15 +12,24 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..kernels.memory import available_ram, process_bytes
-from ..loaders.residency import place
+from .residency import place
 
 if TYPE_CHECKING:
     import torch
 
-    from ..loaders.bundle import Bundle
-    from .draw import DrawCall
+    from .models import Bundle
 
 _PROMPT = 64  # tokens of a prompt and of its template's head, unless told
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be drawn; None = the model's own preset, and what is free."""
+
+    size: tuple[int, int] | None = None
+    steps: int | None = None
+    batch: int = 1
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +73,13 @@ class Plan:
         return asdict(self) | {"sentence": self.sentence()}
 
 
-def plan(call: DrawCall, bundle: Bundle | None = None) -> Plan:
-    """Headers only. `bundle`: the models of the call, opened and waiting. Of a single file the
-    parts that were not named are left out of the plan.
+def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
+    """Headers only: the models are opened and may be waiting. A text encoder or VAE that is None is
+    left out of the plan.
     """
     from ..kernels.vae_rows import plan_rows
-    from ..loaders.bundle import parameter_bytes
-    from .draw import open_models
+    from .bundle import parameter_bytes
 
-    models = bundle or open_models(call, partly=True)
     text, model, vae = models.text_encoder, models.model, models.vae
     size = call.size or model.family.preset.size
     parts = [m for m in (text, model) if m is not None]
@@ -107,14 +114,14 @@ def _room(device: torch.device) -> int:
     return available_ram()
 
 
-def _table(call: DrawCall, models: Bundle) -> int:
+def _table(call: Wanted, models: Bundle) -> int:
     from ..kernels.modulation import table_bytes
 
     c, model = models.model.network.config, models.model
     return table_bytes(c.layers, c.width, call.steps or model.family.preset.steps, model.dtype)
 
 
-def _working(call: DrawCall, models: Bundle, size: tuple[int, int]) -> tuple[int, int]:
+def _working(call: Wanted, models: Bundle, size: tuple[int, int]) -> tuple[int, int]:
     """Bytes of activations (and the table) while the text encoder and while the MMDiT works."""
     from ..kernels.mmdit import activation_bytes
     from ..sampling.geometry import check_canvas, token_grid

@@ -1,0 +1,303 @@
+"""The real size on a small machine: a 20B Q4_K_M file of 13 GB, ours and peers in one run.
+
+Writes once, into --folder, full-layout files of valid random blocks: the diffusion model (60
+layers, the published type mix), the Qwen2.5-VL-7B text encoder (Q4_K, Q6_K) and the VAE (bf16).
+Then every side draws from them in a process of its own: seconds to open and read, for the prompt,
+per step, for the VAE, and the peak of the process, with the plan that ours printed before it began.
+The numbers mean nothing as a picture; they are the work and the memory of the real model.
+
+python bench/full_size.py --folder /tmp/inkstone-full --size 256x256
+python bench/full_size.py --folder /tmp/inkstone-full --size 256x256 --memory 10GB --sides ours
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import common, harness  # noqa: E402
+
+harness.register()
+from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
+from inkstone.kernels.text_encoder import TextConfig  # noqa: E402
+from inkstone.kernels.vae import VAEConfig  # noqa: E402
+from inkstone.loaders import keys, keys_gguf, layout  # noqa: E402
+from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+
+MODEL, TEXT, VAE = "qwen-image-Q4_K_M.gguf", "qwen2.5-vl-7b-Q4_K_M.gguf", "vae.safetensors"
+PROMPT = "a cat with a hat on a mat"
+# type -> (block bytes, halves to set: (offset, value)); a weight has a deviation of about 0.02
+BLOCKS = {
+    "Q4_K": (144, ((0, 1.2e-4), (2, 8e-4))),
+    "Q5_K": (176, ((0, 6e-5), (2, 8e-4))),
+    "Q6_K": (210, ((208, 1.6e-5),)),
+}
+_TILE = 4096  # blocks of random bytes that are repeated
+
+
+@dataclass
+class Ran:
+    """One side: seconds of each stage, peak bytes of the process, what it said of its plan."""
+
+    side: str
+    opened: float
+    prompt: float
+    steps: list[float]
+    vae: float
+    peak: int
+    planned: int = 0
+    words: str = ""
+    facts: dict = field(default_factory=dict)
+
+
+def blocks(kind: str, count: int) -> Iterator[bytes]:
+    """`count` valid blocks of a type, in pieces."""
+    size, halves = BLOCKS[kind]
+    tile = np.random.default_rng(7).integers(0, 256, (_TILE, size), dtype=np.uint8)
+    for at, value in halves:
+        tile[:, at : at + 2] = np.frombuffer(struct.pack("<e", value), np.uint8)
+    whole = tile.tobytes()
+    for start in range(0, count, _TILE):
+        yield whole if count - start >= _TILE else whole[: (count - start) * size]
+
+
+def mmdit_type(name: str, shape: tuple[int, ...]) -> str:
+    """The published Q4_K_M mix: v and down Q6_K, first and last block Q5_K, the rest Q4_K."""
+    if not name.startswith("transformer_blocks.") or len(shape) == 1:
+        return "F32" if len(shape) == 1 else "BF16"
+    if name.split(".")[1] in ("0", "59"):
+        return "Q5_K"
+    high = ("to_v.", "add_v_proj.", "net.2.")
+    return "Q6_K" if any(h in name for h in high) else "Q4_K"
+
+
+def text_type(name: str, shape: tuple[int, ...]) -> str:
+    """Q4_K with Q6_K for v and down, as the usual _M mixes."""
+    if len(shape) == 1:
+        return "F32"
+    return "Q6_K" if "attn_v" in name or "ffn_down" in name else "Q4_K"
+
+
+def write_gguf(
+    path: Path, arch: str, tensors: layout.Layout, kind_of: Callable[[str, tuple[int, ...]], str],
+    prepare: Callable[[object], None] = lambda writer: None,
+) -> None:  # fmt: skip
+    """A GGUF file by the gguf package's own writer, data streamed behind its header."""
+    import gguf
+
+    writer = gguf.GGUFWriter(None, arch)
+    writer.add_quantization_version(2)
+    prepare(writer)
+    kinds = {name: kind_of(name, shape) for name, shape in tensors.items()}
+    for name, shape in tensors.items():
+        kind = gguf.GGMLQuantizationType[kinds[name]]
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        count = int(np.prod(shape))
+        rows = (*shape[:-1], shape[-1] // block * size)
+        plain = np.dtype(np.float32) if kinds[name] == "F32" else np.dtype(np.uint8)
+        own = shape if kinds[name] == "F32" else rows
+        writer.add_tensor_info(name, own, plain, count // block * size, raw_dtype=kind)
+    part = path.with_suffix(".part")
+    writer.write_header_to_file(part)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    out = writer.fout[0]
+    for name, shape in tensors.items():
+        writer.write_padding(out, out.tell())
+        for piece in data(kinds[name], int(np.prod(shape))):
+            out.write(piece)
+    writer.write_padding(out, out.tell())
+    writer.close()
+    part.replace(path)
+
+
+def data(kind: str, count: int) -> Iterator[bytes]:
+    """Bytes of a tensor of `count` weights: random blocks, small floats, norms near 1."""
+    if kind in BLOCKS:
+        yield from blocks(kind, count // 256)
+        return
+    values = torch.randn(count, generator=torch.Generator().manual_seed(3)).mul_(0.02)
+    if kind == "F32":
+        yield values.add_(0.5).numpy().tobytes()
+    else:
+        yield values.bfloat16().view(torch.uint8).numpy().tobytes()
+
+
+def vocabulary(writer: object) -> None:
+    """A tokenizer of full size without merges: bytes, filler, and the chat marks in their places."""
+    import gguf
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    words = letters + [f"filler{i}" for i in range(151643 - len(letters))]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    rest = [f"[PAD{i}]" for i in range(152064 - len(words) - len(special))]
+    kinds = [1] * len(words) + [3] * len(special) + [5] * len(rest)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([*words, *special, *rest])
+    writer.add_token_types([gguf.TokenType(k) for k in kinds])
+    writer.add_token_merges(["a b"])
+
+
+def prepare(folder: Path) -> None:
+    """Writes what is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MODEL).exists():
+        write_gguf(folder / MODEL, "qwen_image", layout.mmdit_layout(MMDiTConfig()), mmdit_type)
+    if not (folder / TEXT).exists():
+        ours = layout.text_layout(TextConfig())
+        named = {gguf_text_name(name): shape for name, shape in ours.items()}
+        write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary)
+    if not (folder / VAE).exists():
+        wan = {ours: theirs for theirs, ours in keys.wan_vae_table().items()}
+        shapes = layout.vae_layout(VAEConfig())
+        gen = torch.Generator().manual_seed(5)
+        tensors = {
+            wan[name]: torch.randn(shape, generator=gen).mul_(0.03).bfloat16()
+            for name, shape in shapes.items() if name in wan
+        }  # fmt: skip
+        save_safetensors(folder / VAE, tensors, {"format": "pt"})
+
+
+def gguf_text_name(ours: str) -> str:
+    """Our name of a language model's tensor -> that of GGUF."""
+    for theirs, name in keys_gguf.TEXT:
+        pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
+        found = re.fullmatch(pattern.replace(r"\{leaf\}", "(?P<leaf>weight|bias)"), ours)
+        if found:
+            return theirs.format(**found.groupdict())
+    raise SystemExit(f"no GGUF name for {ours}")
+
+
+def ours(folder: Path, args: argparse.Namespace) -> Ran:
+    """The functions that `inkstone draw` calls, timed one by one."""
+    from inkstone.headless.draw import DrawCall, open_models, wanted
+    from inkstone.headless.options import _memory
+    from inkstone.loaders.plan import plan
+    from inkstone.sampling.geometry import parse_size
+    from inkstone.sampling.run import Hooks, Request, denoise
+    from inkstone.sampling.schedule import sigmas
+
+    size = parse_size(args.size)
+    call = DrawCall(
+        PROMPT, model=folder / MODEL, text_encoder=folder / TEXT, vae=folder / VAE, size=size,
+        steps=args.steps, cfg=1.0, memory=_memory(args.memory) if args.memory else None,
+    )  # fmt: skip
+    start = time.perf_counter()
+    models = open_models(call)
+    made = plan(models, wanted(call))
+    opened = time.perf_counter()
+    text = models.text_encoder.encode(PROMPT)
+    encoded = time.perf_counter()
+    marks = []
+    tokens = size[0] * size[1] // 256
+    table = sigmas(models.model.schedule, args.steps, tokens)
+    models.model.modulation(table[:-1])
+    tabled = time.perf_counter()
+    models.model.ready(made.activations + made.modulation_table)
+    ready = time.perf_counter()
+    hooks = Hooks(on_step=lambda step: marks.append(time.perf_counter()))
+    latents = denoise(models.model, text, None, Request(*size, table), hooks)
+    drawn = time.perf_counter()
+    models.vae.decode(latents)
+    steps = [b - a for a, b in zip([ready, *marks], marks)]
+    facts = {"headers": opened - start, "table": tabled - encoded, "weights": ready - tabled}
+    return Ran(
+        "ours", opened - start + ready - tabled, encoded - opened, steps,
+        time.perf_counter() - drawn, harness.peak(), made.peak, made.sentence(), facts,
+    )  # fmt: skip
+
+
+def sd_cpp(folder: Path, args: argparse.Namespace) -> Ran:
+    """stable-diffusion.cpp through stable-diffusion-cpp-python, its fastest CPU settings."""
+    from stable_diffusion_cpp import StableDiffusion
+
+    width, height = map(int, args.size.split("x"))
+    start = time.perf_counter()
+    model = StableDiffusion(
+        diffusion_model_path=str(folder / MODEL), llm_path=str(folder / TEXT),
+        vae_path=str(folder / VAE), n_threads=args.threads, diffusion_flash_attn=True,
+        verbose=False,
+    )  # fmt: skip
+    opened = time.perf_counter()
+    marks: list[float] = []
+    model.generate_image(
+        prompt=PROMPT, sample_steps=args.steps, cfg_scale=1.0, sample_method="euler", width=width,
+        height=height, progress_callback=lambda *_: marks.append(time.perf_counter()),
+    )  # fmt: skip
+    ended = time.perf_counter()
+    steps = [b - a for a, b in zip(marks, marks[1:])][: args.steps]
+    return Ran("stable-diffusion.cpp", opened - start, 0.0, steps, ended - marks[-1],
+               harness.peak())  # fmt: skip
+
+
+SIDES = {"ours": ours, "sd.cpp": sd_cpp}
+
+
+def lines(rows: list[Ran]) -> common.Cells:
+    """Table cells; the last peer is what ratios are held against."""
+    peer = next((r for r in rows if r.side != "ours"), None)
+    out = [("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")]
+    for r in rows:
+        step = min(r.steps) if r.steps else 0.0
+        out.append((
+            r.side, f"{r.opened:.2f}", f"{r.prompt:.1f}", f"{step:.1f}", f"{r.vae:.1f}",
+            f"{r.peak / 1e9:.2f}", f"{r.planned / 1e9:.2f}" if r.planned else "-",
+            common.ratio(step, min(peer.steps) if peer and peer.steps else None),
+            common.ratio(r.peak, peer.peak if peer else None),
+        ))  # fmt: skip
+    return out
+
+
+def main() -> None:
+    p = harness.parser(__doc__)
+    p.add_argument("--folder", type=Path, required=True, help="where the 17 GB of files are kept")
+    p.add_argument("--size", default="256x256")
+    p.add_argument("--steps", type=int, default=2)
+    p.add_argument("--memory", help="as in `inkstone draw` (ours only)")
+    args = p.parse_args()
+    prepare(args.folder)
+    torch.set_num_threads(args.threads)
+    if args.one_side:
+        print(harness.RESULT + json.dumps(asdict(SIDES[args.one_side](args.folder, args))))
+        return
+    names = args.sides.split(",") if args.sides else list(SIDES)
+    rows = [_child(name) for name in names]
+    facts = common.facts(args)
+    limit = f", --memory {args.memory}" if args.memory else ""
+    title = f"Q4_K_M 20B, {args.size}, {args.steps} steps, CFG 1{limit}"
+    if args.json:
+        print(json.dumps({"title": title, **facts, "rows": [asdict(r) for r in rows]}, indent=1))
+        return
+    print(common.report(title, lines(rows), facts))
+    for r in rows:
+        if r.words:
+            print(
+                f"{r.side}: {r.words}; " + ", ".join(f"{k} {v:.2f} s" for k, v in r.facts.items())
+            )
+
+
+def _child(side: str) -> Ran:
+    call = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--one-side", side]
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
+    line = next((x for x in done.stdout.splitlines() if x.startswith(harness.RESULT)), None)
+    if line is None:
+        raise SystemExit(f"Side '{side}' ended with status {done.returncode}, see above.")
+    return Ran(**json.loads(line[len(harness.RESULT) :]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Model info node: what a loaded model is, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import sockets
+from .host import io, schema, ui
+
+
+class ModelInfo(io.ComfyNode):
+    """Family, formats, LoRAs and the memory plan of a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneModelInfo",
+            display_name="Inkstone Model Info",
+            category="inkstone/model",
+            description="Says what a loaded model is: family, size, formats and their counts, "
+            "LoRAs and what each covers, where its weights are, and the memory plan for a canvas.",
+            search_aliases=["inspect", "model details", "vram", "memory"],
+            is_output_node=True,
+            inputs=[
+                sockets.Model.Input("model", tooltip="From Load Diffusion Model or LoRA Stack."),
+                io.Latent.Input(
+                    "latent", optional=True, tooltip="The canvas to plan for; else the usual size."
+                ),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=1000, tooltip="Steps to plan the table for."
+                ),
+            ],
+            outputs=[io.String.Output("info", display_name="info")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, steps: int, latent: dict | None = None) -> io.NodeOutput:
+        from ..loaders.bundle import DiffusionModel
+        from ..loaders.info import describe_model
+        from ..loaders.plan import Wanted
+
+        sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
+        if latent is None:
+            wanted = Wanted(steps=steps)
+        else:
+            batch, _, _, h, w = sockets.latent_samples(latent).shape
+            wanted = Wanted((w * 8, h * 8), steps, batch)
+        text = describe_model(model, wanted)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
