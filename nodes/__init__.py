@@ -8,6 +8,7 @@ from .host import ComfyExtension, io
 from .info import ModelInfo
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
+from .quantise import Quantise
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
 
 NODES: list[type[io.ComfyNode]] = [
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     ScheduleSigmas,
     Denoise,
     Decode,
+    Quantise,
 ]
 
 
