@@ -73,10 +73,12 @@ def bad_block(raw: Tensor, kind: BlockType) -> int | None:
 
     Only the bytes of the scales are looked at, 2 to 4 of a block.
     """
-    blocks = raw.reshape(-1, kind.bytes)
-    bad = torch.zeros(blocks.shape[0], dtype=torch.bool, device=raw.device)
-    for at in kind.scales:
-        bad |= (blocks[:, at : at + 2].view(torch.int16)[:, 0] & 0x7C00) == 0x7C00
-    for at in kind.byte_scales:
-        bad |= (blocks[:, at] & kind.nan) == kind.nan
-    return int(bad.nonzero()[0]) if bad.any() else None
+    places = kind.scales or kind.byte_scales  # they follow each other
+    if not places or not raw.numel():
+        return None
+    part = raw.reshape(-1, kind.bytes)[:, places[0] : places[-1] + (2 if kind.scales else 1)]
+    mask, least = (0x7FFF, 0x7C00) if kind.scales else (kind.nan, kind.nan)
+    bits = (part.view(torch.int16) if kind.scales else part) & mask
+    if int(bits.max()) < least:
+        return None
+    return int((bits >= least).any(1).nonzero()[0])
