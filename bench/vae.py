@@ -1,6 +1,6 @@
 """The VAE at full size on random weights: ours whole, ours in strips, diffusers, in one run.
 
-python -m bench.vae --size 1024 --dtype float32
+python bench/vae.py --size 1024 --dtype float32
 """
 
 from __future__ import annotations

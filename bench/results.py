@@ -1,0 +1,148 @@
+"""Runs the benchmarks one after another and appends what they print to bench/RESULTS.md.
+
+Each figure is one command of this folder; its table ends with that command, so a reader can run it
+alone. A block of results begins with the date, the machine and the commit. With --quick every
+command runs at a tiny size and nothing is appended: that shows that the commands work, no more.
+
+python bench/results.py                 # all figures: about an hour on two cores
+python bench/results.py vae-1024 draw   # some
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import harness  # noqa: E402
+
+RESULTS = harness.ROOT / "bench" / "RESULTS.md"
+HEAD = """# Results
+
+What one machine measured on one day, the newest block last. Every block was appended by
+`python bench/results.py`; every table ends with the command that gives it alone. Times are the best
+of several turns, ours and the peer's in one run; `floor` is the products of the same work alone.
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A command (file of this folder and its arguments), its goal, arguments for a tiny run."""
+
+    title: str
+    goal: str
+    command: tuple[str, ...]
+    quick: tuple[str, ...]
+
+
+_VAE_QUICK = ("--size", "64", "--base", "16", "--seconds", "0.1")
+_VAE_GOAL = "time <= 0.40 of diffusers; peak memory <= 0.2 in strips, <= 0.5 whole"
+FIGURES = {
+    "mmdit": Figure(
+        "One inner block of the full-width MMDiT",
+        "float32 <= 1.10 of the floor and <= 0.95 of diffusers; where the processor has VNNI or "
+        "AVX512_BF16, the best path <= 0.6 of diffusers' float32",
+        ("mmdit.py",),
+        ("--tokens", "16", "--text", "8", "--rounds", "1", "--dtype", "float32"),
+    ),
+    "vae-1024": Figure("VAE decode, 1024x1024", _VAE_GOAL, ("vae.py",), _VAE_QUICK),
+    "vae-1328": Figure(
+        "VAE decode, 1328x1328", _VAE_GOAL, ("vae.py", "--size", "1328"), _VAE_QUICK
+    ),
+    "vae-1024-bf16": Figure(
+        "VAE decode, 1024x1024, bfloat16",
+        "time <= 0.25 of diffusers' float32 (the block above) where the processor has the "
+        "instructions",
+        ("vae.py", "--dtype", "bfloat16"),
+        _VAE_QUICK,
+    ),
+    "load": Figure(
+        "Loading eight full-width blocks",
+        "peak <= the resident weights without modulation + 10 %",
+        ("load.py",),
+        ("--layers", "1", "--rounds", "1"),
+    ),
+    "draw": Figure(
+        "`inkstone draw` on the embedded model, a whole process",
+        "<= 10 s; bfloat16's error of a whole picture beside it",
+        ("draw.py", "--dtype", "bfloat16"),
+        ("--steps", "1", "--rounds", "1"),
+    ),
+}
+
+
+def run(figure: Figure, args: argparse.Namespace) -> str:
+    """The table that a figure's command prints."""
+    file, *rest = figure.command
+    call = [sys.executable, str(harness.ROOT / "bench" / file), *rest]
+    call += figure.quick if args.quick else ()
+    call += ["--threads", str(args.threads)]
+    if file == "load.py":
+        call += ["--folder", str(args.folder)]
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(call[1:])} ended with status {done.returncode}, see above.")
+    return done.stdout.strip()
+
+
+def device() -> str:
+    """Processor, cores, card if there is one, torch."""
+    import torch
+
+    facts = harness.machine()
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{facts['cpu']} ({os.cpu_count()} cores{card}), torch {facts['torch']}"
+
+
+def commit() -> str:
+    """The commit of this tree, marked where files differ from it; "" outside git."""
+    call = ["git", "-C", str(harness.ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return f", commit {done.stdout.strip()}" if done.returncode == 0 else ""
+
+
+def append(path: Path, heading: str, parts: list[str]) -> None:
+    """Adds a block; the file's head comes first where there is no file."""
+    before = path.read_text("utf-8") if path.exists() else HEAD
+    part = path.with_suffix(".part")
+    part.write_text("\n".join([before, f"## {heading}\n", *parts]), "utf-8")
+    part.replace(path)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("figures", nargs="*", help=f"some of {', '.join(FIGURES)}; default: all")
+    p.add_argument("--quick", action="store_true", help="tiny sizes, nothing appended")
+    p.add_argument("--threads", type=int, default=os.cpu_count(), help="for every side")
+    p.add_argument("--out", type=Path, default=RESULTS, help="the file to append to")
+    p.add_argument("--folder", type=Path, help="keeps the model file of `load`; default: temporary")
+    args = p.parse_args()
+    unknown = [name for name in args.figures if name not in FIGURES]
+    if unknown:
+        p.error(f"no figure {', '.join(unknown)}: expected some of {', '.join(FIGURES)}")
+    began, parts = datetime.datetime.now(datetime.UTC), []
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = args.folder or Path(folder)
+        for name in args.figures or FIGURES:
+            figure = FIGURES[name]
+            print(f"{name}: {figure.title}", file=sys.stderr, flush=True)
+            table = run(figure, args)
+            print(table, flush=True)
+            parts.append(f"### {figure.title}\n\nGoal: {figure.goal}.\n\n```\n{table}\n```\n")
+    if not args.quick:
+        append(args.out, f"{began:%Y-%m-%d %H:%M} UTC, {device()}{commit()}", parts)
+
+
+if __name__ == "__main__":
+    main()
