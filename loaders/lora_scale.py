@@ -1,8 +1,9 @@
 """What a LoRA file's metadata says about alpha, for tensors that do not carry one.
 
-Three writers: diffusers (`lora_adapter_metadata`, JSON with "transformer.r" and the like), PEFT
-(the same keys bare, or an adapter_config.json beside the only weight file of a folder) and kohya
-(`ss_network_alpha`). A tensor's own alpha always wins; without any the factor is 1.
+Writers: diffusers (`lora_adapter_metadata`, JSON with "transformer.r" and the like), PEFT (the same
+keys bare, or an adapter_config.json beside the only weight file of a folder), kohya
+(`ss_network_alpha`), distillers (a plain `lora_alpha`). A tensor's own alpha always wins; without
+any the factor is 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .folder import read_json
 from .header import HeaderRules, parse_json
 
 PREFIXES = {"model": ("transformer.", ""), "text": ("text_encoder.", "")}
+_PLAIN = ("ss_network_alpha", "lora_alpha", "network_alpha", "alpha")  # values are numbers as text
 _PEFT_KEYS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 _REGEX = frozenset("^$*+?()[]|\\{}")
 
@@ -59,10 +61,8 @@ def said(metadata: Mapping[str, str], path: Path, role: str) -> Said:
             {_plain(key, path): _number(pattern[key], path, key) for key in pattern},
             config.get(own + "use_rslora") is True,
         )
-    kohya = metadata.get("ss_network_alpha", "")
-    if kohya in ("", "None", "null"):
-        return Said()
-    return Said(_number(kohya, path, "ss_network_alpha"))
+    plain = next((k for k in _PLAIN if metadata.get(k, "") not in ("", "None", "null")), None)
+    return Said(_number(metadata[plain], path, plain)) if plain else Said()
 
 
 def _adapter_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, object]:

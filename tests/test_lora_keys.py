@@ -169,8 +169,10 @@ def test_alpha(case, tmp_path):
 
 
 def test_alpha_of_kohya_metadata_and_of_a_peft_folder(tmp_path):
-    save_file(two_layers(), tmp_path / "k.safetensors", {"ss_network_alpha": "2.0"})
-    assert scales(tmp_path / "k.safetensors") == [0.5, 0.5]
+    for key in ("ss_network_alpha", "lora_alpha", "network_alpha", "alpha"):
+        path = tmp_path / f"{key}.safetensors"
+        save_file(two_layers(), path, {key: "2.0"})
+        assert scales(path) == [0.5, 0.5], key
     save_file(two_layers(), tmp_path / "n.safetensors", {"ss_network_alpha": "None"})
     assert scales(tmp_path / "n.safetensors") == [1.0, 1.0]
     folder = tmp_path / "peft"
