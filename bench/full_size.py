@@ -136,7 +136,7 @@ def data(kind: str, count: int) -> Iterator[bytes]:
 
 
 def vocabulary(writer: object) -> None:
-    """A tokenizer of full size without merges: bytes, filler, and the chat marks in their places."""
+    """A tokenizer of full size without merges: bytes, filler, chat marks in their places."""
     import gguf
     from tokenizers.pre_tokenizers import ByteLevel
 

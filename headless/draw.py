@@ -149,11 +149,14 @@ def open_models(call: DrawCall, partly: bool = False) -> Bundle:
     device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
     root, text, vae = parts_of(call, partly)
     want = b.Want(dtype, device, call.memory, wait=True)
-    return b.Bundle(
+    models = b.Bundle(
         b.open_diffusion_model(root, want),
         b.open_text_encoder(text, want) if text else None,
         b.load_vae(vae, dtype, device) if vae else None,
     )
+    if models.vae:  # raw latents are those of the VAE in use, whatever lies beside the model
+        models.model.latent_mean, models.model.latent_std = models.vae.mean, models.vae.std
+    return models
 
 
 def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, Path | None]:

@@ -17,6 +17,7 @@ FAR = 50.0  # RGB distance from the ground that counts as ink
 STRAY = 0.015  # share of pixels that may be ink outside of all items
 NEAR = 9.0  # pixels between a shape's centre and its place
 SHIFTS = range(-3, 4)
+RIM = 4  # pixels around a line of letters in which ink is the line's
 
 Verdict = dict[str, bool | float | None]
 
@@ -116,9 +117,9 @@ def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
     """
     h, w = scene.height, scene.width
     words = [item for item in scene.items if isinstance(item, Word)]
-    if words:
-        line = words[0]
-        return (slice(line.y + CELL[1], h) if line.y < shape.y else slice(0, line.y)), slice(0, w)
+    if words:  # a line's soft rim belongs to the line, as in _stray
+        top, bottom = words[0].y - RIM, words[0].y + CELL[1] + RIM
+        return (slice(bottom, h) if words[0].y < shape.y else slice(0, top)), slice(0, w)
     if len(scene.items) == 1:
         return slice(0, h), slice(0, w)
     halves = {"left": (0, w // 2), "right": (w // 2, w), "top": (0, h // 2), "bottom": (h // 2, h)}
