@@ -82,23 +82,25 @@ def find_chromium(given: str | None = None) -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def check(server: str, workflow: Path, api: Path | None, shot: Path, chromium: str) -> Report:
+def check(arguments: argparse.Namespace, chromium: str) -> Report:
     """Runs all checks in one page. CheckError if the page does not come up."""
     from playwright.sync_api import sync_playwright
 
+    server, shot, api = arguments.server, arguments.shot, arguments.api
     report, problems = Report(), []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         page = browser.new_page(viewport=VIEW)
         page.on("pageerror", lambda error: problems.append(str(error).splitlines()[0]))
         try:
-            _open(page, server, json.loads(workflow.read_text("utf-8")))
+            _open(page, server, json.loads(arguments.workflow.read_text("utf-8")))
             _check_nodes(page, report)
             if api is not None:
                 _check_conversion(page, json.loads(api.read_text("utf-8")), report)
             shot.parent.mkdir(parents=True, exist_ok=True)
             _check_tooltips(page, server, report, shot)
-            _check_run(page, server, report)
+            if not arguments.no_run:
+                _check_run(page, server, report)
             page.screenshot(path=shot)
             _shots_at_full_size(page, shot)
         finally:
@@ -260,6 +262,9 @@ def main() -> int:
     parser.add_argument("--workflow", required=True, type=Path, help="UI graph to open")
     parser.add_argument("--api", type=Path, help="API graph that the page's conversion must equal")
     parser.add_argument("--shot", required=True, type=Path, help="where to put the screenshot")
+    parser.add_argument(
+        "--no-run", action="store_true", help="open it only: its models are not here"
+    )
     parser.add_argument("--chromium", help="browser to use; default: CHROMIUM, then the PATH")
     arguments = parser.parse_args()
     chromium = find_chromium(arguments.chromium)
@@ -267,9 +272,7 @@ def main() -> int:
         print("No Chromium found: install one, or give --chromium.", file=sys.stderr)
         return 2
     try:
-        report = check(
-            arguments.server, arguments.workflow, arguments.api, arguments.shot, chromium
-        )
+        report = check(arguments, chromium)
     except ImportError:
         print("Playwright is missing: pip install playwright.", file=sys.stderr)
         return 2
