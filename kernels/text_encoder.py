@@ -1,12 +1,15 @@
-"""The language model of Qwen2.5-VL (text only here), output after the final norm.
+"""The language model of Qwen2.5-VL, output after the final norm.
 
 Plain: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: a prefix can be encoded
 once and its keys and values passed as `past`, because every prompt of a template starts alike.
-Reference: transformers `Qwen2_5_VLTextModel`. Names are the published ones without `model.`.
+Pictures come as rows of the vision tower in the place of their tokens, with positions of their own
+(`picture_positions`). Reference: transformers `Qwen2_5_VLTextModel`. Names are the published ones
+without `model.`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from ..quant.storage import Storage
 from .attention import attention
+from .errors import InkstoneError
 from .linear import Linear
 from .stream import Stream
 
@@ -34,6 +38,13 @@ class TextConfig:
     vocab: int = 152064
     theta: float = 1e6
     eps: float = 1e-6
+    sections: tuple[int, int, int] | None = None  # frequencies turned by time, row and column
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """The sections; untold they are in the proportion of the published 16, 24, 24."""
+        time, row = self.head_dim // 8, self.head_dim * 3 // 16
+        return self.sections or (time, row, self.head_dim // 2 - time - row)
 
 
 class RMSNorm(nn.Module):
@@ -83,11 +94,11 @@ class SelfAttention(nn.Module):
 class GatedMLP(nn.Module):
     """down(SiLU(gate(x)) * up(x))."""
 
-    def __init__(self, c: TextConfig) -> None:
+    def __init__(self, width: int, ff: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = Linear(c.width, c.ff, bias=False)
-        self.up_proj = Linear(c.width, c.ff, bias=False)
-        self.down_proj = Linear(c.ff, c.width, bias=False)
+        self.gate_proj = Linear(width, ff, bias=bias)
+        self.up_proj = Linear(width, ff, bias=bias)
+        self.down_proj = Linear(ff, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -99,7 +110,7 @@ class Layer(nn.Module):
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
         self.input_layernorm, self.self_attn = RMSNorm(c.width, c.eps), SelfAttention(c)
-        self.post_attention_layernorm, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c)
+        self.post_attention_layernorm, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c.width, c.ff)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
@@ -145,14 +156,24 @@ class TextEncoder(nn.Module):
         self.norm = RMSNorm(config.width, config.eps)
         self.stream: Stream | None = None  # brings in weights that are not resident
 
-    def forward(self, ids: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def forward(
+        self,
+        ids: Tensor,
+        past: Past | None = None,
+        embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, Past]:
         """ids [B,L] -> states [B,L,W] after the final norm, and keys and values of all tokens.
 
-        Causal: right padding never reaches the tokens before it.
+        With pictures: `embeds` [B,L,W] replaces the embeddings of `ids`, and `positions` [3,L] says
+        where each token stands in time, row and column (see `picture_positions`); both are those of
+        the tokens behind `past`. Causal: right padding never reaches the tokens before it.
         """
-        x = self.embed_tokens(ids).to(self.norm.weight.dtype)
-        start = past[0][0].shape[2] if past else 0
-        cos, sin = self._turns(start, ids.shape[1], x)
+        x = self.embed(ids) if embeds is None else embeds
+        if positions is None:
+            start = past[0][0].shape[2] if past else 0
+            positions = torch.arange(start, start + ids.shape[1])
+        cos, sin = self._turns(positions, x)
         present: Past = []
         for i, layer in enumerate(self.layers):
             if self.stream is not None:
@@ -161,9 +182,43 @@ class TextEncoder(nn.Module):
             present.append(kv)
         return self.norm(x), present
 
-    def _turns(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B,L] -> [B,L,W] in the type that is computed in."""
+        return self.embed_tokens(ids).to(self.norm.weight.dtype)
+
+    def _turns(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [L], or [3,L] of which every frequency follows one -> cos and sin [L,d]."""
         c = self.config
         f = 1.0 / c.theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
-        angle = torch.arange(start, start + length, dtype=torch.float32)[:, None] * f
+        place = positions.to("cpu", torch.float32)[..., None]
+        if positions.dim() == 2:
+            axis = torch.arange(3).repeat_interleave(torch.tensor(c.axes))
+            place = place[axis, :, 0].T  # [L,d/2]
+        angle = place * f
         angle = torch.cat([angle, angle], dim=-1)
         return angle.cos().to(like.device, like.dtype), angle.sin().to(like.device, like.dtype)
+
+
+def picture_positions(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> Tensor:
+    """Positions [3,L] (time, row, column) of ids in which each picture is a run of `pad`.
+
+    grids: rows and columns of tokens, picture by picture. Text counts up on all three axes. A
+    picture that starts at p stands at time p, rows and columns count up from p, and the text behind
+    it goes on at p + its longer side.
+    """
+    found, at, now = [], 0, 0
+    tokens = sum(rows * columns for rows, columns in grids)
+    if ids.count(pad) != tokens:
+        raise InkstoneError(
+            f"{len(grids)} pictures of {tokens} tokens in all do not fit a prompt with "
+            f"{ids.count(pad)} places for them. Take <|image_pad|> out of the prompt's words."
+        )
+    for rows, columns in grids:
+        start = ids.index(pad, at)
+        found.append(torch.arange(now, now + start - at).expand(3, -1))
+        now, at = now + start - at, start + rows * columns
+        cell = torch.arange(rows * columns)
+        found.append(now + torch.stack([cell * 0, cell // columns, cell % columns]))
+        now += max(rows, columns)
+    found.append(torch.arange(now, now + len(ids) - at).expand(3, -1))
+    return torch.cat(found, dim=1)

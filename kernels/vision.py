@@ -1,0 +1,204 @@
+"""The vision tower of Qwen2.5-VL for still pictures: patches -> rows that replace `<|image_pad|>`.
+
+Unusual: windows are sorted by size, so each size is one batch of attention and no mask exists; the
+order is undone at the end. A still fills both frames of the patch kernel, so the two slices are
+added and 588 numbers are read instead of 1176. Reference: transformers
+`Qwen2_5_VisionTransformerPretrainedModel`. Names are the published ones without `visual.`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention
+from .linear import Linear
+from .stream import Stream
+from .text_encoder import GatedMLP, RMSNorm
+
+Turns = tuple[Tensor, Tensor]  # cos and sin [N,1,1,d/2] float32
+Groups = tuple[tuple[int, int], ...]  # (windows, patches of each), in the order of the patches
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the network. Defaults are the tower of the 7B model."""
+
+    depth: int = 32
+    width: int = 1280
+    heads: int = 16
+    ff: int = 3420
+    patch: int = 14  # pixels
+    frames: int = 2
+    merge: int = 2  # patches on a side of a cell; a cell becomes one token
+    channels: int = 3
+    out: int = 3584
+    window: int = 112  # pixels
+    full: tuple[int, ...] = (7, 15, 23, 31)  # blocks that see the whole picture
+    theta: float = 10000.0
+    eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def side(self) -> int:
+        """Cells on a side of a window."""
+        return self.window // self.merge // self.patch
+
+
+def window_order(rows: int, columns: int, side: int) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Cells of a grid in the order of windows, and ((windows, cells of each), ...) of equal sizes.
+
+    Whole windows come first, then those that the right, the bottom and both edges cut.
+    """
+    cells = torch.arange(rows * columns).view(rows, columns)
+    order, groups = [], []
+    for down, height in _bands(rows, side):
+        for across, width in _bands(columns, side):
+            part = cells[down, across]
+            part = part.unflatten(1, (-1, width)).unflatten(0, (-1, height)).transpose(1, 2)
+            order.append(part.reshape(-1))
+            windows, size = part.shape[0] * part.shape[1], height * width
+            if groups and groups[-1][1] == size:
+                windows += groups.pop()[0]
+            groups.append((windows, size))
+    return torch.cat(order), tuple(groups)
+
+
+def _bands(length: int, side: int) -> list[tuple[slice, int]]:
+    """(part of the axis, window length there): whole windows, then the rest."""
+    whole = length // side * side
+    bands = [(slice(0, whole), side)] if whole else []
+    return bands + ([(slice(whole, length), length - whole)] if whole < length else [])
+
+
+@functools.lru_cache(maxsize=8)
+def _geometry(c: VisionConfig, rows: int, columns: int) -> tuple[Tensor, Groups, Tensor]:
+    """(order of the cells, groups of windows in patches, angles [N,d/2]) of a grid of cells."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        order, groups = window_order(rows, columns, c.side)
+        inner = torch.arange(c.merge)
+        down = (order // columns * c.merge)[:, None] + inner.repeat_interleave(c.merge)
+        across = (order % columns * c.merge)[:, None] + inner.repeat(c.merge)
+        half = c.head_dim // 2
+        f = 1.0 / c.theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
+        angles = [place.reshape(-1, 1).float() * f for place in (down, across)]
+    return order, tuple((n, size * c.merge**2) for n, size in groups), torch.cat(angles, dim=1)
+
+
+def _turn(x: Tensor, turns: Turns) -> Tensor:
+    """x [N,2,H,d] with pairs (i, i + d/2), turned in float32 and rounded back."""
+    cos, sin = turns
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class VisionAttention(nn.Module):
+    """Attention inside each window."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        self.qkv, self.proj = Linear(c.width, 3 * c.width), Linear(c.width, c.width)
+
+    def forward(self, x: Tensor, turns: Turns, groups: Groups) -> Tensor:
+        """x [N,W], windows one after the other."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [N,3,H,d]
+        (q, k), v = _turn(qkv[:, :2], turns).unbind(1), qkv[:, 2]
+        parts, at = [], 0
+        for windows, size in groups:
+            part = slice(at, at + windows * size)
+            batch = (t[part].unflatten(0, (windows, size)).transpose(1, 2) for t in (q, k, v))
+            parts.append(attention(*batch).transpose(1, 2).reshape(windows * size, -1))
+            at = part.stop
+        return self.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+
+class VisionBlock(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.norm1, self.attn = RMSNorm(c.width, c.eps), VisionAttention(c)
+        self.norm2, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c.width, c.ff, bias=True)
+
+    def forward(self, x: Tensor, turns: Turns, groups: Groups) -> Tensor:
+        x = x + self.attn(self.norm1(x), turns, groups)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Pixels of a patch -> its vector; both frames see the same still."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.proj = nn.Module()
+        shape = (c.width, c.channels, c.frames, c.patch, c.patch)
+        self.proj.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches [N, channels * patch * patch] float32 -> [N,W] in the type of the weight.
+
+        In float32: the sum of two half-type slices would be rounded, the reference rounds once.
+        """
+        kernel = self.proj.weight.float().sum(2).flatten(1)
+        return F.linear(patches.float(), kernel).to(self.proj.weight.dtype)
+
+
+class Merger(nn.Module):
+    """The patches of a cell joined and mapped to the width of the language model."""
+
+    def __init__(self, c: VisionConfig) -> None:
+        super().__init__()
+        self.joined = c.width * c.merge**2
+        self.ln_q = RMSNorm(c.width, c.eps)
+        self.mlp = nn.Sequential(
+            Linear(self.joined, self.joined), nn.GELU(), Linear(self.joined, c.out)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,W] -> [cells, out]."""
+        return self.mlp(self.ln_q(x).view(-1, self.joined))
+
+
+class VisionTower(nn.Module):
+    """Patches of one still picture -> one row per cell, row-major."""
+
+    def __init__(self, config: VisionConfig = VisionConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
+        self.merger = Merger(config)
+        self.stream: Stream | None = None  # brings in weights that are not resident
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """patches [N, channels * patch * patch] cell by cell; grid: rows and columns of patches.
+
+        Returns [rows / merge * columns / merge, out].
+        """
+        c = self.config
+        order, groups, angles = _geometry(c, grid[0] // c.merge, grid[1] // c.merge)
+        order = order.to(patches.device)
+        x = patches.unflatten(0, (-1, c.merge**2))[order].flatten(0, 1)  # [N, pixels]
+        x = self.patch_embed(x)  # [N,W]
+        turns = tuple(t.to(x.device)[:, None, None] for t in (angles.cos(), angles.sin()))
+        whole: Groups = ((1, x.shape[0]),)
+        for i, block in enumerate(self.blocks):
+            if self.stream is not None:
+                self.stream.enter(i)
+            x = block(x, turns, whole if i in c.full else groups)
+        return self.merger(x)[order.argsort()]
+
+
+def activation_bytes(c: VisionConfig, patches: int, dtype: torch.dtype) -> int:
+    """The most that a forward holds: the stream, q, k, v, turned copies, the gated hidden state."""
+    numbers = patches * (5 * c.width + max(3 * c.ff, 6 * c.width))
+    turned = patches * 4 * c.width * torch.float32.itemsize
+    return numbers * dtype.itemsize + turned
