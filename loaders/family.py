@@ -19,6 +19,16 @@ T2I_TEMPLATE = (
     "<|im_end|>\n<|im_start|>assistant\n"
 )
 
+EDIT_HEAD = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, "
+    "objects, background), then explain how the user's text instruction should alter or modify the "
+    "image. Generate a new image that meets the user's requirements while maintaining consistency "
+    "with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
+)
+TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower makes rows
+PICTURE = f"<|vision_start|>{PICTURE_PAD}<|vision_end|>"
+
 WAN_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -55,6 +65,42 @@ class Grammar:
 
 
 @dataclass(frozen=True)
+class EditTemplate:
+    """How a prompt and its pictures become one text, and how the vision tower sees the pictures."""
+
+    name: str
+    template: str  # with one {}: the pictures, then the prompt
+    picture: str  # of each picture; {} is its number, from 1
+    drop: int  # tokens of the template's head that are cut after encoding
+    area: int  # pixels of the copy that the vision tower sees
+    most: int | None  # pictures; None = any number
+    usual: int  # pictures that the model was tried with: more are said
+
+    def text(self, prompt: str, pictures: int) -> str:
+        """The text with one place for each picture."""
+        shown = "".join(self.picture.format(number + 1) for number in range(pictures))
+        return self.template.format(shown + prompt)
+
+    def check(self, pictures: int) -> None:
+        """Raises for a number of pictures that this kind of edit does not take."""
+        if pictures < 1 or (self.most is not None and pictures > self.most):
+            many = f"{self.most} picture" if self.most else "at least 1 picture"
+            raise InkstoneError(
+                f"This model's edits ({self.name}) take {many}, got {pictures}. "
+                + ("Connect a picture." if pictures < 1 else "Use Edit-2509 or 2511 for more.")
+            )
+
+
+EDIT = EditTemplate(
+    "edit", EDIT_HEAD + "{}" + TAIL, PICTURE, drop=64, area=1024 * 1024, most=1, usual=1
+)
+EDIT_PLUS = EditTemplate(
+    "edit-plus", EDIT_HEAD + "{}" + TAIL, "Picture {}: " + PICTURE, drop=64, area=384 * 384,
+    most=None, usual=3,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Family:
     """What belongs to a model family beside its weights."""
 
@@ -69,6 +115,18 @@ class Family:
     preset: Preset
     fast: Preset  # few steps, no CFG
     grammar: Grammar | None = None
+    edits: tuple[EditTemplate, ...] = ()
+
+    def edit(self, name: str) -> EditTemplate:
+        """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
+        found = next((edit for edit in self.edits if edit.name == name), None)
+        if found is None:
+            known = ", ".join(edit.name for edit in self.edits) or "none"
+            raise InkstoneError(
+                f"The {self.name} model has no edits of the kind {name!r}; it has {known}. "
+                "Use a Qwen-Image-Edit model."
+            )
+        return found
 
     def axes(self, head_dim: int) -> tuple[int, int, int]:
         """Rope axes for a head dimension: even, summing to it."""
@@ -88,6 +146,7 @@ QWEN_IMAGE = Family(
     schedule=QWEN,
     preset=Preset(50, 4.0, " ", (1328, 1328)),
     fast=Preset(8, 1.0, " ", (1328, 1328)),
+    edits=(EDIT, EDIT_PLUS),
 )
 
 EMBEDDED = Family(

@@ -1,11 +1,14 @@
-"""Every size is computed here, and nowhere else: canvas, latents, tokens, packing.
+"""Every size is computed here, and nowhere else: canvas, latents, tokens, packing, vision tower.
 
 A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
-of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error).
+of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error). The
+vision tower sees cells of 28 x 28 pixels (reference: `Qwen2VLImageProcessor`, with the limits of
+the published edit pipelines, not those of the class).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
 LATENT = 8  # picture pixels per latent pixel
 TOKEN = 16  # picture pixels per token
 LARGEST = 16384  # a side longer than this is a typing error
+CELL = 28  # picture pixels per token of the vision tower
+COPY = 32  # sides of resized copies are multiples of this
+VISION_PIXELS = (56 * 56, 12845056)  # least and most, preprocessor_config.json of Qwen-Image-Edit
+VISION_RATIO = 200  # the longest side over the shortest
+VISION_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1
+VISION_STD = (0.26862954, 0.26130258, 0.27577711)
 
 SIZES: dict[str, tuple[int, int]] = {
     "1:1 (1328x1328)": (1328, 1328),
@@ -83,3 +92,45 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     b, _, features = tokens.shape
     x = tokens.reshape(b, rows, columns, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(b, features // 4, 2 * rows, 2 * columns)
+
+
+def area_size(width: int, height: int, area: int) -> tuple[int, int]:
+    """(width, height) of a copy of about `area` pixels in the ratio of the picture, sides / 32."""
+    across = math.sqrt(area * (width / height))
+    down = across / (width / height)
+    return round(across / COPY) * COPY, round(down / COPY) * COPY
+
+
+def vision_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) at which the vision tower sees a picture: multiples of 28 within limits."""
+    if min(width, height) < 1 or max(width, height) / min(width, height) > VISION_RATIO:
+        raise InkstoneError(
+            f"The picture is {width}x{height}: the vision tower takes sides of a ratio up to "
+            f"{VISION_RATIO}:1. Crop the picture or pad it."
+        )
+    least, most = VISION_PIXELS
+    sides = [round(side / CELL) * CELL for side in (width, height)]
+    if math.prod(sides) > most:
+        scale = math.sqrt(height * width / most)
+        sides = [max(CELL, math.floor(s / scale / CELL) * CELL) for s in (width, height)]
+    elif math.prod(sides) < least:
+        scale = math.sqrt(least / (height * width))
+        sides = [math.ceil(s * scale / CELL) * CELL for s in (width, height)]
+    return sides[0], sides[1]
+
+
+def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(size of the copy of about `area` pixels, size at which the tower sees that copy)."""
+    vision_size(width, height)  # what is too narrow is told by its own size, not by the copy's
+    copy = area_size(width, height, area)
+    return copy, vision_size(*copy)
+
+
+def vision_patches(picture: Tensor, patch: int, merge: int) -> Tensor:
+    """[C,H,W] -> [H/patch * W/patch, C * patch * patch]: cell by cell, the patches of one together.
+
+    The reference repeats each patch for a second frame; the tower here does not need that.
+    """
+    c, h, w = picture.shape
+    x = picture.reshape(c, h // patch // merge, merge, patch, w // patch // merge, merge, patch)
+    return x.permute(1, 4, 2, 5, 0, 3, 6).reshape(-1, c * patch * patch)
