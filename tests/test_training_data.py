@@ -111,13 +111,11 @@ def test_hold_out_is_strict():
 
 
 def test_the_soft_rim_of_a_sign_is_no_part_of_a_shape():
-    signs = [s for s in scenes(300, seed=8) if any(isinstance(i, Word) and i.plate for i in s.items)]
-    assert len(signs) > 20
-    soft = []
-    for scene in signs:
-        picture, word = render(scene).astype(float), next(
-            i for i in scene.items if isinstance(i, Word)
-        )
+    plates = [(s, i) for s in scenes(300, seed=8) for i in s.items if getattr(i, "plate", "")]
+    assert len(plates) > 20
+    signs, soft = [scene for scene, _ in plates], []
+    for scene, word in plates:
+        picture = render(scene).astype(float)
         plate = np.array(grammar.COLOURS[word.plate])
         right = word.x + 16 * len(word.text)
         for rows in (slice(max(0, word.y - 2), word.y), slice(word.y + 32, word.y + 34)):
