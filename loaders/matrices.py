@@ -50,16 +50,19 @@ class Matrices:
         self.found: dict[str, Found] = find_packed(self.source, self.names, self.config)
         packed = {part for weight in self.found.values() for part in weight.parts}
         self.shapes = {
-            ours: tuple(self.source.entries[theirs].shape)
-            for ours, theirs in self.names.items()
-            if ours not in packed
-        } | {ours: weight.shape for ours, weight in self.found.items()}
+            ours: self.found[ours].shape if ours in self.found else self._stored(ours)
+            for ours in dict.fromkeys([*self.names, *self.found])
+            if ours in self.found or ours not in packed
+        }
         self.marks = {
             theirs.rpartition(".")[2]: theirs
             for theirs in names.unused
             if theirs.rpartition(".")[2] in MMDIT_UNUSED
         }
         self.left_out = tuple(n for n in names.unused if n not in self.marks.values())
+
+    def _stored(self, name: str) -> tuple[int, ...]:
+        return tuple(self.source.entries[self.names[name]].shape)
 
     def bits(self, name: str) -> float:
         """Bits per weight in the file."""
