@@ -1,6 +1,7 @@
 """GGUF files written by the gguf package read back equal; what a loader sees of them."""
 
 import logging
+import re
 import sys
 import time
 from pathlib import Path
@@ -82,8 +83,6 @@ def test_reading_goes_in_pieces(tmp_path, monkeypatch):
             turned = torch.empty(512, 6).t()
             assert torch.equal(file.read(name, out=turned), want), name
             assert file.raw(name).numpy().tobytes() == raw.tobytes()
-        meta = file.read("Q4_K", out=torch.empty(6, 512, device="meta"))
-        assert meta.shape == (6, 512)
 
 
 def test_wrong_target_and_unknown_name(tmp_path):
@@ -329,7 +328,7 @@ def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
     facts = identify(tmp_path / "m.gguf")
     assert not facts.problem and facts.role == "diffusion_model" and facts.prefix == prefix
     assert facts.sentence.startswith("Qwen-Image diffusion model")
-    assert facts.sentence.endswith("2 layers, 4.05 M parameters, Q8_0 + Q5_1 + fp32")
+    assert facts.sentence.endswith("2 layers, 4.05 M parameters, 19 x Q8_0 + 9 x Q5_1 + fp32")
     assert sum(facts.dtypes.values()) == len(layout.mmdit_layout(TINY))
     require(facts, "diffusion_model")
 
