@@ -16,7 +16,7 @@ def test_two_commands_come_first():
 
 
 def test_commands_parse():
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", TEXT, re.S)
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", TEXT.replace("\\\n", " "), re.S)
     lines = [part for b in blocks for line in b.splitlines() for part in line.split(" && ")]
     calls = [shlex.split(line)[1:] for line in lines if line.startswith("inkstone ")]
     assert len(calls) >= 5
