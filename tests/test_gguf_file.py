@@ -1,7 +1,6 @@
 """GGUF files written by the gguf package read back equal; what a loader sees of them."""
 
 import logging
-import re
 import sys
 import time
 from pathlib import Path
