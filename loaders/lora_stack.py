@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MOST = 100.0  # the largest strength, either sign
 ROLES = {"model": "diffusion model", "text": "text encoder"}
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
-_BLOCK = re.compile(r"(?:transformer_blocks|layers)\.(\d+)\.")
+_BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
 
 
 def parse_blocks(spec: str) -> tuple[tuple[int, int, float], ...]:
@@ -221,11 +221,20 @@ def copied_bytes(stack: Sequence[Fitted], device: torch.device, dtype: torch.dty
     )
 
 
-def schedule_with(stack: Sequence[Fitted], own: Schedule) -> Schedule:
-    """A distilled LoRA brings its schedule, as a merged model's folder does."""
+def schedule_with(stack: Sequence[Fitted], own: Schedule, usual: Schedule) -> Schedule:
+    """A distilled LoRA brings its schedule, as a merged model's folder does.
+
+    own: the schedule of the model as loaded; usual: that of its family.
+    """
     distilled = [f for f in stack if f.distilled]
     if not distilled:
         return own
+    if own == LIGHTNING != usual:
+        log.warning(
+            "the model is a merged Lightning one by its own scheduler: LoRA %s, distilled too, was "
+            "not made to go on top",
+            distilled[-1].adapter.lora.path.name,
+        )
     if len(distilled) > 1:
         log.warning(
             "%d distilled LoRAs at once (%s): each was made to work alone",

@@ -11,7 +11,7 @@ from inkstone.kernels.lora import Beside, branch_of
 from inkstone.loaders import lora as lora_module
 from inkstone.loaders.bundle import load_diffusion_model
 from inkstone.loaders.lora import load_lora
-from inkstone.loaders.lora_stack import Adapter
+from inkstone.loaders.lora_stack import Adapter, copied_bytes
 from inkstone.quant.fp8 import Fp8Storage
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import BY_NAME
@@ -218,6 +218,32 @@ def test_the_network_is_free_after_a_fault(model, state, tmp_path):
         drawn(made, Hooks(on_block=stop))
     assert seen == [True, True] and not any(branches_of(model))
     assert torch.equal(drawn(model), plain)
+
+
+def test_a_batch_is_its_singles(model, state, tmp_path):
+    """With guidance, on LoRAs of several methods."""
+    made = model.with_loras([
+        adapter(tmp_path, files.layers_for(m, state), 0.5, m) for m in ("low_rank", "lokr", "loha")
+    ])  # fmt: skip
+    text, no = torch.randn(1, 7, 32), torch.randn(1, 3, 32)
+
+    def run(seed, batch):
+        return denoise(made, text, no, Request(96, 64, sigmas(QWEN, 2, 24), seed, batch, 4.0))
+
+    whole, singles = run(5, 3), torch.cat([run(5 + k, 1) for k in range(3)])
+    assert relative(whole, singles) < 1e-5, f"relative error {relative(whole, singles):.2e}"
+
+
+def test_bytes_of_a_run_are_counted(model, state, tmp_path):
+    """Nothing where the file's own tensors serve, one copy where types or LoRAs meet."""
+    fitted = [model.with_loras([adapter(tmp_path, files.layers_for("peft", state, RESIDENT), s, n)])
+              .adapters[0] for s, n in ((1.0, "a"), (0.5, "b"), (0.0, "c"))]  # fmt: skip
+    numbers = sum(3 * (n + k) for n, k in (files.SHAPES[m] for m in RESIDENT))
+    cpu = torch.device("cpu")
+    for stack, dtype, want in ((fitted[:1], torch.float32, 0), (fitted[2:], torch.bfloat16, 0),
+                               (fitted[:1], torch.bfloat16, 2 * numbers),
+                               (fitted, torch.float32, 8 * numbers)):  # fmt: skip
+        assert copied_bytes(stack, cpu, dtype) == want
 
 
 def test_fused_layers(model, state, tmp_path):

@@ -14,7 +14,7 @@ from inkstone.headless.executor import Executor
 from inkstone.headless.graph import parse_graph
 from inkstone.headless.options import build_parser
 from inkstone.headless.png import read_text_chunks
-from inkstone.headless.run import node_classes
+from inkstone.headless.run import model_hashes, node_classes
 from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders.bundle import load_all
 from inkstone.loaders.layout import mmdit_layout, text_layout
@@ -120,6 +120,11 @@ def test_two_wires_of_one_model(models):
     assert np.abs(picture(models, again, "lora").astype(int) - one).max() > 1
     off = picture(models, executor.run(graph(True, 0.0), models), "lora")
     assert np.array_equal(off, alone)
+
+
+def test_hashes_of_a_run_name_the_lora(models):
+    hashes = model_hashes(graph(True))
+    assert hashes["sub/style.safetensors"].startswith("sha256:") and len(hashes) == 2
 
 
 def test_stack_says_what_it_did(models, bundle):
@@ -305,6 +310,10 @@ def test_lightning_brings_its_schedule(bundle, tmp_path, caplog):
         assert base.with_loras([Adapter(adapter.lora, 0.0)]).schedule == QWEN
         base.with_loras([adapter, adapter])
         assert "2 distilled LoRAs at once" in caplog.text
+        assert "go on top" not in caplog.text
+        merged = replace(base, schedule=LIGHTNING, family=replace(base.family, schedule=QWEN))
+        merged.with_loras([adapter])
+        assert "a merged Lightning one by its own scheduler" in caplog.text
 
 
 @pytest.mark.parametrize(
