@@ -44,16 +44,19 @@ def _sentence(facts: FileFacts) -> str:
     known = WORDS.get(facts.family, facts.family) + " " if facts.family in OURS else ""
     parts = [known + ROLES[facts.role][0], facts.variant]
     parts += [f"{facts.layers} layers"] if facts.layers and facts.role != "vae" else []
-    parts += [_amount(facts.parameters), " + ".join(facts.formats)]
+    forms = (f"{facts.packed[f]} x {f}" if f in facts.packed else f for f in facts.formats)
+    parts += [_amount(facts.parameters), " + ".join(forms)]
     return ", ".join(filter(None, parts)) + (f": {facts.problem}" if facts.problem else "")
 
 
 def describe(
     entries: Mapping[str, Entry], metadata: Mapping[str, str],
     config: Mapping[str, object] | None = None, want: str | None = None,
+    source: Weights | None = None,
 ) -> FileFacts:  # fmt: skip
-    """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle."""
-    facts = recognise(entries, metadata, known_config(config or {}), want)
+    """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle;
+    `source` the open file, where there is one: settings of packed layers are read from it."""
+    facts = recognise(entries, metadata, known_config(config or {}), want, source)
     facts = facts or FileFacts("unknown", problem="no model that this version knows has such names")
     counts = Counter(entry.type_name for entry in entries.values())
     total = facts.parameters or sum(entry.numel for entry in entries.values())
@@ -90,7 +93,7 @@ def identify(source: str | Path | Weights, want: str | None = None) -> FileFacts
     `want` ("vae", "text_encoder") asks for that part of a bundle. A damaged file raises.
     """
     if not isinstance(source, str | Path):
-        found = describe(source.entries, source.metadata, config_of(source.path), want)
+        found = describe(source.entries, source.metadata, config_of(source.path), want, source)
         return replace(found, path=str(source.path))
     path = Path(source)
     other = _other_format(path) if path.is_file() and path.suffix != ".json" else None
@@ -98,7 +101,8 @@ def identify(source: str | Path | Weights, want: str | None = None) -> FileFacts
         return other
     with open_weights(path) as weights:
         config = config_of(path)
-        return replace(describe(weights.entries, weights.metadata, config, want), path=str(path))
+        found = describe(weights.entries, weights.metadata, config, want, weights)
+        return replace(found, path=str(path))
 
 
 def require(facts: FileFacts, role: str) -> None:

@@ -15,7 +15,10 @@ MMDIT_ANCHORS = ("txt_norm.weight", "txt_in.text_norm.weight", "img_in.weight")
 MMDIT_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.",
                   "module.", "controlnet.")  # fmt: skip
 ZERO_COND_MARK = "__index_timestep_zero__"  # Comfy single files of Edit-2511 carry this key
-MMDIT_UNUSED = (ZERO_COND_MARK,)
+FP8_MARK = "scaled_fp8"  # its type says what the file's fp8 bytes are: read by quant/fp8.py
+MMDIT_UNUSED = (ZERO_COND_MARK, FP8_MARK)
+STREAM = "encoded_exponent"  # what DFloat11 files have in place of a weight
+PREFERENCE = "comfy_attention.config"  # of ComfyUI's attention, end of a name: nothing for us
 # Tensors of the last block that never reach the output; pruned files lack them.
 MMDIT_UNREAD = ("attn.add_q_proj.weight", "attn.add_q_proj.bias", "attn.norm_added_q.weight",
                 "attn.to_add_out.weight", "attn.to_add_out.bias",
@@ -167,7 +170,7 @@ def mmdit_names(names: Iterable[str]) -> Names:
 
 
 def _is_mark(name: str) -> bool:
-    return name.rpartition(".")[2] in MMDIT_UNUSED
+    return name.rpartition(".")[2] in MMDIT_UNUSED or name.endswith(PREFERENCE)
 
 
 def _marks(names: Iterable[str]) -> frozenset[str]:
@@ -228,13 +231,14 @@ def text_names(names: Iterable[str]) -> Names:
         return _sort(names, "", "gguf", keys_gguf.text_name, _text_unused)
     for prefix in TEXT_PREFIXES:
         for layout, anchor, rules in TEXT_LAYOUTS:
-            if prefix + anchor in held:
+            if held & {prefix + anchor, prefix + anchor.removesuffix("weight") + STREAM}:
                 return _sort(names, prefix, layout, _renamer(rules), _text_unused)
     return Names({}, others=tuple(names), layout="unknown")
 
 
 def _text_unused(name: str) -> bool:
-    return name.startswith("lm_head.") or name.endswith(("inv_freq", "logit_scale"))
+    ends = ("inv_freq", "logit_scale", FP8_MARK, PREFERENCE)
+    return name.startswith("lm_head.") or name.endswith(ends)
 
 
 def _renamer(rules: tuple[tuple[str, str], ...]) -> Callable[[str], str | None]:

@@ -5,15 +5,18 @@ families are compared with the layout that their own sizes call for, so that wha
 unexpected or of a wrong shape is told by name. Whatever a header lacks, facts come back.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
-from ..quant.gguf_types import TYPES
+from ..quant.storage import Source
 from . import keys, keys_gguf, layout
 from .header import Entry
+from .seen import MARKED, SUPPORTED, Seen, formats_of
 from .sizes import (
     Shapes,
     count,
@@ -27,9 +30,6 @@ from .sizes import (
 )
 
 FAMILY_KEY = "inkstone_family"  # metadata of our own files, see family.py
-FLOATS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-PACKED = frozenset(kind.name for kind in TYPES.values() if kind.packed)  # types of GGUF files
-SUPPORTED = frozenset({*FLOATS.values(), "fp8 plain", *PACKED})
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class FileFacts:
     layout: str = ""  # diffusers, wan, transformers, old transformers, plain, bundle ...
     prefix: str = ""
     formats: tuple[str, ...] = ()
+    packed: dict[str, int] = field(default_factory=dict)  # matrices per packed format
     dtypes: dict[str, int] = field(default_factory=dict)  # tensors per dtype name
     parameters: int = 0
     layers: int = 0
@@ -52,48 +53,6 @@ class FileFacts:
     problem: str = ""  # why this version cannot use it; empty when it can
     sentence: str = ""
     path: str = ""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A header as the recognisers look at it."""
-
-    entries: Mapping[str, Entry]
-    metadata: Mapping[str, str]
-    config: Mapping[str, object]  # of the config.json beside the file, or empty
-    bare: Mapping[str, Entry]  # entries without the usual prefixes
-
-    def shapes(self, names: keys.Names) -> Shapes:
-        """Shapes by our names."""
-        return {ours: self.entries[file].shape for ours, file in names.table.items()}
-
-    def has(self, *names: str) -> bool:
-        return all(name in self.bare for name in names)
-
-    def starts(self, start: str) -> bool:
-        return any(name.startswith(start) for name in self.bare)
-
-
-def _formats(seen: _Seen) -> tuple[str, ...]:
-    """Storage formats in the file, quantised ones first, then plain dtypes by count."""
-    ends = {form for mark, form in keys.FORMAT_MARKS if any(n.endswith(mark) for n in seen.entries)}
-    if "nvfp4" in ends:
-        ends.discard("fp8 scaled by rows")
-    if "_quantization_metadata" in seen.metadata:
-        ends.add("comfy_quant")
-    if "comfy_quant" in ends:
-        ends -= {"nvfp4", "fp8 scaled by rows", "fp8 scaled"}
-    method = seen.config.get("quantization_config", {})
-    if isinstance(method, dict) and isinstance(method.get("quant_method"), str):
-        ends.add(method["quant_method"])
-    kinds = Counter(entry.type_name for entry in seen.entries.values())
-    if not ends and any(kind.startswith("F8_") for kind in kinds):
-        ends.add("fp8 plain")
-    if not ends and kinds.keys() & {"F4", "U8", "I8"}:
-        ends.add("an unknown integer format")
-    common = [kind for kind, _ in kinds.most_common()]
-    blocks = (kind for kind in common if kind in PACKED)
-    return (*sorted(ends), *blocks, *(FLOATS[kind] for kind in common if kind in FLOATS))
 
 
 @dataclass(frozen=True)
@@ -126,21 +85,27 @@ def _listed(what: str, names: tuple[str, ...]) -> str:
 
 
 def _finish(
-    seen: _Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout,
+    seen: Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout,
     shapes: Shapes | None = None,
 ) -> FileFacts:  # fmt: skip
     """Counts, formats and the comparison with the layout, the same for every known family."""
-    formats = _formats(seen)
-    strange = [f"{f}: not supported yet by this version" for f in formats if f not in SUPPORTED]
-    # a quantised file has tensors of its own kind: there is nothing to compare
+    packed = seen.packed(names)
+    counts = Counter(one.format for one in packed.found.values())
+    counts = dict(counts.most_common())
+    formats = formats_of(seen, counts)
+    readable = SUPPORTED | counts.keys()
+    strange = [f"{f}: not supported yet by this version" for f in formats if f not in readable]
     shapes = shapes or seen.shapes(names)
-    found = _Compared() if strange else _compare(shapes, names, wanted)
+    plain = {ours: file for ours, file in names.table.items() if ours not in packed.parts}
+    # by its header alone a packed matrix has another shape: there is nothing to compare
+    blind = bool(strange or packed.fault) or bool(MARKED & set(formats)) and not counts
+    found = _Compared() if blind else _compare(shapes, replace(names, table=plain), wanted)
     return replace(
-        facts, formats=formats, family=seen.metadata.get(FAMILY_KEY, facts.family),
+        facts, formats=formats, packed=counts, family=seen.metadata.get(FAMILY_KEY, facts.family),
         prefix=names.prefix, missing=found.missing, unexpected=found.unexpected, wrong=found.wrong,
         layout="bundle, " + names.layout if names.outside else names.layout,
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
-        problem=facts.problem or "; ".join(strange) or found.words,
+        parameters=sum(math.prod(shape) for shape in (wanted if blind else shapes).values()),
+        problem=facts.problem or "; ".join(strange) or packed.fault or found.words,
     )  # fmt: skip
 
 
@@ -152,7 +117,7 @@ def _mmdit_config(shapes: Shapes) -> dict[str, object]:
     return known | {"heads": told["width"] // head, "head_dim": head, "ff": ff}
 
 
-def _mmdit(seen: _Seen) -> FileFacts | None:
+def _mmdit(seen: Seen) -> FileFacts | None:
     if not (seen.has("txt_norm.weight", "img_in.weight")
             and seen.starts("transformer_blocks.0.attn.")
             and seen.starts("transformer_blocks.0.txt_mod.1.")):  # fmt: skip
@@ -173,30 +138,30 @@ def _mmdit(seen: _Seen) -> FileFacts | None:
                    else "qwen-image or edit (identical tensors)")  # fmt: skip
         wanted = layout.mmdit_layout(SimpleNamespace(**config), layered)
         unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in keys.MMDIT_UNREAD}
-        wanted = {n: s for n, s in wanted.items() if n in names.table or n not in unread}
+        wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
     facts = FileFacts(role, "qwen-image", variant, layers=config["layers"], config=config)
     return _finish(seen, facts, names, wanted)
 
 
-def _blockwise(seen: _Seen) -> FileFacts | None:
+def _blockwise(seen: Seen) -> FileFacts | None:
     if not seen.has("controlnet_blocks.0.y_rms.weight"):
         return None
     layers = count(seen.bare, "controlnet_blocks.")
     return FileFacts("controlnet", "qwen-image", "blockwise", "DiffSynth", layers=layers,
-                     formats=_formats(seen))  # fmt: skip
+                     formats=formats_of(seen))  # fmt: skip
 
 
-def _two_one(seen: _Seen) -> FileFacts | None:
+def _two_one(seen: Seen) -> FileFacts | None:
     if not seen.has("txt_in.text_norm.weight", "modulation.1.weight"):
         return None
     return FileFacts(
-        "diffusion_model", "qwen-image-2.1", formats=_formats(seen),
+        "diffusion_model", "qwen-image-2.1", formats=formats_of(seen),
         problem="Qwen-Image-2.1 is a different network, which this version does not have; use "
         "Qwen-Image, 2512, Edit, 2509, 2511 or Layered",
     )  # fmt: skip
 
 
-def _lora(seen: _Seen) -> FileFacts | None:
+def _lora(seen: Seen) -> FileFacts | None:
     marked = [name for name in seen.entries if keys.LORA_MARK.search(name)]
     if not marked:
         return None
@@ -205,10 +170,10 @@ def _lora(seen: _Seen) -> FileFacts | None:
     blocks = qwen or (not other and any(keys.BLOCK_LORA_MARK.search(name) for name in marked))
     family = "qwen-image" if qwen else "qwen-image, perhaps" if blocks else "other"
     problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"
-    return FileFacts("lora", family, layout="lora", formats=_formats(seen), problem=problem)
+    return FileFacts("lora", family, layout="lora", formats=formats_of(seen), problem=problem)
 
 
-def _qwen_vae(seen: _Seen) -> FileFacts | None:
+def _qwen_vae(seen: Seen) -> FileFacts | None:
     if not (seen.has(keys.WAN_MARK) or seen.has(keys.DIFFUSERS_VAE_MARK)):
         return None
     firsts = (seen.bare.get(n) for n in ("decoder.conv1.weight", "decoder.conv_in.weight"))
@@ -219,7 +184,7 @@ def _qwen_vae(seen: _Seen) -> FileFacts | None:
     }
     if seen.starts("decoder.upsamples.0.upsamples.") or z in other:
         family, words = other.get(z, other[48])
-        return FileFacts("vae", family, formats=_formats(seen),
+        return FileFacts("vae", family, formats=formats_of(seen),
                          problem=f"{words}, Qwen-Image needs its own VAE with 16")  # fmt: skip
     names = keys.vae_names(seen.entries, *vae_blocks(seen.bare))
     config = vae_sizes(seen.shapes(names))
@@ -231,7 +196,7 @@ def _qwen_vae(seen: _Seen) -> FileFacts | None:
     return _finish(seen, facts, names, wanted)
 
 
-def _other_vae(seen: _Seen) -> FileFacts | None:
+def _other_vae(seen: Seen) -> FileFacts | None:
     """VAEs of the Stable Diffusion line: one network, told apart by the latent channels."""
     marks = ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight")
     if not any(mark in seen.bare for mark in marks) or not seen.has("decoder.conv_in.weight"):
@@ -241,7 +206,7 @@ def _other_vae(seen: _Seen) -> FileFacts | None:
         *z or (0,), "another model"
     )
     return FileFacts(
-        "vae", "sd", formats=_formats(seen), problem=f"it is the VAE of {words} "
+        "vae", "sd", formats=formats_of(seen), problem=f"it is the VAE of {words} "
         f"({z[0] if z else '?'} latent channels), Qwen-Image needs its own",
     )  # fmt: skip
 
@@ -259,13 +224,14 @@ def _text_config(
     return config, config | {"heads": told["queries"], "kv_heads": told["keys"], "head_dim": 1}
 
 
-def _text(seen: _Seen) -> FileFacts | None:
+def _text(seen: Seen) -> FileFacts | None:
     names = keys.text_names(seen.entries)
-    if "layers.0.self_attn.q_proj.weight" not in names.table:
+    if not {"layers.0.self_attn.q_proj.weight", "layers.0.self_attn.q_proj.qweight",
+            "layers.0.encoded_exponent"} & names.table.keys():
         return None
     if "layers.0.self_attn.k_proj.bias" not in names.table:
         return FileFacts(
-            "text_encoder", "other", formats=_formats(seen), problem="it is a language model "
+            "text_encoder", "other", formats=formats_of(seen), problem="it is a language model "
             "without biases on q, k and v (Qwen3, Llama or another), Qwen-Image needs "
             "Qwen2.5-VL-7B",
         )  # fmt: skip
@@ -281,7 +247,7 @@ def _text(seen: _Seen) -> FileFacts | None:
     return _finish(seen, facts, names, layout.text_layout(SimpleNamespace(**numbers), vision))
 
 
-def _mmproj(seen: _Seen) -> FileFacts | None:
+def _mmproj(seen: Seen) -> FileFacts | None:
     """The vision tower of a GGUF text encoder, a file of its own."""
     if not seen.starts("v.blk.") or not seen.starts("mm."):
         return None
@@ -290,7 +256,7 @@ def _mmproj(seen: _Seen) -> FileFacts | None:
     sizes = vision_sizes(shapes)
     if sizes is None or not seen.has(*keys_gguf.VISION_MARKS):
         return FileFacts(
-            "vision", "other", layout="gguf", formats=_formats(seen), problem="it is the vision "
+            "vision", "other", layout="gguf", formats=formats_of(seen), problem="it is the vision "
             "part of another model, Qwen-Image needs that of Qwen2.5-VL-7B",
         )  # fmt: skip
     names = keys.Names({n: parts.names[0] for n, parts in table.items()}, (), others, layout="gguf")
@@ -299,15 +265,15 @@ def _mmproj(seen: _Seen) -> FileFacts | None:
     return _finish(seen, facts, names, layout.vision_layout(sizes), shapes)
 
 
-def _foreign(seen: _Seen) -> FileFacts | None:
+def _foreign(seen: Seen) -> FileFacts | None:
     for marks, role, family, words in keys.FOREIGN:
         if seen.has(*marks):
-            return FileFacts(role, family, formats=_formats(seen),
+            return FileFacts(role, family, formats=formats_of(seen),
                              problem=f"it is {words}, not of the Qwen-Image family")  # fmt: skip
     return None
 
 
-_Recogniser = Callable[[_Seen], FileFacts | None]
+_Recogniser = Callable[[Seen], FileFacts | None]
 _RECOGNISERS: tuple[_Recogniser, ...] = (
     _lora, _two_one, _blockwise, _mmdit, _foreign, _qwen_vae, _other_vae, _text, _mmproj,
 )  # fmt: skip
@@ -316,13 +282,16 @@ _WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
 
 def recognise(
     entries: Mapping[str, Entry], metadata: Mapping[str, str], config: Mapping[str, object],
-    want: str | None = None,
+    want: str | None = None, source: Source | None = None,
 ) -> FileFacts | None:  # fmt: skip
-    """Facts by the first recogniser that knows the file; `want` names the part to try first."""
+    """Facts by the first recogniser that knows the file; `want` names the part to try first.
+
+    With the open file, packed formats are told layer by layer and compared with the layout too.
+    """
     bare = {
         next((n[len(p) :] for p in keys.STRIP if n.startswith(p)), n): e for n, e in entries.items()
     }
-    seen = _Seen(entries, metadata, config, bare)
+    seen = Seen(entries, metadata, config, bare, source)
     first = (_WANTED[want],) if want in _WANTED else ()
     found = (look(seen) for look in (*first, *_RECOGNISERS))
     return next(filter(None, found), None)

@@ -121,8 +121,10 @@ def fp8_found(
 
 def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, tuple[str, ...]]:
     """What the marker of a scaled file says its bytes are, and our name of the marker."""
-    entries = parts.source.entries
-    theirs = next((n for n in entries if n.rpartition(".")[2] == MARKER), None)
+    entries, one = parts.source.entries, next(iter(parts.table.values()), "")
+    marks = (n for n in entries if n.rpartition(".")[2] == MARKER)
+    # in a bundle the marker of another part says nothing of this one
+    theirs = next((n for n in marks if one.startswith(n.removesuffix(MARKER))), None)
     if theirs is None:
         return None, ()
     kind = entries[theirs].dtype

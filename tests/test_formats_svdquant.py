@@ -89,7 +89,7 @@ def pack_low(matrix: torch.Tensor, down: bool) -> torch.Tensor:
 def layer(
     name: str, rows: int = N, four: bool = False, seed: int = 0, whole: str = ""
 ) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tensors of one layer, its plain weight in float64, its stored bias, the weight's 4-bit part."""
+    """Tensors of one layer, its plain weight (float64), its stored bias, its 4-bit part."""
     g = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 16, (rows, K), generator=g)
     groups = K // (16 if four else 64)
