@@ -25,11 +25,38 @@ from .vae import VAE, Norm, Resample, ResBlock, VAEConfig, subpixel_kernels, ups
 STRIP = 3 << 20  # elements of a strip, measured: 32 rows at 1024x1024, 12 MB in float32
 
 
+def _hold(old: Tensor | None, rows: Tensor) -> Tensor:
+    """A copy of some rows, in the memory of the ones before where they have the same shape.
+
+    Small tensors that are born among big ones that die cut the heap into holes: with a new copy
+    for each strip a process grew to twice what was alive in it.
+    """
+    if old is None or old.shape != rows.shape:
+        return rows.clone()
+    return old.copy_(rows)
+
+
+class _Scratch:
+    """One piece of memory that all convolutions of a run take turns in for their input."""
+
+    def __init__(self) -> None:
+        self.memory: Tensor | None = None
+
+    def take(self, like: Tensor, *shape: int) -> Tensor:
+        """A tensor of this shape with anything in it; it is lost at the next call."""
+        need = math.prod(shape)
+        if self.memory is None or self.memory.numel() < need:
+            self.memory = None  # before the bigger one is there
+            self.memory = like.new_empty(need)
+        return self.memory[:need].view(shape)
+
+
 class _Window:
     """The input rows of a convolution: kept rows, new ones (normalised), zeros at the edges."""
 
     def __init__(self, above: int, sides: tuple[int, int] = (0, 0), norm: Norm | None = None):
         self.above, self.sides, self.norm = above, sides, norm
+        self.scratch: _Scratch | None = None
         self.even = False  # add zeros below and right until both sides are even
         self.kept: Tensor | None = None  # [1,k,left + W + right,C]
 
@@ -39,7 +66,8 @@ class _Window:
         kept, left = self.above if self.kept is None else self.kept.shape[1], self.sides[0]
         rows, wide = kept + n + last, w + sum(self.sides)
         odd = self.even
-        window = x.new_empty(1, rows + (rows % 2 & odd), wide + (wide % 2 & odd), c)
+        shape = (1, rows + (rows % 2 & odd), wide + (wide % 2 & odd), c)
+        window = x.new_empty(shape) if self.scratch is None else self.scratch.take(x, *shape)
         window[:, :kept] = 0 if self.kept is None else self.kept
         window[:, kept + n :] = 0
         window[:, kept : kept + n, :left] = 0
@@ -50,17 +78,17 @@ class _Window:
 
     def keep(self, window: Tensor, start: int, end: int) -> None:
         """Holds these rows of the window for the next strip."""
-        self.kept = window[:, start:end].clone()
+        self.kept = _hold(self.kept, window[:, start:end])
 
 
 class _Conv:
     """(Norm, SiLU,) a 3x3 convolution. [1,C,n,W] -> [1,Cout,n,W], one row late; None: not yet."""
 
-    def __init__(self, conv: nn.Conv2d, norm: Norm | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: Norm | None, scratch: _Scratch) -> None:
         self.conv = conv
         self.matrices = winograd.transformed(conv.weight) if winograd.pays(conv) else None
         self.window = _Window(1, (0, 0) if self.matrices is None else (1, 1), norm)
-        self.window.even = self.matrices is not None
+        self.window.even, self.window.scratch = self.matrices is not None, scratch
 
     def push(self, x: Tensor, last: bool) -> Tensor | None:
         window, rows = self.window.join(x, last)
@@ -77,8 +105,9 @@ class _Conv:
 class _Residual:
     """ResBlock, two rows late; the shortcut waits in a queue."""
 
-    def __init__(self, block: ResBlock) -> None:
-        self.first, self.second = _Conv(block.conv1, block.norm1), _Conv(block.conv2, block.norm2)
+    def __init__(self, block: ResBlock, scratch: _Scratch) -> None:
+        self.first = _Conv(block.conv1, block.norm1, scratch)
+        self.second = _Conv(block.conv2, block.norm2, scratch)
         self.shortcut, self.queue = block.conv_shortcut, None
 
     def push(self, x: Tensor, last: bool) -> Tensor | None:
@@ -93,7 +122,10 @@ class _Residual:
         if rows > old:
             h[:, :, old:] += short[:, :, : rows - old]
         rest = short[:, :, rows - old :]
-        self.queue = torch.cat([self.queue[:, :, old:], rest], 2) if waiting > old else rest.clone()
+        if waiting > old:
+            self.queue = torch.cat([self.queue[:, :, old:], rest], 2)
+        else:
+            self.queue = _hold(self.queue, rest)
         return h
 
 
@@ -106,6 +138,7 @@ class _Up:
 
     def parts(self, x: Tensor, last: bool) -> Iterator[tuple[Tensor, bool]]:
         window, rows = self.window.join(x, last)
+        del x  # it would live as long as the parts
         self.window.keep(window, max(0, rows - 2), rows)
         count = rows - 2  # rows of the small picture whose neighbours are there
         strips = max(1, math.ceil(2 * count / self.rows))
@@ -137,16 +170,32 @@ class _Down:
 
 
 def _feed(stages: list, x: Tensor, last: bool, sink: Callable[[Tensor], None]) -> None:
-    """Pushes one strip through as many stages as it comes."""
-    for i, stage in enumerate(stages):
-        if isinstance(stage, (_Up, _Down)):
-            for part, end in stage.parts(x, last):
-                _feed(stages[i + 1 :], part, end, sink)
-            return
-        x = stage.push(x, last)
-        if x is None:
-            return
-    sink(x)
+    """Pushes one strip through as many stages as it comes.
+
+    A stack, not a recursion: the frames of the levels above would keep their strips alive.
+    """
+    waiting: list[tuple[int, Iterator]] = []
+    start, strip = 0, x
+    del x
+    while True:
+        for i in range(start, len(stages)):
+            if isinstance(stages[i], (_Up, _Down)):
+                waiting.append((i + 1, stages[i].parts(strip, last)))
+                strip = None
+            else:
+                strip = stages[i].push(strip, last)
+            if strip is None:
+                break
+        if strip is not None:
+            sink(strip)
+        strip = None
+        while strip is None:
+            if not waiting:
+                return
+            start, parts = waiting[-1]
+            strip, last = next(parts, (None, False))
+            if strip is None:
+                waiting.pop()
 
 
 def _run(stages: list, x: Tensor, rows: int, out: Tensor) -> Tensor:
@@ -163,8 +212,10 @@ def _run(stages: list, x: Tensor, rows: int, out: Tensor) -> Tensor:
     return out
 
 
-def _stages(layers: Iterable[nn.Module], rows: int, resize: type[_Up] | type[_Down]) -> list:
-    return [resize(x, rows) if isinstance(x, Resample) else _Residual(x) for x in layers]
+def _stages(
+    layers: Iterable[nn.Module], rows: int, resize: type[_Up] | type[_Down], scratch: _Scratch
+) -> list:
+    return [resize(x, rows) if isinstance(x, Resample) else _Residual(x, scratch) for x in layers]
 
 
 def _check(rows: int) -> None:
@@ -187,12 +238,19 @@ def decode_rows(vae: VAE, z: Tensor, rows: int) -> Tensor:
 
 
 def _decode_rows(vae: VAE, z: Tensor, rows: int, out: Tensor) -> None:
-    net, middle, c = vae.decoder, vae.decoder.mid_block, vae.config
-    x = _empty(z, c.base * c.mult[-1], *z.shape[2:])
-    _run([_Conv(net.conv_in), _Residual(middle.resnets[0])], vae.post_quant_conv(z), rows, x)
+    net, middle, c, s = vae.decoder, vae.decoder.mid_block, vae.config, _Scratch()
+    h, w = z.shape[2:]
+    x = _empty(z, c.base * c.mult[-1], h, w)
+    _run([_Conv(net.conv_in, None, s), _Residual(middle.resnets[0], s)],
+         vae.post_quant_conv(z), rows, x)  # fmt: skip
     x = middle.attentions[0](x)
-    stages = _stages([middle.resnets[1], *net.layers()], rows, _Up)
-    _run([*stages, _Conv(net.conv_out, net.norm_out)], x, rows, out)
+    layers = [middle.resnets[1], *net.layers()]
+    split = 1 + next((i for i, layer in enumerate(layers) if isinstance(layer, Resample)), -1)
+    if split:  # the smallest level on its own: its fast kernels are most of all and can go
+        larger = _empty(z, layers[split - 1].conv.out_channels, 2 * h, 2 * w)
+        x = _run(_stages(layers[:split], rows, _Up, s), x, rows, larger)
+    stages = _stages(layers[split:], rows, _Up, s)
+    _run([*stages, _Conv(net.conv_out, net.norm_out, s)], x, rows, out)
 
 
 @torch.no_grad()
@@ -206,13 +264,14 @@ def moments_rows(vae: VAE, pixels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _moments_rows(vae: VAE, pixels: Tensor, rows: int) -> Tensor:
-    net, middle, c = vae.encoder, vae.encoder.mid_block, vae.config
+    net, middle, c, s = vae.encoder, vae.encoder.mid_block, vae.config, _Scratch()
     h, w = (side // c.scale for side in pixels.shape[2:])
     x, out = _empty(pixels, c.base * c.mult[-1], h, w), _empty(pixels, 2 * c.z, h, w)
-    stages = _stages([*net.down_blocks, middle.resnets[0]], rows, _Down)
-    _run([_Conv(net.conv_in), *stages], pixels, rows, x)
+    stages = _stages([*net.down_blocks, middle.resnets[0]], rows, _Down, s)
+    _run([_Conv(net.conv_in, None, s), *stages], pixels, rows, x)
     x = middle.attentions[0](x)
-    _run([_Residual(middle.resnets[1]), _Conv(net.conv_out, net.norm_out)], x, rows, out)
+    last = [_Residual(middle.resnets[1], s), _Conv(net.conv_out, net.norm_out, s)]
+    _run(last, x, rows, out)
     return vae.quant_conv(out)
 
 
@@ -237,14 +296,30 @@ def _whole_bytes(config: VAEConfig, height: int, width: int, size: int) -> int:
 
 
 def _rows_bytes(config: VAEConfig, height: int, width: int, size: int, rows: int) -> int:
-    """Middle or strips, whichever is more, and the picture. Per level: four strips, kept rows."""
+    """Middle or strips, whichever is more, and the picture.
+
+    Strips: kept rows and a window per level, four more strips at the level that is at work, the
+    fast kernels, and the result of the smallest level (channels halved, sides doubled).
+    """
     kept = 6 * (config.res_blocks + 1)
-    strips = sum(
-        (5 * rows + kept) * config.base * mult * (width >> level) * size
-        for level, mult in enumerate(config.mult)
-    )
+    row = [config.base * m * (width >> level) * size for level, m in enumerate(config.mult)]
+    strips = sum((rows + kept) * bytes_ for bytes_ in row) + 4 * rows * max(row)
     middle = _middle_bytes(config, height, width, size)
-    return max(middle, strips + middle // 6) + config.channels * height * width * size
+    strips += _kernel_bytes(config, size) + middle // 3
+    return max(middle, strips) + config.channels * height * width * size
+
+
+def _kernel_bytes(config: VAEConfig, size: int) -> int:
+    """Winograd's and the sub-pixel form of the kernels, of the smallest level or of all others, and
+    the pieces that Winograd's form works in."""
+    per_level = [
+        (2 * config.res_blocks + 2.5) * 16 * (config.base * m) ** 2 * size
+        for m in config.mult
+        if size == 4 and config.base * m >= winograd.NARROWEST
+    ]
+    if not per_level:
+        return 0
+    return int(max(per_level[-1], sum(per_level[:-1]))) + winograd.piece_bytes(size)
 
 
 def plan_rows(
@@ -270,10 +345,15 @@ def plan_rows(
         rows //= 2
     what = f"VAE decode {width}x{height}"
     if rows >= height:
-        return None, whole, f"{what} whole: {whole / 1e9:.1f} GB of activations"
+        return None, whole, f"{what} whole: {_said(whole)} of activations"
     need = _rows_bytes(config, height, width, size, rows)
-    sentence = f"{what} in strips of {rows} rows: {need / 1e9:.1f} GB of activations"
-    return rows, need, f"{sentence} (whole: {whole / 1e9:.1f} GB)"
+    sentence = f"{what} in strips of {rows} rows: {_said(need)} of activations"
+    return rows, need, f"{sentence} (whole: {_said(whole)})"
+
+
+def _said(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def _fits(

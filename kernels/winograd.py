@@ -51,6 +51,11 @@ def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
+def piece_bytes(size: int) -> int:
+    """Memory at work beside input and output: rows (8), tiles and sums (16 each), columns (8)."""
+    return (8 + 16 + 16 + 8) * _PIECE * size
+
+
 def _piece(x: Tensor, matrices: Tensor, bias: Tensor, out: Tensor) -> None:
     (n, w, cout), cin = out.shape, x.shape[2]
     tall, wide = n // 2, w // 2

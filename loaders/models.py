@@ -17,25 +17,28 @@ from ..kernels.lora import attached
 from ..kernels.memory import free_bytes
 from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation, modulation, modulation_keys
-from ..kernels.text_encoder import Past, TextEncoder
+from ..kernels.text_encoder import Past, TextEncoder, picture_positions
 from ..kernels.vae import VAE
 from ..kernels.vae_rows import decode_rows, moments_rows, plan_rows
 from ..quant.storage import Found, Storage
 from ..sampling.lightning import Distilled
 from ..sampling.schedule import Schedule
 from . import lora_stack
-from .family import Family
+from .family import PICTURE_PAD, EditTemplate, Family
 from .layout import mmdit_layout, text_layout
 from .lora import Lora
 from .lora_stack import Adapter, Fitted
 from .residency import Residency
 from .safetensors_file import Weights
 from .tokenizer import Tokenizer
+from .vision import Seen, TowerPlace, with_pictures
 
 log = logging.getLogger(__name__)
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
 _KEPT_LORAS = 4  # files that stay read while their strengths are tried
+_KEPT_HEADS = 2  # of prompts, of edits
+_KEPT_EDITS = 4  # a prompt and its negative, before and after a change
 
 
 @dataclass
@@ -135,13 +138,15 @@ class TextEncoderModel:
     weights: Residency | None = field(default=None, repr=False)  # None = always in memory
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[Fitted, ...] = ()
-    _prefix: tuple[list[int], Past] | None = field(default=None, repr=False)
+    vision: TowerPlace | None = field(default=None, repr=False)  # asked only by edits
+    _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
+    _edits: dict[tuple, Tensor] = field(default_factory=dict, repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
         """A light copy that encodes with these too, with a prefix of its own."""
         layout = text_layout(self.network.config)
         fitted = tuple(lora_stack.fit(a, "text", layout) for a in adapters)
-        return replace(self, adapters=(*self.adapters, *fitted), _prefix=None)
+        return replace(self, adapters=(*self.adapters, *fitted), _prefix={}, _edits={})
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within it the network has the side branches of this model's LoRAs."""
@@ -151,14 +156,8 @@ class TextEncoderModel:
     def encode(self, prompt: str) -> Tensor:
         """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept."""
         f = self.family
-        ids = self.tokenizer.encode(f.template.format(prompt))
+        ids = self._ids(f.template.format(prompt), f.drop)
         kept = len(ids) - f.drop
-        if kept <= 0:
-            raise InkstoneError(
-                f"The prompt has {len(ids)} tokens with its template; {f.drop} of them belong to "
-                "the template's head, so nothing is left. The tokenizer is not the one of this "
-                "model: use the folder `tokenizer` that came with the text encoder."
-            )
         if kept > f.most_tokens:
             log.warning(
                 "the prompt has %d tokens, this model takes %d: the last %d are not used, "
@@ -166,7 +165,6 @@ class TextEncoderModel:
                 kept, f.most_tokens, kept - f.most_tokens,
             )  # fmt: skip
             ids = ids[: f.drop + f.most_tokens]
-        self._check_vocabulary(ids)
         strangers = f.grammar.strangers(prompt) if f.grammar else []
         if strangers:
             log.warning(
@@ -174,12 +172,62 @@ class TextEncoderModel:
                 "match %s",
                 f.name, ", ".join(strangers[:5]), " ".join(f.grammar.words), f.grammar.written,
             )  # fmt: skip
-        if self.weights is not None:
-            self.weights.settle(self.budget, self.working_bytes(len(ids)))
+        self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
             past = self._past(ids[: f.drop])
             states, _ = self.network(torch.tensor([ids[f.drop :]], device=self.device), past)
         return states
+
+    def encode_edit(self, prompt: str, pictures: Sequence[Tensor], edit: EditTemplate) -> Tensor:
+        """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
+
+        Kept by content: the same words and pictures are not encoded again.
+        """
+        edit.check(len(pictures))
+        if len(pictures) > edit.usual:
+            log.warning("%d pictures: the model was tried with up to %d", len(pictures), edit.usual)
+        if self.vision is None:
+            raise InkstoneError(f"{self.path}: this text encoder was loaded without vision tower.")
+        tower = self.vision.open()
+        pad, places = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
+        if places.count(PICTURE_PAD) != len(pictures):
+            raise InkstoneError(f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
+                                "Take it out of the prompt.")  # fmt: skip
+        seen = [tower.encode(picture, edit.area) for picture in pictures]
+        key = (edit.name, prompt, *(picture.digest for picture in seen))
+        if key not in self._edits:
+            while len(self._edits) >= _KEPT_EDITS:
+                del self._edits[next(iter(self._edits))]
+            ids = with_pictures(self._ids(places, edit.drop), pad, [s.grid for s in seen])
+            self._edits[key] = self._seen_states(ids, pad, seen, edit.drop)
+        return self._edits[key]
+
+    def _seen_states(self, ids: list[int], pad: int, seen: Sequence[Seen], drop: int) -> Tensor:
+        """States of ids [L] behind the head, with the rows of pictures at `pad`."""
+        positions = picture_positions(ids, pad, [picture.grid for picture in seen])
+        self._ready(len(ids))
+        with self.adapted(), torch.inference_mode():
+            past = self._past(ids[:drop])
+            tail = torch.tensor([ids[drop:]], device=self.device)
+            embeds = self.network.embed(tail)
+            embeds[tail == pad] = torch.cat([s.rows for s in seen]).to(embeds)
+            return self.network(tail, past, embeds, positions[:, drop:])[0]
+
+    def _ids(self, text: str, drop: int) -> list[int]:
+        """Tokens of a prompt in its template, checked."""
+        ids = self.tokenizer.encode(text)
+        if len(ids) <= drop:
+            raise InkstoneError(
+                f"The prompt has {len(ids)} tokens with its template; {drop} of them belong to "
+                "the template's head, so nothing is left. The tokenizer is not the one of this "
+                "model: use the folder `tokenizer` that came with the text encoder."
+            )
+        self._check_vocabulary(ids)
+        return ids
+
+    def _ready(self, tokens: int) -> None:
+        if self.weights is not None:
+            self.weights.settle(self.budget, self.working_bytes(tokens))
 
     def working_bytes(self, tokens: int) -> int:
         """Bytes of activations: streams, q, k, v, scores, gated hidden state of one layer."""
@@ -190,10 +238,12 @@ class TextEncoderModel:
     def _past(self, head: list[int]) -> Past | None:
         if not head:
             return None
-        if self._prefix is None or self._prefix[0] != head:
-            _, past = self.network(torch.tensor([head], device=self.device))
-            self._prefix = (head, past)
-        return self._prefix[1]
+        key = tuple(head)
+        if key not in self._prefix:
+            while len(self._prefix) >= _KEPT_HEADS:
+                del self._prefix[next(iter(self._prefix))]
+            _, self._prefix[key] = self.network(torch.tensor([head], device=self.device))
+        return self._prefix[key]
 
     def _check_vocabulary(self, ids: list[int]) -> None:
         rows = self.network.config.vocab
