@@ -182,7 +182,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"inkstone {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; nothing half-written is left", file=sys.stderr)
+        kept = args.command == "quantize"  # its journal
+        left = "the same call goes on where it was" if kept else "nothing half-written is left"
+        print(f"\nstopped; {left}", file=sys.stderr)
         return 1
 
 

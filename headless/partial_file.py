@@ -93,6 +93,13 @@ class PartialFile:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def discard(self) -> None:
+        """Nothing of it stays."""
+        self._file.close()
+        self._lines.close()
+        self.path.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
+
     def _say(self, line: str) -> None:
         self._lines.write(line + "\n")
         self._lines.flush()

@@ -39,6 +39,10 @@ Progress = Callable[[int, int], None]
 Encode = Callable[["Tensor"], "Tensor"]  # float rows -> bytes
 
 
+class BadWeights(InkstoneError):
+    """The source holds what cannot be encoded: going on later would not help."""
+
+
 @dataclass(frozen=True)
 class QuantiseCall:
     """What was asked. Without imatrix and prompts all inputs count alike."""
@@ -163,8 +167,12 @@ def _write(
             file.write(0, plan.head)
         missing: list[str] = []
         for number, piece in enumerate(plan.pieces[file.done :], file.done + 1):
-            for at, data in _encoded(model, piece, importance, pool, missing):
-                file.write(at, data)
+            try:
+                for at, data in _encoded(model, piece, importance, pool, missing):
+                    file.write(at, data)
+            except BadWeights:
+                file.discard()
+                raise
             file.finished(number)
             progress(number, total)
         if missing:
@@ -294,7 +302,7 @@ def _finite(model: Matrices, name: str, rows: Tensor, start: int, limit: float) 
         return rows
     good = (rows.abs() <= limit) & rows.isfinite()
     row, column = (int(n) for n in (~good).nonzero()[0])
-    raise InkstoneError(
+    raise BadWeights(
         f"{model.source.path}: tensor {name} holds {float(rows[row, column])} in row "
         f"{start + row}, column {column}: "
         + ("no finite number. The file is damaged: download it again."
