@@ -10,11 +10,12 @@ from typing import Any
 from .block_floats import block_float_found
 from .fp8 import E4M3, E5M2, fp8_found
 from .integers import awq_found, row_scaled_found, w4a8_found
-from .parts import Parts
+from .parts import Parts, in_full_precision
 from .storage import Found, Source
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
+FULL = "full_precision_matrix_mult"
 _Maker = Callable[[Parts, str, str, Mapping[str, Any], tuple[str, ...]], Found]
 
 
@@ -78,5 +79,6 @@ def find_comfy_quant(source: Source, table: dict[str, str]) -> dict[str, Found]:
                 "Use this model in one of these, or in bf16 or GGUF.",
             )  # fmt: skip
         extra = (layer + MARK,) if layer + MARK in parts else ()
-        found[layer + ".weight"] = FORMATS[form](parts, layer, form, conf, extra)
+        one = FORMATS[form](parts, layer, form, conf, extra)
+        found[one.name] = in_full_precision(one) if conf.get(FULL) is True else one
     return found

@@ -7,13 +7,14 @@ type leaves them alone. What `scale_input` says of activations is not needed to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from .parts import BYTES, FLOATS, Parts
+from .parts import BYTES, FLOATS, Parts, in_full_precision
 from .storage import Found, Source, Storage
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -119,17 +120,17 @@ def fp8_found(
     return Found(weight, shape, form, size, (*used, *extra), load)
 
 
-def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, tuple[str, ...]]:
-    """What the marker of a scaled file says its bytes are, and our name of the marker."""
+def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, bool]:
+    """What the marker of a scaled file says its bytes are, and whether it asks for products in full
+    precision (by having two elements)."""
     entries, one = parts.source.entries, next(iter(parts.table.values()), "")
     marks = (n for n in entries if n.rpartition(".")[2] == MARKER)
     # in a bundle the marker of another part says nothing of this one
     theirs = next((n for n in marks if one.startswith(n.removesuffix(MARKER))), None)
     if theirs is None:
-        return None, ()
+        return None, False
     kind = entries[theirs].dtype
-    ours = tuple(n for n in parts.table if n.rpartition(".")[2] == MARKER)
-    return kind if kind in FP8 else E4M3, ours
+    return kind if kind in FP8 else E4M3, math.prod(entries[theirs].shape) == 2
 
 
 def _candidates(parts: Parts, marked: torch.dtype | None) -> Iterator[tuple[str, torch.dtype]]:
@@ -148,7 +149,8 @@ def _candidates(parts: Parts, marked: torch.dtype | None) -> Iterator[tuple[str,
 def find_fp8(source: Source, table: dict[str, str]) -> dict[str, Found]:
     """Plain and scaled fp8 matrices by our names. Layers with `comfy_quant` are not for here."""
     parts = Parts(source, table)
-    marked, marker = _marked_kind(parts)
+    marked, full = _marked_kind(parts)
+    marker = tuple(n for n in table if n.rpartition(".")[2] == MARKER)
     scaled = marked is not None or any(n.endswith(SCALES) for n in table)
     found: dict[str, Found] = {}
     for layer, kind in _candidates(parts, marked):
@@ -158,7 +160,8 @@ def find_fp8(source: Source, table: dict[str, str]) -> dict[str, Found]:
                 layer, f"its weight is in fp8 and the file has scales, but none for it: "
                 f"{layer}.scale_weight is missing"
             )  # fmt: skip
-        found[layer + ".weight"] = fp8_found(parts, layer, kind, scale, marker)
+        one = fp8_found(parts, layer, kind, scale, marker)
+        found[one.name] = in_full_precision(one) if full else one
         marker = ()
     for layer in (layer for s in SCALES for layer in parts.layers(s)):
         kind = table.get(layer + ".weight")

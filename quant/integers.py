@@ -1,8 +1,8 @@
 """Integer weights as ComfyUI writes them: int8, and 4 or 6 bits with scales by row or by group.
 
 Formats with ConvRot were rotated before they were rounded (every `group` inputs times a Hadamard
-matrix), so that no input stands out; rows are turned back here. Reference: comfy-kitchen, whose
-results these are bit for bit in float32.
+matrix), so that no input stands out; rows are turned back here, as integers and so without error
+(comfy-kitchen, the reference, turns floats; without ConvRot results are its own bit for bit).
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ class RowScaledStorage(Pieced):
             out.copy_(codes)
         else:
             look_up_pairs(known_pairs(INT4, False, out.device), codes.view(torch.uint8), out)
-        out.mul_(self.scale[rows] if self.scale.dim() else self.scale)
+        scale = self.scale[rows] if self.scale.dim() else self.scale
         if self.rotated:
             rotate_back(out, self.rotated)
+            scale = scale / math.sqrt(self.rotated)
+        out.mul_(scale)
 
 
 class W4A8Storage(Pieced):
@@ -80,11 +82,12 @@ class W4A8Storage(Pieced):
             out.copy_(self._six_bits(self.codes[rows])).sub_(32)
         small = self.small[rows]
         scale_groups(out, (small.view(E4M3) if small.dtype == torch.uint8 else small).float())
-        out.round_().clamp_(-127, 127).mul_(self.scale[rows])
+        root = math.sqrt(self.rotated)
+        rotate_back(out.round_().clamp_(-127, 127), self.rotated).mul_(self.scale[rows] / root)
         if self.offset is not None:
-            grouped = out.view(len(out), -1, self.group)
-            grouped.add_(self.offset[:, rows].t().unsqueeze(-1))
-        rotate_back(out, self.rotated)
+            # no integers: in float64 the order of additions does not reach the last bit of float32
+            offset = self.offset[:, rows].t().double().repeat_interleave(self.group, 1)
+            out.add_(rotate_back(offset, self.rotated).div_(root).float())
 
     def _table(self) -> Tensor:
         if self._pairs is None or self._pairs.device != self.codes.device:

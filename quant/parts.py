@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import InkstoneError
-from .storage import Source
+from .storage import Found, Source, Storage
 
 AGAIN = "The file is damaged or was made by a faulty tool: download it again, or use another file."
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
@@ -123,6 +124,17 @@ class Parts:
             kind = type(found).__name__
             raise self.fault(layer, f"{name} should hold a JSON object, got {kind}")
         return found
+
+
+def in_full_precision(found: Found) -> Found:
+    """The same weight, marked at load: its file asks for products in full precision."""
+
+    def load() -> Storage:
+        storage = found.load()
+        storage.full_precision = True
+        return storage
+
+    return replace(found, load=load)
 
 
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:

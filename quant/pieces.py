@@ -86,16 +86,21 @@ def scale_groups(out: Tensor, scale: Tensor) -> Tensor:
 
 @cache
 def hadamard(size: int, device: torch.device) -> Tensor:
-    """The regular Hadamard matrix of ConvRot [size, size]: symmetric, its own inverse."""
+    """The regular Hadamard matrix of ConvRot [size, size], entries 1 and -1: symmetric, and its own
+    inverse but for the factor 1 / size."""
     four = [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]
     with torch.inference_mode(False):
         h = four = torch.tensor(four, dtype=torch.float32, device=device)
         while len(h) < size:
             h = torch.kron(h, four)
-        return h / size**0.5
+        return h
 
 
 def rotate_back(out: Tensor, group: int) -> Tensor:
-    """Undoes ConvRot: every `group` neighbours of a row times the matrix, in place."""
+    """Undoes ConvRot in place, times sqrt(group): every `group` neighbours times the matrix.
+
+    Of integers it is exact, whatever the order in which a product adds: so codes are turned first
+    and scaled after.
+    """
     grouped = out.view(-1, group)
-    return out.copy_((grouped @ hadamard(group, out.device)).view(out.shape))
+    return out.copy_((grouped @ hadamard(group, out.device).to(out.dtype)).view(out.shape))

@@ -36,6 +36,7 @@ class Storage(nn.Module):
     """
 
     format: str = ""
+    full_precision: bool = False  # the file asks for products of floats, not of rounded inputs
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()

@@ -35,8 +35,16 @@ def found_in(
     return find_packed(source, table, config)
 
 
-def check(storage: Storage, want: Tensor) -> None:
-    """Every way to ask for floats gives `want` [N, K] float32, rounded to the type asked for."""
+def check(storage: Storage, want: Tensor, most: float = 0.0) -> None:
+    """Every way to ask for floats gives `want` [N, K] float32, rounded to the type asked for.
+
+    most: by how much of its largest number float32 may be off, for references that add floats.
+    """
+    if most:
+        whole = storage.dequantise()
+        worst = ((whole - want).abs().amax() / want.abs().amax()).item()
+        assert worst <= most, f"{storage.format}: off by {worst:g} of the largest"
+        want = whole
     rows, row = storage.shape[0], storage.shape[0] // 2
     assert storage.shape == tuple(want.shape)
     for dtype in TYPES:

@@ -90,7 +90,8 @@ def test_equal_to_comfy_kitchen(case, tmp_path):
     assert one.shape == (ROWS, COLUMNS)
     assert set(one.parts) == {*tensors, LAYER + ".comfy_quant"}
     assert one.nbytes == storage.nbytes and one.format == storage.format
-    check(storage, plain)
+    turned = "convrot" in case or "w4a8" in case
+    check(storage, plain, most=1e-6 if turned else 0)
 
 
 @pytest.mark.parametrize("case", ["mxfp8", "nvfp4"])
