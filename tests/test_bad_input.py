@@ -100,7 +100,7 @@ BAD_FILES = {
         "model", edit("model", lambda t: t.update({MOD: torch.zeros(2, 3, 4)})),
         (f"modulation tensor {MOD} expected shape [", "got shape [2, 3, 4]", AGAIN)),
     "integers": ("model", edit("model", lambda t: t.update({Q: t[Q].long()})),
-                 (f"tensor {Q} holds int64, expected floats", "use the file in bf16")),
+                 (f"layer {Q[:-7]}: its weight holds int64", "Use this model in bf16")),
     "text MLP lost": ("text-encoder", drop("text-encoder", "layers.0.mlp.up_proj."),
                       ("1 tensors are missing (layers.0.mlp.up_proj.weight)", AGAIN)),
     "VAE stage lost": ("vae", drop("vae", "decoder.up_blocks.3."),
