@@ -27,8 +27,7 @@ from .detect import identify, require
 from .family import family_of
 from .folder import config_of, latent_statistics, part_of, preview_factors, schedule_of
 from .gguf_tokenizer import tokenizer_for
-from .gguf_vision import find_mmproj
-from .keys import MMDIT_UNREAD, Names, mmdit_names, text_names, vae_names
+from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
 from .keys_gguf import settings
 from .layout import mmdit_layout
 from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
@@ -37,6 +36,7 @@ from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
 from .slots import Kept, biases_of, fill_all, slots_of
 from .tokenizer import load_tokenizer
+from .vision import TowerWant, tower_place
 
 log = logging.getLogger(__name__)
 
@@ -237,24 +237,19 @@ def open_text_encoder(
     kept = Kept(dtype, narrow=_parameters(shapes) >= SMALL)
     slots = slots_of(network, source, table, found, kept)
     weights = _settled(Residency(network, slots, device, network.layers), want)
+    place = tower_place(
+        source, names, config_of(part),
+        TowerWant(config.width, dtype, device, want.budget, want.free),
+    )  # fmt: skip
     log.info(
         "text encoder %s: %d layers, %s parameters, %s computed in %s (%s), %s",
         _short(root), config.layers, _amount(shapes), _kept_as(source, found), _name(dtype), reason,
-        _vision_words(part, names, config.width),
+        place.words,
     )  # fmt: skip
     return TextEncoderModel(
         network.eval(), words, family_of(source.metadata), dtype, device, root, weights=weights,
-        budget=want.budget,
+        budget=want.budget, vision=place,
     )  # fmt: skip
-
-
-def _vision_words(part: Path, names: Names, width: int) -> str:
-    """Whether there is a vision tower, which only edits need."""
-    if any(name.startswith("visual.") for name in names.table):
-        return "with its vision tower"
-    if names.layout == "gguf":
-        return find_mmproj(part, width).words
-    return "no vision tower (text-to-image only)"
 
 
 def load_vae(

@@ -96,7 +96,22 @@ def text_config(shapes: Shapes, extra: dict) -> TextConfig:
         head_dim=heads[2], ff=told["ff"], vocab=told["vocab"],
         theta=_number(theta, "rope_theta", 1e6),
         eps=_number(extra.get("rms_norm_eps"), "rms_norm_eps", 1e-6),
+        sections=_sections(rope or extra.get("rope_scaling"), heads[2]),
     )  # fmt: skip
+
+
+def _sections(rope: object, head: int) -> tuple[int, int, int] | None:
+    """How many frequencies follow time, row and column; None where config.json does not say."""
+    told = rope.get("mrope_section") if isinstance(rope, dict) else None
+    if told is None:
+        return None
+    whole = isinstance(told, list) and all(type(n) is int and n >= 0 for n in told)
+    if not whole or len(told) != 3 or 2 * sum(told) != head:
+        raise InkstoneError(
+            f"text_encoder/config.json: mrope_section is {told!r}, expected three numbers that sum "
+            f"to {head // 2}. Get the publisher's file again."
+        )
+    return tuple(told)
 
 
 def _number(value: object, key: str, default: float) -> float:

@@ -20,10 +20,10 @@ T2I_TEMPLATE = (
 )
 
 EDIT_HEAD = (
-    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, "
-    "objects, background), then explain how the user's text instruction should alter or modify the "
-    "image. Generate a new image that meets the user's requirements while maintaining consistency "
-    "with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, "
+    "texture, objects, background), then explain how the user's text instruction should alter or "
+    "modify the image. Generate a new image that meets the user's requirements while maintaining "
+    "consistency with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
 )
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower makes rows

@@ -103,11 +103,7 @@ def area_size(width: int, height: int, area: int) -> tuple[int, int]:
 
 def vision_size(width: int, height: int) -> tuple[int, int]:
     """(width, height) at which the vision tower sees a picture: multiples of 28 within limits."""
-    if min(width, height) < 1 or max(width, height) / min(width, height) > VISION_RATIO:
-        raise InkstoneError(
-            f"The picture is {width}x{height}: the vision tower takes sides of a ratio up to "
-            f"{VISION_RATIO}:1. Crop the picture or pad it."
-        )
+    _refuse_narrow(width, height, (width, height))
     least, most = VISION_PIXELS
     sides = [round(side / CELL) * CELL for side in (width, height)]
     if math.prod(sides) > most:
@@ -121,9 +117,18 @@ def vision_size(width: int, height: int) -> tuple[int, int]:
 
 def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """(size of the copy of about `area` pixels, size at which the tower sees that copy)."""
-    vision_size(width, height)  # what is too narrow is told by its own size, not by the copy's
+    _refuse_narrow(width, height, (width, height))
     copy = area_size(width, height, area)
+    _refuse_narrow(*copy, (width, height))
     return copy, vision_size(*copy)
+
+
+def _refuse_narrow(width: int, height: int, picture: tuple[int, int]) -> None:
+    if min(width, height) < 1 or max(width, height) / min(width, height) > VISION_RATIO:
+        raise InkstoneError(
+            f"The picture is {picture[0]}x{picture[1]}: the vision tower takes sides of a ratio up "
+            f"to {VISION_RATIO}:1. Crop the picture or pad it."
+        )
 
 
 def vision_patches(picture: Tensor, patch: int, merge: int) -> Tensor:
