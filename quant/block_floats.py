@@ -70,7 +70,7 @@ class BlockFloatStorage(Pieced):
         if self.format == "nvfp4":
             look_up_pairs(known_pairs(E2M1, True, out.device), self.codes[rows], out)
         else:
-            codes = self.codes[rows].reshape(-1).int()  # looked up: 4 times as fast as a conversion
+            codes = self.codes[rows].reshape(-1).int()  # looked up: faster than a conversion
             torch.index_select(_e4m3(out.device), 0, codes, out=out.view(-1))
         scale_groups(out, self._scale_of(rows))
         if self.columns is not None:
