@@ -9,6 +9,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor
 from inkstone.kernels.errors import InkstoneError
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
 from inkstone.kernels.modulation import modulation_keys
+from inkstone.kernels.text_encoder import TextConfig
 from inkstone.kernels.vae import VAEConfig
 from inkstone.loaders import keys, layout
 from inkstone.loaders import tokenizer as tokenizer_module
@@ -146,7 +148,12 @@ def test_layouts_load_to_the_same_numbers(kind, pipe, folder, tmp_path):
     state = states(pipe)[part]
     loaded = load(part, write(tmp_path / "any name.safetensors", state, rename), folder)
     check(part, loaded, state)
-    assert loaded.network.config == load(part, folder, folder).network.config
+    assert told(loaded.network.config) == told(load(part, folder, folder).network.config)
+
+
+def told(config: object) -> object:
+    """A text encoder's config with the rope sections that hold where a file does not say them."""
+    return replace(config, sections=config.axes) if isinstance(config, TextConfig) else config
 
 
 @pytest.mark.parametrize("part", LOADERS)
