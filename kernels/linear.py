@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..quant.kitchen import matmul_of
 from ..quant.storage import Storage
 from .errors import InkstoneError
 
@@ -78,8 +79,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = 
         return onednn_linear(x, weight, bias, gelu)
     # of a sliced x torch adds the bias apart: in half types a second rounding, another picture
     y = F.linear(x.contiguous(), weight, bias)
-    if not gelu:
-        return y
+    return _gelu(y) if gelu else y
+
+
+def _gelu(y: Tensor) -> Tensor:
+    """GELU (tanh form), in place where no gradient needs y."""
     if torch.is_grad_enabled():
         return F.gelu(y, approximate="tanh")
     return torch._C._nn.gelu_(y, approximate="tanh")
@@ -148,12 +152,19 @@ def packed_backend(storage: Storage, device: torch.device, dtype: torch.dtype) -
         return _forced.get(), "forced"
     if device.type == "cpu":
         return "pieces", f"unpacked to {dtype} in pieces that stay in the cache"
-    return _on_device(type(storage), device.type, dtype)
+    return _on_device(storage, device, dtype)
 
 
-@functools.cache
-def _on_device(kind: type[Storage], device: str, dtype: torch.dtype) -> tuple[str, str]:
-    return "whole", f"unpacked to {dtype} layer by layer, then the library's product"
+def _on_device(storage: Storage, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    from .triton.ready import refusal  # imports no triton yet
+
+    kitchen, reason = matmul_of(storage)
+    if kitchen is not None:
+        return "kitchen", reason
+    why = refusal(storage, device, dtype)
+    if why is None:
+        return "triton", f"{storage.format} unpacked by Triton's kernels, read packed by few tokens"
+    return "whole", f"unpacked to {dtype} layer by layer, then the library's product: {why}"
 
 
 def packed_product(
@@ -165,10 +176,25 @@ def packed_product(
         return product(x, storage.dequantise(x.dtype), bias, gelu)
     if name == "pieces":
         return _in_pieces(x, storage, bias, gelu)
+    if name == "triton":
+        return _by_triton(x, storage, bias, gelu)
+    kitchen, reason = matmul_of(storage) if name == "kitchen" else (None, "not known")
+    if kitchen is not None:
+        y = kitchen(x, bias)
+        return F.gelu(y, approximate="tanh") if gelu else y
     raise InkstoneError(
-        f"There is no backend {name!r} for packed weights here: expected one of "
-        f"{', '.join(PACKED_BACKENDS)}, on a device that has it."
+        f"There is no backend {name!r} for {storage.format} weights here ({reason}): expected one "
+        f"of {', '.join(PACKED_BACKENDS)}, on a device that has it."
     )
+
+
+def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
+    from .triton.ready import triton_product
+
+    y = triton_product(x, storage, bias, must=_forced.get() is not None)
+    if y is None:  # said there, once: a kernel failed
+        return product(x, storage.dequantise(x.dtype), bias, gelu)
+    return _gelu(y) if gelu else y
 
 
 def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:

@@ -66,6 +66,8 @@ def faults(file: Path) -> list[str]:
             bad = True
         elif top in COMFYUI:
             bad = file != Path("nodes/host.py")  # the one file that knows ComfyUI
+        elif top == "triton":
+            bad = file.parts[:2] != ("kernels", "triton")  # optional: nothing else may need it
         elif package in ("kernels", "sampling", "quant"):
             known = ALLOWED.get(file, {"torch"}) | sys.stdlib_module_names
             bad = top not in known or top in NEVER
@@ -91,6 +93,10 @@ def test_arrows_point_one_way():
     "file, line",
     [
         ("kernels/x.py", "import numpy"),
+        ("kernels/x.py", "import triton.language as tl"),
+        ("headless/x.py", "from triton import jit"),
+        ("kernels/triton/x.py", "import numpy"),
+        ("kernels/triton/x.py", "from ...loaders import bundle"),
         ("kernels/x.py", "from ..sampling.noise import noise"),
         ("kernels/x.py", "from .. import nodes"),
         ("sampling/x.py", "from ..loaders import bundle"),
@@ -106,9 +112,17 @@ def test_arrows_point_one_way():
 )
 def test_a_wrong_arrow_is_seen(file, line, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(line)
     assert len(faults(Path(file))) == 1
+
+
+def test_triton_is_imported_by_its_kernels_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = Path("kernels/triton/x.py")
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("import triton.language as tl\nfrom ...quant import storage")
+    assert not faults(file)
 
 
 def test_nothing_that_ships_unpickles():
@@ -130,6 +144,7 @@ LIGHT = {
     "the command line": "from inkstone.headless.options import build_parser; build_parser()",
 }
 HEAVY = ("torch", "numpy", "PIL", "tokenizers", "safetensors", "transformers", "diffusers", "scipy")
+HEAVY += ("triton",)
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -1,0 +1,146 @@
+"""Whether Triton's kernels serve on this device: asked before the first use, with the reason.
+
+Unusual: before its first use each type is tried on the card itself with a small weight, against
+torch's own unpacking. A kernel that does not compile there, or gives other numbers, is thus found
+by us and not by a picture; the door then takes another backend, says so in one line, and does not
+try Triton again in this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import subprocess
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...quant.gguf_storage import GGUFStorage
+from ...quant.gguf_types import BY_NAME
+from ...quant.storage import Storage
+from ..errors import InkstoneError
+from .tiles import choose
+
+log = logging.getLogger(__name__)
+
+LEAST = (7, 5)  # compute capability
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS",
+         "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")  # fmt: skip
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+_given_up: list[str] = []  # the reason, once a kernel failed in this process
+
+
+def refusal(storage: Storage, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this weight is not multiplied by Triton's kernels on this device; None where it is."""
+    if _given_up:
+        return _given_up[0]
+    if not isinstance(storage, GGUFStorage) or storage.format not in TYPES or storage.factor != 1:
+        return f"no Triton kernel unpacks {storage.format}"
+    return _missing(device, dtype) or _trial(storage.format, device, dtype)
+
+
+@functools.cache
+def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What of card and software is missing."""
+    if device.type != "cuda":
+        return f"Triton's kernels are for CUDA, not {device.type}"
+    if torch.version.hip:
+        return "Triton's kernels are untested on AMD cards"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton; on Windows triton-windows)"
+    have = torch.cuda.get_device_capability(device)
+    if have < LEAST:
+        return f"Triton needs compute capability 7.5, this card has {have[0]}.{have[1]}"
+    return None if dtype in TOLERANCE else f"Triton's kernels do not give {dtype}"
+
+
+@functools.cache
+def _trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    try:
+        wrong = trial(name, device, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except _failures() as error:
+        wrong = _said(error)
+    if wrong:
+        log.warning("%s is not unpacked by Triton here: %s", name, wrong)
+    return wrong
+
+
+def trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Small products with a weight of this type against torch's own: what is wrong, or None."""
+    gemm, storage = kernels(), sample(name, 40, 3 * 256 if BY_NAME[name].block == 256 else 3 * 32)
+    storage = storage.to(device)
+    want = storage.dequantise(dtype)
+    if not torch.equal(gemm.unpack(storage, dtype), want):
+        return f"its {name} weights are not those of torch"
+    if choose(name, dtype, 1, device)[0] != "fused":
+        return None
+    x = torch.linspace(-1, 1, 5 * want.shape[1], device=device).view(5, -1).to(dtype)
+    got, want = gemm.fused(x, storage).float(), F.linear(x.float(), want.float())
+    error = ((got - want).norm() / want.norm()).item()
+    return None if error < TOLERANCE[dtype] else f"its {name} product is off by {error:.2g}"
+
+
+def sample(name: str, rows: int, width: int, seed: int = 0) -> GGUFStorage:
+    """A weight [rows, width] of random blocks with plausible scales, on the CPU."""
+    kind, dice = BY_NAME[name], torch.Generator().manual_seed(seed)
+    size = rows * width // kind.block, kind.bytes
+    raw = torch.randint(0, 256, size, dtype=torch.uint8, generator=dice)
+    for at in kind.scales:
+        scale = torch.randn(size[0], 1, generator=dice).mul_(0.02).half()
+        raw[:, at : at + 2] = scale.view(torch.uint8)
+    return GGUFStorage(raw.view(rows, -1), kind, (rows, width))
+
+
+def kernels() -> ModuleType:
+    """The module of the kernels, which imports triton."""
+    if importlib.util.find_spec("triton") is None:
+        raise InkstoneError(
+            "Triton's kernels were asked for and triton is not installed. Run pip install triton, "
+            "or use another backend for packed weights."
+        )
+    from . import gemm
+
+    return gemm
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a kernel that cannot be built or launched raises: there is no common class."""
+    from triton.errors import TritonError
+
+    tools = (OSError, subprocess.SubprocessError, ImportError)  # it calls a C compiler and ptxas
+    return (TritonError, RuntimeError, TypeError, ValueError, AttributeError, *tools)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool) -> Tensor | None:
+    """x [...,K], a packed weight [N,K] -> x W^T + b [...,N].
+
+    None if a kernel failed, which is then logged and ends Triton's use in this process; with `must`
+    the error is raised.
+    """
+    gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias))
+    how, _ = choose(storage.format, x.dtype, x.shape[:-1].numel(), x.device, gradient)
+    gemm = kernels()
+    try:
+        if how == "fused":
+            return gemm.fused(x, storage, bias)
+        return F.linear(x.contiguous(), gemm.unpack(storage, x.dtype), bias)
+    except (InkstoneError, torch.OutOfMemoryError):
+        raise
+    except _failures() as error:
+        if must:
+            raise
+        _given_up.append(f"a Triton kernel failed ({_said(error)})")
+        log.warning(
+            "%s; from now on packed weights are unpacked by torch in this process", _given_up[0]
+        )
+        return None
