@@ -136,12 +136,12 @@ def data(kind: str, count: int) -> Iterator[bytes]:
 
 
 def vocabulary(writer: object) -> None:
-    """A tokenizer of full size without merges: bytes, filler, chat marks in their places."""
+    """A tokenizer of full size with one merge: bytes, filler, chat marks in their places."""
     import gguf
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())
-    words = letters + [f"filler{i}" for i in range(151643 - len(letters))]
+    words = [*letters, "ab", *(f"filler{i}" for i in range(151643 - len(letters) - 1))]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     rest = [f"[PAD{i}]" for i in range(152064 - len(words) - len(special))]
     kinds = [1] * len(words) + [3] * len(special) + [5] * len(rest)

@@ -85,6 +85,7 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     marks.append(time.perf_counter())
     positive = bundle.text_encoder.encode(call.prompt)
     negative = bundle.text_encoder.encode(settings.negative) if settings.cfg > 1 else None
+    bundle.text_encoder.weights.park()  # its work is done
     marks.append(time.perf_counter())
     width, height = settings.size
     request = Request(
@@ -121,7 +122,7 @@ def wanted(call: DrawCall) -> Wanted:
     """What the plan needs of a call."""
     from ..loaders.plan import Wanted
 
-    return Wanted(call.size, call.steps, call.batch, call.memory)
+    return Wanted(call.size, call.steps, call.batch, call.memory, once=True)
 
 
 def load(call: DrawCall) -> Bundle:

@@ -132,7 +132,7 @@ def _kept_as(source: Weights, found: Mapping[str, Found]) -> str:
 @dataclass(frozen=True)
 class Want:
     """How a model is loaded. budget: bytes for the whole process, None = what is free when needed;
-    wait: nothing but headers is read until the model is used (or everything fits at once);
+    wait: nothing but headers is read until the model is used;
     free: asks the host for room, see residency.
     """
 
@@ -145,7 +145,7 @@ class Want:
 
 def _settled(weights: Residency, want: Want) -> Residency:
     weights.free = want.free
-    if not want.wait or weights.fits_beside_others(want.budget):
+    if not want.wait:
         weights.settle(want.budget)
     return weights
 

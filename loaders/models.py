@@ -174,9 +174,18 @@ class TextEncoderModel:
             )  # fmt: skip
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
-            past = self._past(ids[: f.drop])
-            states, _ = self.network(torch.tensor([ids[f.drop :]], device=self.device), past)
-        return states
+            return self._states(ids, f.drop)
+
+    def _states(self, ids: list[int], drop: int) -> Tensor:
+        """States behind the head. The first prompt encodes the head with itself, in one pass over
+        the weights, and its keys and values are kept for all later ones.
+        """
+        if drop and tuple(ids[:drop]) not in self._prefix:
+            states, past = self.network(torch.tensor([ids], device=self.device))
+            self._keep(ids[:drop], [tuple(x[:, :, :drop].clone() for x in kv) for kv in past])
+            return states[:, drop:]
+        past = self._past(ids[:drop])
+        return self.network(torch.tensor([ids[drop:]], device=self.device), past)[0]
 
     def encode_edit(self, prompt: str, pictures: Sequence[Tensor], edit: EditTemplate) -> Tensor:
         """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
@@ -238,12 +247,14 @@ class TextEncoderModel:
     def _past(self, head: list[int]) -> Past | None:
         if not head:
             return None
-        key = tuple(head)
-        if key not in self._prefix:
-            while len(self._prefix) >= _KEPT_HEADS:
-                del self._prefix[next(iter(self._prefix))]
-            _, self._prefix[key] = self.network(torch.tensor([head], device=self.device))
-        return self._prefix[key]
+        if tuple(head) not in self._prefix:
+            self._keep(head, self.network(torch.tensor([head], device=self.device))[1])
+        return self._prefix[tuple(head)]
+
+    def _keep(self, head: list[int], past: Past) -> None:
+        while len(self._prefix) >= _KEPT_HEADS:
+            del self._prefix[next(iter(self._prefix))]
+        self._prefix[tuple(head)] = past
 
     def _check_vocabulary(self, ids: list[int]) -> None:
         rows = self.network.config.vocab

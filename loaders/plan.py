@@ -30,6 +30,7 @@ class Wanted:
     steps: int | None = None
     batch: int = 1
     memory: int | None = None
+    once: bool = False  # one draw and no more: the text encoder leaves in any case
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
     fixed = vae_bytes + (runtime if model.device.type == "cpu" else 0)
     room = budget - fixed
     sizes = [m.weights.sizes if m else (0, []) for m in (text, model)]
-    together = sum(m.weights.nbytes for m in parts) + max(work) <= room
+    fits = sum(m.weights.nbytes for m in parts) + max(work) <= room
+    together = fits and not (call.once and text)
     placed = [place(*s, None if together else room - need) for s, need in zip(sizes, work)]
     stages = [sum(p.nbytes for p in placed) if together else p.nbytes for p in placed]
     table = _table(call, models)

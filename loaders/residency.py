@@ -175,10 +175,6 @@ class Residency:
                 self._arrange(wanted)
             return wanted
 
-    def fits_beside_others(self, budget: int | None = None) -> bool:
-        """True when all of it and all that is held fit, and half of the room stays free."""
-        return self.nbytes + self._others_held() <= self._room(budget) // 2
-
     def park(self) -> None:
         """Leaves memory; the next `settle` reads the file again."""
         with _lock:

@@ -36,7 +36,7 @@ def torch_dtype(name: str) -> Any:
 
 
 def _want(dtype: str) -> Any:
-    """Weights are read when they are used, unless all of them fit at once; the host makes room."""
+    """Weights are read when they are used; the host makes room."""
     from ..loaders.bundle import Want
 
     return Want(torch_dtype(dtype), host.torch_device(), wait=True, free=host.free_memory)

@@ -68,6 +68,14 @@ STAGES = (
         {"strips": 0.2, "scenes": 0.8},
         {"strips": 8000, "scenes": 16000},
     ),
+    FlowStage(  # shapes are learned last, and few-token stars last of all
+        "flow-shapes",
+        2400,
+        48,
+        1e-3,
+        {"strips": 0.1, "shapes": 0.4, "scenes": 0.5},
+        {"strips": 4000, "shapes": 6000, "scenes": 12000},
+    ),
 )
 
 
