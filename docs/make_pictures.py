@@ -29,6 +29,7 @@ PICTURES = (
 )
 CARDS = {
     "text_to_image_qwen_image": "Qwen-Image\ntext to image\n50 steps, CFG 4",
+    "text_to_image_gguf_lightning_lora": "Qwen-Image GGUF\n+ Lightning LoRA\n8 steps, CFG 1",
     "text_to_image_lightning_8_steps": "Qwen-Image Lightning\ntext to image\n8 steps, CFG 1",
 }
 

@@ -43,6 +43,24 @@ Sizes: 128x128, 160x96 or 96x160.
 """
 
 
+LORA_NOTE = """## Files to download
+
+| file | folder |
+|---|---|
+| `qwen-image-Q4_K_M.gguf` | `ComfyUI/models/diffusion_models/` |
+| `Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf` | `ComfyUI/models/text_encoders/` |
+| `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
+| `Qwen-Image-Lightning-8steps-V1.1.safetensors` | `ComfyUI/models/loras/` |
+
+From huggingface.co: `city96/Qwen-Image-gguf`, `unsloth/Qwen2.5-VL-7B-Instruct-GGUF`,
+`Comfy-Org/Qwen-Image_ComfyUI`, `lightx2v/Qwen-Image-Lightning`. Any other GGUF type, fp8 or int8
+file takes the same places.
+
+The LoRA runs beside the packed weights; *coverage* says how many modules it reached. 8 steps, CFG 1
+and the fixed shift 3 belong together. *Model Info* prints what will be in memory.
+"""
+
+
 def package():
     """This tree as the package `inkstone`."""
     if "inkstone" not in sys.modules:
@@ -105,6 +123,27 @@ def three_loaders(model: str) -> dict[str, dict]:
     }
 
 
+def packed_loaders() -> dict[str, dict]:
+    """GGUF files and a Lightning LoRA beside them."""
+    return {
+        "1": _node("InkstoneLoadDiffusionModel", model="qwen-image-Q4_K_M.gguf", dtype="auto"),
+        "2": _node(
+            "InkstoneLoadTextEncoder",
+            text_encoder="Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf",
+            dtype="auto",
+        ),
+        "3": _node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
+        "10": _node(
+            "InkstoneLoadLora",
+            lora="Qwen-Image-Lightning-8steps-V1.1.safetensors",
+            strength=1.0,
+            blocks="",
+        ),
+        "11": _node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["10", 0]}),
+        "12": _node("InkstoneModelInfo", model=["11", 0], latent=["5", 0], steps=8),
+    }
+
+
 def graphs() -> dict[str, tuple[dict, str]]:
     """Name -> (API graph, note in Markdown)."""
     nodes = sys.modules["inkstone.nodes.sample"]
@@ -142,6 +181,16 @@ def graphs() -> dict[str, tuple[dict, str]]:
             ),
             DOWNLOADS.format(model="`qwen_image_bf16.safetensors`", extra="")
             + "\n50 steps, CFG 4: the settings of the model card.",
+        ),
+        "text_to_image_gguf_lightning_lora": (
+            text_to_image(
+                packed_loaders(),
+                (["11", 0], ["2", 0], ["3", 0]),
+                prompt,
+                full,
+                dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
+            ),
+            LORA_NOTE,
         ),
         "text_to_image_lightning_8_steps": (
             text_to_image(
