@@ -74,29 +74,33 @@ def test_the_types_are_those_of_the_kernels():
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_unpacked_bits(name):
-    """Odd rows beyond one program; for blocks of 32 an odd number of them."""
-    storage = sample(name, 69, 3 if BY_NAME[name].block == 32 else 1)
-    for dtype in (torch.float32, torch.float16):
-        got, want = gemm.unpack(storage, dtype), storage.dequantise(dtype)
-        worst = (got.double() - want.double()).abs().max().item()
-        assert torch.equal(got, want), f"{name} in {dtype}: off by up to {worst:g}"
+@pytest.mark.parametrize("rows, dtype", [(69, torch.float32), (5, torch.float16)])
+def test_unpacked_bits(name, rows, dtype):
+    """Odd rows, also beyond one program; for blocks of 32 an odd number of them."""
+    storage = sample(name, rows, 3 if BY_NAME[name].block == 32 else 1)
+    got, want = gemm.unpack(storage, dtype), storage.dequantise(dtype)
+    worst = (got.double() - want.double()).abs().max().item()
+    assert torch.equal(got, want), f"{name} in {dtype}: off by up to {worst:g}"
 
 
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize(
     "tokens, rows, blocks, dtype",
-    [
-        (1, 69, (3, 1), torch.float32),
-        (5, 37, (4, 2), torch.float16),
-        (131, 33, (1, 1), torch.float32),
-    ],
+    [(1, 69, (3, 1), torch.float32), (5, 37, (4, 2), torch.float16)],
 )
 def test_fused_product(name, tokens, rows, blocks, dtype):
     storage = sample(name, rows, blocks[BY_NAME[name].block == 256])
     x = inputs(tokens, storage.shape[1], dtype)
     bias = inputs(rows, 1, dtype)[:, 0] if tokens > 1 else None
     close(gemm.fused(x, storage, bias), x, storage, bias)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K"])
+@pytest.mark.parametrize("tokens", [17, 33, 131])
+def test_every_tile(name, tokens):
+    storage = sample(name, 67, 1)
+    x = inputs(tokens, storage.shape[1], torch.float32)
+    close(gemm.fused(x, storage), x, storage)
 
 
 @pytest.mark.skipif(gemm.INTERPRETED, reason="NOT RUN ON A GPU: there is no CUDA here")
@@ -264,20 +268,23 @@ def compiled(kernel, types: dict[str, str], constants: dict, options: dict, capa
     return compile(source, target=GPUTarget("cuda", capability, 32), options=options | EXACT)
 
 
+PRODUCTS = {"Q4_0": tiles.tile(1), "Q5_K": tiles.tile(64), "Q6_K": tiles.LARGE}  # the last: most
+
+
 def compile_all(capability: int) -> None:
-    """Every type's product in its smallest tile, one in every tile, every type's unpacking."""
-    numbers = dict.fromkeys("M N K x_stride row_bytes part_steps".split(), "i32")
-    product = dict.fromkeys(("x", "bias", "y"), "*bf16") | {"raw": "*u8"} | numbers
+    """Every type's unpacking; the product for one type of each sort, in tiles small to large."""
     unpacking = {"raw": "*u8", "out": "*bf16", "N": "i32", "K": "i32", "row_bytes": "i32"}
+    product = dict.fromkeys("M N K x_stride row_bytes part_steps".split(), "i32")
+    product |= dict.fromkeys(("x", "bias", "y"), "*bf16") | {"raw": "*u8"}
+    known = {name: gemm.constants(name, BY_NAME[name].block) for name in CUTS}
     for name in CUTS:
-        known = gemm.constants(name, BY_NAME[name].block)
-        compiled(gemm.unpack_kernel, unpacking, known | {"BLOCK_N": 64}, {}, capability)
-        for tile in (tiles.tile(1), *([tiles.LARGE] if name == "Q6_K" else ())):
-            known |= {"WHOLE": True, "BIAS": True, "BLOCK_M": tile.tokens, "BLOCK_N": tile.rows}
-            options = {"num_warps": tile.warps, "num_stages": tile.stages}
-            code = compiled(gemm.product_kernel, product, known, options, capability)
-            assert "mma" in code.asm["ptx"], f"{name}, {tile}: no matrix units"
-            assert code.metadata.shared <= 48 << 10, f"{name}, {tile}: {code.metadata.shared} bytes"
+        compiled(gemm.unpack_kernel, unpacking, known[name] | {"BLOCK_N": 64}, {}, capability)
+    for name, tile in PRODUCTS.items():
+        size = {"WHOLE": True, "BIAS": True, "BLOCK_M": tile.tokens, "BLOCK_N": tile.rows}
+        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        code = compiled(gemm.product_kernel, product, known[name] | size, options, capability)
+        assert "mma" in code.asm["ptx"], f"{name}, {tile}: no matrix units"
+        assert code.metadata.shared <= 48 << 10, f"{name}, {tile}: {code.metadata.shared} bytes"
 
 
 def test_kernels_compile_for_cards(tmp_path):
