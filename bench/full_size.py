@@ -201,6 +201,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     made = plan(models, wanted(call))
     opened = time.perf_counter()
     text = models.text_encoder.encode(PROMPT)
+    models.text_encoder.weights.park()  # as `inkstone draw` does
     encoded = time.perf_counter()
     marks = []
     tokens = size[0] * size[1] // 256

@@ -1,8 +1,8 @@
 """Dequantising GGUF blocks of every type on any device, the same bits as ggml's own routines.
 
 Unusual: two sizes of pieces. Codes are unpacked for many blocks at once, since an operation of
-torch costs 1-2 microseconds whatever its size; the float32 work, four times as wide, goes in pieces
-that stay in the second-level cache. Inputs are checked by the reader, not here.
+torch costs microseconds whatever its size; the float32 work, four times as wide, goes in smaller
+pieces. Inputs are checked by the reader, not here.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from . import gguf_blocks, gguf_super
 from .gguf_codes import Codes
 from .gguf_types import BlockType
 
-UNPACKED = 2**19  # weights whose codes are unpacked at once (measured: 2^18 to 2^20 are alike)
-FLOATS = 2**16  # weights that are scaled at once: 256 KiB of float32
+# Measured with Q4_K on two Zen 3 cores, ms per million weights: 2^19 and 2^16 took 2.9, 2^20 and
+# 2^17 1.7, these 1.5 (what torch spends per operation weighs more than the cache).
+UNPACKED = 2**22  # weights whose codes are unpacked at once
+FLOATS = 2**18  # weights that are scaled at once: 1 MiB of float32
 
 UNPACK: dict[str, Callable[[Tensor], Codes]] = {
     "Q4_0": gguf_blocks.q4_0, "Q4_1": gguf_blocks.q4_1, "Q5_0": gguf_blocks.q5_0,
