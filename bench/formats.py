@@ -22,6 +22,7 @@ from bench import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.headless.quantise import QuantiseCall, quantise  # noqa: E402
+from inkstone.kernels.linear import Linear  # noqa: E402
 from inkstone.loaders.bundle import EMBEDDED_FOLDER, load_all  # noqa: E402
 from inkstone.training import evaluate, reader  # noqa: E402
 
@@ -54,7 +55,7 @@ def weight_error(folder: Path) -> float:
 
 
 def _linears(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    return [(n, m) for n, m in network.named_modules() if hasattr(m, "dequantise")]
+    return [(n, m) for n, m in network.named_modules() if isinstance(m, Linear)]
 
 
 def main() -> None:
