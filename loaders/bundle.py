@@ -34,7 +34,7 @@ from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
 from .residency import Residency, free_after_asking
 from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
-from .slots import Kept, biases_of, fill_all, slots_of
+from .slots import Kept, biases_of, dtype_name, fill_all, slots_of
 from .tokenizer import load_tokenizer
 from .vision import TowerWant, tower_place
 
@@ -83,17 +83,13 @@ def _amount(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return f"{n / 1e9:.2f} G" if n >= 1e9 else f"{n / 1e6:.1f} M"
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _short(path: Path) -> str:
     """The last two parts of a path: enough to tell files apart in a log line."""
     return "/".join(path.parts[-2:])
 
 
 def _format(source: Weights) -> str:
-    return "+".join(sorted({_name(e.dtype) for e in source.entries.values()}))
+    return "+".join(sorted({dtype_name(e.dtype) for e in source.entries.values()}))
 
 
 def _found(source: Weights, table: Mapping[str, str]) -> dict[str, Found]:
@@ -120,11 +116,11 @@ def _all_shapes(
     return shapes
 
 
-def _kept_as(source: Weights, found: Mapping[str, Found]) -> str:
+def _kept_as(source: Weights, table: Mapping[str, str], found: Mapping[str, Found]) -> str:
     """Formats in words, most weights first: "Q4_K + Q6_K + bfloat16"."""
     counts = Counter(weight.format for weight in found.values())
-    packed = _consumed(found)
-    plain = {_name(e.dtype) for n, e in source.entries.items() if n not in packed}
+    packed = {table[part] for part in _consumed(found) if part in table}
+    plain = {dtype_name(e.dtype) for n, e in source.entries.items() if n not in packed}
     known = [name for name, _ in counts.most_common()]
     return " + ".join(known + sorted(plain - set(known) - {"uint8"})) if known else _format(source)
 
@@ -194,10 +190,10 @@ def open_diffusion_model(path: str | Path, want: Want = Want()) -> DiffusionMode
     slots = slots_of(network, source, names.table, found, kept)
     weights = _settled(Residency(network, slots, device, network.transformer_blocks), want)
     mean, std = latent_statistics(root, family)
-    form = _kept_as(source, found)
+    form = _kept_as(source, names.table, found)
     log.info(
         "diffusion model %s: %s, %d blocks, %s parameters, %s computed in %s (%s)",
-        _short(root), family.name, config.layers, _amount(shapes), form, _name(dtype), reason,
+        _short(root), family.name, config.layers, _amount(shapes), form, dtype_name(dtype), reason,
     )  # fmt: skip
     return DiffusionModel(
         network.eval(), family, schedule_of(root, family), dtype, device, form, mean, std, source,
@@ -243,7 +239,8 @@ def open_text_encoder(
     )  # fmt: skip
     log.info(
         "text encoder %s: %d layers, %s parameters, %s computed in %s (%s), %s",
-        _short(root), config.layers, _amount(shapes), _kept_as(source, found), _name(dtype), reason,
+        _short(root), config.layers, _amount(shapes), _kept_as(source, table, found),
+        dtype_name(dtype), reason,
         place.words,
     )  # fmt: skip
     return TextEncoderModel(
@@ -271,7 +268,7 @@ def load_vae(
     mean, std = latent_statistics(root, family_of(source.metadata))
     log.info(
         "VAE %s: %s names, base %d, computed in %s",
-        _short(root), names.layout, config.base, _name(dtype),
+        _short(root), names.layout, config.base, dtype_name(dtype),
     )  # fmt: skip
     return VAEModel(network.eval(), mean, std, dtype, device, root)
 

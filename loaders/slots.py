@@ -129,8 +129,9 @@ def _plain(
     entry = source.entries[table[name]]
     if not entry.dtype.is_floating_point and getattr(entry, "kind", None) is None:
         raise InkstoneError(
-            f"{source.path}: tensor {table[name]} holds {_name(entry.dtype)}, expected floats. The "
-            "file is quantised in a form that this version does not read: use the file in bf16."
+            f"{source.path}: tensor {table[name]} holds {dtype_name(entry.dtype)}, expected "
+            "floats. The file is quantised in a form that this version does not read: use the file "
+            "in bf16."
         )
     half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32
     matrix = isinstance(module, Linear) and len(shape) == 2 and entry.shape == shape
@@ -168,5 +169,6 @@ def _refuse_missing(source: Weights, missing: list[str]) -> None:
         )
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """E.g. "bfloat16"."""
     return str(dtype).removeprefix("torch.")
