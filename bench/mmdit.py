@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.linear import cpu_backend, onednn_linear  # noqa: E402
+from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear  # noqa: E402
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig  # noqa: E402
 from inkstone.kernels.modulation import Modulation, modulation  # noqa: E402
 
@@ -132,7 +132,7 @@ def floor(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
 
     def best(x: Tensor, w: Tensor, bias: Tensor | None = None) -> float:
         ways = [lambda: F.linear(x, w, bias)]
-        if cpu_backend()[0] == "onednn":
+        if cpu_backend(x.dtype)[0] == "onednn":
             ways.append(lambda: onednn_linear(x, w, bias))
         return min(_seconds(way) for way in ways)
 
@@ -211,8 +211,9 @@ def serve(name: str, args: argparse.Namespace) -> None:
 class Child:
     """One side in a process of its own, loaded until closed."""
 
-    def __init__(self, name: str) -> None:
-        call = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--one-side", name]
+    def __init__(self, name: str, dtype: str) -> None:
+        call = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
+        call += ["--dtype", dtype, "--one-side", name]
         pipe = subprocess.PIPE
         self.name, self._process = name, subprocess.Popen(call, stdin=pipe, stdout=pipe, text=True)
         self._answer()
@@ -245,7 +246,7 @@ def _block(times: list[tuple[float, ...]]) -> tuple[float, list[float]]:
 
 def measure(names: list[str], args: argparse.Namespace) -> list[Row]:
     """All sides loaded, then rounds in which each has its turn."""
-    children = [Child(name) for name in names]
+    children = [Child(name, args.dtype) for name in names]
     rows = []
     for tokens in args.tokens:
         rounds = args.rounds * (2 if tokens <= 1024 else 1)
@@ -277,13 +278,15 @@ def lines(rows: list[Row], dtype: str) -> list[tuple[str, ...]]:
 
 def main() -> None:
     p = harness.parser(__doc__)
-    p.set_defaults(dtype="bfloat16")
+    p.set_defaults(dtype=None)
     p.add_argument("--tokens", type=lambda s: [int(n) for n in s.split(",")], default=[1024, 4096])
     p.add_argument("--text", type=int, default=32, help="text tokens")
     p.add_argument("--rounds", type=int, default=3, help="turns; twice as many up to 1024 tokens")
     args = p.parse_args()
     if args.one_side:
         return serve(args.one_side, args)
+    best, reason = best_dtype("cpu")
+    args.dtype = args.dtype or str(best).removeprefix("torch.")
     names = args.sides.split(",") if args.sides else _names(args.dtype)
     unknown = [n for n in names if n not in _names(args.dtype)]
     if unknown:
@@ -295,6 +298,7 @@ def main() -> None:
         print(json.dumps({"title": title, **facts, "rows": [asdict(r) for r in rows]}, indent=1))
     else:
         print(common.report(title, lines(rows, args.dtype), facts))
+        print(f"best path of this processor: {str(best).removeprefix('torch.')} ({reason})")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Module names are the published key names.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .beside import Beside, References
 from .linear import UNPACKED, Linear
+from .modulated import ImgRows, gated_add, modulated_norm, pieces
 from .modulation import Modulation
 from .rope import Grid, joint_rope, rotate
 from .stream import Stream
@@ -52,7 +54,7 @@ _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one
 
 
 def activation_bytes(config: MMDiTConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
-    """Bytes that one forward needs beside weights; tokens: image and text tokens together."""
+    """Bytes that one forward needs beside weights; tokens: image (references too) and text."""
     size = dtype.itemsize
     streams = tokens * config.width * (_SLABS * size + 4)
     hidden = min(tokens, MLP.ROWS) * (config.ff + config.width) * size
@@ -68,6 +70,8 @@ class Pass:
     mask: Tensor | None  # [B,1,1,L+S] boolean, True = may be seen
     probe: Probe | None
     dtype: torch.dtype  # of weights and products; both streams are float32
+    tokens: int  # image tokens that are drawn; those behind them are references
+    kept: References | None = None  # in the first block: its references' keys and values
 
     def look(self, name: str, x: Tensor) -> Tensor:
         """Shows a tensor to the probe, if there is one."""
@@ -84,17 +88,6 @@ class RMSWeight(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
 
-_PIECE = 1 << 17  # elements per piece of a cache-sized loop
-
-
-def _pieces(x: Tensor) -> Iterator[slice]:
-    """Ranges of tokens of x [B,N,...] whose elements stay in a CPU's cache; elsewhere one range."""
-    step = (
-        max(1, _PIECE * x.shape[1] // max(1, x.numel())) if x.device.type == "cpu" else x.shape[1]
-    )
-    return (slice(i, i + step) for i in range(0, x.shape[1], step))
-
-
 def _norm_rotate(x: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
     y = F.rms_norm(x.float(), (x.shape[-1],), weight.float(), 1e-6)
     return rotate(y, turns).to(x.dtype)
@@ -107,35 +100,9 @@ def norm_rotate(x: Tensor, weight: Tensor, turns: Tensor, out: Tensor | None = N
     """
     if out is None:
         return _norm_rotate(x, weight, turns)
-    for part in _pieces(x):
+    for part in pieces(x):
         out[:, part] = _norm_rotate(x[:, part], weight, turns[part])
     return out
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift in `dtype`. x [B,N,D], shift, scale [n,D], n = 1 or B."""
-    if shift.shape[0] > 1 or torch.is_grad_enabled():
-        y = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return (y * (1 + scale[:, None]) + shift[:, None]).to(dtype)
-    weight, bias = (1 + scale[0].float()).to(x.dtype), shift[0].to(x.dtype)
-    if x.dtype == dtype:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
-    out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    for part in _pieces(x):
-        out[:, part] = F.layer_norm(x[:, part], x.shape[-1:], weight, bias, 1e-6)
-    return out
-
-
-def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + gate * y, in place without gradients. x, y [B,N,D], gate [n,D]."""
-    gate = gate[:, None].to(x.dtype)
-    if torch.is_grad_enabled():
-        return x + gate * y
-    if x.dtype == y.dtype:
-        return x.addcmul_(y, gate)
-    for part in _pieces(x):
-        x[:, part].addcmul_(y[:, part].to(x.dtype), gate)
-    return x
 
 
 class JointAttention(nn.Module):
@@ -163,22 +130,34 @@ class JointAttention(nn.Module):
 
         Only the first `keep` image tokens ask; all answer.
         """
-        length = txt.shape[1]
         target = img[:, :keep]
-        k = self._join(
-            (self.add_k_proj(txt), self.norm_added_k.weight, at.txt_turns),
-            (self.to_k(img), self.norm_k.weight, at.img_turns),
-        )
         ask = (self.to_q(target), self.norm_q.weight, at.img_turns[:keep])
         if self.last:
             q = self._join(ask)
         else:
             q = self._join((self.add_q_proj(txt), self.norm_added_q.weight, at.txt_turns), ask)
-        v = self.heads(torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1))
+        k, v = self._keys_values(img, txt, at)
         at.look("query", q), at.look("key", k), at.look("value", v)
         o = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), at.mask)
-        del q, k, v, length
+        del q, k, v
         return at.look("attention", o.transpose(1, 2).flatten(2))
+
+    def _keys_values(self, img: Tensor, txt: Tensor, at: Pass) -> tuple[Tensor, Tensor]:
+        """Of text and image [B,L+S,H,d]; those of references once per run where `at.kept` is."""
+        if at.kept is not None:
+            ref, img = img[:, at.tokens :], img[:, : at.tokens]
+        k = self._join(
+            (self.add_k_proj(txt), self.norm_added_k.weight, at.txt_turns),
+            (self.to_k(img), self.norm_k.weight, at.img_turns[: img.shape[1]]),
+        )
+        v = self.heads(torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1))
+        if at.kept is None:
+            return k, v
+        if at.kept.kv is None:
+            turns = at.img_turns[at.tokens :]
+            keys = self._join((self.to_k(ref), self.norm_k.weight, turns))
+            at.kept.kv = keys, self.heads(self.to_v(ref))
+        return torch.cat([k, at.kept.kv[0]], dim=1), torch.cat([v, at.kept.kv[1]], dim=1)
 
     def _join(self, *parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Each (projected [B,N,D], norm weight, turns): normed, rotated, one behind the other."""
@@ -228,19 +207,20 @@ class Block(nn.Module):
         self.last = last
 
     def forward(
-        self, img: Tensor, txt: Tensor, mods: tuple[Tensor, Tensor], keep: int, at: Pass
+        self, img: Tensor, txt: Tensor, mods: tuple[ImgRows, Tensor], keep: int, at: Pass
     ) -> tuple[Tensor, Tensor]:
-        """img [B,S,D], txt [B,L,D], mods ([n,6,D], [n,6,D]) -> both streams (img cut to `keep`)."""
-        i, t = mods[0].unbind(1), mods[1].unbind(1)
-        normed = [modulated_norm(x, m[0], m[1], at.dtype) for x, m in ((img, i), (txt, t))]
+        """img [B,S,D], txt [B,L,D], mods (rows, [n,6,D]) -> both streams (img cut to `keep`)."""
+        i, t = mods[0], mods[1].unbind(1)
+        normed = i.norm(img, 0, at.dtype), modulated_norm(txt, t[0], t[1], at.dtype)
         o = self.attn(*normed, keep, at)
+        del normed
         split = 0 if self.last else txt.shape[1]
-        img = gated_add(img[:, :keep], self.attn.to_out[0](o[:, split:]), i[2])
+        img = i.add(img[:, :keep], self.attn.to_out[0](o[:, split:]), 2)
         if not self.last:
             txt = gated_add(txt, self.attn.to_add_out(o[:, :split]), t[2])
             txt = gated_add(txt, self.txt_mlp(modulated_norm(txt, t[3], t[4], at.dtype)), t[5])
             at.look("text", txt)
-        img = gated_add(img, self.img_mlp(modulated_norm(img, i[3], i[4], at.dtype)), i[5])
+        img = i.add(img, self.img_mlp(i.norm(img, 3, at.dtype)), 5)
         at.look("image", img)
         return img, txt
 
@@ -268,39 +248,46 @@ class MMDiT(nn.Module):
         grids: Sequence[Grid],
         mask: Tensor | None = None,
         watch: Watch | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of the target tokens.
 
-        img [B,S,64] packed latents, the target picture first; txt [B,L,J] text states; mod rows
-        with n = 1 or B; grids one (f,h,w) in tokens per picture; mask [B,L] True = real text token.
-        Returns [B,S0,64], S0 = tokens of grids[0].
+        img [B,S,64] packed latents of what is drawn; txt [B,L,J] text states; mod rows with n = 1
+        or B; grids one (f,h,w) in tokens per picture: of those drawn, then of the references;
+        mask [B,L] True = real text token; beside: reference pictures. Returns [B,S,64].
         """
-        watch = watch or Watch()
-        at = self._pass(img, txt, grids, mask)
+        watch, beside = watch or Watch(), beside or Beside()
+        at = self._pass(img, txt, grids, mask, beside.layers)
         y = self.txt_in(
             F.rms_norm(txt.float(), txt.shape[-1:], self.txt_norm.weight.float(), 1e-6).to(
                 txt.dtype
             )
         )
         x, y = self.img_in(img).float(), y.float()
-        tokens = math.prod(grids[0])
+        refs = beside.references
+        if refs is not None:
+            x = torch.cat([x, refs.embed(self.img_in).expand(len(x), -1, -1)], dim=1)
         for i, block in enumerate(self.transformer_blocks):
             watch.on_block(i)
             if self.stream is not None:
                 self.stream.enter(i)
-            at_block = replace(at, probe=watch.probe_of(i))
-            keep = tokens if block.last else x.shape[1]
-            x, y = block(x, y, (mod.img[i], mod.txt[i]), keep, at_block)
+            kept = refs if refs is not None and refs.fixed and i == 0 else None
+            at_block = replace(at, probe=watch.probe_of(i), kept=kept)
+            keep = at.tokens if block.last else x.shape[1]
+            rows = ImgRows(mod.img[i], mod.ref[i] if mod.ref else None, at.tokens)
+            x, y = block(x, y, (rows, mod.txt[i]), keep, at_block)
             x = watch.add_residual(i, self.config.layers, x)
         scale, shift = mod.out.unbind(1)
-        return self.proj_out(modulated_norm(x, shift, scale, img.dtype))
+        return self.proj_out(modulated_norm(x[:, : at.tokens], shift, scale, img.dtype))
 
-    def _pass(self, img: Tensor, txt: Tensor, grids: Sequence[Grid], mask: Tensor | None) -> Pass:
+    def _pass(
+        self, img: Tensor, txt: Tensor, grids: Sequence[Grid], mask: Tensor | None, layers: int
+    ) -> Pass:
         c = self.config
-        turns = joint_rope(grids, txt.shape[1], c.axes, c.theta, img.device)
+        turns = joint_rope(grids, txt.shape[1], c.axes, c.theta, img.device, layers)
         if mask is not None:
-            mask = F.pad(mask, (0, img.shape[1]), value=True)[:, None, None, :]
-        return Pass(*turns, mask, None, img.dtype)
+            mask = F.pad(mask, (0, len(turns[0])), value=True)[:, None, None, :]
+        return Pass(*turns, mask, None, img.dtype, img.shape[1])
 
 
 class Watch:

@@ -30,16 +30,24 @@ _ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
 @dataclass(frozen=True)
 class Modulation:
     """Rows for n sigmas. img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1,
-    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm."""
+    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm.
+    ref[i] [1,6,D]: those of reference pictures where they have their own (zero_cond_t)."""
 
     img: list[Tensor]
     txt: list[Tensor]
     out: Tensor
+    ref: list[Tensor] | None = None
 
     def step(self, index: int) -> Modulation:
         """The rows of one sigma (n = 1)."""
         pick = slice(index, index + 1)
-        return Modulation([m[pick] for m in self.img], [m[pick] for m in self.txt], self.out[pick])
+        img, txt = [m[pick] for m in self.img], [m[pick] for m in self.txt]
+        return Modulation(img, txt, self.out[pick], self.ref)
+
+    def with_references(self) -> Modulation:
+        """Of rows whose last sigma is 0: that row becomes the reference pictures'."""
+        img, txt = [m[:-1] for m in self.img], [m[:-1] for m in self.txt]
+        return Modulation(img, txt, self.out[:-1], [m[-1:] for m in self.img])
 
 
 def timestep_embedding(sigma: Tensor, dim: int = 256) -> Tensor:

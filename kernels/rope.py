@@ -47,24 +47,33 @@ def joint_rope(
     axes: Sequence[int],
     theta: float = 10000.0,
     device: torch.device | str = "cpu",
+    layers: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Rotations of all image tokens [S, d/2] and of `text` text tokens [L, d/2], complex64.
 
     grids[0] is the target, the others are references, in token units. Text starts at the largest
-    half side over all pictures. The last few tables are kept: every step of a run asks for the
-    same ones. Never change them in place.
+    half side over all pictures. layers > 0 (layered variant): so many pictures are drawn, the one
+    behind them is their condition and stands at frame -1, and text starts at `layers` at least.
+    The last few tables are kept: every step of a run asks for the same ones. Never change them in
+    place.
     """
-    return _tables(tuple(map(tuple, grids)), text, tuple(axes), theta, str(device))
+    return _tables(tuple(map(tuple, grids)), text, tuple(axes), theta, str(device), layers)
 
 
 @functools.lru_cache(maxsize=8)
 def _tables(
-    grids: tuple[Grid, ...], text: int, axes: tuple[int, ...], theta: float, device: str
+    grids: tuple[Grid, ...],
+    text: int,
+    axes: tuple[int, ...],
+    theta: float,
+    device: str,
+    layers: int,
 ) -> tuple[Tensor, Tensor]:
     # kept tables must serve training too, whatever context asked first
     with torch.inference_mode(False), torch.device("cpu"):
-        img = torch.cat([image_positions(grid, i) for i, grid in enumerate(grids)])
-        start = max(max(h // 2, w // 2) for _, h, w in grids)
+        frames = [-1 if layers and i >= layers else i for i in range(len(grids))]
+        img = torch.cat([image_positions(grid, f) for grid, f in zip(grids, frames)])
+        start = max(layers, *(max(h // 2, w // 2) for _, h, w in grids))
         txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
         return _turns(img, axes, theta).to(device), _turns(txt, axes, theta).to(device)
 

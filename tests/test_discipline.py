@@ -150,7 +150,7 @@ def test_full_width_on_the_meta_device():
 def test_a_tensor_on_the_wrong_device_is_found(on_meta, monkeypatch):
     """The check checked: rotation tables that stay on the CPU, used in place."""
     bundle, right = on_meta(torch.float32), mmdit.joint_rope
-    monkeypatch.setattr(mmdit, "joint_rope", lambda *args: right(*args[:-1], "cpu"))
+    monkeypatch.setattr(mmdit, "joint_rope", lambda *args: right(*args[:4], "cpu", *args[5:]))
     with pytest.raises(RuntimeError, match="mixes devices: .'cpu', 'meta'"):
         text_to_image(bundle)
 
