@@ -25,7 +25,14 @@ from ..quant.storage import Found
 from .config import mmdit_config, text_config, vae_config
 from .detect import identify, require
 from .family import family_of
-from .folder import config_of, latent_statistics, part_of, preview_factors, schedule_of
+from .folder import (
+    config_of,
+    latent_statistics,
+    part_of,
+    pipeline_of,
+    preview_factors,
+    schedule_of,
+)
 from .gguf_tokenizer import tokenizer_for
 from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
 from .keys_gguf import settings
@@ -36,6 +43,7 @@ from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
 from .slots import Kept, biases_of, dtype_name, fill_all, slots_of
 from .tokenizer import load_tokenizer
+from .variant import settled, told
 from .vision import TowerWant, tower_place
 
 log = logging.getLogger(__name__)
@@ -129,7 +137,8 @@ def _kept_as(source: Weights, table: Mapping[str, str], found: Mapping[str, Foun
 class Want:
     """How a model is loaded. budget: bytes for the whole process, None = what is free when needed;
     wait: nothing but headers is read until the model is used;
-    free: asks the host for room, see residency.
+    free: asks the host for room, see residency;
+    variant: what the user says that a diffusion model is (variant.VARIANTS), None = what it says.
     """
 
     dtype: torch.dtype | None = None
@@ -137,6 +146,7 @@ class Want:
     budget: int | None = None
     wait: bool = False
     free: Callable[[int, torch.device], int] = free_after_asking
+    variant: str | None = None
 
 
 def _settled(weights: Residency, want: Want) -> Residency:
@@ -159,25 +169,23 @@ def open_diffusion_model(path: str | Path, want: Want = Want()) -> DiffusionMode
     part = part_of(root, "transformer")
     facts = identify(part, want="diffusion_model")
     require(facts, "diffusion_model")
-    if facts.variant == "layered":
-        raise InkstoneError(
-            f"{part}: Qwen-Image-Layered draws a stack of layers, which this version does not do. "
-            "Use Qwen-Image, 2512 or Edit."
-        )
     source = open_weights(part)
     names = mmdit_names(source.entries)
     family = family_of(source.metadata)
+    said = told(family.name, facts.variant, pipeline_of(part))
+    variant = settled(said, want.variant, family.name, part)
+    layered = variant is not None and variant.layered
     found = _found(source, names.table)
     shapes = _all_shapes(source, names.table, found)
     config = mmdit_config(shapes, family, config_of(part))
     with torch.device("meta"):
         network = MMDiT(config)
-    table_keys = modulation_keys(config.layers)
+    table_keys = modulation_keys(config.layers, layered)
     resident = dict(network.named_parameters())
     pruned = {f"transformer_blocks.{config.layers - 1}.{tail}" for tail in MMDIT_UNREAD}
     known = set(table_keys) | set(resident) | pruned
     _refuse_unknown(part, [n for n in shapes if n not in known] + list(names.others))
-    wanted = mmdit_layout(config)
+    wanted = mmdit_layout(config, layered)
     for key in table_keys:  # they are read when a table is asked for: too late for a complaint
         if shapes.get(key) != wanted[key]:
             got = f"shape {list(shapes[key])}" if key in shapes else "nothing"
@@ -192,12 +200,14 @@ def open_diffusion_model(path: str | Path, want: Want = Want()) -> DiffusionMode
     mean, std = latent_statistics(root, family)
     form = _kept_as(source, names.table, found)
     log.info(
-        "diffusion model %s: %s, %d blocks, %s parameters, %s computed in %s (%s)",
-        _short(root), family.name, config.layers, _amount(shapes), form, dtype_name(dtype), reason,
+        "diffusion model %s: %s, %s, %d blocks, %s parameters, %s computed in %s (%s)",
+        _short(root), family.name, f"variant {variant.name}" if variant else "variant not said",
+        config.layers, _amount(shapes), form, dtype_name(dtype), reason,
     )  # fmt: skip
     return DiffusionModel(
-        network.eval(), family, schedule_of(root, family), dtype, device, form, mean, std, source,
-        names.table, root, preview_factors(root), found=found, weights=weights, budget=want.budget,
+        network.eval(), family, schedule_of(root, family, layered), dtype, device, form, mean, std,
+        source, names.table, root, preview_factors(root), found=found, weights=weights,
+        budget=want.budget, variant=variant,
     )  # fmt: skip
 
 

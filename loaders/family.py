@@ -75,6 +75,7 @@ class EditTemplate:
     area: int  # pixels of the copy that the vision tower sees
     most: int | None  # pictures; None = any number
     usual: int  # pictures that the model was tried with: more are said
+    sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
 
     def text(self, prompt: str, pictures: int) -> str:
         """The text with one place for each picture."""

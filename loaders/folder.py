@@ -11,13 +11,14 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
-from ..sampling.schedule import Schedule, from_config
+from ..sampling.schedule import LAYERED, Schedule, from_config
 from .family import Family
 
 log = logging.getLogger(__name__)
@@ -116,13 +117,23 @@ def _homes(root: Path) -> Iterator[Path]:
         yield folder.parent
 
 
-def schedule_of(root: Path, family: Family) -> Schedule:
-    """What the folder's scheduler_config.json says (merged Lightning folders ship their own)."""
+def schedule_of(root: Path, family: Family, layered: bool = False) -> Schedule:
+    """What the folder's scheduler_config.json says (merged Lightning folders ship their own).
+
+    The layered pipeline computes mu by a rule of its own, whatever the config says of it.
+    """
     for home in _homes(root):
         config = read_json(home / "scheduler" / "scheduler_config.json")
         if config:
-            return from_config(config)
-    return family.schedule
+            return replace(from_config(config), by_root=layered)
+    return LAYERED if layered else family.schedule
+
+
+def pipeline_of(part: Path) -> str:
+    """The pipeline class that the model_index.json above a weight folder names; "" without one."""
+    folder = part if part.is_dir() else part.parent
+    name = read_json(folder.parent / "model_index.json").get("_class_name")
+    return name if isinstance(name, str) else ""
 
 
 def latent_statistics(root: Path, family: Family) -> tuple[Tensor, Tensor]:

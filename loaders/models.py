@@ -31,6 +31,7 @@ from .lora_stack import Adapter, Fitted
 from .residency import Residency
 from .safetensors_file import Weights
 from .tokenizer import Tokenizer
+from .variant import Variant
 from .vision import Seen, TowerPlace, with_pictures
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class DiffusionModel:
     weights: Residency | None = field(default=None, repr=False)  # None = always in memory
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[Fitted, ...] = ()
+    variant: Variant | None = None  # None = neither the file nor the user says
     # shared with all copies of this model
     _tables: dict[tuple, Modulation] = field(default_factory=dict, repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
@@ -94,25 +96,42 @@ class DiffusionModel:
         return next((f.distilled for f in self.adapters if f.distilled), None)
 
     def modulation(self, sigmas: Tensor) -> Modulation:
-        """The rows for sigmas [n]; the last tables are kept, so a new seed costs nothing."""
-        layers = self.network.config.layers
+        """The rows for sigmas [n], and those of references where they have a time of their own (0).
+
+        The last tables are kept, so a new seed costs nothing.
+        """
+        layers, apart = self.network.config.layers, bool(self.variant and self.variant.zero_cond_t)
         names = (key.rpartition(".")[0] for key in modulation_keys(layers))
         loras = lora_stack.TableBranches(self.adapters, names)
         key = (tuple(sigmas.tolist()), loras.key)
         if key not in self._tables:
             branches = loras.at(self._read, self.device)
+            levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if apart else sigmas
             table = modulation(
-                self._read, sigmas.to(self.device), layers, self.dtype, branches=branches
-            )
+                self._read, levels.to(self.device), layers, self.dtype,
+                0 if self.layered else None, branches,
+            )  # fmt: skip
+            table = table.with_references() if apart else table
             while len(self._tables) >= _KEPT_TABLES:
                 del self._tables[next(iter(self._tables))]
             self._tables[key] = table
         return self._tables[key]
 
     @property
+    def edit(self) -> EditTemplate | None:
+        """How this model's edits are encoded; None where it has none or the variant is not said."""
+        name = self.variant.edit if self.variant else None
+        return None if name is None else self.family.edit(name)
+
+    @property
+    def layered(self) -> bool:
+        """Draws layers of one picture."""
+        return self.variant is not None and self.variant.layered
+
+    @property
     def modulation_bytes(self) -> int:
         """Bytes of modulation weights, which stay in the file."""
-        keys = modulation_keys(self.network.config.layers)
+        keys = modulation_keys(self.network.config.layers, self.layered)
         plain = [self.source.entries[self.names[k]] for k in keys if k in self.names]
         return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
 
@@ -193,6 +212,8 @@ class TextEncoderModel:
         Kept by content: the same words and pictures are not encoded again.
         """
         edit.check(len(pictures))
+        if not edit.sees:
+            return self.encode(prompt)
         if len(pictures) > edit.usual:
             log.warning("%d pictures: the model was tried with up to %d", len(pictures), edit.usual)
         if self.vision is None:

@@ -28,8 +28,10 @@ from .sizes import (
     vae_sizes,
     vision_sizes,
 )
+from .variant import VARIANT_KEY, marked
 
 FAMILY_KEY = "inkstone_family"  # metadata of our own files, see family.py
+UNMARKED = "qwen-image or edit (identical tensors)"
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ def _mmdit(seen: Seen) -> FileFacts | None:
         variant = {64: "union", 68: "inpainting"}.get(width, f"{width} channels")
         wanted = layout.controlnet_layout(SimpleNamespace(**config), width)
     else:
-        marked = keys.ZERO_COND_MARK in names.marks or seen.config.get("zero_cond_t") is True
-        variant = ("layered" if layered else "edit-2511" if marked
-                   else "qwen-image or edit (identical tensors)")  # fmt: skip
+        zero_cond = keys.ZERO_COND_MARK in names.marks or seen.config.get("zero_cond_t") is True
+        said = marked(seen.metadata.get(FAMILY_KEY, "qwen-image"), zero_cond, layered)
+        variant = said.name if said else seen.metadata.get(VARIANT_KEY, UNMARKED)
         wanted = layout.mmdit_layout(SimpleNamespace(**config), layered)
         unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in keys.MMDIT_UNREAD}
         wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}

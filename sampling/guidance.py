@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 
-def guide(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
+def guide(positive: Tensor, negative: Tensor, scale: float, rescale: bool = True) -> Tensor:
     """c = neg + scale * (pos - neg), rescaled per token to the length of pos.
 
-    positive, negative [B,S,64] velocities of the target tokens. Reference: QwenImagePipeline. A
-    zero prediction stays zero (the reference would divide by zero).
+    positive, negative [B,S,64] velocities of the target tokens. Reference: QwenImagePipeline; the
+    layered one does not rescale. A zero prediction stays zero (the reference would divide by zero).
     """
     combined = negative + scale * (positive - negative)
+    if not rescale:
+        return combined
     length = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
     wanted = torch.linalg.vector_norm(positive, dim=-1, keepdim=True)
     return combined * (wanted / length.where(length > 0, torch.ones_like(length)))

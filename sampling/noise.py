@@ -12,8 +12,13 @@ from torch import Tensor
 from ..kernels.errors import InkstoneError
 
 
-def noise(seed: int, batch: int, rows: int, columns: int, channels: int = 16) -> Tensor:
-    """[batch,channels,rows,columns] float32 on the CPU; rows and columns in latent pixels."""
+def noise(
+    seed: int, batch: int, rows: int, columns: int, channels: int = 16, frames: int = 1
+) -> Tensor:
+    """[batch * frames,channels,rows,columns] float32 on the CPU; rows, columns in latent pixels.
+
+    frames: latents of one item (layers), drawn together; they follow each other.
+    """
     if not 0 <= seed < 2**64:
         raise InkstoneError(f"Seed is {seed}: expected 0 to 18446744073709551615.")
     if batch < 1:
@@ -21,5 +26,5 @@ def noise(seed: int, batch: int, rows: int, columns: int, channels: int = 16) ->
     items = []
     for k in range(batch):
         generator = torch.Generator().manual_seed((seed + k) % 2**64)
-        items.append(torch.randn(1, 1, channels, rows, columns, generator=generator)[:, 0])
+        items.append(torch.randn(frames, channels, rows, columns, generator=generator))
     return torch.cat(items)

@@ -10,26 +10,31 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.beside import Beside, References
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiT, Watch, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from .denoise import Step, euler
+from ..kernels.rope import Grid
+from .denoise import Kept, Step, euler
 from .finite import check
-from .geometry import check_canvas, pack, token_grid, unpack
+from .geometry import LATENT, pack, token_grid, unpack
 from .lightning import Distilled, misfit
 from .noise import noise
-from .schedule import check_sigmas
+from .request import Drawer, Request, check_request, reference_grid
+
+__all__ = ["Hooks", "Model", "Request", "denoise", "first_latent", "raw_latents", "working_bytes"]
 
 log = logging.getLogger(__name__)
 
 
-class Model(Protocol):
+class Model(Drawer, Protocol):
     """What denoising needs of a loaded diffusion model."""
 
     network: MMDiT
@@ -47,20 +52,7 @@ class Model(Protocol):
         """Within it the network works with the model's LoRAs, if it has some."""
 
     def modulation(self, sigmas: Tensor) -> Modulation:
-        """The table for these sigmas."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to draw."""
-
-    width: int
-    height: int
-    sigmas: Tensor
-    seed: int = 0
-    batch: int = 1
-    cfg: float = 1.0
-    latent: Tensor | None = None  # raw [B,16,1,h,w]; mixed in when sigmas start below 1
+        """The table for these sigmas, and for references where they have a time of their own."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +72,11 @@ class _Run:
     texts: dict[str, Tensor]
     hooks: Hooks
     table: Modulation
-    checked: bool = field(default=False)
+    grids: list[Grid]  # of the pictures that are drawn, then of the references
+    beside: Beside
 
     def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
-        m, r = self.model, self.request
+        m = self.model
         txt = self.texts[which].to(m.device, m.dtype).expand(x.shape[0], -1, -1)
         on_block = self.hooks.on_block
         watch = Watch(
@@ -91,7 +84,7 @@ class _Run:
             probe=self._probe if step == 0 else None,
         )
         v = m.network(
-            x.to(m.dtype), txt, self.table.step(step), [token_grid(r.width, r.height)], watch=watch
+            x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
         ).float()
         if step == 0:
             check("final projection", v, m.weights_format)
@@ -108,13 +101,12 @@ def denoise(
     request: Request,
     hooks: Hooks = Hooks(),
 ) -> Tensor:
-    """Raw VAE latents [B,16,1,h,w] float32 on the CPU.
+    """Raw VAE latents [B,16,1,h,w] float32 on the CPU; of the layered variant [B,16,layers,h,w].
 
     positive, negative: [1,L,J] text states. cfg > 1 needs a negative; at cfg <= 1 it is not used.
     """
     r = request
-    check_canvas(r.width, r.height)
-    check_sigmas(r.sigmas)
+    check_request(model, r)
     _check_guidance(r.cfg, negative)
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
@@ -122,51 +114,96 @@ def denoise(
     said = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
     if said:
         log.warning("%s", said)
-    start = _start(model, r).to(model.device)
+    start, kept = _start(model, r)
+    layered = model.variant is not None and model.variant.layered
     model.ready(working_bytes(model, r, texts))
     with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
-        run = _Run(model, r, texts, hooks, table)
-        x = euler(run.velocity, pack(start), r.sigmas, r.cfg, hooks.on_step)
+        run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r))
+        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not layered)
         return raw_latents(model, x, r)
 
 
 def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes that a run needs beside the weights: activations of one forward, and the table."""
-    config = model.network.config
+    """Bytes that a run needs beside the weights: activations of one forward, the table, and what
+    is kept of references between the steps.
+    """
+    config, size = model.network.config, model.dtype.itemsize
+    apart = model.variant is not None and model.variant.zero_cond_t
+    tokens = [math.prod(grid) for grid in _grids(r)]
+    references = sum(tokens[_drawn(r) :])
+    per_token = config.width * (4 + (2 * size * r.batch if apart else 0))
     text = max(t.shape[1] for t in texts.values())
-    tokens = math.prod(token_grid(r.width, r.height)) + text
-    return activation_bytes(config, tokens, r.batch, model.dtype) + table_bytes(
-        config.layers, config.width, len(r.sigmas) - 1, model.dtype
+    rows = len(r.sigmas) - 1 + apart
+    return (
+        activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
+        + table_bytes(config.layers, config.width, rows, model.dtype)
+        + references * per_token
     )
 
 
-def _start(model: Model, r: Request) -> Tensor:
-    """Noise, or noise mixed with the normalised latent where the schedule starts below 1."""
-    x = noise(r.seed, r.batch, r.height // 8, r.width // 8)
+def _drawn(r: Request) -> int:
+    """Pictures that are drawn together: one, or the layers and, before them, their sum."""
+    return 1 + r.layers
+
+
+def _grids(r: Request) -> list[Grid]:
+    """Tokens of the pictures that are drawn, then of the references."""
+    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.references]
+
+
+def _beside(model: Model, r: Request) -> Beside:
+    """The references, in one object for all steps and both halves of CFG."""
+    apart, layers = model.variant is not None and model.variant.zero_cond_t, r.layers
+    if not r.references:
+        return Beside()
+    tokens = torch.cat([_normalised(model, z) for z in r.references], dim=1)  # [1,R,64]
+    references = References(tokens.to(model.device, model.dtype), apart)
+    return Beside(references, _drawn(r) if layers else 0)
+
+
+def _normalised(model: Model, latent: Tensor) -> Tensor:
+    """Raw latents [n,16,1,h,w] -> what the network sees [n,S,64]."""
+    z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
+    down, right = z.shape[-2] % 2, z.shape[-1] % 2  # pictures that other nodes encoded
+    return pack(F.pad(z, (0, right, 0, down), mode="replicate") if down or right else z)
+
+
+def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:
+    """Noise [B,S,64], mixed with the latent where the schedule starts below 1; what is kept."""
+    drawn = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
+    x = pack(drawn).reshape(r.batch, -1, model.network.config.channels).to(model.device)
     first = r.sigmas[0].item()
-    if first >= 1:
-        return x
+    if first >= 1 and r.repaint is None:
+        return x, None
     if r.latent is None:
         raise InkstoneError(
             f"The schedule starts at sigma {first:g} and there is no latent to start from. "
             "Give a latent, or a schedule that starts at 1."
         )
-    z = (r.latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
-    return first * x + (1 - first) * z
+    picture = _normalised(model, r.latent).to(model.device)
+    mixed = first * x + (1 - first) * picture
+    if r.repaint is None:
+        return mixed, None
+    mask = pack(r.repaint.float().expand(-1, 16, -1, -1)).to(model.device)
+    return mixed, Kept(picture, x, mask)
 
 
 def first_latent(x: Tensor, request: Request) -> Tensor:
     """Of a packed normalised state [B,S,64] the first picture's latent [16,h,w]."""
     _, rows, columns = token_grid(request.width, request.height)
-    return unpack(x[:1], rows, columns)[0]
+    return unpack(x[:1, : rows * columns], rows, columns)[0]
 
 
 def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
-    """Packed normalised state [B,S,64] -> raw VAE latents [B,16,1,h,w] on the CPU."""
+    """Packed normalised state [B,S,64] -> raw VAE latents [B,16,1,h,w] on the CPU; of layers
+    [B,16,layers,h,w], without the picture that is their sum.
+    """
     _, rows, columns = token_grid(request.width, request.height)
-    z = unpack(x.float().cpu(), rows, columns)
-    return (z * model.latent_std + model.latent_mean)[:, :, None]
+    tokens = x.float().cpu().reshape(-1, rows * columns, x.shape[-1])
+    z = unpack(tokens, rows, columns) * model.latent_std + model.latent_mean
+    frames = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)  # [B,16,F,h,w]
+    return frames[:, :, 1:] if request.layers else frames
 
 
 def _check_guidance(cfg: float, negative: Tensor | None) -> None:

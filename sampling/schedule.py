@@ -34,9 +34,12 @@ class Schedule:
     max_shift: float = 0.9
     terminal: float | None = 0.02
     shift: float = 1.0
+    by_root: bool = False  # mu = sqrt(tokens / 256) of one layer: the layered pipeline's rule
 
     def mu(self, tokens: int) -> float:
         """The shift parameter for a canvas of `tokens` tokens (not clamped, as the reference)."""
+        if self.by_root:
+            return math.sqrt(tokens / 256)
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         return self.base_shift + (tokens - self.base_tokens) * slope
 
@@ -44,6 +47,7 @@ class Schedule:
 QWEN = Schedule()
 LIGHTNING = Schedule(base_shift=LIGHTNING_MU, max_shift=LIGHTNING_MU, terminal=None)
 LINEAR = Schedule(kind="none", dynamic=False, terminal=None)
+LAYERED = Schedule(kind="linear", terminal=None, by_root=True)
 
 
 def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
@@ -58,6 +62,27 @@ def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
     if schedule.terminal is not None and steps > 1:
         s = 1 - (1 - s) * (1 - schedule.terminal) / (1 - s[-1])
     return torch.cat([s, torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def tail(levels: Tensor, strength: float) -> Tensor:
+    """The part of a schedule that a run from a picture does: `strength` of its steps, from the end.
+
+    levels [N + 1]; 1 = all of it. The reference's rounding: int(N - N * strength) steps are left
+    out, so a whole step more is done where the product is not whole.
+    """
+    steps = len(levels) - 1
+    if not 0 < strength <= 1:
+        raise InkstoneError(
+            f"Strength is {strength:g}: expected more than 0 up to 1. 0.6 is usual; lower keeps "
+            "more of the picture."
+        )
+    skipped = int(max(steps - min(steps * strength, steps), 0))
+    if skipped >= steps:
+        raise InkstoneError(
+            f"Strength {strength:g} of {steps} steps leaves no step to do. Raise the strength or "
+            "the number of steps."
+        )
+    return levels[skipped:]
 
 
 def _factor(schedule: Schedule, tokens: int) -> float:
