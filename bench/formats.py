@@ -1,47 +1,118 @@
 """What each storage format costs in quality: the checker's scores of the embedded model per type.
 
-Every type is written by `inkstone quantize` (the diffusion model; the rest stays as shipped),
-loaded as any user's file, and draws the same unseen prompts, which the reader judges. Beside it
-the file's size and the relative error of its weights.
+Every type draws the same unseen prompts, which the reader judges; beside the scores the file's size
+and the relative error of its weights. Files are written by `inkstone quantize` (the diffusion
+model; the rest stays as shipped) and loaded as any user's file, with two exceptions: rows of the
+embedded model are shorter than the 256 weights of a K type's block, so a K file of it would hold
+other types. There the weights alone go through the type, two rows a block, and every block of the
+network gets what an inner block of the real one gets. DFloat11 has no encoder of ours but that of
+the tests.
 
 python bench/formats.py --prompts 200
+python bench/formats.py --prompts 400 --fast --keep /tmp/formats --types Q8_0,Q4_K_M  # goes on
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness  # noqa: E402
+from tests.dfloat11_encoder import encode as dfloat11  # noqa: E402
 
 harness.register()
 from inkstone.headless.quantise import QuantiseCall, quantise  # noqa: E402
 from inkstone.kernels.linear import Linear  # noqa: E402
+from inkstone.loaders import gguf_mix  # noqa: E402
 from inkstone.loaders.bundle import EMBEDDED_FOLDER, load_all  # noqa: E402
+from inkstone.loaders.matrices import Matrices  # noqa: E402
+from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+from inkstone.quant.dfloat11 import ORDER  # noqa: E402
+from inkstone.quant.encode import encode  # noqa: E402
+from inkstone.quant.gguf import dequantise  # noqa: E402
+from inkstone.quant.gguf_types import BlockType  # noqa: E402
 from inkstone.training import evaluate, reader  # noqa: E402
 
-TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K",
-         "fp8_scaled", "BF16")  # fmt: skip
+SHIPPED = "as shipped (fp16)"
+TYPES = (SHIPPED, "BF16", "DFloat11", "Q8_0", "Q6_K", "fp8_scaled", "Q5_1", "Q5_K_M", "Q5_0",
+         "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K")  # fmt: skip
 SHOWN = ("ground", "kind", "colour", "place", "size", "words", "letters", "stray", "all")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+K_BLOCK = 256
 
 
 def folder_of(kind: str, work: Path) -> tuple[Path, int]:
     """A model folder with the diffusion model in this type, and the bytes of its file."""
+    if kind == SHIPPED:
+        return EMBEDDED_FOLDER, (EMBEDDED_FOLDER / "transformer" / WEIGHTS).stat().st_size
     folder = work / kind
     ignore = shutil.ignore_patterns("transformer", "checkpoints")
     shutil.copytree(EMBEDDED_FOLDER, folder, ignore=ignore)
-    (folder / "transformer").mkdir()
-    shutil.copy(EMBEDDED_FOLDER / "transformer" / "config.json", folder / "transformer")
-    name = "model.safetensors" if kind == "fp8_scaled" else "model.gguf"
-    out = folder / "transformer" / name
-    quantise(QuantiseCall(EMBEDDED_FOLDER, out, kind), lambda *_: None)
-    return folder, out.stat().st_size
+    inner = folder / "transformer"
+    inner.mkdir()
+    shutil.copy(EMBEDDED_FOLDER / "transformer" / "config.json", inner)
+    if "_K" in kind:
+        return folder, pressed(kind, inner / WEIGHTS)
+    if kind == "DFloat11":
+        huffman(inner)
+    else:
+        out = inner / ("model.safetensors" if kind == "fp8_scaled" else "model.gguf")
+        quantise(QuantiseCall(EMBEDDED_FOLDER, out, kind), lambda *_: None)
+    return folder, sum(p.stat().st_size for p in inner.iterdir() if p.suffix != ".json")
+
+
+def pressed(kind: str, out: Path) -> int:
+    """Writes float32 weights that went through a K type; returns the bytes that they had there."""
+    mix = replace(gguf_mix.MIXES[kind], edge="", first=(0, ""))
+    with Matrices(EMBEDDED_FOLDER) as model:
+        types, replaced = gguf_mix.types_of({n: _folded(s) for n, s in model.shapes.items()}, mix)
+        assert not replaced, replaced
+        weights = {name: _through(model.whole(name), types[name]) for name in model.shapes}
+        save_safetensors(out, weights, dict(model.source.metadata))
+    return sum(-(-w.numel() // types[n].block) * types[n].bytes for n, w in weights.items())
+
+
+def _folded(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Rows shorter than a block are joined to one."""
+    if len(shape) != 2 or shape[1] % K_BLOCK == 0:
+        return shape
+    return shape[0] * shape[1] // K_BLOCK, K_BLOCK
+
+
+def _through(weight: Tensor, kind: BlockType) -> Tensor:
+    """A weight as it comes back from a type."""
+    if kind.dtype is not None:
+        return weight.to(kind.dtype).float()
+    return dequantise(encode(weight.view(_folded(weight.shape)), kind), kind).view(weight.shape)
+
+
+def huffman(inner: Path) -> None:
+    """Writes the model in bfloat16 as DFloat11: a stream for each block, config.json beside it."""
+    ((_, order),) = ORDER.items()
+    streams: dict[str, list[str]] = {}
+    with Matrices(EMBEDDED_FOLDER) as model:
+        tensors = {n: model.whole(n).bfloat16() for n in model.shapes}
+        metadata = dict(model.source.metadata)
+    blocks = sorted({n[: n.index(".", 19)] for n in tensors if n.startswith("transformer_blocks.")})
+    for block in blocks:  # the last one has fewer matrices than published files
+        members = [name for name in order if f"{block}.{name}.weight" in tensors]
+        weights = [tensors.pop(f"{block}.{name}.weight") for name in members]
+        tensors |= {block + suffix: part for suffix, part in dfloat11(weights).items()}
+        streams[block.replace(".", r"\.")] = members
+    save_safetensors(inner / WEIGHTS, tensors, metadata)
+    config = json.loads((inner / "config.json").read_text("utf-8"))
+    config["dfloat11_config"] = {"pattern_dict": streams}
+    (inner / "config.json").write_text(json.dumps(config), "utf-8")
 
 
 def weight_error(folder: Path) -> float:
@@ -58,31 +129,62 @@ def _linears(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return [(n, m) for n, m in network.named_modules() if isinstance(m, Linear)]
 
 
+def measured(kind: str, prompts: int, fast: bool, keep: Path) -> dict:
+    """Size, error, verdicts and a digest of the pictures of one type, from `keep` where it is."""
+    path = keep / f"{kind.split()[0]}-{prompts}{'-fast' if fast else ''}.json"
+    if path.exists():
+        return json.loads(path.read_text("utf-8"))
+    scenes = evaluate.test_scenes(prompts)
+    with tempfile.TemporaryDirectory() as work:
+        folder, size = folder_of(kind, Path(work))
+        error, models = weight_error(folder), load_all(folder)
+        family = models.model.family
+        pictures = evaluate.drawn(models, scenes, family.fast if fast else family.preset)
+    digest = hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest()
+    verdicts = [reader.read(p, s) for p, s in zip(pictures, scenes)]
+    found = {"kB": size / 1e3, "error": error, "digest": digest, "verdicts": verdicts}
+    path.write_text(json.dumps(found, default=float), "utf-8")
+    return found
+
+
+def row(kind: str, found: dict, shipped: dict) -> tuple[str, ...]:
+    """A type's line; lost and won: pictures right only as shipped, only in this type."""
+    verdicts = found["verdicts"]
+    rates = {}
+    for key in SHOWN:
+        values = [float(v[key]) for v in verdicts if v[key] is not None]
+        rates[key] = 100 * sum(values) / max(1, len(values))
+    pairs = [(a["all"], b["all"]) for a, b in zip(shipped["verdicts"], verdicts, strict=True)]
+    lost, won = sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
+    scores = [f"{rates[k]:.1f}" for k in SHOWN]
+    return kind, f"{found['kB']:.0f}", f"{found['error']:.4f}", *scores, str(lost), str(won)
+
+
 def main() -> None:
     p = harness.parser(__doc__)
     p.add_argument("--prompts", type=int, default=200)
     p.add_argument("--types", default=",".join(TYPES))
     p.add_argument("--fast", action="store_true", help="8 steps without CFG, not 20 with CFG 2")
+    p.add_argument("--keep", type=Path, help="keeps what is measured, and goes on from there")
     args = p.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(args.threads)
-    scenes = evaluate.test_scenes(args.prompts)
-    cells: common.Cells = [("type", "file kB", "weights", *SHOWN)]
+    known = {kind.split()[0].lower(): kind for kind in TYPES}
+    kinds = [known[kind.split()[0].lower()] for kind in args.types.split(",")]
+    cells: common.Cells = [("type", "file kB", "weights", *SHOWN, "lost", "won")]
+    alike: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as work:
-        shipped = EMBEDDED_FOLDER / "transformer" / "diffusion_pytorch_model.safetensors"
-        rows = [("as shipped (fp16)", EMBEDDED_FOLDER, shipped.stat().st_size, 0.0)]
-        for kind in args.types.split(","):
-            folder, size = folder_of(kind, Path(work))
-            rows.append((kind, folder, size, weight_error(folder)))
-        for name, folder, size, error in rows:
-            models = load_all(folder)
-            preset = models.model.family.fast if args.fast else models.model.family.preset
-            rates = reader.score(evaluate.drawn(models, scenes, preset), scenes)
-            scores = [f"{100 * rates[k]:.1f}" for k in SHOWN]
-            cells.append((name, f"{size / 1e3:.0f}", f"{error:.4f}", *scores))
+        keep = args.keep or Path(work)
+        keep.mkdir(parents=True, exist_ok=True)
+        shipped = measured(SHIPPED, args.prompts, args.fast, keep)
+        for kind in kinds:
+            found = measured(kind, args.prompts, args.fast, keep)
+            cells.append(row(kind, found, shipped))
+            alike.setdefault(found["digest"], []).append(kind)
             print(" ".join(cells[-1]), file=sys.stderr)
+    same = [f"the same pictures, bit for bit: {', '.join(k)}" for k in alike.values() if len(k) > 1]
     title = f"scores of {args.prompts} unseen prompts by storage type of the diffusion model"
-    print(common.report(title, cells, common.facts(args)))
+    print("\n".join([common.report(title, cells, common.facts(args)), *same]))
 
 
 if __name__ == "__main__":
