@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from ..kernels.errors import InkstoneError
 from ..nodes import host
 from ..nodes.host import io
+from .core_masks import MASK_NODES
+from .pictures import frames
 from .png import save_pictures
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 MAX_SIDE = 16384
@@ -55,24 +56,23 @@ def picture_path(name: str) -> Path:
     return path
 
 
+def picture_names() -> list[str]:
+    """What the combo of LoadImage offers: the pictures of the input folder."""
+    folder = host.input_directory()
+    files = folder.iterdir() if folder.is_dir() else []
+    return sorted(file.name for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
+
+
 class LoadImage(io.ComfyNode):
     """A picture from the input folder: IMAGE [B,H,W,3], MASK [B,H,W] with 1 = transparent."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        folder = host.input_directory()
-        files = (
-            sorted(
-                file.name for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
-            )
-            if folder.is_dir()
-            else []
-        )
         return io.Schema(
             node_id="LoadImage",
             display_name="Load Image",
             category="image",
-            inputs=[io.Combo.Input("image", options=files, upload=io.UploadType.image)],
+            inputs=[io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image)],
             outputs=[io.Image.Output(), io.Mask.Output()],
         )
 
@@ -91,38 +91,15 @@ class LoadImage(io.ComfyNode):
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
         import torch
-        from PIL import Image, ImageSequence, UnidentifiedImageError
 
-        path = picture_path(image)
-        try:
-            with Image.open(path) as file:
-                single = file.format == "MPO"
-                frames = [_frame(frame) for frame in ImageSequence.Iterator(file)]
-        except (UnidentifiedImageError, OSError) as error:
-            raise InkstoneError(f"{path} cannot be read as a picture: {error}.") from error
-        kept = [frame for frame in frames if frame[0].shape == frames[0][0].shape][
-            : 1 if single else None
+        found = frames(picture_path(image))
+        kept = [pair for pair in found if pair[0].shape == found[0][0].shape]
+        pictures = torch.stack([torch.from_numpy(colours) for colours, _ in kept])
+        clear = [  # 64x64 zeros where the file has no alpha, as in the core
+            torch.zeros(64, 64) if alpha is None else 1.0 - torch.from_numpy(alpha)
+            for _, alpha in kept
         ]
-        pictures, masks = (
-            torch.stack([torch.from_numpy(item) for item in part])
-            for part in zip(*kept, strict=True)
-        )
-        return io.NodeOutput(pictures, masks)
-
-
-def _frame(frame: object) -> tuple[np.ndarray, np.ndarray]:
-    """One frame upright: float [H,W,3] in 0..1 and mask [H,W] (64x64 zeros without alpha)."""
-    import numpy as np
-    from PIL import ImageOps
-
-    frame = ImageOps.exif_transpose(frame)
-    if frame.mode == "I":
-        frame = frame.point(lambda value: value * (1 / 255))
-    pixels = np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0
-    if "A" in frame.getbands() or (frame.mode == "P" and "transparency" in frame.info):
-        alpha = np.asarray(frame.convert("RGBA").getchannel("A"), dtype=np.float32) / 255.0
-        return pixels, 1.0 - alpha
-    return pixels, np.zeros((64, 64), dtype=np.float32)
+        return io.NodeOutput(pictures, torch.stack(clear))
 
 
 class SaveImage(io.ComfyNode):
@@ -344,5 +321,6 @@ CORE_NODES: dict[str, type[io.ComfyNode]] = {
         EmptyImage,
         EmptySD3LatentImage,
         *_PRIMITIVES,
+        *MASK_NODES,
     ]
 }
