@@ -1,4 +1,4 @@
-"""Every size is computed here, and nowhere else: canvas, latents, tokens, packing, vision tower.
+"""Every size is computed here, and nowhere else: canvas, lock, latents, tokens, vision tower.
 
 A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
 of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error). The
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..kernels.errors import InkstoneError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LATENT = 8  # picture pixels per latent pixel
 TOKEN = 16  # picture pixels per token
 LARGEST = 16384  # a side longer than this is a typing error
+NEAR = 1.05  # a picture whose sides are that near to the wanted size is not resampled
+CONTEXT = (64, 3)  # a cropped part: least pixels a side, most times that one side is the other
 CELL = 28  # picture pixels per token of the vision tower
 COPY = 32  # sides of resized copies are multiples of this
 VISION_PIXELS = (56 * 56, 12845056)  # least and most, preprocessor_config.json of Qwen-Image-Edit
@@ -92,6 +94,121 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     b, _, features = tokens.shape
     x = tokens.reshape(b, rows, columns, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(b, features // 4, 2 * rows, 2 * columns)
+
+
+class Box(NamedTuple):
+    """A part of a picture, in pixels; right and bottom are the first pixels beyond it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self.right - self.left, self.bottom - self.top
+
+    def of(self, x: Tensor) -> Tensor:
+        """A view of this part of x [n,H,W] or [n,H,W,C]."""
+        return x[:, self.top : self.bottom, self.left : self.right]
+
+    def wider(self, by: int, width: int, height: int) -> Box:
+        """This with `by` pixels more on each side, as far as the picture goes."""
+        left, top = max(0, self.left - by), max(0, self.top - by)
+        return Box(left, top, min(width, self.right + by), min(height, self.bottom + by))
+
+
+def locked_sizes(
+    width: int, height: int, area: int | None = None, enlarge: bool = True
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(size to work at, size of the canvas) for a picture of any size; the canvas is the next
+    multiple of 16. `area`: the work size has about so many pixels in the picture's ratio.
+    """
+    if min(width, height) < 1:
+        raise InkstoneError(f"The picture is {width}x{height}: it needs at least one pixel.")
+    scale = 1.0
+    if area is not None:
+        _check_area(area)
+        wanted = math.sqrt(area / (width * height))
+        if wanted < 1 / NEAR or (wanted > NEAR and enlarge):
+            scale = wanted
+        scale = min(scale, LARGEST / max(width, height))
+    work = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = _up(work[0], TOKEN), _up(work[1], TOKEN)
+    if max(canvas) > LARGEST:
+        raise InkstoneError(
+            f"The picture is {width}x{height}: a canvas has up to {LARGEST} pixels a side. Crop "
+            "the picture, or give an area to work at (for example 1 megapixel)."
+        )
+    return work, canvas
+
+
+def _check_area(area: int) -> None:
+    if not isinstance(area, Integral) or not TOKEN**2 <= area <= LARGEST**2:
+        raise InkstoneError(
+            f"The area to work at is {area} pixels: expected a whole number from {TOKEN**2} to "
+            f"{LARGEST**2}. 1048576 (1024x1024) is usual."
+        )
+
+
+def _up(side: int, step: int) -> int:
+    return -(-side // step) * step
+
+
+def context_box(inner: Box, width: int, height: int, margin: int) -> Box:
+    """`inner` with `margin` pixels of context around it, where the picture has room: at least 64
+    pixels a side, no side more than 3 times the other, multiples of 16.
+    """
+    if not 0 <= margin <= LARGEST:
+        raise InkstoneError(
+            f"The margin around the mask is {margin} pixels: expected 0 to {LARGEST}. 64 is usual."
+        )
+    least, ratio = CONTEXT
+    wanted = [side + 2 * margin for side in inner.size]
+    least = max(least, -(-max(wanted) // ratio))
+    across, down = (_up(max(side, least), TOKEN) for side in wanted)
+    left, right = _span(inner.left, inner.right, across, width)
+    top, bottom = _span(inner.top, inner.bottom, down, height)
+    return Box(left, top, right, bottom)
+
+
+def _span(low: int, high: int, length: int, whole: int) -> tuple[int, int]:
+    """`length` around low..high, moved so that it lies in 0..whole."""
+    length = min(length, whole)
+    start = min(max(0, low - (length - (high - low)) // 2), whole - length)
+    return start, start + length
+
+
+def padded_size(width: int, height: int, sides: Sides) -> tuple[int, int]:
+    """(width, height) of a picture with new parts on its sides."""
+    for name, side in sides._asdict().items():
+        if not isinstance(side, Integral) or not 0 <= side <= LARGEST:
+            raise InkstoneError(
+                f"{side!r} pixels are to be added at the {name}: expected a whole number from 0 to "
+                f"{LARGEST}. To take something away, crop the picture."
+            )
+    if not any(sides):
+        raise InkstoneError(
+            "All four sides of the outpainting are 0, so there is nothing to draw. Give the pixels "
+            "to add at the left, top, right or bottom."
+        )
+    size = sides.left + width + sides.right, sides.top + height + sides.bottom
+    if max(size) > LARGEST:
+        raise InkstoneError(
+            f"The picture would become {size[0]}x{size[1]}: expected up to {LARGEST} pixels a "
+            "side. Add less."
+        )
+    return size
+
+
+class Sides(NamedTuple):
+    """Pixels added on each side of a picture."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
 
 
 def area_size(width: int, height: int, area: int) -> tuple[int, int]:
