@@ -119,6 +119,15 @@ class Box(NamedTuple):
         return Box(left, top, min(width, self.right + by), min(height, self.bottom + by))
 
 
+class Sides(NamedTuple):
+    """Pixels added on each side of a picture."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
 def locked_sizes(
     width: int, height: int, area: int | None = None, enlarge: bool = True
 ) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -200,15 +209,6 @@ def padded_size(width: int, height: int, sides: Sides) -> tuple[int, int]:
             "side. Add less."
         )
     return size
-
-
-class Sides(NamedTuple):
-    """Pixels added on each side of a picture."""
-
-    left: int = 0
-    top: int = 0
-    right: int = 0
-    bottom: int = 0
 
 
 def area_size(width: int, height: int, area: int) -> tuple[int, int]:

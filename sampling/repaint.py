@@ -1,83 +1,26 @@
-"""Drawing only a part of a picture: masks, crop and stitch, outpainting. Outside the mask the
-pixels of the original are kept bit by bit.
+"""Drawing only a part of a picture: paste, crop and stitch, outpainting.
 
-Masks are [n,H,W], 1 = drawn anew, 0 = kept. Three rules, each the same everywhere:
- - Size: a mask is stretched over the picture, and each pixel takes the greatest value of the mask
-   pixels that it touches. So nothing that was marked is lost, and hard masks stay hard. (The
-   reference resizes in grey and cuts at 0.5.)
- - Latent cells are 8x8 pixels: one is drawn anew if any of its pixels is, however faintly.
- - A seam fades inside the mask only, over `feather` pixels. The rim of the picture is no seam.
+Outside the mask the values of the original are kept bit by bit: nothing is added to them, not
+even zero. A small part of a large picture is cut out with some context, edited at the model's full
+resolution and put back; what is outside of it is never touched. How masks work: masks.py.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
-from .geometry import LATENT, Box, Sides, context_box, padded_size
-from .lock import Lock, check_picture, check_range, colour, lock, pad_edges, size_of
+from .geometry import Box, Sides, context_box, padded_size
+from .lock import Lock, Size, check_picture, colour, lock, size_of
+from .masks import bounds, check_fits, check_soft, latent_mask, mask_for, soften
 
-log = logging.getLogger(__name__)
+__all__ = ["Crop", "FILLS", "Repaint", "Sides", "bounds", "crop_for", "latent_mask", "mask_for"]
+__all__ += ["pad_out", "paste", "soften", "stitch", "whole"]
 
-MOST_SOFT = 512  # pixels to grow or feather: more is a typing error
 FILLS = ("edge", "mirror", "grey")  # what lies in a new part before it is drawn
-STRIP = 64  # columns at a time: a strip stays in the processor's cache
-
-Size = tuple[int, int]
-"""(width, height) in pixels."""
-
-
-def mask_for(mask: Tensor, size: Size) -> Tensor:
-    """Any mask ([H,W], [n,H,W], [n,1,H,W]; float 0..1 or bool) -> float32 [n,height,width]."""
-    m = _check_mask(mask)
-    (width, height), (w, h) = size_of(m), size
-    if abs(width * h - height * w) > max(width * h, height * w) / 50:
-        log.warning(
-            "The mask is %dx%d, the picture %dx%d: the mask is stretched to another ratio",
-            *(width, height, w, h),
-        )
-    return _touched(m, size)
-
-
-def soften(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
-    """[n,H,W] with its parts grown (or, below 0, shrunk) by `grow` pixels and faded inside.
-
-    Growing: what lies within `grow` pixels of a value of 0.5 or more becomes 1. Feather: the value
-    rises in a straight line from the rim, to 1 at `feather` pixels inside or, in a thinner mask,
-    at its deepest pixel.
-    """
-    _check_soft(grow, feather)
-    out = mask.clone()
-    for item in out if grow or feather else ():
-        if grow:
-            _grow(item, grow)
-        if feather:
-            _fade(item, feather)
-    return out
-
-
-def bounds(mask: Tensor) -> Box:
-    """The smallest box around all that any of the masks [n,H,W] marks."""
-    marked = (mask > 0).any(0)
-    rows, columns = (marked.any(d).nonzero().flatten() for d in (1, 0))
-    if not len(rows):
-        raise InkstoneError(
-            "The mask is empty: nothing is marked to be drawn anew. Paint the part that shall "
-            "change (a picture without an alpha channel is loaded with an empty mask)."
-        )
-    return Box(*(int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
-
-
-def latent_mask(mask: Tensor, lock: Lock) -> Tensor:
-    """[n,H,W] of the lock's picture -> [n,1,h/8,w/8] of its canvas, 1 where any pixel is marked."""
-    _check_fits(mask, lock.picture)
-    marked = pad_edges(_touched((mask > 0).float(), lock.work), lock.canvas)
-    return F.max_pool2d(marked[:, None], LATENT)
 
 
 def paste(original: Tensor, result: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -99,7 +42,7 @@ def paste(original: Tensor, result: Tensor, mask: Tensor | None = None) -> Tenso
     original, result = _same_channels(original, result)
     if mask is None:
         return result.expand(count, -1, -1, -1).clone()
-    _check_fits(mask, size_of(original))
+    check_fits(mask, size_of(original))
     out = original.expand(count, -1, -1, -1).clone()
     for i, item in enumerate(mask.to(out.device, torch.float32).expand(count, -1, -1)):
         if item.any():  # else all of it stays
@@ -144,7 +87,7 @@ def stitch(original: Tensor, result: Tensor, mask: Tensor, crop: Crop) -> Tensor
     where mask [n,H,W] says; bit by bit the original elsewhere.
     """
     check_picture(original)
-    _check_fits(mask, crop.picture)
+    check_fits(mask, crop.picture)
     if size_of(original) != crop.picture:
         raise InkstoneError(
             f"The picture is {_said(original)}, the crop was made in {crop.picture[0]}x"
@@ -158,7 +101,7 @@ def stitch(original: Tensor, result: Tensor, mask: Tensor, crop: Crop) -> Tensor
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Repaint:
     """All that an inpainting carries from the mask to the finished picture."""
 
@@ -188,7 +131,7 @@ def pad_out(
     mask is feathered and where a strength below 1 starts from it.
     """
     check_picture(picture)
-    _check_soft(0, feather)
+    check_soft(0, feather)
     if fill not in FILLS:
         raise InkstoneError(f"Fill {fill!r} is not known: expected one of {', '.join(FILLS)}.")
     (width, height), size = size_of(picture), padded_size(*size_of(picture), sides)
@@ -218,105 +161,6 @@ def _mirrored(whole: int, before: int, old: int) -> Tensor:
     """The same if the picture is mirrored at its rims, as often as it takes."""
     place = (torch.arange(whole) - before) % (2 * old)
     return torch.minimum(place, 2 * old - 1 - place)
-
-
-# --- masks
-
-
-def _touched(mask: Tensor, size: Size) -> Tensor:
-    """[n,H,W] -> [n,height,width], each the greatest value of the pixels that it touches."""
-    if size_of(mask) == size:
-        return mask
-    return F.adaptive_max_pool2d(mask[:, None], (size[1], size[0]))[:, 0]
-
-
-def _grow(mask: Tensor, grow: int) -> None:
-    """Grows [H,W] in place, or shrinks it."""
-    height, width = mask.shape
-    solid = mask >= 0.5
-    if not solid.any() or (grow < 0 and solid.all()):
-        return
-    box = bounds(solid[None]).wider(abs(grow) + 1, width, height)
-    part, inside = box.of(mask[None])[0], box.of(solid[None])[0]
-    if grow > 0:
-        part.masked_fill_(_distance(inside, grow + 1) <= grow, 1)
-    else:
-        mask.mul_(solid)  # what is faint lies at a rim
-        part.masked_fill_(_distance(~inside, 1 - grow) <= -grow, 0)
-
-
-def _fade(mask: Tensor, feather: int) -> None:
-    """Fades [H,W] in place from its rim inwards."""
-    height, width = mask.shape
-    marked = mask > 0
-    if not marked.any() or marked.all():
-        return
-    box = bounds(marked[None]).wider(1, width, height)
-    depth = _distance(~box.of(marked[None])[0], feather + 1)
-    box.of(mask[None])[0].mul_(depth / depth.max())
-
-
-def _distance(seeds: Tensor, most: int) -> Tensor:
-    """[h,w] bool -> float32 distance of each pixel to the nearest seed, exact, at most `most`."""
-    along = torch.minimum(_behind(seeds, most), _behind(seeds.flip(1), most).flip(1)) ** 2
-    strips = []
-    for strip in along.split(STRIP, dim=1):
-        strip = strip.contiguous()
-        best = strip.clone()
-        for d in range(1, min(most, len(strip))):
-            moved = strip + d * d
-            torch.minimum(best[d:], moved[:-d], out=best[d:])
-            torch.minimum(best[:-d], moved[d:], out=best[:-d])
-        strips.append(best)
-    return torch.cat(strips, 1).sqrt_().clamp_(max=most)
-
-
-def _behind(seeds: Tensor, most: int) -> Tensor:
-    """[h,w] bool -> float32 steps back along the row to the last seed, at most `most`."""
-    place = torch.arange(seeds.shape[1], device=seeds.device, dtype=torch.float32)
-    last = torch.where(seeds, place, -float(most)).cummax(1).values
-    return (place - last).clamp_(max=most)
-
-
-# --- checks
-
-
-def _check_mask(mask: Tensor) -> Tensor:
-    """Any mask -> float32 [n,H,W] in 0..1."""
-    m, shape = mask, list(mask.shape)
-    if m.dim() == 2:
-        m = m[None]
-    elif m.dim() == 4 and shape[1] == 1:
-        m = m[:, 0]
-    if m.dim() != 3 or min(shape) < 1:
-        raise InkstoneError(
-            f"The mask has shape {shape}: expected [masks, height, width] with at least one pixel. "
-            "Take one channel of a picture as the mask."
-        )
-    if not (m.is_floating_point() or m.dtype == torch.bool):
-        raise InkstoneError(
-            f"The mask has {m.dtype} values: expected floats from 0 (keep) to 1 (draw anew). "
-            "Divide 8-bit values by 255."
-        )
-    m = m.float()
-    check_range("The mask", m, 0.01)
-    return m.clamp(0, 1)
-
-
-def _check_fits(mask: Tensor, size: Size) -> None:
-    if mask.dim() != 3 or size_of(mask) != size:
-        raise InkstoneError(
-            f"The mask has shape {list(mask.shape)}, the picture is {size[0]}x{size[1]}. "
-            "Bring the mask to the size of the picture first."
-        )
-
-
-def _check_soft(grow: int, feather: int) -> None:
-    for name, value, least in (("Grow", grow, -MOST_SOFT), ("Feather", feather, 0)):
-        if not least <= value <= MOST_SOFT:
-            raise InkstoneError(
-                f"{name} is {value} pixels: expected {least} to {MOST_SOFT}. 8 to 32 is usual."
-            )
 
 
 def _count(*tensors: Tensor) -> int:

@@ -1,0 +1,168 @@
+"""Masks [n,H,W]: 1 = drawn anew, 0 = kept. Three rules, each the same everywhere:
+
+- Size: a mask is stretched over the picture, and each pixel takes the greatest value of the mask
+  pixels that it touches. So nothing that was marked is lost, and hard masks stay hard. (The
+  reference resizes in grey and cuts at 0.5.)
+- Latent cells are 8x8 pixels: one is drawn anew if any of its pixels is, however faintly.
+- A seam fades inside the mask only, over `feather` pixels. The rim of the picture is no seam.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+from .geometry import LATENT, Box
+from .lock import Lock, Size, check_range, pad_edges, size_of
+
+log = logging.getLogger(__name__)
+
+MOST_SOFT = 512  # pixels to grow or feather: more is a typing error
+STRIP = 64  # columns at a time: a strip stays in the processor's cache
+
+
+def mask_for(mask: Tensor, size: Size) -> Tensor:
+    """Any mask ([H,W], [n,H,W], [n,1,H,W]; float 0..1 or bool) -> float32 [n,height,width]."""
+    m = _check_mask(mask)
+    (width, height), (w, h) = size_of(m), size
+    if abs(width * h - height * w) > max(width * h, height * w) / 50:
+        log.warning(
+            "The mask is %dx%d, the picture %dx%d: the mask is stretched to another ratio",
+            *(width, height, w, h),
+        )
+    return _touched(m, size)
+
+
+def soften(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
+    """[n,H,W] with its parts grown (or, below 0, shrunk) by `grow` pixels and faded inside.
+
+    Growing: what lies within `grow` pixels of a value of 0.5 or more becomes 1. Feather: the value
+    rises in a straight line from the rim, to 1 at `feather` pixels inside or, in a thinner mask,
+    at its deepest pixel.
+    """
+    check_soft(grow, feather)
+    out = mask.clone()
+    for item in out if grow or feather else ():
+        if grow:
+            _grow(item, grow)
+        if feather:
+            _fade(item, feather)
+    return out
+
+
+def bounds(mask: Tensor) -> Box:
+    """The smallest box around all that any of the masks [n,H,W] marks."""
+    marked = (mask > 0).any(0)
+    rows, columns = (marked.any(d).nonzero().flatten() for d in (1, 0))
+    if not len(rows):
+        raise InkstoneError(
+            "The mask is empty: nothing is marked to be drawn anew. Paint the part that shall "
+            "change (a picture without an alpha channel is loaded with an empty mask)."
+        )
+    return Box(*(int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
+
+
+def latent_mask(mask: Tensor, lock: Lock) -> Tensor:
+    """[n,H,W] of the lock's picture -> [n,1,h/8,w/8] of its canvas, 1 where any pixel is marked."""
+    check_fits(mask, lock.picture)
+    marked = pad_edges(_touched((mask > 0).float(), lock.work), lock.canvas)
+    return F.max_pool2d(marked[:, None], LATENT)
+
+
+def _touched(mask: Tensor, size: Size) -> Tensor:
+    """[n,H,W] -> [n,height,width], each the greatest value of the pixels that it touches."""
+    if size_of(mask) == size:
+        return mask
+    return F.adaptive_max_pool2d(mask[:, None], (size[1], size[0]))[:, 0]
+
+
+def _grow(mask: Tensor, grow: int) -> None:
+    """Grows [H,W] in place, or shrinks it."""
+    height, width = mask.shape
+    solid = mask >= 0.5
+    if not solid.any() or (grow < 0 and solid.all()):
+        return
+    box = bounds(solid[None]).wider(abs(grow) + 1, width, height)
+    part, inside = box.of(mask[None])[0], box.of(solid[None])[0]
+    if grow > 0:
+        part.masked_fill_(_distance(inside, grow + 1) <= grow, 1)
+    else:
+        mask.mul_(solid)  # what is faint lies at a rim
+        part.masked_fill_(_distance(~inside, 1 - grow) <= -grow, 0)
+
+
+def _fade(mask: Tensor, feather: int) -> None:
+    """Fades [H,W] in place from its rim inwards."""
+    height, width = mask.shape
+    marked = mask > 0
+    if not marked.any() or marked.all():
+        return
+    box = bounds(marked[None]).wider(1, width, height)
+    depth = _distance(~box.of(marked[None])[0], feather + 1)
+    box.of(mask[None])[0].mul_(depth / depth.max())
+
+
+def _distance(seeds: Tensor, most: int) -> Tensor:
+    """[h,w] bool -> float32 distance of each pixel to the nearest seed, exact, at most `most`."""
+    along = torch.minimum(_behind(seeds, most), _behind(seeds.flip(1), most).flip(1)) ** 2
+    strips = []
+    for strip in along.split(STRIP, dim=1):
+        strip = strip.contiguous()
+        best = strip.clone()
+        for d in range(1, min(most, len(strip))):
+            moved = strip + d * d
+            torch.minimum(best[d:], moved[:-d], out=best[d:])
+            torch.minimum(best[:-d], moved[d:], out=best[:-d])
+        strips.append(best)
+    return torch.cat(strips, 1).sqrt_().clamp_(max=most)
+
+
+def _behind(seeds: Tensor, most: int) -> Tensor:
+    """[h,w] bool -> float32 steps back along the row to the last seed, at most `most`."""
+    place = torch.arange(seeds.shape[1], device=seeds.device, dtype=torch.float32)
+    last = torch.where(seeds, place, -float(most)).cummax(1).values
+    return (place - last).clamp_(max=most)
+
+
+def _check_mask(mask: Tensor) -> Tensor:
+    """Any mask -> float32 [n,H,W] in 0..1."""
+    m, shape = mask, list(mask.shape)
+    if m.dim() == 2:
+        m = m[None]
+    elif m.dim() == 4 and shape[1] == 1:
+        m = m[:, 0]
+    if m.dim() != 3 or min(shape) < 1:
+        raise InkstoneError(
+            f"The mask has shape {shape}: expected [masks, height, width] with at least one pixel. "
+            "Take one channel of a picture as the mask."
+        )
+    if not (m.is_floating_point() or m.dtype == torch.bool):
+        raise InkstoneError(
+            f"The mask has {m.dtype} values: expected floats from 0 (keep) to 1 (draw anew). "
+            "Divide 8-bit values by 255."
+        )
+    m = m.float()
+    check_range("The mask", m, 0.01)
+    return m.clamp(0, 1)
+
+
+def check_fits(mask: Tensor, size: Size) -> None:
+    """Raises unless the mask is [n,H,W] of this size."""
+    if mask.dim() != 3 or size_of(mask) != size:
+        raise InkstoneError(
+            f"The mask has shape {list(mask.shape)}, the picture is {size[0]}x{size[1]}. "
+            "Bring the mask to the size of the picture first."
+        )
+
+
+def check_soft(grow: int, feather: int) -> None:
+    """Raises unless both are numbers of pixels that make sense."""
+    for name, value, least in (("Grow", grow, -MOST_SOFT), ("Feather", feather, 0)):
+        if not least <= value <= MOST_SOFT:
+            raise InkstoneError(
+                f"{name} is {value} pixels: expected {least} to {MOST_SOFT}. 8 to 32 is usual."
+            )
