@@ -29,7 +29,7 @@ ROLES = {
     "controlnet": ("ControlNet", "models/controlnet", "the ControlNet loader"),
 }
 WORDS = {"qwen-image": "Qwen-Image", "qwen2.5-vl": "Qwen2.5-VL", "inkstone-embedded": "embedded"}
-OURS = frozenset({*WORDS, "qwen-image, perhaps"})
+OURS = frozenset({*WORDS, "qwen-image, perhaps", "qwen2.5-vl, perhaps"})
 
 
 def _amount(parameters: int) -> str:

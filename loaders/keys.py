@@ -72,7 +72,7 @@ FORMAT_MARKS = (
     (".weight._data", "quanto"),
 )  # fmt: skip
 LORA_MARK = re.compile(
-    r"\.(lora_[AB](\.[^.]+)?\.weight|lora_[AB]|lora_(up|down)\.weight|lokr_w[12](_[ab])?"
+    r"\.(lora_[AB](\.[^.]+)?\.weight|lora_[AB]|lora[_.](up|down)(\.weight)?|lokr_w[12](_[ab])?"
     r"|hada_w[12]_[ab]|diff_b|diff)$"
 )
 QWEN_LORA_MARK = re.compile(r"(img|txt)_(mlp|mod)[._]|transformer_blocks[._][45]\d[._]attn[._]")

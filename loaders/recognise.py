@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from ..quant.storage import Source
 from . import keys, keys_gguf, layout
 from .header import Entry
+from .lora_keys import seems_for, understand
 from .seen import MARKED, SUPPORTED, Seen, formats_of
 from .sizes import (
     Shapes,
@@ -167,8 +168,15 @@ def _lora(seen: Seen) -> FileFacts | None:
     marked = [name for name in seen.entries if keys.LORA_MARK.search(name)]
     if not marked:
         return None
+    known = {name: understand(name) for name in marked}
+    roles = {one.role for one in known.values() if one and one.ours}
+    strange = [name for name, one in known.items() if not (one and one.ours)]
+    if roles == {"text"} and seems_for(strange) is None:
+        # the names of any language model: that it fits this one, its shapes say at load
+        return FileFacts("lora", "qwen2.5-vl, perhaps", "for the text encoder", "lora",
+                         formats=formats_of(seen))  # fmt: skip
     qwen = any(keys.QWEN_LORA_MARK.search(name) for name in marked)
-    other = any(keys.OTHER_LORA_MARK.search(name) for name in marked)
+    other = any(keys.OTHER_LORA_MARK.search(name) for name in strange)
     blocks = qwen or (not other and any(keys.BLOCK_LORA_MARK.search(name) for name in marked))
     family = "qwen-image" if qwen else "qwen-image, perhaps" if blocks else "other"
     problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"

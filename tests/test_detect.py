@@ -14,6 +14,8 @@ from inkstone.loaders.detect import FileFacts, describe, identify, require
 from inkstone.loaders.safetensors_file import Entry, save_safetensors
 from inkstone.loaders.seen import SUPPORTED
 
+from .test_lora_keys import NAMES as LORA_NAMES
+
 MMDIT = SimpleNamespace(layers=60, heads=24, head_dim=128, channels=64, joint=3584, ff=12288)
 VAE = SimpleNamespace(base=96, mult=(1, 2, 4, 4), res_blocks=2, z=16, channels=3)
 TEXT = SimpleNamespace(
@@ -382,6 +384,28 @@ def test_wrong_place_names_the_right_one(
     with pytest.raises(InkstoneError) as caught:
         require(seen, D)
     assert f"It belongs in {folder}" in str(caught.value) and "loader" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [n for n, (role, _, _) in LORA_NAMES.items() if role == "text"])
+def test_lora_for_the_text_encoder_in_every_spelling(name: str):
+    if name.endswith(".alpha"):
+        name = name.removesuffix("alpha") + "lora_up.weight"
+    seen = facts({name: (3584, 16)})
+    assert (seen.role, seen.problem) == (L, ""), seen.sentence
+    assert "text encoder" in seen.sentence
+    require(seen, L)
+
+
+def test_lora_for_both():
+    both = named("lora_unet_transformer_blocks_3_attn_to_q.lora_up.weight",
+                 "lora_te_layers_3_self_attn_q_proj.lora_up.weight")  # fmt: skip
+    seen = facts(both)
+    assert (seen.role, seen.variant, seen.problem) == (L, "", "") and "qwen-image" in seen.sentence
+
+
+def test_lora_in_the_old_spelling_of_diffusers():
+    seen = facts(named("transformer_blocks.45.attn.to_q.lora.down.weight"))
+    assert (seen.role, seen.family, seen.problem) == (L, "qwen-image", "")
 
 
 def test_unknown_file():
