@@ -26,7 +26,7 @@ from .linear import UNPACKED, Linear
 from .modulated import ImgRows, gated_add, modulated_norm, pieces
 from .modulation import Modulation
 from .rope import Grid, joint_rope, rotate
-from .stream import Stream
+from .stream import Stream, Walk, in_step
 
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
 
@@ -256,6 +256,23 @@ class MMDiT(nn.Module):
         or B; grids one (f,h,w) in tokens per picture: of those drawn, then of the references;
         mask [B,L] True = real text token; beside: reference pictures. Returns [B,S,64].
         """
+        return self.together([self.walk(img, txt, mod, grids, mask, watch, beside)])[0]
+
+    def together(self, walks: Sequence[Walk]) -> list[Tensor]:
+        """Several passes (see `walk`) at once: streamed weights are read once for all of them."""
+        return in_step(walks, len(self.transformer_blocks), self.stream)
+
+    def walk(
+        self,
+        img: Tensor,
+        txt: Tensor,
+        mod: Modulation,
+        grids: Sequence[Grid],
+        mask: Tensor | None = None,
+        watch: Watch | None = None,
+        beside: Beside | None = None,
+    ) -> Walk:
+        """What `forward` computes, with a stop before each block."""
         watch, beside = watch or Watch(), beside or Beside()
         at = self._pass(img, txt, grids, mask, beside.layers)
         y = self.txt_in(
@@ -269,8 +286,7 @@ class MMDiT(nn.Module):
             x = torch.cat([x, refs.embed(self.img_in).expand(len(x), -1, -1)], dim=1)
         for i, block in enumerate(self.transformer_blocks):
             watch.on_block(i)
-            if self.stream is not None:
-                self.stream.enter(i)
+            yield
             kept = refs if refs is not None and refs.fixed and i == 0 else None
             at_block = replace(at, probe=watch.probe_of(i), kept=kept)
             keep = at.tokens if block.last else x.shape[1]

@@ -1,8 +1,15 @@
-"""What a network asks before each of its blocks when its weights are not all in memory."""
+"""Weights that are not all in memory: what a network asks before each of its blocks, and several
+independent passes that go through the blocks together, so that each block is brought in once."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import Protocol
+
+from torch import Tensor
+
+Walk = Generator[None, None, Tensor]
+"""A forward that stops before each of its blocks and returns its result after the last."""
 
 
 class Stream(Protocol):
@@ -13,3 +20,21 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Lets go of what was brought in."""
+
+
+def in_step(walks: Sequence[Walk], blocks: int, stream: Stream | None) -> list[Tensor]:
+    """The results of passes over one network, block by block: their numbers never meet."""
+    for index in range(blocks):
+        for walk in walks:
+            next(walk)
+        if stream is not None:
+            stream.enter(index)
+    return [_result(walk) for walk in walks]
+
+
+def _result(walk: Walk) -> Tensor:
+    try:
+        next(walk)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a pass has more blocks than its network")

@@ -205,4 +205,6 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
         references=(picture,) * call.pictures,
     )  # fmt: skip
     text = torch.empty(1, _PROMPT, models.model.network.config.joint, device="meta")
-    return working_bytes(models.model, request, {"positive": text})
+    guided = models.model.family.preset.cfg > 1 and models.model.distilled is None
+    texts = {"positive": text} | ({"negative": text} if guided else {})
+    return working_bytes(models.model, request, texts)

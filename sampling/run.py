@@ -22,6 +22,7 @@ from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiT, Watch, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from ..kernels.rope import Grid
+from ..kernels.stream import Walk
 from .denoise import Kept, Step, euler
 from .finite import check
 from .geometry import LATENT, pack, token_grid, unpack
@@ -74,21 +75,32 @@ class _Run:
     table: Modulation
     grids: list[Grid]  # of the pictures that are drawn, then of the references
     beside: Beside
+    ahead: Tensor | None = None  # the negative's velocity, computed with the positive's
 
     def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
-        m = self.model
+        """Where weights are streamed, both halves of CFG go over them together."""
+        if which == "negative" and self.ahead is not None:
+            v, self.ahead = self.ahead, None
+            return v
+        streamed = self.model.network.stream is not None
+        halves = list(self.texts) if streamed and which == "positive" else [which]
+        found = self.model.network.together([self._walk(x, step, half) for half in halves])
+        found = [v.float() for v in found]
+        for v in found if step == 0 else ():
+            check("final projection", v, self.model.weights_format)
+        self.ahead = found[1] if len(found) > 1 else None
+        return found[0]
+
+    def _walk(self, x: Tensor, step: int, which: str) -> Walk:
+        m, on_block = self.model, self.hooks.on_block
         txt = self.texts[which].to(m.device, m.dtype).expand(x.shape[0], -1, -1)
-        on_block = self.hooks.on_block
         watch = Watch(
             on_block=None if on_block is None else (lambda block: on_block(step, block)),
             probe=self._probe if step == 0 else None,
         )
-        v = m.network(
+        return m.network.walk(
             x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
-        ).float()
-        if step == 0:
-            check("final projection", v, m.weights_format)
-        return v
+        )
 
     def _probe(self, block: int, name: str, x: Tensor) -> None:
         check(f"block {block}, {name}", x, self.model.weights_format)
@@ -115,12 +127,11 @@ def denoise(
     if said:
         log.warning("%s", said)
     start, kept = _start(model, r)
-    layered = model.variant is not None and model.variant.layered
     model.ready(working_bytes(model, r, texts))
     with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
         run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r))
-        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not layered)
+        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
         return raw_latents(model, x, r)
 
 
@@ -129,14 +140,15 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     is kept of references between the steps.
     """
     config, size = model.network.config, model.dtype.itemsize
-    apart = model.variant is not None and model.variant.zero_cond_t
     tokens = [math.prod(grid) for grid in _grids(r)]
     references = sum(tokens[_drawn(r) :])
-    per_token = config.width * (4 + (2 * size * r.batch if apart else 0))
+    per_token = config.width * (4 + (2 * size * r.batch if model.apart else 0))
     text = max(t.shape[1] for t in texts.values())
-    rows = len(r.sigmas) - 1 + apart
+    rows = len(r.sigmas) - 1 + model.apart
+    waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
     return (
         activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
+        + waiting  # the streams of CFG's other half, where weights are streamed
         + table_bytes(config.layers, config.width, rows, model.dtype)
         + references * per_token
     )
@@ -154,12 +166,11 @@ def _grids(r: Request) -> list[Grid]:
 
 def _beside(model: Model, r: Request) -> Beside:
     """The references, in one object for all steps and both halves of CFG."""
-    apart, layers = model.variant is not None and model.variant.zero_cond_t, r.layers
     if not r.references:
         return Beside()
     tokens = torch.cat([_normalised(model, z) for z in r.references], dim=1)  # [1,R,64]
-    references = References(tokens.to(model.device, model.dtype), apart)
-    return Beside(references, _drawn(r) if layers else 0)
+    references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
+    return Beside(references, _drawn(r) if model.layered else 0)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:

@@ -156,7 +156,8 @@ def test_an_edit_counts_tower_rows_and_references():
     assert plain.vision_tower == 0 and "vision tower" not in plain.sentence()
     assert made.vision_tower == tower.weights.nbytes and "vision tower 0.00 GB" in made.sentence()
     table = sigmas(LINEAR, 4, 60)
-    texts = {"positive": torch.empty(1, 64, 128)}
+    text = torch.empty(1, 64, 128)
+    texts = {"positive": text, "negative": text}
     picture = torch.zeros(1, 16, 1, 12, 20)
     want = working_bytes(edits.model, Request(*size, table, references=(picture,) * 2), texts)
     decode = plan(edits, Wanted(size, 4)).activations
@@ -200,6 +201,6 @@ def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
 
     monkeypatch.setattr(Residency, "settle", listen)
     text = torch.randn(1, 64, 128)
-    denoise(bundle.model, text, None, Request(96, 64, sigmas(LINEAR, 2, 24)))
+    denoise(bundle.model, text, text, Request(96, 64, sigmas(LINEAR, 2, 24), cfg=2.0))
     made = plan(replace(bundle, vae=None), Wanted((96, 64), 2))
     assert asked == [made.activations + made.modulation_table]
