@@ -16,9 +16,12 @@ from ..kernels.errors import InkstoneError
 from ..quant.finders import find_packed
 from ..quant.storage import Found
 from .detect import identify, require
-from .folder import config_of, part_of
+from .family import family_of
+from .folder import config_of, part_of, pipeline_of
 from .keys import MMDIT_UNUSED, mmdit_names, text_names
+from .recognise import FAMILY_KEY
 from .safetensors_file import Weights, open_weights
+from .variant import VARIANT_KEY, told
 
 Rows = Callable[[int, int], Tensor]  # (start, stop) -> float tensor [stop - start, columns]
 PARTS = {"diffusion_model": "transformer", "text_encoder": "text_encoder"}
@@ -60,6 +63,18 @@ class Matrices:
             if theirs.rpartition(".")[2] in MMDIT_UNUSED
         }
         self.left_out = tuple(n for n in names.unused if n not in self.marks.values())
+        self.said = self._said()
+
+    def _said(self) -> dict[str, str]:
+        """Metadata with which a copy says what it is: without a folder around it, nothing else
+        may."""
+        family = self.source.metadata.get(FAMILY_KEY)
+        said = {FAMILY_KEY: family} if family else {}
+        if self.role == "diffusion_model":
+            mark = identify(self.source).variant
+            variant = told(family_of(self.source.metadata).name, mark, pipeline_of(self.path))
+            said |= {VARIANT_KEY: variant.name} if variant else {}
+        return said
 
     def _stored(self, name: str) -> tuple[int, ...]:
         return tuple(self.source.entries[self.names[name]].shape)

@@ -100,18 +100,18 @@ class DiffusionModel:
 
         The last tables are kept, so a new seed costs nothing.
         """
-        layers, apart = self.network.config.layers, bool(self.variant and self.variant.zero_cond_t)
+        layers = self.network.config.layers
         names = (key.rpartition(".")[0] for key in modulation_keys(layers))
         loras = lora_stack.TableBranches(self.adapters, names)
         key = (tuple(sigmas.tolist()), loras.key)
         if key not in self._tables:
             branches = loras.at(self._read, self.device)
-            levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if apart else sigmas
+            levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
             table = modulation(
                 self._read, levels.to(self.device), layers, self.dtype,
                 0 if self.layered else None, branches,
             )  # fmt: skip
-            table = table.with_references() if apart else table
+            table = table.with_references() if self.apart else table
             while len(self._tables) >= _KEPT_TABLES:
                 del self._tables[next(iter(self._tables))]
             self._tables[key] = table
@@ -122,6 +122,11 @@ class DiffusionModel:
         """How this model's edits are encoded; None where it has none or the variant is not said."""
         name = self.variant.edit if self.variant else None
         return None if name is None else self.family.edit(name)
+
+    @property
+    def apart(self) -> bool:
+        """References have a time of their own (zero_cond_t)."""
+        return self.variant is not None and self.variant.zero_cond_t
 
     @property
     def layered(self) -> bool:
@@ -301,8 +306,11 @@ class VAEModel:
     _told: str = field(default="", init=False, repr=False)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1."""
-        z = latent[:, :, 0] if latent.dim() == 5 else latent
+        """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
+
+        Of layers [B,16,layers,h,w] one picture each, [B*layers,H,W,4]: those of a row together.
+        """
+        z = latent.transpose(1, 2).flatten(0, 1) if latent.dim() == 5 else latent
         c = self.network.config
         if z.dim() != 4 or z.shape[1] != c.z or 0 in z.shape:
             raise InkstoneError(
@@ -335,8 +343,13 @@ class VAEModel:
             self._told = plan
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w]."""
+        """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
+
+        Of a VAE with alpha (layered), pictures without it are taken as opaque.
+        """
         c = self.network.config
+        if c.channels == 4 and pictures.shape[-1] == 3:
+            pictures = torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
         _, height, width, channels = pictures.shape
         if height % c.scale or width % c.scale or channels != c.channels:
             raise InkstoneError(

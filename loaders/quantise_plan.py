@@ -20,7 +20,6 @@ from .gguf_writer import Value, gguf_layout
 from .header import write_header
 from .keys_gguf import TEXT
 from .matrices import Matrices
-from .recognise import FAMILY_KEY
 
 FP8 = "FP8_SCALED"
 ROPE_SECTIONS = [16, 24, 24, 0]  # of Qwen2.5-VL: time, height, width
@@ -116,8 +115,7 @@ def _values(model: Matrices, file_type: int, said: list[str]) -> dict[str, Value
     text = model.role == "text_encoder"
     values: dict[str, Value] = {"general.architecture": "qwen2vl" if text else "qwen_image"}
     values |= {"general.quantization_version": 2, "general.file_type": file_type}
-    if FAMILY_KEY in model.source.metadata:
-        values[FAMILY_KEY] = model.source.metadata[FAMILY_KEY]
+    values |= model.said
     return values | (_text_values(model, said) if text else {})
 
 
@@ -195,8 +193,7 @@ def _placed(
     meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices
 ) -> FilePlan:
     ordered = dict(sorted(meta.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
-    family = model.source.metadata.get(FAMILY_KEY)
-    head = write_header(ordered, {"format": "pt"} | ({FAMILY_KEY: family} if family else {}))
+    head = write_header(ordered, {"format": "pt"} | model.said)
     places, at = {}, len(head)
     for saved, tensor in ordered.items():
         places[saved] = at

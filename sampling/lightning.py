@@ -28,11 +28,12 @@ def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
     """What of a run does not fit a distilled model, as a sentence; None where all does."""
     steps, wanted = len(levels) - 1, distilled.steps
     wrong = []
-    if (steps != wanted) if wanted else steps > MOST_STEPS:
+    whole = levels[0] >= 1  # a run from a picture starts inside the schedule, with fewer steps
+    if (steps != wanted) if wanted and whole else steps > (wanted or MOST_STEPS):
         wrong.append(f"{steps} steps")
     if cfg > 1:
         wrong.append(f"CFG {cfg:g}")
-    if levels[0] >= 1 and steps > 1:  # a run from a picture starts inside the schedule
+    if whole and steps > 1:
         apart = (levels.cpu().float() - sigmas(LIGHTNING, steps, 1)).abs().max().item()
         if apart > _CLOSE:
             wrong.append("another schedule")

@@ -28,14 +28,20 @@ class Kind(Protocol):
     """What is asked of a variant."""
 
     name: str
-    zero_cond_t: bool  # references have a time of their own
-    layered: bool  # draws layers of one picture
 
 
 class Drawer(Protocol):
     """What is asked of a model before it draws."""
 
     variant: Kind | None  # None = neither the file nor the user says
+
+    @property
+    def apart(self) -> bool:
+        """References have a time of their own (zero_cond_t)."""
+
+    @property
+    def layered(self) -> bool:
+        """Draws layers of one picture."""
 
     @property
     def edit(self) -> Edits | None:
@@ -66,7 +72,7 @@ def check_request(model: Drawer, r: Request) -> None:
     _check_variant(model, r)
     for number, picture in enumerate(r.references, 1):
         _check_reference(f"Reference picture {number}", picture)
-    if model.variant is not None and model.variant.layered:
+    if model.layered:
         _check_layers(r)
     elif r.layers:
         raise InkstoneError(
@@ -91,7 +97,7 @@ def _check_variant(model: Drawer, r: Request) -> None:
             "each variant was trained with its own template. Encode the prompt with this diffusion "
             "model connected, or load the model that it was encoded for."
         )
-    if not r.references or (own is not None and own.layered):
+    if not r.references or model.layered:
         return
     pictures = f"{len(r.references)} reference picture{'s' * (len(r.references) > 1)}"
     if own is None:
