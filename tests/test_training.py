@@ -7,7 +7,7 @@ import torch
 
 from inkstone.headless.cli import main
 from inkstone.loaders.tokenizer import load_tokenizer
-from inkstone.training import flow, recipe
+from inkstone.training import edit_flow, flow, recipe
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
 
@@ -100,6 +100,9 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     quick = [dataclasses.replace(s, steps=2, batch=2, crop=32) for s in vae_training.STAGES]
     monkeypatch.setattr(vae_training, "STAGES", tuple(quick))
     monkeypatch.setattr(flow, "STAGES", (dataclasses.replace(FLOW_STAGE, steps=2),))
+    edits = dict(share={"edit-strips": 1.0}, pictures={"edit-strips": 4})
+    stage = dataclasses.replace(edit_flow.STAGES[0], steps=2, batch=2, **edits)
+    monkeypatch.setattr(edit_flow, "STAGES", (stage,))
     monkeypatch.setattr(flow, "STATISTICS", 4)
     recipe.train(tmp_path / "checkpoints", tmp_path / "model", 1)
     out = tmp_path / "x.png"

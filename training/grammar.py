@@ -123,19 +123,21 @@ def sample(
     raise RuntimeError(f"no {split} scene of kind {kind!r} found")
 
 
-def _pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
+def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
+    """One of them."""
     return options[int(rng.integers(len(options)))]
 
 
 def _ink(rng: np.random.Generator, *grounds: str) -> str:
     """A colour that stands out from all grounds (luminance differs by 50 or more)."""
     fit = [c for c in COLOURS if all(abs(luminance(c) - luminance(g)) >= 50 for g in grounds)]
-    return _pick(rng, fit)
+    return pick(rng, fit)
 
 
-def _text(rng: np.random.Generator) -> str:
+def written(rng: np.random.Generator) -> str:
+    """Letters for a word: of the list, or random."""
     if rng.random() < 0.5:
-        return _pick(rng, WORDS)
+        return pick(rng, WORDS)
     length = int(rng.choice(6, p=(0.04, 0.08, 0.16, 0.22, 0.24, 0.26))) + 1
     return "".join(LETTERS[int(i)] for i in rng.integers(len(LETTERS), size=length))
 
@@ -143,13 +145,13 @@ def _text(rng: np.random.Generator) -> str:
 def _word(
     rng: np.random.Generator, width: int, y: int, colour: str, place: str, plate: str = ""
 ) -> Word:
-    text = _text(rng)
+    text = written(rng)
     x = (width - CELL[0] * len(text)) // 2 // CELL[0] * CELL[0]
     return Word(text, colour, place, x, y, plate)
 
 
 def _strip(rng: np.random.Generator, width: int, height: int) -> Scene:
-    ground = _pick(rng, list(COLOURS))
+    ground = pick(rng, list(COLOURS))
     word = _word(rng, width, 0, _ink(rng, ground), "center")
     return Scene(
         width,
@@ -171,7 +173,7 @@ def _shape(
     rng: np.random.Generator, width: int, height: int, ground: str, place: str, size: str
 ) -> Shape:
     x, y = centre(place, width, height, SIZES[size])
-    return Shape(_pick(rng, KINDS), _ink(rng, ground), size, place, x, y, SIZES[size])
+    return Shape(pick(rng, KINDS), _ink(rng, ground), size, place, x, y, SIZES[size])
 
 
 def _name(shape: Shape) -> str:
@@ -179,8 +181,8 @@ def _name(shape: Shape) -> str:
 
 
 def _one_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
-    ground, place = _pick(rng, list(COLOURS)), _pick(rng, PLACES)
-    shape = _shape(rng, width, height, ground, place, _pick(rng, list(SIZES)))
+    ground, place = pick(rng, list(COLOURS)), pick(rng, PLACES)
+    shape = _shape(rng, width, height, ground, place, pick(rng, list(SIZES)))
     said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
     return Scene(
         width, height, ground, (shape,), f"a {_name(shape)}{said} on a {ground} background"
@@ -188,7 +190,7 @@ def _one_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 
 def _two_shapes(rng: np.random.Generator, width: int, height: int) -> Scene:
-    ground = _pick(rng, list(COLOURS))
+    ground = pick(rng, list(COLOURS))
     first, second = (
         ("left", "right")
         if width >= height and rng.random() < 0.6 or width > height
@@ -202,7 +204,7 @@ def _two_shapes(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 
 def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
-    ground, place = _pick(rng, list(COLOURS)), _pick(rng, ("top", "bottom", "center"))
+    ground, place = pick(rng, list(COLOURS)), pick(rng, ("top", "bottom", "center"))
     y = {"top": 0, "bottom": height - CELL[1]}.get(place, (height - CELL[1]) // 2 // 16 * 16)
     word = _word(rng, width, y, _ink(rng, ground), place)
     said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
@@ -216,7 +218,7 @@ def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 
 def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
-    ground, above, sign = _pick(rng, list(COLOURS)), rng.random() < 0.5, rng.random() < 0.33
+    ground, above, sign = pick(rng, list(COLOURS)), rng.random() < 0.5, rng.random() < 0.33
     plate = _ink(rng, ground) if sign else ""
     colour = _ink(rng, plate or ground)
     margin = 16 if height > 96 else 0
@@ -225,7 +227,7 @@ def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     gap = (y + CELL[1], height) if above else (0, y)
     middle = (gap[0] + gap[1]) // 2
     shape = Shape(
-        _pick(rng, KINDS),
+        pick(rng, KINDS),
         _ink(rng, ground),
         "",
         "bottom" if above else "top",

@@ -7,6 +7,7 @@ every score. A shape is looked for, not assumed, and ink where nothing should be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,25 +28,56 @@ def nearest_colour(rgb: np.ndarray) -> str:
     return min(COLOURS, key=lambda name: float(np.linalg.norm(rgb - np.array(COLOURS[name]))))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is right in a picture: the ground, each item's facts in the scene's order, no stray ink.
+
+    A word's facts: letters (number right), words (all of them), word_colour. A shape's: kind,
+    colour, place, size.
+    """
+
+    ground: bool
+    items: list[dict[str, bool | int]]
+    stray: bool
+
+
+def ground_and_ink(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[H,W,3] -> the ground's colour [3] (median of the border), pixels far from it [H,W]."""
+    p = picture.astype(np.float32)
+    border = np.concatenate([e.reshape(-1, 3) for e in (p[:3], p[-3:], p[:, :3], p[:, -3:])])
+    ground = np.median(border, axis=0)
+    return ground, np.linalg.norm(p - ground, axis=2) > FAR
+
+
+def look(picture: np.ndarray, scene: Scene) -> Seen:
+    """uint8 [H,W,3] against a scene, item by item."""
+    p = picture.astype(np.float32)
+    ground, ink = ground_and_ink(p)
+    items = []
+    for item in scene.items:
+        if isinstance(item, Word):
+            letters, coloured = _read_word(p, item, ground)
+            whole = letters == len(item.text)
+            items.append({"letters": letters, "words": whole, "word_colour": coloured})
+        else:
+            found = _read_shape(p, ink, item, scene)
+            items.append(dict(zip(("kind", "colour", "place", "size"), found)))
+    return Seen(nearest_colour(ground) == scene.ground, items, _stray(ink, scene) <= STRAY)
+
+
 def read(picture: np.ndarray, scene: Scene) -> Verdict:
     """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place,
     size, stray, all. None where the scene has no such item.
     """
-    p = picture.astype(np.float32)
-    border = np.concatenate([e.reshape(-1, 3) for e in (p[:3], p[-3:], p[:, :3], p[:, -3:])])
-    ground = np.median(border, axis=0)
-    verdict: Verdict = {"ground": nearest_colour(ground) == scene.ground}
-    words = [item for item in scene.items if isinstance(item, Word)]
-    shapes = [item for item in scene.items if isinstance(item, Shape)]
-    ink = np.linalg.norm(p - ground, axis=2) > FAR
-    seen = [_read_word(p, w, ground) for w in words]
-    verdict["words"] = all(s[0] == len(w.text) for s, w in zip(seen, words)) if words else None
-    verdict["letters"] = seen[0][0] / len(words[0].text) if words else None
-    verdict["word_colour"] = all(s[1] for s in seen) if words else None
-    found = [_read_shape(p, ink, s, scene) for s in shapes]
-    for i, key in enumerate(("kind", "colour", "place", "size")):
-        verdict[key] = all(f[i] for f in found) if shapes else None
-    verdict["stray"] = _stray(ink, scene) <= STRAY
+    seen = look(picture, scene)
+    verdict: Verdict = {"ground": seen.ground}
+    lines = [item for item in scene.items if isinstance(item, Word)]
+    for key in ("words", "letters", "word_colour", "kind", "colour", "place", "size"):
+        found = [item[key] for item in seen.items if key in item]
+        verdict[key] = all(found) if found else None
+        if found and key == "letters":
+            verdict[key] = found[0] / len(lines[0].text)
+    verdict["stray"] = seen.stray
     verdict["all"] = all(v for k, v in verdict.items() if v is not None and k != "letters")
     return verdict
 

@@ -1,4 +1,4 @@
-"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, export, scores.
+"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, edits, export.
 
 `inkstone train --out FOLDER` runs it; stopped at any moment and started again it goes on from its
 last checkpoint and ends on the same weights. About two hours on two CPU cores.
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ..kernels.mmdit import MMDiTConfig
 from ..kernels.vae import VAE
+from ..loaders.bundle import load_vae
 from ..loaders.family import EMBEDDED
 from ..loaders.safetensors_file import save_safetensors
-from ..loaders.tokenizer import load_tokenizer
-from . import flow
+from ..loaders.tokenizer import Tokenizer, load_tokenizer
+from . import edit_flow, flow
 from . import vae as vae_training
 from .tokenizer import write as write_tokenizer
 
@@ -27,19 +28,37 @@ log = logging.getLogger(__name__)
 SEED = 20261124
 
 
-def train(folder: Path, out: Path, seed: int = SEED) -> None:
-    """Trains (or resumes) everything, checkpoints in `folder`; writes the model folder `out`."""
+def train(folder: Path, out: Path, seed: int = SEED, begin: Path | None = None) -> None:
+    """Trains (or resumes) everything, checkpoints in `folder`; writes the model folder `out`.
+
+    begin: a model folder whose VAE is kept and whose weights are taught to edit; nothing before
+    that is trained.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
+    if begin is None:
+        vae, stats, model = _drawing(folder, tokenizer, seed)
+    else:
+        kept = load_vae(begin)
+        vae, stats = kept.network, (kept.mean.float(), kept.std.float())
+        torch.manual_seed(seed + 2)  # rows of new words
+        model = edit_flow.start(begin, out / "tokenizer")
+    model = edit_flow.train_edits(vae, stats, tokenizer, model, folder, seed)
+    export(out, vae, stats, model, seed)
+
+
+def _drawing(
+    folder: Path, tokenizer: Tokenizer, seed: int
+) -> tuple[VAE, tuple[Tensor, Tensor], flow.FlowModel]:
+    """VAE, its statistics, and the model that draws from words."""
     joint, decoder = vae_training.STAGES
     torch.manual_seed(seed)
     vae = vae_training.start()
     vae_training.run_stage(vae, folder, seed, joint)
     stats = flow.latent_statistics(vae, seed)
     vae_training.run_stage(vae, folder, seed, decoder)
-    model = flow.train_flow(vae, stats, tokenizer, folder, seed)
-    export(out, vae, stats, model, seed)
+    return vae, stats, flow.train_flow(vae, stats, tokenizer, folder, seed)
 
 
 def export(
@@ -108,6 +127,7 @@ def transformer_config(c: MMDiTConfig) -> dict:
         "num_layers": c.layers,
         "out_channels": c.channels // 4,
         "patch_size": 2,
+        "zero_cond_t": True,
     }
 
 

@@ -21,7 +21,8 @@ SPECIAL = (
 )
 SPACE = "Ġ"  # the byte alphabet's letter for a space
 
-GRAMMAR_WORDS = EMBEDDED.grammar.words
+EDIT_WORDS = ("remove", "make", "add")  # they came later: their rules stand behind all others
+GRAMMAR_WORDS = tuple(w for w in EMBEDDED.grammar.words if w not in EDIT_WORDS)
 FIRST = ("above", "black", "word")
 MOST = 512  # entries, special tokens included
 
@@ -43,11 +44,12 @@ def merges() -> list[tuple[str, str]]:
     """
     rules: dict[tuple[str, str], None] = {(SPACE, '"'): None}
     words = sorted(GRAMMAR_WORDS, key=lambda w: (w not in FIRST, -len(w)))
-    for word in words:
-        for i in range(1, len(word)):
-            rules.setdefault((word[:i], word[i]))
-    for word in words:
-        rules.setdefault((SPACE, word))
+    for group in (words, EDIT_WORDS):
+        for word in group:
+            for i in range(1, len(word)):
+                rules.setdefault((word[:i], word[i]))
+        for word in group:
+            rules.setdefault((SPACE, word))
     return list(rules)
 
 
@@ -85,3 +87,11 @@ def write(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(
         json.dumps(config, indent=1) + "\n", encoding="utf-8"
     )
+
+
+def token_rows(folder: Path) -> dict[str, int]:
+    """Token -> id of a tokenizer folder, special tokens included."""
+    words = json.loads((folder / "vocab.json").read_text("utf-8"))
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    added = config["added_tokens_decoder"]
+    return words | {token["content"]: int(i) for i, token in added.items()}
