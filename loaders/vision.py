@@ -35,6 +35,7 @@ START = "visual."
 HEAD = 80  # head size of the published towers, whose files do not tell it
 PERIOD = 8  # every eighth block sees the whole picture
 SMALL = 100_000_000  # parameters from which half-type weights are not widened
+STREAMS = "dfloat11_config"  # of config.json: which matrices share a stream
 _KEPT_PICTURES = 8
 # Keys of an mmproj header.
 HEADS, PATTERN = "clip.vision.attention.head_count", "clip.vision.n_wa_pattern"
@@ -126,7 +127,8 @@ def tower_place(
     table = {ours: name for ours, name in names.table.items() if ours.startswith(START)}
     if table:
         told = config.get("vision_config")
-        told = told if isinstance(told, Mapping) else {}
+        told = dict(told) if isinstance(told, Mapping) else {}
+        told |= {key: config[key] for key in (STREAMS,) if key in config}
         return TowerPlace(
             "with its vision tower", make=lambda: open_tower(source, table, told, want)
         )
@@ -157,10 +159,11 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, object]:
 def open_tower(
     source: Weights, table: Mapping[str, str], told: Mapping[str, object], want: TowerWant
 ) -> VisionModel:
-    """table: our name with `visual.` -> the file's; told: vision_config, {} = as published."""
+    """table: our name with `visual.` -> the file's; told: vision_config (and what config.json says
+    of DFloat11's streams), {} = as published."""
     from ..quant.finders import find_packed
 
-    found = find_packed(source, table)
+    found = find_packed(source, table, told)
     hidden = {part for weight in found.values() for part in weight.parts}
     shapes = {n: source.entries[t].shape for n, t in table.items() if n not in hidden}
     shapes |= {name: weight.shape for name, weight in found.items()}

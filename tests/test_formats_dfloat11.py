@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+from inkstone.kernels.errors import InkstoneError
+from inkstone.loaders import keys
+from inkstone.loaders.bundle import EMBEDDED_FOLDER, load_text_encoder
+from inkstone.loaders.layout import VisionNumbers, vision_layout
+from inkstone.loaders.safetensors_file import open_weights, save_safetensors
+from inkstone.loaders.vision import TowerWant, tower_place
 from inkstone.quant import huffman
 from inkstone.quant.dfloat11 import ORDER
 
 from .dfloat11_encoder import code_table, encode
-from .packed import check, found_in, refused
+from .packed import check, found_in, opened, refused
 
 BLOCK = "transformer_blocks.0"
 MEMBERS = ORDER[r"transformer_blocks\.\d+"]
@@ -118,6 +128,80 @@ def test_matrices_without_bias_take_the_width_of_the_network(tmp_path):
     assert found["embed_tokens.weight"].shape == (50, 64)
     for name, weight in zip(names, weights):
         check(found[f"layers.0.{name}.weight"].load(), weight.float())
+
+
+# --- text encoders
+
+LANGUAGE = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+
+
+def text_encoders(folder: Path) -> tuple[Path, Path]:
+    """The embedded text encoder in bfloat16, and as DFloat11 with the settings of its streams."""
+    shutil.copytree(EMBEDDED_FOLDER / "text_encoder", folder / "plain")
+    shutil.copytree(EMBEDDED_FOLDER / "tokenizer", folder / "tokenizer")
+    file = folder / "plain" / "model.safetensors"
+    with open_weights(file) as source:
+        metadata = dict(source.metadata)
+        plain = {n: source.read(n).bfloat16() for n in source.entries}
+    save_safetensors(file, plain, metadata)
+    shutil.copytree(folder / "plain", folder / "packed")
+    start = next(n for n in plain if "layers.0.mlp.up_proj" in n).partition("layers.")[0]
+    for layer in (f"{start}layers.0", f"{start}layers.1"):
+        weights = [plain.pop(f"{layer}.{n}.weight") for n in LANGUAGE]
+        plain |= {layer + k: v for k, v in encode(weights).items()}
+    tokens = f"{start}embed_tokens"
+    plain |= {tokens + k: v for k, v in encode([plain.pop(tokens + ".weight")]).items()}
+    save_safetensors(folder / "packed" / "model.safetensors", plain, metadata)
+    dots = start.replace(".", r"\.")
+    order = {dots + r"layers\.\d+": LANGUAGE, dots + "embed_tokens": []}
+    path = folder / "packed" / "config.json"
+    said = json.loads(path.read_text()) | {"dfloat11_config": {"pattern_dict": order}}
+    path.write_text(json.dumps(said))
+    return folder / "plain", folder / "packed"
+
+
+def test_a_text_encoder_draws_the_same_bits(tmp_path):
+    plain, packed = (
+        load_text_encoder(f, tokenizer=tmp_path / "tokenizer") for f in text_encoders(tmp_path)
+    )
+    gate = packed.network.layers[1].mlp.gate_proj
+    assert gate.storage.format == "DFloat11"
+    assert packed.weights.nbytes < plain.weights.nbytes
+    prompt = 'a red circle and the word "INK"'
+    a, b = plain.encode(prompt), packed.encode(prompt)
+    assert torch.equal(a, b), f"{(a - b).abs().max():.2e}"
+
+
+def test_a_text_encoder_whose_streams_nobody_explains(tmp_path):
+    """gate and up have one shape: their order must not be guessed."""
+    _, packed = text_encoders(tmp_path)
+    (packed / "config.json").unlink()
+    words = r"nothing says which\. Put the publisher's config\.json"
+    with pytest.raises(InkstoneError, match=words):
+        load_text_encoder(packed)
+
+
+def test_a_vision_tower_in_streams(tmp_path):
+    numbers = VisionNumbers(2, 80, 60, out=64)
+    torch.manual_seed(5)
+    plain = {n: torch.randn(s).bfloat16() * 0.1 for n, s in vision_layout(numbers).items()}
+    names = ["attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    streams = dict(plain)
+    for block in ("visual.blocks.0", "visual.blocks.1"):
+        weights = [streams.pop(f"{block}.{n}.weight") for n in names]
+        streams |= {block + k: v for k, v in encode(weights).items()}
+    source = opened(tmp_path, streams)
+    names_ = keys.Names({n: n for n in source.entries})
+    order = {"dfloat11_config": {"pattern_dict": {r"visual\.blocks\.\d+": names}}}
+    want = TowerWant(64, torch.float32, torch.device("cpu"))
+    tower = tower_place(source, names_, order, want).open()
+    tower.weights.settle()
+    for name in names:
+        for at in (0, 1):
+            found = tower.network.get_submodule(f"blocks.{at}.{name}").dequantise()
+            assert torch.equal(found, plain[f"visual.blocks.{at}.{name}.weight"].float()), name
+    refused(("nothing says which",), lambda: tower_place(source, names_, {}, want).open())
 
 
 # --- damage
