@@ -67,10 +67,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _print_plan(call: DrawCall, as_json: bool) -> int:
     from ..loaders.plan import plan
-    from .draw import check_paths, open_models, wanted
+    from .draw import check_paths, load, wanted
 
     check_paths(call)
-    made = plan(open_models(call, partly=True), wanted(call))
+    made = plan(load(call, partly=True), wanted(call))
     print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
     return 0
 

@@ -125,14 +125,15 @@ def wanted(call: DrawCall) -> Wanted:
     return Wanted(call.size, call.steps, call.batch, call.memory, once=True)
 
 
-def load(call: DrawCall) -> Bundle:
-    """The three models of a call; single files need all three options."""
+def load(call: DrawCall, partly: bool = False) -> Bundle:
+    """The three models of a call with its LoRAs; single files need all three options, unless
+    `partly`."""
     from ..loaders.lora import load_lora
     from ..loaders.lora_stack import Adapter, dress
 
     # they are small and quickly refused: before the models
     adapters = [Adapter(load_lora(path), strength) for path, strength in call.lora]
-    models = open_models(call)
+    models = open_models(call, partly)
     models.model, models.text_encoder, _ = dress(models.model, models.text_encoder, adapters)
     return models
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from inkstone.headless.cli import main
 from inkstone.headless.draw import DrawCall, open_models
 from inkstone.kernels.errors import InkstoneError
 from inkstone.kernels.vision import VisionConfig, VisionTower, activation_bytes
@@ -204,3 +206,12 @@ def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
     denoise(bundle.model, text, text, Request(96, 64, sigmas(LINEAR, 2, 24), cfg=2.0))
     made = plan(replace(bundle, vae=None), Wanted((96, 64), 2))
     assert asked == [made.activations + made.modulation_table]
+
+
+def test_the_command_line_counts_loras(tmp_path, capsys):
+    layers = [f"transformer_blocks.{i}.attn.to_k" for i in range(6)]
+    path = write_lora(tmp_path / "a.safetensors", layers, (128, 128), torch.bfloat16)
+    assert main(["plan", "--quiet", "--lora", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lora_branches"] == 6 * 2 * 4 * 128 * 4
+    assert main(["plan", "--quiet", "--lora", str(tmp_path / "none"), "--json"]) == 2
+    assert "no such file" in capsys.readouterr().err
