@@ -87,9 +87,8 @@ def test_edits(pair, case):
         image=theirs[0] if kind == "edit" else list(theirs), true_cfg_scale=cfg,
         negative_prompt=NEGATIVE, num_inference_steps=steps,
     ) | (dict(width=size[0], height=size[1]) if size else {})  # fmt: skip
-    size = size or area_size(*sizes[-1], AREA)
+    first, size = size is None, size or area_size(*sizes[-1], AREA)
     want = raw(pipe, reference(kind, pipe, call, seeds), size)
-    wrong = raw(pipe, reference(kind, pipe, call, seeds, types=False), size)
     texts = encoded(bundle, (PROMPT, NEGATIVE if cfg > 1 else None), list(ours))
     references = tuple(bundle.vae.encode(copy_of(picture)) for picture in theirs)
     request = Request(
@@ -97,8 +96,9 @@ def test_edits(pair, case):
         encoded_for=kind,
     )  # fmt: skip
     compare(denoise(bundle.model, *texts, request), want)
-    trap = relative(wrong, want)
-    assert trap > 2 * LIMIT, f"the reference without token types differs by only {trap:.1e}"
+    if first:  # what the pipeline draws as it is: picture tokens are numbered like text
+        trap = relative(raw(pipe, reference(kind, pipe, call, seeds, types=False), size), want)
+        assert trap > 2 * LIMIT, f"the reference without token types differs by only {trap:.1e}"
 
 
 def masked(size: tuple[int, int]) -> tuple[Image.Image, torch.Tensor]:
