@@ -275,12 +275,13 @@ def load_vae(
     dtype = dtype or torch.float32
     fill_all(slots_of(network, source, names.table, {}, Kept(dtype)), device)
     network.to(memory_format=torch.channels_last)
-    mean, std = latent_statistics(root, family_of(source.metadata))
+    family = family_of(source.metadata)
+    mean, std = latent_statistics(root, family)
     log.info(
         "VAE %s: %s names, base %d, computed in %s",
         _short(root), names.layout, config.base, dtype_name(dtype),
     )  # fmt: skip
-    return VAEModel(network.eval(), mean, std, dtype, device, root)
+    return VAEModel(network.eval(), mean, std, dtype, device, root, family=family)
 
 
 def load_all(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,21 +25,24 @@ from ..quant.storage import Found, Storage
 from ..sampling.lightning import Distilled
 from ..sampling.schedule import Schedule
 from . import lora_stack
-from .family import PICTURE_PAD, EditTemplate, Family
+from .family import PICTURE_PAD, QWEN_IMAGE, EditTemplate, Family
 from .layout import mmdit_layout, text_layout
 from .lora import Lora
 from .lora_stack import Adapter, Fitted
+from .recent import Recent
 from .residency import Residency
 from .safetensors_file import Weights
 from .tokenizer import Tokenizer
 from .variant import Variant
 from .vision import Seen, TowerPlace, with_pictures
+from .vision_pictures import digest
 
 log = logging.getLogger(__name__)
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
 _KEPT_LORAS = 4  # files that stay read while their strengths are tried
 _KEPT_HEADS = 2  # of prompts, of edits
+_KEPT_LATENTS = 8  # of pictures that the VAE encoded
 _KEPT_EDITS = 4  # a prompt and its negative, before and after a change
 
 
@@ -303,7 +307,9 @@ class VAEModel:
     device: torch.device
     path: Path
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
+    family: Family = QWEN_IMAGE
     _told: str = field(default="", init=False, repr=False)
+    _encoded: Recent = field(default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
@@ -345,7 +351,8 @@ class VAEModel:
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
 
-        Of a VAE with alpha (layered), pictures without it are taken as opaque.
+        Of a VAE with alpha (layered), pictures without it are taken as opaque. Kept by content: a
+        picture that was just encoded is not encoded again.
         """
         c = self.network.config
         if c.channels == 4 and pictures.shape[-1] == 3:
@@ -356,19 +363,20 @@ class VAEModel:
                 f"The picture is {width}x{height} with {channels} channels: expected sides that "
                 f"are multiples of {c.scale} and {c.channels} channels. Resize or convert it first."
             )
-        rows, sentence = self._plan(height, width)
+        items = pictures.float().cpu().split(1)
+        return torch.cat([self._encoded.get(digest(x), partial(self._encode, x)) for x in items])
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        """[1,H,W,C] -> [1,16,1,h,w]"""
+        rows, sentence = self._plan(*picture.shape[1:3])
         self._tell(sentence.replace("decode", "encode"))
         with torch.inference_mode():
-            x = pictures.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
-            means = [
-                (
-                    self.network.moments(item)
-                    if rows is None
-                    else moments_rows(self.network, item, rows)
-                )[0]
-                for item in x.split(1)
-            ]
-        return torch.cat(means).float().cpu()[:, :, None]
+            x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
+            if rows is None:
+                means, _ = self.network.moments(x)
+            else:
+                means, _ = moments_rows(self.network, x, rows)
+        return means.float().cpu()[:, :, None]
 
 
 @dataclass
