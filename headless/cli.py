@@ -68,9 +68,11 @@ def _plan(args: argparse.Namespace) -> int:
 def _print_plan(call: DrawCall, as_json: bool) -> int:
     from ..loaders.plan import plan
     from .draw import check_paths, load, wanted
+    from .sources import read_given, task_of
 
     check_paths(call)
-    made = plan(load(call, partly=True), wanted(call))
+    given, models = read_given(call), load(call, partly=True)
+    made = plan(models, wanted(call, task_of(call, models.model, given)))
     print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
     return 0
 

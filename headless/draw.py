@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
+from .hashes import model_hash
 from .png import ensure_writable, save_png
+from .sources import TEXT, CallError, Task, check_pictures, picture_facts, read_given, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from ..loaders.plan import Wanted
 
 log = logging.getLogger(__name__)
-
-_WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
-
-
-class CallError(InkstoneError):
-    """The call itself is wrong (exit status 2)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,11 @@ class DrawCall:
     device: str | None = None
     save_latent: Path | None = None
     fast: bool = False
+    image: Sequence[Path] = ()
+    mask: Path | None = None
+    strength: float | None = None
+    layers: int | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Settings:
     negative: str
     seed: int
     batch: int
+    strength: float = 1.0
 
 
 Progress = Callable[[int, int], None]
@@ -77,20 +78,22 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     from ..sampling.run import Hooks, Request, denoise
 
     check_paths(call)
-    outputs = _output_names(call)
+    given = read_given(call)
+    _check_output(call)
     marks = [time.perf_counter()]
     bundle = load(call)
-    log.info("%s", plan(bundle, wanted(call)).sentence())
-    settings = resolve(call, bundle)
+    task = task_of(call, bundle.model, given)
+    log.info("%s", plan(bundle, wanted(call, task)).sentence())
+    settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
-    positive = bundle.text_encoder.encode(call.prompt)
-    negative = bundle.text_encoder.encode(settings.negative) if settings.cfg > 1 else None
+    positive = task.states(bundle, call.prompt)
+    negative = task.states(bundle, settings.negative) if settings.cfg > 1 else None
     bundle.text_encoder.weights.park()  # its work is done
-    marks.append(time.perf_counter())
-    width, height = settings.size
     request = Request(
-        width, height, _sigmas(bundle, settings), settings.seed, settings.batch, settings.cfg
-    )
+        *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
+        settings.cfg, **task.inputs(bundle),
+    )  # fmt: skip
+    marks.append(time.perf_counter())
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
     latents = denoise(bundle.model, positive, negative, request, hooks)
     marks.append(time.perf_counter())
@@ -100,8 +103,9 @@ def draw(call: DrawCall, progress: Progress) -> dict:
             "The VAE gave values that are not finite; no picture was saved. Try --dtype float32, "
             "and if it stays, the VAE file is damaged: download it again."
         )
+    pictures = task.finish(pictures)
     marks.append(time.perf_counter())
-    facts = _facts(call, settings, bundle, marks)
+    facts = _facts(call, settings, bundle, marks) | picture_facts(call)
     if call.save_latent is not None:
         from ..loaders.safetensors_file import save_safetensors
 
@@ -109,20 +113,31 @@ def draw(call: DrawCall, progress: Progress) -> dict:
             call.save_latent, {"samples": latents.float().contiguous()}, {"format": "pt"}
         )
         facts["latent"] = str(call.save_latent)
-    for k, (path, picture) in enumerate(zip(outputs, pictures)):
-        said = {**facts["call"], "seed": settings.seed + k, "batch": 1}
-        said |= {"models": facts["models"], "loras": facts["loras"]}
-        chunks = {"inkstone": json.dumps(said, ensure_ascii=False)}
-        save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
-    facts["files"] = [str(path) for path in outputs]
+    facts["files"] = [str(path) for path in _save(call, pictures, facts, task.layers or 1)]
     return facts
 
 
-def wanted(call: DrawCall) -> Wanted:
+def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, each: int) -> list[Path]:
+    """The files of pictures [B*each,H,W,C], each with what made it."""
+    import torch
+
+    kept = {k: facts[k] for k in ("models", "loras", "pictures", "mask") if k in facts}
+    outputs = _output_names(call, len(pictures))
+    for k, (path, picture) in enumerate(zip(outputs, pictures)):
+        said = {**facts["call"], "seed": call.seed + k // each, "batch": 1} | kept
+        chunks = {"inkstone": json.dumps(said, ensure_ascii=False)}
+        save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
+    return outputs
+
+
+def wanted(call: DrawCall, task: Task = TEXT) -> Wanted:
     """What the plan needs of a call."""
     from ..loaders.plan import Wanted
 
-    return Wanted(call.size, call.steps, call.batch, call.memory, once=True)
+    together = call.batch * (1 + task.layers)  # layers and their sum are drawn side by side
+    return Wanted(
+        task.size or call.size, call.steps, together, call.memory, True, len(task.beside)
+    )
 
 
 def load(call: DrawCall, partly: bool = False) -> Bundle:
@@ -150,7 +165,7 @@ def open_models(call: DrawCall, partly: bool = False) -> Bundle:
     dtype = None if call.dtype is None else getattr(torch, call.dtype)
     device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
     root, text, vae = parts_of(call, partly)
-    want = b.Want(dtype, device, call.memory, wait=True)
+    want = b.Want(dtype, device, call.memory, wait=True, variant=call.variant)
     models = b.Bundle(
         b.open_diffusion_model(root, want),
         b.open_text_encoder(text, want) if text else None,
@@ -177,7 +192,7 @@ def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, P
     return root, text, vae
 
 
-def resolve(call: DrawCall, bundle: Bundle) -> Settings:
+def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:
     """Fills in the model's preset; a Lightning LoRA, or a Lightning schedule in the folder, chooses
     the fast one.
     """
@@ -199,22 +214,23 @@ def resolve(call: DrawCall, bundle: Bundle) -> Settings:
             lora.words(), lora.why, preset.steps,
         )  # fmt: skip
     return Settings(
-        call.size or preset.size,
+        task.size or call.size or preset.size,
         call.steps if call.steps is not None else preset.steps,
         call.cfg if call.cfg is not None else preset.cfg,
         call.negative if call.negative is not None else preset.negative,
         call.seed,
         call.batch,
+        task.strength,
     )
 
 
 def _sigmas(bundle: Bundle, settings: Settings) -> torch.Tensor:
     from ..sampling.geometry import check_canvas, token_grid
-    from ..sampling.schedule import sigmas
+    from ..sampling.schedule import sigmas, tail
 
     check_canvas(*settings.size)
     _, rows, columns = token_grid(*settings.size)
-    return sigmas(bundle.model.schedule, settings.steps, rows * columns)
+    return tail(sigmas(bundle.model.schedule, settings.steps, rows * columns), settings.strength)
 
 
 def check_paths(call: DrawCall) -> None:
@@ -227,6 +243,7 @@ def check_paths(call: DrawCall) -> None:
             raise CallError(
                 f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
             )
+    check_pictures(call)
     _check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None and path.is_dir():
@@ -252,9 +269,9 @@ def _check_device(device: str | None) -> None:
         )
 
 
-def _output_names(call: DrawCall) -> list[Path]:
-    """The files to write, checked before anything is computed."""
-    out = call.out or _free_name(Path("inkstone.png"))
+def _check_output(call: DrawCall) -> None:
+    """Before anything is computed: the name is one of a PNG, the folders can be written to."""
+    out = call.out or Path("inkstone.png")
     if out.suffix.lower() != ".png":
         raise CallError(f"-o {out}: pictures are saved as PNG. Name it {out.with_suffix('.png')}.")
     for folder in {out.parent, (call.save_latent or out).parent}:
@@ -265,9 +282,14 @@ def _output_names(call: DrawCall) -> list[Path]:
                 f"Cannot make the folder {folder}: {error.strerror}. Choose another."
             ) from None
         ensure_writable(folder)
-    if call.batch == 1:
+
+
+def _output_names(call: DrawCall, count: int) -> list[Path]:
+    """The files to write."""
+    out = call.out or _free_name(Path("inkstone.png"))
+    if count == 1:
         return [out]
-    return [out.with_name(f"{out.stem}_{k + 1}{out.suffix}") for k in range(call.batch)]
+    return [out.with_name(f"{out.stem}_{k + 1}{out.suffix}") for k in range(count)]
 
 
 def _free_name(path: Path) -> Path:
@@ -291,6 +313,7 @@ def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float
             "seed": settings.seed,
             "batch": settings.batch,
             "dtype": str(bundle.model.dtype).removeprefix("torch."),
+            **({"strength": strength} if (strength := settings.strength) < 1 else {}),
         },
         "models": {
             name: {"name": part.path.name, "hash": model_hash(file)}
@@ -306,25 +329,3 @@ def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float
         ],
         "seconds": {s: round(b - a, 3) for s, a, b in zip(stages, marks, marks[1:])},
     }
-
-
-def model_hash(path: Path) -> str:
-    """sha256 of a weight file; of its first 16 MiB and its size where it is larger than 1 GiB.
-
-    For a folder: of all its weight files in order of name.
-    """
-    files = (
-        [path]
-        if path.is_file() and path.suffix != ".json"
-        else sorted((path if path.is_dir() else path.parent).rglob("*.safetensors"))
-    )
-    digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
-    for file in files:
-        digest.update(str(file.stat().st_size).encode())
-        with open(file, "rb") as data:
-            if whole:
-                while piece := data.read(1 << 20):
-                    digest.update(piece)
-            else:
-                digest.update(data.read(16 << 20))
-    return ("sha256:" if whole else "sha256-head:") + digest.hexdigest()

@@ -6,7 +6,6 @@ colour Pillow gives the upper byte: within 1/255. Animations give their first fr
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,6 @@ def read_mask(path: Path) -> Tensor:
     how = "transparent" if transparent else "white"
     log.info("mask %s: %.1f %% is %s", path.name, 100 * (mask >= 0.5).float().mean(), how)
     return mask[None]
-
-
-def picture_hash(path: Path) -> str:
-    """sha256 of the file, as `sha256sum` prints it."""
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def frames(path: Path, most: int | None = None) -> list[tuple[np.ndarray, np.ndarray | None]]:

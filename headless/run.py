@@ -9,9 +9,10 @@ from ..kernels.errors import InkstoneError
 from ..nodes import load
 from ..nodes.host import HeadlessHost, model_path, using
 from .core_nodes import CORE_NODES
-from .draw import CallError, model_hash
+from .draw import CallError
 from .executor import Event, Executor
 from .graph import Graph, apply_set, read_graph
+from .hashes import model_hash
 
 # input of a loader node -> kind of model folder
 _MODEL_INPUTS = {

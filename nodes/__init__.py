@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .decode import Decode
+from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
 from .host import ComfyExtension, io
 from .info import ModelInfo
+from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
 from .quantise import Quantise
@@ -20,10 +22,17 @@ NODES: list[type[io.ComfyNode]] = [
     LoraStack,
     ModelInfo,
     EncodePrompt,
+    EncodeEdit,
+    EncodeLayers,
     EmptyLatent,
+    ImageToLatent,
+    Inpaint,
+    PadForOutpaint,
     ScheduleSigmas,
     Denoise,
     Decode,
+    StitchPart,
+    SplitLayers,
     Quantise,
 ]
 

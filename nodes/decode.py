@@ -18,7 +18,7 @@ class Decode(io.ComfyNode):
             display_name="Inkstone Decode",
             category="inkstone/latent",
             description="Latents to pictures. In strips where that saves memory or time; "
-            "strips are exact, no seams.",
+            "strips are exact, no seams. What started from a picture gets its size back exactly.",
             search_aliases=["vae decode"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
@@ -34,4 +34,6 @@ class Decode(io.ComfyNode):
         from ..loaders.bundle import VAEModel
 
         sockets.require_type(vae, VAEModel, "vae", "Inkstone Load VAE")
-        return io.NodeOutput(vae.decode(sockets.latent_samples(latent)))
+        pictures = vae.decode(sockets.latent_samples(latent, layers=True))
+        lock = latent.get(sockets.LOCK)
+        return io.NodeOutput(pictures if lock is None else lock.from_canvas(pictures))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..loaders.variant import CHOICES
 from . import host, sockets
 from .host import io, schema
 
 log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16")
+AUTO = "auto"
 EMBEDDED = "embedded (ships with Inkstone)"
 
 
@@ -21,6 +23,17 @@ def _dtype_input() -> Any:
         default="auto",
         tooltip="Type to compute in. auto: the fastest that is safe on this machine, "
         "measured once and logged.",
+    )
+
+
+def _variant_input() -> Any:
+    return io.Combo.Input(
+        "variant",
+        options=[AUTO, *CHOICES],
+        default=AUTO,
+        optional=True,
+        tooltip="What the model is, where its file does not say: Qwen-Image, Edit and Edit-2509 "
+        "have identical tensors. Needed for edits only; a choice against the file is refused.",
     )
 
 
@@ -35,11 +48,14 @@ def torch_dtype(name: str) -> Any:
     return None if name == "auto" else getattr(torch, name)
 
 
-def _want(dtype: str) -> Any:
+def _want(dtype: str, variant: str = AUTO) -> Any:
     """Weights are read when they are used; the host makes room."""
     from ..loaders.bundle import Want
 
-    return Want(torch_dtype(dtype), host.torch_device(), wait=True, free=host.free_memory)
+    chosen = None if variant == AUTO else variant
+    return Want(
+        torch_dtype(dtype), host.torch_device(), wait=True, free=host.free_memory, variant=chosen
+    )
 
 
 def _say_plan(bundle: Any) -> None:
@@ -73,6 +89,7 @@ class LoadDiffusionModel(io.ComfyNode):
                     "models/diffusers.",
                 ),
                 _dtype_input(),
+                _variant_input(),
             ],
             outputs=[sockets.Model.Output(display_name="model")],
         )
@@ -82,10 +99,11 @@ class LoadDiffusionModel(io.ComfyNode):
         return host.known_model("diffusion_models", model)
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.bundle import Bundle, open_diffusion_model
 
-        made = open_diffusion_model(host.model_path("diffusion_models", model), _want(dtype))
+        want = _want(dtype, variant)
+        made = open_diffusion_model(host.model_path("diffusion_models", model), want)
         _say_plan(Bundle(made, None, None))
         return io.NodeOutput(made)
 
@@ -185,6 +203,7 @@ class LoadAll(io.ComfyNode):
                     tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
                 ),
                 _dtype_input(),
+                _variant_input(),
             ],
             outputs=[
                 sockets.Model.Output(display_name="model"),
@@ -198,10 +217,10 @@ class LoadAll(io.ComfyNode):
         return folder == EMBEDDED or host.known_model("diffusers", folder)
 
     @classmethod
-    def execute(cls, folder: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.bundle import open_all
 
         path = None if folder == EMBEDDED else host.model_path("diffusers", folder)
-        bundle = open_all(path, _want(dtype))
+        bundle = open_all(path, _want(dtype, variant))
         _say_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -109,14 +109,28 @@ class ScheduleSigmas(io.ComfyNode):
                     tooltip="Lightning models need the fixed shift 3, CFG 1 and 4 or 8 steps "
                     "together.",
                 ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="Image-to-image and inpaint: how much of the latent is drawn anew. 1: "
+                    "all of it, from noise; 0.6 is usual for image-to-image. So much of the steps "
+                    "is done.",
+                ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
         )
 
     @classmethod
-    def execute(cls, model: Any, latent: dict, steps: int, schedule: str) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, latent: dict, steps: int, schedule: str, strength: float = 1.0
+    ) -> io.NodeOutput:
         from ..loaders.bundle import DiffusionModel
-        from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas
+        from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         if schedule not in SCHEDULES:
@@ -124,8 +138,8 @@ class ScheduleSigmas(io.ComfyNode):
                 f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
             )
         chosen = dict(zip(SCHEDULES, (model.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
-        h, w = sockets.latent_samples(latent).shape[-2:]
-        return io.NodeOutput(sigmas(chosen, steps, (h // 2) * (w // 2)))
+        h, w = sockets.latent_samples(latent, layers=True).shape[-2:]
+        return io.NodeOutput(tail(sigmas(chosen, steps, (h // 2) * (w // 2)), strength))
 
 
 class Denoise(io.ComfyNode):
@@ -138,7 +152,8 @@ class Denoise(io.ComfyNode):
             display_name="Inkstone Denoise",
             category="inkstone/sampling",
             description="Draws: Euler steps through the diffusion model with the reference's "
-            "CFG rescale.",
+            "CFG rescale. Reference pictures of the conditioning, and the mask of the latent, "
+            "ours or of core nodes, are used.",
             search_aliases=["ksampler", "sampler"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
@@ -148,7 +163,8 @@ class Denoise(io.ComfyNode):
                 ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The canvas. Its content counts only when sigmas start below 1.",
+                    tooltip="The canvas. Its content counts when sigmas start below 1 (strength), "
+                    "and outside its mask.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -198,9 +214,14 @@ class Denoise(io.ComfyNode):
             on_step=lambda step: bar.update(step.index + 1, look(first_latent(step.x0, request))),
             on_block=lambda step, block: host.throw_if_interrupted(),
         )
-        request = Request(w * 8, h * 8, sigmas, seed, batch, cfg, samples)
+        request = Request(
+            w * 8, h * 8, sigmas, seed, batch, cfg, samples,
+            references=sockets.references(positive, negative, model.apart),
+            repaint=sockets.repaint_mask(latent), layers=latent.get(sockets.LAYERS, 0),
+            encoded_for=sockets.encoded_for(positive),
+        )  # fmt: skip
         texts = [
             None if c is None else sockets.text_states(c, n)
             for c, n in ((positive, "positive"), (negative, "negative"))
         ]
-        return io.NodeOutput({"samples": denoise(model, *texts, request, hooks)})
+        return io.NodeOutput({**latent, "samples": denoise(model, *texts, request, hooks)})

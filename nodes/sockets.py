@@ -16,12 +16,27 @@ Model = io.Custom("INKSTONE_MODEL")
 TextEncoder = io.Custom("INKSTONE_TEXT_ENCODER")
 VAE = io.Custom("INKSTONE_VAE")
 Lora = io.Custom("INKSTONE_LORA")  # loaders.lora_stack.Adapter
+Stitch = io.Custom("INKSTONE_STITCH")  # sampling.repaint.Repaint
+
+# Keys in LATENT and CONDITIONING: the core's, and ours beside them
+REFERENCES = "reference_latents"
+INDEX, INDEX_ZERO = "index", "index_timestep_zero"  # values of reference_latents_method
+VARIANT = "inkstone_variant"  # whose template the prompt was encoded in
+LOCK = "inkstone_lock"  # sampling.lock.Lock: how the picture lies on the canvas
+LAYERS = "inkstone_layers"  # so many layers are drawn
+GROWN = "images"
 
 
 def text_states(conditioning: list, name: str) -> Tensor:
     """CONDITIONING [[ [1,L,J], dict ]] -> [1,L,J], without padding. More than one entry is
     refused.
     """
+    states, options = _only(conditioning, name)
+    mask = options.get("attention_mask")
+    return states if mask is None else states[:, mask[0].bool()]
+
+
+def _only(conditioning: list, name: str) -> tuple[Tensor, dict]:
     if not isinstance(conditioning, list) or len(conditioning) != 1:
         count = len(conditioning) if isinstance(conditioning, list) else "no"
         raise InkstoneError(
@@ -29,32 +44,90 @@ def text_states(conditioning: list, name: str) -> Tensor:
             f"combined prompts are "
             "not supported by this node: connect one text encode node."
         )
-    states, options = conditioning[0]
-    if options.get("reference_latents"):
+    return conditioning[0]
+
+
+def references(positive: list, negative: list | None, apart: bool) -> tuple[Tensor, ...]:
+    """The reference latents [1,16,1,h,w] of a conditioning, ours or of core nodes, in order.
+
+    apart: the model's references have a time of their own. Both halves of CFG see the same ones.
+    """
+    options = _only(positive, "positive")[1]
+    method = options.get("reference_latents_method", INDEX)
+    if method not in (INDEX, INDEX_ZERO) or (method == INDEX_ZERO and not apart):
         raise InkstoneError(
-            f"The {name} conditioning carries reference pictures, which this version does not use. "
-            "Disconnect the reference nodes."
+            f"The conditioning places its reference pictures by {method!r}, this model by "
+            f"{(INDEX_ZERO if apart else INDEX)!r}. Take out the reference method node; for a "
+            "2511 file choose variant edit-2511 where it is loaded."
         )
-    mask = options.get("attention_mask")
-    return states if mask is None else states[:, mask[0].bool()]
+    found = _latents(options)
+    other = found if negative is None else _latents(_only(negative, "negative")[1])
+    if other and [x.shape for x in other] != [x.shape for x in found]:
+        raise InkstoneError(
+            f"The positive conditioning has {len(found)} reference pictures, the negative "
+            f"{len(other)} or others: expected the same. Give both the same pictures."
+        )
+    return found
 
 
-def latent_samples(latent: dict) -> Tensor:
-    """LATENT -> samples [B,16,1,h,w]; 4-D is taken as one frame."""
+def _latents(options: dict) -> tuple[Tensor, ...]:
+    return tuple(x[:, :, None] if x.dim() == 4 else x for x in options.get(REFERENCES) or ())
+
+
+def encoded_for(conditioning: list) -> str:
+    """The variant whose template a prompt was encoded in; "" where nothing says it."""
+    return _only(conditioning, "positive")[1].get(VARIANT, "")
+
+
+def latent_samples(latent: dict, layers: bool = False) -> Tensor:
+    """LATENT -> samples [B,16,1,h,w]; 4-D is taken as one frame. layers: more frames are fine."""
     samples = latent["samples"]
     if samples.dim() == 4:
         samples = samples[:, :, None]
-    if samples.dim() != 5 or samples.shape[1] != 16 or samples.shape[2] != 1:
+    if samples.dim() != 5 or samples.shape[1] != 16 or not (layers or samples.shape[2] == 1):
         raise InkstoneError(
             f"The latent has shape {list(latent['samples'].shape)}: expected [batch, 16, 1, "
             f"height/8, width/8]. "
             "Use the node Inkstone Empty Latent."
         )
-    if latent.get("noise_mask") is not None:
-        raise InkstoneError(
-            "The latent carries a mask; inpainting is not part of this node. Remove the mask node."
-        )
     return samples
+
+
+def repaint_mask(latent: dict) -> Tensor | None:
+    """LATENT -> what of it is drawn anew [n,1,h,w], or None for all of it.
+
+    noise_mask of any size, ours or the core's: stretched over the picture, and a latent cell is
+    drawn if any pixel of it is.
+    """
+    from ..sampling.geometry import LATENT
+    from ..sampling.lock import lock
+    from ..sampling.masks import bounds, latent_mask, mask_for
+
+    mask, (height, width) = latent.get("noise_mask"), latent["samples"].shape[-2:]
+    if mask is None:
+        return None
+    if mask.shape[-2:] == (height, width):
+        return mask.reshape(-1, 1, height, width)
+    made = latent.get(LOCK) or lock(width * LATENT, height * LATENT)
+    mask = mask_for(mask, made.picture)
+    bounds(mask)  # an empty mask is told
+    return latent_mask(mask, made)
+
+
+def growing(one: Any, names: list[str], fixed: int, tip: str) -> list[Any]:
+    """Inputs that grow as they are connected; on hosts without them `fixed` optional sockets under
+    the very names that a grown one writes into a graph. `one` makes the socket of an id.
+    """
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplateNames(one(names[0]), names=names, min=1)
+        return [io.Autogrow.Input(GROWN, template=template, tooltip=tip)]
+    return [one(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:fixed]]
+
+
+def grown(images: dict | None, fixed: dict) -> list[Tensor]:
+    """What is connected to growing inputs, by number; gaps close up."""
+    found = {name.rpartition("_")[2]: x for name, x in ((images or {}) | fixed).items()}
+    return [found[n] for n in sorted(found, key=int) if found[n] is not None]
 
 
 def require_type(value: Any, kind: type, name: str, node: str) -> Any:
@@ -62,3 +135,15 @@ def require_type(value: Any, kind: type, name: str, node: str) -> Any:
     if not isinstance(value, kind):
         raise InkstoneError(f"{name} got {type(value).__name__}: connect the output of {node}.")
     return value
+
+
+def require_models(**wires: Any) -> None:
+    """Refuses wires `model`, `text_encoder`, `vae` that carry something else."""
+    from ..loaders import bundle
+
+    kinds = {"model": (bundle.DiffusionModel, "Diffusion Model")}
+    kinds["text_encoder"] = (bundle.TextEncoderModel, "Text Encoder")
+    kinds["vae"] = (bundle.VAEModel, "VAE")
+    for name, value in wires.items():
+        kind, shown = kinds[name]
+        require_type(value, kind, name, f"Inkstone Load {shown}")

@@ -1,0 +1,35 @@
+"""Hashes of the files that made a picture: what a PNG and a graph name them by."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
+
+
+def picture_hash(path: Path) -> str:
+    """sha256 of the file, as `sha256sum` prints it."""
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def model_hash(path: Path) -> str:
+    """sha256 of a weight file; of its first 16 MiB and its size where it is larger than 1 GiB.
+
+    For a folder: of all its weight files in order of name.
+    """
+    files = (
+        [path]
+        if path.is_file() and path.suffix != ".json"
+        else sorted((path if path.is_dir() else path.parent).rglob("*.safetensors"))
+    )
+    digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
+    for file in files:
+        digest.update(str(file.stat().st_size).encode())
+        with open(file, "rb") as data:
+            if whole:
+                while piece := data.read(1 << 20):
+                    digest.update(piece)
+            else:
+                digest.update(data.read(16 << 20))
+    return ("sha256:" if whole else "sha256-head:") + digest.hexdigest()
