@@ -184,8 +184,8 @@ def gguf_text_name(ours: str) -> str:
 
 def ours(folder: Path, args: argparse.Namespace) -> Ran:
     """The functions that `inkstone draw` calls, timed one by one."""
+    from inkstone.headless.arguments import memory
     from inkstone.headless.draw import DrawCall, open_models, wanted
-    from inkstone.headless.options import _memory
     from inkstone.loaders.plan import plan
     from inkstone.sampling.geometry import parse_size
     from inkstone.sampling.run import Hooks, Request, denoise
@@ -194,7 +194,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     size = parse_size(args.size)
     call = DrawCall(
         PROMPT, model=folder / MODEL, text_encoder=folder / TEXT, vae=folder / VAE, size=size,
-        steps=args.steps, cfg=1.0, memory=_memory(args.memory) if args.memory else None,
+        steps=args.steps, cfg=1.0, memory=memory(args.memory) if args.memory else None,
     )  # fmt: skip
     start = time.perf_counter()
     models = open_models(call)
