@@ -14,8 +14,9 @@ from inkstone.loaders.matrices import Matrices
 from inkstone.loaders.safetensors_file import open_weights, save_safetensors
 from inkstone.loaders.variant import CHOICES, CLASSES, VARIANTS, settled, told
 from inkstone.sampling import run
+from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.run import Request, denoise, working_bytes
-from inkstone.sampling.schedule import LAYERED, LINEAR, QWEN, sigmas, tail
+from inkstone.sampling.schedule import LAYERED, LIGHTNING, LINEAR, QWEN, sigmas, tail
 
 from .edits import build
 from .oracle import relative
@@ -228,6 +229,27 @@ def test_references_need_a_variant(folder, tmp_path):
     unknown = open_diffusion_model(single(folder("edit"), tmp_path), WAITING)
     with pytest.raises(InkstoneError, match="not say which variant.*Choose the variant"):
         denoise(unknown, text(), None, Request(*SIZE, LEVELS, references=(ONE,)))
+
+
+def test_without_references_every_variant_draws_the_same(folder, tmp_path):
+    """Weights being equal; the row of t = 0 is then read by nobody."""
+    path = single(folder("qwen-image"), tmp_path)
+    drawn = [
+        denoise(
+            open_diffusion_model(path, Want(torch.float32, variant=name)), text(), None,
+            Request(*SIZE, LEVELS),
+        )
+        for name in (None, "qwen-image", "edit", "edit-2509", "edit-2511")
+    ]  # fmt: skip
+    assert all(torch.equal(one, drawn[0]) for one in drawn)
+
+
+def test_a_run_from_a_picture_may_have_fewer_lightning_steps():
+    eight = Distilled(8, "as the test says")
+    whole = sigmas(LIGHTNING, 8, 1)
+    assert misfit(eight, whole, 1.0) is misfit(eight, tail(whole, 0.5), 1.0) is None
+    assert "4 steps" in misfit(eight, sigmas(LIGHTNING, 4, 1), 1.0)
+    assert "24 steps" in misfit(eight, tail(sigmas(LIGHTNING, 40, 1), 0.6), 1.0)
 
 
 @pytest.mark.parametrize("strength", [0, -1, 1.1, float("nan")])
