@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..sampling.lock import Lock
     from ..sampling.repaint import Crop, Repaint
-    from .family import EditTemplate
+    from .family import EditTemplate, Family
     from .models import DiffusionModel, TextEncoderModel, VAEModel
 
 log = logging.getLogger(__name__)
@@ -32,31 +32,31 @@ LAYER_AREAS = {"640x640": 640 * 640, "1024x1024": 1024 * 1024}  # of the layered
 ROOM = 1.1  # a picture this much larger than the model draws still keeps its own size
 
 
-def largest_area(vae: VAEModel) -> int:
+def largest_area(family: Family) -> int:
     """Pixels of the pictures that this family draws."""
-    width, height = vae.family.preset.size
+    width, height = family.preset.size
     return width * height
 
 
-def area_for(vae: VAEModel, work: str, size: tuple[int, int]) -> int | None:
+def area_for(family: Family, work: str, size: tuple[int, int]) -> int | None:
     """Pixels to work at for a picture of `size`; None = its own."""
     if work not in WORK_SIZES:
         raise InkstoneError(
             f"The size to work at is {work!r}: expected one of {', '.join(WORK_SIZES)}."
         )
-    usual = largest_area(vae)
+    usual = largest_area(family)
     if work == OWN or (work == AUTO and size[0] * size[1] <= ROOM * usual):
         return None
     return min(usual, EDIT_AREA)
 
 
-def lock_for(vae: VAEModel, picture: Tensor, work: str = AUTO) -> Lock:
+def lock_for(family: Family, picture: Tensor, work: str = AUTO) -> Lock:
     """The lock of pictures [B,H,W,C]."""
     from ..sampling.lock import check_picture, lock, size_of
 
     check_picture(picture)
     size = size_of(picture)
-    made = lock(*size, area_for(vae, work, size))
+    made = lock(*size, area_for(family, work, size))
     if made.work != made.picture:
         log.info("the picture %dx%d is worked on at %dx%d and brought back", *size, *made.work)
     return made
@@ -70,22 +70,26 @@ def encoded(vae: VAEModel, picture: Tensor, lock: Lock) -> Tensor:
     return vae.encode(lock.to_canvas(picture if alpha else colour(picture)))
 
 
-def references(
-    vae: VAEModel, pictures: Sequence[Tensor], work: str = AUTO
-) -> tuple[tuple[Tensor, ...], Lock]:
-    """Picture 1, 2, 3 [1,H,W,C], each on its own canvas -> latents, and the lock of Picture 1."""
+def locks_for(family: Family, pictures: Sequence[Tensor], work: str = AUTO) -> tuple[Lock, ...]:
+    """Of Picture 1, 2, 3 [1,H,W,C], each on its own canvas."""
     for number, picture in enumerate(pictures, 1):
         if picture.dim() == 4 and len(picture) > 1:
             raise InkstoneError(
                 f"Picture {number} is a batch of {len(picture)}: expected one picture on each "
                 "input. Take one out of the batch, or connect them one by one."
             )
-    locks = [lock_for(vae, picture, work) for picture in pictures]
-    found = tuple(encoded(vae, *pair) for pair in zip(pictures, locks, strict=True))
+    locks = tuple(lock_for(family, picture, work) for picture in pictures)
     sizes = (made.picture for made in locks)
     said = (f"Picture {n} ({w}x{h})" for n, (w, h) in enumerate(sizes, 1))
-    log.info("edit of %s", ", ".join(said))
-    return found, locks[0]
+    log.info("pictures: %s", ", ".join(said))
+    return locks
+
+
+def references(
+    vae: VAEModel, pictures: Sequence[Tensor], locks: Sequence[Lock]
+) -> tuple[Tensor, ...]:
+    """Picture 1, 2, 3 on their canvases -> raw latents [1,16,1,h,w] each."""
+    return tuple(encoded(vae, *pair) for pair in zip(pictures, locks, strict=True))
 
 
 def template_of(model: DiffusionModel) -> EditTemplate:
@@ -117,7 +121,7 @@ def edit_states(
     return text_encoder.encode_edit(prompt, [p[0] for p in pictures], edit)
 
 
-def part_for(vae: VAEModel, mask: Tensor, work: str = AUTO, crop: str = "auto") -> Crop:
+def part_for(family: Family, mask: Tensor, work: str = AUTO, crop: str = "auto") -> Crop:
     """The part of a picture that is drawn anew for a mask [n,H,W] of its size: all of it, or what
     the mask marks with room around it, at the model's full resolution.
     """
@@ -129,11 +133,11 @@ def part_for(vae: VAEModel, mask: Tensor, work: str = AUTO, crop: str = "auto") 
         raise InkstoneError(f"Crop is {crop!r}: expected one of {', '.join(CROPS)}.")
     bounds(mask)  # an empty mask is told before anything is computed
     size = size_of(mask)
-    own = area_for(vae, AUTO, size) is None
+    own = area_for(family, AUTO, size) is None
     if crop == "off" or (crop == "auto" and own):
-        area = area_for(vae, work, size)
+        area = area_for(family, work, size)
         return whole(*size, area, enlarge=work == MODEL)
-    area = None if work == OWN else min(largest_area(vae), EDIT_AREA)
+    area = None if work == OWN else min(largest_area(family), EDIT_AREA)
     made = crop_for(mask, area=area)
     log.info(
         "the part %dx%d around the mask is drawn at %dx%d and put back", *made.box.size,
@@ -143,7 +147,7 @@ def part_for(vae: VAEModel, mask: Tensor, work: str = AUTO, crop: str = "auto") 
 
 
 def repaint_for(
-    vae: VAEModel, picture: Tensor, mask: Tensor, soft: tuple[int, int], where: tuple[str, str]
+    family: Family, picture: Tensor, mask: Tensor, soft: tuple[int, int], where: tuple[str, str]
 ) -> Repaint:
     """Pictures [B,H,W,C] and any mask -> all that inpainting needs. soft: pixels to grow and to
     feather; where: of WORK_SIZES and CROPS.
@@ -154,7 +158,7 @@ def repaint_for(
 
     check_picture(picture)
     grown = soften(mask_for(mask, size_of(picture)), *soft)
-    return Repaint(picture, grown, part_for(vae, grown, *where))
+    return Repaint(picture, grown, part_for(family, grown, *where))
 
 
 def put_back(repaint: Repaint, result: Tensor) -> Tensor:
