@@ -135,15 +135,15 @@ def _quantize(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ..training import recipe
+    from ..training import edit_scores, evaluate, recipe
 
+    seed = recipe.SEED if args.seed is None else args.seed
+    if args.start is not None and not (args.start / "transformer").is_dir():
+        raise CallError(f"--start {args.start}: expected a model folder, such as embedded/model.")
     if not args.score:
-        recipe.train(
-            args.out / "checkpoints", args.out, args.seed if args.seed is not None else recipe.SEED
-        )
-    from ..training.evaluate import report
-
-    print(report(args.out, args.prompts))
+        recipe.train(args.out / "checkpoints", args.out, seed, args.start)
+    print(evaluate.report(args.out, args.prompts))
+    print(edit_scores.report(args.out, args.prompts))
     return 0
 
 

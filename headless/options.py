@@ -126,6 +126,12 @@ def _add_train(commands) -> None:
         help="model folder to write; checkpoints go to FOLDER/checkpoints",
     )
     p.add_argument(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="a model folder that draws already: only the edits are trained, its VAE is kept",
+    )
+    p.add_argument(
         "--seed",
         type=between(0, 2**31, int),
         metavar="N",

@@ -100,6 +100,11 @@ EDIT_PLUS = EditTemplate(
     most=None, usual=3,
 )  # fmt: skip
 
+EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
+REFERENCES = EditTemplate(
+    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, sees=False
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -152,7 +157,8 @@ QWEN_IMAGE = Family(
 
 EMBEDDED = Family(
     name="inkstone-embedded",
-    template="<|im_start|>{}<|im_end|>",
+    template=EMBEDDED_TEMPLATE,
+    edits=(REFERENCES,),
     drop=0,
     most_tokens=96,
     axes_share=(4, 6, 6),

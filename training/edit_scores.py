@@ -88,7 +88,7 @@ def _encoded(models: Bundle, scene: Scene) -> Tensor:
 
 def edited(models: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np.ndarray]:
     """Pictures of all edits; edit k is drawn with seed k."""
-    template = models.model.family.edits[0]
+    template = models.model.edit
     pictures = []
     for seed, edit in enumerate(edits):
         width, height = edit.source.width, edit.source.height
@@ -104,8 +104,12 @@ def edited(models: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np.nda
 
 
 def report(folder: Path, count: int) -> str:
-    """A table: by kind of edit, and all; reader on true renderings beside the model's settings."""
+    """A table: by kind of edit, and all; reader on true renderings beside the model's settings.
+    A model that does not edit has no table, and it is said.
+    """
     models, edits = load_all(folder), test_edits(count)
+    if models.model.edit is None:
+        return f"{folder}: this model has no edits."
     family = models.model.family
     before = [_pixels(models.vae.decode(_encoded(models, e.source))[0]) for e in edits]
     rows = {"true renderings (the reader's own accuracy)": [render(e.target) for e in edits]}

@@ -23,6 +23,7 @@ from ..kernels.mmdit import MMDiT, MMDiTConfig
 from ..kernels.modulation import Modulation, modulation
 from ..kernels.text_encoder import TextConfig, TextEncoder
 from ..kernels.vae import VAE
+from ..loaders.family import EMBEDDED_TEMPLATE
 from ..loaders.tokenizer import Tokenizer
 from ..sampling.geometry import pack
 from .checkpoint import EMA, Checkpoint, step_rng, warm_constant_linear
@@ -31,7 +32,7 @@ from .render import render
 
 log = logging.getLogger(__name__)
 
-TEMPLATE = "<|im_start|>{}<|im_end|>"  # nothing is dropped; an empty prompt keeps two tokens
+TEMPLATE = EMBEDDED_TEMPLATE  # nothing is dropped; an empty prompt keeps two tokens
 SHIFT = 3.0
 STATISTICS = 512  # pictures behind the latents' mean and std
 CONFIG = MMDiTConfig(layers=6, heads=4, head_dim=32, joint=128, ff=512, axes=(8, 12, 12))
