@@ -269,10 +269,12 @@ class TextEncoderModel:
             self.weights.settle(self.budget, self.working_bytes(tokens))
 
     def working_bytes(self, tokens: int) -> int:
-        """Bytes of activations: streams, q, k, v, scores, gated hidden state of one layer."""
+        """Bytes of activations (streams, q, k, v, scores, gated hidden state of one layer), and of
+        LoRAs beside the layers."""
         c = self.network.config
         floats = tokens * (8 * c.width + 3 * c.ff + 2 * c.heads * tokens)
-        return floats * torch.float32.itemsize
+        copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+        return floats * torch.float32.itemsize + copied
 
     def _past(self, head: list[int]) -> Past | None:
         if not head:
