@@ -73,6 +73,12 @@ FIGURES = {
         ("load.py",),
         ("--layers", "1", "--rounds", "1"),
     ),
+    "quantise": Figure(
+        "Quantising two full-width blocks",
+        "the process holds at most 2 GB",
+        ("quantise.py",),
+        ("--layers", "1", "--types", "Q8_0"),
+    ),
     "full-256": Figure(
         "The 20B model as Q4_K_M (13 GB), 256x256",
         "time per step <= 0.5 and peak memory <= 0.67 of stable-diffusion.cpp; open <= 3 s warm; "
@@ -116,7 +122,7 @@ def run(figure: Figure, args: argparse.Namespace) -> str:
     call = [sys.executable, str(harness.ROOT / "bench" / file), *rest]
     call += figure.quick if args.quick else ()
     call += ["--threads", str(args.threads)]
-    if file in ("load.py", "full_size.py"):
+    if file in ("load.py", "quantise.py", "full_size.py"):
         call += ["--folder", str(args.folder)]
     done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -159,7 +165,7 @@ def main() -> None:
     p.add_argument("--quick", action="store_true", help="tiny sizes, nothing appended")
     p.add_argument("--threads", type=int, default=os.cpu_count(), help="for every side")
     p.add_argument("--out", type=Path, default=RESULTS, help="the file to append to")
-    p.add_argument("--folder", type=Path, help="keeps the model file of `load`; default: temporary")
+    p.add_argument("--folder", type=Path, help="keeps model files of benches; default: temporary")
     args = p.parse_args()
     unknown = [name for name in args.figures if name not in FIGURES]
     if unknown:
