@@ -97,18 +97,21 @@ def _through(weight: Tensor, kind: BlockType) -> Tensor:
 
 
 def huffman(inner: Path) -> None:
-    """Writes the model in bfloat16 as DFloat11: a stream for each block, config.json beside it."""
+    """Writes the matrices in bfloat16 as DFloat11: a stream for each block, config.json beside it;
+    vectors stay as they are, as `BF16` has them."""
     ((_, order),) = ORDER.items()
     streams: dict[str, list[str]] = {}
     with Matrices(EMBEDDED_FOLDER) as model:
-        tensors = {n: model.whole(n).bfloat16() for n in model.shapes}
+        tensors = {n: model.whole(n) for n in model.shapes}
         metadata = dict(model.source.metadata)
     blocks = sorted({n[: n.index(".", 19)] for n in tensors if n.startswith("transformer_blocks.")})
     for block in blocks:  # the last one has fewer matrices than published files
         members = [name for name in order if f"{block}.{name}.weight" in tensors]
-        weights = [tensors.pop(f"{block}.{name}.weight") for name in members]
+        weights = [tensors.pop(f"{block}.{name}.weight").bfloat16() for name in members]
         tensors |= {block + suffix: part for suffix, part in dfloat11(weights).items()}
         streams[block.replace(".", r"\.")] = members
+    tensors = {n: t.bfloat16() if t.is_floating_point() and t.dim() == 2 else t
+               for n, t in tensors.items()}  # fmt: skip
     save_safetensors(inner / WEIGHTS, tensors, metadata)
     config = json.loads((inner / "config.json").read_text("utf-8"))
     config["dfloat11_config"] = {"pattern_dict": streams}
