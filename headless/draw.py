@@ -206,7 +206,8 @@ def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:
             "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
         )
     lora = bundle.model.distilled
-    preset = family.fast if call.fast or distilled or lora else family.preset
+    few = call.fast or distilled or lora
+    preset = family.fast if few else bundle.model.preset(len(task.beside))
     if lora:
         preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
         log.info(

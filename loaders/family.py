@@ -75,6 +75,8 @@ class EditTemplate:
     area: int  # pixels of the copy that the vision tower sees
     most: int | None  # pictures; None = any number
     usual: int  # pictures that the model was tried with: more are said
+    steps: int  # of the model card
+    cfg: float
     sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
 
     def text(self, prompt: str, pictures: int) -> str:
@@ -93,17 +95,19 @@ class EditTemplate:
 
 
 EDIT = EditTemplate(
-    "edit", EDIT_HEAD + "{}" + TAIL, PICTURE, drop=64, area=1024 * 1024, most=1, usual=1
-)
+    "edit", EDIT_HEAD + "{}" + TAIL, PICTURE, drop=64, area=1024 * 1024, most=1, usual=1,
+    steps=50, cfg=4.0,
+)  # fmt: skip
 EDIT_PLUS = EditTemplate(
     "edit-plus", EDIT_HEAD + "{}" + TAIL, "Picture {}: " + PICTURE, drop=64, area=384 * 384,
-    most=None, usual=3,
+    most=None, usual=3, steps=40, cfg=4.0,
 )  # fmt: skip
 
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
-    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, sees=False
-)
+    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, steps=20, cfg=1.0,
+    sees=False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

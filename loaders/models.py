@@ -25,7 +25,7 @@ from ..quant.storage import Found, Storage
 from ..sampling.lightning import Distilled
 from ..sampling.schedule import Schedule
 from . import lora_stack
-from .family import PICTURE_PAD, QWEN_IMAGE, EditTemplate, Family
+from .family import PICTURE_PAD, QWEN_IMAGE, EditTemplate, Family, Preset
 from .layout import mmdit_layout, text_layout
 from .lora import Lora
 from .lora_stack import Adapter, Fitted
@@ -126,6 +126,13 @@ class DiffusionModel:
         """How this model's edits are encoded; None where it has none or the variant is not said."""
         name = self.variant.edit if self.variant else None
         return None if name is None else self.family.edit(name)
+
+    def preset(self, pictures: int = 0) -> Preset:
+        """Settings of the model card, for a drawing or for an edit of so many pictures."""
+        preset = self.family.preset
+        if not pictures or self.edit is None:
+            return preset
+        return replace(preset, steps=self.edit.steps, cfg=self.edit.cfg)
 
     @property
     def apart(self) -> bool:

@@ -178,7 +178,7 @@ def _seeing(tower: VisionModel, patches: int) -> Stage:
 
 def _rows(call: Wanted, models: Bundle) -> int:
     """Noise levels of the table."""
-    return (call.steps or models.model.family.preset.steps) + models.model.apart
+    return (call.steps or models.model.preset(call.pictures).steps) + models.model.apart
 
 
 def _table(call: Wanted, models: Bundle) -> int:
@@ -199,12 +199,12 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
 
     check_canvas(*size)
     picture = torch.empty(1, 16, 1, size[1] // LATENT, size[0] // LATENT, device="meta")
-    steps = call.steps or models.model.family.preset.steps
+    steps = call.steps or models.model.preset(call.pictures).steps
     request = Request(
         *size, torch.empty(steps + 1, device="meta"), batch=call.batch,
         references=(picture,) * call.pictures,
     )  # fmt: skip
     text = torch.empty(1, _PROMPT, models.model.network.config.joint, device="meta")
-    guided = models.model.family.preset.cfg > 1 and models.model.distilled is None
+    guided = models.model.preset(call.pictures).cfg > 1 and models.model.distilled is None
     texts = {"positive": text} | ({"negative": text} if guided else {})
     return working_bytes(models.model, request, texts)

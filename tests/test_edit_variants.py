@@ -172,7 +172,7 @@ def test_a_quantised_copy_keeps_the_variant(folder):
 def test_templates_without_pictures_encode_the_prompt(folder):
     """Small models get pictures only in the diffusion model."""
     words = load_all(folder("edit")).text_encoder
-    blind = EditTemplate("references", "{}", "", 0, 1, most=2, usual=2, sees=False)
+    blind = EditTemplate("references", "{}", "", 0, 1, 2, 2, steps=1, cfg=1.0, sees=False)
     picture = torch.rand(20, 20, 3)
     assert torch.equal(words.encode_edit("a cat", [picture], blind), words.encode("a cat"))
     assert words.vision._made is None, "the vision tower was opened"

@@ -94,9 +94,10 @@ def edited(models: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np.nda
         width, height = edit.source.width, edit.source.height
         _, rows, columns = token_grid(width, height)
         table = sigmas(models.model.schedule, preset.steps, rows * columns)
-        texts = [models.text_encoder.encode_edit(text, (), template)
+        source = torch.from_numpy(render(edit.source)).float() / 255
+        texts = [models.text_encoder.encode_edit(text, [source], template)
                  for text in (edit.text, preset.negative)]  # fmt: skip
-        reference = (_encoded(models, edit.source),)
+        reference = (models.vae.encode(source[None]),)
         request = Request(width, height, table, seed, 1, preset.cfg, references=reference)
         latent = denoise(models.model, texts[0], texts[1] if preset.cfg > 1 else None, request)
         pictures.append(_pixels(models.vae.decode(latent)[0]))
@@ -113,7 +114,7 @@ def report(folder: Path, count: int) -> str:
     family = models.model.family
     before = [_pixels(models.vae.decode(_encoded(models, e.source))[0]) for e in edits]
     rows = {"true renderings (the reader's own accuracy)": [render(e.target) for e in edits]}
-    for name, preset in (("standard", family.preset), ("few steps", family.fast)):
+    for name, preset in (("standard", models.model.preset(1)), ("few steps", family.fast)):
         said = f"{name}: {preset.steps} steps, CFG {preset.cfg:g}"
         rows[said] = edited(models, edits, preset)
     kinds = [*SHARES]
