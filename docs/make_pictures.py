@@ -31,7 +31,16 @@ CARDS = {
     "text_to_image_qwen_image": "Qwen-Image\ntext to image\n50 steps, CFG 4",
     "text_to_image_gguf_lightning_lora": "Qwen-Image GGUF\n+ Lightning LoRA\n8 steps, CFG 1",
     "text_to_image_lightning_8_steps": "Qwen-Image Lightning\ntext to image\n8 steps, CFG 1",
+    "image_to_image_qwen_image": "Qwen-Image\nimage to image\nstrength 0.6",
+    "inpaint_qwen_image": "Qwen-Image\ninpaint\nand put back",
+    "outpaint_qwen_image": "Qwen-Image\noutpaint\nand put back",
+    "edit_2509": "Qwen-Image-Edit-2509\none picture",
+    "edit_2509_three_pictures": "Qwen-Image-Edit-2509\nPicture 1, 2, 3",
+    "edit_2511": "Qwen-Image-Edit-2511\none picture",
+    "edit_2511_three_pictures": "Qwen-Image-Edit-2511\nPicture 1, 2, 3",
+    "layered": "Qwen-Image-Layered\na picture\ninto layers",
 }
+STARTED = ("image_to_image_embedded", "inpaint_embedded")  # graphs whose own result is their card
 
 
 def package() -> None:
@@ -68,6 +77,21 @@ def drawn(prompt: str, size: tuple[int, int], seed: int) -> Image.Image:
         return Image.open(out).convert("RGB").copy()
 
 
+def started(name: str) -> Image.Image:
+    """What an example graph saves."""
+    import tempfile
+
+    from inkstone.headless.run import run_file
+    from inkstone.nodes.host import HeadlessHost
+
+    with tempfile.TemporaryDirectory() as folder:
+        host = HeadlessHost(output=Path(folder), temp=Path(folder) / "temp")
+        graph = ROOT / "workflows" / "api" / f"{name}.json"
+        files = run_file(graph, [], host, lambda value, total: None)["files"]
+        (file,) = (f for f in files if Path(f).parent.name == "inkstone")
+        return Image.open(file).convert("RGB").copy()
+
+
 def card(text: str) -> Image.Image:
     """Words on a plain ground."""
     image = Image.new("RGB", (384, 384), (32, 34, 40))
@@ -96,6 +120,9 @@ def main() -> None:
     made[0].resize((384, 384), Image.Resampling.LANCZOS).save(
         ROOT / "workflows" / "text_to_image_embedded.jpg", quality=88
     )
+    for name in STARTED:
+        picture = started(name).resize((384, 384), Image.Resampling.LANCZOS)
+        picture.save(ROOT / "workflows" / f"{name}.jpg", quality=88)
     for name, text in CARDS.items():
         card(text).save(ROOT / "workflows" / f"{name}.jpg", quality=88)
 

@@ -9,9 +9,14 @@ import pytest
 from PIL import Image
 
 from inkstone.headless.cli import main
+from inkstone.headless.executor import Executor
 from inkstone.headless.graph import parse_graph, validate
 from inkstone.headless.png import read_text_chunks
-from inkstone.headless.run import node_classes
+from inkstone.headless.run import node_classes, run_file
+from inkstone.loaders import editing
+from inkstone.nodes.host import HeadlessHost
+
+from .edits import build
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
@@ -104,3 +109,70 @@ def test_draw_and_run_give_the_same_picture(tmp_path):
     (made,) = (tmp_path / "inkstone").glob("*.png")
     a, b = (np.asarray(Image.open(p)).astype(int) for p in (made, out))
     assert np.abs(a - b).max() <= 1, f"pictures differ by {np.abs(a - b).max()}/255"
+
+
+# --- graphs that start from a picture
+
+NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not in path.stem]
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    made = {}
+
+    def get(kind: str):
+        if kind not in made:
+            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
+        return made[kind]
+
+    return get
+
+
+def on_tiny(name: str, tiny_folder) -> dict:
+    """The shipped graph with its files exchanged for a tiny model of the same variant."""
+    graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    kind = graph["1"]["inputs"]["variant"]
+    folder = str(tiny_folder("layered" if kind == "auto" else kind))
+    for key, field in (("1", "model"), ("2", "text_encoder"), ("3", "vae")):
+        graph[key]["inputs"][field] = folder
+    for entry in graph.values():
+        if entry["class_type"] == "InkstoneSchedule":
+            entry["inputs"]["steps"] = 2
+        if entry["class_type"] == "InkstonePadForOutpaint":
+            entry["inputs"]["right"] = 21
+    return graph
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_runs_on_tiny_models(name, tiny_folder, tmp_path, monkeypatch):
+    """Every picture has the size of the one that it started from."""
+    monkeypatch.setitem(editing.LAYER_AREAS, "640x640", 4096)
+    (tmp_path / "input").mkdir()
+    data = np.random.default_rng(0).integers(0, 255, (37, 53, 4), np.uint8)
+    data[..., 3] = 255
+    data[5:20, 10:30, 3] = 0  # as the mask editor saves a mask
+    Image.fromarray(data).save(tmp_path / "input" / "example.png")
+    host = HeadlessHost(input=tmp_path / "input", output=tmp_path, temp=tmp_path / "temp")
+    graph = parse_graph(on_tiny(name, tiny_folder))
+    Executor(node_classes()).run(graph, host)
+    files = sorted((tmp_path / "inkstone").glob("*.png"))
+    assert len(files) == (4 if name == "layered" else 1)
+    wide = 21 if "outpaint" in name else 0
+    for file in files:
+        assert Image.open(file).size == (53 + wide, 37), name
+    if "inpaint" in name:
+        made = np.asarray(Image.open(files[0]))
+        kept = data[..., 3] == 255
+        assert np.array_equal(made[kept], data[kept][:, :3]), "outside the mask nothing changes"
+
+
+@pytest.mark.parametrize("name", ["image_to_image_embedded", "inpaint_embedded"])
+def test_graph_draws_its_own_source(name, tmp_path):
+    host = HeadlessHost(output=tmp_path, temp=tmp_path / "temp", input=tmp_path / "none")
+    graph = ROOT / "workflows" / "api" / f"{name}.json"
+    run_file(graph, ["Source: schedule.steps=2", "Result: schedule.steps=3"], host, lambda *_: None)
+    (made,), (source,) = ((tmp_path / f).glob("*.png") for f in ("inkstone", "temp"))
+    a, b = (np.asarray(Image.open(p)) for p in (made, source))
+    assert a.shape == b.shape == (128, 128, 3) and not np.array_equal(a, b)
+    if name == "inpaint_embedded":
+        assert np.array_equal(a[:64], b[:64]) and not np.array_equal(a[64:], b[64:])

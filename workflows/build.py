@@ -73,6 +73,14 @@ def package():
     return sys.modules["inkstone"]
 
 
+def _sibling(name: str):
+    """A file beside this one, however this one was started."""
+    spec = importlib.util.spec_from_file_location(f"workflows_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
@@ -112,14 +120,16 @@ def text_to_image(
     return graph
 
 
-def three_loaders(model: str) -> dict[str, dict]:
+def three_loaders(
+    model: str, vae: str = "qwen_image_vae.safetensors", variant: str = "auto"
+) -> dict[str, dict]:
     """Loaders of ComfyUI's single files."""
     return {
-        "1": _node("InkstoneLoadDiffusionModel", model=model, dtype="auto"),
+        "1": _node("InkstoneLoadDiffusionModel", model=model, dtype="auto", variant=variant),
         "2": _node(
             "InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"
         ),
-        "3": _node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
+        "3": _node("InkstoneLoadVAE", vae=vae, dtype="auto"),
     }
 
 
@@ -160,6 +170,7 @@ def graphs() -> dict[str, tuple[dict, str]]:
         )
     }
     split = (["1", 0], ["2", 0], ["3", 0])
+    edits = _sibling("edits")
     return {
         "text_to_image_embedded": (
             text_to_image(
@@ -207,6 +218,10 @@ def graphs() -> dict[str, tuple[dict, str]]:
             )
             + "\n8 steps, CFG 1 and the fixed shift 3 belong together.",
         ),
+        **edits.embedded(all_in_one["1"], small, own),
+        **edits.qwen_image(three_loaders, own),
+        **edits.edits(three_loaders, own),
+        **edits.layered(three_loaders, own),
     }
 
 
