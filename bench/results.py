@@ -56,6 +56,30 @@ FIGURES = {
         ("mmdit.py",),
         ("--tokens", "16", "--text", "8", "--rounds", "1", "--dtype", "float32"),
     ),
+    "edit-1": Figure(
+        "One inner block of an edit step, one reference",
+        "as above; peak memory beside it",
+        ("mmdit.py", "--tokens", "1024", "--references", "1"),
+        ("--text", "8", "--rounds", "1", "--tokens", "16"),
+    ),
+    "edit-3": Figure(
+        "One inner block of an edit step, three references",
+        "as above; peak memory beside it",
+        ("mmdit.py", "--tokens", "1024", "--references", "3"),
+        ("--text", "8", "--rounds", "1", "--tokens", "16"),
+    ),
+    "vision": Figure(
+        "The vision tower on a picture of one megapixel",
+        "time <= 0.9 of transformers",
+        ("vision.py",),
+        ("--side", "112", "--seconds", "0.1"),
+    ),
+    "again": Figure(
+        "An edit again with a new seed, through the nodes",
+        "0 s in the encoders",
+        ("again.py",),
+        ("--steps", "1"),
+    ),
     "vae-1024": Figure("VAE decode, 1024x1024", _VAE_GOAL, ("vae.py",), _VAE_QUICK),
     "vae-1328": Figure(
         "VAE decode, 1328x1328", _VAE_GOAL, ("vae.py", "--size", "1328"), _VAE_QUICK

@@ -37,12 +37,13 @@ from .gguf_tokenizer import tokenizer_for
 from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
 from .keys_gguf import settings
 from .layout import mmdit_layout
-from .models import Bundle, DiffusionModel, TextEncoderModel, VAEModel
+from .models import Bundle, DiffusionModel, TextEncoderModel
 from .residency import Residency, free_after_asking
 from .safetensors_file import Weights, open_weights
 from .sizes import vae_blocks
 from .slots import Kept, biases_of, dtype_name, fill_all, slots_of
 from .tokenizer import load_tokenizer
+from .vae_model import VAEModel
 from .variant import settled, told
 from .vision import TowerWant, tower_place
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,17 +14,14 @@ from torch import Tensor
 
 from ..kernels.errors import InkstoneError
 from ..kernels.lora import attached
-from ..kernels.memory import free_bytes
 from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation, modulation, modulation_keys
 from ..kernels.text_encoder import Past, TextEncoder, picture_positions
-from ..kernels.vae import VAE
-from ..kernels.vae_rows import decode_rows, moments_rows, plan_rows
 from ..quant.storage import Found, Storage
 from ..sampling.lightning import Distilled
 from ..sampling.schedule import Schedule
 from . import lora_stack
-from .family import PICTURE_PAD, QWEN_IMAGE, EditTemplate, Family, Preset
+from .family import PICTURE_PAD, EditTemplate, Family, Preset
 from .layout import mmdit_layout, text_layout
 from .lora import Lora
 from .lora_stack import Adapter, Fitted
@@ -33,17 +29,16 @@ from .recent import Recent
 from .residency import Residency
 from .safetensors_file import Weights
 from .tokenizer import Tokenizer
+from .vae_model import VAEModel
 from .variant import Variant
 from .vision import Seen, TowerPlace, with_pictures
-from .vision_pictures import digest
 
 log = logging.getLogger(__name__)
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
 _KEPT_LORAS = 4  # files that stay read while their strengths are tried
 _KEPT_HEADS = 2  # of prompts, of edits
-_KEPT_LATENTS = 8  # of pictures that the VAE encoded
-_KEPT_EDITS = 4  # a prompt and its negative, before and after a change
+_KEPT_TEXTS = 8  # prompts and their negatives, before and after a change
 
 
 @dataclass
@@ -175,13 +170,14 @@ class TextEncoderModel:
     adapters: tuple[Fitted, ...] = ()
     vision: TowerPlace | None = field(default=None, repr=False)  # asked only by edits
     _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
-    _edits: dict[tuple, Tensor] = field(default_factory=dict, repr=False)
+    _texts: Recent = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
         """A light copy that encodes with these too, with a prefix of its own."""
         layout = text_layout(self.network.config)
         fitted = tuple(lora_stack.fit(a, "text", layout) for a in adapters)
-        return replace(self, adapters=(*self.adapters, *fitted), _prefix={}, _edits={})
+        own = dict(_prefix={}, _texts=Recent(_KEPT_TEXTS))
+        return replace(self, adapters=(*self.adapters, *fitted), **own)
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within it the network has the side branches of this model's LoRAs."""
@@ -189,7 +185,13 @@ class TextEncoderModel:
         return attached(self.network, found)
 
     def encode(self, prompt: str) -> Tensor:
-        """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept."""
+        """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept.
+
+        Kept by content: the same words are not encoded again.
+        """
+        return self._texts.get(prompt, lambda: self._encode(prompt))
+
+    def _encode(self, prompt: str) -> Tensor:
         f = self.family
         ids = self._ids(f.template.format(prompt), f.drop)
         kept = len(ids) - f.drop
@@ -240,13 +242,13 @@ class TextEncoderModel:
             raise InkstoneError(f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
                                 "Take it out of the prompt.")  # fmt: skip
         seen = [tower.encode(picture, edit.area) for picture in pictures]
-        key = (edit.name, prompt, *(picture.digest for picture in seen))
-        if key not in self._edits:
-            while len(self._edits) >= _KEPT_EDITS:
-                del self._edits[next(iter(self._edits))]
+        key = repr((edit.name, prompt, *(picture.digest for picture in seen)))
+
+        def states() -> Tensor:
             ids = with_pictures(self._ids(places, edit.drop), pad, [s.grid for s in seen])
-            self._edits[key] = self._seen_states(ids, pad, seen, edit.drop)
-        return self._edits[key]
+            return self._seen_states(ids, pad, seen, edit.drop)
+
+        return self._texts.get(key, states)
 
     def _seen_states(self, ids: list[int], pad: int, seen: Sequence[Seen], drop: int) -> Tensor:
         """States of ids [L] behind the head, with the rows of pictures at `pad`."""
@@ -303,89 +305,6 @@ class TextEncoderModel:
                 "they belong to different models. Use the tokenizer folder that came with the "
                 "text encoder."
             )
-
-
-@dataclass
-class VAEModel:
-    """A loaded VAE with its latent statistics. Latents on the outside are raw [B,16,1,h,w]."""
-
-    network: VAE
-    mean: Tensor
-    std: Tensor
-    dtype: torch.dtype
-    device: torch.device
-    path: Path
-    budget: int | None = None  # bytes for activations; None = three quarters of what is free
-    family: Family = QWEN_IMAGE
-    _told: str = field(default="", init=False, repr=False)
-    _encoded: Recent = field(default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
-
-        Of layers [B,16,layers,h,w] one picture each, [B*layers,H,W,4]: those of a row together.
-        """
-        z = latent.transpose(1, 2).flatten(0, 1) if latent.dim() == 5 else latent
-        c = self.network.config
-        if z.dim() != 4 or z.shape[1] != c.z or 0 in z.shape:
-            raise InkstoneError(
-                f"The latent has shape {list(latent.shape)}: expected [batch, {c.z}, 1, height/8, "
-                "width/8]. Connect the latent of an Inkstone or Qwen-Image sampler."
-            )
-        height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
-        rows, sentence = self._plan(height, width)
-        self._tell(sentence)
-        with torch.inference_mode():
-            z = z.to(self.device, self.dtype)
-            pixels = [
-                self.network.decode(item) if rows is None else decode_rows(self.network, item, rows)
-                for item in z.split(1)
-            ]
-            picture = torch.cat(pixels).float().clamp(-1, 1).add(1).div(2)
-        return picture.permute(0, 2, 3, 1).contiguous().cpu()
-
-    def _plan(self, height: int, width: int) -> tuple[int | None, str]:
-        """Rows of a strip (None = whole) and the sentence that says so."""
-        budget = self.budget or free_bytes(self.device) * 3 // 4
-        c = self.network.config
-        rows, _, said = plan_rows(c, height, width, self.dtype, budget, self.device.type)
-        return rows, said
-
-    def _tell(self, plan: str) -> None:
-        """One line per plan, not per picture: scoring a model decodes hundreds alike."""
-        if plan != self._told:
-            log.info("%s", plan)
-            self._told = plan
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
-
-        Of a VAE with alpha (layered), pictures without it are taken as opaque. Kept by content: a
-        picture that was just encoded is not encoded again.
-        """
-        c = self.network.config
-        if c.channels == 4 and pictures.shape[-1] == 3:
-            pictures = torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
-        _, height, width, channels = pictures.shape
-        if height % c.scale or width % c.scale or channels != c.channels:
-            raise InkstoneError(
-                f"The picture is {width}x{height} with {channels} channels: expected sides that "
-                f"are multiples of {c.scale} and {c.channels} channels. Resize or convert it first."
-            )
-        items = pictures.float().cpu().split(1)
-        return torch.cat([self._encoded.get(digest(x), partial(self._encode, x)) for x in items])
-
-    def _encode(self, picture: Tensor) -> Tensor:
-        """[1,H,W,C] -> [1,16,1,h,w]"""
-        rows, sentence = self._plan(*picture.shape[1:3])
-        self._tell(sentence.replace("decode", "encode"))
-        with torch.inference_mode():
-            x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
-            if rows is None:
-                means, _ = self.network.moments(x)
-            else:
-                means, _ = moments_rows(self.network, x, rows)
-        return means.float().cpu()[:, :, None]
 
 
 @dataclass

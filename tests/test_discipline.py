@@ -21,8 +21,8 @@ from inkstone.kernels.text_encoder import TextConfig, TextEncoder
 from inkstone.kernels.vae import VAE
 from inkstone.kernels.vae_rows import decode_rows, moments_rows
 from inkstone.loaders.bundle import load_all
-from inkstone.loaders.models import VAEModel
 from inkstone.loaders.safetensors_file import SafetensorsFile
+from inkstone.loaders.vae_model import VAEModel
 from inkstone.sampling import run
 from inkstone.sampling.geometry import token_grid, unpack
 from inkstone.sampling.noise import noise

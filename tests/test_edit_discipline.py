@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inkstone.loaders.bundle import load_all, load_vae
-from inkstone.loaders.models import VAEModel
+from inkstone.loaders.vae_model import VAEModel
 from inkstone.sampling import request, run
 from inkstone.sampling.geometry import token_grid
 from inkstone.sampling.run import Request, denoise

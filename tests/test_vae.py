@@ -13,7 +13,7 @@ from inkstone.kernels import vae_rows, winograd
 from inkstone.kernels.errors import InkstoneError
 from inkstone.kernels.vae import VAE, VAEConfig, norm_silu
 from inkstone.kernels.vae_rows import decode_rows, moments_rows, plan_rows
-from inkstone.loaders.models import VAEModel
+from inkstone.loaders.vae_model import VAEModel
 
 from .conftest import ROOT
 from .oracle import fill, relative

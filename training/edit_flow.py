@@ -50,7 +50,7 @@ class EditStage:
 STAGES = (
     EditStage(
         "edit",
-        6000,
+        4400,
         32,
         8e-4,
         {"edit-scenes": 0.55, "edit-shapes": 0.15, "edit-strips": 0.1, "scenes": 0.13,
