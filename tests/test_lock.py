@@ -43,9 +43,10 @@ def test_drift_is_seen_where_there_is_some(size):
     """The measure itself: a shift, a zoom, a resize to the canvas without way back."""
     x = picture(*size)
     assert drift(x[0], x[0]) < 1e-9
+    least = 0.7 if min(size) < 64 else 0.95  # the fade stands still: small windows tell less
     for by in (1, 2):
         moved = drift(x[0], x.roll(by, 2)[0])
-        assert abs(moved - by) < 0.45, f"rolled by {by}, measured {moved:.3f}"
+        assert least * by < moved < 1.05 * by, f"rolled by {by}, measured {moved:.3f}"
     stretched = resized(x, lock(*size).canvas)[:, : size[1], : size[0]]
     assert drift(x[0], stretched[0]) > 5 * NONE
     if min(size) > 100:  # a picture of one window only has no corners
