@@ -301,6 +301,13 @@ def _free_name(path: Path) -> Path:
     return free
 
 
+def _when_said(call: DrawCall, settings: Settings) -> dict:
+    """What only some calls have."""
+    found = {"strength": settings.strength if settings.strength < 1 else None}
+    found |= {"variant": call.variant, "layers": call.layers}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float]) -> dict:
     stages = ("load", "encode", "denoise", "decode")
     width, height = settings.size
@@ -314,7 +321,7 @@ def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float
             "seed": settings.seed,
             "batch": settings.batch,
             "dtype": str(bundle.model.dtype).removeprefix("torch."),
-            **({"strength": strength} if (strength := settings.strength) < 1 else {}),
+            **_when_said(call, settings),
         },
         "models": {
             name: {"name": part.path.name, "hash": model_hash(file)}

@@ -201,6 +201,7 @@ def test_a_file_that_does_not_say_what_it_is(place, tiny_folder, fails, tmp_path
     fails((*call, "no.png"), ("does not say which variant it is", "Add --variant qwen-image"))
     assert main([*map(str, call), "yes.png", "--variant", "edit-2509", "--cfg", "1"]) == 0
     assert load("yes.png").shape == (32, 32, 3)
+    assert json.loads(read_text_chunks("yes.png")["inkstone"])["variant"] == "edit-2509"
 
 
 # --- bad calls
