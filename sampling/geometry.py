@@ -211,6 +211,18 @@ def padded_size(width: int, height: int, sides: Sides) -> tuple[int, int]:
     return size
 
 
+def shorter_side_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) in the picture's ratio with a shorter side of `side`; 0: as the picture."""
+    if side and not TOKEN <= side <= LARGEST:
+        raise InkstoneError(
+            f"The resolution is {side} pixels for the shorter side: expected 0 (the picture's own "
+            f"size) or {TOKEN} to {LARGEST}. 512 and 1024 are usual."
+        )
+    scale = side / min(width, height) if side else 1.0
+    scale = min(scale, LARGEST / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def area_size(width: int, height: int, area: int) -> tuple[int, int]:
     """(width, height) of a copy of about `area` pixels in the ratio of the picture, sides / 32."""
     across = math.sqrt(area * (width / height))

@@ -1,0 +1,147 @@
+"""Control maps from pictures: one table of kinds with their knobs, one function that makes a map.
+
+A map has exactly the size of its picture and nothing in it has moved, whatever `resolution` it was
+made at (reference: preprocessors return the size they worked at, which is the first complaint about
+them). Lines are bright on black, near is white. Nothing is ever downloaded: without a file of the
+user's a kind uses a method without weights and says what that can do. Nothing heavy is imported
+before a map is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...kernels.errors import InkstoneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting: its type is its default's; low and high for numbers."""
+
+    name: str
+    default: Value
+    tip: str
+    low: float | None = None
+    high: float | None = None
+
+    def check(self, value: Any, kind: str) -> Value:
+        """The value, as this knob's type, or InkstoneError."""
+        wanted = type(self.default)
+        fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value, fits = float(value), True
+        if not fits or (wanted is float and not math.isfinite(value)):
+            raise InkstoneError(
+                f"{kind}: {self.name} is {value!r}: expected {_WORDS[wanted]}. The usual value is "
+                f"{self.default!r}."
+            )
+        if self.low is not None and not self.low <= value <= self.high:
+            raise InkstoneError(
+                f"{kind}: {self.name} is {value}: expected {self.low} to {self.high}. The usual "
+                f"value is {self.default}."
+            )
+        return value
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+RESOLUTION = Knob(
+    "resolution",
+    0,
+    "Shorter side in pixels to look at the picture at; 0: its own size. The map has the picture's "
+    "size in any case. Other packs use 512 and return that size.",
+    0,
+    16384,
+)
+LOW = Knob(
+    "low_threshold",
+    100,
+    "Weaker changes (0..255) are no edge. The same thresholds find fewer edges in larger pictures.",
+    0,
+    255,
+)
+HIGH = Knob("high_threshold", 200, "Stronger changes (0..255) start an edge.", 0, 255)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of map: module and function are called `name`; `what` says what it is."""
+
+    name: str
+    what: str
+    knobs: tuple[Knob, ...]
+
+    def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
+        """Every knob's value, checked; what is not given has its default."""
+        known = {knob.name: knob for knob in self.knobs}
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0.4) or list(known)
+                raise InkstoneError(
+                    f"{self.name} has no knob {name!r}: expected {', '.join(known)}. The nearest "
+                    f"is {near[0]}."
+                )
+        return {
+            name: knob.check(given.get(name, knob.default), self.name)
+            for name, knob in known.items()
+        }
+
+
+_ALL = (
+    Kind(
+        "canny",
+        "Thin edges by Canny's method, the same as OpenCV's. What the control models were trained "
+        "on; no network exists or is needed.",
+        (LOW, HIGH, RESOLUTION),
+    ),
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+
+
+def kind_named(name: str) -> Kind:
+    """A kind of the table, or InkstoneError with the nearest."""
+    if name in KINDS:
+        return KINDS[name]
+    near = difflib.get_close_matches(str(name), KINDS, 1, 0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InkstoneError(
+        f"No kind of control map is named {name!r}: expected {', '.join(KINDS)}.{hint}"
+    )
+
+
+def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = None) -> Tensor:
+    """[B,H,W,1|3|4] 0..1 -> the map [B,H,W,3] float32 0..1; transparent pixels count as white.
+
+    `knobs` by name as in KINDS[kind].knobs; pictures of a batch do not see each other.
+    """
+    from ...sampling.geometry import shorter_side_size
+    from ...sampling.lock import check_picture, resized, size_of
+
+    found = kind_named(kind)
+    values = found.values(knobs or {})
+    check_picture(picture)
+    size, module = size_of(picture), importlib.import_module(f".{kind}", __package__)
+    work = shorter_side_size(*size, values.pop("resolution", 0))
+    made = getattr(module, kind)(resized(on_white(picture), work), **values)
+    made = made if made.dim() == 4 else made[..., None]  # [B,h,w] is grey
+    return resized(made.float(), size).expand(-1, -1, -1, 3).contiguous()
+
+
+def on_white(picture: Tensor) -> Tensor:
+    """[B,H,W,1|3|4] -> [B,H,W,3] float32; alpha is blended on white."""
+    from ...sampling.lock import colour
+
+    if picture.shape[-1] != 4:
+        return colour(picture).float().clamp(0, 1)
+    alpha = picture[..., 3:].float().clamp(0, 1)
+    return picture[..., :3].float().clamp(0, 1) * alpha + (1 - alpha)
