@@ -175,7 +175,8 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "--strength",
         type=between(0.001, 1, float),
         metavar="S",
-        help="how much of the picture is drawn anew, 0 to 1 (default 0.6; with an edit model 1)",
+        help="how much of the picture is drawn anew, 0 to 1 (default 0.6; with an edit model 1). "
+        "The embedded model edits a picture without --strength and --mask, and starts from it with",
     )
     p.add_argument(
         "--layers",

@@ -149,7 +149,9 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
         raise CallError("--layers is for Qwen-Image-Layered, this model draws one picture.")
     if not pictures:
         return TEXT
-    kind = "edit" if _edits(model, len(pictures)) else "image"
+    started = call.strength is not None or given.mask is not None
+    edits = _edits(model, len(pictures)) and not (model.variant.draws and started)
+    kind = "edit" if edits else "image"
     if kind == "edit":
         template_of(model).check(len(pictures))
     strength = strength if strength is not None else 1.0 if kind == "edit" else STRENGTH

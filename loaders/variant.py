@@ -23,13 +23,15 @@ VARIANT_KEY = "inkstone_variant"  # metadata of files that we write
 @dataclass(frozen=True)
 class Variant:
     """`edit` names the family's EditTemplate (None: takes no reference pictures); `zero_cond_t`:
-    references have a time of their own; `layered`: draws layers of one picture."""
+    references have a time of their own; `layered`: draws layers of one picture; `draws`: an edit
+    model that understands descriptions too, so pictures can also be what it starts from."""
 
     name: str
     words: str
     edit: str | None = None
     zero_cond_t: bool = False
     layered: bool = False
+    draws: bool = False
     family: str = "qwen-image"  # name of a record in family.py
 
 
@@ -42,7 +44,7 @@ _ALL = (
     Variant("embedded", "the embedded model: text to image", family="inkstone-embedded"),
     Variant(
         "embedded-edit", "the embedded model: draws, and edits pictures", edit="references",
-        zero_cond_t=True, family="inkstone-embedded",
+        zero_cond_t=True, draws=True, family="inkstone-embedded",
     ),
 )  # fmt: skip
 VARIANTS = {variant.name: variant for variant in _ALL}
