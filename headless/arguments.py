@@ -11,10 +11,6 @@ from pathlib import Path
 
 from ..kernels.errors import InkstoneError
 
-LATER = {
-    "--control": "ControlNet",
-    "--control-model": "ControlNet",
-}
 _UNITS = {
     "": 1,
     "b": 1,
@@ -25,17 +21,6 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
-
-
-class Later(argparse.Action):
-    """An option of the contract that this version does not have yet: refused in words, never
-    ignored.
-    """
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        parser.error(
-            f"{option_string}: {LATER[option_string]} is not part of this version of Inkstone"
-        )
 
 
 def size(text: str) -> tuple[int, int]:
@@ -68,6 +53,27 @@ def device(text: str) -> str:
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
     return text
+
+
+def check_device(device: str | None) -> None:
+    """Refuses a device that this torch does not have."""
+    import torch
+
+    from .sources import CallError
+
+    kind, _, index = (device or "cpu").partition(":")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "xpu": torch.xpu.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if int(index or 0) >= there[kind]:
+        raise CallError(
+            f"--device {device}: this torch ({torch.__version__}) finds {there[kind]} {kind} "
+            f"devices. "
+            "Use --device cpu, or install the torch build of your card."
+        )
 
 
 def lora(text: str) -> tuple[Path, float]:

@@ -67,12 +67,15 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _print_plan(call: DrawCall, as_json: bool) -> int:
     from ..loaders.plan import plan
-    from .draw import check_paths, load, wanted
+    from .controls import read_controls
+    from .draw import check_paths, load, want_of, wanted
     from .sources import read_given, task_of
 
     check_paths(call)
-    given, models = read_given(call), load(call, partly=True)
-    made = plan(models, wanted(call, task_of(call, models.model, given)))
+    given, controls = read_given(call), read_controls(call, want_of(call))
+    models = load(call, partly=True)
+    task = controls.task(task_of(call, models.model, given), call, models)
+    made = plan(models, wanted(call, task, controls))
     print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
     return 0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
+from .arguments import check_device
+from .controls import NONE, Asked, Controls, check_controls, control_facts, read_controls
 from .hashes import model_hash
 from .png import ensure_writable, save_png
 from .sources import TEXT, CallError, Task, check_pictures, picture_facts, read_given, task_of
@@ -18,7 +20,7 @@ from .sources import TEXT, CallError, Task, check_pictures, picture_facts, read_
 if TYPE_CHECKING:
     import torch
 
-    from ..loaders.bundle import Bundle
+    from ..loaders.bundle import Bundle, Want
     from ..loaders.plan import Wanted
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class DrawCall:
     strength: float | None = None
     layers: int | None = None
     variant: str | None = None
+    control: Sequence[Asked] = ()
+    control_model: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,10 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     given = read_given(call)
     _check_output(call)
     marks = [time.perf_counter()]
+    controls = read_controls(call, want_of(call))
     bundle = load(call)
-    task = task_of(call, bundle.model, given)
-    log.info("%s", plan(bundle, wanted(call, task)).sentence())
+    task = controls.task(task_of(call, bundle.model, given), call, bundle)
+    log.info("%s", plan(bundle, wanted(call, task, controls)).sentence())
     settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
     positive = task.states(bundle, call.prompt)
@@ -92,6 +97,7 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     request = Request(
         *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
         settings.cfg, **task.inputs(bundle),
+        controls=controls.on(task, given.mask, bundle, settings.size),
     )  # fmt: skip
     marks.append(time.perf_counter())
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
@@ -106,6 +112,7 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     pictures = task.finish(pictures)
     marks.append(time.perf_counter())
     facts = _facts(call, settings, bundle, marks) | picture_facts(call)
+    facts |= {"controls": control_facts(call)} if call.control else {}
     if call.save_latent is not None:
         from ..loaders.safetensors_file import save_safetensors
 
@@ -121,7 +128,7 @@ def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, each: int) -> lis
     """The files of pictures [B*each,H,W,C], each with what made it."""
     import torch
 
-    kept = {k: facts[k] for k in ("models", "loras", "pictures", "mask") if k in facts}
+    kept = {k: facts[k] for k in ("models", "loras", "pictures", "mask", "controls") if k in facts}
     outputs = _output_names(call, len(pictures))
     for k, (path, picture) in enumerate(zip(outputs, pictures)):
         said = {**facts["call"], "seed": call.seed + k // each, "batch": 1} | kept
@@ -130,14 +137,15 @@ def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, each: int) -> lis
     return outputs
 
 
-def wanted(call: DrawCall, task: Task = TEXT) -> Wanted:
+def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Wanted:
     """What the plan needs of a call."""
     from ..loaders.plan import Wanted
 
     together = call.batch * (1 + task.layers)  # layers and their sum are drawn side by side
     return Wanted(
-        task.size or call.size, call.steps, together, call.memory, True, len(task.beside)
-    )
+        task.size or call.size, call.steps, together, call.memory, True, len(task.beside),
+        controls.models,
+    )  # fmt: skip
 
 
 def load(call: DrawCall, partly: bool = False) -> Bundle:
@@ -158,22 +166,29 @@ def open_models(call: DrawCall, partly: bool = False) -> Bundle:
 
     `partly`: of a single file, what was not named is None.
     """
-    import torch
-
     from ..loaders import bundle as b
 
-    dtype = None if call.dtype is None else getattr(torch, call.dtype)
-    device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
     root, text, vae = parts_of(call, partly)
-    want = b.Want(dtype, device, call.memory, wait=True, variant=call.variant)
+    want = want_of(call)
     models = b.Bundle(
         b.open_diffusion_model(root, want),
         b.open_text_encoder(text, want) if text else None,
-        b.load_vae(vae, dtype, device) if vae else None,
+        b.load_vae(vae, want.dtype, want.device) if vae else None,
     )
     if models.vae:  # raw latents are those of the VAE in use, whatever lies beside the model
         models.model.latent_mean, models.model.latent_std = models.vae.mean, models.vae.std
     return models
+
+
+def want_of(call: DrawCall) -> Want:
+    """How the models of a call are opened."""
+    import torch
+
+    from ..loaders.bundle import Want
+
+    dtype = None if call.dtype is None else getattr(torch, call.dtype)
+    device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Want(dtype, device, call.memory, wait=True, variant=call.variant)
 
 
 def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, Path | None]:
@@ -245,29 +260,11 @@ def check_paths(call: DrawCall) -> None:
                 f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
             )
     check_pictures(call)
-    _check_device(call.device)
+    check_controls(call)
+    check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None and path.is_dir():
             raise CallError(f"{path} is a folder: name a file in it.")
-
-
-def _check_device(device: str | None) -> None:
-    """Refuses a device that this torch does not have."""
-    import torch
-
-    kind, _, index = (device or "cpu").partition(":")
-    there = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "xpu": torch.xpu.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if int(index or 0) >= there[kind]:
-        raise CallError(
-            f"--device {device}: this torch ({torch.__version__}) finds {there[kind]} {kind} "
-            f"devices. "
-            "Use --device cpu, or install the torch build of your card."
-        )
 
 
 def _check_output(call: DrawCall) -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..loaders.variant import CHOICES
-from .arguments import LATER, Later, between, command, device, lora, memory, size
+from .arguments import between, command, device, lora, memory, size
+from .controls import control, kinds
 
 
 def _add_models(p: argparse.ArgumentParser) -> None:
@@ -116,6 +117,7 @@ def add_draw(commands) -> None:
     _add_canvas(p)
     _add_sampling(p)
     _add_pictures(p)
+    _add_controls(p)
     _add_loras(p)
     _add_machine(p)
     p.add_argument(
@@ -128,8 +130,6 @@ def add_draw(commands) -> None:
         "--plan", action="store_true", help="print the memory plan and stop; nothing is loaded"
     )
     p.add_argument("--json", action="store_true", help="print facts as JSON instead of file names")
-    for option in LATER:
-        p.add_argument(option, action=Later, help=argparse.SUPPRESS)
 
 
 def _add_sampling(p: argparse.ArgumentParser) -> None:
@@ -189,4 +189,26 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         metavar="NAME",
         help="what the model is, for files that do not say: " + ", ".join(CHOICES),
+    )
+
+
+def _add_controls(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--control",
+        type=control,
+        action="append",
+        default=[],
+        metavar="TYPE:F[:STRENGTH[:START-END]]",
+        help="control picture; TYPE is map (F is the map itself) or what is made of F: "
+        f"{', '.join(kinds()[1:])}. Strength 1 unless given; START-END are fractions of the steps. "
+        "May be repeated. Without --size and --image the result has the size of the first",
+    )
+    p.add_argument(
+        "--control-model",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="F",
+        help="control file: InstantX Union, or Inpainting (with --mask). One for all controls, or "
+        "one for each",
     )

@@ -42,6 +42,7 @@ class Call(Protocol):
     mask: Path | None
     strength: float | None
     layers: int | None
+    control: Sequence[object]
 
 
 def check_pictures(call: Call) -> None:
@@ -50,7 +51,8 @@ def check_pictures(call: Call) -> None:
         if path is not None and not path.is_file():
             raise CallError(f"{name} {path}: no such picture file. Check the path.")
     for name in ("mask", "strength", "layers"):
-        if getattr(call, name) is not None and not call.image:
+        alone = name == "mask" and call.control  # a control takes it
+        if getattr(call, name) is not None and not call.image and not alone:
             raise CallError(f"--{name} works on a picture: give it with --image F.")
     if call.image and call.size is not None:
         raise CallError(
@@ -129,7 +131,8 @@ class Task:
         if not self.locks:
             return decoded
         result = self.locks[0].from_canvas(decoded)
-        return result if self.kind == "layers" else paste(self.pictures[0], result)
+        own = self.kind == "layers" or not self.pictures
+        return result if own else paste(self.pictures[0], result)
 
 
 TEXT = Task("text")

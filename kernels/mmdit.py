@@ -12,9 +12,9 @@ Module names are the published key names.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from .rope import Grid, joint_rope, rotate
 from .stream import Stream, Walk, in_step
 
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
+# (block, blocks, image stream [B,S,D]) -> the stream with what a control adds to it there
+After = Callable[[int, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,31 @@ class Block(nn.Module):
         return img, txt
 
 
+class TextEntry(Protocol):
+    """What the base model and its control branches have for text."""
+
+    txt_norm: RMSWeight
+    txt_in: Linear
+
+
+def embed_text(network: TextEntry, txt: Tensor) -> Tensor:
+    """Text states [B,L,J] -> the text stream [B,L,D] float32."""
+    weight = network.txt_norm.weight.float()
+    y = F.rms_norm(txt.float(), txt.shape[-1:], weight, 1e-6)
+    return network.txt_in(y.to(txt.dtype)).float()
+
+
+def shared_pass(
+    config: MMDiTConfig, img: Tensor, txt: Tensor, grids: Sequence[Grid],
+    mask: Tensor | None = None, layers: int = 0,
+) -> Pass:  # fmt: skip
+    """What all blocks share, of img [B,S,64] and txt [B,L,J]; mask [B,L] True = real text token."""
+    turns = joint_rope(grids, txt.shape[1], config.axes, config.theta, img.device, layers)
+    if mask is not None:
+        mask = F.pad(mask, (0, len(turns[0])), value=True)[:, None, None, :]
+    return Pass(*turns, mask, None, img.dtype, img.shape[1])
+
+
 class MMDiT(nn.Module):
     """The network without its modulation. See `modulation()` for the rows that forward needs."""
 
@@ -274,13 +301,8 @@ class MMDiT(nn.Module):
     ) -> Walk:
         """What `forward` computes, with a stop before each block."""
         watch, beside = watch or Watch(), beside or Beside()
-        at = self._pass(img, txt, grids, mask, beside.layers)
-        y = self.txt_in(
-            F.rms_norm(txt.float(), txt.shape[-1:], self.txt_norm.weight.float(), 1e-6).to(
-                txt.dtype
-            )
-        )
-        x, y = self.img_in(img).float(), y.float()
+        at = shared_pass(self.config, img, txt, grids, mask, beside.layers)
+        x, y = self.img_in(img).float(), embed_text(self, txt)
         refs = beside.references
         if refs is not None:
             x = torch.cat([x, refs.embed(self.img_in).expand(len(x), -1, -1)], dim=1)
@@ -292,34 +314,25 @@ class MMDiT(nn.Module):
             keep = at.tokens if block.last else x.shape[1]
             rows = ImgRows(mod.img[i], mod.ref[i] if mod.ref else None, at.tokens)
             x, y = block(x, y, (rows, mod.txt[i]), keep, at_block)
-            x = watch.add_residual(i, self.config.layers, x)
+            x = watch.after_block(i, self.config.layers, x)
         scale, shift = mod.out.unbind(1)
         return self.proj_out(modulated_norm(x[:, : at.tokens], shift, scale, img.dtype))
-
-    def _pass(
-        self, img: Tensor, txt: Tensor, grids: Sequence[Grid], mask: Tensor | None, layers: int
-    ) -> Pass:
-        c = self.config
-        turns = joint_rope(grids, txt.shape[1], c.axes, c.theta, img.device, layers)
-        if mask is not None:
-            mask = F.pad(mask, (0, len(turns[0])), value=True)[:, None, None, :]
-        return Pass(*turns, mask, None, img.dtype, img.shape[1])
 
 
 class Watch:
     """Hooks of one forward: subclass or fill in what is wanted.
 
     on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;
-    residuals are a control branch's samples, added to the image stream after block i.
+    after: what controls add to the image stream after each block.
     """
 
     def __init__(
         self,
         on_block: Callable[[int], None] | None = None,
         probe: Callable[[int, str, Tensor], None] | None = None,
-        residuals: Sequence[Tensor] = (),
+        after: Sequence[After] = (),
     ) -> None:
-        self._on_block, self._probe, self.residuals = on_block, probe, residuals
+        self._on_block, self._probe, self._after = on_block, probe, after
 
     def on_block(self, index: int) -> None:
         """Called before block `index`."""
@@ -331,9 +344,8 @@ class Watch:
         probe = self._probe
         return None if probe is None else (lambda name, x: probe(index, name, x))
 
-    def add_residual(self, index: int, layers: int, x: Tensor) -> Tensor:
-        """Sample index // ceil(layers / n) of n samples, on the first tokens of the stream."""
-        if not self.residuals:
-            return x
-        r = self.residuals[index // math.ceil(layers / len(self.residuals))]
-        return torch.cat([x[:, : r.shape[1]] + r, x[:, r.shape[1] :]], dim=1)
+    def after_block(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """The image stream x [B,S,D] as the next block gets it."""
+        for add in self._after:
+            x = add(index, layers, x)
+        return x

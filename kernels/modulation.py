@@ -30,7 +30,8 @@ _ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
 @dataclass(frozen=True)
 class Modulation:
     """Rows for n sigmas. img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1,
-    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm.
+    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm (control
+    branches have none: [n,0,D]).
     ref[i] [1,6,D]: those of reference pictures where they have their own (zero_cond_t)."""
 
     img: list[Tensor]
@@ -109,10 +110,11 @@ def modulation(
     dtype: torch.dtype = torch.float32,
     addition: int | None = None,
     branches: Branches = NONE,
+    final: bool = True,
 ) -> Modulation:
     """All modulation rows for sigma [n] (float32, on the device of the result).
 
-    branches: LoRAs, by the names of their layers.
+    branches: LoRAs, by the names of their layers; final: the network ends in a modulated norm.
     """
     act = F.silu(time_embedding(weights, sigma, addition, branches))  # [n,D]
 
@@ -125,7 +127,8 @@ def modulation(
         img.append(project(block + "img_mod.1", 6))
         # of the last block's text branch only keys and values are read: shift1 and scale1
         txt.append(project(block + "txt_mod.1", 6 if i < layers - 1 else 2))
-    return Modulation(img, txt, project("norm_out.linear", 2))
+    out = project("norm_out.linear", 2) if final else act.new_empty(len(act), 0, act.shape[1])
+    return Modulation(img, txt, out)
 
 
 def table_bytes(layers: int, width: int, sigmas: int, dtype: torch.dtype) -> int:
@@ -133,9 +136,10 @@ def table_bytes(layers: int, width: int, sigmas: int, dtype: torch.dtype) -> int
     return sigmas * layers * 12 * width * dtype.itemsize
 
 
-def modulation_keys(layers: int, addition: bool = False) -> list[str]:
+def modulation_keys(layers: int, addition: bool = False, final: bool = True) -> list[str]:
     """Key names that the table reads (and the resident network does not hold)."""
-    heads = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)] + ["norm_out.linear"]
+    heads = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)]
+    heads += ["norm_out.linear"] if final else []
     heads += [f"transformer_blocks.{i}.{s}_mod.1" for i in range(layers) for s in ("img", "txt")]
     keys = [f"{h}.{part}" for h in heads for part in ("weight", "bias")]
     return keys + (["time_text_embed.addition_t_embedding.weight"] if addition else [])

@@ -4,12 +4,15 @@ independent passes that go through the blocks together, so that each block is br
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 Walk = Generator[None, None, Tensor]
 """A forward that stops before each of its blocks and returns its result after the last."""
+
+
+Result = TypeVar("Result")
 
 
 class Stream(Protocol):
@@ -22,7 +25,9 @@ class Stream(Protocol):
         """Lets go of what was brought in."""
 
 
-def in_step(walks: Sequence[Walk], blocks: int, stream: Stream | None) -> list[Tensor]:
+def in_step(
+    walks: Sequence[Generator[None, None, Result]], blocks: int, stream: Stream | None
+) -> list[Result]:
     """The results of passes over one network, block by block: their numbers never meet."""
     for index in range(blocks):
         for walk in walks:
@@ -32,7 +37,7 @@ def in_step(walks: Sequence[Walk], blocks: int, stream: Stream | None) -> list[T
     return [_result(walk) for walk in walks]
 
 
-def _result(walk: Walk) -> Tensor:
+def _result(walk: Generator[None, None, Result]) -> Result:
     try:
         next(walk)
     except StopIteration as end:

@@ -26,8 +26,9 @@ from .layout import mmdit_layout, text_layout
 from .lora import Lora
 from .lora_stack import Adapter, Fitted
 from .recent import Recent
-from .residency import Residency
+from .residency import Residency, settle_together
 from .safetensors_file import Weights
+from .slots import read_weight
 from .tokenizer import Tokenizer
 from .vae_model import VAEModel
 from .variant import Variant
@@ -66,11 +67,12 @@ class DiffusionModel:
     _tables: dict[tuple, Modulation] = field(default_factory=dict, repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
-    def ready(self, working: int) -> None:
-        """Sees to it that the weights are in place for work that needs `working` bytes itself."""
-        if self.weights is not None:
-            working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
-            self.weights.settle(self.budget, working)
+    def ready(self, working: int, beside: Sequence[Residency] = ()) -> None:
+        """Sees to it that the weights are in place for work that needs `working` bytes itself, and
+        those of controls that work in the same steps.
+        """
+        working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+        settle_together(self.weights, beside, self.budget, working)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
         """A light copy that draws with these too; this model and the shared network stay as they
@@ -147,12 +149,7 @@ class DiffusionModel:
         return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
 
     def _read(self, name: str) -> Tensor | Storage:
-        if name in self.found:
-            return self.found[name].load().to(self.device)
-        beside = self.found.get(f"{name.removesuffix('.bias')}.weight")
-        if name.endswith(".bias") and beside is not None and beside.bias is not None:
-            return beside.bias().to(self.device)
-        return self.source.read(self.names[name]).to(self.device)
+        return read_weight(self.source, self.names, self.found, name).to(self.device)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from .residency import Placement, place
 if TYPE_CHECKING:
     import torch
 
+    from .control import ControlModel
     from .models import Bundle
     from .vision import VisionModel
 
@@ -35,6 +36,7 @@ class Wanted:
     memory: int | None = None
     once: bool = False  # one draw and no more: the text encoder leaves in any case
     pictures: int = 0  # of an edit, each taken to be as large as the canvas
+    controls: Sequence[ControlModel] = ()  # one for each control; the same may come twice
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Plan:
     text_encoder_placed: str
     diffusion_model_placed: str
     together: bool  # text encoder and MMDiT stay side by side
+    controls: int = 0  # whole, beside the MMDiT
 
     def sentence(self) -> str:
         """One line for people."""
         g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items() if type(v) is int}
         tower = f"vision tower {g['vision_tower']}, " if self.vision_tower else ""
         loras = f"LoRA branches {g['lora_branches']}, " if self.lora_branches else ""
+        loras += f"controls {g['controls']}, " if self.controls else ""
         if self.together:
             verdict = "all resident"
         else:
@@ -116,7 +120,7 @@ def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
     left out of the plan.
     """
     from ..kernels.vae_rows import plan_rows
-    from .bundle import parameter_bytes
+    from .opening import parameter_bytes
 
     text, model, vae = models.text_encoder, models.model, models.vae
     size = call.size or model.family.preset.size
@@ -135,14 +139,16 @@ def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
     if text:
         rows = call.pictures * seen // tower.network.config.merge**2 if tower else 0
         stages.append(Stage(text.weights.sizes, text.working_bytes(_PROMPT + rows), call.once))
-    stages.append(Stage(model.weights.sizes, drawing + branches))
+    own = {id(c): c.weights for c in call.controls if c.weights is not None}
+    controls = sum(weights.nbytes for weights in own.values())
+    stages.append(Stage(model.weights.sizes, drawing + branches + controls))
     placed, most, stay = follow(stages, budget - fixed, decode)
     none = Placement(0, 0, 0)
     return Plan(
         runtime, placed[0].nbytes if tower else 0, (placed[-2] if text else none).nbytes,
         placed[-1].nbytes, model.modulation_bytes, table, branches, vae_bytes,
         max(drawing - table, decode), fixed + most, budget, model.weights_format,
-        (placed[-2] if text else none).words(), placed[-1].words(), stay,
+        (placed[-2] if text else none).words(), placed[-1].words(), stay, controls,
     )  # fmt: skip
 
 
@@ -194,6 +200,7 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
     """
     import torch
 
+    from ..sampling.control import Control
     from ..sampling.geometry import LATENT, check_canvas
     from ..sampling.run import Request, working_bytes
 
@@ -203,6 +210,7 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
     request = Request(
         *size, torch.empty(steps + 1, device="meta"), batch=call.batch,
         references=(picture,) * call.pictures,
+        controls=tuple(Control(branch, picture) for branch in call.controls),
     )  # fmt: skip
     text = torch.empty(1, _PROMPT, models.model.network.config.joint, device="meta")
     guided = models.model.preset(call.pictures).cfg > 1 and models.model.distilled is None

@@ -157,19 +157,33 @@ class Residency:
         """The most bytes that it holds now."""
         return self.placement.nbytes if self.placement else 0
 
-    def settle(self, budget: int | None = None, working: int = 0) -> Placement:
+    @property
+    def least(self) -> int:
+        """Bytes that it holds at least when it works: all but two blocks are streamed."""
+        rest, groups = self.sizes
+        return min(self.nbytes, rest + 2 * max(groups, default=0))
+
+    def settle(
+        self, budget: int | None = None, working: int = 0, beside: Sequence[Residency] = (),
+        after: Residency | None = None,
+    ) -> Placement:  # fmt: skip
         """Gets ready to work. budget: bytes for the whole process, None = what is free now;
-        working: bytes that the work itself will need. Others leave if that makes room.
+        working: bytes that the work itself will need. Others leave if that makes room, but not
+        those `beside`; `after` settles next, and room is left for it.
         """
         with _lock:
             self._used = next(_clock)
             room = self._room(budget) - working
+            room -= after.least if after is not None and not after.held else 0
             whole = self.placement is not None and not self.placement.streamed
             if whole and self.held + self._others_held() <= room:
                 return self.placement
-            others = sorted(self._others(), key=lambda r: r._used)
+            others = [r for r in self._others() if r not in beside]
+            others.sort(key=lambda r: (r is after, r._used))
             while others and self.nbytes + self._others_held() > room:
-                others.pop(0).park()
+                leaving = others.pop(0)
+                leaving.park()
+                room -= after.least if leaving is after else 0
             wanted = place(*self.sizes, room - self._others_held())
             if wanted != self.placement:
                 self._arrange(wanted)
@@ -224,3 +238,16 @@ class Residency:
         if self.device.type != "cpu":
             return budget
         return budget - max(0, process_bytes() - held)
+
+
+def settle_together(
+    main: Residency | None, beside: Sequence[Residency], budget: int | None, working: int
+) -> None:
+    """Gets a network ready with those that work in the same steps (controls). They are small: they
+    come first, and what does not fit of `main` is streamed.
+    """
+    with _lock:
+        for number, one in enumerate(beside):
+            one.settle(budget, working, beside[:number], main)
+        if main is not None:
+            main.settle(budget, working, beside)

@@ -143,6 +143,18 @@ def _plain(
     )
 
 
+def read_weight(
+    source: Weights, table: Mapping[str, str], found: Mapping[str, Found], name: str
+) -> Tensor | Storage:
+    """One tensor by our name, on the CPU: packed as it is, else as the file has it."""
+    if name in found:
+        return found[name].load()
+    beside = found.get(f"{name.removesuffix('.bias')}.weight")
+    if name.endswith(".bias") and beside is not None and beside.bias is not None:
+        return beside.bias()
+    return source.read(table[name])
+
+
 def read_shaped(source: Weights, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """One tensor in the network's shape: a 3-D kernel's last slice, gammas without empty axes."""
     stored = source.entries[name].shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
@@ -20,10 +21,12 @@ NODES: list[type[io.ComfyNode]] = [
     LoadVAE,
     LoadLora,
     LoraStack,
+    LoadControlNet,
     ModelInfo,
     EncodePrompt,
     EncodeEdit,
     EncodeLayers,
+    ApplyControlNet,
     EmptyLatent,
     ImageToLatent,
     Inpaint,

@@ -40,6 +40,7 @@ _KINDS = {
     "text_encoders": (("text_encoders", "clip"), "text_encoder"),
     "vae": (("vae",), "vae"),
     "loras": (("loras",), "loras"),  # no model folder has such a part
+    "controlnet": (("controlnet",), "controlnet"),
     "diffusers": (("diffusers",), ""),
 }
 _MAX_DEPTH = 6

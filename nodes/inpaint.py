@@ -79,7 +79,8 @@ class Inpaint(io.ComfyNode):
         made = repaint_for(vae.family, image, mask, (grow, feather), (work_size, crop))
         part = made.canvas()
         latent = {"samples": vae.encode(part), "noise_mask": made.latent_mask()}
-        return io.NodeOutput(latent | {sockets.LOCK: made.crop.lock}, made, part)
+        places = {sockets.LOCK: made.crop.lock, sockets.CROP: made.crop}
+        return io.NodeOutput(latent | places, made, part)
 
 
 class StitchPart(io.ComfyNode):

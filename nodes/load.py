@@ -16,7 +16,7 @@ AUTO = "auto"
 EMBEDDED = "embedded (ships with Inkstone)"
 
 
-def _dtype_input() -> Any:
+def dtype_input() -> Any:
     return io.Combo.Input(
         "dtype",
         options=list(DTYPES),
@@ -48,7 +48,7 @@ def torch_dtype(name: str) -> Any:
     return None if name == "auto" else getattr(torch, name)
 
 
-def _want(dtype: str, variant: str = AUTO) -> Any:
+def wanted(dtype: str, variant: str = AUTO) -> Any:
     """Weights are read when they are used; the host makes room."""
     from ..loaders.bundle import Want
 
@@ -88,7 +88,7 @@ class LoadDiffusionModel(io.ComfyNode):
                     tooltip="A file in models/diffusion_models, or a model folder in "
                     "models/diffusers.",
                 ),
-                _dtype_input(),
+                dtype_input(),
                 _variant_input(),
             ],
             outputs=[sockets.Model.Output(display_name="model")],
@@ -102,7 +102,7 @@ class LoadDiffusionModel(io.ComfyNode):
     def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.bundle import Bundle, open_diffusion_model
 
-        want = _want(dtype, variant)
+        want = wanted(dtype, variant)
         made = open_diffusion_model(host.model_path("diffusion_models", model), want)
         _say_plan(Bundle(made, None, None))
         return io.NodeOutput(made)
@@ -127,7 +127,7 @@ class LoadTextEncoder(io.ComfyNode):
                     tooltip="A file in models/text_encoders, or a model folder in "
                     "models/diffusers.",
                 ),
-                _dtype_input(),
+                dtype_input(),
             ],
             outputs=[sockets.TextEncoder.Output(display_name="text_encoder")],
         )
@@ -141,7 +141,7 @@ class LoadTextEncoder(io.ComfyNode):
         from ..loaders.bundle import open_text_encoder
 
         path = host.model_path("text_encoders", text_encoder)
-        return io.NodeOutput(open_text_encoder(path, _want(dtype)))
+        return io.NodeOutput(open_text_encoder(path, wanted(dtype)))
 
 
 class LoadVAE(io.ComfyNode):
@@ -202,7 +202,7 @@ class LoadAll(io.ComfyNode):
                     default=EMBEDDED,
                     tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
                 ),
-                _dtype_input(),
+                dtype_input(),
                 _variant_input(),
             ],
             outputs=[
@@ -221,6 +221,6 @@ class LoadAll(io.ComfyNode):
         from ..loaders.bundle import open_all
 
         path = None if folder == EMBEDDED else host.model_path("diffusers", folder)
-        bundle = open_all(path, _want(dtype, variant))
+        bundle = open_all(path, wanted(dtype, variant))
         _say_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

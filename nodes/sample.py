@@ -218,7 +218,7 @@ class Denoise(io.ComfyNode):
             w * 8, h * 8, sigmas, seed, batch, cfg, samples,
             references=sockets.references(positive, negative, model.apart),
             repaint=sockets.repaint_mask(latent), layers=latent.get(sockets.LAYERS, 0),
-            encoded_for=sockets.encoded_for(positive),
+            encoded_for=sockets.encoded_for(positive), controls=sockets.controls(positive, latent),
         )  # fmt: skip
         texts = [
             None if c is None else sockets.text_states(c, n)

@@ -12,10 +12,14 @@ from .host import io
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..controlnet.union import ControlPicture
+    from ..sampling.control import Control as Placed
+
 Model = io.Custom("INKSTONE_MODEL")
 TextEncoder = io.Custom("INKSTONE_TEXT_ENCODER")
 VAE = io.Custom("INKSTONE_VAE")
 Lora = io.Custom("INKSTONE_LORA")  # loaders.lora_stack.Adapter
+Control = io.Custom("INKSTONE_CONTROL")  # loaders.control.ControlModel
 Stitch = io.Custom("INKSTONE_STITCH")  # sampling.repaint.Repaint
 
 # Keys in LATENT and CONDITIONING: the core's, and ours beside them
@@ -23,7 +27,9 @@ REFERENCES = "reference_latents"
 INDEX, INDEX_ZERO = "index", "index_timestep_zero"  # values of reference_latents_method
 VARIANT = "inkstone_variant"  # whose template the prompt was encoded in
 LOCK = "inkstone_lock"  # sampling.lock.Lock: how the picture lies on the canvas
+CROP = "inkstone_crop"  # sampling.repaint.Crop: the part of a picture that is drawn
 LAYERS = "inkstone_layers"  # so many layers are drawn
+CONTROLS = "inkstone_controls"  # controlnet.union.ControlPicture, in order
 GROWN = "images"
 
 
@@ -72,6 +78,23 @@ def references(positive: list, negative: list | None, apart: bool) -> tuple[Tens
 
 def _latents(options: dict) -> tuple[Tensor, ...]:
     return tuple(x[:, :, None] if x.dim() == 4 else x for x in options.get(REFERENCES) or ())
+
+
+def with_control(conditioning: list, control: ControlPicture) -> list:
+    """A conditioning with one more control; the one that came in stays as it is."""
+    states, options = _only(conditioning, "positive")
+    return [[states, options | {CONTROLS: (*options.get(CONTROLS, ()), control)}]]
+
+
+def controls(conditioning: list, latent: dict) -> tuple[Placed, ...]:
+    """The controls of a conditioning, their pictures encoded on the canvas of a LATENT."""
+    from ..controlnet.canvas import canvas_of
+    from ..sampling.geometry import LATENT
+
+    found = _only(conditioning, "positive")[1].get(CONTROLS, ())
+    height, width = (side * LATENT for side in latent["samples"].shape[-2:])
+    canvas = canvas_of(width, height, latent.get(CROP) or latent.get(LOCK)) if found else None
+    return tuple(control.on(canvas) for control in found)
 
 
 def encoded_for(conditioning: list) -> str:

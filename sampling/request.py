@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
+from .control import Control
 from .finite import check
 from .geometry import LATENT, TOKEN, check_canvas
 from .schedule import check_sigmas
@@ -62,6 +63,7 @@ class Request:
     references: tuple[Tensor, ...] = ()  # [1,16,1,h,w], each of its own size: Picture 1, 2, 3
     repaint: Tensor | None = None  # [n,1,h,w] 0..1: 1 = drawn, 0 = stays as in `latent`
     layers: int = 0  # layered variant: so many layers of the one reference
+    controls: tuple[Control, ...] = ()
     encoded_for: str = ""  # the variant whose template the prompts were encoded in; "" = not said
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +23,7 @@ from ..kernels.mmdit import MMDiT, Watch, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from ..kernels.rope import Grid
 from ..kernels.stream import Walk
+from .control import Controlled, acting, check_controls, condition, control_bytes, say
 from .denoise import Kept, Step, euler
 from .finite import check
 from .geometry import LATENT, pack, token_grid, unpack
@@ -46,8 +47,10 @@ class Model(Drawer, Protocol):
     latent_std: Tensor
     distilled: Distilled | None  # made for few steps without CFG
 
-    def ready(self, working: int) -> None:
-        """Has the weights in place for work that needs `working` bytes itself."""
+    def ready(self, working: int, beside: Sequence[object] = ()) -> None:
+        """Has the weights in place for work that needs `working` bytes itself; beside: the weights
+        of controls, which work in the same steps.
+        """
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within it the network works with the model's LoRAs, if it has some."""
@@ -75,6 +78,7 @@ class _Run:
     table: Modulation
     grids: list[Grid]  # of the pictures that are drawn, then of the references
     beside: Beside
+    controls: Controlled | None = None
     ahead: Tensor | None = None  # the negative's velocity, computed with the positive's
 
     def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
@@ -97,6 +101,7 @@ class _Run:
         watch = Watch(
             on_block=None if on_block is None else (lambda block: on_block(step, block)),
             probe=self._probe if step == 0 else None,
+            after=self.controls.after(x, step) if self.controls else (),
         )
         return m.network.walk(
             x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
@@ -119,6 +124,7 @@ def denoise(
     """
     r = request
     check_request(model, r)
+    check_controls(model.network.config, r)
     _check_guidance(r.cfg, negative)
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
@@ -127,10 +133,13 @@ def denoise(
     if said:
         log.warning("%s", said)
     start, kept = _start(model, r)
-    model.ready(working_bytes(model, r, texts))
+    branches = {id(c.branch): c.branch for c in acting(r)}.values()
+    weights = [branch.weights for branch in branches if branch.weights is not None]
+    model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
-        run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r))
+        controls = _controls(model, r, texts["positive"], hooks)
+        run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
         return raw_latents(model, x, r)
 
@@ -146,8 +155,11 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     text = max(t.shape[1] for t in texts.values())
     rows = len(r.sigmas) - 1 + model.apart
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
+    samples, branches = control_bytes(r, texts["positive"].shape[1])
+    activations = activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
     return (
-        activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
+        max(activations, branches)  # branches work first
+        + samples
         + waiting  # the streams of CFG's other half, where weights are streamed
         + table_bytes(config.layers, config.width, rows, model.dtype)
         + references * per_token
@@ -171,6 +183,16 @@ def _beside(model: Model, r: Request) -> Beside:
     tokens = torch.cat([_normalised(model, z) for z in r.references], dim=1)  # [1,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
     return Beside(references, _drawn(r) if model.layered else 0)
+
+
+def _controls(model: Model, r: Request, text: Tensor, hooks: Hooks) -> Controlled | None:
+    """The controls of a run; None where none acts."""
+    say(r)
+    found = acting(r)
+    if not found:
+        return None
+    seen = [condition(c, _normalised(model, c.latent)) for c in found]
+    return Controlled(found, seen, text, r, hooks)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:

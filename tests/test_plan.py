@@ -197,9 +197,9 @@ def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
     asked = []
     settle = Residency.settle
 
-    def listen(self, budget=None, working=0):
+    def listen(self, budget=None, working=0, *others):
         asked.append(working)
-        return settle(self, budget, working)
+        return settle(self, budget, working, *others)
 
     monkeypatch.setattr(Residency, "settle", listen)
     text = torch.randn(1, 64, 128)

@@ -232,7 +232,7 @@ def random_model(layers: int = 3):
         apart=False,
         layered=False,
         adapted=nullcontext,
-        ready=lambda working: None,
+        ready=lambda working, beside: None,
         modulation=lambda s: modulation(weights.__getitem__, s, layers),
     )
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from inkstone.kernels.beside import Beside, References
+from inkstone.kernels.control import Spread
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig, Watch
 from inkstone.kernels.modulation import modulation
 from inkstone.loaders import residency
@@ -64,10 +65,10 @@ def test_passes_together_are_passes_alone(name, references):
         shared = beside()
         one_by_one = [
             ours(img.clone(), text, mod, grids, watch=watch, beside=shared)
-            for text, watch in zip(texts, (Watch(), Watch(residuals=added), Watch()))
+            for text, watch in zip(texts, (Watch(), Watch(after=[Spread(added)]), Watch()))
         ]
         ours.stream = Counting()
-        watches = Watch(), Watch(residuals=added), Watch()
+        watches = Watch(), Watch(after=[Spread(added)]), Watch()
         together = ours.together(walks(watches, beside()))
     assert ours.stream.entered == list(range(config.layers))
     for alone, beside_others in zip(one_by_one, together):

@@ -1,0 +1,181 @@
+"""The controls of a draw: `--control TYPE:PICTURE[:STRENGTH[:START-END]]` and `--control-model`.
+
+Files are opened and pictures read before the models. With one control model it serves all
+controls; with several, the first belongs to the first control, and so on. --mask is what an
+inpainting control draws anew, and without --image where the others act.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .hashes import model_hash, picture_hash
+from .pictures import read_picture
+from .sources import CallError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..loaders.bundle import Bundle
+    from ..loaders.control import ControlModel
+    from ..loaders.opening import Want
+    from ..sampling.control import Control
+    from .sources import Task
+
+MAP = "map"  # the picture is the map
+_NUMBER = r"[-+]?\d+(?:\.\d*)?|[-+]?\.\d+"
+_TAIL = re.compile(rf":({_NUMBER})(?::(\d*\.?\d+)-(\d*\.?\d+))?$")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One --control."""
+
+    kind: str
+    path: Path
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def words(self) -> str:
+        """As it is written on the command line, without the folder."""
+        return f"{self.kind}:{self.path.name}:{self.strength:g}:{self.start:g}-{self.end:g}"
+
+
+class Call(Protocol):
+    """What is asked of a draw call."""
+
+    control: Sequence[Asked]
+    control_model: Sequence[Path]
+    mask: Path | None
+    size: tuple[int, int] | None
+
+
+def kinds() -> tuple[str, ...]:
+    """Types of --control."""
+    from ..controlnet.preprocess.kinds import KINDS
+
+    return (MAP, *KINDS)
+
+
+def control(text: str) -> Asked:
+    """TYPE:PICTURE[:STRENGTH[:START-END]]. The path may hold colons: only numbers count."""
+    kind, _, rest = text.partition(":")
+    if kind not in kinds() or not rest:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected TYPE:PICTURE[:STRENGTH[:START-END]], for example "
+            f"canny:photo.png:0.8:0-0.5, with a type of {', '.join(kinds())}"
+        )
+    tail = None if Path(rest).is_file() else _TAIL.search(rest)
+    if tail is None:
+        return Asked(kind, Path(rest))
+    strength, start, end = float(tail[1]), float(tail[2] or 0), float(tail[3] or 1)
+    if not -10 <= strength <= 10 or not 0 <= start < end <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a strength from -10 to 10 and steps from START to END as "
+            "fractions, 0 <= START < END <= 1"
+        )
+    return Asked(kind, Path(rest[: tail.start()]), strength, start, end)
+
+
+def check_controls(call: Call) -> None:
+    """Raises CallError where the options do not go together or a file is not there."""
+    for asked in call.control:
+        if not asked.path.is_file():
+            raise CallError(f"--control {asked.path}: no such picture file. Check the path.")
+    for path in call.control_model:
+        if not path.exists():
+            raise CallError(f"--control-model {path}: no such file or folder. Check the path.")
+    controls, models = len(call.control), len(call.control_model)
+    if controls and not models:
+        raise CallError(
+            "--control needs the file of a control: give --control-model F (InstantX Union or "
+            "Inpainting)."
+        )
+    if models and not controls:
+        raise CallError("--control-model needs a picture: give --control TYPE:PICTURE.")
+    if models > 1 and models != controls:
+        raise CallError(
+            f"{models} --control-model for {controls} --control: give one for all, or one for each."
+        )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The controls of a call: what is asked, its model and its map [1,H,W,C]."""
+
+    asked: tuple[Asked, ...] = ()
+    models: tuple[ControlModel, ...] = ()
+    maps: tuple[Tensor, ...] = ()
+
+    def task(self, task: Task, call: Call, bundle: Bundle) -> Task:
+        """The task; where nothing else says the size, it is that of the first map."""
+        from ..loaders.editing import lock_for
+
+        if not self.maps or call.size is not None or task.locks:
+            return task
+        return replace(task, locks=(lock_for(bundle.model.family, self.maps[0]),))
+
+    def on(
+        self, task: Task, mask: Tensor | None, bundle: Bundle, size: tuple[int, int]
+    ) -> tuple[Control, ...]:
+        """For a request, encoded on its canvas. mask: what is drawn anew; where nothing is
+        repainted, where the controls act.
+        """
+        from ..controlnet.canvas import canvas_of
+        from ..controlnet.union import ControlPicture, Effect
+
+        where = task.repaint.crop if task.repaint else task.locks[0] if task.locks else None
+        canvas, found = canvas_of(*size, where), []
+        for asked, model, made in zip(self.asked, self.models, self.maps):
+            effect = Effect(asked.strength, asked.start, asked.end)
+            own = mask if model.masked or task.repaint is None else None
+            found.append(ControlPicture(model, bundle.vae, made, effect, own).on(canvas))
+        return tuple(found)
+
+
+NONE = Controls()
+
+
+def read_controls(call: Call, want: Want) -> Controls:
+    """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
+    from ..loaders.control import open_control
+
+    opened = {path: open_control(path, want) for path in dict.fromkeys(call.control_model)}
+    models = tuple(opened[path] for path in _each(call))
+    for model in models:
+        if model.masked and call.mask is None:
+            raise CallError(
+                f"The control {model.path.name} is for inpainting: give --mask F, the part that "
+                "is drawn anew."
+            )
+    return Controls(tuple(call.control), models, tuple(_map(asked) for asked in call.control))
+
+
+def _each(call: Call) -> list[Path]:
+    """The file of each control."""
+    paths = list(call.control_model)
+    return paths * len(call.control) if len(paths) == 1 else paths
+
+
+def _map(asked: Asked) -> Tensor:
+    from ..controlnet.preprocess.kinds import preprocess
+
+    picture = read_picture(asked.path)
+    return picture if asked.kind == MAP else preprocess(asked.kind, picture)
+
+
+def control_facts(call: Call) -> list[dict]:
+    """What the PNG says of the controls."""
+    return [
+        {
+            "control": asked.words(), "hash": picture_hash(asked.path),
+            "model": {"name": path.name, "hash": model_hash(path)},
+        }
+        for asked, path in zip(call.control, _each(call))
+    ]  # fmt: skip

@@ -1,0 +1,256 @@
+"""Controls: pictures that a control branch sees in some steps of a run, and what comes of it.
+
+A branch runs once per step in which a control acts, with the positive prompt; the same samples
+serve both halves of CFG (as the reference does it). All pictures of one file go through its blocks
+together, so that streamed weights are read once. Steps are counted as fractions of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels.control import ControlBranch, ControlWalk, Spread, sample_bytes
+from ..kernels.errors import InkstoneError
+from ..kernels.mmdit import After, MMDiTConfig, Watch, activation_bytes
+from ..kernels.modulation import Modulation, table_bytes
+from .finite import check
+from .geometry import LATENT, TOKEN, pack, token_grid
+
+if TYPE_CHECKING:
+    from .request import Request
+    from .run import Hooks
+
+log = logging.getLogger(__name__)
+
+MOST_STRENGTH = 10.0
+
+
+class Branch(Protocol):
+    """What a run needs of a loaded control."""
+
+    network: ControlBranch
+    dtype: torch.dtype
+    device: torch.device
+    weights_format: str
+    path: Path
+    weights: object | None  # where they are: has them in place, see Model.ready
+
+    def modulation(self, sigmas: Tensor) -> Modulation:
+        """The table for these sigmas."""
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """One picture for one branch: latent [n,16,1,h,w] raw; kept [n,1,h,w], 1 = stays, for branches
+    that take a mask; where [n,1,h/2,w/2] 0..1 per token, None = everywhere; n = 1 or the batch.
+    """
+
+    branch: Branch
+    latent: Tensor
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    kept: Tensor | None = None
+    where: Tensor | None = None
+
+    def acts(self, step: int, steps: int) -> bool:
+        """In step 0 .. steps - 1: those that lie within start .. end as a whole."""
+        within = step / steps >= self.start and (step + 1) / steps <= self.end
+        return self.strength != 0 and within
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.branch.path.name
+
+
+def check_controls(base: MMDiTConfig, r: Request) -> None:
+    """Raises InkstoneError where a control does not fit the model or the canvas."""
+    if r.controls and r.layers:
+        raise InkstoneError(
+            "Qwen-Image-Layered takes a picture apart and has no controls. Take out the control, "
+            "or draw with Qwen-Image."
+        )
+    for control in r.controls:
+        _check_numbers(control)
+        _check_family(control, base)
+        _check_pictures(control, r)
+
+
+def _check_numbers(c: Control) -> None:
+    if not -MOST_STRENGTH <= c.strength <= MOST_STRENGTH:
+        raise InkstoneError(
+            f"The strength of the control {c.name} is {c.strength:g}: expected {-MOST_STRENGTH:g} "
+            f"to {MOST_STRENGTH:g}. 0.8 to 1 is usual."
+        )
+    if not 0 <= c.start < c.end <= 1:
+        raise InkstoneError(
+            f"The control {c.name} acts from {c.start:g} to {c.end:g}: expected fractions of the "
+            "steps, 0 <= start < end <= 1. 0 and 1 for all steps."
+        )
+
+
+def _check_family(c: Control, base: MMDiTConfig) -> None:
+    own = c.branch.network.config
+    names = {"width": "width", "heads": "heads", "joint": "text width", "channels": "channels",
+             "axes": "rope axes"}  # fmt: skip
+    other = [
+        f"{word} {getattr(own, name)} where the model has {getattr(base, name)}"
+        for name, word in names.items() if getattr(own, name) != getattr(base, name)
+    ]  # fmt: skip
+    if other:
+        raise InkstoneError(
+            f"The control {c.name} is for a model of another family: it has {', '.join(other)}. "
+            "Load a control that was made for this diffusion model."
+        )
+
+
+def _check_pictures(c: Control, r: Request) -> None:
+    size = [r.height // LATENT, r.width // LATENT]
+    counts = (1, r.batch)
+    if c.latent.dim() != 5 or list(c.latent.shape[1:]) != [16, 1, *size]:
+        raise InkstoneError(
+            f"The picture of the control {c.name} has a latent of shape {list(c.latent.shape)}, "
+            f"the canvas is {r.width}x{r.height}: expected [pictures, 16, 1, {size[0]}, "
+            f"{size[1]}]. Make the control picture of the size of the canvas."
+        )
+    if c.branch.network.masked != (c.kept is not None):
+        takes = "takes a mask and got none" if c.kept is None else "takes no mask and got one"
+        raise InkstoneError(
+            f"The control {c.name} {takes}. An inpainting control needs the mask of what is drawn "
+            "anew; the others take only the picture."
+        )
+    tokens = [r.height // TOKEN, r.width // TOKEN]
+    for word, mask, wanted in (("mask", c.kept, size), ("region", c.where, tokens)):
+        if mask is not None and (mask.dim() != 4 or list(mask.shape[1:]) != [1, *wanted]):
+            raise InkstoneError(
+                f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
+                f"[masks, 1, {wanted[0]}, {wanted[1]}] for this {r.width}x{r.height} canvas."
+            )
+    for word, x in (("pictures", c.latent), ("masks", c.kept), ("regions", c.where)):
+        if x is not None and len(x) not in counts:
+            raise InkstoneError(
+                f"The control {c.name} has {len(x)} {word}, {r.batch} are drawn: expected 1"
+                f"{f' or {r.batch}' if r.batch > 1 else ''}. Give one for all, or one for each."
+            )
+    check(f"the picture of the control {c.name}", c.latent, "of the VAE")
+
+
+def condition(control: Control, tokens: Tensor) -> Tensor:
+    """Tokens [n,S,64] of its normalised latent -> what the branch sees: the mask's 4 values of a
+    token come last.
+    """
+    if control.kept is None:
+        return tokens
+    kept = pack(control.kept.float()).to(tokens.device)
+    count = max(len(kept), len(tokens))
+    return torch.cat([x.expand(count, -1, -1) for x in (tokens, kept)], dim=-1)
+
+
+class Controlled:
+    """The controls of one run."""
+
+    def __init__(
+        self, controls: Sequence[Control], pictures: Sequence[Tensor], text: Tensor, r: Request,
+        hooks: Hooks,
+    ) -> None:  # fmt: skip
+        """pictures [n,S,condition], one for each control; text [1,L,J] of the positive prompt."""
+        self._steps, self._text, self._hooks = len(r.sigmas) - 1, text, hooks
+        self._grid = token_grid(r.width, r.height)
+        self._tables: dict[int, Modulation] = {}
+        self._groups: dict[int, list[tuple[Control, Tensor]]] = {}
+        for control, picture in zip(controls, pictures, strict=True):
+            branch = control.branch
+            if id(branch) not in self._groups:
+                self._tables[id(branch)] = branch.modulation(r.sigmas[:-1])
+            placed = picture.to(branch.device, branch.dtype)
+            self._groups.setdefault(id(branch), []).append((control, placed))
+        self._made: tuple[int, list[After]] = -1, []
+
+    def after(self, x: Tensor, step: int) -> list[After]:
+        """What is added in this step to the streams of both halves of CFG. x [B,S,64]."""
+        if self._made[0] != step:
+            self._made = -1, []  # the last step's samples go before the new ones come
+            groups = [
+                [one for one in group if one[0].acts(step, self._steps)]
+                for group in self._groups.values()
+            ]
+            self._made = step, [a for group in groups if group for a in self._run(group, x, step)]
+        return self._made[1]
+
+    def _run(self, group: list[tuple[Control, Tensor]], x: Tensor, step: int) -> list[After]:
+        branch = group[0][0].branch
+        x = x.to(branch.device, branch.dtype)
+        walks = [self._walk(branch, picture, x, step) for _, picture in group]
+        made = branch.network.together(walks)
+        for samples in made if step == self._first(group) else ():
+            for sample in samples:
+                check(f"control {branch.path.name}, a sample", sample, branch.weights_format)
+        return [
+            Spread(samples, _scale(control, x.device)) for (control, _), samples in zip(group, made)
+        ]
+
+    def _walk(self, branch: Branch, picture: Tensor, x: Tensor, step: int) -> ControlWalk:
+        text = self._text.to(branch.device, branch.dtype).expand(len(x), -1, -1)
+        on_block = self._hooks.on_block
+        watch = Watch(on_block=None if on_block is None else partial(on_block, step))
+        mod = self._tables[id(branch)].step(step)
+        return branch.network.walk(x, picture, text, mod, self._grid, watch)
+
+    def _first(self, group: list[tuple[Control, Tensor]]) -> int:
+        """The first step in which one of a group acts."""
+        return next(i for i in range(self._steps) if any(c.acts(i, self._steps) for c, _ in group))
+
+
+def _scale(control: Control, device: torch.device) -> Tensor | float:
+    """By which its samples count: a number, or [n,S,1] where it acts only in a region."""
+    if control.where is None:
+        return control.strength
+    return control.strength * control.where.float().flatten(2).mT.to(device)
+
+
+def acting(r: Request) -> list[Control]:
+    """The controls that act in at least one step."""
+    steps = len(r.sigmas) - 1
+    return [c for c in r.controls if any(c.acts(i, steps) for i in range(steps))]
+
+
+def say(r: Request) -> None:
+    """One line for each control: in how many steps it acts."""
+    steps = len(r.sigmas) - 1
+    for control in r.controls:
+        count = sum(control.acts(i, steps) for i in range(steps))
+        if count:
+            log.info("control %s acts in %d of %d steps", control.name, count, steps)
+        elif control.strength == 0:
+            log.info("control %s has strength 0: it is not run", control.name)
+        else:
+            log.warning(
+                "control %s acts in no step: from %g to %g there is no whole one of %d",
+                control.name, control.start, control.end, steps,
+            )  # fmt: skip
+
+
+def control_bytes(r: Request, text: int) -> tuple[int, int]:
+    """(bytes that stay during a step, bytes while a branch works), beside the weights; text: tokens
+    of the prompt.
+    """
+    tokens = math.prod(token_grid(r.width, r.height))
+    stays = works = 0
+    for control in acting(r):
+        branch, rows = control.branch, len(r.sigmas) - 1
+        config, dtype = branch.network.config, branch.dtype
+        stays += sample_bytes(config, tokens, r.batch, dtype)
+        stays += table_bytes(config.layers, config.width, rows, dtype)
+        stays += len(control.latent) * tokens * branch.network.condition * dtype.itemsize
+        works += activation_bytes(config, tokens + text, r.batch, dtype)
+    return stays, works

@@ -1,0 +1,69 @@
+"""Tiny InstantX controls as files, and diffusers' control pipelines on the same weights.
+
+The references take the mean of what their VAE encodes where they would draw a sample, before the
+noise and from its generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from . import tiny
+from .oracle import fill
+
+KINDS = {
+    "union": ("QwenImageControlNetPipeline", 0),
+    "inpainting": ("QwenImageControlNetInpaintPipeline", 4),
+}
+
+
+def branch(shape: str, layers: int, kind: str = "union"):
+    """A reference branch with random weights everywhere."""
+    from diffusers import QwenImageControlNetModel
+
+    c = tiny.SHAPES[shape]
+    return fill(
+        QwenImageControlNetModel(
+            num_layers=layers, attention_head_dim=c["head_dim"], num_attention_heads=c["heads"],
+            joint_attention_dim=c["text"][0], axes_dims_rope=c["axes"],
+            extra_condition_channels=KINDS[kind][1],
+        )
+    )  # fmt: skip
+
+
+def pipeline(plain, net, kind: str):
+    """The reference's pipeline on the parts of a plain one; several nets are one with several."""
+    import diffusers
+
+    return getattr(diffusers, KINDS[kind][0])(**plain.components, controlnet=net)
+
+
+def saved(net, folder: Path) -> Path:
+    """The branch as a folder with its config."""
+    net.save_pretrained(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def means() -> Iterator[None]:
+    """Within it the references' VAE gives means."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+        )
+        yield
+
+
+def mask_of(width: int, height: int) -> Tensor:
+    """[1,H,W]: a part whose sides lie between latent cells."""
+    mask = torch.zeros(1, height, width)
+    mask[:, height // 4 + 1 : height // 2 + 5, width // 3 :] = 1
+    return mask
