@@ -65,3 +65,30 @@ def share(x: Tensor, part: float) -> float:
     counts = torch.histc(x, 2048, 0, top)
     place = int((counts.cumsum(0) >= part * counts.sum()).nonzero()[0])
     return (place + 1) * top / 2048
+
+
+def wide_blur(x: Tensor, sigma: float) -> Tensor:
+    """[B,C,H,W] blurred by about a Gaussian, at a time that does not grow with sigma: averaged over
+    squares, blurred, stretched again about pixel centres.
+    """
+    step = 2 ** max(0, math.floor(math.log2(max(sigma, 1) / 2)))
+    if step == 1:
+        return blur(x, sigma)
+    h, w = x.shape[-2:]
+    sides = (0, -w % step, 0, -h % step)
+    small = F.avg_pool2d(F.pad(x, sides, mode="replicate"), step)
+    # an average over n pixels and stretching again by straight lines blur too: (n^2 - 1) / 12 and
+    # n^2 / 6 of variance
+    rest = max(sigma**2 - (step**2 - 1) / 12 - step**2 / 6, 0.25)
+    small = blur(small, math.sqrt(rest) / step)
+    return F.interpolate(small, scale_factor=step, mode="bilinear")[..., :h, :w]
+
+
+def luma(x: Tensor) -> Tensor:
+    """[B,3,H,W] -> [B,1,H,W]"""
+    return (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def in_bytes(x: Tensor) -> Tensor:
+    """0..1 in steps of 1/255, as a map is saved: what is nearly black is black."""
+    return to_bytes(x) / 255

@@ -1,0 +1,45 @@
+"""Soft edges: outlines of things, strong ones bright, texture mostly left out.
+
+Without a file: Scharr gradients of three blurs, largest channel, each less its own average around
+(surround suppression: in texture every pixel has a gradient, so the average takes it away). On
+scenes with known edges it is about as good as a network, on photographs it is not: it does not know
+what a thing is. With a HED file it is that network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .filters import blur, gradient, in_bytes, planes, share, wide_blur
+
+_SCHARR = (3 / 32, 10 / 32, 3 / 32)
+_BLURS = (1.0, 2.0, 4.0)
+_AROUND = 6  # the average around, in units of the blur
+_FAINT = 0.075  # a map's white is at least so much: an edge of 16 grey levels
+
+
+def soft_edge(picture: Tensor, safe: bool = True, model: str = "") -> Tensor:
+    """[B,H,W,3] 0..1 -> [B,H,W]. safe: three levels, so that no shading leaks into the control."""
+    if model:
+        from .hed import hed
+
+        maps = hed(picture, model)
+    else:
+        maps = torch.stack([_gradients(x)[0, 0] for x in planes(picture).split(1)])
+    return in_bytes(in_steps(maps) if safe else maps)
+
+
+def in_steps(x: Tensor, steps: int = 2) -> Tensor:
+    """0..1 -> 0, 1/2, 1: known as safe_step."""
+    return ((x * (steps + 1)).trunc() / steps).clamp(0, 1)
+
+
+def _gradients(x: Tensor) -> Tensor:
+    """One picture [1,3,H,W] -> [1,1,H,W]"""
+    total = x.new_zeros(1, 1, *x.shape[2:])
+    for sigma in _BLURS:
+        dx, dy = gradient(blur(x, sigma), _SCHARR)
+        size = (dx.square() + dy.square()).sqrt().amax(1, keepdim=True)
+        total += sigma * (size - wide_blur(size, _AROUND * sigma)).clamp(min=0)
+    return (total / max(share(total, 0.99), _FAINT)).clamp(0, 1)
