@@ -71,6 +71,29 @@ LOW = Knob(
     255,
 )
 HIGH = Knob("high_threshold", 200, "Stronger changes (0..255) start an edge.", 0, 255)
+SAFE = Knob(
+    "safe", True, "Three levels of brightness only: shading does not leak into the control."
+)
+HED = Knob(
+    "model",
+    "",
+    "A HED network as .safetensors (the keys of ControlNetHED); empty: the method without weights.",
+)
+COARSE = Knob("coarse", False, "Few broad strokes in place of fine lines.")
+SIGMA = Knob("gaussian_sigma", 6.0, "Lines are darker than a blur so wide, in pixels.", 0.1, 100.0)
+INTENSITY = Knob("intensity_threshold", 8, "Grey levels that are no line yet.", 0, 16)
+DEPTH = Knob(
+    "model",
+    "",
+    "A Depth-Anything V2 model: .safetensors file or folder. Empty: a guess, no depth.",
+)
+POSE = (
+    Knob("keypoints", "", "OpenPose JSON: its text, or the path of a .json file."),
+    Knob("detect_body", True, "Draw bodies."),
+    Knob("detect_hand", True, "Draw hands, where the keypoints have them."),
+    Knob("detect_face", True, "Draw faces, where the keypoints have them."),
+    Knob("scale_stick_for_xinsr_cn", False, "Wider sticks, for control models of xinsir."),
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,30 @@ _ALL = (
         "Thin edges by Canny's method, the same as OpenCV's. What the control models were trained "
         "on; no network exists or is needed.",
         (LOW, HIGH, RESOLUTION),
+    ),
+    Kind(
+        "soft_edge",
+        "Outlines, strong ones bright. Without a file: gradients at three blurs less the texture "
+        "around, which knows no things; with a HED file: that network.",
+        (SAFE, HED, RESOLUTION),
+    ),
+    Kind(
+        "lineart",
+        "Lines of ink: what is darker than its surroundings, by differences of blurs, no network. "
+        "Copies drawings and clear outlines well; in photographs shadows become ink too.",
+        (COARSE, SIGMA, INTENSITY, RESOLUTION),
+    ),
+    Kind(
+        "depth",
+        "Near is white. With a Depth-Anything V2 file: that network. Without one it is a guess "
+        "from the layout (lower is nearer), not depth.",
+        (DEPTH, RESOLUTION),
+    ),
+    Kind(
+        "pose",
+        "Skeletons of 18 points in OpenPose's colours, drawn from keypoints as JSON at the size of "
+        "the picture. It finds no people: there is no honest way to without a network.",
+        POSE,
     ),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
