@@ -14,9 +14,11 @@ from inkstone.training.render import shape_mask
 KINDS = ("circle", "square", "triangle", "star")
 
 
-def scene(seed: int, width: int, height: int, texture: int = 0) -> tuple[Tensor, Tensor]:
+def scene(
+    seed: int, width: int, height: int, texture: int = 0, apart: int = 60
+) -> tuple[Tensor, Tensor]:
     """(picture [1,H,W,3] 0..1, edges [H,W] bool). texture: amplitude in grey levels of noise or
-    stripes in every shape and on the ground; colours of shapes that touch differ by 60 at least.
+    stripes in every shape and on the ground; their colours differ by `apart` at least.
     """
     rng = np.random.default_rng(seed)
     labels = np.zeros((height, width), np.int64)
@@ -27,7 +29,7 @@ def scene(seed: int, width: int, height: int, texture: int = 0) -> tuple[Tensor,
         d = int(rng.integers(min(width, height) // 5, min(width, height) // 2))
         mask = shape_mask(str(rng.choice(KINDS)), d)
         x, y = int(rng.integers(0, width - d)), int(rng.integers(0, height - d))
-        colour = _apart(rng, colours)
+        colour = _apart(rng, colours, apart)
         colours.append(colour)
         part = picture[y : y + d, x : x + d]
         part += mask[..., None] * (_filled(rng, colour, d, d, texture) - part)
@@ -36,10 +38,10 @@ def scene(seed: int, width: int, height: int, texture: int = 0) -> tuple[Tensor,
     return made, borders(torch.from_numpy(labels))
 
 
-def _apart(rng: np.random.Generator, others: list) -> np.ndarray:
+def _apart(rng: np.random.Generator, others: list, by: int) -> np.ndarray:
     while True:
         colour = rng.integers(30, 226, 3)
-        if all(np.abs(colour - other).max() >= 60 for other in others):
+        if all(np.abs(colour - other).max() >= by for other in others):
             return colour
 
 
