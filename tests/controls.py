@@ -67,3 +67,21 @@ def mask_of(width: int, height: int) -> Tensor:
     mask = torch.zeros(1, height, width)
     mask[:, height // 4 + 1 : height // 2 + 5, width // 3 :] = 1
     return mask
+
+
+def embedded_control(path: Path, layers: int, condition: int = 64, seed: int = 1, **other) -> Path:
+    """A control file for the embedded model, random weights everywhere. other: sizes that are not
+    the embedded model's.
+    """
+    from inkstone.kernels.mmdit import MMDiTConfig
+    from inkstone.loaders.layout import controlnet_layout
+    from inkstone.loaders.safetensors_file import save_safetensors
+
+    sizes = dict(heads=4, head_dim=32, channels=64, joint=128, ff=512, axes=(8, 12, 12)) | other
+    g = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in controlnet_layout(MMDiTConfig(layers, **sizes), condition).items():
+        x = torch.randn(shape, generator=g) * (shape[-1] ** -0.5 if len(shape) == 2 else 0.1)
+        tensors[name] = x + 1 if "norm" in name else x
+    save_safetensors(path, tensors, {"inkstone_family": "inkstone-embedded"})
+    return path
