@@ -145,6 +145,11 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
 
     pictures, strength = given.pictures, call.strength
     if model.layered:
+        if len(pictures) != 1:
+            raise InkstoneError(
+                f"{model.path}: Qwen-Image-Layered takes one picture apart, got {len(pictures)}. "
+                "Give the picture with --image."
+            )
         area = next(iter(LAYER_AREAS.values()))
         locks = tuple(lock(*size_of(p), area) for p in pictures)
         return Task("layers", pictures, locks, layers=call.layers or LAYERS)

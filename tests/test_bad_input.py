@@ -135,7 +135,7 @@ BAD_FILES = {
     "ControlNet": ("model", shapes(layout.controlnet_layout(TINY)),
                    ("ControlNet, union", "It belongs in models/controlnet")),
     "layered": ("model", shapes(layout.mmdit_layout(TINY, layered=True)),
-                ("Qwen-Image-Layered", "Use Qwen-Image, 2512 or Edit")),
+                ("Qwen-Image-Layered", "takes one picture apart", "--image")),
     "Qwen-Image-2.1": ("model", shapes(TWO_ONE), ("different network", "2509, 2511", OTHER)),
     "FLUX": ("model", shapes(FLUX), ("a FLUX model, not of the Qwen-Image family", OTHER)),
     "VAE of SDXL": ("vae", shapes(sd_vae(4)), ("SDXL (4 latent channels)", "needs its own", OTHER)),
