@@ -223,6 +223,15 @@ def shorter_side_size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def cells_size(width: int, height: int, side: int, cell: int) -> tuple[int, int]:
+    """(width, height) in about the picture's ratio: a shorter side of `side`, both multiples of
+    `cell`; of a narrow picture the longer side is `side` times 4.
+    """
+    scale = min(side / min(width, height), 4 * side / max(width, height))
+    across, down = (max(1, round(x * scale / cell)) * cell for x in (width, height))
+    return across, down
+
+
 def area_size(width: int, height: int, area: int) -> tuple[int, int]:
     """(width, height) of a copy of about `area` pixels in the ratio of the picture, sides / 32."""
     across = math.sqrt(area * (width / height))

@@ -1,0 +1,50 @@
+"""A network's tensors from a file of the user's, checked against the shapes that it must have.
+
+What a file is, its keys say, never its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...kernels.errors import InkstoneError
+from ...loaders.safetensors_file import open_weights
+
+_TOLD = 5  # names in a message
+
+
+def read_network(path: str, wanted: str) -> dict[str, Tensor]:
+    """Every tensor of a .safetensors file or a folder that holds one, in float32."""
+    place = Path(path)
+    if not place.exists():
+        raise InkstoneError(f"{path}: no such file or folder. Expected {wanted}.")
+    if place.suffix in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
+        raise InkstoneError(
+            f"{path}: only .safetensors files are read, since others can run code. Expected "
+            f"{wanted}: convert the file once, its keys unchanged."
+        )
+    with open_weights(place) as file:
+        return {name: file.read(name, dtype=torch.float32) for name in file.entries}
+
+
+def check_shapes(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str, wanted: str
+) -> None:
+    """Raises unless the tensors are exactly those of `shapes`."""
+    missing = [name for name in shapes if name not in tensors]
+    other = [name for name in tensors if name not in shapes]
+    wrong = [
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
+    ]
+    for what, names in (("lacks", missing), ("has unknown", other), ("has wrong shapes:", wrong)):
+        if names:
+            raise InkstoneError(
+                f"{path} is not {wanted}: it {what} {', '.join(names[:_TOLD])} "
+                f"({len(names)} in all). Choose a file of that network."
+            )
