@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels.errors import InkstoneError
+from ..sampling.geometry import Box
 from ..sampling.lock import Lock, Size, check_picture, colour, lock, pad_edges, resized, size_of
 from ..sampling.masks import mask_for
-from ..sampling.repaint import Crop, whole
+from ..sampling.repaint import Crop
 
 log = logging.getLogger(__name__)
 
@@ -80,5 +81,4 @@ def canvas_of(width: int, height: int, placed: Lock | Crop | None = None) -> Can
     if isinstance(placed, Crop):
         return Canvas(placed)
     made = placed or lock(width, height)
-    part = whole(*made.picture)
-    return Canvas(Crop(part.picture, part.box, made))
+    return Canvas(Crop(made.picture, Box(0, 0, *made.picture), made))

@@ -130,6 +130,8 @@ class Controls:
         from ..controlnet.canvas import canvas_of
         from ..controlnet.union import ControlPicture, Effect
 
+        if not self.maps:
+            return ()
         where = task.repaint.crop if task.repaint else task.locks[0] if task.locks else None
         canvas, found = canvas_of(*size, where), []
         for asked, model, made in zip(self.asked, self.models, self.maps):

@@ -241,6 +241,8 @@ def test_pictures_lie_on_the_canvas():
     w, h = crop.box.size
     assert torch.equal(cut.picture(large)[:, :h, :w], crop.box.of(large))
     assert torch.equal(cut.mask(mask)[:, :h, :w], crop.box.of(mask))
+    long = lock(20000, 10, 128 * 128)  # longer than a canvas: drawn smaller
+    assert canvas_of(*long.canvas, long).picture(picture(20000, 10)).shape[2] == long.canvas[0]
     assert canvas_of(64, 48).picture(picture(128, 96)).shape == (1, 48, 64, 3)
     with pytest.raises(InkstoneError, match="control picture is 96x96, what is drawn is 64x48"):
         canvas_of(64, 48).picture(picture(96, 96))
