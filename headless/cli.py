@@ -137,6 +137,16 @@ def _quantize(args: argparse.Namespace) -> int:
     return 0
 
 
+def _preprocess(args: argparse.Namespace) -> int:
+    from .preprocess import run_preprocess
+
+    facts = run_preprocess(args)
+    print(
+        json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
+    )
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     from ..training import edit_scores, evaluate, recipe
 
@@ -168,6 +178,7 @@ _HANDLERS = {
     "run": _run,
     "inspect": _inspect,
     "quantize": _quantize,
+    "preprocess": _preprocess,
     "train": _train,
     "doctor": _doctor,
 }

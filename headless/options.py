@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .arguments import between, command, device
 from .draw_options import add_draw, add_plan
+from .preprocess_options import add_preprocess
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_inspect(commands)
     _add_quantize(commands)
+    add_preprocess(commands)
     _add_train(commands)
     _add_doctor(commands)
     return parser

@@ -11,6 +11,7 @@ from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
+from .preprocess import ControlPicture
 from .quantise import Quantise
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
 
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadVAE,
     LoadLora,
     LoraStack,
+    ControlPicture,
     LoadControlNet,
     ModelInfo,
     EncodePrompt,

@@ -41,6 +41,7 @@ _KINDS = {
     "vae": (("vae",), "vae"),
     "loras": (("loras",), "loras"),  # no model folder has such a part
     "controlnet": (("controlnet",), "controlnet"),
+    "annotators": (("annotators", "preprocessors", "depthanything"), "annotators"),  # of maps
     "diffusers": (("diffusers",), ""),
 }
 _MAX_DEPTH = 6

@@ -70,7 +70,8 @@ def depth_anything(picture: Tensor, model: str) -> Tensor:
 
 def load(path: str) -> dict[str, Tensor]:
     """The tensors under the names of the published folders, their shapes checked."""
-    config = read_json(Path(path) / "config.json") if Path(path).is_dir() else {}
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    config = read_json(folder / "config.json")
     if config.get("depth_estimation_type", "relative") != "relative":
         raise InkstoneError(
             f"{path} is a metric Depth-Anything model (distances in metres): expected the relative "

@@ -10,9 +10,8 @@ before a map is made.
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +97,7 @@ POSE = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of map: module and function are called `name`; `what` says what it is."""
+    """A kind of map; `what` says what it is."""
 
     name: str
     what: str
@@ -177,11 +176,22 @@ def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = Non
     found = kind_named(kind)
     values = found.values(knobs or {})
     check_picture(picture)
-    size, module = size_of(picture), importlib.import_module(f".{kind}", __package__)
+    size = size_of(picture)
     work = shorter_side_size(*size, values.pop("resolution", 0))
-    made = getattr(module, kind)(resized(on_white(picture), work), **values)
+    made = _functions()[kind](resized(on_white(picture), work), **values)
     made = made if made.dim() == 4 else made[..., None]  # [B,h,w] is grey
     return resized(made.float(), size).expand(-1, -1, -1, 3).contiguous()
+
+
+def _functions() -> dict[str, Callable[..., Tensor]]:
+    """Of each kind: pictures [B,h,w,3] and its knobs -> [B,h,w] or [B,h,w,3]."""
+    from .canny import canny
+    from .depth import depth
+    from .lineart import lineart
+    from .pose import pose
+    from .soft_edge import soft_edge
+
+    return {f.__name__: f for f in (canny, depth, lineart, pose, soft_edge)}
 
 
 def on_white(picture: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""`inkstone preprocess`: a picture file to its control map, or keypoint JSON to a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..controlnet.preprocess.kinds import KINDS
+from ..kernels.errors import InkstoneError
+from ..sampling.geometry import shorter_side_size
+from .draw import CallError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def knobs_of(args: Namespace) -> dict[str, Any]:
+    """The knobs that were given, checked against the type's own."""
+    names = {knob.name for kind in KINDS.values() for knob in kind.knobs}
+    given = {name: getattr(args, name) for name in sorted(names)}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        values = KINDS[args.type].values(given)
+        shorter_side_size(1, 1, values.get("resolution", 0))
+    except InkstoneError as error:
+        raise CallError(str(error)) from None
+    return given
+
+
+def run_preprocess(args: Namespace) -> dict[str, Any]:
+    """Makes and writes the map; returns facts."""
+    import torch
+
+    from ..controlnet.preprocess.kinds import preprocess
+    from .png import save_png
+
+    knobs = knobs_of(args)
+    _check(args)
+    if args.type == "pose" and args.source.suffix == ".json":
+        knobs.setdefault("keypoints", str(args.source))
+    picture = _picture(args.source)
+    made = preprocess(args.type, picture, knobs)[0]
+    said = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
+    save_png(args.out, (made * 255).round().to(torch.uint8).numpy(), {"inkstone": said})
+    height, width = made.shape[:2]
+    facts = {"files": [str(args.out)], "type": args.type, "width": width, "height": height}
+    if args.save_keypoints is not None:
+        facts["files"].append(_save_keypoints(args.save_keypoints, knobs["keypoints"], made))
+    return facts
+
+
+def _check(args: Namespace) -> None:
+    if not args.source.is_file():
+        raise CallError(f"{args.source}: no such file. Check the path.")
+    if args.out.suffix.lower() != ".png":
+        raise CallError(f"{args.out}: maps are written as PNG. Name a file that ends in .png.")
+    if args.save_keypoints is not None and args.type != "pose":
+        raise CallError(f"--save-keypoints belongs to pose; {args.type} has no keypoints.")
+
+
+def _picture(source: Path) -> Tensor:
+    """The picture, or a blank one of the size that keypoint JSON says."""
+    if source.suffix != ".json":
+        from .pictures import read_picture
+
+        return read_picture(source)
+    import torch
+
+    from ..controlnet.preprocess.keypoints import canvas_of
+
+    width, height = canvas_of(str(source))
+    return torch.zeros(1, height, width, 3)
+
+
+def _save_keypoints(path: Path, source: str, made: Tensor) -> str:
+    from ..controlnet.preprocess.keypoints import read_people, write_people
+    from ..loaders.safetensors_file import atomic
+
+    height, width = made.shape[:2]
+    people = read_people(source, (width, height))
+    text = json.dumps(write_people(people, (width, height)), indent=1)
+    with atomic(path) as file:
+        file.write(text.encode())
+    return str(path)

@@ -1,0 +1,82 @@
+"""The node that makes a control picture: a type, its knobs, and the map on the node to look at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..controlnet.preprocess.kinds import COARSE, HIGH, KINDS, LOW, RESOLUTION, SAFE, Knob
+from . import host
+from .host import io, schema, ui
+
+NO_FILE = "none: the method without weights"
+_FOLDER = "annotators"
+_TYPES = " ".join(f"{kind.name}: {kind.what}" for kind in KINDS.values())
+
+
+class ControlPicture(io.ComfyNode):
+    """A picture to its control map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneControlPicture",
+            display_name="Inkstone Control Picture",
+            category="inkstone/control",
+            description="Makes the map that a ControlNet wants. It has exactly the picture's size, "
+            "and nothing is downloaded.",
+            search_aliases=["preprocessor", "canny", "hed", "lineart", "depth", "openpose", "aux"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", tooltip="One picture or a batch; of pose only the size."),
+                io.Combo.Input("type", options=list(KINDS), default="canny", tooltip=_TYPES),
+                *(_widget(knob) for knob in (RESOLUTION, LOW, HIGH, SAFE, COARSE)),
+                io.Combo.Input(
+                    "model",
+                    options=[NO_FILE, *host.model_files(_FOLDER)],
+                    default=NO_FILE,
+                    tooltip="A network of yours from models/annotators, as .safetensors: HED for "
+                    "soft_edge, Depth-Anything V2 for depth. Other types take none.",
+                ),
+                io.String.Input(
+                    "keypoints",
+                    multiline=True,
+                    default="",
+                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file.",
+                ),
+                io.Custom("POSE_KEYPOINT").Input(
+                    "pose_keypoint",
+                    optional=True,
+                    tooltip="For pose: keypoints of another pack's OpenPose or DWPose node.",
+                ),
+            ],
+            outputs=[io.Image.Output("control_picture", display_name="control picture")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        return model == NO_FILE or host.known_model(_FOLDER, model)
+
+    @classmethod
+    def execute(
+        cls, image: Any, type: str, model: str, keypoints: str, pose_keypoint: Any = None,
+        **knobs: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        # **knobs: those of the table that have a widget; each type takes its own
+        from ..controlnet.preprocess.kinds import kind_named, preprocess
+
+        knobs["model"] = "" if model == NO_FILE else str(host.model_path(_FOLDER, model))
+        knobs["keypoints"] = keypoints if pose_keypoint is None else json.dumps(pose_keypoint)
+        own = {knob.name for knob in kind_named(type).knobs}
+        made = preprocess(type, image, {n: v for n, v in knobs.items() if n in own})
+        return io.NodeOutput(made, ui=ui.PreviewImage(made, cls=cls))
+
+
+def _widget(knob: Knob) -> Any:
+    """A whole number or a switch; what the knob is for comes from the table, and who has it."""
+    users = ", ".join(kind.name for kind in KINDS.values() if knob in kind.knobs)
+    tip = f"For {users}. {knob.tip}"
+    if isinstance(knob.default, bool):
+        return io.Boolean.Input(knob.name, default=knob.default, tooltip=tip)
+    low, high = int(knob.low), int(knob.high)
+    return io.Int.Input(knob.name, default=knob.default, min=low, max=high, tooltip=tip)
