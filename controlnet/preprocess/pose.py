@@ -99,7 +99,9 @@ def _body(pen: ImageDraw.ImageDraw, body: Sequence[Point], stick: int) -> None:
     for (a, b), colour in zip(LIMBS, COLOURS):
         if body[a][2] > 0 and body[b][2] > 0:
             dim = tuple(int(c * DIM) for c in colour)
-            pen.polygon(_ellipse(body[a], body[b], stick), fill=dim, outline=dim)
+            corners = _ellipse(body[a], body[b], stick)
+            pen.polygon(corners, fill=dim)
+            pen.line([*corners, corners[0]], fill=dim)  # Pillow's polygon leaves out its rim
     for point, colour in zip(body, COLOURS):
         if point[2] > 0:
             _dot(pen, point, JOINT, colour)
