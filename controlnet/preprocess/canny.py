@@ -2,7 +2,7 @@
 
 That is what the control models were trained on: per pixel the channel that changes most (not
 grey), Sobel 3 x 3, |dx| + |dy|, its integer arithmetic for directions. Written in torch, so that
-OpenCV need not be there; where it is, it does the same in a fifth of the time. What differs from
+OpenCV need not be there; where it is, it does the same in half the time. What differs from
 other packs is that floats are rounded to bytes, not cut off.
 """
 

@@ -67,21 +67,30 @@ def share(x: Tensor, part: float) -> float:
     return (place + 1) * top / 2048
 
 
+def smaller(x: Tensor, step: int) -> Tensor:
+    """[B,C,H,W] -> averages over squares of step x step; the last ones repeat the border."""
+    if step == 1:
+        return x
+    h, w = x.shape[-2:]
+    return F.avg_pool2d(F.pad(x, (0, -w % step, 0, -h % step), mode="replicate"), step)
+
+
+def larger(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
+    """The way back from `smaller`: stretched about pixel centres and cropped to (height, width)."""
+    if step == 1:
+        return x
+    return F.interpolate(x, scale_factor=step, mode="bilinear")[..., : size[0], : size[1]]
+
+
 def wide_blur(x: Tensor, sigma: float) -> Tensor:
-    """[B,C,H,W] blurred by about a Gaussian, at a time that does not grow with sigma: averaged over
-    squares, blurred, stretched again about pixel centres.
-    """
+    """[B,C,H,W] blurred by about a Gaussian, at a time that does not grow with sigma."""
     step = 2 ** max(0, math.floor(math.log2(max(sigma, 1) / 2)))
     if step == 1:
         return blur(x, sigma)
-    h, w = x.shape[-2:]
-    sides = (0, -w % step, 0, -h % step)
-    small = F.avg_pool2d(F.pad(x, sides, mode="replicate"), step)
     # an average over n pixels and stretching again by straight lines blur too: (n^2 - 1) / 12 and
     # n^2 / 6 of variance
     rest = max(sigma**2 - (step**2 - 1) / 12 - step**2 / 6, 0.25)
-    small = blur(small, math.sqrt(rest) / step)
-    return F.interpolate(small, scale_factor=step, mode="bilinear")[..., :h, :w]
+    return larger(blur(smaller(x, step), math.sqrt(rest) / step), step, x.shape[-2:])
 
 
 def luma(x: Tensor) -> Tensor:
