@@ -2,7 +2,7 @@
 
 Without a file: Scharr gradients of three blurs, largest channel, each less its own average around
 (surround suppression: in texture every pixel has a gradient, so the average takes it away). On
-rendered shapes, textured ones too, it finds the outlines with F 0.98 and more; in photographs it
+rendered shapes, textured ones too, it finds the outlines with F 0.96 and more; in photographs it
 does not know what a thing is. With a HED file it is that network.
 """
 
