@@ -40,7 +40,7 @@ CARDS = {
     "edit_2511_three_pictures": "Qwen-Image-Edit-2511\nPicture 1, 2, 3",
     "layered": "Qwen-Image-Layered\na picture\ninto layers",
 }
-STARTED = ("image_to_image_embedded", "inpaint_embedded")  # graphs whose own result is their card
+STARTED = ("edit_embedded", "image_to_image_embedded", "inpaint_embedded")  # graphs whose own result is their card
 
 
 def package() -> None:

@@ -158,8 +158,7 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
     if not pictures:
         return TEXT
     started = call.strength is not None or given.mask is not None
-    edits = _edits(model, len(pictures)) and not (model.variant.draws and started)
-    kind = "edit" if edits else "image"
+    kind = "edit" if _edits(model, len(pictures), started) else "image"
     if kind == "edit":
         template_of(model).check(len(pictures))
     strength = strength if strength is not None else 1.0 if kind == "edit" else STRENGTH
@@ -171,17 +170,19 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
     return Task(kind, pictures, locks, made, strength)
 
 
-def _edits(model: DiffusionModel, pictures: int) -> bool:
-    """True for an edit model; a text-to-image model takes one picture."""
+def _edits(model: DiffusionModel, pictures: int, started: bool) -> bool:
+    """True for an edit model, unless it can draw too and the picture is `started` from (a strength,
+    a mask); a text-to-image model takes one picture."""
     if model.variant is None:
         raise InkstoneError(
             f"{model.path.name} does not say which variant it is: the tensors of Qwen-Image, Edit "
             "and Edit-2509 are identical. Add --variant qwen-image to start from the picture, or "
             "--variant edit, edit-2509 or edit-2511 to edit it."
         )
-    if model.edit is None and pictures > 1:
+    edits = model.edit is not None and not (model.variant.draws and started)
+    if not edits and pictures > 1:
         raise CallError(
             f"{pictures} pictures for {model.variant.name}, which starts from one. Give one "
             "--image, or use a Qwen-Image-Edit model."
         )
-    return model.edit is not None
+    return edits

@@ -105,7 +105,7 @@ EDIT_PLUS = EditTemplate(
 
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
-    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, steps=20, cfg=1.0,
+    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, steps=8, cfg=1.0,
     sees=False,
 )  # fmt: skip
 
@@ -175,7 +175,7 @@ EMBEDDED = Family(
         words=tuple(
             """a an the word in on at and sign that says above below background left right top
             bottom center small large white black red green blue yellow orange purple pink cyan
-            circle square triangle star""".split()
+            circle square triangle star make remove add""".split()
         ),
         written="[A-Z0-9]{1,6}",
     ),

@@ -120,7 +120,7 @@ def test_masks_are_white_or_transparent(place, caplog):
 
 def test_image_to_image(place):
     data = pixels()
-    draw(PROMPT, "--image", save("a.png", data), "-o", "out.png")
+    draw(PROMPT, "--image", save("a.png", data), "--strength", "0.6", "-o", "out.png")
     made, said = load("out.png"), json.loads(read_text_chunks("out.png")["inkstone"])
     assert made.shape == data.shape and said["size"] == "64x48" and said["strength"] == 0.6
     digest = hashlib.sha256((place / "a.png").read_bytes()).hexdigest()
@@ -129,6 +129,16 @@ def test_image_to_image(place):
     draw(PROMPT, "--image", "a.png", "--strength", "0.5", "-o", "half.png")
     far, near = (np.abs(load(n).astype(int) - data).mean() for n in ("all.png", "half.png"))
     assert near < far, "a lower strength keeps more of the picture"
+
+
+def test_the_embedded_model_edits(place):
+    """Without strength and mask: the picture is what the request changes, in its exact size."""
+    data = pixels()
+    draw("make the background red", "--image", save("a.png", data), "-o", "out.png")
+    said = json.loads(read_text_chunks("out.png")["inkstone"])
+    assert load("out.png").shape == data.shape and said["cfg"] == 1.0
+    draw("make the background blue", "--image", "a.png", "-o", "other.png")
+    assert not np.array_equal(load("out.png"), load("other.png"))
 
 
 def test_inpaint_keeps_what_is_not_masked(place):
@@ -235,10 +245,12 @@ BAD_CALLS = {
     "strength 0": (("--image", "@a.png", "--strength", "0"), ("--strength", "0.001 to 1")),
     "strength 2": (("--image", "@a.png", "--strength", "2"), ("--strength", "'2'")),
     "variant": (("--image", "@a.png", "--variant", "edit-2510"), ("--variant", "edit-2509")),
-    "two pictures": (("--image", "@a.png", "--image", "@a.png"), ("starts from one", "Edit")),
+    "two pictures": (("--image", "@a.png", "--image", "@a.png", "--strength", "0.5"),
+                     ("starts from one", "Edit")),
     "layers of one": (("--image", "@a.png", "--layers", "2"), ("Qwen-Image-Layered",)),
 }  # fmt: skip
 BAD_FILES = {
+    "two to edit": (("--image", "@a.png", "--image", "@a.png"), ("take 1 picture, got 2",)),
     "no picture": (("--image", "@text.png"), ("cannot be read as a picture", "PNG or JPEG")),
     "cut off": (("--image", "@cut.png"), ("cut.png cannot be read as a picture",)),
     "mask is no picture": (("--image", "@a.png", "--mask", "@text.png"), ("cannot be read",)),

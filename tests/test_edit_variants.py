@@ -151,14 +151,15 @@ def test_weights_count_more_than_the_folder(folder, caplog):
 
 
 def test_the_embedded_model_is_one_without_or_with_edits(tmp_path):
-    assert open_diffusion_model(EMBEDDED_FOLDER, WAITING).variant is VARIANTS["embedded"]
+    made = open_diffusion_model(EMBEDDED_FOLDER, WAITING)
+    assert made.variant is VARIANTS["embedded-edit"] and made.apart
     source = EMBEDDED_FOLDER / "transformer"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((source / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"zero_cond_t": True}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"zero_cond_t": False}))
     made = open_diffusion_model(tmp_path, WAITING)
-    assert made.variant is VARIANTS["embedded-edit"] and made.apart
+    assert made.variant is VARIANTS["embedded"] and not made.apart
 
 
 def test_a_quantised_copy_keeps_the_variant(folder):

@@ -128,7 +128,7 @@ def test_previews_show_the_picture_to_come(models):
     "change, words",
     [
         (dict(positive="two"), "2 entries"),
-        (dict(positive="reference"), "1 reference picture for embedded, which takes none"),
+        (dict(positive="references"), "2 reference pictures for embedded-edit, which takes 1"),
         (dict(positive="wide"), "text encoder"),
         (dict(latent="channels"), "16, 1"),
         (dict(latent="mask"), "mask is empty"),
@@ -146,7 +146,7 @@ def test_wrong_wires_are_told_in_words(models, change, words):
     states = positive[0][0]
     made = {
         "two": positive * 2,
-        "reference": [[states, {"reference_latents": [latent["samples"]]}]],
+        "references": [[states, {"reference_latents": [latent["samples"]] * 2}]],
         "wide": [[torch.zeros(1, 4, 3584), {}]],
         "channels": {"samples": torch.zeros(1, 4, 8, 8)},
         "mask": {**latent, "noise_mask": torch.zeros(1, 64, 96)},

@@ -12,6 +12,7 @@ Graph = dict[str, dict]
 Link = list
 EXAMPLE = "example.png"
 SIGN = 'a white sign that says "INK" in blue above a {} on a yellow background'
+EDITED = 'the word "INK" in blue above a red star on a white background'
 OLD, NEW = (SIGN.format(what) for what in ("red star", "green circle"))
 
 NOTE_IMAGE = """## No download needed
@@ -25,6 +26,13 @@ NOTE_INPAINT = """## No download needed
 The small model that ships inside Inkstone draws a source picture and then a part of it anew: the
 mask (lower half, from core nodes). Outside the mask every value stays as it is. With *Load Image*
 in the place of the source, paint the mask in its mask editor and connect *MASK*.
+"""
+NOTE_EDIT = """## No download needed
+
+The small model that ships inside Inkstone draws a source picture and edits it. It was taught
+requests such as *make the star green*, *make the background blue*, *make the word "OPEN"*, *remove
+the star*, *add a red circle on the left*. The same graph with the three loaders of an edit model
+edits any picture: put *Load Image* in the place of the source.
 """
 FILES = """## Files to download
 
@@ -118,7 +126,20 @@ def embedded(load_all: dict, canvas: Mapping, schedule: str) -> dict[str, tuple[
         "16": node("InkstoneStitch", image=["15", 0], stitch=["9", 1]),
         **_save("17", ["16", 0], "inpaint"),
     }
+    edited = {
+        **source,
+        "2": _prompt(text, EDITED, "", "Source: prompt"),
+        "8": node(
+            "InkstoneEncodeEdit", text_encoder=text, model=model, vae=vae,
+            prompt="make the star green", negative="", **{"images.picture_1": ["6", 0]},
+        ),
+        **_draw(
+            9, wires | {"latent": ["8", 2]}, run | {"seed": 3, "steps": 8, "cfg": 1.0}, "Result"
+        ),
+        **_save("12", ["11", 0], "edit"),
+    }  # fmt: skip
     return {
+        "edit_embedded": (edited, NOTE_EDIT),
         "image_to_image_embedded": (changed, NOTE_IMAGE),
         "inpaint_embedded": (inpainted, NOTE_INPAINT),
     }
