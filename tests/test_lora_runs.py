@@ -53,7 +53,7 @@ def write(path, layout, modules, rank=4, size=1.0, metadata=None):
 def embedded_lora(path, bundle, **more):
     layout = mmdit_layout(bundle.model.network.config)
     names = [n[:-7] for n in layout if n.endswith("attn.to_v.weight") or "img_mod" in n]
-    return write(path, layout, [n for n in names if f"{n}.weight" in layout], size=0.5, **more)
+    return write(path, layout, [n for n in names if f"{n}.weight" in layout], size=1.0, **more)
 
 
 def lightning_like(path, bundle, leave=(), rank=64):
