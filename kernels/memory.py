@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,16 @@ def process_bytes() -> int:
         )
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def hand_back() -> None:
+    """Gives freed memory of malloc back to the system. glibc keeps what lies under a block that is
+    still in use: after a network left, 1.3 GB were held once and nothing the next time.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        pass  # not glibc
 
 
 def _container_room() -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.errors import InkstoneError
-from ..kernels.memory import free_bytes, process_bytes
+from ..kernels.memory import free_bytes, hand_back, process_bytes
 from ..quant.storage import Storage
 from .slots import Slot, fill_all
 
@@ -199,6 +199,7 @@ class Residency:
             for slot in (*self.rest, *itertools.chain(*self.groups)):
                 slot.empty()
             self.placement = None
+            hand_back()
 
     def _arrange(self, wanted: Placement) -> None:
         if self.placement is not None:

@@ -118,6 +118,19 @@ def test_a_stopped_run_leaves_a_usable_stream(opened, room):
     assert torch.equal(drawn(model, text), whole)
 
 
+def test_what_left_is_handed_back_to_the_system(opened, monkeypatch):
+    """glibc holds freed memory under blocks in use: it is asked for it whenever weights leave."""
+    from inkstone.loaders import residency
+
+    model, _ = opened
+    model.weights.settle(None)
+    asked = []
+    monkeypatch.setattr(residency, "hand_back", lambda: asked.append(model.weights.held))
+    model.weights.park()
+    model.weights.park()
+    assert asked == [0], "once, after the weights are gone"
+
+
 def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
     model, encoder = opened
     text = encoder.encode(PROMPT)
