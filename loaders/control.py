@@ -25,6 +25,7 @@ from .folder import config_of, part_of
 from .keys import MMDIT_UNREAD, mmdit_names
 from .layout import controlnet_layout
 from .opening import AS_FOUND, Want, check_table, refuse_unknown, short, weight_file
+from .recent import Recent
 from .recognise import FileFacts
 from .residency import Residency
 from .safetensors_file import Weights, open_weights
@@ -50,7 +51,7 @@ class ControlModel:
     path: Path
     found: Mapping[str, Found] = field(default_factory=dict, repr=False)  # packed weights
     weights: Residency | None = field(default=None, repr=False)  # None = always in memory
-    _tables: dict[tuple, Modulation] = field(default_factory=dict, repr=False)
+    _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
 
     @property
     def masked(self) -> bool:
@@ -59,14 +60,13 @@ class ControlModel:
 
     def modulation(self, sigmas: Tensor) -> Modulation:
         """The rows for sigmas [n]; the last tables are kept."""
-        key = tuple(sigmas.tolist())
-        if key not in self._tables:
-            layers = self.network.config.layers
-            table = modulation(self._read, sigmas.to(self.device), layers, self.dtype, final=False)
-            while len(self._tables) >= _KEPT_TABLES:
-                del self._tables[next(iter(self._tables))]
-            self._tables[key] = table
-        return self._tables[key]
+        layers = self.network.config.layers
+        return self._tables.get(
+            tuple(sigmas.tolist()),
+            lambda: modulation(
+                self._read, sigmas.to(self.device), layers, self.dtype, final=False
+            ),
+        )
 
     def _read(self, name: str) -> Tensor | Storage:
         return read_weight(self.source, self.names, self.found, name).to(self.device)

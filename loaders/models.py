@@ -64,7 +64,7 @@ class DiffusionModel:
     adapters: tuple[Fitted, ...] = ()
     variant: Variant | None = None  # None = neither the file nor the user says
     # shared with all copies of this model
-    _tables: dict[tuple, Modulation] = field(default_factory=dict, repr=False)
+    _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
     def ready(self, working: int, beside: Sequence[Residency] = ()) -> None:
@@ -104,19 +104,17 @@ class DiffusionModel:
         layers = self.network.config.layers
         names = (key.rpartition(".")[0] for key in modulation_keys(layers))
         loras = lora_stack.TableBranches(self.adapters, names)
-        key = (tuple(sigmas.tolist()), loras.key)
-        if key not in self._tables:
+
+        def table() -> Modulation:
             branches = loras.at(self._read, self.device)
             levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
-            table = modulation(
+            made = modulation(
                 self._read, levels.to(self.device), layers, self.dtype,
                 0 if self.layered else None, branches,
             )  # fmt: skip
-            table = table.with_references() if self.apart else table
-            while len(self._tables) >= _KEPT_TABLES:
-                del self._tables[next(iter(self._tables))]
-            self._tables[key] = table
-        return self._tables[key]
+            return made.with_references() if self.apart else made
+
+        return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
 
     @property
     def edit(self) -> EditTemplate | None:
@@ -167,7 +165,7 @@ class TextEncoderModel:
     adapters: tuple[Fitted, ...] = ()
     vision: TowerPlace | None = field(default=None, repr=False)  # asked only by edits
     _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
-    _texts: Recent = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
+    _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
         """A light copy that encodes with these too, with a prefix of its own."""
@@ -239,7 +237,7 @@ class TextEncoderModel:
             raise InkstoneError(f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
                                 "Take it out of the prompt.")  # fmt: skip
         seen = [tower.encode(picture, edit.area) for picture in pictures]
-        key = repr((edit.name, prompt, *(picture.digest for picture in seen)))
+        key = (edit.name, prompt, *(picture.digest for picture in seen))
 
         def states() -> Tensor:
             ids = with_pictures(self._ids(places, edit.drop), pad, [s.grid for s in seen])

@@ -1,4 +1,4 @@
-"""Results that are kept by the content they were made of: encoded pictures.
+"""Results that are kept by what they were made of: latents, states, rows of a tower, tables.
 
 Bounded, and part of the model that made them: nothing outlives it.
 """
@@ -6,21 +6,22 @@ Bounded, and part of the model that made them: nothing outlives it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from torch import Tensor
+Result = TypeVar("Result")
 
 
 @dataclass
-class Recent:
+class Recent(Generic[Result]):
     """The last `most` results by key."""
 
     most: int
-    _found: OrderedDict[str, Tensor] = field(default_factory=OrderedDict, repr=False)
+    _found: OrderedDict[Hashable, Result] = field(default_factory=OrderedDict, repr=False)
 
-    def get(self, key: str, make: Callable[[], Tensor]) -> Tensor:
-        """What is kept under `key`; made where it is not. The same tensor each time: not to be
+    def get(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What is kept under `key`; made where it is not. The same object each time: not to be
         changed in place.
         """
         if key not in self._found:

@@ -36,7 +36,9 @@ class VAEModel:
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
     family: Family = QWEN_IMAGE
     _told: str = field(default="", init=False, repr=False)
-    _encoded: Recent = field(default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False)
+    _encoded: Recent[Tensor] = field(
+        default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False
+    )
 
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.

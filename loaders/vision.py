@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..sampling.geometry import CELL, vision_patches
 from .gguf_vision import VisionFile, find_mmproj
 from .keys import Names
 from .layout import vision_layout
+from .recent import Recent
 from .residency import Residency
 from .safetensors_file import Weights
 from .sizes import Shapes, vision_sizes
@@ -68,18 +68,13 @@ class VisionModel:
     path: Path
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
-    _kept: OrderedDict[str, Seen] = field(default_factory=OrderedDict, repr=False)
+    _kept: Recent[Seen] = field(default_factory=lambda: Recent(_KEPT_PICTURES), repr=False)
 
     def encode(self, picture: Tensor, area: int) -> Seen:
         """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy."""
         pixels = rgb_bytes(picture)
         name = f"{digest(pixels)} {area}"
-        if name not in self._kept:
-            self._kept[name] = self._encode(tower_pixels(pixels, area), name)
-        self._kept.move_to_end(name)
-        while len(self._kept) > _KEPT_PICTURES:
-            self._kept.popitem(last=False)
-        return self._kept[name]
+        return self._kept.get(name, lambda: self._encode(tower_pixels(pixels, area), name))
 
     def _encode(self, pixels: Tensor, name: str) -> Seen:
         c = self.network.config
