@@ -10,7 +10,6 @@ leaving everything as it is. The start is the shipped text-to-image model.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,19 @@ from ..kernels.beside import Beside, References
 from ..kernels.vae import VAE
 from ..loaders.safetensors_file import SafetensorsFile
 from ..loaders.tokenizer import Tokenizer
-from ..sampling.geometry import pack
-from .checkpoint import EMA, Checkpoint, step_rng, warm_constant_linear
+from .checkpoint import Checkpoint, step_rng
 from .edits import Edit, sample_edit
-from .flow import CONFIG, TEMPLATE, FlowModel, Pictures, encode_pictures, flow_loss
-from .render import render
+from .flow import (
+    CONFIG,
+    TEMPLATE,
+    FlowModel,
+    Pictures,
+    encode_pictures,
+    encode_scenes,
+    flow_loss,
+    padded,
+)
+from .loop import run_loop
 from .tokenizer import token_rows
 
 log = logging.getLogger(__name__)
@@ -122,7 +129,6 @@ def start(model_folder: Path, tokenizer_folder: Path) -> FlowModel:
     return model
 
 
-@torch.no_grad()
 def encode_pairs(
     vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int
 ) -> list[Pairs]:
@@ -135,25 +141,13 @@ def encode_pairs(
             groups.setdefault(size, []).append(edit)
     out = []
     for grid, edits in groups.items():
-        sides = []
-        for side in ("source", "target"):
-            scenes = [getattr(edit, side) for edit in edits]
-            latents = []
-            for i in range(0, len(scenes), 32):
-                pixels = torch.from_numpy(np.stack([render(s) for s in scenes[i : i + 32]]))
-                x = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-                mean, _ = vae.moments(x)
-                latents.append(pack((mean - stats[0]) / stats[1]).half())
-            sides.append(torch.cat(latents))
+        sides = (
+            encode_scenes(vae, stats, [getattr(edit, side) for edit in edits])
+            for side in ("source", "target")
+        )
         ids = [tokenizer.encode(TEMPLATE.format(edit.text)) for edit in edits]
         out.append(Pairs(*sides, ids, grid))
     return out
-
-
-def _padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-    length = max(map(len, ids))
-    padded = torch.tensor([i + [0] * (length - len(i)) for i in ids])
-    return padded, torch.arange(length)[None] < torch.tensor([len(i) for i in ids])[:, None]
 
 
 def _loss(
@@ -172,7 +166,7 @@ def _loss(
     at, keep = torch.from_numpy(rows), torch.from_numpy(drop)[:, None, None]
     refs = group.sources[at].float()
     x0 = torch.where(keep, refs, group.targets[at].float())
-    ids, mask = _padded([empty if d else group.ids[r] for r, d in zip(rows, drop)])
+    ids, mask = padded([empty if d else group.ids[r] for r, d in zip(rows, drop)])
 
     def with_refs(x: Tensor, t: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         return model(x, t, ids, mask, grid, refs)
@@ -199,33 +193,12 @@ def run_stage(
     seed: int,
 ) -> None:
     """Trains or resumes one stage; the model ends on the averaged weights."""
-    ema, file = EMA(model), Checkpoint(folder / f"{stage.name}.safetensors")
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    first = file.restore(model, ema, optimiser)
-    began, seen, losses = time.time(), 0, []
-    for step in range(first, stage.steps):
-        rng = step_rng(seed, stage.name, step)
+
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, int]:
         group, size = _draw(rng, stage, data)
-        for g in optimiser.param_groups:
-            g["lr"] = stage.lr * warm_constant_linear(step, stage.steps)
-        loss = _loss(model, group, rng, size, empty)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        ema.update(model, step)
-        losses.append(loss.item())
-        seen += size
-        if (step + 1) % 100 == 0:
-            rate, mean = seen / (time.time() - began), np.mean(losses[-100:])
-            log.info("%s %d/%d: loss %.3f, %.0f/s", stage.name, step + 1, stage.steps, mean, rate)
-        if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
-            file.save(model, ema, optimiser, step + 1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(ema.shadow[name])
+        return _loss(model, group, rng, size, empty), size
+
+    run_loop(model, stage, loss_of, folder, seed)
 
 
 def train_edits(

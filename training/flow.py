@@ -8,8 +8,7 @@ mix. Latents are encoded once by the frozen VAE encoder and kept in memory as fl
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from ..kernels.vae import VAE
 from ..loaders.family import EMBEDDED_TEMPLATE
 from ..loaders.tokenizer import Tokenizer
 from ..sampling.geometry import pack
-from .checkpoint import EMA, Checkpoint, step_rng, warm_constant_linear
-from .grammar import prompt, sample
+from .checkpoint import Checkpoint, step_rng
+from .grammar import Scene, prompt, sample
+from .loop import run_loop
 from .render import render
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,13 @@ class FlowModel(nn.Module):
         return self.mmdit(x, txt, mod, [(1, *grid)], None if bool(mask.all()) else mask)
 
 
+def padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of different lengths -> ids [B,L], mask [B,L]."""
+    length = max(map(len, ids))
+    filled = torch.tensor([i + [0] * (length - len(i)) for i in ids])
+    return filled, torch.arange(length)[None] < torch.tensor([len(i) for i in ids])[:, None]
+
+
 @dataclass
 class Pictures:
     """Encoded pictures of one size: packed latents [N,S,64] float16 and token ids."""
@@ -150,13 +157,20 @@ class Pictures:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x0 [B,S,64], ids [B,L], mask [B,L]; prompts of `drop` rows are empty."""
         ids = [empty if d else self.ids[r] for r, d in zip(rows, drop)]
-        length = max(map(len, ids))
-        padded = torch.tensor([i + [0] * (length - len(i)) for i in ids])
-        mask = torch.arange(length)[None] < torch.tensor([len(i) for i in ids])[:, None]
-        return self.latents[torch.from_numpy(rows)].float(), padded, mask
+        return self.latents[torch.from_numpy(rows)].float(), *padded(ids)
 
 
 @torch.no_grad()
+def encode_scenes(vae: VAE, stats: tuple[Tensor, Tensor], scenes: Sequence[Scene]) -> Tensor:
+    """Scenes of one size, rendered -> packed latents [N,S,64] float16: normalised means."""
+    latents = []
+    for i in range(0, len(scenes), 32):
+        pixels = torch.from_numpy(np.stack([render(s) for s in scenes[i : i + 32]]))
+        mean, _ = vae.moments(pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1))
+        latents.append(pack((mean - stats[0]) / stats[1]).half())
+    return torch.cat(latents)
+
+
 def encode_pictures(
     vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int
 ) -> list[Pictures]:
@@ -168,15 +182,8 @@ def encode_pictures(
             groups.setdefault((scene.height // 16, scene.width // 16), []).append(scene)
     out = []
     for grid, scenes in groups.items():
-        latents = []
-        for i in range(0, len(scenes), 32):
-            x = torch.from_numpy(np.stack([render(s) for s in scenes[i : i + 32]])).permute(
-                0, 3, 1, 2
-            )
-            mean, _ = vae.moments(x.float().div_(127.5).sub_(1))
-            latents.append(pack((mean - stats[0]) / stats[1]).half())
         ids = [tokenizer.encode(TEMPLATE.format(prompt(s))) for s in scenes]
-        out.append(Pictures(torch.cat(latents), ids, grid))
+        out.append(Pictures(encode_scenes(vae, stats, scenes), ids, grid))
     return out
 
 
@@ -246,43 +253,16 @@ def run_stage(
     seed: int,
 ) -> None:
     """Trains or resumes one stage; the model ends on the averaged weights."""
-    ema, file = EMA(model), Checkpoint(folder / f"{stage.name}.safetensors")
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    start = file.restore(model, ema, optimiser)
-    began, seen, losses = time.time(), 0, []
-    for step in range(start, stage.steps):
-        rng = step_rng(seed, stage.name, step)
+
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, int]:
         group, size = _draw(rng, stage, data)
         x0, ids, mask = group.batch(
             rng.integers(0, len(group.ids), size), rng.random(size) < 0.1, empty
         )
-        for g in optimiser.param_groups:
-            g["lr"] = stage.lr * warm_constant_linear(step, stage.steps)
         loss = flow_loss(model, x0, ids, mask, group.grid, int(rng.integers(2**62)))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        ema.update(model, step)
-        losses.append(loss.item())
-        seen += size
-        if (step + 1) % 100 == 0:
-            rate = seen / (time.time() - began)
-            log.info(
-                "%s %d/%d: loss %.3f, %.0f samples/s",
-                stage.name,
-                step + 1,
-                stage.steps,
-                np.mean(losses[-100:]),
-                rate,
-            )
-        if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
-            file.save(model, ema, optimiser, step + 1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(ema.shadow[name])
+        return loss, size
+
+    run_loop(model, stage, loss_of, folder, seed)
 
 
 def train_flow(
