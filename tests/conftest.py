@@ -33,6 +33,21 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cwd"
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a tiny model of a variant ("edit-2511"), random weights, built once a file."""
+    from .edits import build
+
+    made = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
+        return made[kind]
+
+    return get
+
+
 @pytest.fixture
 def fails(place, capsys) -> Callable[..., str]:
     """Runs a command that must fail with this status and these words, and leave no file."""

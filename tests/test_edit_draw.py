@@ -17,7 +17,6 @@ from inkstone.headless.pictures import read_mask, read_picture
 from inkstone.headless.png import read_text_chunks
 from inkstone.nodes.host import HeadlessHost, using
 
-from .edits import build
 from .locked import picture
 
 QUICK = ("--steps", "2", "--quiet")
@@ -47,18 +46,6 @@ def draw(*arguments: object, status: int = 0) -> None:
 
 def load(name: str) -> np.ndarray:
     return np.asarray(Image.open(name))
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    made = {}
-
-    def get(kind: str):
-        if kind not in made:
-            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
-        return made[kind]
-
-    return get
 
 
 # --- files

@@ -4,6 +4,7 @@ result has the picture's size, outside the mask nothing changes, a new seed enco
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -26,7 +27,6 @@ from inkstone.nodes.load import LoadDiffusionModel
 from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
 from inkstone.sampling import repaint
 
-from .edits import build
 from .locked import picture
 
 SIZES = [(33, 47), (71, 53), (64, 48), (17, 90)]
@@ -38,16 +38,8 @@ def embedded():
 
 
 @pytest.fixture(scope="module")
-def tiny_models(tmp_path_factory):
-    made = {}
-
-    def get(kind: str):
-        if kind not in made:
-            folder = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
-            made[kind] = open_all(folder, Want(torch.float32))
-        return made[kind]
-
-    return get
+def tiny_models(tiny_folder):
+    return functools.cache(lambda kind: open_all(tiny_folder(kind), Want(torch.float32)))
 
 
 def draw(models, positive, negative, latent, seed=1, steps=2, cfg=2.0, strength=1.0):

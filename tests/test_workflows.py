@@ -16,8 +16,6 @@ from inkstone.headless.run import node_classes, run_file
 from inkstone.loaders import editing
 from inkstone.nodes.host import HeadlessHost
 
-from .edits import build
-
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
@@ -114,18 +112,6 @@ def test_draw_and_run_give_the_same_picture(tmp_path):
 # --- graphs that start from a picture
 
 NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not in path.stem]
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    made = {}
-
-    def get(kind: str):
-        if kind not in made:
-            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
-        return made[kind]
-
-    return get
 
 
 def on_tiny(name: str, tiny_folder) -> dict:
