@@ -29,7 +29,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
     from inkstone.loaders.bundle import load_all
     from inkstone.nodes.decode import Decode
     from inkstone.nodes.edit import EncodeEdit
-    from inkstone.nodes.sample import Denoise, ScheduleSigmas
+    from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
 
     models = load_all(args.folder)
     preset = models.model.preset(1)
@@ -43,11 +43,8 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
             {"picture_1": picture},
         ).result  # fmt: skip
         marks.append(time.perf_counter())
-        schedule = ScheduleSigmas.define_schema()
-        named = {item.id: item.default for item in schedule.inputs if hasattr(item, "default")}
         steps = args.steps or preset.steps
-        named |= {"model": models.model, "latent": latent, "steps": steps}
-        sigmas = ScheduleSigmas.execute(**named).result[0]
+        sigmas = ScheduleSigmas.execute(models.model, latent, steps, SCHEDULES[0]).result[0]
         drawn = Denoise.execute(
             models.model, positive, sigmas, latent, seed, preset.cfg, negative
         ).result[0]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bench import harness
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Cells = list[tuple[str, ...]]
 
@@ -35,3 +40,17 @@ def report(title: str, cells: Cells, said: dict) -> str:
 def ratio(a: float | None, b: float | None) -> str:
     """a / b for a table; "-" where one is missing."""
     return f"{a / b:.3f}" if a and b else "-"
+
+
+def random_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Meta module -> random weights on the CPU, without a float32 copy."""
+    import torch
+
+    for p in module.parameters():
+        p.data = p.data.to(dtype)
+    module = module.to_empty(device="cpu").requires_grad_(False).eval()
+    noise = torch.randn(1 << 22).mul_(0.02).to(dtype)  # repeated: drawing all would take minutes
+    for p in module.parameters():
+        for piece in p.view(-1).split(noise.numel()):
+            piece.copy_(noise[: piece.numel()])
+    return module

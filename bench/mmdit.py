@@ -62,18 +62,6 @@ def _seconds(work: Callable[..., object], *args: object) -> float:
     return time.perf_counter() - start
 
 
-def _random(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Meta module -> random weights on the CPU, without a float32 copy."""
-    for p in module.parameters():
-        p.data = p.data.to(dtype)
-    module = module.to_empty(device="cpu").requires_grad_(False).eval()
-    noise = torch.randn(1 << 22).mul_(0.02).to(dtype)  # repeated: drawing all would take minutes
-    for p in module.parameters():
-        for piece in p.view(-1).split(noise.numel()):
-            piece.copy_(noise[: piece.numel()])
-    return module
-
-
 def _inputs(tokens: int, text: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, tuple]:
     """Packed latents, text states, the grid (square where it can be)."""
     rows = max(r for r in range(1, int(tokens**0.5) + 1) if tokens % r == 0)
@@ -98,7 +86,7 @@ def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
     """Our forward with ready modulation rows."""
     with torch.device("meta"):
         network = MMDiT(CONFIG)
-    depths, d = _two_depths(_random(network, dtype)), CONFIG.width
+    depths, d = _two_depths(common.random_weights(network, dtype)), CONFIG.width
     rows = [(torch.randn(1, 6, d) * 0.1).to(dtype) for _ in range(4)]
     table = Modulation(rows, [*rows[:3], rows[3][:, :2]], rows[0][:, :2], rows)
 
@@ -127,7 +115,7 @@ def diffusers(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
         options = {"zero_cond_t": True} if args.references else {}
         network = QwenImageTransformer2DModel(num_layers=CONFIG.layers, **options)
     rope = QwenImageTransformer2DModel(num_layers=0).pos_embed  # its tables are no parameters
-    network = _random(network, dtype)
+    network = common.random_weights(network, dtype)
     network.pos_embed = rope
     depths, sigma = _two_depths(network), torch.tensor([0.5]).to(dtype)
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness  # noqa: E402
+from bench import common, harness  # noqa: E402
 
 harness.register()
 
@@ -23,13 +23,6 @@ def _config(args: argparse.Namespace):
 
     full = tuple(range(7, args.depth, 8))
     return VisionConfig(depth=args.depth, full=full)
-
-
-def _random(module, dtype):
-    module = module.to_empty(device="cpu").to(dtype).requires_grad_(False).eval()
-    for p in module.parameters():
-        p.normal_(0, 0.02)
-    return module
 
 
 def _grid(args: argparse.Namespace) -> tuple[int, int]:
@@ -48,7 +41,7 @@ def _ours(args: argparse.Namespace, device: str = "cpu"):
         tower = VisionTower(config)
     dtype = getattr(torch, args.dtype)
     if device == "cpu":
-        tower = _random(tower, dtype)
+        tower = common.random_weights(tower, dtype)
     width = config.channels * config.patch**2
     patches = torch.randn(rows * columns, width, device=device).to(dtype)
     return lambda: tower(patches, (rows, columns))
