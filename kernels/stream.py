@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from .pulse import beat
+
 Walk = Generator[None, None, Tensor]
 """A forward that stops before each of its blocks and returns its result after the last."""
 
@@ -17,6 +19,8 @@ Result = TypeVar("Result")
 
 class Stream(Protocol):
     """Brings blocks in. Who does it, and from where, is loaders/residency.py."""
+
+    passing: bool  # some blocks leave again: each further pass over the network reads them anew
 
     def enter(self, index: int) -> None:
         """Returns once the weights of block `index` are in place."""
@@ -30,6 +34,7 @@ def in_step(
 ) -> list[Result]:
     """The results of passes over one network, block by block: their numbers never meet."""
     for index in range(blocks):
+        beat()
         for walk in walks:
             next(walk)
         if stream is not None:

@@ -157,6 +157,7 @@ class WeightFile:
         weights.free = want.free
         if not want.wait:
             weights.settle(want.budget)
+            weights.fill()
         said = f"{_amount(count)} parameters, {self.form} computed in {dtype_name(dtype)}"
         return Held(weights, dtype, f"{said} ({reason})")
 

@@ -4,6 +4,8 @@ Every loaded model has one `Residency`. Before it works it settles: what it need
 the room there is, other models that are not at work leave first (they come back from their files),
 and what still does not fit is streamed, one block ahead of the one at work. `place` is the whole
 decision as a pure function, so `inkstone plan` prints what a run will do.
+
+Nothing waits for a whole file: blocks that stay come in while the ones before them already work.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from torch import Tensor, nn
 
 from ..kernels.errors import InkstoneError
 from ..kernels.memory import free_bytes, hand_back, process_bytes
+from ..kernels.pulse import waited
+from ..kernels.pulse import waited
 from ..quant.storage import Storage
 from .slots import Slot, fill_all
 
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
 _RESERVE = 0.05  # of measured free memory that is left to the system
+_AHEAD = 2  # blocks that are read at once where they stay: one core does not fill the bus
 
 
 @dataclass(frozen=True)
@@ -66,36 +71,56 @@ def place(rest: int, groups: Sequence[int], room: int | None) -> Placement:
 
 
 class Stream:
-    """Brings blocks in, one ahead, and lets them go. Call `enter(i)` before block i works."""
+    """Brings blocks in, ahead of the one at work. Call `enter(i)` before block i works.
 
-    def __init__(self, groups: Sequence[Sequence[Slot]], first: int, device: torch.device) -> None:
-        self._groups, self._first, self._device = groups, first, device
-        self._reader = ThreadPoolExecutor(1, "inkstone-stream")
-        self._coming: tuple[int, Future] | None = None
-        self._here: int | None = None
+    The first `kept` blocks stay once they are here: a run begins while they are still read. The
+    others leave after their work.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[Slot]], kept: int, device: torch.device, arrived: int
+    ) -> None:
+        self.arrived = arrived  # blocks 0 .. arrived - 1 are here to stay
+        self._groups, self._kept, self._device = groups, kept, device
+        self._reader = ThreadPoolExecutor(_AHEAD, "inkstone-stream")
+        self._coming: dict[int, Future] = {}
+        self._here: int | None = None  # of those that leave
+
+    @property
+    def passing(self) -> bool:
+        """Some blocks leave again, so each further pass over the network reads them anew."""
+        return self._kept < len(self._groups)
 
     def enter(self, index: int) -> None:
-        """Waits until block `index` is in place, and starts to read the one after it."""
-        if index < self._first:
-            self._fetch(self._first)
-            return
-        if self._here != index:
+        """Waits until block `index` is in place, and starts to read what comes after it."""
+        for block in range(self.arrived, min(index + 1, self._kept)):
+            self._bring(block)
+            self.arrived = block + 1
+        if index >= self._kept and self._here != index:
             self._leave()
-            self._fetch(index)
-            _, coming = self._coming
-            self._coming = None
-            for slot, value in zip(self._groups[index], coming.result()):
-                slot.put(value)
+            self._bring(index)
             self._here = index
-        self._fetch(index + 1 if index + 1 < len(self._groups) else self._first)
+        self._fetch(self._ahead(index))
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Lets go of what does not stay."""
         self._leave()
-        if self._coming is not None:
-            self._coming[1].cancel()
-            self._coming = None
+        self._fetch(())
         self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _ahead(self, index: int) -> Sequence[int]:
+        """What is read while block `index` works: two of those that stay, or one that leaves."""
+        if self.arrived < self._kept:
+            return range(self.arrived, min(self.arrived + _AHEAD, self._kept))
+        if not self.passing:
+            return ()
+        return (index + 1 if self._kept <= index < len(self._groups) - 1 else self._kept,)
+
+    def _bring(self, index: int) -> None:
+        if index not in self._coming:
+            self._fetch((index,))
+        for slot, value in zip(self._groups[index], waited(self._coming.pop(index))):
+            slot.put(value)
 
     def _leave(self) -> None:
         if self._here is not None:
@@ -103,12 +128,12 @@ class Stream:
                 slot.empty()
             self._here = None
 
-    def _fetch(self, index: int) -> None:
-        if self._here == index or (self._coming is not None and self._coming[0] == index):
-            return
-        if self._coming is not None:  # of a run that was stopped
-            self._coming[1].cancel()
-        self._coming = (index, self._reader.submit(self._read, index))
+    def _fetch(self, wanted: Sequence[int]) -> None:
+        for index in [i for i in self._coming if i not in wanted]:  # of a run that was stopped
+            self._coming.pop(index).cancel()
+        for index in wanted:
+            if index not in self._coming and index != self._here:
+                self._coming[index] = self._reader.submit(self._read, index)
 
     def _read(self, index: int) -> list[Tensor | Storage]:
         return [slot.read().to(self._device) for slot in self._groups[index]]
@@ -154,8 +179,22 @@ class Residency:
 
     @property
     def held(self) -> int:
-        """The most bytes that it holds now."""
+        """The most bytes that it holds, with the blocks that are still to come in."""
         return self.placement.nbytes if self.placement else 0
+
+    @property
+    def present(self) -> int:
+        """The most bytes that it holds until more blocks come in."""
+        sizes = self.sizes[1] if self.placement else []
+        return self.held - sum(sizes[self._arrived : self.placement.kept]) if sizes else self.held
+
+    @property
+    def _arrived(self) -> int:
+        """Blocks 0 .. this - 1 are in memory to stay."""
+        if self.placement is None:
+            return 0
+        stream = getattr(self.network, "stream", None)
+        return self.placement.kept if stream is None else stream.arrived
 
     @property
     def least(self) -> int:
@@ -169,7 +208,8 @@ class Residency:
     ) -> Placement:  # fmt: skip
         """Gets ready to work. budget: bytes for the whole process, None = what is free now;
         working: bytes that the work itself will need. Others leave if that makes room, but not
-        those `beside`; `after` settles next, and room is left for it.
+        those `beside`; `after` settles next, and room is left for it. What stays comes in as it is
+        needed; `fill` reads all of it now.
         """
         with _lock:
             self._used = next(_clock)
@@ -201,23 +241,29 @@ class Residency:
             self.placement = None
             hand_back()
 
-    def _arrange(self, wanted: Placement) -> None:
-        if self.placement is not None:
-            self._close_stream()
-        had = self.placement.kept if self.placement else 0
+    def fill(self) -> None:
+        """Reads all that is to stay and is not here yet."""
+        with _lock:
+            if self.placement is not None and self._arrived < self.placement.kept:
+                self._arrange(self.placement, now=True)
+
+    def _arrange(self, wanted: Placement, now: bool = False) -> None:
+        had, first = self._arrived, self.placement is None
+        self._close_stream()
         for slot in itertools.chain(*self.groups[wanted.kept : had]):
             slot.empty()
-        fresh = list(itertools.chain(*self.groups[had : wanted.kept]))
+        fresh = itertools.chain(*self.groups[had : wanted.kept]) if now else ()
         try:
-            fill_all(fresh if self.placement else [*self.rest, *fresh], self.device)
+            fill_all([*(self.rest if first else ()), *fresh], self.device)
         except BaseException:
             for slot in (*self.rest, *itertools.chain(*self.groups)):
                 slot.empty()
             self.placement = None
             raise
         self.placement = wanted
-        if wanted.streamed:
-            self.network.stream = Stream(self.groups, wanted.kept, self.device)
+        arrived = wanted.kept if now else min(had, wanted.kept)
+        if wanted.streamed or arrived < wanted.kept:
+            self.network.stream = Stream(self.groups, wanted.kept, self.device, arrived)
 
     def _close_stream(self) -> None:
         stream = getattr(self.network, "stream", None)
@@ -233,9 +279,9 @@ class Residency:
 
     def _room(self, budget: int | None) -> int:
         """Bytes that weights of all models may take on this device."""
-        held = self.held + self._others_held()
+        held = self.present + sum(r.present for r in self._others())
         if budget is None:
-            return int(self.free(self.nbytes - self.held, self.device) * (1 - _RESERVE)) + held
+            return int(self.free(self.nbytes - self.present, self.device) * (1 - _RESERVE)) + held
         if self.device.type != "cpu":
             return budget
         return budget - max(0, process_bytes() - held)

@@ -86,7 +86,8 @@ class _Run:
         if which == "negative" and self.ahead is not None:
             v, self.ahead = self.ahead, None
             return v
-        streamed = self.model.network.stream is not None
+        stream = self.model.network.stream
+        streamed = stream is not None and stream.passing
         halves = list(self.texts) if streamed and which == "positive" else [which]
         found = self.model.network.together([self._walk(x, step, half) for half in halves])
         found = [v.float() for v in found]

@@ -118,6 +118,81 @@ def test_a_stopped_run_leaves_a_usable_stream(opened, room):
     assert torch.equal(drawn(model, text), whole)
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """Blocks in the order in which they are asked from the file."""
+    seen, read = [], residency.Stream._read
+
+    def noted(self, index):
+        seen.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(residency.Stream, "_read", noted)
+    return seen
+
+
+def test_work_begins_while_weights_still_come_in(opened, reads):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    reads.clear()
+    model.ready(0)
+    weights = model.weights
+    assert not reads and weights.held == weights.nbytes, "settled: planned, not read"
+    assert weights.present == weights.sizes[0], "what lies outside of blocks is here"
+    present = []
+    first = drawn(model, text, Hooks(on_block=lambda *_: present.append(weights.present)))
+    blocks = len(weights.groups)
+    assert sorted(reads) == list(range(blocks)), "each block once"
+    assert present == sorted(present) and present[0] < present[blocks - 1] < weights.held
+    assert weights.present == weights.held
+    assert torch.equal(drawn(model, text), first) and len(reads) == blocks, "nothing is read again"
+
+
+def test_a_run_stopped_while_weights_come_in_goes_on_from_there(opened, reads):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    whole = drawn(model, text)
+    model.weights.park()
+    reads.clear()
+
+    def stop(step, block):
+        if block == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(model, text, Hooks(on_block=stop))
+    assert model.weights.present < model.weights.held
+    assert torch.equal(drawn(model, text), whole)
+    assert reads[:2] == [0, 1] and set(reads) == set(range(6)), reads
+    assert reads.count(0) == reads.count(1) == 1, "what had come in stays"
+
+
+def test_a_block_that_cannot_be_read_stops_that_run_only(opened, monkeypatch):
+    model, encoder = opened
+    text = encoder.encode(PROMPT)
+    whole = drawn(model, text)
+    model.weights.park()
+    read = residency.Stream._read
+
+    def fails(self, index):
+        if index == 3:
+            raise InkstoneError("the file ends early")
+        return read(self, index)
+
+    with monkeypatch.context() as patch, pytest.raises(InkstoneError, match="ends early"):
+        patch.setattr(residency.Stream, "_read", fails)
+        drawn(model, text)
+    assert torch.equal(drawn(model, text), whole)
+
+
+def test_filled_at_once_where_it_is_asked(opened):
+    model, _ = opened
+    model.weights.settle(None)
+    model.weights.fill()
+    assert model.weights.present == model.weights.nbytes and model.network.stream is None
+    assert not any(p.is_meta for p in model.network.parameters())
+
+
 def test_what_left_is_handed_back_to_the_system(opened, monkeypatch):
     """glibc holds freed memory under blocks in use: it is asked for it whenever weights leave."""
     from inkstone.loaders import residency

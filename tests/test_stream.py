@@ -23,6 +23,8 @@ GRID = (1, 5, 7)
 class Counting:
     """A stream that only notes what it is asked for."""
 
+    passing = True
+
     def __init__(self) -> None:
         self.entered: list[int] = []
 
@@ -135,5 +137,5 @@ def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
     assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
     # the first block to be streamed is fetched ahead for a step that does not come
     want = {i: STEPS + (i == first) for i in range(first, len(groups))}
-    assert {i: read[i] for i in want} == want and set(read) == set(want), read
+    assert read == want | dict.fromkeys(range(first), 1), read
     assert blocks == [(s, b) for s in range(STEPS) for b in range(len(groups)) for _ in range(2)]
