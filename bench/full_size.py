@@ -215,8 +215,8 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     drawn = time.perf_counter()
     models.vae.decode(latents)
     steps = [b - a for a, b in zip([ready, *marks], marks)]
-    facts = {"headers": opened - start, "table": tabled - encoded, "outside of blocks": ready - tabled,
-             "first step with its weights coming in": steps[0]}  # fmt: skip
+    facts = {"headers": opened - start, "table": tabled - encoded,
+             "weights outside of blocks": ready - tabled, "first step": steps[0]}  # fmt: skip
     return Ran(
         "ours", opened - start + ready - tabled, encoded - opened, steps,
         time.perf_counter() - drawn, harness.peak(), made.peak, made.sentence(), facts,

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from ..kernels.errors import InkstoneError
 from ..kernels.memory import free_bytes, hand_back, process_bytes
 from ..kernels.pulse import waited
-from ..kernels.pulse import waited
 from ..quant.storage import Storage
 from .slots import Slot, fill_all
 
