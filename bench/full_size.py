@@ -8,6 +8,7 @@ The numbers mean nothing as a picture; they are the work and the memory of the r
 
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256 --memory 10GB --sides ours
+python bench/full_size.py --folder /tmp/inkstone-full --comfyui PYTHON,COMFYUI,COMFYUI-GGUF
 """
 
 from __future__ import annotations
@@ -250,8 +251,9 @@ SIDES = {"ours": ours, "sd.cpp": sd_cpp}
 
 
 def lines(rows: list[Ran]) -> common.Cells:
-    """Table cells; the last peer is what ratios are held against."""
-    peer = next((r for r in rows if r.side != "ours"), None)
+    """Table cells; the fastest peer is what ratios are held against."""
+    peers = [r for r in rows if r.side != "ours" and r.steps]
+    peer = min(peers, key=lambda r: min(r.steps), default=None)
     out = [("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")]
     for r in rows:
         step = min(r.steps) if r.steps else 0.0
@@ -270,6 +272,8 @@ def main() -> None:
     p.add_argument("--size", default="256x256")
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--memory", help="as in `inkstone draw` (ours only)")
+    p.add_argument("--comfyui", metavar="PYTHON,TREE,PACK", help="ComfyUI-GGUF as a peer: a Python "
+                   "that has what both import, and their source trees")  # fmt: skip
     args = p.parse_args()
     prepare(args.folder)
     torch.set_num_threads(args.threads)
@@ -277,7 +281,10 @@ def main() -> None:
         print(harness.RESULT + json.dumps(asdict(SIDES[args.one_side](args.folder, args))))
         return
     names = args.sides.split(",") if args.sides else list(SIDES)
-    rows = [_child(name) for name in names]
+    own = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--one-side"]
+    rows = [_child(name, [*own, name]) for name in names]
+    if args.comfyui:
+        rows.append(_child("ComfyUI-GGUF", comfyui(args)))
     facts = common.facts(args)
     limit = f", --memory {args.memory}" if args.memory else ""
     title = f"Q4_K_M 20B, {args.size}, {args.steps} steps, CFG 1{limit}"
@@ -292,8 +299,18 @@ def main() -> None:
             )
 
 
-def _child(side: str) -> Ran:
-    call = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--one-side", side]
+def comfyui(args: argparse.Namespace) -> list[str]:
+    """The call of `full_size_comfy.py` in the environment that was named."""
+    python, tree, pack = args.comfyui.split(",")
+    script = Path(__file__).resolve().with_name("full_size_comfy.py")
+    return [
+        python, str(script), "--comfyui", tree, "--pack", pack, "--size", args.size,
+        "--model", str((args.folder / MODEL).resolve()), "--steps", str(args.steps),
+        "--threads", str(args.threads),
+    ]  # fmt: skip
+
+
+def _child(side: str, call: list[str]) -> Ran:
     done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith(harness.RESULT)), None)
     if line is None:
