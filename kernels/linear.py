@@ -11,6 +11,7 @@ unpacked a piece at a time for every product. Every choice is returned with its 
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from ..quant.kitchen import matmul_of
 from ..quant.storage import Storage
 from .errors import InkstoneError
+from .pulse import beat
 
 _LARGE = 1 << 20  # elements of a weight from which the choice of library matters
 _LARGE_GELU = 1 << 16  # the same where a GELU follows (both measured on a Zen 4 core)
@@ -118,6 +120,7 @@ class Linear(nn.Linear):
         return self._product(x, gelu=True)
 
     def _product(self, x: Tensor, gelu: bool = False) -> Tensor:
+        beat()
         if self.storage is None:
             return product(x, self.weight, self.bias, gelu)
         return packed_product(x, self.storage, self.bias, gelu)
@@ -206,14 +209,19 @@ def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
     buffer = x.new_empty(step, width)
     out = x.new_empty(*x.shape[:-1], rows)
     for at in range(0, rows, step):
+        beat()
         part = slice(at, min(at + step, rows))
         weight = storage.rows_into(at, buffer[: part.stop - at])
         out[..., part] = product(x, weight, None if bias is None else bias[part], gelu)
     return out
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Best of three of a product of the size that matters (512 tokens, 2048 wide)."""
+_HOPELESS = 3  # times slower at the first try: a warm-up is not worth as much
+
+
+def _seconds(dtype: torch.dtype, against: float = math.inf) -> float:
+    """Best of three of a product of the size that matters (512 tokens, 2048 wide); one try where
+    that is far behind `against`."""
     a, b = torch.ones(512, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
     times = []
     with torch.no_grad():
@@ -221,6 +229,8 @@ def _seconds(dtype: torch.dtype) -> float:
             start = time.perf_counter()
             product(a, b)
             times.append(time.perf_counter() - start)
+            if times[0] > _HOPELESS * against:
+                return times[0]
     return min(times[1:])
 
 
@@ -237,7 +247,8 @@ def best_dtype(device_type: str) -> tuple[torch.dtype, str]:
         return torch.float32, "no bf16 units, fp16 overflows"
     if device_type != "cpu":
         return torch.float32, f"unmeasured device {device_type}"
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    plain = _seconds(torch.float32)
+    ratio = plain / _seconds(torch.bfloat16, plain)
     if ratio >= 1.3:
         return torch.bfloat16, f"bf16 products measured {ratio:.1f}x as fast as fp32 on this CPU"
     return torch.float32, f"bf16 products measured only {ratio:.2f}x as fast as fp32 on this CPU"
