@@ -128,7 +128,7 @@ def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _ink(rng: np.random.Generator, *grounds: str) -> str:
+def ink(rng: np.random.Generator, *grounds: str) -> str:
     """A colour that stands out from all grounds (luminance differs by 50 or more)."""
     fit = [c for c in COLOURS if all(abs(luminance(c) - luminance(g)) >= 50 for g in grounds)]
     return pick(rng, fit)
@@ -152,7 +152,7 @@ def _word(
 
 def _strip(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground = pick(rng, list(COLOURS))
-    word = _word(rng, width, 0, _ink(rng, ground), "center")
+    word = _word(rng, width, 0, ink(rng, ground), "center")
     return Scene(
         width,
         height,
@@ -173,7 +173,7 @@ def _shape(
     rng: np.random.Generator, width: int, height: int, ground: str, place: str, size: str
 ) -> Shape:
     x, y = centre(place, width, height, SIZES[size])
-    return Shape(pick(rng, KINDS), _ink(rng, ground), size, place, x, y, SIZES[size])
+    return Shape(pick(rng, KINDS), ink(rng, ground), size, place, x, y, SIZES[size])
 
 
 def _name(shape: Shape) -> str:
@@ -206,7 +206,7 @@ def _two_shapes(rng: np.random.Generator, width: int, height: int) -> Scene:
 def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground, place = pick(rng, list(COLOURS)), pick(rng, ("top", "bottom", "center"))
     y = {"top": 0, "bottom": height - CELL[1]}.get(place, (height - CELL[1]) // 2 // 16 * 16)
-    word = _word(rng, width, y, _ink(rng, ground), place)
+    word = _word(rng, width, y, ink(rng, ground), place)
     said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
     return Scene(
         width,
@@ -219,8 +219,8 @@ def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground, above, sign = pick(rng, list(COLOURS)), rng.random() < 0.5, rng.random() < 0.33
-    plate = _ink(rng, ground) if sign else ""
-    colour = _ink(rng, plate or ground)
+    plate = ink(rng, ground) if sign else ""
+    colour = ink(rng, plate or ground)
     margin = 16 if height > 96 else 0
     y = margin if above else height - margin - CELL[1]
     word = _word(rng, width, y, colour, "top" if above else "bottom", plate)
@@ -228,7 +228,7 @@ def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     middle = (gap[0] + gap[1]) // 2
     shape = Shape(
         pick(rng, KINDS),
-        _ink(rng, ground),
+        ink(rng, ground),
         "",
         "bottom" if above else "top",
         width // 2,
