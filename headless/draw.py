@@ -141,10 +141,9 @@ def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Want
     """What the plan needs of a call."""
     from ..loaders.plan import Wanted
 
-    together = call.batch * (1 + task.layers)  # layers and their sum are drawn side by side
     return Wanted(
-        task.size or call.size, call.steps, together, call.memory, True, len(task.beside),
-        controls.models,
+        task.size or call.size, call.steps, call.batch, call.memory, True, len(task.beside),
+        controls.models, task.layers,
     )  # fmt: skip
 
 

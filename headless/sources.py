@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.6  # of image-to-image and inpaint, as the reference
 FEATHER = 8  # pixels over which a seam fades, inside the mask
-LAYERS = 4  # of the layered model, as the reference
 
 
 class CallError(InkstoneError):
@@ -142,6 +141,7 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
     """What this model does with these pictures. Raises where it cannot."""
     from ..loaders.editing import LAYER_AREAS, locks_for, repaint_for, template_of
     from ..sampling.lock import lock, size_of
+    from ..sampling.request import USUAL_LAYERS
 
     pictures, strength = given.pictures, call.strength
     if model.layered:
@@ -152,7 +152,7 @@ def task_of(call: Call, model: DiffusionModel, given: Given) -> Task:
             )
         area = next(iter(LAYER_AREAS.values()))
         locks = tuple(lock(*size_of(p), area) for p in pictures)
-        return Task("layers", pictures, locks, layers=call.layers or LAYERS)
+        return Task("layers", pictures, locks, layers=call.layers or USUAL_LAYERS)
     if call.layers is not None:
         raise CallError("--layers is for Qwen-Image-Layered, this model draws one picture.")
     if not pictures:

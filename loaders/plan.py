@@ -37,6 +37,7 @@ class Wanted:
     once: bool = False  # one draw and no more: the text encoder leaves in any case
     pictures: int = 0  # of an edit, each taken to be as large as the canvas
     controls: Sequence[ControlModel] = ()  # one for each control; the same may come twice
+    layers: int = 0  # of a model that draws layers; 0 = as many as usual
 
 
 @dataclass(frozen=True)
@@ -202,14 +203,16 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
 
     from ..sampling.control import Control
     from ..sampling.geometry import LATENT, check_canvas
+    from ..sampling.request import USUAL_LAYERS
     from ..sampling.run import Request, working_bytes
 
     check_canvas(*size)
     picture = torch.empty(1, 16, 1, size[1] // LATENT, size[0] // LATENT, device="meta")
     steps = call.steps or models.model.preset(call.pictures).steps
+    layers = (call.layers or USUAL_LAYERS) if models.model.layered else 0
     request = Request(
-        *size, torch.empty(steps + 1, device="meta"), batch=call.batch,
-        references=(picture,) * call.pictures,
+        *size, torch.empty(steps + 1, device="meta"), batch=call.batch, layers=layers,
+        references=(picture,) * max(call.pictures, bool(layers)),
         controls=tuple(Control(branch, picture) for branch in call.controls),
     )  # fmt: skip
     text = torch.empty(1, _PROMPT, models.model.network.config.joint, device="meta")

@@ -44,6 +44,7 @@ class ModelInfo(io.ComfyNode):
             wanted = Wanted(steps=steps)
         else:
             batch, _, _, h, w = sockets.latent_samples(latent).shape
-            wanted = Wanted((w * 8, h * 8), steps, batch)
+            size, layers = (w * 8, h * 8), latent.get(sockets.LAYERS, 0)
+            wanted = Wanted(size, steps, batch, layers=layers)
         text = describe_model(model, wanted)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

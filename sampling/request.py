@@ -16,7 +16,7 @@ from .schedule import check_sigmas
 
 log = logging.getLogger(__name__)
 
-MOST_LAYERS = 64
+MOST_LAYERS, USUAL_LAYERS = 64, 4  # as the reference
 
 
 class Edits(Protocol):

@@ -184,6 +184,20 @@ def test_a_picture_costs_nothing_that_nobody_sees():
     assert plan(replace(bundle, model=model), Wanted(pictures=1)).vision_tower == 0
 
 
+def test_layers_are_drawn_side_by_side():
+    """With their sum before them and the picture behind them; not told, as many as usual."""
+    bundle = open_models(DrawCall(""))
+    model = replace(bundle.model, variant=VARIANTS["layered"])
+    bundle, size = replace(bundle, model=model, vae=None), (160, 96)
+    table, picture = sigmas(LINEAR, 4, 60), torch.zeros(1, 16, 1, 12, 20)
+    text = torch.empty(1, 64, 128)
+    for layers, told in ((4, 0), (7, 7)):
+        made = plan(bundle, Wanted(size, 4, layers=told))
+        request = Request(*size, table, references=(picture,), layers=layers)
+        want = working_bytes(model, request, {"positive": text, "negative": text})
+        assert made.activations + made.modulation_table == want, layers
+
+
 def test_an_edit_without_a_tower_is_told():
     bundle = towered(open_models(DrawCall("")))
     place = TowerPlace("no tower", missing="there is no mmproj beside it")
