@@ -53,7 +53,7 @@ class ControlStage:
 
 
 STAGES = (
-    ControlStage("control", 14000, 32, 1e-3, {"scenes": 3600, "shapes": 1200, "free": 5200}),
+    ControlStage("control", 7500, 32, 1e-3, {"scenes": 3600, "shapes": 1200, "free": 5200}),
 )
 
 

@@ -1,7 +1,7 @@
-"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, edits, export.
+"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, edits, control.
 
 `inkstone train --out FOLDER` runs it; stopped at any moment and started again it goes on from its
-last checkpoint and ends on the same weights. About two hours on two CPU cores.
+last checkpoint and ends on the same weights. About five hours of one CPU core.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ..loaders.bundle import load_vae
 from ..loaders.family import EMBEDDED
 from ..loaders.safetensors_file import save_safetensors
 from ..loaders.tokenizer import Tokenizer, load_tokenizer
-from . import edit_flow, flow
+from . import control_flow, edit_flow, flow
 from . import vae as vae_training
+from .packed import save_gguf
 from .tokenizer import write as write_tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def train(folder: Path, out: Path, seed: int = SEED, begin: Path | None = None) 
         model = edit_flow.start(begin, out / "tokenizer")
     model = edit_flow.train_edits(vae, stats, tokenizer, model, folder, seed)
     export(out, vae, stats, model, seed)
+    teach_control(folder, out, seed)
 
 
 def _drawing(
@@ -113,6 +115,35 @@ def export(
         for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     }
     _json(out / "model_index.json", {"_class_name": "QwenImagePipeline", **parts})
+
+
+def teach_control(folder: Path, out: Path, seed: int = SEED) -> None:
+    """Trains (or resumes) a control branch for the model folder `out` as it lies there, which stays
+    as it is; adds `controlnet/`.
+    """
+    kept = load_vae(out)
+    stats = (kept.mean.float(), kept.std.float())
+    tokenizer = load_tokenizer(out / "tokenizer")
+    model = edit_flow.start(out, out / "tokenizer")
+    control = control_flow.train_control(kept.network, stats, tokenizer, model, folder, seed)
+    export_control(out, control)
+
+
+def export_control(out: Path, control: control_flow.ControlWeights) -> None:
+    """Writes `controlnet/` of a model folder, in GGUF: about a byte a weight."""
+    folder, stem = out / "controlnet", "diffusion_pytorch_model"
+    tensors = control.branch.state_dict() | control.mod.state_dict()
+    said = {"general.architecture": "qwen_image", "inkstone_family": EMBEDDED.name}
+    save_gguf(folder / f"{stem}.gguf", tensors, _control_type, said)
+    (folder / f"{stem}.safetensors").unlink(missing_ok=True)  # it would be read before the GGUF
+    config = transformer_config(control_flow.BRANCH) | {"_class_name": "QwenImageControlNetModel"}
+    del config["zero_cond_t"]
+    _json(folder / "config.json", config | {"extra_condition_channels": 0})
+
+
+def _control_type(name: str) -> str:
+    """Modulation, a third of the weights, takes rougher ones well: see embedded/README.md."""
+    return "Q5_1" if "_mod.1." in name else "Q8_0"
 
 
 def transformer_config(c: MMDiTConfig) -> dict:
