@@ -1,0 +1,41 @@
+"""Writes a small network as GGUF, all of it in memory: matrices in blocks, vectors in float16.
+
+`inkstone quantize` does this for files of any size, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..loaders.gguf_writer import Value, gguf_layout
+from ..quant.encode import encode
+from ..quant.gguf_types import BY_NAME
+
+VECTORS = "F16"
+
+
+def save_gguf(
+    path: Path, tensors: Mapping[str, Tensor], type_of: Callable[[str], str],
+    said: Mapping[str, Value],
+) -> None:  # fmt: skip
+    """tensors under their names, matrices as the type that `type_of` gives; said: metadata.
+
+    The file appears whole or not at all.
+    """
+    kinds = {n: BY_NAME[type_of(n) if t.ndim > 1 else VECTORS] for n, t in tensors.items()}
+    shapes = {name: (tuple(tensor.shape), kinds[name]) for name, tensor in tensors.items()}
+    head, slots, size = gguf_layout(dict(said), shapes)
+    data = bytearray(size)
+    data[: len(head)] = head
+    for slot, tensor in zip(slots, tensors.values()):
+        x = tensor.detach().float()
+        x = x.to(slot.kind.dtype) if slot.kind.dtype else encode(x, slot.kind)
+        data[slot.begin : slot.begin + slot.nbytes] = x.contiguous().view(torch.uint8).numpy().data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
