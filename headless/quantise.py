@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
+from ..kernels.pulse import beat, waited
 from .draw import CallError
 
 if TYPE_CHECKING:
@@ -284,11 +285,13 @@ def _chunks(
 
     starts = list(range(0, count, step))
     if pool is None:
-        yield from map(work, starts)
+        for start in starts:
+            beat()
+            yield work(start)
         return
     ahead = [pool.submit(work, start) for start in starts[: 2 * pool._max_workers]]
     for number in range(len(starts)):
-        result = ahead.pop(0).result()
+        result = waited(ahead.pop(0))
         following = number + 2 * pool._max_workers
         if following < len(starts):
             ahead.append(pool.submit(work, starts[following]))

@@ -8,14 +8,19 @@ products. `backend()` says which and why, for logs and bug reports.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import cpu_backend, onednn_linear
+from .pulse import beat
 
 _QUERIES = 256  # per piece: its float32 scores against 4096 keys (4 MB) stay in the cache
 _LONG = 1 << 20  # queries x keys from which our path is faster (measured at 1056^2 and 4128^2)
+_PULSE = 4e10  # operations of one call on a CPU: half a second of one core
+_LEAST = 1024  # queries of a call; from 768 on torch's kernel takes 256 at a time, like the whole
 
 
 def attention(
@@ -29,12 +34,35 @@ def attention(
     lq, lk = q.shape[-2], k.shape[-2]
     if mask is None and not causal and _takes_pieces(q, k, v):
         return _in_pieces(q, k, v)
+    if mask is None and not causal and _outlasts_a_pulse(q, lk):
+        return _in_calls(q, k, v)
     if causal and lq != lk:
         mask = torch.ones(lq, lk, dtype=torch.bool, device=q.device).tril(lk - lq)
         causal = False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _outlasts_a_pulse(q: Tensor, keys: int) -> bool:
+    long = q.device.type == "cpu" and 4 * q.numel() * keys > _PULSE and q.shape[-2] >= 2 * _LEAST
+    return long and not torch.is_grad_enabled()
+
+
+def _in_calls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Some queries at a time, so that a stop need not wait for all of them; the same bits."""
+    b, h, length, d = q.shape
+    calls = min(math.ceil(4 * q.numel() * k.shape[-2] / _PULSE), length // _LEAST)
+    step = -(-length // calls // _QUERIES) * _QUERIES
+    out = q.new_empty(b, length, h, d)
+    for at in range(0, length, step):
+        beat()
+        part = slice(at, at + step)
+        found = F.scaled_dot_product_attention(
+            q[:, :, part], k, v, enable_gqa=h != k.shape[1]
+        )  # [B,H,n,D]
+        out[:, part] = found.transpose(1, 2)
+    return out.transpose(1, 2)
 
 
 def _takes_pieces(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -61,6 +89,7 @@ def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = q.new_empty(b, length, h, d)
     for i in range(b):
         for j in range(h):
+            beat()
             keys = (k[i, j].float() * d**-0.5).contiguous()  # [Lk,D]
             values = v[i, j].t().contiguous()  # [D,Lk]
             for at in range(0, length, _QUERIES):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..quant.storage import Storage
 from .linear import packed_product
+from .pulse import beat
 
 Weights = Callable[[str], Tensor | Storage]  # key name -> tensor of any float type, or packed
 Branches = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # layer -> LoRA branch in float32
@@ -123,6 +124,7 @@ def modulation(
 
     img, txt = [], []
     for i in range(layers):
+        beat("table of the timesteps, block", i, layers)
         block = f"transformer_blocks.{i}."
         img.append(project(block + "img_mod.1", 6))
         # of the last block's text branch only keys and values are read: shift1 and scale1

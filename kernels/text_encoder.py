@@ -20,6 +20,7 @@ from ..quant.storage import Storage
 from .attention import attention
 from .errors import InkstoneError
 from .linear import Linear
+from .pulse import beat
 from .stream import Stream
 
 Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
@@ -176,6 +177,7 @@ class TextEncoder(nn.Module):
         cos, sin = self._turns(positions, x)
         present: Past = []
         for i, layer in enumerate(self.layers):
+            beat("text encoder, layer", i, len(self.layers))
             if self.stream is not None:
                 self.stream.enter(i)
             x, kv = layer(x, cos, sin, past[i] if past else None)

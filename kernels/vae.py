@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .pulse import beat
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
+        beat()
         h = self.conv1(self.norm1(x))
         h = self.conv2(self.norm2(h, out=h))
         short = self.conv_shortcut(x) if self.conv_shortcut is not None else x
@@ -149,6 +151,7 @@ def _half_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     step = max(1, _SCORES // k.shape[-2])
     for b in range(len(q)):
         for start in range(0, q.shape[-2], step):
+            beat()
             part = slice(start, start + step)
             scores = torch.mm(q[b, 0, part] * q.shape[-1] ** -0.5, keys[b, 0])
             out[b, 0, part] = torch.mm(scores.softmax(-1), v[b, 0])
@@ -229,6 +232,7 @@ class Resample(nn.Module):
         kernels, bias, step = subpixel_kernels(self.conv.weight), self.conv.bias, 16
         out = x.new_empty(b, 2 * h, 2 * w, len(bias)).permute(0, 3, 1, 2)
         for top in range(0, h, step):
+            beat()
             end = min(top + step, h)
             part = F.pad(x[:, :, max(top - 1, 0) : end + 1], (0, 0, int(top == 0), int(end == h)))
             out[:, :, 2 * top : 2 * end] = upsample_conv(part, kernels, bias)

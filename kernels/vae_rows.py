@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from . import winograd
 from .errors import InkstoneError
+from .pulse import beat
 from .vae import VAE, Norm, Resample, ResBlock, VAEConfig, subpixel_kernels, upsample_conv
 
 STRIP = 3 << 20  # elements of a strip, measured: 32 rows at 1024x1024, 12 MB in float32
@@ -91,6 +92,7 @@ class _Conv:
         self.window.even, self.window.scratch = self.matrices is not None, scratch
 
     def push(self, x: Tensor, last: bool) -> Tensor | None:
+        beat()
         window, rows = self.window.join(x, last)
         self.window.keep(window, max(0, rows - 2), rows)
         if rows < 3:
@@ -206,6 +208,7 @@ def _run(stages: list, x: Tensor, rows: int, out: Tensor) -> Tensor:
         nonlocal done
         out[:, :, done : done + strip.shape[2]] = strip
         done += strip.shape[2]
+        beat("VAE, row", done, out.shape[2])
 
     for top in range(0, x.shape[2], rows):
         _feed(stages, x[:, :, top : top + rows], top + rows >= x.shape[2], sink)

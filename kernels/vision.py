@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .attention import attention
 from .linear import Linear
+from .pulse import beat
 from .stream import Stream
 from .text_encoder import GatedMLP, RMSNorm
 
@@ -204,6 +205,7 @@ class VisionTower(nn.Module):
         turns = tuple(t.to(x.device) for t in turns)
         whole: Groups = ((1, x.shape[0]),)
         for i, block in enumerate(self.blocks):
+            beat("vision tower, block", i, len(self.blocks))
             if self.stream is not None:
                 self.stream.enter(i)
             x = block(x, turns, whole if i in c.full else groups)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..kernels.errors import InkstoneError
+from ..kernels.pulse import beat
 from ..sampling.lightning import Distilled
 from .detect import identify, require
 from .keys import OTHER_LORA_MARK, QWEN_LORA_MARK
@@ -75,6 +76,7 @@ def _read(source: Weights) -> Lora:
     layers: dict[str, dict[str, Layer]] = {"model": {}, "text": {}}
     scales = {role: said(source.metadata, source.path, role) for role in layers}
     for (role, ours), parts in groups.items():
+        beat()
         reader = LayerReader(source, parts, scales[role], ours[0])
         layers[role] |= zip(ours, reader.layers(len(ours)))
     return Lora(

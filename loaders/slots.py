@@ -8,6 +8,7 @@ form of its file (quant/).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..kernels.errors import InkstoneError
 from ..kernels.linear import Linear
+from ..kernels.pulse import beat, waited
 from ..quant.storage import Found, Plain, Storage
 from .safetensors_file import Weights, scratch
 
@@ -56,13 +58,25 @@ class Slot:
 def fill_all(slots: Iterable[Slot], device: torch.device) -> None:
     """Fills every slot; large amounts with two readers."""
     slots = list(slots)
-    if sum(slot.nbytes for slot in slots) < _MANY:
+    total, done = sum(slot.nbytes for slot in slots), 0
+    if total < _MANY:
         for slot in slots:
+            beat()
             slot.fill(device)
         return
-    with ThreadPoolExecutor(_READERS, "inkstone-read") as pool:
-        for _ in pool.map(lambda slot: slot.fill(device), slots):
-            pass
+    pool = ThreadPoolExecutor(_READERS, "inkstone-read")
+    try:
+        coming = deque(pool.submit(_value, slot, device) for slot in slots)
+        for slot in slots:
+            slot.put(waited(coming.popleft()))
+            done += slot.nbytes
+            beat("weights, GB", done / 1e9, total / 1e9)
+    finally:  # a stop does not wait for a tensor of gigabytes: nobody takes it
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _value(slot: Slot, device: torch.device) -> Tensor | Storage:
+    return slot.read().to(device)
 
 
 @dataclass(frozen=True)
