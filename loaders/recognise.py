@@ -140,8 +140,8 @@ def _mmdit(seen: Seen) -> FileFacts | None:
         said = marked(seen.metadata.get(FAMILY_KEY, "qwen-image"), zero_cond, layered)
         variant = said.name if said else seen.metadata.get(VARIANT_KEY, UNMARKED)
         wanted = layout.mmdit_layout(SimpleNamespace(**config), layered)
-        unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in keys.MMDIT_UNREAD}
-        wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
+    unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in keys.MMDIT_UNREAD}
+    wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
     facts = FileFacts(role, "qwen-image", variant, layers=config["layers"], config=config)
     return _finish(seen, facts, names, wanted)
 
