@@ -148,15 +148,22 @@ def _preprocess(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ..training import edit_scores, evaluate, recipe
+    from ..training import control_scores, edit_scores, evaluate, recipe
 
     seed = recipe.SEED if args.seed is None else args.seed
     if args.start is not None and not (args.start / "transformer").is_dir():
         raise CallError(f"--start {args.start}: expected a model folder, such as embedded/model.")
-    if not args.score:
+    if args.only and args.start is None and not args.score:
+        raise CallError(f"--only {args.only} needs --start MODEL, the model that it is taught to.")
+    if args.only and not args.score:
+        recipe.copy_model(args.start, args.out)
+        recipe.teach_control(args.out / "checkpoints", args.out, seed)
+    elif not args.score:
         recipe.train(args.out / "checkpoints", args.out, seed, args.start)
-    print(evaluate.report(args.out, args.prompts))
-    print(edit_scores.report(args.out, args.prompts))
+    if not args.only:
+        print(evaluate.report(args.out, args.prompts))
+        print(edit_scores.report(args.out, args.prompts))
+    print(control_scores.report(args.out, max(1, args.prompts // 4)))
     return 0
 
 

@@ -18,11 +18,10 @@ def model_hash(path: Path) -> str:
 
     For a folder: of all its weight files in order of name.
     """
-    files = (
-        [path]
-        if path.is_file() and path.suffix != ".json"
-        else sorted((path if path.is_dir() else path.parent).rglob("*.safetensors"))
-    )
+    files = [path]
+    if path.is_dir() or path.suffix == ".json":
+        folder = path if path.is_dir() else path.parent
+        files = sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".gguf"))
     digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
     for file in files:
         digest.update(str(file.stat().st_size).encode())

@@ -131,7 +131,14 @@ def _add_train(commands) -> None:
         "--start",
         type=Path,
         metavar="MODEL",
-        help="a model folder that draws already: only the edits are trained, its VAE is kept",
+        help="a model folder that draws already: only edits and control are trained, its VAE is "
+        "kept",
+    )
+    p.add_argument(
+        "--only",
+        choices=("control",),
+        metavar="STAGE",
+        help="with --start: train (or score) only this, and keep all else of the model; control",
     )
     p.add_argument(
         "--seed",

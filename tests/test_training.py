@@ -7,7 +7,7 @@ import torch
 
 from inkstone.headless.cli import main
 from inkstone.loaders.tokenizer import load_tokenizer
-from inkstone.training import edit_flow, flow, recipe
+from inkstone.training import control_flow, edit_flow, flow, recipe
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
 
@@ -103,6 +103,8 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     edits = dict(share={"edit-strips": 1.0}, pictures={"edit-strips": 4})
     stage = dataclasses.replace(edit_flow.STAGES[0], steps=2, batch=2, **edits)
     monkeypatch.setattr(edit_flow, "STAGES", (stage,))
+    control = dataclasses.replace(control_flow.STAGES[0], steps=2, batch=2, pictures={"free": 4})
+    monkeypatch.setattr(control_flow, "STAGES", (control,))
     monkeypatch.setattr(flow, "STATISTICS", 4)
     recipe.train(tmp_path / "checkpoints", tmp_path / "model", 1)
     out = tmp_path / "x.png"
@@ -115,3 +117,5 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
         str(out),
     ]
     assert main([*call, "--steps", "2", "--size", "64x48", "--quiet"]) == 0 and out.is_file()
+    call[call.index("-o") + 1] = str(tmp_path / "again.png")  # the folder's own control
+    assert main([*call, "--steps", "2", "--control", f"canny:{out}", "--quiet"]) == 0

@@ -79,7 +79,11 @@ def pixels(picture: Tensor) -> np.ndarray:
 
 
 def report(folder: Path, count: int, control: Path | None = None) -> str:
-    """A table: mean F and the share of pictures at 0.8 and more; `count` scenes of each half."""
+    """A table: mean F and the share of pictures at 0.8 and more; `count` scenes of each half.
+    A model folder without a control has no table, and it is said.
+    """
+    if control is None and not (folder / "controlnet").is_dir():
+        return f"{folder}: this model has no control."
     models, branch = load_all(folder), open_control(control or folder)
     halves, preset, fast = test_scenes(count), models.model.family.preset, models.model.family.fast
     rows: dict[str, tuple[ControlModel | None, Preset, Map]] = {

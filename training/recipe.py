@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .tokenizer import write as write_tokenizer
 
 log = logging.getLogger(__name__)
 SEED = 20261124
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def train(folder: Path, out: Path, seed: int = SEED, begin: Path | None = None) -> None:
@@ -110,11 +112,17 @@ def export(
             "use_dynamic_shifting": True,
         },
     )
-    parts = {
-        name: ["inkstone", name]
-        for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-    }
+    parts = {name: ["inkstone", name] for name in PARTS}
     _json(out / "model_index.json", {"_class_name": "QwenImagePipeline", **parts})
+
+
+def copy_model(begin: Path, out: Path) -> None:
+    """The parts of a model folder, without its control; checkpoints and what is there stay."""
+    if out.exists() and out.samefile(begin):
+        return
+    for name in PARTS:
+        shutil.copytree(begin / name, out / name, dirs_exist_ok=True)
+    shutil.copy2(begin / "model_index.json", out / "model_index.json")
 
 
 def teach_control(folder: Path, out: Path, seed: int = SEED) -> None:
