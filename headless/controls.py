@@ -1,7 +1,8 @@
 """The controls of a draw: `--control TYPE:PICTURE[:STRENGTH[:START-END]]` and `--control-model`.
 
 Files are opened and pictures read before the models. With one control model it serves all
-controls; with several, the first belongs to the first control, and so on. --mask is what an
+controls; with several, the first belongs to the first control, and so on; with none the one in
+the model's own folder (the embedded model has one). --mask is what an
 inpainting control draws anew, and without --image where the others act.
 """
 
@@ -50,6 +51,7 @@ class Asked:
 class Call(Protocol):
     """What is asked of a draw call."""
 
+    model: Path | None
     control: Sequence[Asked]
     control_model: Sequence[Path]
     mask: Path | None
@@ -91,18 +93,26 @@ def check_controls(call: Call) -> None:
     for path in call.control_model:
         if not path.exists():
             raise CallError(f"--control-model {path}: no such file or folder. Check the path.")
-    controls, models = len(call.control), len(call.control_model)
+    controls, models = len(call.control), len(_paths(call))
     if controls and not models:
         raise CallError(
-            "--control needs the file of a control: give --control-model F (InstantX Union or "
-            "Inpainting)."
+            "--control needs the file of a control: give --control-model F, or a whole model "
+            "folder that has one in controlnet/."
         )
-    if models and not controls:
+    if call.control_model and not controls:
         raise CallError("--control-model needs a picture: give --control TYPE:PICTURE.")
     if models > 1 and models != controls:
         raise CallError(
             f"{models} --control-model for {controls} --control: give one for all, or one for each."
         )
+
+
+def _paths(call: Call) -> list[Path]:
+    """The files of --control-model; else what lies in the model's own folder."""
+    from ..loaders.bundle import EMBEDDED_FOLDER
+
+    own = (call.model or EMBEDDED_FOLDER) / "controlnet"
+    return list(call.control_model) or ([own] if call.control and own.is_dir() else [])
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def read_controls(call: Call, want: Want) -> Controls:
     """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
     from ..loaders.control import open_control
 
-    opened = {path: open_control(path, want) for path in dict.fromkeys(call.control_model)}
+    opened = {path: open_control(path, want) for path in dict.fromkeys(_paths(call))}
     models = tuple(opened[path] for path in _each(call))
     for model in models:
         if model.masked and call.mask is None:
@@ -161,7 +171,7 @@ def read_controls(call: Call, want: Want) -> Controls:
 
 def _each(call: Call) -> list[Path]:
     """The file of each control."""
-    paths = list(call.control_model)
+    paths = _paths(call)
     return paths * len(call.control) if len(paths) == 1 else paths
 
 

@@ -210,5 +210,5 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
         default=[],
         metavar="F",
         help="control file: InstantX Union, or Inpainting (with --mask). One for all controls, or "
-        "one for each",
+        "one for each (default: what the model's folder has in controlnet/)",
     )

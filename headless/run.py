@@ -21,6 +21,7 @@ _MODEL_INPUTS = {
     "vae": "vae",
     "folder": "diffusers",
     "lora": "loras",
+    "control": "controlnet",
 }
 
 

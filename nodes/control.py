@@ -6,7 +6,7 @@ from typing import Any
 
 from . import host, sockets
 from .host import io, schema
-from .load import dtype_input, wanted
+from .load import EMBEDDED, dtype_input, wanted
 
 
 class LoadControlNet(io.ComfyNode):
@@ -24,8 +24,9 @@ class LoadControlNet(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "control",
-                    options=host.model_files("controlnet"),
-                    tooltip="A file in models/controlnet.",
+                    options=[EMBEDDED, *host.model_files("controlnet")],
+                    default=EMBEDDED,
+                    tooltip="A file in models/controlnet, or the small one of the embedded model.",
                 ),
                 dtype_input(),
             ],
@@ -34,13 +35,15 @@ class LoadControlNet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, control: str) -> bool | str:
-        return host.known_model("controlnet", control)
+        return control == EMBEDDED or host.known_model("controlnet", control)
 
     @classmethod
     def execute(cls, control: str, dtype: str) -> io.NodeOutput:
+        from ..loaders.bundle import EMBEDDED_FOLDER
         from ..loaders.control import open_control
 
-        return io.NodeOutput(open_control(host.model_path("controlnet", control), wanted(dtype)))
+        path = EMBEDDED_FOLDER if control == EMBEDDED else host.model_path("controlnet", control)
+        return io.NodeOutput(open_control(path, wanted(dtype)))
 
 
 def _fraction(name: str, default: float, tip: str) -> Any:

@@ -349,7 +349,7 @@ BAD = {
     "steps": (("--control", "map:a.png:1:0.5-0.2"), "0 <= START < END <= 1"),
     "strength": (("--control", "map:a.png:99"), "strength from -10 to 10"),
     "no picture": (("--control", "map:no.png", "--control-model", "UNION"), "no such picture file"),
-    "no model": (("--control", "map:PICTURE"), "give --control-model F"),
+    "no model": (("--control", "map:PICTURE", "--model", "PICTURE"), "give --control-model F"),
     "no control": (("--control-model", "UNION"), "give --control TYPE:PICTURE"),
     "no file": (("--control", "map:PICTURE", "--control-model", "no"), "no such file or folder"),
     "two for three": (("--control", "map:PICTURE") * 3 + ("--control-model", "UNION") * 2,
