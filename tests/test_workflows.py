@@ -114,7 +114,16 @@ def test_draw_and_run_give_the_same_picture(tmp_path):
 NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not in path.stem]
 
 
-def on_tiny(name: str, tiny_folder) -> dict:
+@pytest.fixture(scope="module")
+def tiny_control(tmp_path_factory):
+    """A tiny control of a kind, random weights."""
+    from .controls import branch, saved
+
+    folder = tmp_path_factory.mktemp("controls")
+    return lambda kind: str(saved(branch("even", 2, kind), folder / kind))
+
+
+def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
     """The shipped graph with its files exchanged for a tiny model of the same variant."""
     graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     kind = graph["1"]["inputs"]["variant"]
@@ -124,13 +133,16 @@ def on_tiny(name: str, tiny_folder) -> dict:
     for entry in graph.values():
         if entry["class_type"] == "InkstoneSchedule":
             entry["inputs"]["steps"] = 2
+        if entry["class_type"] == "InkstoneLoadControlNet":
+            kind = "inpainting" if "inpaint" in name else "union"
+            entry["inputs"]["control"] = tiny_control(kind)
         if entry["class_type"] == "InkstonePadForOutpaint":
             entry["inputs"]["right"] = 21
     return graph
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_graph_runs_on_tiny_models(name, tiny_folder, tmp_path, monkeypatch):
+def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, monkeypatch):
     """Every picture has the size of the one that it started from."""
     monkeypatch.setitem(editing.LAYER_AREAS, "640x640", 4096)
     (tmp_path / "input").mkdir()
@@ -139,7 +151,7 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tmp_path, monkeypatch):
     data[5:20, 10:30, 3] = 0  # as the mask editor saves a mask
     Image.fromarray(data).save(tmp_path / "input" / "example.png")
     host = HeadlessHost(input=tmp_path / "input", output=tmp_path, temp=tmp_path / "temp")
-    graph = parse_graph(on_tiny(name, tiny_folder))
+    graph = parse_graph(on_tiny(name, tiny_folder, tiny_control))
     Executor(node_classes()).run(graph, host)
     files = sorted((tmp_path / "inkstone").glob("*.png"))
     assert len(files) == (4 if name == "layered" else 1)
@@ -162,3 +174,17 @@ def test_graph_draws_its_own_source(name, tmp_path):
     assert a.shape == b.shape == (128, 128, 3) and not np.array_equal(a, b)
     if name == "inpaint_embedded":
         assert np.array_equal(a[:64], b[:64]) and not np.array_equal(a[64:], b[64:])
+
+
+def test_control_graph_draws_its_own_source(tmp_path):
+    """The map is of the source; strength 0 draws another picture."""
+    host = HeadlessHost(output=tmp_path, temp=tmp_path / "temp", input=tmp_path / "none")
+    graph = ROOT / "workflows" / "api" / "controlnet_embedded.json"
+    steps = ["Source: schedule.steps=8", "Result: schedule.steps=8"]
+    for strength in ("1", "0"):
+        setting = f"Inkstone Apply ControlNet.strength={strength}"
+        run_file(graph, [*steps, setting], host, lambda *_: None)
+    a, b = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "inkstone").glob("*.png")))
+    assert a.shape == b.shape == (128, 128, 3) and not np.array_equal(a, b)
+    maps = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "temp").glob("inkstone_pre*"))]
+    assert maps and 0.005 < (maps[0] > 127).mean() < 0.2, "a map of edges is shown"

@@ -170,7 +170,7 @@ def graphs() -> dict[str, tuple[dict, str]]:
         )
     }
     split = (["1", 0], ["2", 0], ["3", 0])
-    edits = _sibling("edits")
+    edits, controls = _sibling("edits"), _sibling("controls")
     return {
         "text_to_image_embedded": (
             text_to_image(
@@ -222,6 +222,8 @@ def graphs() -> dict[str, tuple[dict, str]]:
         **edits.qwen_image(three_loaders, own),
         **edits.edits(three_loaders, own),
         **edits.layered(three_loaders, own),
+        **controls.embedded(edits, all_in_one["1"], small, own),
+        **controls.published(edits, three_loaders, own),
     }
 
 
