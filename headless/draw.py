@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
 from .arguments import check_device
-from .controls import NONE, Asked, Controls, check_controls, control_facts, read_controls
+from .controls import NONE, Asked, Controls, check_controls, control_facts
 from .hashes import model_hash
 from .png import ensure_writable, save_png
+from .session import ONCE, Once, load, open_models, want_of
 from .sources import TEXT, CallError, Task, check_pictures, picture_facts, read_given, task_of
 
 if TYPE_CHECKING:
     import torch
 
-    from ..loaders.bundle import Bundle, Want
+    from ..loaders.bundle import Bundle
     from ..loaders.plan import Wanted
+
+__all__ = ["CallError", "DrawCall", "draw", "load", "open_models", "want_of"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ class Settings:
 Progress = Callable[[int, int], None]
 
 
-def draw(call: DrawCall, progress: Progress) -> dict:
+def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
     """Draws and saves; returns facts: files, settings, seconds per stage, models."""
     import time
 
@@ -85,15 +88,17 @@ def draw(call: DrawCall, progress: Progress) -> dict:
     given = read_given(call)
     _check_output(call)
     marks = [time.perf_counter()]
-    controls = read_controls(call, want_of(call))
-    bundle = load(call)
+    controls = models.controls(call)
+    bundle = models.bundle(call)
     task = controls.task(task_of(call, bundle.model, given), call, bundle)
     log.info("%s", plan(bundle, wanted(call, task, controls)).sentence())
     settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
-    positive = task.states(bundle, call.prompt)
-    negative = task.states(bundle, settings.negative) if settings.cfg > 1 else None
-    bundle.text_encoder.weights.park()  # its work is done
+    positive = models.states(call, bundle, task, call.prompt)
+    negative = None
+    if settings.cfg > 1:
+        negative = models.states(call, bundle, task, settings.negative)
+    models.encoded(bundle)
     request = Request(
         *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
         settings.cfg, **task.inputs(bundle),
@@ -145,65 +150,6 @@ def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Want
         task.size or call.size, call.steps, call.batch, call.memory, True, len(task.beside),
         controls.models, task.layers,
     )  # fmt: skip
-
-
-def load(call: DrawCall, partly: bool = False) -> Bundle:
-    """The three models of a call with its LoRAs; single files need all three options, unless
-    `partly`."""
-    from ..loaders.lora import load_lora
-    from ..loaders.lora_stack import Adapter, dress
-
-    # they are small and quickly refused: before the models
-    adapters = [Adapter(load_lora(path), strength) for path, strength in call.lora]
-    models = open_models(call, partly)
-    models.model, models.text_encoder, _ = dress(models.model, models.text_encoder, adapters)
-    return models
-
-
-def open_models(call: DrawCall, partly: bool = False) -> Bundle:
-    """The models without LoRAs: opened and checked, their weights read when they are used.
-
-    `partly`: of a single file, what was not named is None.
-    """
-    from ..loaders import bundle as b
-
-    root, text, vae = parts_of(call, partly)
-    want = want_of(call)
-    models = b.Bundle(
-        b.open_diffusion_model(root, want),
-        b.open_text_encoder(text, want) if text else None,
-        b.load_vae(vae, want.dtype, want.device) if vae else None,
-    )
-    if models.vae:  # raw latents are those of the VAE in use, whatever lies beside the model
-        models.model.latent_mean, models.model.latent_std = models.vae.mean, models.vae.std
-    return models
-
-
-def want_of(call: DrawCall) -> Want:
-    """How the models of a call are opened."""
-    import torch
-
-    from ..loaders.bundle import Want
-
-    dtype = None if call.dtype is None else getattr(torch, call.dtype)
-    device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Want(dtype, device, call.memory, wait=True, variant=call.variant)
-
-
-def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, Path | None]:
-    """Paths of diffusion model, text encoder and VAE. A single file needs the others named."""
-    from ..loaders.bundle import EMBEDDED_FOLDER
-
-    root = call.model if call.model is not None else EMBEDDED_FOLDER
-    whole = root if root.is_dir() else None
-    text, vae = call.text_encoder or whole, call.vae or whole
-    absent = [name for name, value in (("--text-encoder", text), ("--vae", vae)) if value is None]
-    if absent and not partly:
-        raise CallError(
-            f"{root} is a single file, so {' and '.join(absent)} must be given too. "
-            "Or give --model a whole model folder."
-        )
-    return root, text, vae
 
 
 def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:

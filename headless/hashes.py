@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 _WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
@@ -16,15 +17,22 @@ def picture_hash(path: Path) -> str:
 def model_hash(path: Path) -> str:
     """sha256 of a weight file; of its first 16 MiB and its size where it is larger than 1 GiB.
 
-    For a folder: of all its weight files in order of name.
+    For a folder: of all its weight files in order of name. Files that did not change since are not
+    read again in the same process.
     """
     files = [path]
     if path.is_dir() or path.suffix == ".json":
         folder = path if path.is_dir() else path.parent
         files = sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".gguf"))
-    digest, whole = hashlib.sha256(), sum(f.stat().st_size for f in files) <= _WHOLE_HASH
-    for file in files:
-        digest.update(str(file.stat().st_size).encode())
+    return _hash(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """files: path, bytes, time of the last change."""
+    digest, whole = hashlib.sha256(), sum(size for _, size, _ in files) <= _WHOLE_HASH
+    for file, size, _ in files:
+        digest.update(str(size).encode())
         with open(file, "rb") as data:
             if whole:
                 while piece := data.read(1 << 20):
