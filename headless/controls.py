@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -152,13 +152,14 @@ class Controls:
 
 
 NONE = Controls()
+Opener = Callable[[Path, "Want"], "ControlModel"]
 
 
-def read_controls(call: Call, want: Want) -> Controls:
+def read_controls(call: Call, want: Want, opener: Opener | None = None) -> Controls:
     """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
     from ..loaders.control import open_control
 
-    opened = {path: open_control(path, want) for path in dict.fromkeys(_paths(call))}
+    opened = {path: (opener or open_control)(path, want) for path in dict.fromkeys(_paths(call))}
     models = tuple(opened[path] for path in _each(call))
     for model in models:
         if model.masked and call.mask is None:
