@@ -53,9 +53,15 @@ def edge_score(picture: np.ndarray, true: np.ndarray) -> float:
     return 2 * precision * recall / max(1e-9, precision + recall)
 
 
+def no_words(scene: Scene) -> str:
+    """The empty prompt: all is the map's to say."""
+    return ""
+
+
 def drawn(
-    models: Bundle, branch: ControlModel | None, scenes: Sequence[Scene], preset: Preset, made: Map
-) -> list[np.ndarray]:
+    models: Bundle, branch: ControlModel | None, scenes: Sequence[Scene], preset: Preset, made: Map,
+    said: Callable[[Scene], str] = prompt,
+) -> list[np.ndarray]:  # fmt: skip
     """Pictures uint8 [H,W,3] of all scenes, with the control on their maps; seeds count from 0."""
     pictures = []
     negative = models.text_encoder.encode(preset.negative) if preset.cfg > 1 else None
@@ -67,7 +73,7 @@ def drawn(
             seen = torch.from_numpy(made(render(scene))).float()[None] / 255
             controls = (Control(branch, models.vae.encode(seen)),)
         request = Request(scene.width, scene.height, table, seed, 1, preset.cfg, controls=controls)
-        positive = models.text_encoder.encode(prompt(scene))
+        positive = models.text_encoder.encode(said(scene))
         latent = denoise(models.model, positive, negative, request)
         pictures.append(pixels(models.vae.decode(latent)[0]))
     return pictures
@@ -86,21 +92,19 @@ def report(folder: Path, count: int, control: Path | None = None) -> str:
         return f"{folder}: this model has no control."
     models, branch = load_all(folder), open_control(control or folder)
     halves, preset, fast = test_scenes(count), models.model.family.preset, models.model.family.fast
-    rows: dict[str, tuple[ControlModel | None, Preset, Map]] = {
-        "no control": (None, preset, EDGES),
-        "canny": (branch, preset, EDGES),
-        **{name: (branch, preset, made) for name, made in OTHERS.items()},
-        f"canny, {fast.steps} steps, CFG {fast.cfg:g}": (branch, fast, EDGES),
-    }
-    lines = ["| map | scenes: F | at 0.8 | shapes anywhere: F | at 0.8 |", "|---" * 5 + "|"]
-    lines.append(_line("the picture through the VAE", [_through(models, half) for half in halves],
-                       halves))  # fmt: skip
-    for name, (used, setting, made) in rows.items():
-        found = [drawn(models, used, half, setting, made) for half in halves]
-        lines.append(_line(name, found, halves))
-    said = f"{preset.steps} steps, CFG {preset.cfg:g} where nothing is said"
-    lines.append(f"\n{count} unseen pictures of each half (seed {SEED + 2}), {said}.")
-    return "\n".join(lines)
+    rows = [_line("the picture through the VAE", [_through(models, h) for h in halves], halves)]
+    for name, used, setting, made, said in (
+        ("no control", None, preset, EDGES, prompt),
+        ("canny", branch, preset, EDGES, prompt),
+        ("canny", branch, fast, EDGES, prompt),
+        *((name, branch, fast, made, prompt) for name, made in OTHERS.items()),
+        ("canny, empty prompts", branch, fast, EDGES, no_words),
+    ):
+        found = [drawn(models, used, half, setting, made, said) for half in halves]
+        rows.append(_line(f"{name}: {setting.steps} steps, CFG {setting.cfg:g}", found, halves))
+    head = ["| map | scenes: F | at 0.8 | shapes anywhere: F | at 0.8 |", "|---" * 5 + "|"]
+    said = f"\n{count} unseen pictures of each half (seed {SEED + 2})."
+    return "\n".join([*head, *rows, said])
 
 
 def _through(models: Bundle, scenes: Sequence[Scene]) -> list[np.ndarray]:
