@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..kernels.errors import InkstoneError
@@ -32,17 +32,30 @@ def node_classes() -> dict[str, type]:
     return {**CORE_NODES, **{node.define_schema().node_id: node for node in NODES}}
 
 
-def run_file(
-    path: Path, settings: list[str], host: HeadlessHost, progress: Callable[[int, int], None]
-) -> dict:
-    """Runs a graph file with `NODE.INPUT=VALUE` settings; returns files, outputs and seconds."""
-    nodes = node_classes()
+def graph_of(path: Path, settings: Sequence[str], nodes: Mapping[str, type]) -> Graph:
+    """The graph of a file with `NODE.INPUT=VALUE` settings."""
     graph = read_graph(path)
     for setting in settings:
         try:
             graph = apply_set(graph, setting, nodes)
         except InkstoneError as error:
             raise CallError(f"--set {setting}: {error}") from error
+    return graph
+
+
+def run_file(
+    path: Path,
+    settings: Sequence[str],
+    host: HeadlessHost,
+    progress: Callable[[int, int], None],
+    executor: Executor | None = None,
+) -> dict:
+    """Runs a graph file with `NODE.INPUT=VALUE` settings; returns files, outputs and seconds.
+
+    executor: keeps models and results from run to run.
+    """
+    executor = executor or Executor(node_classes())
+    graph = graph_of(path, settings, executor.nodes)
 
     def on_event(event: Event) -> None:
         if event.kind == "progress":
@@ -50,7 +63,7 @@ def run_file(
 
     with using(host):
         hashes = model_hashes(graph)
-    result = Executor(nodes).run(graph, host, on_event, {"inkstone_models": hashes})
+    result = executor.run(graph, host, on_event, {"inkstone_models": hashes})
     files = [
         str(
             Path(host.output if entry.get("type") == "output" else host.temp)
