@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "sampling": {"sampling", "kernels"},
     "loaders": {"loaders", "sampling", "kernels", "quant"},
     "controlnet": {"controlnet", "sampling", "loaders", "kernels", "quant"},
-    "training": {"training", "sampling", "loaders", "kernels", "quant", "embedded"},
+    "training": {"training", "controlnet", "sampling", "loaders", "kernels", "quant", "embedded"},
     "embedded": {"embedded"},
 }
 # the one file that knows comfy-kitchen, and only inside a function
