@@ -96,6 +96,12 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(args: argparse.Namespace) -> int:
+    from .batch_options import run_batch
+
+    return run_batch(args)
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -183,6 +189,7 @@ _HANDLERS = {
     "draw": _draw,
     "plan": _plan,
     "run": _run,
+    "batch": _batch,
     "inspect": _inspect,
     "quantize": _quantize,
     "preprocess": _preprocess,
@@ -205,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"inkstone {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = args.command == "quantize"  # its journal
+        kept = args.command in ("quantize", "batch")  # their journals
         left = "the same call goes on where it was" if kept else "nothing half-written is left"
         print(f"\nstopped; {left}", file=sys.stderr)
         return 1

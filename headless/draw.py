@@ -81,7 +81,6 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
 
     import torch
 
-    from ..loaders.plan import plan
     from ..sampling.run import Hooks, Request, denoise
 
     check_paths(call)
@@ -91,7 +90,7 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
     controls = models.controls(call)
     bundle = models.bundle(call)
     task = controls.task(task_of(call, bundle.model, given), call, bundle)
-    log.info("%s", plan(bundle, wanted(call, task, controls)).sentence())
+    models.planned(bundle, wanted(call, task, controls))
     settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
     positive = models.states(call, bundle, task, call.prompt)

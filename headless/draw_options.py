@@ -10,6 +10,27 @@ from .arguments import between, command, device, lora, memory, size
 from .controls import control, kinds
 
 
+def add_for_all(p: argparse.ArgumentParser) -> None:
+    """What all jobs of a queue can share."""
+    _add_model(p)
+    _add_models(p)
+    _add_canvas(p)
+    _add_sampling(p)
+    _add_variant(p)
+    _add_control_model(p)
+    _add_loras(p)
+    _add_machine(p)
+
+
+def _add_model(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="diffusion model or whole model folder (default: the embedded model)",
+    )
+
+
 def _add_models(p: argparse.ArgumentParser) -> None:
     p.add_argument("--text-encoder", type=Path, metavar="F", help="text encoder file or folder")
     p.add_argument("--vae", type=Path, metavar="F", help="VAE file or folder")
@@ -107,12 +128,7 @@ def add_draw(commands) -> None:
         metavar="OUT.png",
         help="file to write (default inkstone.png, or the next free number)",
     )
-    p.add_argument(
-        "--model",
-        type=Path,
-        metavar="FILE_OR_FOLDER",
-        help="diffusion model or whole model folder (default: the embedded model)",
-    )
+    _add_model(p)
     _add_models(p)
     _add_canvas(p)
     _add_sampling(p)
@@ -184,6 +200,10 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with Qwen-Image-Layered: take the picture apart into so many layers (default 4)",
     )
+    _add_variant(p)
+
+
+def _add_variant(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--variant",
         choices=CHOICES,
@@ -203,6 +223,10 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
         f"{', '.join(kinds()[1:])}. Strength 1 unless given; START-END are fractions of the steps. "
         "May be repeated. Without --size and --image the result has the size of the first",
     )
+    _add_control_model(p)
+
+
+def _add_control_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--control-model",
         type=Path,

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from .arguments import between, command, device
+from .batch_options import add_batch
 from .draw_options import add_draw, add_plan
 from .preprocess_options import add_preprocess
 
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_draw(commands)
     add_plan(commands)
     _add_run(commands)
+    add_batch(commands)
     _add_inspect(commands)
     _add_quantize(commands)
     add_preprocess(commands)

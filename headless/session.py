@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..loaders.bundle import Bundle, Want
     from ..loaders.control import ControlModel
+    from ..loaders.plan import Wanted
     from .draw import DrawCall
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,12 @@ class Once:
         """A prompt, encoded for this task."""
         return task.states(bundle, text)
 
+    def planned(self, bundle: Bundle, wanted: Wanted) -> None:
+        """What a call will hold in memory is known."""
+        from ..loaders.plan import plan
+
+        log.info("%s", plan(bundle, wanted).sentence())
+
     def encoded(self, bundle: Bundle) -> None:
         """The prompts of a call are encoded."""
         bundle.text_encoder.weights.park()
@@ -138,6 +145,12 @@ class Session(Once):
             self._worn = key, self._wear(call)
         return self._worn[1]
 
+    def clear(self) -> None:
+        """Lets go of all."""
+        self._worn = self._models = None
+        self._controls.clear()
+        self._states.clear()
+
     def _wear(self, call: DrawCall) -> Bundle:
         from ..loaders.lora import load_lora
         from ..loaders.lora_stack import Adapter
@@ -145,9 +158,7 @@ class Session(Once):
         adapters = [Adapter(load_lora(path), strength) for path, strength in call.lora]
         key = models_key(call)
         if self._models is None or self._models[0] != key:
-            self._models = None
-            self._controls.clear()
-            self._states.clear()
+            self.clear()
             self._models = key, open_models(call)
             self.opened += 1
         return _dressed(self._models[1], adapters) if adapters else self._models[1]
@@ -179,25 +190,30 @@ class Session(Once):
             self._states.popitem(last=False)
         return self._states[key]
 
+    def planned(self, bundle: Bundle, wanted: Wanted) -> None:
+        """As of many calls: checked, not said for each."""
+        from ..loaders.plan import plan
+
+        plan(bundle, replace(wanted, once=False))
+
     def encoded(self, bundle: Bundle) -> None:
         """Nothing leaves before its room is needed."""
 
-    def ahead(self, calls: Sequence[DrawCall]) -> None:
-        """Encodes the prompts of calls that name the same models. What fails here is left to its
-        own call to say.
+    def ahead(self, call: DrawCall) -> None:
+        """Encodes the prompts of a call that comes later. What fails here is left to the call
+        itself to say.
         """
         from .draw import resolve
 
-        for call in calls:
-            try:
-                given, bundle = read_given(call), self.bundle(call)
-                task = task_of(call, bundle.model, given)
-                self.states(call, bundle, task, call.prompt)
-                settings = resolve(call, bundle, task)
-                if settings.cfg > 1:
-                    self.states(call, bundle, task, settings.negative)
-            except InkstoneError as error:
-                log.debug("not encoded ahead: %s", error)
+        try:
+            given, bundle = read_given(call), self.bundle(call)
+            task = task_of(call, bundle.model, given)
+            self.states(call, bundle, task, call.prompt)
+            settings = resolve(call, bundle, task)
+            if settings.cfg > 1:
+                self.states(call, bundle, task, settings.negative)
+        except InkstoneError as error:
+            log.debug("not encoded ahead: %s", error)
 
 
 def _nbytes(states: Tensor) -> int:
