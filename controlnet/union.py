@@ -1,9 +1,10 @@
-"""InstantX controls: a picture and a file become a `Control` of a run.
+"""A picture and a control file become a `Control` of a run, for every kind of file.
 
-Union reads what kind of map it gets from the picture itself; Inpainting gets the picture without
-its masked part, and the mask. Latents are the means of what the VAE encodes: the reference draws a
-sample from the same generator as the noise, so that there a seed draws another picture with a
-control than without.
+Union and blockwise controls read what kind of map it is from the picture itself; inpainting ones
+get the picture without its masked part (black), and the mask; Fun's can get a map and beside it the
+picture that is repainted (its masked part grey). Latents are the means of what the VAE encodes: the
+reference draws a sample from the same generator as the noise, so that there a seed draws another
+picture with a control than without.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Effect:
 @dataclass(frozen=True, eq=False)
 class ControlPicture:
     """A picture for a control, before the canvas is known. picture [n,H,W,C] 0..1; mask [n,H,W]:
-    what is drawn anew (Inpainting), where the control acts (all others).
+    what is drawn anew (inpainting), where the control acts (all others). source [n,H,W,C]: of Fun,
+    the picture that is repainted beside its map; the mask is then what is drawn anew.
     """
 
     branch: ControlModel
@@ -47,6 +49,7 @@ class ControlPicture:
     picture: Tensor
     effect: Effect = Effect()
     mask: Tensor | None = None
+    source: Tensor | None = None
 
     def on(self, canvas: Canvas) -> Control:
         """Encoded at the size of the canvas; kept by content in the VAE."""
@@ -58,22 +61,40 @@ class ControlPicture:
                 "masks: expected one mask for all, or one for each."
             )
         effect = (self.effect.strength, self.effect.start, self.effect.end)
-        if not self.branch.masked:
+        repaints = self._repaints()
+        if not repaints:
             where = None if mask is None else region(mask)
             return Control(self.branch, self.vae.encode(picture), *effect, where=where)
         if mask is None:
             raise InkstoneError(
                 f"The control {self.branch.path.name} is for inpainting and got no mask. Connect "
-                "the mask of what is drawn anew, or use the Union control."
+                "the mask of what is drawn anew, or use a control without inpainting."
             )
         bounds(mask)  # an empty mask is told
-        latent = self.vae.encode(blanked(picture, mask))
-        return Control(self.branch, latent, *effect, kept=kept_cells(mask))
+        kept = kept_cells(mask)
+        if self.source is None:
+            latent = self.vae.encode(blanked(picture, mask))
+            return Control(self.branch, latent, *effect, kept=kept)
+        source = self.vae.encode(blanked(canvas.picture(self.source), mask, GREY))
+        return Control(self.branch, self.vae.encode(picture), *effect, kept=kept, source=source)
+
+    def _repaints(self) -> bool:
+        """The mask is what is drawn anew."""
+        if self.source is not None and not self.branch.network.borrows:
+            raise InkstoneError(
+                f"The control {self.branch.path.name} takes no picture to repaint beside its map: "
+                "only Fun Union does. An inpainting control takes it as its picture."
+            )
+        return self.branch.masked or self.source is not None
 
 
-def blanked(picture: Tensor, mask: Tensor) -> Tensor:
-    """[n,H,W,3] with what the mask [m,H,W] marks in black (-1 as the VAE sees it)."""
-    return picture * (mask <= _CUT)[..., None]
+BLACK, GREY = 0.0, 0.5  # -1 and 0 as the VAE sees them
+
+
+def blanked(picture: Tensor, mask: Tensor, ink: float = BLACK) -> Tensor:
+    """[n,H,W,3] with what the mask [m,H,W] marks in one grey value."""
+    keep = (mask <= _CUT)[..., None].to(picture.dtype)
+    return picture * keep + ink * (1 - keep) if ink else picture * keep
 
 
 def kept_cells(mask: Tensor) -> Tensor:

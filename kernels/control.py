@@ -48,6 +48,8 @@ class ControlBranch(nn.Module):
         )
         self.stream: Stream | None = None  # brings in weights that are not resident
 
+    borrows = False  # embeddings of the base model
+
     @property
     def masked(self) -> bool:
         """Takes a mask of what is kept, beside the picture."""

@@ -1,39 +1,46 @@
-"""A control file -> a loaded branch: InstantX Union and Inpainting, told apart by their shapes.
+"""A control file -> a loaded branch: InstantX Union and Inpainting, DiffSynth's blockwise controls,
+VideoX-Fun's Union, told apart by names and shapes.
 
 Opened as the diffusion model is: on the meta device, in any storage format, filled when a run needs
-it, its modulation read from the file into a table. Other kinds of controls are refused by name.
+it, its modulation (where it has some) read from the file into a table.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.control import ControlBranch
+from ..kernels.control_blockwise import BlockwiseBranch, BlockwiseConfig
+from ..kernels.control_fun import FunBranch
 from ..kernels.errors import InkstoneError
+from ..kernels.mmdit import MMDiTConfig
 from ..kernels.modulation import Modulation, modulation, modulation_keys
+from ..kernels.modulation import Weights as Reader
 from ..quant.storage import Found, Storage
 from .config import mmdit_config
 from .detect import identify, require
 from .family import Family, family_of
 from .folder import config_of, part_of
-from .keys import MMDIT_UNREAD, mmdit_names
-from .layout import controlnet_layout
+from .keys import MMDIT_UNREAD, Names, fun_names, mmdit_names
+from .layout import Layout, controlnet_layout, fun_layout
 from .opening import AS_FOUND, Want, check_table, refuse_unknown, short, weight_file
 from .recent import Recent
-from .recognise import FileFacts
 from .residency import Residency
 from .safetensors_file import Weights, open_weights
+from .sizes import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, sizes
 from .slots import read_weight
 
 log = logging.getLogger(__name__)
 
 MASK = 4  # features of one token of a mask, beside the picture's
+Network = ControlBranch | BlockwiseBranch | FunBranch
+_TIME = "time_text_embed."
 _KEPT_TABLES = 2
 
 
@@ -41,7 +48,7 @@ _KEPT_TABLES = 2
 class ControlModel:
     """A loaded control branch (sampling.control.Branch)."""
 
-    network: ControlBranch
+    network: Network
     family: Family
     dtype: torch.dtype
     device: torch.device
@@ -58,14 +65,19 @@ class ControlModel:
         """Takes the mask of what is drawn anew (Inpainting)."""
         return self.network.masked
 
-    def modulation(self, sigmas: Tensor) -> Modulation:
-        """The rows for sigmas [n]; the last tables are kept."""
-        layers = self.network.config.layers
+    def modulation(self, sigmas: Tensor, base: Reader | None = None) -> Modulation:
+        """The rows for sigmas [n]; the last tables are kept. base: reads weights of the diffusion
+        model, whose embedding of the time serves a branch that has none.
+        """
+        layers, own = self.network.config.layers, base if self.network.borrows else None
+
+        def read(name: str) -> Tensor | Storage:
+            there = own is not None and name.startswith(_TIME)
+            return own(name).to(self.device) if there else self._read(name)
+
         return self._tables.get(
             tuple(sigmas.tolist()),
-            lambda: modulation(
-                self._read, sigmas.to(self.device), layers, self.dtype, final=False
-            ),
+            lambda: modulation(read, sigmas.to(self.device), layers, self.dtype, final=False),
         )
 
     def _read(self, name: str) -> Tensor | Storage:
@@ -78,29 +90,21 @@ def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel:
     part = part_of(root, "controlnet")
     facts = identify(part)
     require(facts, "controlnet")
-    _refuse_kind(facts, part)
     source = open_weights(part)
-    names, family = mmdit_names(source.entries), family_of(source.metadata)
+    kind = _KINDS[facts.variant.split()[0]] if facts.variant.split()[0] in _KINDS else _INSTANTX
+    names, family = kind.names(source.entries), family_of(source.metadata)
     file = weight_file(source, names.table)
-    config = mmdit_config(file.shapes, family, config_of(part))
-    condition = file.shapes["controlnet_x_embedder.weight"][1]
-    if condition - config.channels not in (0, MASK):
-        raise InkstoneError(
-            f"{part}: its control pictures have {condition} features per token, expected "
-            f"{config.channels} (Union) or {config.channels + MASK} (Inpainting, with a mask). "
-            "It is a control of a kind that this version does not have."
-        )
     with torch.device("meta"):
-        network = ControlBranch(config, condition)
-    keys = modulation_keys(config.layers, final=False)
-    unread = {f"transformer_blocks.{config.layers - 1}.{tail}" for tail in MMDIT_UNREAD}
+        network = kind.build(part, file.shapes, family)
+    keys = kind.keys(network)
+    unread = {f"transformer_blocks.{network.config.layers - 1}.{tail}" for tail in MMDIT_UNREAD}
     known = {*keys, *dict(network.named_parameters()), *unread}
     refuse_unknown(part, [n for n in file.shapes if n not in known] + list(names.others))
-    check_table(part, file.shapes, controlnet_layout(config, condition), keys)
-    held = file.hold(network, network.transformer_blocks, want)
+    check_table(part, file.shapes, kind.layout(network), keys)
+    held = file.hold(network, kind.blocks(network), want)
     log.info(
-        "control %s: InstantX %s, %d blocks, %s",
-        short(root), facts.variant, config.layers, held.said,
+        "control %s: %s %s, %d blocks, %s",
+        short(root), kind.maker, facts.variant, network.config.layers, held.said,
     )  # fmt: skip
     return ControlModel(
         network.eval(), family, held.dtype, device, file.form, source, names.table, root,
@@ -108,9 +112,82 @@ def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel:
     )  # fmt: skip
 
 
-def _refuse_kind(facts: FileFacts, part: Path) -> None:
-    if facts.variant == "blockwise":
+@dataclass(frozen=True)
+class _Kind:
+    """What is special of a kind of control file."""
+
+    maker: str
+    names: Callable[[Iterable[str]], Names]
+    build: Callable[[Path, Shapes, Family], Network]
+    keys: Callable[[Network], list[str]]  # of its modulation
+    layout: Callable[[Network], Layout]
+    blocks: Callable[[Network], nn.ModuleList]
+
+
+def _instantx(part: Path, shapes: Shapes, family: Family) -> ControlBranch:
+    config = mmdit_config(shapes, family, config_of(part))
+    condition = shapes["controlnet_x_embedder.weight"][1]
+    _check_condition(part, condition, config.channels)
+    return ControlBranch(config, condition)
+
+
+def _blockwise(part: Path, shapes: Shapes, family: Family) -> BlockwiseBranch:
+    told, channels = sizes(shapes, BLOCKWISE_SIZES), MMDiTConfig().channels
+    _check_condition(part, told["condition"], channels)
+    layers = count(shapes, "controlnet_blocks.")
+    config = BlockwiseConfig(layers, told["width"], channels)
+    return BlockwiseBranch(config, told["condition"])
+
+
+def _check_condition(part: Path, condition: int, channels: int) -> None:
+    if condition - channels not in (0, MASK):
         raise InkstoneError(
-            f"{part}: it is a DiffSynth blockwise control, which this version does not have yet. "
-            "Use the InstantX Union or Inpainting control."
+            f"{part}: its control pictures have {condition} features per token, expected "
+            f"{channels} (a map) or {channels + MASK} (inpainting, with a mask). "
+            "It is a control of a kind that this version does not have."
         )
+
+
+def _fun(part: Path, shapes: Shapes, family: Family) -> FunBranch:
+    told, channels = sizes(shapes, FUN_SIZES), MMDiTConfig().channels
+    condition, head = told["channels"], told["head_dim"]
+    if condition != 2 * channels + MASK:
+        raise InkstoneError(
+            f"{part}: its pictures have {condition} features per token, expected "
+            f"{2 * channels + MASK} (a map, a mask, a picture). It is a VideoX-Fun control for "
+            "another model: use the one for Qwen-Image-2512."
+        )
+    if not head or told["width"] % head:
+        raise InkstoneError(
+            f"{part}: its width {told['width']} is not a multiple of its head size {head}. The "
+            "file is damaged: download it again."
+        )
+    axes = config_of(part).get("axes_dims_rope") or family.axes(head)
+    config = MMDiTConfig(
+        count(shapes, "transformer_blocks."), told["width"] // head, head, channels, told["joint"],
+        told["ff"], tuple(axes),
+    )  # fmt: skip
+    return FunBranch(config, condition)
+
+
+def _block_keys(network: Network) -> list[str]:
+    keys = modulation_keys(network.config.layers, final=False)
+    return [key for key in keys if not (network.borrows and key.startswith(_TIME))]
+
+
+_INSTANTX = _Kind(
+    "InstantX", mmdit_names, _instantx, _block_keys,
+    lambda network: controlnet_layout(network.config, network.condition),
+    lambda network: network.transformer_blocks,
+)  # fmt: skip
+_KINDS = {
+    "blockwise": _Kind(
+        "DiffSynth", mmdit_names, _blockwise, lambda network: [], lambda network: {},
+        lambda network: network.controlnet_blocks,
+    ),
+    "fun": _Kind(
+        "VideoX-Fun", fun_names, _fun, _block_keys,
+        lambda network: fun_layout(network.config, network.condition),
+        lambda network: network.transformer_blocks,
+    ),
+}  # fmt: skip

@@ -12,8 +12,17 @@ from dataclasses import dataclass, field, replace
 from . import keys_gguf
 
 MMDIT_ANCHORS = ("txt_norm.weight", "txt_in.text_norm.weight", "img_in.weight")
+BLOCKWISE_MARK = "controlnet_blocks.0.y_rms.weight"
+FUN_MARKS = ("control_img_in.weight", "control_blocks.0.after_proj.weight")
+# VideoX-Fun's control: (pattern of the file's name, ours); first match wins
+FUN_NAMES = (
+    (r"control_img_in\.(.+)", r"controlnet_x_embedder.\1"),
+    (r"control_blocks\.0\.before_proj\.(.+)", r"before_proj.\1"),
+    (r"control_blocks\.(\d+)\.after_proj\.(.+)", r"controlnet_blocks.\1.\2"),
+    (r"control_blocks\.(\d+)\.(.+)", r"transformer_blocks.\1.\2"),
+)
 MMDIT_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.",
-                  "module.", "controlnet.")  # fmt: skip
+                  "module.", "controlnet.", "control_model.")  # fmt: skip
 ZERO_COND_MARK = "__index_timestep_zero__"  # Comfy single files of Edit-2511 carry this key
 FP8_MARK = "scaled_fp8"  # its type says what the file's fp8 bytes are: read by quant/fp8.py
 MMDIT_UNUSED = (ZERO_COND_MARK, FP8_MARK)
@@ -94,6 +103,7 @@ FOREIGN = (
     (("controlnet_cond_embedding.conv_in.weight",), "controlnet", "sd",
      "a Stable Diffusion ControlNet"),
     (("controlnet_x_embedder.weight",), "controlnet", "flux", "a FLUX ControlNet"),
+    (("control_all_x_embedder.2-1.weight",), "controlnet", "z-image", "a Z-Image ControlNet"),
     (("input_blocks.0.0.weight", "label_emb.0.0.weight"), "diffusion_model", "sdxl",
      "an SDXL checkpoint"),
     (("input_blocks.0.0.weight",), "diffusion_model", "sd", "a Stable Diffusion 1 or 2 checkpoint"),
@@ -114,8 +124,8 @@ FOREIGN = (
 )  # fmt: skip
 # Prefixes that are looked through when a file is recognised.
 STRIP = ("text_encoders.qwen25_7b.transformer.", "model.diffusion_model.", "first_stage_model.",
-         "diffusion_model.", "vae.", "transformer.", "controlnet.", "model.", "module.",
-         "text_encoder.")  # fmt: skip
+         "diffusion_model.", "vae.", "transformer.", "controlnet.", "control_model.", "model.",
+         "module.", "text_encoder.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,18 @@ def mmdit_names(names: Iterable[str]) -> Names:
     prefix = find_prefix(names, MMDIT_ANCHORS, MMDIT_PREFIXES)
     found = _sort(names, prefix, "diffusers", lambda name: name, _is_mark)
     return replace(found, marks=_marks(names))
+
+
+def fun_names(names: Iterable[str]) -> Names:
+    """VideoX-Fun's control -> our names, see FUN_NAMES."""
+    names = list(names)
+    prefix = find_prefix(names, FUN_MARKS, MMDIT_PREFIXES)
+
+    def rename(name: str) -> str | None:
+        found = ((re.fullmatch(pattern, name), ours) for pattern, ours in FUN_NAMES)
+        return next((match.expand(ours) for match, ours in found if match), None)
+
+    return _sort(names, prefix, "VideoX-Fun", rename, _is_mark)
 
 
 def _is_mark(name: str) -> bool:

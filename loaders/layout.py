@@ -110,6 +110,27 @@ def controlnet_layout(config: MMDiTNumbers, condition: int = 64) -> Layout:
     return layout | _linear("controlnet_x_embedder", width, condition)
 
 
+def blockwise_layout(width: int, layers: int, condition: int = 64) -> Layout:
+    """DiffSynth's blockwise control; `condition` is 64 (canny, depth) or 68 (inpainting)."""
+    layout = _linear("img_in", width, condition)
+    for number in range(layers):
+        at = f"controlnet_blocks.{number}"
+        layout |= {f"{at}.x_rms.weight": (width,), f"{at}.y_rms.weight": (width,)}
+        layout |= _linear(f"{at}.input_proj", width, width)
+        layout |= _linear(f"{at}.output_proj", width, width)
+    return layout
+
+
+def fun_layout(config: MMDiTNumbers, condition: int = 132) -> Layout:
+    """VideoX-Fun's control for Qwen-Image-2512, by our names (keys.FUN_NAMES)."""
+    width, layout = config.heads * config.head_dim, {}
+    for number in range(config.layers):
+        layout |= _mmdit_block(f"transformer_blocks.{number}", config)
+        layout |= _linear(f"controlnet_blocks.{number}", width, width)
+    layout |= _linear("before_proj", width, width)
+    return layout | _linear("controlnet_x_embedder", width, condition)
+
+
 def _conv3(name: str, out: int, into: int, size: int = 3) -> Layout:
     return {f"{name}.weight": (out, into, size, size, size), f"{name}.bias": (out,)}
 

@@ -106,10 +106,10 @@ class DiffusionModel:
         loras = lora_stack.TableBranches(self.adapters, names)
 
         def table() -> Modulation:
-            branches = loras.at(self._read, self.device)
+            branches = loras.at(self.read, self.device)
             levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
             made = modulation(
-                self._read, levels.to(self.device), layers, self.dtype,
+                self.read, levels.to(self.device), layers, self.dtype,
                 0 if self.layered else None, branches,
             )  # fmt: skip
             return made.with_references() if self.apart else made
@@ -146,7 +146,8 @@ class DiffusionModel:
         plain = [self.source.entries[self.names[k]] for k in keys if k in self.names]
         return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
 
-    def _read(self, name: str) -> Tensor | Storage:
+    def read(self, name: str) -> Tensor | Storage:
+        """One weight from the file, by our name: packed as it is, else as the file has it."""
         return read_weight(self.source, self.names, self.found, name).to(self.device)
 
 

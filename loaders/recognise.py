@@ -19,10 +19,13 @@ from .header import Entry
 from .lora_keys import seems_for, understand
 from .seen import MARKED, SUPPORTED, Seen, formats_of
 from .sizes import (
+    BLOCKWISE_SIZES,
+    FUN_SIZES,
     Shapes,
     count,
     mmdit_sizes,
     size,
+    sizes,
     text_heads,
     text_sizes,
     vae_blocks,
@@ -147,11 +150,38 @@ def _mmdit(seen: Seen) -> FileFacts | None:
 
 
 def _blockwise(seen: Seen) -> FileFacts | None:
-    if not seen.has("controlnet_blocks.0.y_rms.weight"):
+    if not seen.has(keys.BLOCKWISE_MARK):
         return None
-    layers = count(seen.bare, "controlnet_blocks.")
-    return FileFacts("controlnet", "qwen-image", "blockwise", "DiffSynth", layers=layers,
-                     formats=formats_of(seen))  # fmt: skip
+    names = keys.mmdit_names(seen.entries)
+    shapes = seen.shapes(names)
+    told, layers = sizes(shapes, BLOCKWISE_SIZES), count(shapes, "controlnet_blocks.")
+    variant = "blockwise inpainting" if told["condition"] == 68 else "blockwise"
+    facts = FileFacts("controlnet", "qwen-image", variant, layers=layers, config=told)
+    wanted = layout.blockwise_layout(told["width"], layers, told["condition"])
+    return _finish(seen, facts, names, wanted)
+
+
+def _fun(seen: Seen) -> FileFacts | None:
+    if not seen.has(*keys.FUN_MARKS):
+        return None
+    names = keys.fun_names(seen.entries)
+    shapes = seen.shapes(names)
+    told = sizes(shapes, FUN_SIZES)
+    layers, head = count(shapes, "transformer_blocks."), told["head_dim"] or 128
+    if told["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
+        return FileFacts(
+            "controlnet", "qwen-image-2.1", "fun union", layers=layers, formats=formats_of(seen),
+            problem=f"its pictures have {told['channels']} features per token: it is a VideoX-Fun "
+            "control for another model, most likely Qwen-Image-2.1; use the one for "
+            "Qwen-Image-2512",
+        )  # fmt: skip
+    config = dict(layers=layers, heads=told["width"] // head, head_dim=head, ff=told["ff"],
+                  channels=told["channels"], joint=told["joint"])  # fmt: skip
+    wanted = layout.fun_layout(SimpleNamespace(**config), told["channels"])
+    unread = {f"transformer_blocks.{layers - 1}.{n}" for n in keys.MMDIT_UNREAD}
+    wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
+    facts = FileFacts("controlnet", "qwen-image", "fun union", layers=layers, config=config)
+    return _finish(seen, facts, names, wanted)
 
 
 def _two_one(seen: Seen) -> FileFacts | None:
@@ -285,7 +315,7 @@ def _foreign(seen: Seen) -> FileFacts | None:
 
 _Recogniser = Callable[[Seen], FileFacts | None]
 _RECOGNISERS: tuple[_Recogniser, ...] = (
-    _lora, _two_one, _blockwise, _mmdit, _foreign, _qwen_vae, _other_vae, _text, _mmproj,
+    _lora, _two_one, _blockwise, _fun, _mmdit, _foreign, _qwen_vae, _other_vae, _text, _mmproj,
 )  # fmt: skip
 _WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
 

@@ -23,6 +23,12 @@ MMDIT_SIZES = {
     "head_dim": ("transformer_blocks.0.attn.norm_q.weight", 0),
     "ff": ("transformer_blocks.0.img_mlp.net.0.proj.weight", 0),
 }
+FUN_SIZES = MMDIT_SIZES | {
+    "width": ("controlnet_x_embedder.weight", 0),
+    "channels": ("controlnet_x_embedder.weight", 1),
+    "joint": ("controlnet_x_embedder.weight", 0),  # it has no text of its own
+}
+BLOCKWISE_SIZES = {"width": ("img_in.weight", 0), "condition": ("img_in.weight", 1)}
 TEXT_SIZES = {
     "vocab": ("embed_tokens.weight", 0),
     "width": ("embed_tokens.weight", 1),

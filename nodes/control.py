@@ -18,8 +18,9 @@ class LoadControlNet(io.ComfyNode):
             node_id="InkstoneLoadControlNet",
             display_name="Inkstone Load ControlNet",
             category="inkstone/load",
-            description="Loads a Qwen-Image ControlNet: InstantX Union (canny, soft edge, depth, "
-            "pose) or InstantX Inpainting, told apart by the file itself, in any storage type.",
+            description="Loads a control of Qwen-Image: InstantX Union (canny, soft edge, depth, "
+            "pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint), Fun Union "
+            "for 2512; told apart by the file itself, in any storage type.",
             search_aliases=["controlnet", "union", "instantx", "control loader"],
             inputs=[
                 io.Combo.Input(
@@ -94,6 +95,12 @@ class ApplyControlNet(io.ComfyNode):
                     "Last part of the steps in which it acts. Fractions of the steps, not of the "
                     "noise: 0.5 of 30 steps is the first 15.",
                 ),
+                io.Image.Input(
+                    "source",
+                    optional=True,
+                    tooltip="Fun Union only: the picture that is repainted inside the mask, beside "
+                    "the map. All others leave it open.",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -107,12 +114,12 @@ class ApplyControlNet(io.ComfyNode):
     @classmethod
     def execute(
         cls, positive: list, control: Any, vae: Any, image: Any, strength: float, start: float,
-        end: float, mask: Any = None,
+        end: float, mask: Any = None, source: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..controlnet.union import ControlPicture, Effect
         from ..loaders.control import ControlModel
 
         sockets.require_models(vae=vae)
         sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
-        made = ControlPicture(control, vae, image, Effect(strength, start, end), mask)
+        made = ControlPicture(control, vae, image, Effect(strength, start, end), mask, source)
         return io.NodeOutput(sockets.with_control(positive, made))

@@ -1,33 +1,39 @@
 """Controls: pictures that a control branch sees in some steps of a run, and what comes of it.
 
-A branch runs once per step in which a control acts, with the positive prompt; the same samples
-serve both halves of CFG (as the reference does it). All pictures of one file go through its blocks
-together, so that streamed weights are read once. Steps are counted as fractions of the run.
+An InstantX branch runs once per step in which a control acts, with the positive prompt; the same
+samples serve both halves of CFG (as the reference does it). Fun's runs for each half with its own
+prompt. Blockwise patches work behind each block and see the stream of the half they work in; they
+come first there, and all see the same stream: what several controls add is a sum, whatever their
+order. All pictures of one file go through its blocks together, so that streamed weights are read
+once. Steps are counted as fractions of the run.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.control import ControlBranch, ControlWalk, Spread, sample_bytes
+from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
+from ..kernels.control_fun import FunBranch, Placed
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import After, MMDiTConfig, Watch, activation_bytes
-from ..kernels.modulation import Modulation, table_bytes
+from ..kernels.modulation import Modulation, Weights, table_bytes
 from .finite import check
 from .geometry import LATENT, TOKEN, pack, token_grid
 
 if TYPE_CHECKING:
     from .request import Request
-    from .run import Hooks
+    from .run import Hooks, Model
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +43,22 @@ MOST_STRENGTH = 10.0
 class Branch(Protocol):
     """What a run needs of a loaded control."""
 
-    network: ControlBranch
+    network: ControlBranch | BlockwiseBranch | FunBranch
     dtype: torch.dtype
     device: torch.device
     weights_format: str
     path: Path
     weights: object | None  # where they are: has them in place, see Model.ready
 
-    def modulation(self, sigmas: Tensor) -> Modulation:
-        """The table for these sigmas."""
+    def modulation(self, sigmas: Tensor, base: Weights) -> Modulation:
+        """The table for these sigmas. base: reads weights of the diffusion model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
     """One picture for one branch: latent [n,16,1,h,w] raw; kept [n,1,h,w], 1 = stays, for branches
-    that take a mask; where [n,1,h/2,w/2] 0..1 per token, None = everywhere; n = 1 or the batch.
+    that take a mask; where [n,1,h/2,w/2] 0..1 per token, None = everywhere; source: of Fun, the
+    latent of the picture that is repainted, beside its map; n = 1 or the batch.
     """
 
     branch: Branch
@@ -61,6 +68,7 @@ class Control:
     end: float = 1.0
     kept: Tensor | None = None
     where: Tensor | None = None
+    source: Tensor | None = None
 
     def acts(self, step: int, steps: int) -> bool:
         """In step 0 .. steps - 1: those that lie within start .. end as a whole."""
@@ -99,10 +107,18 @@ def _check_numbers(c: Control) -> None:
         )
 
 
+_SHAPE = {"width": "width", "heads": "heads", "axes": "rope axes"}
+# what of a branch and of the base model must be equal, in words
+_COMPARED = {
+    ControlBranch: _SHAPE | {"joint": "text width", "channels": "channels"},
+    FunBranch: _SHAPE,
+    BlockwiseBranch: {"width": "width", "channels": "channels", "layers": "blocks"},
+}
+
+
 def _check_family(c: Control, base: MMDiTConfig) -> None:
     own = c.branch.network.config
-    names = {"width": "width", "heads": "heads", "joint": "text width", "channels": "channels",
-             "axes": "rope axes"}  # fmt: skip
+    names = _COMPARED[type(c.branch.network)]
     other = [
         f"{word} {getattr(own, name)} where the model has {getattr(base, name)}"
         for name, word in names.items() if getattr(own, name) != getattr(base, name)
@@ -123,7 +139,13 @@ def _check_pictures(c: Control, r: Request) -> None:
             f"the canvas is {r.width}x{r.height}: expected [pictures, 16, 1, {size[0]}, "
             f"{size[1]}]. Make the control picture of the size of the canvas."
         )
-    if c.branch.network.masked != (c.kept is not None):
+    if isinstance(c.branch.network, FunBranch):
+        if (c.kept is None) != (c.source is None):
+            raise InkstoneError(
+                f"The control {c.name} repaints with a mask and the picture that is repainted: it "
+                "got only one of them. Give both, or neither."
+            )
+    elif c.branch.network.masked != (c.kept is not None):
         takes = "takes a mask and got none" if c.kept is None else "takes no mask and got one"
         raise InkstoneError(
             f"The control {c.name} {takes}. An inpainting control needs the mask of what is drawn "
@@ -136,7 +158,8 @@ def _check_pictures(c: Control, r: Request) -> None:
                 f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
                 f"[masks, 1, {wanted[0]}, {wanted[1]}] for this {r.width}x{r.height} canvas."
             )
-    for word, x in (("pictures", c.latent), ("masks", c.kept), ("regions", c.where)):
+    for word, x in (("pictures", c.latent), ("masks", c.kept), ("regions", c.where),
+                    ("pictures to repaint", c.source)):  # fmt: skip
         if x is not None and len(x) not in counts:
             raise InkstoneError(
                 f"The control {c.name} has {len(x)} {word}, {r.batch} are drawn: expected 1"
@@ -145,66 +168,93 @@ def _check_pictures(c: Control, r: Request) -> None:
     check(f"the picture of the control {c.name}", c.latent, "of the VAE")
 
 
-def condition(control: Control, tokens: Tensor) -> Tensor:
-    """Tokens [n,S,64] of its normalised latent -> what the branch sees: the mask's 4 values of a
-    token come last.
+Tokens = Callable[[Tensor], Tensor]
+"""Raw latents [n,16,1,h,w] -> normalised tokens [n,S,64]."""
+
+
+def condition(control: Control, tokens: Tokens) -> Tensor:
+    """What the branch sees of a control [n,S,condition]: its map, then the 4 values that a token
+    has of a mask, then (Fun) the picture that is repainted; zeros where there is none.
     """
-    if control.kept is None:
-        return tokens
-    kept = pack(control.kept.float()).to(tokens.device)
-    count = max(len(kept), len(tokens))
-    return torch.cat([x.expand(count, -1, -1) for x in (tokens, kept)], dim=-1)
+    parts = [tokens(control.latent)]
+    if control.kept is not None:
+        parts.append(pack(control.kept.float()).to(parts[0].device))
+    if control.source is not None:
+        parts.append(tokens(control.source))
+    count = max(map(len, parts))
+    seen = torch.cat([x.expand(count, -1, -1) for x in parts], dim=-1)
+    return F.pad(seen, (0, control.branch.network.condition - seen.shape[-1]))
 
 
 class Controlled:
     """The controls of one run."""
 
     def __init__(
-        self, controls: Sequence[Control], pictures: Sequence[Tensor], text: Tensor, r: Request,
-        hooks: Hooks,
+        self, controls: Sequence[Control], pictures: Sequence[Tensor], texts: Mapping[str, Tensor],
+        r: Request, model: Model, hooks: Hooks,
     ) -> None:  # fmt: skip
-        """pictures [n,S,condition], one for each control; text [1,L,J] of the positive prompt."""
-        self._steps, self._text, self._hooks = len(r.sigmas) - 1, text, hooks
-        self._grid = token_grid(r.width, r.height)
+        """pictures [n,S,condition], one for each control; texts: [1,L,J] of the prompts, by their
+        half of CFG."""
+        self._steps, self._texts, self._hooks = len(r.sigmas) - 1, texts, hooks
+        self._grid, self._model = token_grid(r.width, r.height), model
         self._tables: dict[int, Modulation] = {}
         self._groups: dict[int, list[tuple[Control, Tensor]]] = {}
+        self._patched: list[tuple[Control, Patched]] = []
         for control, picture in zip(controls, pictures, strict=True):
-            branch = control.branch
-            if id(branch) not in self._groups:
-                self._tables[id(branch)] = branch.modulation(r.sigmas[:-1])
+            branch, network = control.branch, control.branch.network
             placed = picture.to(branch.device, branch.dtype)
+            if isinstance(network, BlockwiseBranch):
+                scale = _scale(control, placed.device)
+                part = Patched(network, network.embed(placed), branch.dtype, scale)
+                self._patched.append((control, part))
+                continue
+            if id(branch) not in self._groups:
+                self._tables[id(branch)] = branch.modulation(r.sigmas[:-1], model.read)
             self._groups.setdefault(id(branch), []).append((control, placed))
         self._made: tuple[int, list[After]] = -1, []
 
-    def after(self, x: Tensor, step: int) -> list[After]:
-        """What is added in this step to the streams of both halves of CFG. x [B,S,64]."""
+    def after(self, x: Tensor, step: int, which: str) -> list[After]:
+        """What is added in this step to the streams of one half of CFG. x [B,S,64]."""
+        parts = [part for control, part in self._patched if control.acts(step, self._steps)]
+        patches = [Patches(parts)] if parts else []
         if self._made[0] != step:
             self._made = -1, []  # the last step's samples go before the new ones come
-            groups = [
-                [one for one in group if one[0].acts(step, self._steps)]
-                for group in self._groups.values()
-            ]
-            self._made = step, [a for group in groups if group for a in self._run(group, x, step)]
-        return self._made[1]
+            self._made = step, self._run(x, step, "positive", borrows=False)
+        return [*patches, *self._made[1], *self._run(x, step, which, borrows=True)]
 
-    def _run(self, group: list[tuple[Control, Tensor]], x: Tensor, step: int) -> list[After]:
+    def _run(self, x: Tensor, step: int, which: str, borrows: bool) -> list[After]:
+        """Of all branches that have their own embeddings, or that borrow the base model's."""
+        made: list[After] = []
+        for group in self._groups.values():
+            now = [one for one in group if one[0].acts(step, self._steps)]
+            if now and now[0][0].branch.network.borrows == borrows:
+                made += self._samples(now, x, step, which)
+        return made
+
+    def _samples(
+        self, group: list[tuple[Control, Tensor]], x: Tensor, step: int, which: str
+    ) -> list[After]:
         branch = group[0][0].branch
         x = x.to(branch.device, branch.dtype)
-        walks = [self._walk(branch, picture, x, step) for _, picture in group]
+        walks = [self._walk(branch, picture, x, step, which) for _, picture in group]
         made = branch.network.together(walks)
         for samples in made if step == self._first(group) else ():
             for sample in samples:
                 check(f"control {branch.path.name}, a sample", sample, branch.weights_format)
+        add = Placed if branch.network.borrows else Spread
         return [
-            Spread(samples, _scale(control, x.device)) for (control, _), samples in zip(group, made)
+            add(samples, _scale(control, x.device)) for (control, _), samples in zip(group, made)
         ]
 
-    def _walk(self, branch: Branch, picture: Tensor, x: Tensor, step: int) -> ControlWalk:
-        text = self._text.to(branch.device, branch.dtype).expand(len(x), -1, -1)
+    def _walk(
+        self, branch: Branch, picture: Tensor, x: Tensor, step: int, which: str
+    ) -> ControlWalk:
+        text = self._texts[which].to(branch.device, branch.dtype).expand(len(x), -1, -1)
         on_block = self._hooks.on_block
         watch = Watch(on_block=None if on_block is None else partial(on_block, step))
-        mod = self._tables[id(branch)].step(step)
-        return branch.network.walk(x, picture, text, mod, self._grid, watch)
+        seen = x, picture, text, self._tables[id(branch)].step(step), self._grid, watch
+        base = (self._model.network,) if branch.network.borrows else ()
+        return branch.network.walk(*base, *seen)
 
     def _first(self, group: list[tuple[Control, Tensor]]) -> int:
         """The first step in which one of a group acts."""
@@ -249,6 +299,10 @@ def control_bytes(r: Request, text: int) -> tuple[int, int]:
     for control in acting(r):
         branch, rows = control.branch, len(r.sigmas) - 1
         config, dtype = branch.network.config, branch.dtype
+        if isinstance(branch.network, BlockwiseBranch):
+            stays += len(control.latent) * tokens * config.width * torch.float32.itemsize
+            works = max(works, patch_bytes(config, tokens, r.batch))
+            continue
         stays += sample_bytes(config, tokens, r.batch, dtype)
         stays += table_bytes(config.layers, config.width, rows, dtype)
         stays += len(control.latent) * tokens * branch.network.condition * dtype.itemsize

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..kernels.beside import Beside, References
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiT, Watch, activation_bytes
-from ..kernels.modulation import Modulation, table_bytes
+from ..kernels.modulation import Modulation, Weights, table_bytes
 from ..kernels.rope import Grid
 from ..kernels.stream import Walk
 from .control import Controlled, acting, check_controls, condition, control_bytes, say
@@ -46,6 +47,7 @@ class Model(Drawer, Protocol):
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
     distilled: Distilled | None  # made for few steps without CFG
+    read: Weights  # one weight from the file, by our name
 
     def ready(self, working: int, beside: Sequence[object] = ()) -> None:
         """Has the weights in place for work that needs `working` bytes itself; beside: the weights
@@ -102,7 +104,7 @@ class _Run:
         watch = Watch(
             on_block=None if on_block is None else (lambda block: on_block(step, block)),
             probe=self._probe if step == 0 else None,
-            after=self.controls.after(x, step) if self.controls else (),
+            after=self.controls.after(x, step, which) if self.controls else (),
         )
         return m.network.walk(
             x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
@@ -139,7 +141,7 @@ def denoise(
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
-        controls = _controls(model, r, texts["positive"], hooks)
+        controls = _controls(model, r, texts, hooks)
         run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
         return raw_latents(model, x, r)
@@ -186,14 +188,16 @@ def _beside(model: Model, r: Request) -> Beside:
     return Beside(references, _drawn(r) if model.layered else 0)
 
 
-def _controls(model: Model, r: Request, text: Tensor, hooks: Hooks) -> Controlled | None:
+def _controls(
+    model: Model, r: Request, texts: Mapping[str, Tensor], hooks: Hooks
+) -> Controlled | None:
     """The controls of a run; None where none acts."""
     say(r)
     found = acting(r)
     if not found:
         return None
-    seen = [condition(c, _normalised(model, c.latent)) for c in found]
-    return Controlled(found, seen, text, r, hooks)
+    seen = [condition(c, partial(_normalised, model)) for c in found]
+    return Controlled(found, seen, texts, r, model, hooks)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:

@@ -361,7 +361,7 @@ CONTROL = SimpleNamespace(**(vars(TINY) | {"layers": 2}))
 PLACES = [
     (layout.controlnet_layout(CONTROL), C, "union", "models/controlnet"),
     (layout.controlnet_layout(CONTROL, 68), C, "inpainting", "models/controlnet"),
-    (named("controlnet_blocks.59.x_rms.weight", "controlnet_blocks.0.y_rms.weight"), C, "blockwise",
+    (layout.blockwise_layout(3072, 60), C, "blockwise",
      "models/controlnet"),
     (named(f"{QWEN_ATTENTION}.lora_A.weight", "transformer_blocks.0.img_mlp.net.2.lora_B.weight"),
      L, "", "models/loras"),

@@ -1,0 +1,98 @@
+"""The control branch of VideoX-Fun (Fun Union for Qwen-Image-2512): five blocks beside the model.
+
+It differs from InstantX's branch (control.py) in three ways. It has no embeddings of its own: the
+noisy latents, the text and the time go through the base model's. It reads the picture together with
+a mask and the picture that is repainted: 33 latent channels. And its samples are added behind some
+blocks only (0, 12, 24 ... of 60), so the text's two halves of CFG need a pass each.
+
+Our module names: `controlnet_x_embedder` (the file's `control_img_in`), `before_proj`,
+`transformer_blocks.K` (`control_blocks.K`), `controlnet_blocks.K` (`control_blocks.K.after_proj`).
+Reference: VideoX-Fun `QwenImageControlTransformer2DModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .control import ControlWalk, in_step
+from .linear import Linear
+from .mmdit import Block, MMDiT, MMDiTConfig, Watch, embed_text, shared_pass
+from .modulated import ImgRows
+from .modulation import Modulation
+from .rope import Grid
+from .stream import Stream
+
+
+class FunBranch(nn.Module):
+    """The network without its modulation. condition: features of one token of what it reads."""
+
+    def __init__(self, config: MMDiTConfig, condition: int) -> None:
+        super().__init__()
+        self.config, self.condition = config, condition
+        self.controlnet_x_embedder = Linear(condition, config.width)
+        self.before_proj = Linear(config.width, config.width)
+        last = config.layers - 1
+        self.transformer_blocks = nn.ModuleList(
+            Block(config, i == last) for i in range(config.layers)
+        )
+        self.controlnet_blocks = nn.ModuleList(
+            Linear(config.width, config.width) for _ in range(config.layers)
+        )
+        self.stream: Stream | None = None  # brings in weights that are not resident
+
+    borrows = True  # embeddings of the base model
+    masked = False  # its mask is a choice: see controlnet/union.py
+
+    def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
+        """Passes for several pictures: streamed weights are read once for all of them."""
+        return in_step(walks, len(self.transformer_blocks), self.stream)
+
+    def walk(
+        self, base: MMDiT, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid,
+        watch: Watch,
+    ) -> ControlWalk:  # fmt: skip
+        """A pass that stops before each block and returns one sample [B,S,D] per block.
+
+        img [B,S,64] packed latents; picture [n,S,condition], n = 1 or B; txt [B,L,J] text states.
+        """
+        at = shared_pass(self.config, img, txt, [grid])
+        y = embed_text(base, txt)
+        seen = self.before_proj(self.controlnet_x_embedder(picture)).float()
+        x = base.img_in(img).float() + seen
+        samples = []
+        for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
+            watch.on_block(i)
+            yield
+            rows = ImgRows(mod.img[i], None, at.tokens)
+            at_block = replace(at, probe=watch.probe_of(i))
+            x, y = block(x, y, (rows, mod.txt[i]), at.tokens, at_block)
+            samples.append(out(x.to(img.dtype)))
+        return samples
+
+
+@dataclass(frozen=True)
+class Placed:
+    """n samples of a base model's blocks: sample k behind block k * (layers // n), on the first
+    tokens of the stream; references stand behind them.
+
+    scale: [n,S,1] or a number, by which they count.
+    """
+
+    samples: Sequence[Tensor]  # [B,S,D] each
+    scale: Tensor | float = 1.0
+
+    def __call__(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """The stream x [B,S',D] after block `index`, with its sample where there is one."""
+        number, rest = divmod(index, max(1, layers // len(self.samples)))
+        if rest or number >= len(self.samples):
+            return x
+        sample = self.samples[number] * self.scale
+        if torch.is_grad_enabled():
+            head = x[:, : sample.shape[1]] + sample
+            return torch.cat([head, x[:, sample.shape[1] :]], dim=1)
+        x[:, : sample.shape[1]].add_(sample)
+        return x
