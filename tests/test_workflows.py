@@ -116,11 +116,23 @@ NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not
 
 @pytest.fixture(scope="module")
 def tiny_control(tmp_path_factory):
-    """A tiny control of a kind, random weights."""
-    from .controls import branch, saved
+    """The file of a tiny control for a graph, random weights."""
+    from . import control_kinds, controls
 
     folder = tmp_path_factory.mktemp("controls")
-    return lambda kind: str(saved(branch("even", 2, kind), folder / kind))
+
+    def get(name: str) -> str:
+        kind = "inpaint" if "inpaint" in name else "fun" if "fun" in name else "canny"
+        if "blockwise" in name or kind == "fun":
+            (folder / name).mkdir()
+            (folder / name / "config.json").write_text('{"axes_dims_rope": [4, 6, 6]}')
+            net = control_kinds.made(kind, "even", 2)
+            control_kinds.saved(net, folder / name / "model.safetensors")
+            return str(folder / name)
+        kind = "inpainting" if kind == "inpaint" else "union"
+        return str(controls.saved(controls.branch("even", 2, kind), folder / name))
+
+    return get
 
 
 def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
@@ -134,8 +146,7 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
         if entry["class_type"] == "InkstoneSchedule":
             entry["inputs"]["steps"] = 2
         if entry["class_type"] == "InkstoneLoadControlNet":
-            kind = "inpainting" if "inpaint" in name else "union"
-            entry["inputs"]["control"] = tiny_control(kind)
+            entry["inputs"]["control"] = tiny_control(name)
         if entry["class_type"] == "InkstonePadForOutpaint":
             entry["inputs"]["right"] = 21
     return graph

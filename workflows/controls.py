@@ -87,14 +87,26 @@ class Row(NamedTuple):
 
 
 _INSTANTX = "InstantX/Qwen-Image-ControlNet-"
+_DIFFSYNTH = "Comfy-Org/Qwen-Image-DiffSynth-ControlNets"
+_PATCH = "qwen_image_{}_diffsynth_controlnet.safetensors"
+_FUN = "Qwen-Image-2512-Fun-Controlnet-Union"
+_PAINT = """Right-click *Load Image*, open the mask editor and paint what is drawn anew; the prompt
+says what the whole picture shows. Outside the mask every value stays as it is."""
 ROWS = {
     f"controlnet_union_{kind}": Row(UNION, f"{_INSTANTX}Union", kind, said)
     for kind, said in MAPS.items()
 } | {
-    "controlnet_inpainting": Row(
-        INPAINTING, f"{_INSTANTX}Inpainting", "",
-        "Right-click *Load Image*, open the mask editor and paint what is drawn anew; the prompt "
-        "says what the whole picture shows. Outside the mask every value stays as it is.",
+    "controlnet_inpainting": Row(INPAINTING, f"{_INSTANTX}Inpainting", "", _PAINT),
+    **{
+        f"controlnet_blockwise_{kind}": Row(_PATCH.format(kind), _DIFFSYNTH, kind, MAPS[kind])
+        for kind in ("canny", "depth")
+    },
+    "controlnet_blockwise_inpaint": Row(_PATCH.format("inpaint"), _DIFFSYNTH, "", _PAINT, 40),
+    "controlnet_fun_union": Row(
+        f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
+        "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
+        "*Control Picture*. A *strength* of 0.7 to 0.95 suits it best.",
+        40, 0.8, "qwen_image_2512_bf16.safetensors",
     ),
 }  # fmt: skip
 
