@@ -122,7 +122,7 @@ def tiny_control(tmp_path_factory):
     folder = tmp_path_factory.mktemp("controls")
 
     def get(name: str) -> str:
-        kind = "inpaint" if "inpaint" in name else "fun" if "fun" in name else "canny"
+        kind = "fun" if "fun" in name else "inpaint" if "inpaint" in name else "canny"
         if "blockwise" in name or kind == "fun":
             (folder / name).mkdir()
             (folder / name / "config.json").write_text('{"axes_dims_rope": [4, 6, 6]}')

@@ -15,7 +15,7 @@ from typing import NamedTuple
 Graph = dict[str, dict]
 UNION = "Qwen-Image-InstantX-ControlNet-Union.safetensors"
 INPAINTING = "Qwen-Image-InstantX-ControlNet-Inpainting.safetensors"
-BASE = "qwen_image_bf16.safetensors"
+BASE, NEWER = "qwen_image_bf16.safetensors", "qwen_image_2512_bf16.safetensors"
 STAR = "a large red star on the left on a white background"
 ANEW = "a yellow star on a blue background"
 
@@ -33,7 +33,7 @@ NOTE = """## Files to download
 | `{model}` | `ComfyUI/models/diffusion_models/` |
 | `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
 | `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
-| `{control}` | `ComfyUI/models/{folder}/` |
+| `{control}` | `ComfyUI/models/controlnet/` |
 
 From huggingface.co: `{repo}`, the others `Comfy-Org/Qwen-Image_ComfyUI`. GGUF, fp8 and int8 files
 take the same places.
@@ -77,13 +77,13 @@ class Row(NamedTuple):
 
     control: str  # its file
     repo: str
-    kind: str  # of the map; "" for inpainting, which gets the picture itself
+    kind: str  # of the map; "" for one that gets the picture itself, to repaint it
     said: str  # for the note
     steps: int = 30
     strength: float = 1.0
     model: str = BASE
     variant: str = "qwen-image"
-    folder: str = "controlnet"
+    repaint: bool = False  # beside the map
 
 
 _INSTANTX = "InstantX/Qwen-Image-ControlNet-"
@@ -106,7 +106,12 @@ ROWS = {
         f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
         "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
         "*Control Picture*. A *strength* of 0.7 to 0.95 suits it best.",
-        40, 0.8, "qwen_image_2512_bf16.safetensors",
+        40, 0.8, NEWER,
+    ),
+    "controlnet_fun_union_inpaint": Row(
+        f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
+        "For Qwen-Image-2512: what is drawn anew follows the map, too. " + _PAINT,
+        40, 0.8, NEWER, repaint=True,
     ),
 }  # fmt: skip
 
@@ -140,13 +145,13 @@ def embedded(
 
 def apply(
     edits: ModuleType, positive: list, ends: tuple[list, list], picture: list, strength: float,
-    **mask: list,
+    **more: list,
 ) -> dict:  # fmt: skip
-    """The node; ends: control and VAE."""
+    """The node; ends: control and VAE; more: links of mask and source."""
     control, vae = ends
     return edits.node(
         "InkstoneApplyControlNet", positive=positive, control=control, vae=vae, image=picture,
-        strength=strength, **mask,
+        strength=strength, **more,
     )  # fmt: skip
 
 
@@ -154,19 +159,18 @@ def published(edits: ModuleType, loaders: Callable, schedule: str) -> dict[str, 
     """One graph for each row."""
     made = {}
     for name, row in ROWS.items():
-        graph = _controlled(edits, loaders, row) if row.kind else _inpainted(edits, loaders, row)
+        inpaints = row.repaint or not row.kind
+        graph = (_inpainted if inpaints else _controlled)(edits, loaders, row)
         wires = dict(model=["1", 0], vae=["3", 0], positive=["9", 0], negative=["5", 1])
         run = {"steps": row.steps, "schedule": schedule, "cfg": 4.0, "seed": 42}
         graph |= edits._draw(10, wires | {"latent": ["8", 0]}, run)
         picture = ["12", 0]
-        if not row.kind:
+        if inpaints:
             graph["13"] = edits.node("InkstoneStitch", image=["12", 0], stitch=["8", 1])
             picture = ["13", 0]
         graph |= edits._save("14", picture, name)
-        note = NOTE.format(
-            model=row.model, control=row.control, folder=row.folder, repo=row.repo, said=row.said
-        )
-        made[name] = graph, note
+        told = {"model": row.model, "control": row.control, "repo": row.repo, "said": row.said}
+        made[name] = graph, NOTE.format(**told)
     return made
 
 
@@ -192,11 +196,13 @@ def _controlled(edits: ModuleType, loaders: Callable, row: Row) -> Graph:
 
 
 def _inpainted(edits: ModuleType, loaders: Callable, row: Row) -> Graph:
-    """The picture itself with a mask; what is kept is put back."""
+    """The picture with a mask, itself or beside its map; what is kept is put back."""
     prompt = "A photograph of the scene with a small red hot-air balloon."
+    graph = _start(edits, loaders, row, prompt)
+    seen, more = ["4", 0], {"mask": ["4", 1]}
+    if row.kind:
+        graph["7"] = edits.node("InkstoneControlPicture", image=["4", 0], type=row.kind)
+        seen, more = ["7", 0], {"source": ["4", 0], "mask": ["4", 1]}
+    paint = edits.node("InkstoneInpaint", vae=["3", 0], image=["4", 0], mask=["4", 1])
     both = (["6", 0], ["3", 0])
-    return {
-        **_start(edits, loaders, row, prompt),
-        "8": edits.node("InkstoneInpaint", vae=["3", 0], image=["4", 0], mask=["4", 1]),
-        "9": apply(edits, ["5", 0], both, ["4", 0], row.strength, mask=["4", 1]),
-    }
+    return graph | {"8": paint, "9": apply(edits, ["5", 0], both, seen, row.strength, **more)}
