@@ -44,6 +44,23 @@ class Pool:
     places: Places
 
 
+class _Heard(logging.Handler):
+    """Keeps warnings, for the driver to tell."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One more."""
+        self._lines.append(record.getMessage())
+
+    def taken(self) -> list[str]:
+        """What came since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
 class RayWorker:
     """Runs jobs in a process of Ray."""
 
@@ -51,6 +68,8 @@ class RayWorker:
         folder = Path(tempfile.mkdtemp(prefix="inkstone-batch-"))
         self._folder, self._number = folder, number
         self._worker = Worker(folder / "work", places, threading.Event())
+        self._heard = _Heard()
+        logging.getLogger(__package__.partition(".")[0]).addHandler(self._heard)
 
     def ready(self) -> str:
         """Where it is."""
@@ -61,7 +80,8 @@ class RayWorker:
         self._worker.ahead(ahead)
         done = self._worker.run(job)
         files = {p.relative_to(self._worker.work).as_posix(): p.read_bytes() for p in done.files}
-        where = {"worker": str(self._number), "host": socket.gethostname(), "process": os.getpid()}
+        where = {"worker": str(self._number), "host": socket.gethostname(), "process": os.getpid(),
+                 "warnings": self._heard.taken()}  # fmt: skip
         return done.status, done.facts | where, files
 
     def close(self) -> None:
@@ -188,6 +208,8 @@ class _Crew:
             log.info("worker %d is ready: %s", number, said)
             return None
         status, facts, files = said
+        for line in facts.pop("warnings"):
+            log.warning("%s, on worker %d: %s", job.name, number, line)
         facts |= {"attempts": self._lost.pop(job.name, 0) + 1}
         return Outcome(job, status, facts=facts), files
 
@@ -241,6 +263,8 @@ class _Crew:
 def _connected(pool: Pool) -> tuple[Any, bool]:
     """(ray, whether we connected), with the signal handlers as they were."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if pool.address == LOCAL:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 would leave them what others leave
     try:
         import ray
     except ImportError:
@@ -249,7 +273,8 @@ def _connected(pool: Pool) -> tuple[Any, bool]:
         return ray, False
     main = threading.current_thread() is threading.main_thread()
     kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if main else {}
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": True}
+    # what workers print would come out on our stdout
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
     try:
         if pool.address == LOCAL:
             cores = max(_cores(), pool.workers or 1)

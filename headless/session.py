@@ -168,11 +168,11 @@ class Session(Once):
         return read_controls(call, want_of(call), self._control)
 
     def _control(self, path: Path, want: Want) -> ControlModel:
-        from ..loaders.control import open_control
+        from ..controlnet.in_context import opened
 
         key = (path, want.dtype, want.device, want.budget)
         if key not in self._controls:
-            self._controls[key] = open_control(path, want)
+            self._controls[key] = opened(path, want)
         return self._controls[key]
 
     def states(self, call: DrawCall, bundle: Bundle, task: Task, text: str) -> Tensor:
@@ -183,7 +183,7 @@ class Session(Once):
 
     def _kept(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         if key not in self._states:
-            self._states[key] = make()
+            self._states[key] = make().cpu()  # a card has better things to hold
             self.prompts += 1
         self._states.move_to_end(key)
         while len(self._states) > 1 and sum(map(_nbytes, self._states.values())) > self._most:
