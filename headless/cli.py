@@ -185,11 +185,25 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(args: argparse.Namespace) -> int:
+    from .convert import run_convert
+
+    return run_convert(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import run_check
+
+    return run_check(args)
+
+
 _HANDLERS = {
     "draw": _draw,
     "plan": _plan,
     "run": _run,
     "batch": _batch,
+    "convert": _convert,
+    "check": _check,
     "inspect": _inspect,
     "quantize": _quantize,
     "preprocess": _preprocess,

@@ -17,8 +17,7 @@ from typing import Any
 from ..kernels.errors import InkstoneError
 from .interfaces import Interface, Socket, Widget
 from .prompt_text import filled, resolved
-from .ui_reading import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Sheet, UILink, UINode
-from .ui_reading import Workflow
+from .ui_reading import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Sheet, UILink, UINode, Workflow
 
 NOTES = {
     "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
@@ -38,6 +37,18 @@ _NAMED_BY_PREFIX = {
     "SaveAnimatedPNG", "SaveSVGNode", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveWEBM",
     "SaveVideo", "SaveImageAdvanced", "SaveGLB",
 }  # fmt: skip
+
+
+class UnknownClasses(InkstoneError):
+    """Nodes of classes that are not known; `found` has (class, pack or None) with their counts."""
+
+    def __init__(self, nodes: list[UINode]) -> None:
+        self.found = Counter((node.kind, node.pack()) for node in nodes)
+        said = [
+            kind + (f" x{count}" if count > 1 else "") + (f" (of the pack {pack})" if pack else "")
+            for (kind, pack), count in self.found.items()
+        ]
+        super().__init__(f"Node classes that are not known here: {', '.join(said)}.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Flattener:
         """{id: {"class_type", "inputs", "_meta"}} in the page's order. Raises InkstoneError."""
         unknown = list(self._unknown(Level(self.workflow.root)))
         if unknown:
-            raise InkstoneError(_unknown_words(unknown))
+            raise UnknownClasses(unknown)
         root = Level(self.workflow.root)
         self._feed(root)
         made = {key: entry for key, entry in self._entries(root)}
@@ -99,6 +110,11 @@ class Flattener:
                 continue
             if node.kind in self.workflow.subgraphs:
                 yield from self._unknown(self._inside(level, node))
+            elif node.kind.startswith(("workflow>", "workflow/")):
+                raise InkstoneError(
+                    f"Node {level.name(node)} is the old group node {node.kind[9:]!r}. Open the "
+                    'graph in ComfyUI and choose "Convert to Nodes" or save it as a subgraph.'
+                )
             elif node.kind not in self.classes:
                 yield node
 
@@ -347,17 +363,3 @@ def _is_link(value: Any) -> bool:
 def _wrapped(value: Any) -> Any:
     """Lists are links in an API graph, so a list of values is put into an object."""
     return {"__value__": value} if isinstance(value, list) else value
-
-
-def _unknown_words(nodes: list[UINode]) -> str:
-    counts = Counter((node.kind, node.pack()) for node in nodes)
-    said = []
-    for (kind, pack), count in counts.items():
-        times = f" x{count}" if count > 1 else ""
-        said.append(f"{kind}{times}" + (f" (pack {pack})" if pack else ""))
-    return (
-        f"The graph uses node classes that are not known here: {', '.join(said)}. Give the list of "
-        "a server that has them: --object-info http://127.0.0.1:8188, or a file of its "
-        "/object_info."
-    )
-

@@ -14,6 +14,12 @@ def picture_hash(path: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """sha256 of a file of any size, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def model_hash(path: Path) -> str:
     """sha256 of a weight file; of its first 16 MiB and its size where it is larger than 1 GiB.
 

@@ -1,7 +1,7 @@
 """What a node class looks like to ComfyUI's page: its widgets in order, from schemas or
 `/object_info`.
 
-A workflow file keeps the values of a node's widgets as a bare list, so reading one needs this order.
+A workflow file keeps the values of a node's widgets as a bare list: reading one needs this order.
 Facts of the page that this file holds: required inputs stand before optional ones; a number named
 seed or with control_after_generate has one more place in the list, a combo with it two; upload
 buttons come after the required widgets; a choice (DynamicCombo) is followed by the widgets of the
@@ -58,7 +58,7 @@ class Widget:
 
 @dataclass(frozen=True)
 class Socket:
-    """An input that takes links only. `places`: what one that is a socket by force has in old files."""
+    """An input that takes links only. `places`: those of a socket by force in old files."""
 
     name: str
     kind: str
@@ -212,7 +212,7 @@ def parse_interface(name: str, told: Mapping[str, Any]) -> Interface:
 
 
 def _spec(spec: Any) -> tuple[str, dict[str, Any]]:
-    """(type, options) of an input: [type, {options}?], where the type may be the list of choices."""
+    """(type, options) of an input: [type, {options}?]; the type may be the list of choices."""
     spec = spec if isinstance(spec, list) and spec else ["*"]
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if isinstance(spec[0], list):

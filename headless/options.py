@@ -10,6 +10,8 @@ from pathlib import Path
 
 from .arguments import between, command, device
 from .batch_options import add_batch
+from .check import add_check
+from .convert import add_convert
 from .draw_options import add_draw, add_plan
 from .preprocess_options import add_preprocess
 
@@ -25,6 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_plan(commands)
     _add_run(commands)
     add_batch(commands)
+    add_convert(commands)
+    add_check(commands)
     _add_inspect(commands)
     _add_quantize(commands)
     add_preprocess(commands)
@@ -37,7 +41,7 @@ def _add_run(commands) -> None:
     p = command(
         commands,
         "run",
-        "run a workflow (API JSON) without a server",
+        "run a workflow (UI or API JSON, or a PNG with one) without a server",
         "inkstone run workflows/api/text_to_image_embedded.json --output out",
     )
     p.add_argument("graph", type=Path, metavar="GRAPH")
@@ -46,7 +50,7 @@ def _add_run(commands) -> None:
         action="append",
         default=[],
         metavar="NODE.INPUT=VALUE",
-        help="change an input; node by id or title",
+        help="change an input; node by id (5:3 in a subgraph) or title",
     )
     p.add_argument(
         "--models",

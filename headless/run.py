@@ -11,8 +11,10 @@ from ..nodes.host import HeadlessHost, model_path, using
 from .core_nodes import CORE_NODES
 from .draw import CallError
 from .executor import Event, Executor
-from .graph import Graph, apply_set, read_graph
+from .graph import Graph
+from .graph_file import GraphFile, apply_settings, read_graph_file, runnable
 from .hashes import model_hash
+from .wanted_models import require_models
 
 # input of a loader node -> kind of model folder
 _MODEL_INPUTS = {
@@ -32,12 +34,18 @@ def node_classes() -> dict[str, type]:
     return {**CORE_NODES, **{node.define_schema().node_id: node for node in NODES}}
 
 
-def graph_of(path: Path, settings: Sequence[str], nodes: Mapping[str, type]) -> Graph:
-    """The graph of a file with `NODE.INPUT=VALUE` settings."""
-    graph = read_graph(path)
+def graph_of(
+    file: Path | GraphFile, settings: Sequence[str], nodes: Mapping[str, type]
+) -> Graph:
+    """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings.
+
+    Seeds are those of the file: "control after generate" is what the page does when it queues.
+    """
+    file = file if isinstance(file, GraphFile) else read_graph_file(file)
+    graph = runnable(file, nodes)
     for setting in settings:
         try:
-            graph = apply_set(graph, setting, nodes)
+            graph = apply_settings(graph, [setting], nodes, file.ui)
         except InkstoneError as error:
             raise CallError(f"--set {setting}: {error}") from error
     return graph
@@ -55,15 +63,19 @@ def run_file(
     executor: keeps models and results from run to run.
     """
     executor = executor or Executor(node_classes())
-    graph = graph_of(path, settings, executor.nodes)
+    file = read_graph_file(path)
+    graph = graph_of(file, settings, executor.nodes)
 
     def on_event(event: Event) -> None:
         if event.kind == "progress":
             progress(event.data["value"], event.data["max"])
 
     with using(host):
-        hashes = model_hashes(graph)
-    result = executor.run(graph, host, on_event, {"inkstone_models": hashes})
+        require_models(graph, file.ui)
+        carried: dict = {"inkstone_models": model_hashes(graph)}
+    if file.ui is not None and not settings:
+        carried["workflow"] = file.ui  # with settings it would not be what ran
+    result = executor.run(graph, host, on_event, carried)
     files = [
         str(
             Path(host.output if entry.get("type") == "output" else host.temp)
