@@ -20,6 +20,7 @@ from ..sampling.control import Control
 from ..sampling.geometry import LATENT, TOKEN
 from ..sampling.masks import bounds
 from .canvas import Canvas
+from .in_context import InContext, InContextModel, placed
 
 if TYPE_CHECKING:
     from ..loaders.control import ControlModel
@@ -44,15 +45,17 @@ class ControlPicture:
     the picture that is repainted beside its map; the mask is then what is drawn anew.
     """
 
-    branch: ControlModel
+    branch: ControlModel | InContextModel
     vae: VAEModel
     picture: Tensor
     effect: Effect = Effect()
     mask: Tensor | None = None
     source: Tensor | None = None
 
-    def on(self, canvas: Canvas) -> Control:
+    def on(self, canvas: Canvas) -> Control | InContext:
         """Encoded at the size of the canvas; kept by content in the VAE."""
+        if isinstance(self.branch, InContextModel):
+            return placed(self, canvas)
         picture = canvas.picture(self.picture)
         mask = None if self.mask is None else canvas.mask(self.mask)
         if mask is not None and 1 not in (len(mask), len(picture)) and len(mask) != len(picture):

@@ -9,6 +9,7 @@ inpainting control draws anew, and without --image where the others act.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,14 @@ from .sources import CallError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..controlnet.in_context import InContext, InContextModel
     from ..loaders.bundle import Bundle
     from ..loaders.control import ControlModel
     from ..loaders.opening import Want
     from ..sampling.control import Control
     from .sources import Task
+
+log = logging.getLogger(__name__)
 
 MAP = "map"  # the picture is the map
 _NUMBER = r"[-+]?\d+(?:\.\d*)?|[-+]?\.\d+"
@@ -120,7 +124,7 @@ class Controls:
     """The controls of a call: what is asked, its model and its map [1,H,W,C]."""
 
     asked: tuple[Asked, ...] = ()
-    models: tuple[ControlModel, ...] = ()
+    models: tuple[ControlModel | InContextModel, ...] = ()
     maps: tuple[Tensor, ...] = ()
 
     def task(self, task: Task, call: Call, bundle: Bundle) -> Task:
@@ -133,7 +137,7 @@ class Controls:
 
     def on(
         self, task: Task, mask: Tensor | None, bundle: Bundle, size: tuple[int, int]
-    ) -> tuple[Control, ...]:
+    ) -> tuple[Control | InContext, ...]:
         """For a request, encoded on its canvas. mask: what is drawn anew; where nothing is
         repainted, where the controls act.
         """
@@ -151,16 +155,32 @@ class Controls:
         return tuple(found)
 
 
+    def branches(self) -> tuple[ControlModel, ...]:
+        """Of the models those that work beside the diffusion model."""
+        from ..loaders.control import ControlModel
+
+        return tuple(m for m in self.models if isinstance(m, ControlModel))
+
+    def prompt(self, prompt: str) -> str:
+        """The prompt as an in-context control wants it."""
+        from ..controlnet.in_context import prefixed
+
+        if len(self.branches()) == len(self.models) or prompt == prefixed(prompt):
+            return prompt
+        log.info("in-context control: the prompt is drawn as %r", prefixed(prompt))
+        return prefixed(prompt)
+
+
 NONE = Controls()
-Opener = Callable[[Path, "Want"], "ControlModel"]
+Opener = Callable[[Path, "Want"], "ControlModel | InContextModel"]
 
 
 def read_controls(call: Call, want: Want, opener: Opener | None = None) -> Controls:
     """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
-    from ..loaders.control import open_control
+    from ..controlnet.in_context import opened
 
-    opened = {path: (opener or open_control)(path, want) for path in dict.fromkeys(_paths(call))}
-    models = tuple(opened[path] for path in _each(call))
+    found = {path: (opener or opened)(path, want) for path in dict.fromkeys(_paths(call))}
+    models = tuple(found[path] for path in _each(call))
     for model in models:
         if model.masked and call.mask is None:
             raise CallError(

@@ -81,6 +81,7 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
 
     import torch
 
+    from ..controlnet.in_context import drawing
     from ..sampling.run import Hooks, Request, denoise
 
     check_paths(call)
@@ -93,19 +94,20 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
     models.planned(bundle, wanted(call, task, controls))
     settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
-    positive = models.states(call, bundle, task, call.prompt)
+    positive = models.states(call, bundle, task, controls.prompt(call.prompt))
     negative = None
     if settings.cfg > 1:
         negative = models.states(call, bundle, task, settings.negative)
     models.encoded(bundle)
+    found = controls.on(task, given.mask, bundle, settings.size)
+    model, branches, context = drawing(bundle.model, found)
     request = Request(
         *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
-        settings.cfg, **task.inputs(bundle),
-        controls=controls.on(task, given.mask, bundle, settings.size),
+        settings.cfg, **task.inputs(bundle), controls=branches, context=context,
     )  # fmt: skip
     marks.append(time.perf_counter())
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
-    latents = denoise(bundle.model, positive, negative, request, hooks)
+    latents = denoise(model, positive, negative, request, hooks)
     marks.append(time.perf_counter())
     pictures = bundle.vae.decode(latents)
     if not torch.isfinite(pictures).all():
@@ -146,8 +148,9 @@ def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Want
     from ..loaders.plan import Wanted
 
     return Wanted(
-        task.size or call.size, call.steps, call.batch, call.memory, True, len(task.beside),
-        controls.models, task.layers,
+        task.size or call.size, call.steps, call.batch, call.memory, True,
+        len(task.beside) + len(controls.models) - len(controls.branches()), controls.branches(),
+        task.layers,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from .family import Family, family_of
 from .folder import config_of, part_of
 from .keys import MMDIT_UNREAD, Names, fun_names, mmdit_names
 from .layout import Layout, controlnet_layout, fun_layout
+from .lora import Lora, load_lora
 from .opening import AS_FOUND, Want, check_table, refuse_unknown, short, weight_file
 from .recent import Recent
 from .residency import Residency
@@ -84,11 +85,15 @@ class ControlModel:
         return read_weight(self.source, self.names, self.found, name).to(self.device)
 
 
-def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel:
-    """A weight file, or a folder with one (`controlnet/` of a whole folder too)."""
+def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel | Lora:
+    """A weight file, or a folder with one (`controlnet/` of a whole folder too). The in-context
+    control is a LoRA.
+    """
     root, device = Path(path), torch.device(want.device)
     part = part_of(root, "controlnet")
     facts = identify(part)
+    if facts.role == "lora" and not facts.problem:
+        return _in_context(part)
     require(facts, "controlnet")
     source = open_weights(part)
     kind = _KINDS[facts.variant.split()[0]] if facts.variant.split()[0] in _KINDS else _INSTANTX
@@ -110,6 +115,23 @@ def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel:
         network.eval(), family, held.dtype, device, file.form, source, names.table, root,
         file.found, held.weights,
     )  # fmt: skip
+
+
+def _in_context(part: Path) -> Lora:
+    lora = load_lora(part)
+    modulated = sum(name.endswith("_mod.1") for name in lora.model)
+    if lora.distilled or not modulated:
+        why = "is made for few steps" if lora.distilled else "does not reach the modulation"
+        raise InkstoneError(
+            f"{part}: it is a LoRA that {why}, so not the in-context control union. Load it with "
+            "Inkstone Load LoRA (--lora), or choose a control file."
+        )
+    log.info(
+        "control %s: in-context LoRA, %d modules; nothing in the file says what it is for, its "
+        "prompts should begin with 'Context_Control. '",
+        short(part), len(lora.model),
+    )  # fmt: skip
+    return lora
 
 
 @dataclass(frozen=True)

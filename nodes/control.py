@@ -19,8 +19,9 @@ class LoadControlNet(io.ComfyNode):
             display_name="Inkstone Load ControlNet",
             category="inkstone/load",
             description="Loads a control of Qwen-Image: InstantX Union (canny, soft edge, depth, "
-            "pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint), Fun Union "
-            "for 2512; told apart by the file itself, in any storage type.",
+            "pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint) and "
+            "in-context LoRA, Fun Union for 2512; told apart by the file itself, in any storage "
+            "type.",
             search_aliases=["controlnet", "union", "instantx", "control loader"],
             inputs=[
                 io.Combo.Input(
@@ -40,11 +41,11 @@ class LoadControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, control: str, dtype: str) -> io.NodeOutput:
+        from ..controlnet.in_context import opened
         from ..loaders.bundle import EMBEDDED_FOLDER
-        from ..loaders.control import open_control
 
         path = EMBEDDED_FOLDER if control == EMBEDDED else host.model_path("controlnet", control)
-        return io.NodeOutput(open_control(path, wanted(dtype)))
+        return io.NodeOutput(opened(path, wanted(dtype)))
 
 
 def _fraction(name: str, default: float, tip: str) -> Any:
@@ -116,10 +117,14 @@ class ApplyControlNet(io.ComfyNode):
         cls, positive: list, control: Any, vae: Any, image: Any, strength: float, start: float,
         end: float, mask: Any = None, source: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..controlnet.in_context import InContextModel, check_prompt
         from ..controlnet.union import ControlPicture, Effect
         from ..loaders.control import ControlModel
 
         sockets.require_models(vae=vae)
-        sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
+        if isinstance(control, InContextModel):
+            check_prompt(sockets.prompt_of(positive), control.path.name)
+        else:
+            sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
         made = ControlPicture(control, vae, image, Effect(strength, start, end), mask, source)
         return io.NodeOutput(sockets.with_control(positive, made))

@@ -51,5 +51,8 @@ class EncodePrompt(io.ComfyNode):
         sockets.require_type(
             text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"
         )
-        states = [text_encoder.encode(text).float().cpu() for text in (prompt, negative)]
-        return io.NodeOutput(*([[s, {"pooled_output": None}]] for s in states))
+        made = []
+        for text in (prompt, negative):
+            states = text_encoder.encode(text).float().cpu()
+            made.append([[states, {"pooled_output": None, sockets.PROMPT: text}]])
+        return io.NodeOutput(*made)

@@ -203,6 +203,7 @@ class Denoise(io.ComfyNode):
         cfg: float,
         negative: list | None = None,
     ) -> io.NodeOutput:
+        from ..controlnet.in_context import drawing
         from ..loaders.bundle import DiffusionModel
         from ..sampling.run import Hooks, Request, denoise, first_latent
 
@@ -214,11 +215,12 @@ class Denoise(io.ComfyNode):
             on_step=lambda step: bar.update(step.index + 1, look(first_latent(step.x0, request))),
             on_block=lambda step, block: host.throw_if_interrupted(),
         )
+        model, controls, context = drawing(model, sockets.controls(positive, latent))
         request = Request(
             w * 8, h * 8, sigmas, seed, batch, cfg, samples,
             references=sockets.references(positive, negative, model.apart),
             repaint=sockets.repaint_mask(latent), layers=latent.get(sockets.LAYERS, 0),
-            encoded_for=sockets.encoded_for(positive), controls=sockets.controls(positive, latent),
+            controls=controls, context=context, encoded_for=sockets.encoded_for(positive),
         )  # fmt: skip
         texts = [
             None if c is None else sockets.text_states(c, n)

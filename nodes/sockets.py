@@ -12,6 +12,7 @@ from .host import io
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..controlnet.in_context import InContext
     from ..controlnet.union import ControlPicture
     from ..sampling.control import Control as Placed
 
@@ -28,6 +29,7 @@ INDEX, INDEX_ZERO = "index", "index_timestep_zero"  # values of reference_latent
 VARIANT = "inkstone_variant"  # whose template the prompt was encoded in
 LOCK = "inkstone_lock"  # sampling.lock.Lock: how the picture lies on the canvas
 CROP = "inkstone_crop"  # sampling.repaint.Crop: the part of a picture that is drawn
+PROMPT = "inkstone_prompt"  # the words, for what depends on them
 LAYERS = "inkstone_layers"  # so many layers are drawn
 CONTROLS = "inkstone_controls"  # controlnet.union.ControlPicture, in order
 GROWN = "images"
@@ -86,7 +88,12 @@ def with_control(conditioning: list, control: ControlPicture) -> list:
     return [[states, options | {CONTROLS: (*options.get(CONTROLS, ()), control)}]]
 
 
-def controls(conditioning: list, latent: dict) -> tuple[Placed, ...]:
+def prompt_of(conditioning: list) -> str | None:
+    """The words that our nodes encoded; None where another node did."""
+    return _only(conditioning, "positive")[1].get(PROMPT)
+
+
+def controls(conditioning: list, latent: dict) -> tuple[Placed | InContext, ...]:
     """The controls of a conditioning, their pictures encoded on the canvas of a LATENT."""
     from ..controlnet.canvas import canvas_of
     from ..sampling.geometry import LATENT

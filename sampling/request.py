@@ -49,6 +49,10 @@ class Drawer(Protocol):
         """Its kind of edits; None = takes no references."""
 
 
+Context = tuple[Tensor, ...]
+"""Maps [1,16,1,h,w] that stand beside what is drawn, for a LoRA that reads them."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What to draw. Pictures that are given are raw VAE latents."""
@@ -64,7 +68,14 @@ class Request:
     repaint: Tensor | None = None  # [n,1,h,w] 0..1: 1 = drawn, 0 = stays as in `latent`
     layers: int = 0  # layered variant: so many layers of the one reference
     controls: tuple[Control, ...] = ()
+    context: Context = ()
     encoded_for: str = ""  # the variant whose template the prompts were encoded in; "" = not said
+
+
+    @property
+    def beside(self) -> tuple[Tensor, ...]:
+        """All pictures that stand as tokens beside what is drawn."""
+        return (*self.references, *self.context)
 
 
 def check_request(model: Drawer, r: Request) -> None:
@@ -74,6 +85,8 @@ def check_request(model: Drawer, r: Request) -> None:
     _check_variant(model, r)
     for number, picture in enumerate(r.references, 1):
         _check_reference(f"Reference picture {number}", picture)
+    for number, picture in enumerate(r.context, 1):
+        _check_context(model, f"In-context map {number}", picture, r)
     if model.layered:
         _check_layers(r)
     elif r.layers:
@@ -128,6 +141,21 @@ def _check_reference(name: str, picture: Tensor) -> None:
             "one picture with the VAE of Qwen-Image."
         )
     check(name, picture, "of the VAE")
+
+
+def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> None:
+    if model.layered or model.apart or model.edit is not None:
+        raise InkstoneError(
+            f"{name} for {_name(model)}: in-context controls were made for Qwen-Image. Load that, "
+            "or take out the control."
+        )
+    _check_reference(name, picture)
+    got, wanted = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if got != wanted:
+        raise InkstoneError(
+            f"{name} is {got[1] * LATENT}x{got[0] * LATENT}, the canvas {r.width}x{r.height}: both "
+            "must have the same size."
+        )
 
 
 def _check_layers(r: Request) -> None:

@@ -176,14 +176,14 @@ def _drawn(r: Request) -> int:
 
 def _grids(r: Request) -> list[Grid]:
     """Tokens of the pictures that are drawn, then of the references."""
-    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.references]
+    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.beside]
 
 
 def _beside(model: Model, r: Request) -> Beside:
     """The references, in one object for all steps and both halves of CFG."""
-    if not r.references:
+    if not r.beside:
         return Beside()
-    tokens = torch.cat([_normalised(model, z) for z in r.references], dim=1)  # [1,R,64]
+    tokens = torch.cat([_normalised(model, z) for z in r.beside], dim=1)  # [1,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
     return Beside(references, _drawn(r) if model.layered else 0)
 

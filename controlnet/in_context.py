@@ -1,0 +1,130 @@
+"""The in-context control (DiffSynth-Studio's union LoRA): the map stands beside the picture that is
+drawn, as clean tokens at frame 1, and a LoRA on the diffusion model has learned to read it.
+
+Nothing runs beside the model: the sequence is twice as long instead. Its prompts begin with
+`Context_Control. `. The file is a LoRA like any other, and no tensor says what it is for: what can
+be told is that it reaches the modulation of the blocks, which the published one does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..kernels.errors import InkstoneError
+from ..sampling.control import Control
+from ..sampling.request import Context
+
+if TYPE_CHECKING:
+    from ..loaders.control import ControlModel
+    from ..loaders.lora import Lora
+    from ..loaders.models import DiffusionModel
+    from ..loaders.opening import Want
+    from .canvas import Canvas
+    from .union import ControlPicture
+
+log = logging.getLogger(__name__)
+
+PREFIX = "Context_Control. "
+
+
+@dataclass(frozen=True, eq=False)
+class InContextModel:
+    """What a control loader gives for such a file."""
+
+    lora: Lora
+
+    masked = False  # takes no mask
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.lora.path
+
+
+def opened(path: str | Path, want: Want) -> ControlModel | InContextModel:
+    """Any control file, or a folder with one."""
+    from ..loaders.control import ControlModel, open_control
+
+    made = open_control(path, want)
+    return made if isinstance(made, ControlModel) else InContextModel(made)
+
+
+@dataclass(frozen=True, eq=False)
+class InContext:
+    """A map on the canvas: raw latent [1,16,1,h,w]; strength: of the LoRA."""
+
+    model: InContextModel
+    latent: Tensor
+    strength: float
+
+
+def placed(given: ControlPicture, canvas: Canvas) -> InContext:
+    """The map of a picture for this control, encoded at the size of the canvas."""
+    name, effect = given.branch.path.name, given.effect
+    if (effect.start, effect.end) != (0.0, 1.0):
+        raise InkstoneError(
+            f"The control {name} is an in-context LoRA, which acts in all steps: start "
+            f"{effect.start:g} and end {effect.end:g} cannot be had. Set them to 0 and 1."
+        )
+    if given.mask is not None or given.source is not None:
+        raise InkstoneError(
+            f"The control {name} is an in-context LoRA, which takes its map and no mask. Take out "
+            "the mask, or use a control that has one."
+        )
+    picture = canvas.picture(given.picture)
+    if len(picture) != 1:
+        raise InkstoneError(
+            f"The control {name} is an in-context LoRA, which takes one map for all pictures of a "
+            f"batch, got {len(picture)}. Give one."
+        )
+    return InContext(given.branch, given.vae.encode(picture), effect.strength)
+
+
+def drawing(
+    model: DiffusionModel, controls: Sequence[Control | InContext]
+) -> tuple[DiffusionModel, tuple[Control, ...], Context]:
+    """The model with the LoRAs of in-context controls, the other controls, and the maps that stand
+    beside the picture.
+    """
+    from ..loaders.lora_stack import Adapter
+
+    found = [c for c in controls if isinstance(c, InContext) and c.strength != 0]
+    others = tuple(c for c in controls if isinstance(c, Control))
+    asked: dict[Path, InContext] = {}
+    for one in found:
+        first = asked.setdefault(one.model.path, one)
+        if first.strength != one.strength:
+            raise InkstoneError(
+                f"The in-context LoRA {one.model.path.name} is asked with strengths "
+                f"{one.strength:g} and {first.strength:g}: it is one LoRA on the model and has one "
+                "strength. Give all its maps the same."
+            )
+    held = {fitted.adapter.lora.path for fitted in model.adapters}
+    adapters = [Adapter(c.model.lora, c.strength) for p, c in asked.items() if p not in held]
+    for path in asked.keys() & held:
+        log.info("the in-context LoRA %s is on the model already: its own strength counts",
+                 path.name)  # fmt: skip
+    dressed = model.with_loras(adapters) if adapters else model
+    return dressed, others, tuple(c.latent for c in found)
+
+
+def prefixed(prompt: str) -> str:
+    """A prompt as such a LoRA has learned it."""
+    return prompt if prompt.startswith(PREFIX.strip()) else PREFIX + prompt
+
+
+def check_prompt(prompt: str | None, name: str) -> None:
+    """Raises where a prompt lacks the beginning; None = it was encoded elsewhere, which is said."""
+    if prompt is None:
+        log.info("control %s: the prompt should begin with %r", name, PREFIX)
+    elif prompt != prefixed(prompt):
+        raise InkstoneError(
+            f"The control {name} is an in-context LoRA, trained on prompts that begin with "
+            f'"{PREFIX}". Put that in front of the prompt.'
+        )
