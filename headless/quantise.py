@@ -291,6 +291,7 @@ def _chunks(
         return
     ahead = [pool.submit(work, start) for start in starts[: 2 * pool._max_workers]]
     for number in range(len(starts)):
+        beat()
         result = waited(ahead.pop(0))
         following = number + 2 * pool._max_workers
         if following < len(starts):

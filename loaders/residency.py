@@ -148,6 +148,11 @@ _all: weakref.WeakSet[Residency] = weakref.WeakSet()
 _lock = threading.RLock()
 
 
+def residencies() -> list[Residency]:
+    """Of every network that is loaded, whether its weights are in memory or not."""
+    return list(_all)
+
+
 class Residency:
     """The weights of one network. `blocks` are its layers in order of work, where it has some."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..kernels.errors import InkstoneError
 from ..kernels.memory import free_bytes
 from ..kernels.vae import VAE
 from ..kernels.vae_rows import decode_rows, moments_rows, plan_rows
+from ..sampling.preview import chart, fitted
 from .family import QWEN_IMAGE, Family
 from .recent import Recent
 from .vision_pictures import digest
@@ -21,6 +23,20 @@ from .vision_pictures import digest
 log = logging.getLogger(__name__)
 
 _KEPT_LATENTS = 8  # of pictures that were encoded
+_alive: weakref.WeakValueDictionary[int, VAEModel] = weakref.WeakValueDictionary()
+
+
+def vae_in_use(mean: Tensor) -> VAEModel | None:
+    """A loaded VAE whose latents have this mean; None where there is none."""
+    fits = (v for v in _alive.values() if v.mean.shape == mean.shape)
+    return next((v for v in fits if torch.allclose(v.mean, mean)), None)
+
+
+def picture_for(pictures: Tensor, channels: int) -> Tensor:
+    """[B,H,W,C], opaque where the VAE has an alpha and the picture has none."""
+    if channels == 4 and pictures.shape[-1] == 3:
+        return torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
+    return pictures
 
 
 @dataclass
@@ -36,9 +52,21 @@ class VAEModel:
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
     family: Family = QWEN_IMAGE
     _told: str = field(default="", init=False, repr=False)
+    _factors: Tensor | None = field(default=None, init=False, repr=False)
     _encoded: Recent[Tensor] = field(
         default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        _alive[id(self)] = self
+
+    def preview_factors(self) -> Tensor:
+        """[17,3] of latents to colours (see sampling/preview.py), fitted at the first call."""
+        if self._factors is None:
+            picture = chart()
+            z = self._encode(picture_for(picture, self.network.config.channels))[:, :, 0]
+            self._factors = fitted((z - self.mean) / self.std, picture)
+        return self._factors
 
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
@@ -84,8 +112,7 @@ class VAEModel:
         picture that was just encoded is not encoded again.
         """
         c = self.network.config
-        if c.channels == 4 and pictures.shape[-1] == 3:
-            pictures = torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
+        pictures = picture_for(pictures, c.channels)
         _, height, width, channels = pictures.shape
         if height % c.scale or width % c.scale or channels != c.channels:
             raise InkstoneError(

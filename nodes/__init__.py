@@ -7,6 +7,7 @@ from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
 from .host import ComfyExtension, io
+from .host_show import listen
 from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
@@ -40,6 +41,9 @@ NODES: list[type[io.ComfyNode]] = [
     SplitLayers,
     Quantise,
 ]
+
+
+listen()
 
 
 class InkstoneExtension(ComfyExtension):

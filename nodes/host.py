@@ -1,4 +1,4 @@
-"""The one file that knows ComfyUI: node interface, folders, progress, stop, memory, device.
+"""The file that knows ComfyUI: node interface, folders, progress, stop, memory, device.
 
 Inside ComfyUI everything goes to its own modules; elsewhere `io`, `ui` and `ComfyExtension` come
 from headless/stand_in.py and the services from a `HeadlessHost`, set for the current context with
@@ -69,7 +69,8 @@ class Interrupted(Exception):
 class HeadlessHost:
     """What ComfyUI would have given: folders, a place for progress, a stop switch, a device.
 
-    `on_progress(value, total, preview)` gets PIL previews or None; `device` None = the best.
+    `on_progress(value, total, preview)` gets PIL previews or None, `on_detail` a line where one
+    step takes long; `device` None = the best.
     """
 
     models: tuple[Path, ...] = (Path("models"),)
@@ -78,6 +79,8 @@ class HeadlessHost:
     temp: Path = Path("temp")
     device: str | None = None
     on_progress: Callable[[int, int, Any], None] | None = None
+    on_detail: Callable[[str], None] | None = None
+    previews: bool = True
     interrupt: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
@@ -119,7 +122,7 @@ def advanced(item: Any) -> Any:
 class Progress:
     """A progress bar of `total` steps; `update` also stops the run when the user asked for it."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: float) -> None:
         self.total = total
         self._headless = headless_host()
         self._bar = None
@@ -137,39 +140,57 @@ class Progress:
             self._headless.on_progress(value, self.total, preview_pil)
         throw_if_interrupted()
 
+    def within(self, value: float, text: str = "") -> None:
+        """A fraction of a step is done; `text` says more. Headless only the text is told."""
+        if self._bar is not None:
+            self._bar.update_absolute(value, self.total)
+            if text:
+                _say_on_node(text)
+        elif text and self._headless.on_detail is not None:
+            self._headless.on_detail(text)
+
 
 progress = Progress  # progress(total).update(value, preview_pil=None)
 
 
-def previewer(factors: Any, device: torch.device) -> Callable[[Any], Any]:
-    """A function from normalised latents [16,h,w] to a PIL preview or None.
+def preview_method() -> str:
+    """The user's choice of previews: none, auto, latent2rgb, taesd; headless always auto."""
+    if headless_host() is not None:
+        return "auto" if headless_host().previews else "none"
+    from comfy.cli_args import args
 
-    With the model's own `factors` (sampling/preview.py) always; else, inside ComfyUI, by its
-    previewer for Wan 2.1 latents, which is off unless the user turned previews on.
-    """
-    if factors is not None:
-        return lambda z: _small_picture(z, factors)
-    theirs = _host_previewer(device) if headless_host() is None else None
-    if theirs is None:
-        return lambda z: None
-    return lambda z: theirs.decode_latent_to_preview(z[None, :, None].float())
+    method = getattr(args, "preview_method", "auto")  # newer hosts set it anew for every graph
+    return str(getattr(method, "value", method))
 
 
-def _small_picture(z: Any, factors: Any) -> Any:
-    from PIL import Image
-
-    from ..sampling.preview import colours
-
-    picture = Image.fromarray(colours(z, factors).numpy())
-    return picture.resize((picture.width * 8, picture.height * 8), Image.Resampling.BICUBIC)
-
-
-def _host_previewer(device: torch.device) -> Any:
+def host_previewer(device: torch.device) -> Callable[[Any], Any] | None:
+    """ComfyUI's own preview of a normalised Qwen-Image latent [16,h,w], as PIL; None headless."""
+    if headless_host() is not None:
+        return None
     import latent_preview
     from comfy import latent_formats
 
     wan = getattr(latent_formats, "Wan21", None)
-    return latent_preview.get_previewer(device, wan()) if wan is not None else None
+    theirs = latent_preview.get_previewer(device, wan()) if wan is not None else None
+    if theirs is None:
+        return None
+    return lambda z: theirs.decode_latent_to_preview(z[None, :, None].float())
+
+
+def show_amount(done: float, of: float, text: str) -> None:
+    """So much of something is done, where no run counts steps: a bar, and a line on the node."""
+    Progress(of).within(done, text)
+
+
+def _say_on_node(text: str) -> None:
+    """A line below the node at work, until the graph is finished."""
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
+
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    say = getattr(server, "send_progress_text", None)
+    if say is not None and context is not None:
+        say(text, context.node_id, sid=server.client_id)
 
 
 def throw_if_interrupted() -> None:

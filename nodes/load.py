@@ -8,6 +8,7 @@ from typing import Any
 from ..loaders.variant import CHOICES
 from . import host, sockets
 from .host import io, schema
+from .host_memory import room
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def wanted(dtype: str, variant: str = AUTO) -> Any:
 
     chosen = None if variant == AUTO else variant
     return Want(
-        torch_dtype(dtype), host.torch_device(), wait=True, free=host.free_memory, variant=chosen
+        torch_dtype(dtype), host.torch_device(), wait=True, free=room, variant=chosen
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.errors import InkstoneError
-from . import host, sockets
+from . import sockets
 from .host import io, schema
+from .host_show import StepBar, previewer
 
 CUSTOM = "custom (width and height below)"
 SMALL = "128x128 (embedded model)"
@@ -205,16 +206,11 @@ class Denoise(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..controlnet.in_context import drawing
         from ..loaders.bundle import DiffusionModel
-        from ..sampling.run import Hooks, Request, denoise, first_latent
+        from ..sampling.run import Hooks, Request, denoise
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         samples = sockets.latent_samples(latent)
         batch, _, _, h, w = samples.shape
-        bar, look = host.progress(len(sigmas) - 1), host.previewer(model.preview, model.device)
-        hooks = Hooks(
-            on_step=lambda step: bar.update(step.index + 1, look(first_latent(step.x0, request))),
-            on_block=lambda step, block: host.throw_if_interrupted(),
-        )
         model, controls, context = drawing(model, sockets.controls(positive, latent))
         request = Request(
             w * 8, h * 8, sigmas, seed, batch, cfg, samples,
@@ -226,4 +222,8 @@ class Denoise(io.ComfyNode):
             None if c is None else sockets.text_states(c, n)
             for c, n in ((positive, "positive"), (negative, "negative"))
         ]
+        passes = 2 if cfg > 1 else 1
+        bar = StepBar(len(sigmas) - 1, passes * model.network.config.layers, model.device)
+        look = previewer(model, request)
+        hooks = Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
         return io.NodeOutput({**latent, "samples": denoise(model, *texts, request, hooks)})

@@ -32,7 +32,8 @@ from .lightning import Distilled, misfit
 from .noise import noise
 from .request import Drawer, Request, check_request, reference_grid
 
-__all__ = ["Hooks", "Model", "Request", "denoise", "first_latent", "raw_latents", "working_bytes"]
+__all__ = ["Hooks", "Model", "Request", "denoise", "normalised_latents", "raw_latents",
+           "working_bytes"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +228,12 @@ def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:
     return mixed, Kept(picture, x, mask)
 
 
-def first_latent(x: Tensor, request: Request) -> Tensor:
-    """Of a packed normalised state [B,S,64] the first picture's latent [16,h,w]."""
+def normalised_latents(x: Tensor, request: Request) -> Tensor:
+    """Of a packed normalised state [B,S,64] the latents of its pictures [n,16,h,w]: of each row
+    the picture, or its layers behind the picture that is their sum.
+    """
     _, rows, columns = token_grid(request.width, request.height)
-    return unpack(x[:1, : rows * columns], rows, columns)[0]
+    return unpack(x.float().reshape(-1, rows * columns, x.shape[-1]), rows, columns)
 
 
 def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:

@@ -119,9 +119,23 @@ def test_previews_show_the_picture_to_come(models):
     error = (last - picture).abs().mean().item()
     assert error < 0.08, f"preview and picture differ by {error:.3f} of full scale"
     with using(HeadlessHost(on_progress=lambda value, total, preview: seen.append(preview))):
-        models = replace(models.model, preview=None)
-        Denoise.execute(models, positive, sigmas, latent, 5, 1.0)
-    assert seen[4:] == [None] * 4, "a model without factors has no previews headless"
+        bare = replace(models.model, preview=None)
+        Denoise.execute(bare, positive, sigmas, latent, 5, 1.0)
+    fitted = torch.from_numpy(np.array(seen[-1])).float() / 255
+    error = (fitted - picture).abs().mean().item()
+    assert error < 0.13, f"fitted to the VAE's chart it differs by {error:.3f} of full scale"
+    with using(HeadlessHost(on_progress=lambda *a: seen.append(a[2]), previews=False)):
+        Denoise.execute(bare, positive, sigmas, latent, 5, 1.0)
+    assert seen[8:] == [None] * 4
+
+
+def test_previews_of_a_batch_show_every_picture(models):
+    latent, sigmas, positive, _ = prepared(models, steps=2, batch=3)
+    seen = []
+    with using(HeadlessHost(on_progress=lambda value, total, preview: seen.append(preview))):
+        Denoise.execute(models.model, positive, sigmas, latent, 5, 1.0)
+    height, width = latent["samples"].shape[-2] * 8, latent["samples"].shape[-1] * 8
+    assert seen[-1].size == (2 * width, 2 * height)
 
 
 @pytest.mark.parametrize(
