@@ -51,7 +51,7 @@ def work(models):
     latent = EmptyLatent.execute(CUSTOM, 64, 64, 2).result[0]
     sigmas = ScheduleSigmas.execute(models.model, latent, 2, SCHEDULES[0]).result[0]
     states = EncodePrompt.execute(models.text_encoder, "a red star", "").result
-    picture, number = torch.rand(1, 64, 64, 3), iter(range(10**6))
+    number = iter(range(10**6))
 
     def words() -> str:
         return f"a red star, number {next(number)}"  # what was encoded before is kept
@@ -65,7 +65,7 @@ def work(models):
         "encode": lambda: models.vae.encode(torch.rand(1, 320, 64, 3)),
         "edit": lambda: EncodeEdit.execute(
             models.text_encoder, models.model, models.vae, words(), "", "auto",
-            {"picture_1": picture + 1e-3 * next(number)},
+            {"picture_1": torch.rand(1, 64, 64, 3)},
         ),
     }  # fmt: skip
 
