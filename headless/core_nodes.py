@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from ..kernels.errors import InkstoneError
 from ..nodes import host
 from ..nodes.host import io
+from .core_images import IMAGE_NODES, centre_crop, resize
 from .core_masks import MASK_NODES
+from .core_values import VALUE_NODES
 from .pictures import frames
 from .png import save_pictures
 
@@ -183,37 +185,8 @@ class ImageScale(io.ComfyNode):
         width = width or max(1, round(old_width * height / old_height))
         height = height or max(1, round(old_height * width / old_width))
         if crop == "center":
-            image = _centre_crop(image, width / height)
-        return io.NodeOutput(_resize(image, width, height, upscale_method))
-
-
-def _centre_crop(image: torch.Tensor, aspect: float) -> torch.Tensor:
-    """[B,H,W,C] cut in the middle to about width/height = aspect, the same amount on both sides."""
-    height, width = image.shape[1:3]
-    x = max(0, round((width - height * aspect) / 2))
-    y = max(0, round((height - width / aspect) / 2))
-    return image[:, y : height - y, x : width - x]
-
-
-def _resize(image: torch.Tensor, width: int, height: int, method: str) -> torch.Tensor:
-    """[B,H,W,C] -> [B,height,width,C]; lanczos goes through 8-bit pictures, as in the core."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    if method != "lanczos":
-        planes = image.movedim(-1, 1)
-        return torch.nn.functional.interpolate(planes, size=(height, width), mode=method).movedim(
-            1, -1
-        )
-    bytes_ = np.clip(image.cpu().float().numpy() * 255.0, 0, 255).astype(np.uint8)
-    resized = [
-        np.asarray(Image.fromarray(item).resize((width, height), Image.Resampling.LANCZOS))
-        for item in bytes_
-    ]
-    return torch.from_numpy(np.stack(resized).astype(np.float32) / 255.0).to(
-        image.device, image.dtype
-    )
+            image = centre_crop(image, width / height)
+        return io.NodeOutput(resize(image, width, height, upscale_method))
 
 
 class EmptyImage(io.ComfyNode):
@@ -322,5 +295,7 @@ CORE_NODES: dict[str, type[io.ComfyNode]] = {
         EmptySD3LatentImage,
         *_PRIMITIVES,
         *MASK_NODES,
+        *IMAGE_NODES,
+        *VALUE_NODES,
     ]
 }
