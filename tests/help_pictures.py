@@ -97,7 +97,7 @@ def run_and_look(page: Page, server: str, folder: Path) -> str:
         app.api?.addEventListener?.('b_preview_with_metadata', () => window.previews++); }""")
     before = set(_get(server, "/history"))
     page.evaluate("() => { app.queuePrompt(0, 1) }")
-    for number in range(240):
+    for _ in range(240):
         page.wait_for_timeout(500)
         if page.evaluate("() => window.previews") > 2 and not (folder / "running.png").exists():
             page.screenshot(path=folder / "running.png")

@@ -122,4 +122,18 @@ PAGES: dict[str, tuple[str, str]] = {
         "an hour; a stopped run goes on where it was.",
         "不用其他程序，把模型变小到适合你的显卡。需要几分钟到一小时；中途停止后会从停下处继续。",
     ),
+    "InkstoneToModel": (
+        "For graphs of core nodes: our network behind the core's KSampler, with any sampler and "
+        "scheduler. Add *ModelSamplingAuraFlow* with shift 3.1 as the official graphs do.",
+        "用于核心节点的工作流：我们的网络接在核心 KSampler 之后，可用任意采样器和调度器。请像官方工作流那样加上 shift 为 3.1 的 "
+        "*ModelSamplingAuraFlow*。",
+    ),
+    "InkstoneToCLIP": (
+        "For the core's text encode nodes; the template and the cut are those of Qwen-Image.",
+        "用于核心的文本编码节点；模板与截断方式都是 Qwen-Image 的。",
+    ),
+    "InkstoneToVAE": (
+        "For the core's encode and decode nodes and for other packs that want a VAE.",
+        "用于核心的编码、解码节点，以及其他需要 VAE 的节点包。",
+    ),
 }

@@ -237,10 +237,11 @@ def render_all() -> dict[str, str]:
     from inkstone.headless.ui_graph import Layout, Note, full_graph, ui_from_api
 
     out = {}
-    classes = node_classes()
+    classes, models = node_classes(), _sibling("models")
     for name, (graph, note) in graphs().items():
-        layout = Layout(notes=(Note(_unwrapped(note), "Read me"),), pack="inkstone")
-        out[f"{name}.json"] = _text(ui_from_api(graph, classes, layout))
+        said = _unwrapped(models.note_with_links(note, graph))
+        layout = Layout(notes=(Note(said, "Read me"),), pack="inkstone")
+        out[f"{name}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
         out[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
     return out
 

@@ -1,0 +1,76 @@
+"""Where the files that the example graphs name can be had: the page offers the download, and the
+note beside the graph has the link. Addresses as the publishers (and ComfyUI's own templates) give
+them; no hash is written that was not computed from the file.
+"""
+
+from __future__ import annotations
+
+_HUB = "https://huggingface.co"
+_QWEN = f"{_HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files"
+_EDIT = f"{_HUB}/Comfy-Org/Qwen-Image-Edit_ComfyUI/resolve/main/split_files"
+_LAYERED = f"{_HUB}/Comfy-Org/Qwen-Image-Layered_ComfyUI/resolve/main/split_files"
+_INSTANTX = f"{_HUB}/Comfy-Org/Qwen-Image-InstantX-ControlNets/resolve/main/split_files"
+_DIFFSYNTH = f"{_HUB}/Comfy-Org/Qwen-Image-DiffSynth-ControlNets/resolve/main/split_files"
+_FUN = f"{_HUB}/alibaba-pai/Qwen-Image-2512-Fun-Controlnet-Union/resolve/main"
+
+# folder below an address -> (address, files, folder of models/ where it differs)
+_PLACES = (
+    (_QWEN, "diffusion_models", ("qwen_image_bf16", "qwen_image_2512_bf16")),
+    (_QWEN, "text_encoders", ("qwen_2.5_vl_7b",)),
+    (_QWEN, "vae", ("qwen_image_vae",)),
+    (_EDIT, "diffusion_models", ("qwen_image_edit_2509_bf16", "qwen_image_edit_2511_bf16")),
+    (_LAYERED, "diffusion_models", ("qwen_image_layered_bf16",)),
+    (_LAYERED, "vae", ("qwen_image_layered_vae",)),
+    (_INSTANTX, "controlnet", ("Qwen-Image-InstantX-ControlNet-Union",
+                               "Qwen-Image-InstantX-ControlNet-Inpainting")),
+    (_DIFFSYNTH, "model_patches", ("qwen_image_canny_diffsynth_controlnet",
+                                   "qwen_image_depth_diffsynth_controlnet",
+                                   "qwen_image_inpaint_diffsynth_controlnet")),
+    (_DIFFSYNTH, "loras", ("qwen_image_union_diffsynth_lora",)),
+)  # fmt: skip
+_OTHERS = {  # file -> (folder, address)
+    "Qwen-Image-2512-Fun-Controlnet-Union.safetensors": ("controlnet", _FUN),
+    "Qwen-Image-2512-Fun-Controlnet-Union-2602.safetensors": ("controlnet", _FUN),
+    "Qwen-Image-Lightning-8steps-V1.1.safetensors": (
+        "loras", f"{_HUB}/lightx2v/Qwen-Image-Lightning/resolve/main"),
+    "qwen-image-Q4_K_M.gguf": (
+        "diffusion_models", f"{_HUB}/city96/Qwen-Image-gguf/resolve/main"),
+    "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf": (
+        "text_encoders", f"{_HUB}/unsloth/Qwen2.5-VL-7B-Instruct-GGUF/resolve/main"),
+}  # fmt: skip
+
+
+def _all() -> dict[str, dict[str, str]]:
+    made = {}
+    for address, folder, stems in _PLACES:
+        for stem in stems:
+            name = f"{stem}.safetensors"
+            made[name] = {"name": name, "url": f"{address}/{folder}/{name}", "directory": folder}
+    for name, (folder, address) in _OTHERS.items():
+        made[name] = {"name": name, "url": f"{address}/{name}", "directory": folder}
+    return made
+
+
+MODELS = _all()
+
+
+def linked(graph: dict) -> list[dict[str, str]]:
+    """The files that an API graph names and that can be downloaded, in order."""
+    named = [value for node in graph.values() for value in node["inputs"].values()]
+    return list({v: MODELS[v] for v in named if isinstance(v, str) and v in MODELS}.values())
+
+
+def note_with_links(note: str, graph: dict) -> str:
+    """A note with one link for each file."""
+    lines = [f"- [{m['name']}]({m['url']}) to `models/{m['directory']}`" for m in linked(graph)]
+    return note.rstrip() + "\n\n## Links\n\n" + "\n".join(lines) + "\n" if lines else note
+
+
+def mark(ui: dict) -> dict:
+    """A UI graph whose nodes say where their files can be had."""
+    for node in ui["nodes"]:
+        values = node.get("widgets_values") or ()
+        found = [MODELS[v] for v in values if isinstance(v, str) and v in MODELS]
+        if found:
+            node["properties"]["models"] = found
+    return ui
