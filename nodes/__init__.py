@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bridge import ToCLIP, ToModel, ToVAE
 from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
@@ -40,6 +41,9 @@ NODES: list[type[io.ComfyNode]] = [
     StitchPart,
     SplitLayers,
     Quantise,
+    ToModel,
+    ToCLIP,
+    ToVAE,
 ]
 
 

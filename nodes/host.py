@@ -40,7 +40,7 @@ _KINDS = {
     "text_encoders": (("text_encoders", "clip"), "text_encoder"),
     "vae": (("vae",), "vae"),
     "loras": (("loras",), "loras"),  # no model folder has such a part
-    "controlnet": (("controlnet",), "controlnet"),
+    "controlnet": (("controlnet", "model_patches"), "controlnet"),  # blockwise ones lie there
     "annotators": (("annotators", "preprocessors", "depthanything"), "annotators"),  # of maps
     "diffusers": (("diffusers",), ""),
 }
@@ -193,6 +193,15 @@ def _say_on_node(text: str) -> None:
         say(text, context.node_id, sid=server.client_id)
 
 
+def require_comfyui(node: str) -> None:
+    """Raises headless: what this node makes is ComfyUI's own."""
+    if headless_host() is not None:
+        raise InkstoneError(
+            f"{node} makes an object of ComfyUI's, which is not here: run this graph in ComfyUI, "
+            "or draw with Inkstone Denoise."
+        )
+
+
 def throw_if_interrupted() -> None:
     """Raises the host's interrupt exception (headless: Interrupted) when the user pressed stop."""
     headless = headless_host()
@@ -237,9 +246,11 @@ def model_folders(kind: str) -> list[Path]:
         return [Path(root) / name for root in headless.models for name in _KINDS[kind][0]]
     import folder_paths
 
-    if kind in folder_paths.folder_names_and_paths:
-        return [Path(path) for path in folder_paths.get_folder_paths(kind)]
-    return [Path(folder_paths.models_dir) / name for name in _KINDS[kind][0]]
+    known = [n for n in (kind, *_KINDS[kind][0]) if n in folder_paths.folder_names_and_paths]
+    paths = [Path(path) for name in known for path in folder_paths.get_folder_paths(name)]
+    return list(dict.fromkeys(paths)) or [
+        Path(folder_paths.models_dir) / name for name in _KINDS[kind][0]
+    ]
 
 
 def model_files(kind: str) -> list[str]:

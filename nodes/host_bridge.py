@@ -1,0 +1,289 @@
+"""Our MMDiT as a core MODEL: a real ModelPatcher around core's own Qwen-Image model, whose network
+is ours.
+
+So every sampler, scheduler and guider of core works, and whatever core nodes change of schedule and
+guidance. What is unusual: the weights are not the patcher's (our residency keeps them, packed), so
+it has none to move; modulation is read once for the sigmas of a whole run, which core hands over
+beforehand; LoRAs of core's loader become side branches; patches of other packs that reach into
+core's network cannot be had and are refused by name, never dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.beside import Beside, References
+from ..kernels.errors import InkstoneError
+from ..kernels.mmdit import Watch
+from ..kernels.modulation import Modulation
+from ..sampling.geometry import LATENT, pack, token_grid, unpack
+from ..sampling.request import Request, reference_grid
+from ..sampling.run import working_bytes
+from . import host
+from .sockets import INDEX, INDEX_ZERO
+
+if TYPE_CHECKING:
+    from ..loaders.bundle import DiffusionModel
+    from ..loaders.lora_stack import Adapter
+
+log = logging.getLogger(__name__)
+
+_LORAS = "inkstone_loras"  # attachment of a patcher: adapters of core's LoRA loaders
+_START = "diffusion_model."
+_SAME = 1e-6  # two timesteps that differ by less are one
+# parts of transformer_options that change core's network from inside
+_INSIDE = ("patches", "patches_replace")
+
+
+def core_model(model: DiffusionModel) -> Any:
+    """The MODEL of a loaded diffusion model."""
+    from comfy import latent_formats, model_base, model_management, model_patcher, supported_models
+
+    if model.layered:
+        raise InkstoneError(
+            "Qwen-Image-Layered has no bridge to core samplers: draw its layers with Inkstone "
+            "Denoise."
+        )
+    config = supported_models.QwenImage(
+        {"image_model": "qwen_image", "disable_unet_model_creation": True}
+    )
+    config.latent_format = latent_formats.Wan21()
+    config.latent_format.latents_mean = model.latent_mean.reshape(1, 16, 1, 1, 1)
+    config.latent_format.latents_std = model.latent_std.reshape(1, 16, 1, 1, 1)
+    config.set_inference_dtype(model.dtype, None)
+
+    class Core(model_base.QwenImage):
+        """Core's model, which lists our layers as its weights: LoRA loaders look for them."""
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            return {_START + name: x for name, x in _weights(model).items()}
+
+    class Patcher(model_patcher.ModelPatcher):
+        """Takes LoRAs as side branches of our network."""
+
+        def add_patches(
+            self, patches: Mapping[Any, Any], strength_patch: float = 1.0,
+            strength_model: float = 1.0,
+        ) -> list[Any]:  # fmt: skip
+            adapter = _adapter(patches, strength_patch, strength_model)
+            if adapter is not None:
+                model.with_loras([adapter])  # what does not fit is refused here
+                held = self.attachments.get(_LORAS, ())
+                self.attachments[_LORAS] = (*held, adapter)
+                self.patches_uuid = object()
+            return list(patches)
+
+        def memory_required(self, input_shape: Sequence[int]) -> int:
+            return 0  # our own plan asks the host for room
+
+    core = Core(config, device=model.device)
+    core.diffusion_model = Network(core, model)
+    patcher = Patcher(
+        core, model_management.get_torch_device(), model_management.unet_offload_device(), size=1
+    )
+    return patcher
+
+
+def _weights(model: DiffusionModel) -> dict[str, Tensor]:
+    """Names of all layers with tensors of their shapes on the meta device."""
+    from ..loaders.layout import mmdit_layout
+
+    layout = mmdit_layout(model.network.config, model.layered)
+    return {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
+
+
+def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapter | None:
+    """Core's LoRA patches as an adapter of ours; None where there are none."""
+    from ..kernels.lora import Change
+    from ..kernels.lora_delta import LowRank
+    from ..loaders.lora import Lora
+    from ..loaders.lora_reader import Layer
+    from ..loaders.lora_stack import Adapter
+
+    layers = {}
+    for key, patch in patches.items():
+        name = key if isinstance(key, str) else key[0]
+        parts = tuple(getattr(patch, "weights", ()))
+        plain = type(patch).__name__ == "LoRAAdapter" and len(parts) >= 2
+        if not plain or not isinstance(key, str) or any(p is not None for p in parts[3:]):
+            raise InkstoneError(
+                f"A LoRA node of core changes {name} by {type(patch).__name__}: at this bridge "
+                "only plain LoRAs can stand beside the packed weights. Put Inkstone Load LoRA "
+                "before the bridge, it reads LoKr, LoHa and DoRA too."
+            )
+        up, down, alpha = parts[0], parts[1], parts[2] if len(parts) > 2 else None
+        up, down = up.flatten(1), down.flatten(1)
+        scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
+        shape = up.shape[0], down.shape[1]
+        ours = name.removeprefix(_START).removesuffix(".weight")
+        layers[ours] = Layer(Change(LowRank(down, up, scale)), "LoRA", shape, down.shape[0], alpha)
+    if kept != 1.0 and layers:
+        raise InkstoneError(
+            f"A node scales the weights of the model by {kept:g} before its change: packed weights "
+            "stay as they are. Take out that node."
+        )
+    return Adapter(Lora(Path("LoRA of a core node"), layers, {}), strength) if layers else None
+
+
+class Network(torch.nn.Module):
+    """What core calls as its network: (x, timestep, context, ...) -> velocity."""
+
+    def __init__(self, core: Any, model: DiffusionModel) -> None:
+        super().__init__()
+        # not registered: their weights are not this module's
+        object.__setattr__(self, "_core", core)
+        object.__setattr__(self, "_model", model)
+        self._tables: dict[int, tuple[Tensor, Modulation]] = {}
+        self._beside: Beside | None = None
+        self._dressed: tuple[tuple[Adapter, ...], DiffusionModel] = (), model
+        self._told = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What core casts its inputs to."""
+        return self._model.dtype
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, attention_mask: Tensor | None = None,
+        ref_latents: Sequence[Tensor] | None = None, ref_latents_method: str | None = None,
+        control: Mapping[str, Any] | None = None,
+        transformer_options: Mapping[str, Any] | None = None, **other: Any,
+    ) -> Tensor:  # fmt: skip
+        """x [B,16,1,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J]."""
+        options = transformer_options or {}
+        _refuse_inside(options)
+        model, frames = self._with_loras(), x.dim() == 5
+        if frames and x.shape[2] != 1:
+            raise InkstoneError(
+                f"The latent has {x.shape[2]} frames, this model draws one picture: use an empty "
+                "latent of one frame."
+            )
+        z = x[:, :, 0] if frames else x
+        h, w = z.shape[-2:]
+        z = F.pad(z, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else z
+        references = self._references(ref_latents or (), ref_latents_method)
+        size = z.shape[-1] * LATENT, z.shape[-2] * LATENT
+        request = Request(*size, self._levels(options, timesteps), batch=len(z),
+                          references=references)  # fmt: skip
+        model.ready(working_bytes(model, request, {"positive": context}))
+        mask = None
+        if attention_mask is not None and not bool(attention_mask.bool().all()):
+            mask = attention_mask.bool().expand(len(z), -1)
+        with model.adapted(), torch.inference_mode():
+            mod = self._rows(model, request.sigmas[:-1], timesteps)
+            beside = self._kept_beside(model, references)
+            grids = [token_grid(*size), *(reference_grid(r) for r in references)]
+            watch = Watch(lambda _: host.throw_if_interrupted(), after=_core_control(control))
+            v = model.network(
+                pack(z).to(model.device, model.dtype), context.to(model.device, model.dtype), mod,
+                grids, mask, watch, beside,
+            )  # fmt: skip
+        out = unpack(v.float(), z.shape[-2] // 2, z.shape[-1] // 2)[..., :h, :w]
+        return out[:, :, None].to(x.device) if frames else out.to(x.device)
+
+    def _with_loras(self) -> DiffusionModel:
+        patcher = getattr(self._core, "current_patcher", None)
+        adapters = getattr(patcher, "attachments", {}).get(_LORAS, ())
+        if adapters != self._dressed[0]:
+            dressed = self._model.with_loras(adapters) if adapters else self._model
+            self._dressed = adapters, dressed
+        return self._dressed[1]
+
+    def _levels(self, options: Mapping[str, Any], timesteps: Tensor) -> Tensor:
+        """Timesteps of the whole run, as core tells them beforehand; else of this call."""
+        sigmas = options.get("sample_sigmas")
+        if sigmas is None:
+            return torch.cat([timesteps[:1].float().cpu(), torch.zeros(1)])
+        return self._core.model_sampling.timestep(sigmas).float().cpu()
+
+    def _rows(self, model: DiffusionModel, levels: Tensor, timesteps: Tensor) -> Modulation:
+        """The modulation of each row of a batch."""
+        known = levels[levels > 0]
+        table = model.modulation(known) if len(known) else None
+        wanted = timesteps.float().cpu()
+        if table is not None:
+            off = (wanted[:, None] - known[None]).abs()
+            if float(off.min(dim=1).values.max()) < _SAME:
+                return _picked(table, off.argmin(dim=1))
+        if not self._told and len(levels) > 1:
+            self._told = True
+            log.info(
+                "this sampler asks for sigmas between its steps: the modulation is read once more "
+                "for each"
+            )
+        distinct, index = wanted.unique(return_inverse=True)
+        return _picked(model.modulation(distinct), index)
+
+    def _references(self, latents: Sequence[Tensor], method: str | None) -> tuple[Tensor, ...]:
+        """[1,16,1,h,w] each, normalised as core hands them over."""
+        model, method = self._model, method or (INDEX_ZERO if self._model.apart else INDEX)
+        if latents and method != (INDEX_ZERO if model.apart else INDEX):
+            raise InkstoneError(
+                f"The conditioning places its reference pictures by {method!r}, this model by "
+                f"{(INDEX_ZERO if model.apart else INDEX)!r}. Choose the variant that the file is "
+                "where the model is loaded, or take out the reference method node."
+            )
+        return tuple((z if z.dim() == 5 else z[:, :, None])[:1] for z in latents)
+
+    def _kept_beside(self, model: DiffusionModel, references: Sequence[Tensor]) -> Beside:
+        """The references as tokens; the same object while they are the same."""
+        if not references:
+            return Beside()
+        tokens = []
+        for z in references:
+            z, (h, w) = z[:, :, 0], z.shape[-2:]
+            tokens.append(pack(F.pad(z, (0, w % 2, 0, h % 2), mode="replicate")
+                               if h % 2 or w % 2 else z))  # fmt: skip
+        found = torch.cat(tokens, dim=1).to(model.device, model.dtype)
+        held = self._beside.references if self._beside else None
+        if held is None or held.tokens.shape != found.shape or not torch.equal(held.tokens, found):
+            self._beside = Beside(References(found, fixed=False))
+        if model.apart:  # keys and values are kept for one batch size only: a fresh object
+            return Beside(References(found, fixed=True))
+        return self._beside
+
+
+def _picked(table: Modulation, index: Tensor) -> Modulation:
+    """Rows of a table, one where all are the same."""
+    if len(index) == 1 or bool((index == index[0]).all()):
+        return table.step(int(index[0]))
+    img, txt = ([rows[index] for rows in part] for part in (table.img, table.txt))
+    return Modulation(img, txt, table.out[index], table.ref)
+
+
+def _core_control(control: Mapping[str, Any] | None) -> list[Any]:
+    """Residuals of core's ControlNet for the image stream behind each block."""
+    samples = list((control or {}).get("input", ()))
+    rest = [name for name, found in (control or {}).items() if name != "input" and found]
+    if rest:
+        raise InkstoneError(
+            f"The control gives residuals for {', '.join(rest)}: Qwen-Image's blocks take those of "
+            "'input' only. It was made for another model."
+        )
+
+    def add(index: int, layers: int, x: Tensor) -> Tensor:
+        if index < len(samples) and samples[index] is not None:
+            sample = samples[index]
+            x[:, : sample.shape[1]] += sample.to(x)
+        return x
+
+    return [add] if samples else []
+
+
+def _refuse_inside(options: Mapping[str, Any]) -> None:
+    """Raises for patches that reach into core's network."""
+    parts = [part for part in _INSIDE if options.get(part)]
+    found = [f"{part}: {', '.join(map(str, options[part]))}" for part in parts]
+    if found:
+        raise InkstoneError(
+            f"Another node patches the inside of core's network ({'; '.join(found)}), which this "
+            "model does not have. Take out that node; for DiffSynth's controls use Inkstone Load "
+            "ControlNet and Inkstone Denoise."
+        )

@@ -1,0 +1,165 @@
+# ruff: noqa: E501
+"""Run by a ComfyUI's own Python (test_bridge.py): our bridges against core's network and nodes.
+
+Canvases have even numbers of tokens: on odd ones core's rotary positions are one off the reference's.
+
+python tests/bridge_parity.py COMFYUI_TREE MODEL_FOLDER LORA.safetensors -> one line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+TREE, FOLDER, LORA = (Path(p) for p in sys.argv[1:4])
+sys.path[:0] = [str(TREE), str(Path(__file__).resolve().parent.parent)]
+sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.ldm.qwen_image.model as core_network  # noqa: E402
+import comfy.lora  # noqa: E402
+import comfy.lora_convert  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.ops  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+
+from bench import harness  # noqa: E402
+
+harness.register()
+from inkstone.loaders.bundle import load_all  # noqa: E402
+from inkstone.nodes import bridge, host  # noqa: E402
+
+host.IN_COMFYUI = True
+logging.disable(logging.WARNING)
+FOUND: dict[str, object] = {}
+
+
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got.double() - want.double()).norm() / want.double().norm()).item()
+
+
+def core_side(models) -> comfy.model_patcher.ModelPatcher:
+    """Core's own network with the same weights."""
+    config = comfy.supported_models.QwenImage(
+        {"image_model": "qwen_image", "disable_unet_model_creation": True}
+    )
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.QwenImage(config)
+    c = models.model.network.config
+    model.diffusion_model = core_network.QwenImageTransformer2DModel(
+        num_layers=c.layers, attention_head_dim=c.head_dim, num_attention_heads=c.heads,
+        joint_attention_dim=c.joint, axes_dims_rope=c.axes, dtype=torch.float32, device="cpu",
+        operations=comfy.ops.manual_cast, image_model="qwen_image",
+    )  # fmt: skip
+    file = next((FOLDER / "transformer").glob("*.safetensors"))
+    model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(file)), strict=True)
+    mean, std = (t.reshape(1, 16, 1, 1, 1) for t in
+                 (models.model.latent_mean, models.model.latent_std))  # fmt: skip
+    model.latent_format.latents_mean, model.latent_format.latents_std = mean, std
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def conditioning(length: int, seed: int, joint: int, **more) -> list:
+    g = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, length, joint, generator=g), {"pooled_output": None, **more}]]
+
+
+def sampled(patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1, h=8, w=12, **more):
+    joint = MODELS.model.network.config.joint
+    refs = more.get("references")
+    extra = {} if refs is None else {"reference_latents": refs}
+    positive, negative = conditioning(9, 1, joint, **extra), conditioning(5, 2, joint, **extra)
+    latent = more.get("latent", torch.zeros(batch, 16, 1, h, w))
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            patcher, noise, steps, cfg, name, scheduler, positive, negative, latent,
+            denoise=more.get("denoise", 1.0), noise_mask=more.get("mask"), disable_pbar=True, seed=7,
+        )  # fmt: skip
+
+
+MODELS = load_all(FOLDER, torch.float32)
+CORE, OURS = core_side(MODELS), bridge.ToModel.execute(MODELS.model).result[0]
+for sampler, scheduler in (("euler", "simple"), ("dpmpp_2m", "beta"), ("heun", "normal"),
+                           ("dpmpp_sde", "simple"), ("euler_ancestral", "simple")):  # fmt: skip
+    FOUND[f"{sampler}/{scheduler}"] = relative(sampled(OURS, sampler, scheduler),
+                                               sampled(CORE, sampler, scheduler))  # fmt: skip
+FOUND["batch of 2, cfg 1"] = relative(sampled(OURS, batch=2, cfg=1.0),
+                                      sampled(CORE, batch=2, cfg=1.0))  # fmt: skip
+FOUND["odd sides"] = list(sampled(OURS, h=7, w=9).shape)
+picture = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(5))
+half = torch.zeros(1, 1, 64, 96)
+half[..., 48:] = 1
+more = dict(latent=picture, mask=half, denoise=0.6)
+FOUND["img2img with a mask"] = relative(sampled(OURS, **more), sampled(CORE, **more))
+FOUND["one reference"] = relative(sampled(OURS, references=[picture]),
+                                  sampled(CORE, references=[picture]))  # fmt: skip
+FOUND["moved by the reference"] = relative(sampled(OURS, references=[picture]), sampled(OURS))
+
+
+def shifted(patcher):
+    """As ModelSamplingAuraFlow does it, and a CFG norm behind it."""
+    sampling = type("Shifted", (comfy.model_sampling.ModelSamplingDiscreteFlow,
+                                comfy.model_sampling.CONST), {})(patcher.model.model_config)  # fmt: skip
+    sampling.set_parameters(shift=3.0, multiplier=1.0)
+    patcher = patcher.clone()
+    patcher.add_object_patch("model_sampling", sampling)
+    patcher.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * 0.9)
+    return patcher
+
+
+FOUND["shift 3 and a post-CFG function"] = relative(sampled(shifted(OURS)), sampled(shifted(CORE)))
+FOUND["moved by them"] = relative(sampled(shifted(OURS)), sampled(OURS))
+lora = comfy.utils.load_torch_file(str(LORA))
+
+
+def with_lora(patcher, strength):
+    return comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0.0)[0]
+
+
+FOUND["LoRA of core's loader"] = relative(sampled(with_lora(OURS, 0.7)), sampled(with_lora(CORE, 0.7)))
+FOUND["two of them"] = relative(sampled(with_lora(with_lora(OURS, 0.7), -0.2)),
+                                sampled(with_lora(CORE, 0.5)))  # fmt: skip
+FOUND["moved by the LoRA"] = relative(sampled(with_lora(OURS, 0.7)), sampled(OURS))
+FOUND["without it again"] = relative(sampled(OURS), sampled(CORE))
+
+# patches into core's network are refused, in words
+inside = OURS.clone()
+inside.set_model_patch(lambda *a: a, "double_block")
+try:
+    sampled(inside)
+    FOUND["inside"] = "not refused"
+except Exception as error:  # noqa: BLE001
+    FOUND["inside"] = str(error)
+
+clip, vae = bridge.ToCLIP.execute(MODELS.text_encoder).result[0], bridge.ToVAE.execute(MODELS.vae)
+vae = vae.result[0]
+import nodes as core_nodes  # noqa: E402
+
+text = core_nodes.CLIPTextEncode().encode(clip, "a red circle")[0][0][0]
+FOUND["CLIPTextEncode"] = relative(text, MODELS.text_encoder.encode("a red circle").float())
+pixels = torch.rand(2, 50, 67, 3, generator=torch.Generator().manual_seed(9))
+latent = core_nodes.VAEEncode().encode(vae, pixels)[0]["samples"]
+FOUND["VAEEncode"] = list(latent.shape)
+FOUND["item 1"] = relative(latent[1:], MODELS.vae.encode(pixels[1:, 1:49, 1:65]))
+back = core_nodes.VAEDecode().decode(vae, {"samples": latent})[0]
+FOUND["VAEDecode"] = list(back.shape)
+FOUND["decoded"] = relative(back[:1], MODELS.vae.decode(latent[:1]))
+tiled = core_nodes.VAEDecodeTiled().decode(vae, {"samples": latent}, 512)[0]
+FOUND["tiled"] = relative(tiled, back)
+mask = torch.zeros(1, 50, 67)
+mask[:, 10:20, 10:20] = 1
+FOUND["VAEEncodeForInpaint"] = list(
+    core_nodes.VAEEncodeForInpaint().encode(vae, pixels[:1], mask)[0]["samples"].shape
+)
+print("RESULT " + json.dumps(FOUND))
