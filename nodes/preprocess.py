@@ -28,7 +28,7 @@ class ControlPicture(io.ComfyNode):
             search_aliases=["preprocessor", "canny", "hed", "lineart", "depth", "openpose", "aux"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch; of pose only the size."),
+                io.Image.Input("image", tooltip="One picture or a batch."),
                 io.Combo.Input("type", options=list(KINDS), default="canny", tooltip=_TYPES),
                 *(_widget(knob) for knob in (RESOLUTION, LOW, HIGH, SAFE, COARSE)),
                 io.Combo.Input(
@@ -36,13 +36,15 @@ class ControlPicture(io.ComfyNode):
                     options=[NO_FILE, *host.model_files(_FOLDER)],
                     default=NO_FILE,
                     tooltip="A network of yours from models/annotators, as .safetensors: HED for "
-                    "soft_edge, Depth-Anything V2 for depth. Other types take none.",
+                    "soft_edge, the lineart generator for lineart, Depth-Anything V2 for depth, "
+                    "ViTPose for pose. Canny takes none.",
                 ),
                 io.String.Input(
                     "keypoints",
                     multiline=True,
                     default="",
-                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file.",
+                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file, drawn in "
+                    "place of the people in the picture. Empty: they are looked for.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "pose_keypoint",
@@ -50,7 +52,14 @@ class ControlPicture(io.ComfyNode):
                     tooltip="For pose: keypoints of another pack's OpenPose or DWPose node.",
                 ),
             ],
-            outputs=[io.Image.Output("control_picture", display_name="control picture")],
+            outputs=[
+                io.Image.Output("control_picture", display_name="control picture"),
+                io.Custom("POSE_KEYPOINT").Output(
+                    "pose_keypoint_out",
+                    display_name="pose keypoint",
+                    tooltip="Of pose: the points that were drawn, to edit. Else without people.",
+                ),
+            ],
         )
 
     @classmethod
@@ -63,13 +72,16 @@ class ControlPicture(io.ComfyNode):
         **knobs: Any,
     ) -> io.NodeOutput:  # fmt: skip
         # **knobs: those of the table that have a widget; each type takes its own
-        from ..controlnet.preprocess.kinds import kind_named, preprocess
+        from ..controlnet.preprocess.kinds import keypoints_of, kind_named, preprocess
 
         knobs["model"] = "" if model == NO_FILE else str(host.model_path(_FOLDER, model))
         knobs["keypoints"] = keypoints if pose_keypoint is None else json.dumps(pose_keypoint)
         own = {knob.name for knob in kind_named(type).knobs}
-        made = preprocess(type, image, {n: v for n, v in knobs.items() if n in own})
-        return io.NodeOutput(made, ui=ui.PreviewImage(made, cls=cls))
+        knobs = {n: v for n, v in knobs.items() if n in own}
+        people = keypoints_of(image, knobs) if type == "pose" else []
+        knobs |= {"keypoints": json.dumps(people)} if type == "pose" else {}
+        made = preprocess(type, image, knobs)
+        return io.NodeOutput(made, people, ui=ui.PreviewImage(made, cls=cls))
 
 
 def _widget(knob: Knob) -> Any:

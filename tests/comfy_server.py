@@ -51,6 +51,8 @@ FLAGS = (
     "--database-url",
     "sqlite:///:memory:",
     "--use-pytorch-cross-attention",
+    "--preview-method",
+    "auto",
 )
 _FEATURES = {"supports_preview_metadata": True}
 _VIEW = ("filename", "subfolder", "type")

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,42 @@ def test_progress_of_the_denoise_node_arrives(graph: dict[str, Any], result: Run
     values = [value for value, _ in steps]
     assert values == sorted(values)
     assert steps[-1][0] == steps[-1][1], f"progress ended at {steps[-1]}"
+
+
+def test_previews_arrive(result: RunResult) -> None:
+    previews = [data["bytes"] for kind, data in result.events if kind == "preview"]
+    assert previews, "no preview although the server was started with --preview-method auto"
+    start = previews[-1].find(b"\xff\xd8")
+    assert Image.open(io.BytesIO(previews[-1][start:])).size[0] >= 64
+
+
+def test_help_pages_and_chinese_are_served(server: ComfyServer) -> None:
+    told = server.get("/i18n")["zh"]
+    for node in sorted(listed_nodes()):
+        assert node in told["nodeDefs"], f"{node} has no Chinese name"
+        for language in ("en", "zh"):
+            page = server.read(f"/extensions/inkstone/docs/{node}/{language}.md").decode("utf-8")
+            assert page.startswith("# ") and f"pictures/{node}.jpg" in page
+        picture = server.read(f"/extensions/inkstone/docs/pictures/{node}.jpg")
+        assert Image.open(io.BytesIO(picture)).format == "JPEG"
+
+
+def test_the_template_browser_lists_our_graphs(server: ComfyServer) -> None:
+    listed = server.get("/workflow_templates")["inkstone"]
+    files = {path.stem for path in (PACK / "workflows").glob("*.json")}
+    assert set(listed) == files
+
+
+def test_models_leave_when_the_host_asks(
+    server: ComfyServer, graph: dict[str, Any], result: RunResult
+) -> None:
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    for _ in range(100):
+        if "leaves memory" in server.log_text():
+            break
+        time.sleep(0.1)
+    assert "MMDiT leaves memory" in server.log_text(), server.tail()
+    assert server.run(graph, {"workflow": {"marker": "inkstone"}}).images, "and come back"
 
 
 def test_picture_carries_prompt_and_workflow(graph: dict[str, Any], picture: Image.Image) -> None:

@@ -36,10 +36,10 @@ PAGES: dict[str, tuple[str, str]] = {
         "Lightning LoRA 需要 4 或 8 步和 CFG 1。",
     ),
     "InkstoneControlPicture": (
-        "The map appears on the node. Canny, soft edge and line art need no weights; pose draws "
-        "from keypoints; depth needs a Depth-Anything file of yours. Connect the result to "
+        "The map appears on the node. Canny, soft edge and line art need no weights; pose finds "
+        "people or takes keypoints; depth needs a Depth-Anything file of yours. Connect the result to "
         "*Inkstone Apply ControlNet*.",
-        "控制图会显示在节点上。Canny、软边缘和线稿不需要权重；姿态由关键点绘制；深度需要你自己的 Depth-Anything 文件。"
+        "控制图会显示在节点上。Canny、软边缘和线稿不需要权重；姿态会寻找人物，或使用关键点；深度需要你自己的 Depth-Anything 文件。"
         "把结果接到“应用 ControlNet”。",
     ),
     "InkstoneLoadControlNet": (
