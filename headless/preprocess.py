@@ -36,7 +36,7 @@ def run_preprocess(args: Namespace) -> dict[str, Any]:
     """Makes and writes the map; returns facts."""
     import torch
 
-    from ..controlnet.preprocess.kinds import preprocess
+    from ..controlnet.preprocess.kinds import keypoints_of, preprocess
     from .png import save_png
 
     knobs = knobs_of(args)
@@ -44,13 +44,17 @@ def run_preprocess(args: Namespace) -> dict[str, Any]:
     if args.type == "pose" and args.source.suffix == ".json":
         knobs.setdefault("keypoints", str(args.source))
     picture = _picture(args.source)
-    made = preprocess(args.type, picture, knobs)[0]
+    people = keypoints_of(picture, knobs) if args.type == "pose" else []
+    drawn = {"keypoints": json.dumps(people)} if args.type == "pose" else {}
+    made = preprocess(args.type, picture, knobs | drawn)[0]
     said = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
     save_png(args.out, (made * 255).round().to(torch.uint8).numpy(), {"inkstone": said})
     height, width = made.shape[:2]
     facts = {"files": [str(args.out)], "type": args.type, "width": width, "height": height}
+    if args.type == "pose":
+        facts["people"] = len(people[0]["people"])
     if args.save_keypoints is not None:
-        facts["files"].append(_save_keypoints(args.save_keypoints, knobs["keypoints"], made))
+        facts["files"].append(_save_keypoints(args.save_keypoints, people))
     return facts
 
 
@@ -77,13 +81,9 @@ def _picture(source: Path) -> Tensor:
     return torch.zeros(1, height, width, 3)
 
 
-def _save_keypoints(path: Path, source: str, made: Tensor) -> str:
-    from ..controlnet.preprocess.keypoints import read_people, write_people
+def _save_keypoints(path: Path, people: list[dict]) -> str:
     from ..loaders.safetensors_file import atomic
 
-    height, width = made.shape[:2]
-    people = read_people(source, (width, height))
-    text = json.dumps(write_people(people, (width, height)), indent=1)
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(json.dumps(people, indent=1).encode())
     return str(path)

@@ -43,8 +43,8 @@ class ControlPicture(io.ComfyNode):
                     "keypoints",
                     multiline=True,
                     default="",
-                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file, drawn in "
-                    "place of the people in the picture. Empty: they are looked for.",
+                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file, drawn "
+                    "in place of the people in the picture. Empty: they are looked for.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "pose_keypoint",

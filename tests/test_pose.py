@@ -156,7 +156,6 @@ def test_batches():
 
 
 BAD = {
-    "none": ("", "without a network"),
     "no file": ("nowhere.json", "nowhere.json"),
     "no JSON": ("{people", "not JSON"),
     "a number": ("[3]", "people"),

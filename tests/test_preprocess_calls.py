@@ -68,8 +68,7 @@ def test_the_node_draws_poses_of_other_packs(host):
     out = run_node(x, type="pose", pose_keypoint=wire)[0]
     assert torch.equal(out, run_node(x, type="pose", keypoints=json_of(STANDING))[0])
     assert tuple(out[0, JOINTS[0][1], JOINTS[0][0]].tolist()) == (1.0, 0.0, 0.0)
-    with pytest.raises(InkstoneError, match="without a network"):
-        run_node(x, type="pose")
+    assert run_node(x, type="pose")[0].max() == 0, "nobody in a black picture"
 
 
 def test_the_node_finds_files_of_the_user(host, photo, tmp_path):
@@ -141,7 +140,10 @@ def test_bad_calls(case, fails, tmp_path):
     fails(("preprocess", *given), said, status)
 
 
-def test_a_pose_of_a_picture_is_refused(fails, tmp_path):
-    file = tmp_path / "photo.png"
-    save_png(file, torch.zeros(8, 8, 3).byte().numpy())
-    fails(("preprocess", "pose", file, "m.png"), ("keypoints", "without a network"))
+def test_a_picture_without_people_says_so(place, capsys, caplog):
+    save_png(place / "photo.png", torch.zeros(33, 50, 3).byte().numpy())
+    assert main(["preprocess", "pose", "photo.png", "m.png", "--save-keypoints", "k.json"]) == 0
+    assert "no person was found" in caplog.text + capsys.readouterr().err
+    assert saved("m.png").max() == 0 and saved("m.png").shape == (33, 50, 3)
+    found = json.loads((place / "k.json").read_text())
+    assert found == [{"people": [], "canvas_width": 50, "canvas_height": 33}]

@@ -113,7 +113,7 @@ def _person(held: dict, doc: dict, size: tuple[int, int]) -> Person:
         field: tuple((x * scale[0], y * scale[1], c) if c > 0 else MISSING for x, y, c in part)
         for field, part in lists.items()
     }
-    return Person(**parts | {"body": _in_order(parts["body"])})
+    return Person(**parts | {"body": in_order(parts["body"])})
 
 
 def _numbers(held: dict, key: str, counts: Sequence[int]) -> Points:
@@ -137,7 +137,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _in_order(body: Points) -> Points:
+def in_order(body: Points) -> Points:
+    """17, 18 or 25 points in their own order, or none -> 18 in ours."""
     if not body:
         return (MISSING,) * BODY
     return tuple(_neck(body) if i < 0 else body[i] for i in _ORDERS[len(body)])

@@ -78,7 +78,17 @@ HED = Knob(
     "",
     "A HED network as .safetensors (the keys of ControlNetHED); empty: the method without weights.",
 )
-COARSE = Knob("coarse", False, "Few broad strokes in place of fine lines.")
+COARSE = Knob(
+    "coarse",
+    False,
+    "Few broad strokes in place of fine lines. With a network: choose its coarse file instead.",
+)
+LINEART = Knob(
+    "model",
+    "",
+    "The lineart generator as .safetensors: sk_model (fine) or sk_model2 (coarse); empty: the "
+    "method without weights.",
+)
 SIGMA = Knob("gaussian_sigma", 6.0, "Lines are darker than a blur so wide, in pixels.", 0.1, 100.0)
 INTENSITY = Knob("intensity_threshold", 8, "Grey levels that are no line yet.", 0, 16)
 DEPTH = Knob(
@@ -86,8 +96,18 @@ DEPTH = Knob(
     "",
     "A Depth-Anything V2 model: .safetensors file or folder. Empty: a guess, no depth.",
 )
+VITPOSE = Knob(
+    "model",
+    "",
+    "A ViTPose model of transformers: .safetensors file or folder; empty: the bundled networks.",
+)
 POSE = (
-    Knob("keypoints", "", "OpenPose JSON: its text, or the path of a .json file."),
+    Knob(
+        "keypoints",
+        "",
+        "OpenPose JSON: its text, or the path of a .json file; nobody is looked for then.",
+    ),
+    VITPOSE,
     Knob("detect_body", True, "Draw bodies."),
     Knob("detect_hand", True, "Draw hands, where the keypoints have them."),
     Knob("detect_face", True, "Draw faces, where the keypoints have them."),
@@ -135,8 +155,9 @@ _ALL = (
     Kind(
         "lineart",
         "Lines of ink: what is darker than its surroundings, by differences of blurs, no network. "
-        "Copies drawings and clear outlines well; in photographs shadows become ink too.",
-        (COARSE, SIGMA, INTENSITY, RESOLUTION),
+        "Copies drawings and clear outlines well; in photographs shadows become ink too. With a "
+        "file of the lineart generator: that network.",
+        (COARSE, SIGMA, INTENSITY, LINEART, RESOLUTION),
     ),
     Kind(
         "depth",
@@ -146,8 +167,10 @@ _ALL = (
     ),
     Kind(
         "pose",
-        "Skeletons of 18 points in OpenPose's colours, drawn from keypoints as JSON at the size of "
-        "the picture. It finds no people: there is no honest way to without a network.",
+        "Skeletons of 18 points in OpenPose's colours, drawn at the size of the picture. The "
+        "bundled networks (MediaPipe's) find people who fill a good part of it, and miss small "
+        "ones, many in a crowd, and all hands and faces; what is hidden they guess. With a ViTPose "
+        "file: that network on the people found. With keypoints as JSON: those.",
         POSE,
     ),
 )
@@ -181,6 +204,20 @@ def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = Non
     made = _functions()[kind](resized(on_white(picture), work), **values)
     made = made if made.dim() == 4 else made[..., None]  # [B,h,w] is grey
     return resized(made.float(), size).expand(-1, -1, -1, 3).contiguous()
+
+
+def keypoints_of(picture: Tensor, knobs: Mapping[str, Any] | None = None) -> list[dict]:
+    """[B,H,W,1|3|4] 0..1 and pose's knobs -> POSE_KEYPOINT documents: what `preprocess` would draw,
+    and draws again when they are its `keypoints`.
+    """
+    from ...sampling.lock import check_picture, size_of
+    from .keypoints import write_people
+    from .pose import people_of
+
+    values = kind_named("pose").values(knobs or {})
+    check_picture(picture)
+    people = people_of(on_white(picture), values["keypoints"], values["model"])
+    return write_people(people, size_of(picture))
 
 
 def _functions() -> dict[str, Callable[..., Tensor]]:

@@ -1,9 +1,10 @@
 """Line art: what is darker than its surroundings, as lines of ink, by differences of blurs.
 
-No network: a good copy of drawings and of clear outlines, and no artist's reading of a photograph
-(shadows and dark texture become ink too). Known elsewhere as "lineart standard" and, for `coarse`,
-XDoG. What differs: the channel that darkens most decides, not the one that darkens least, which
-misses the border of red on blue.
+With a file of the lineart generator it is that network (lineart_net.py). Without: a good copy of
+drawings and of clear outlines, and no artist's reading of a photograph (shadows and dark texture
+become ink too). Known elsewhere as "lineart standard" and, for `coarse`, XDoG. What differs: the
+channel that darkens most decides, not the one that darkens least, which misses the border of red
+on blue.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ def lineart(
     coarse: bool = False,
     gaussian_sigma: float = 6.0,
     intensity_threshold: int = 8,
+    model: str = "",
 ) -> Tensor:
-    """[B,H,W,3] 0..1 -> [B,H,W]. coarse: few broad strokes, all of them white."""
+    """[B,H,W,3] 0..1 -> [B,H,W]. coarse: few broad strokes, all of them white; a network has its
+    own knowledge of strokes, the other settings are not its.
+    """
+    if model:
+        from .lineart_net import lineart_net
+
+        return in_bytes(lineart_net(picture, model))
     x = planes(picture) * 255
     if coarse:
         scale = min(x.shape[2:]) / _SIDE

@@ -1,13 +1,15 @@
-"""Pose maps: the skeletons of 18 points that control models know, from keypoints.
+"""Pose maps: the skeletons of 18 points that control models know, found or from keypoints.
 
-Colours, widths and order are OpenPose's as its preprocessors draw it. There is no honest way to
-find joints in a picture without a network, so none is pretended: keypoints come as JSON. They are
-drawn at the size of the picture, never drawn small and enlarged, so sticks keep their width.
+Colours, widths and order are OpenPose's as its preprocessors draw it. Keypoints come as JSON, or
+people are looked for: by the bundled networks (people.py), or a ViTPose of the user's (vitpose.py).
+They are drawn at the size of the picture, never drawn small and enlarged, so sticks keep their
+width.
 """
 
 from __future__ import annotations
 
 import colorsys
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ from .keypoints import Person, Point, read_people
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
+
+log = logging.getLogger(__name__)
 
 COLOURS = (
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
@@ -41,29 +45,52 @@ _NEAR = 0.01  # hands and faces have points at 0, 0 that are none
 def pose(
     picture: Tensor,
     keypoints: str = "",
+    model: str = "",
     detect_body: bool = True,
     detect_hand: bool = True,
     detect_face: bool = True,
     scale_stick_for_xinsr_cn: bool = False,
 ) -> Tensor:
-    """[B,H,W,3], of which only the size counts -> [B,H,W,3]."""
+    """[B,H,W,3] -> [B,H,W,3]; with keypoints only the picture's size counts."""
     count, height, width = picture.shape[:3]
-    if not keypoints.strip():
-        raise InkstoneError(
-            "Pose has no keypoints, and joints cannot be found in a picture without a network, "
-            "which this version does not have. Give keypoints as JSON in OpenPose's format (a "
-            ".json file or its text): OpenPose and DWPose nodes and pose editors write it."
-        )
-    people = read_people(keypoints, (width, height))
-    if len(people) not in (1, count):
-        raise InkstoneError(
-            f"The keypoints are of {len(people)} pictures, {count} are connected: expected one "
-            "document for all pictures or one for each."
-        )
+    people = people_of(picture, keypoints, model)
     wanted = detect_body, detect_hand, detect_face
     stick = xinsir_stick(width, height) if scale_stick_for_xinsr_cn else STICK
     drawn = [draw_people(each, (width, height), wanted, stick) for each in people]
     return torch.stack(drawn).to(picture.device).expand(count, -1, -1, -1)
+
+
+def people_of(picture: Tensor, keypoints: str = "", model: str = "") -> list[list[Person]]:
+    """The people of each picture, in pixels: from keypoints, else looked for; one list in all
+    where one document of keypoints is for all pictures.
+    """
+    count, height, width = picture.shape[:3]
+    if keypoints.strip():
+        people = read_people(keypoints, (width, height))
+        if len(people) not in (1, count):
+            raise InkstoneError(
+                f"The keypoints are of {len(people)} pictures, {count} are connected: expected one "
+                "document for all pictures or one for each."
+            )
+        return people
+    if model:
+        from .vitpose import find_people
+    else:
+        from .people import find_people
+    people = find_people(picture, model) if model else find_people(picture)
+    _tell(people)
+    return people
+
+
+def _tell(people: Sequence[Sequence[Person]]) -> None:
+    log.info("pose: %s people in the picture", ", ".join(str(len(each)) for each in people))
+    if not all(people):
+        log.warning(
+            "pose: no person was found in %d of %d pictures, their maps are black. People who "
+            "fill little of a picture are missed: crop it, or give keypoints as JSON.",
+            sum(not each for each in people),
+            len(people),
+        )
 
 
 def xinsir_stick(width: int, height: int) -> int:

@@ -15,6 +15,10 @@ from ...kernels.errors import InkstoneError
 from ...loaders.safetensors_file import open_weights
 
 _TOLD = 5  # names in a message
+_CONVERT = (
+    'In Python, for a .pth: x = torch.load("net.pth", weights_only=True); '
+    'safetensors.torch.save_file(x, "net.safetensors").'
+)
 
 
 def read_network(path: str, wanted: str) -> dict[str, Tensor]:
@@ -22,10 +26,10 @@ def read_network(path: str, wanted: str) -> dict[str, Tensor]:
     place = Path(path)
     if not place.exists():
         raise InkstoneError(f"{path}: no such file or folder. Expected {wanted}.")
-    if place.suffix in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
+    if place.suffix.lower() in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
         raise InkstoneError(
             f"{path}: only .safetensors files are read, since others can run code. Expected "
-            f"{wanted}: convert the file once, its keys unchanged."
+            f"{wanted}: convert the file once, its keys unchanged. {_CONVERT}"
         )
     with open_weights(place) as file:
         return {name: file.read(name, dtype=torch.float32) for name in file.entries}
