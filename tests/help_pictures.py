@@ -83,7 +83,7 @@ def run_and_look(page: Page, server: str, folder: Path) -> str:
     """Runs the embedded graph, photographs it at work and done; the saved file's name."""
     graph = json.loads(GRAPH.read_text("utf-8"))
     steps = next(n for n in graph["nodes"] if n["type"] == "InkstoneSchedule")
-    steps["widgets_values"][0] = 300
+    steps["widgets_values"][0] = 40
     page.evaluate("async g => { await app.loadGraphData(g) }", graph)
     page.wait_for_timeout(1000)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
@@ -93,7 +93,7 @@ def run_and_look(page: Page, server: str, folder: Path) -> str:
         app.api?.addEventListener?.('b_preview_with_metadata', () => window.previews++); }""")
     before = set(_get(server, "/history"))
     page.evaluate("() => { app.queuePrompt(0, 1) }")
-    for _ in range(240):
+    for _ in range(600):
         page.wait_for_timeout(500)
         if page.evaluate("() => window.previews") > 2 and not (folder / "running.png").exists():
             page.screenshot(path=folder / "running.png")
