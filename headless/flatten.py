@@ -3,8 +3,8 @@
 Subgraphs are opened (ids "5:3"), reroutes, Get and Set nodes and bypassed nodes are followed, muted
 ones cut off, primitives written into the widgets that they feed. Where a rule is odd it is the
 page's: a bypassed node passes on by type and place, not by what is connected.
-Differences, both on purpose: of `{a|b}` in a prompt the first is taken, and a class that is not
-known is refused by name, where the page sends a graph that the server refuses.
+Differences, on purpose: of `{a|b}` in a prompt the first is taken; values that a file keeps by name
+are used; a class that is not known is refused by name, where the page sends it all the same.
 """
 
 from __future__ import annotations
@@ -186,18 +186,12 @@ class Flattener:
             if node.kind in self.workflow.subgraphs:
                 self._feed(self._inside(level, node))
             elif node.kind in PRIMITIVES and isinstance(node.values, list) and node.values:
-                self._feed_from(level, node.id, node.values[0], frozenset())
-
-    def _feed_from(self, level: Level, origin: str, value: Any, seen: frozenset[str]) -> None:
-        for link in level.sheet.leaving(origin):
-            target = level.sheet.nodes.get(link.target)
-            if target is None or link.target in seen:
-                continue
-            if target.kind in REROUTES:
-                self._feed_from(level, target.id, value, seen | {link.target})
-            elif link.target_slot < len(target.inputs):
-                slot = target.inputs[link.target_slot]
-                self.fed[level.name(target), slot.widget or slot.name] = value
+                for link in level.sheet.leaving(node.id):  # not through reroutes
+                    target = level.sheet.nodes.get(link.target)
+                    if target is not None and link.target_slot < len(target.inputs):
+                        slot = target.inputs[link.target_slot]
+                        name = slot.widget or slot.name
+                        self.fed[level.name(target), name] = node.values[0]
 
     # -- following links --
 
@@ -264,19 +258,8 @@ class Flattener:
         at = next((i for i, slot in enumerate(instance.inputs) if slot.name == name), None)
         if at is not None and instance.inputs[at].link is not None:
             link = outer.sheet.links.get(instance.inputs[at].link)
-            found = None if link is None else self._from(outer, link, kind, seen)
-            if found is not None:
-                return found
-        return self._promoted(outer, instance, sheet, name)
-
-    def _promoted(
-        self, outer: Level, instance: UINode, sheet: Sheet, name: str
-    ) -> Constant | None:
-        """What an instance's widget holds; None leaves the inner widget as it is."""
-        key = (outer.name(instance), name)
-        if key in self.fed:
-            return Constant(self.fed[key])
-        values = promoted_values(self.workflow, instance, sheet)
+            return None if link is None else self._from(outer, link, kind, seen)
+        values = promoted_values(self.workflow, instance, sheet)  # None: the inner widget's counts
         return Constant(values[name]) if name in values else None
 
 
@@ -325,7 +308,7 @@ def _without_forced(told: Interface, values: list[Any]) -> list[Any]:
         if isinstance(item, Socket):
             forced += [True] * item.places
         elif item.place:
-            forced += [False] * (1 + item.controls)
+            forced += [False] * (1 + int(item.asked))
     if True not in forced or len(forced) != len(values):
         return values
     return [value for value, drop in zip(values, forced, strict=True) if not drop]

@@ -135,7 +135,7 @@ def promoted(ui: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
             titles = {level.name(node), (node.title or "").lower()} - {""}
             if node.kind in workflow.subgraphs:
                 inside = flat._inside(level, node)
-                titles |= {inside.sheet.name.lower()}
+                titles |= {inside.sheet.title.lower()} - {""}
                 for index, item in enumerate(inside.sheet.inputs):
                     goals = list(_goals(flat, inside, INPUT_NODE, index))
                     for title in titles:

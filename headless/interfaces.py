@@ -14,7 +14,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,6 +54,7 @@ class Widget:
     controls: int = 0
     dynamic: bool = False  # {a|b} and comments in the text mean something
     choices: Mapping[str, tuple[Widget | Socket, ...]] | None = None
+    asked: bool = False  # the class asks for control_after_generate
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,7 @@ def _read(
 
 
 def _renamed(item: Widget, prefix: str) -> Widget:
-    return Widget(prefix + item.name, item.kind, item.default, item.place, item.sent,
-                  item.controls, item.dynamic, item.choices)  # fmt: skip
+    return replace(item, name=prefix + item.name)
 
 
 # ---- from our schemas ----------------------------------------------------------------------------
@@ -116,10 +116,11 @@ def interface_of(node_class: type) -> Interface:
             inputs.append(Socket(item.id, socket_type(item), forced))
             continue
         kind = socket_type(item)
-        controls = _controls(kind, item.id, bool(getattr(item, "control_after_generate", None)))
+        asked = bool(getattr(item, "control_after_generate", None))
+        controls = _controls(kind, item.id, asked)
         dynamic = bool(getattr(item, "dynamic_prompts", None))
         inputs.append(Widget(item.id, kind, default_value(item), controls=controls,
-                             dynamic=dynamic))  # fmt: skip
+                             dynamic=dynamic, asked=asked))  # fmt: skip
         uploads = uploads or getattr(item, "upload", None) is not None
     if uploads:
         inputs.append(_upload())
@@ -231,9 +232,10 @@ def _item(name: str, kind: str, options: dict[str, Any]) -> Widget | Socket:
     if kind in ODD:
         place, sent, default = ODD[kind]
         return Widget(name, kind, options.get("default", default), place, sent)
-    controls = _controls(kind, name, bool(options.get("control_after_generate")))
+    asked = bool(options.get("control_after_generate"))
     dynamic = kind == "STRING" and bool(options.get("dynamicPrompts"))
-    return Widget(name, kind, _default(kind, options), controls=controls, dynamic=dynamic)
+    return Widget(name, kind, _default(kind, options), controls=_controls(kind, name, asked),
+                  dynamic=dynamic, asked=asked)  # fmt: skip
 
 
 def _option(option: Any) -> tuple[str, tuple[Widget | Socket, ...]]:

@@ -73,7 +73,8 @@ class UINode:
 class Sheet:
     """Nodes and links of the root or of one subgraph definition."""
 
-    name: str
+    name: str  # for messages
+    title: str = ""
     nodes: dict[str, UINode] = field(default_factory=dict)
     links: dict[str, UILink] = field(default_factory=dict)
     inputs: list[Slot] = field(default_factory=list)
@@ -128,6 +129,7 @@ def _read_definitions(data: dict[str, Any], into: dict[str, Sheet], depth: int) 
         entry = _object(entry, "a subgraph definition", needed=True)
         name = f"the subgraph {str(entry.get('name') or entry.get('id'))[:60]!r}"
         sheet = _sheet(entry, name)
+        sheet.title = str(entry.get("name") or "")
         sheet.inputs = [_slot(item, name) for item in _list(entry.get("inputs"), name)]
         sheet.outputs = [_slot(item, name) for item in _list(entry.get("outputs"), name)]
         into.setdefault(str(entry.get("id")), sheet)
