@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from tests.batches import check_whole, records, write_jobs
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")
-_WARM = 50  # jobs before memory counts: allocators and caches fill
+_WARM = 20  # jobs of a size before memory counts: allocators and caches fill
 _SIZES = ("64x64", "96x64", "128x128")
 
 
@@ -44,31 +45,39 @@ def command(jobs: Path, out: Path, *more: str) -> list[str]:
 
 
 def soak(folder: Path, count: int) -> dict:
-    """One process; memory and handles are looked at from inside, after each job."""
+    """One process; memory and handles are looked at from inside, after each job. A queue runs its
+    sizes one after the other, and each has a level of its own: the slope is that within a size.
+    """
     from inkstone.headless.batch import BatchCall, Watch, batch
     from inkstone.kernels.memory import process_bytes
 
-    seen: list[tuple[int, int]] = []
-    handles = Path("/proc/self/fd")
+    seen: dict[str, list[float]] = {}
+    handles: set[int] = set()
 
     def look(record: dict) -> None:
-        seen.append((process_bytes(), len(os.listdir(handles))))
+        seen.setdefault(record["call"]["size"], []).append(process_bytes() / 1e6)
+        handles.add(len(os.listdir("/proc/self/fd")))
 
     started = time.perf_counter()
     facts = batch(BatchCall(jobs_file(folder, count), folder / "out"), Watch(record=look))
     check_whole(folder / "out", count)
-    memory = [m / 1e6 for m, _ in seen[_WARM:]]
-    slope, error = line_through(memory)
+    measures = facts["metrics"]
     return {
         "jobs": count, "seconds": round(time.perf_counter() - started, 1),
-        "MB after the warm-up": round(memory[0], 2), "MB at the end": round(memory[-1], 2),
+        "memory by size": {size: level(values[_WARM:]) for size, values in seen.items()},
+        "handles": sorted(handles), "prompts encoded": measures["prompts_encoded"],
+        "models opened": measures["models_opened"],
+        "images per hour": measures["images_per_hour"],
+    }  # fmt: skip
+
+
+def level(memory: list[float]) -> dict:
+    """MB at the begin and the end, and the slope in MB per 100 jobs with its standard error."""
+    slope, error = line_through(memory)
+    return {
+        "MB first": round(memory[0], 2), "MB last": round(memory[-1], 2),
         "MB least and most": [round(min(memory), 2), round(max(memory), 2)],
-        "slope, MB per 100 jobs": round(100 * slope, 3),
-        "its standard error": round(100 * error, 3),
-        "handles": sorted({h for _, h in seen[1:]}),
-        "prompts encoded": facts["metrics"]["prompts_encoded"],
-        "models opened": facts["metrics"]["models_opened"],
-        "images per hour": facts["metrics"]["images_per_hour"],
+        "MB per 100 jobs": round(100 * slope, 3), "standard error": round(100 * error, 3),
     }  # fmt: skip
 
 
@@ -86,23 +95,37 @@ def kill(folder: Path, kills: int, seed: int) -> dict:
     """kill -9 at random moments of a run that goes on each time; then all must be there once."""
     count, chance, moments = kills * 8, random.Random(seed), []
     jobs, out = jobs_file(folder, count), folder / "out"
+    import inkstone.headless.batch  # noqa: F401  what a child need not import again
+    import torch  # noqa: F401
+
     while len(moments) < kills:
-        before = len(records(out))
-        process = subprocess.Popen(command(jobs, out), stdout=subprocess.DEVNULL)
-        # some before the first job is done, most in the middle of one
-        if chance.random() > 0.2:
-            while len(records(out)) <= before and process.poll() is None:
-                time.sleep(0.005)
+        before, child = len(records(out)), run_apart(jobs, out)
+        while chance.random() > 0.2 and len(records(out)) <= before:  # most in the midst of work
+            time.sleep(0.005)
         time.sleep(chance.uniform(0, 1.0))
-        if process.poll() is not None:
+        os.kill(child, signal.SIGKILL)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
             raise SystemExit("the jobs ran out before the kills")
-        process.kill()
-        process.wait()
         left = [p.name for p in (out / ".work").rglob("*")] if out.exists() else []
         moments.append({"done": len(records(out)), "left in the work folder": left})
-    subprocess.run(command(jobs, out), check=True, stdout=subprocess.DEVNULL)
+    os.waitpid(run_apart(jobs, out), 0)
     check_whole(out, count)
     return {"kills": kills, "jobs": count, "seed": seed, "moments": moments, "whole": True}
+
+
+def run_apart(jobs: Path, out: Path) -> int:
+    """A run in a process of its own, begun where the imports are done: more kills fall into work."""
+    child = os.fork()
+    if child:
+        return child
+    from inkstone.headless.cli import main as inkstone
+
+    status = 1
+    try:
+        sys.stdout = open(os.devnull, "w")
+        status = inkstone(["batch", str(jobs), "--output", str(out), "--quiet"])
+    finally:
+        os._exit(status)
 
 
 def on_ray(folder: Path, count: int) -> dict:

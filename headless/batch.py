@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from .batch_jobs import Job, in_order, read_jobs
 from .batch_results import DONE, FolderFull, Outcome, Results
 from .batch_work import Checker, Places, Told, Worker, here
+from .draw import CallError
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
 
     KeyboardInterrupt after a stop, FolderFull on a full disk: then the same call goes on.
     """
+    if call.workers is not None and call.ray is None:
+        raise CallError("--workers is for --ray: a run without it has one worker, this process.")
     metrics = Metrics(call.output)
     with stoppable() as stop, Results(call.output, metrics.count) as results:
         check = Checker(call.places)
@@ -60,8 +63,9 @@ def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
         _announce(call, jobs, left, results)
         metrics.left = len(left)
         try:
-            for outcome in _outcomes(call, left, results, metrics, watch, stop):
-                _settle(outcome, results, metrics, watch)
+            with closing(_outcomes(call, left, results, metrics, watch, stop)) as outcomes:
+                for outcome in outcomes:
+                    _settle(outcome, results, metrics, watch)
         finally:
             _close(metrics)
         failed = sum(not results.is_done(job) for job in jobs)
@@ -72,10 +76,8 @@ def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
 def _outcomes(
     call: BatchCall, jobs: Sequence[Job], results: Results, metrics: Metrics, watch: Watch,
     stop: threading.Event,
-) -> Iterator[Outcome]:  # fmt: skip
-    if not jobs:
-        return iter(())
-    if call.ray is None:
+) -> Generator[Outcome]:  # fmt: skip
+    if call.ray is None or not jobs:
         return here(jobs, Worker(results.work, call.places, stop, watch.step), stop)
     from .ray_pool import Pool, on_ray
 
@@ -93,7 +95,8 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: Watch) 
             f"{results.folder}: cannot be written to: {error.strerror or error}. Make room; the "
             "same call goes on where this one stopped."
         ) from error
-    said = f"{len(record['files'])} files" if outcome.status == DONE else record["error"]
+    count = len(record["files"])
+    said = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
     log.info(
         "%s %s in %.2f s (%s); %d left, %.0f images per hour",
         record["id"], outcome.status, record.get("total_seconds", 0), said, metrics.left,

@@ -32,7 +32,9 @@ _FLAGS = {"fast", "save_latent"}
 _GRAPH_NAMES = ("graph", "set", "id")
 _MOST_SAID = 20  # faults that are listed
 _ID_BYTES = 120  # file systems take names of 255 bytes
-_NOT_IN_ID = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+_NOT_IN_ID = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f/\\:*?"<>|]')
+# files of the folder itself, of other jobs, and what Windows keeps for devices
+_TAKEN = re.compile(r".*\.(png|safetensors|jsonl|prom)|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def _object(text: str) -> dict[str, Any]:
             f'is not JSON: {error.msg} at column {error.colno}. Expected an object such as '
             '{"prompt": "a red circle"}.'
         ) from None
+    if re.search("[\ud800-\udfff]", json.dumps(found, ensure_ascii=False)):
+        raise CallError("holds half a character (\\ud800 to \\udfff alone): no text has that.")
     if not isinstance(found, dict):
         raise CallError(
             f'is {_kind(found)}, expected a JSON object such as {{"prompt": "a red circle"}}.'
@@ -211,10 +215,11 @@ def _id(said: Any) -> str:
         raise CallError(f'"id" is {_kind(said)}, expected a text.')
     name = str(said)
     bad = _NOT_IN_ID.search(name) or name.startswith(".") or name.strip() != name
-    if not name or bad or name.endswith(".") or len(name.encode()) > _ID_BYTES:
+    bad = bad or name.endswith(".") or _TAKEN.fullmatch(name)
+    if not name or bad or len(name.encode(errors="replace")) > _ID_BYTES:
         raise CallError(
-            f'"id" {name!r} cannot name a file: 1 to {_ID_BYTES} bytes, without / \\ : * ? " < > | '
-            "and not with a dot or a space at an end."
+            f'"id" {name!r} cannot name a file: 1 to {_ID_BYTES} bytes, none of / \\ : * ? " < > | '
+            "in it, no dot or space at an end, and no ending such as .png."
         )
     return name
 

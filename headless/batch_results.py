@@ -134,7 +134,7 @@ class Results:
 
     def _append(self, record: dict) -> None:
         """One line, on the disk when this returns; where that fails nothing of it stays."""
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         end = os.fstat(self._journal.fileno()).st_size
         try:
             view = memoryview(line)

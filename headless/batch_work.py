@@ -11,7 +11,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +114,10 @@ class Worker:
         for call in [job.call for job in jobs if job.call]:
             if self._stop.is_set():
                 raise KeyboardInterrupt
-            self.session.ahead(call)
+            try:
+                self.session.ahead(call)
+            except Exception as error:  # the job itself will say it, if it is still so
+                log.debug("not encoded ahead: %s", error)
 
     def _clear(self) -> None:
         """What an earlier job left: a failed one its first pictures, a graph its empty folders."""
@@ -158,7 +161,7 @@ class Worker:
             raise KeyboardInterrupt
 
 
-def here(jobs: Sequence[Job], worker: Worker, stop: threading.Event) -> Iterator[Outcome]:
+def here(jobs: Sequence[Job], worker: Worker, stop: threading.Event) -> Generator[Outcome]:
     """The outcomes of jobs in this process, in their order."""
     encoded = 0
     for number, job in enumerate(jobs):

@@ -91,7 +91,8 @@ class Metrics:
         """A record of this run or an earlier one."""
         self._jobs[str(record["status"])] += 1
         self._images += _pictures(record)
-        self._latency.add(float(record.get("total_seconds") or 0))
+        if record.get("total_seconds") is not None:  # a job that lost its workers has none
+            self._latency.add(float(record["total_seconds"]))
         for stage, seconds in (record.get("seconds") or {}).items():
             self._stages[stage] += seconds
 
@@ -149,7 +150,8 @@ class Metrics:
             cut = end and file.read(1) != b"\n"
             said = json.dumps({"event": event, "time": round(time.time(), 3), **facts},
                               ensure_ascii=False)  # fmt: skip
-            file.write(b"\n" * bool(cut) + said.encode() + b"\n")
+            said = said.encode("utf-8", "backslashreplace")  # half a character of a prompt
+            file.write(b"\n" * bool(cut) + said + b"\n")
 
     def exposition(self) -> str:
         """Prometheus text format 0.0.4."""

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two looks at the stop switch
+_FOLDER = "inkstone-batch-"  # and the process that works in it
+_STARTS = 5  # workers lost in a row before they were ready: something is wrong with all of them
 _STORE = 256 << 20  # bytes for results under way, where we start the cluster
 
 
@@ -65,7 +67,8 @@ class RayWorker:
     """Runs jobs in a process of Ray."""
 
     def __init__(self, number: int, places: Places) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="inkstone-batch-"))
+        _clean_up()
+        folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self._folder, self._number = folder, number
         self._worker = Worker(folder / "work", places, threading.Event())
         self._heard = _Heard()
@@ -87,6 +90,16 @@ class RayWorker:
     def close(self) -> None:
         """Leaves nothing behind."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _clean_up() -> None:
+    """Takes away what workers that were killed left on this machine."""
+    if not Path("/proc/self").exists():
+        return  # only Linux says simply who is alive
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdecimal() and not Path("/proc", owner).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Share:
@@ -139,7 +152,7 @@ class Share:
 
 def on_ray(
     jobs: Sequence[Job], pool: Pool, work: Path, metrics: Metrics, stop: threading.Event
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Outcomes in the order in which they come in; files are below `work`."""
     crew = _Crew(pool, jobs, metrics)
     try:
@@ -171,6 +184,7 @@ class _Crew:
         self._count, self._needs = _workers(self._ray, pool)
         self._share, self._lost = Share([_abroad(j) for j in jobs], self._count), {}
         self._actors: list[Any] = [None] * self._count
+        self._unready = 0
         self._under_way: dict[Any, tuple[int, Job | None]] = {}  # None = it is starting
         for number in range(min(self._count, len(jobs))):
             self._start(number)
@@ -221,7 +235,8 @@ class _Crew:
 
     def _gone(self, number: int, job: Job | None, error: Exception) -> tuple[Outcome, dict] | None:
         """A worker was lost; its job waits again, or has failed where that happened too often."""
-        if getattr(error, "actor_init_failed", False):
+        self._unready = 0 if job else self._unready + 1
+        if getattr(error, "actor_init_failed", False) or self._unready >= _STARTS:
             raise InkstoneError(
                 f"A Ray worker cannot start: {error}. Inkstone must be installed on every machine "
                 "of the cluster."
@@ -238,6 +253,9 @@ class _Crew:
         )  # fmt: skip
         self._share.give_back(number, again)
         self._start(number)
+        for idle in set(range(self._count)) - {n for n, _ in self._under_way.values()}:
+            if self._actors[idle] is not None:
+                self._next(idle)
         if job is None or again is not None:
             self._metrics.retries += job is not None
             return None

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..kernels.errors import InkstoneError
 from .controls import Controls, read_controls
 from .sources import CallError, Task, read_given, task_of
 
@@ -200,20 +199,15 @@ class Session(Once):
         """Nothing leaves before its room is needed."""
 
     def ahead(self, call: DrawCall) -> None:
-        """Encodes the prompts of a call that comes later. What fails here is left to the call
-        itself to say.
-        """
+        """Encodes the prompts of a call that comes later."""
         from .draw import resolve
 
-        try:
-            given, bundle = read_given(call), self.bundle(call)
-            task = task_of(call, bundle.model, given)
-            self.states(call, bundle, task, call.prompt)
-            settings = resolve(call, bundle, task)
-            if settings.cfg > 1:
-                self.states(call, bundle, task, settings.negative)
-        except InkstoneError as error:
-            log.debug("not encoded ahead: %s", error)
+        given, bundle = read_given(call), self.bundle(call)
+        task = task_of(call, bundle.model, given)
+        self.states(call, bundle, task, call.prompt)
+        settings = resolve(call, bundle, task)
+        if settings.cfg > 1:
+            self.states(call, bundle, task, settings.negative)
 
 
 def _nbytes(states: Tensor) -> int:
