@@ -136,6 +136,10 @@ def failing(page: Page, folder: Path) -> str:
     page.evaluate("""() => { const n = app.graph._nodes.find(n => n.type == 'InkstoneDenoise');
         n.disconnectInput(n.findInputSlot('negative')); app.queuePrompt(0, 1); }""")
     page.wait_for_timeout(6000)
+    details = page.get_by_text("View details")
+    if details.count():
+        details.first.click()
+        page.wait_for_timeout(1500)
     page.screenshot(path=folder / "failed.png")
     return page.locator("body").inner_text()
 
