@@ -155,6 +155,7 @@ class LoadVAE(io.ComfyNode):
             display_name="Inkstone Load VAE",
             category="inkstone/load",
             description="Loads the Qwen-Image VAE (diffusers or Wan key names).",
+            search_aliases=["vae loader", "wan vae", "autoencoder"],
             inputs=[
                 io.Combo.Input(
                     "vae",
