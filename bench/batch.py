@@ -95,13 +95,15 @@ def kill(folder: Path, kills: int, seed: int) -> dict:
     """kill -9 at random moments of a run that goes on each time; then all must be there once."""
     count, chance, moments = kills * 8, random.Random(seed), []
     jobs, out = jobs_file(folder, count), folder / "out"
-    import inkstone.headless.batch  # noqa: F401  what a child need not import again
-    import torch  # noqa: F401
+    import torch  # noqa: F401  what a child need not import again
+
+    import inkstone.headless.batch  # noqa: F401
 
     while len(moments) < kills:
         before, child = len(records(out)), run_apart(jobs, out)
-        while chance.random() > 0.2 and len(records(out)) <= before:  # most in the midst of work
-            time.sleep(0.005)
+        wanted = before + (chance.random() > 0.2)  # most in the midst of work, some at the start
+        while len(records(out)) < wanted:
+            time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.0))
         os.kill(child, signal.SIGKILL)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
@@ -114,7 +116,7 @@ def kill(folder: Path, kills: int, seed: int) -> dict:
 
 
 def run_apart(jobs: Path, out: Path) -> int:
-    """A run in a process of its own, begun where the imports are done: more kills fall into work."""
+    """A run in a process of its own, begun behind the imports: more kills fall into work."""
     child = os.fork()
     if child:
         return child
