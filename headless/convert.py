@@ -81,10 +81,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _exchanged(file: Any) -> tuple[dict[str, Any], list[str]]:
-    try:
-        from .exchange import to_inkstone
-    except ImportError as error:
-        raise InkstoneError("--to-inkstone is not in this build.") from error
+    from .exchange import to_inkstone
+
     return to_inkstone(file.ui if file.ui is not None else file.api)
 
 
