@@ -118,10 +118,19 @@ NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not
 def tiny_control(tmp_path_factory):
     """The file of a tiny control for a graph, random weights."""
     from . import control_kinds, controls
+    from .test_control_context import TARGETS, lora_file
 
+    sizes = {"net.2": (32, 128), "mod.1": (192, 32)}  # of "even": width 32
+    shapes = {
+        f"transformer_blocks.{n}.{target}": sizes.get(target[-5:], (32, 32))
+        for n in range(2) for target in TARGETS
+    }  # fmt: skip
     folder = tmp_path_factory.mktemp("controls")
 
     def get(name: str) -> str:
+        if "context" in name:
+            lora_file(folder / "context.safetensors", shapes, 2)
+            return str(folder / "context.safetensors")
         kind = "fun" if "fun" in name else "inpaint" if "inpaint" in name else "canny"
         if "blockwise" in name or kind == "fun":
             (folder / name).mkdir()

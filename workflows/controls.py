@@ -16,14 +16,14 @@ Graph = dict[str, dict]
 UNION = "Qwen-Image-InstantX-ControlNet-Union.safetensors"
 INPAINTING = "Qwen-Image-InstantX-ControlNet-Inpainting.safetensors"
 BASE, NEWER = "qwen_image_bf16.safetensors", "qwen_image_2512_bf16.safetensors"
-STAR = "a large red star on the left on a white background"
-ANEW = "a yellow star on a blue background"
+DRAWN = "a red circle on the left and a blue triangle on the right on a white background"
+ANEW = "a yellow circle and a yellow triangle on a purple background"
 
 NOTE_EMBEDDED = """## No download needed
 
 The small model that ships inside Inkstone draws a source picture, *Control Picture* makes a map of
 its edges, and the small control that ships with it draws another picture with the same outlines.
-The second prompt does not say where the star stands: the map does. Set *strength* of *Apply
+The second prompt does not say where the shapes stand: the map does. Set *strength* of *Apply
 ControlNet* to 0 to see what the words alone give, or *type* to soft_edge or lineart.
 """
 NOTE = """## Files to download
@@ -33,7 +33,7 @@ NOTE = """## Files to download
 | `{model}` | `ComfyUI/models/diffusion_models/` |
 | `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
 | `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
-| `{control}` | `ComfyUI/models/controlnet/` |
+| `{control}` | `ComfyUI/models/{folder}/` |
 
 From huggingface.co: `{repo}`, the others `Comfy-Org/Qwen-Image_ComfyUI`. GGUF, fp8 and int8 files
 take the same places.
@@ -84,6 +84,8 @@ class Row(NamedTuple):
     model: str = BASE
     variant: str = "qwen-image"
     repaint: bool = False  # beside the map
+    begin: str = ""  # of its prompts
+    folder: str = "controlnet"
 
 
 _INSTANTX = "InstantX/Qwen-Image-ControlNet-"
@@ -98,10 +100,20 @@ ROWS = {
 } | {
     "controlnet_inpainting": Row(INPAINTING, f"{_INSTANTX}Inpainting", "", _PAINT),
     **{
-        f"controlnet_blockwise_{kind}": Row(_PATCH.format(kind), _DIFFSYNTH, kind, MAPS[kind])
+        f"controlnet_blockwise_{kind}": Row(
+            _PATCH.format(kind), _DIFFSYNTH, kind, MAPS[kind], folder="model_patches"
+        )
         for kind in ("canny", "depth")
     },
-    "controlnet_blockwise_inpaint": Row(_PATCH.format("inpaint"), _DIFFSYNTH, "", _PAINT, 40),
+    "controlnet_blockwise_inpaint": Row(
+        _PATCH.format("inpaint"), _DIFFSYNTH, "", _PAINT, 40, folder="model_patches"
+    ),
+    "controlnet_in_context": Row(
+        "qwen_image_union_diffsynth_lora.safetensors", _DIFFSYNTH, "canny",
+        "A LoRA that reads the map beside the picture. Its prompts begin with `Context_Control. `. "
+        "It takes soft edge, depth, pose and line art too: set *type* of *Control Picture*.",
+        40, begin="Context_Control. ",
+    ),
     "controlnet_fun_union": Row(
         f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
         "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
@@ -125,7 +137,7 @@ def embedded(
     wires = dict(model=model, vae=vae, latent=["3", 0])
     graph = {
         "1": load_all,
-        "2": edits._prompt(text, STAR, "", "Source: prompt"),
+        "2": edits._prompt(text, DRAWN, "", "Source: prompt"),
         "3": edits.node("InkstoneEmptyLatent", batch_size=1, **canvas),
         **edits._draw(
             4, wires | {"positive": ["2", 0], "negative": ["2", 1]}, run | {"seed": 7}, "Source"
@@ -170,7 +182,7 @@ def published(edits: ModuleType, loaders: Callable, schedule: str) -> dict[str, 
             picture = ["13", 0]
         graph |= edits._save("14", picture, name)
         told = {"model": row.model, "control": row.control, "repo": row.repo, "said": row.said}
-        made[name] = graph, NOTE.format(**told)
+        made[name] = graph, NOTE.format(**told, folder=row.folder)
     return made
 
 
@@ -188,7 +200,7 @@ def _controlled(edits: ModuleType, loaders: Callable, row: Row) -> Graph:
     """A map of the picture on a canvas of its size."""
     pose = {"keypoints": keypoints()} if row.kind == "pose" else {}
     return {
-        **_start(edits, loaders, row, PROMPTS.get(row.kind, PROMPT)),
+        **_start(edits, loaders, row, row.begin + PROMPTS.get(row.kind, PROMPT)),
         "7": edits.node("InkstoneControlPicture", image=["4", 0], type=row.kind, **pose),
         "8": edits.node("InkstoneImageToLatent", vae=["3", 0], image=["4", 0]),
         "9": apply(edits, ["5", 0], (["6", 0], ["3", 0]), ["7", 0], row.strength),

@@ -26,9 +26,9 @@ _PLACES = (
     (_DIFFSYNTH, "model_patches", ("qwen_image_canny_diffsynth_controlnet",
                                    "qwen_image_depth_diffsynth_controlnet",
                                    "qwen_image_inpaint_diffsynth_controlnet")),
-    (_DIFFSYNTH, "loras", ("qwen_image_union_diffsynth_lora",)),
 )  # fmt: skip
 _OTHERS = {  # file -> (folder, address)
+    "qwen_image_union_diffsynth_lora.safetensors": ("controlnet", f"{_DIFFSYNTH}/loras"),
     "Qwen-Image-2512-Fun-Controlnet-Union.safetensors": ("controlnet", _FUN),
     "Qwen-Image-2512-Fun-Controlnet-Union-2602.safetensors": ("controlnet", _FUN),
     "Qwen-Image-Lightning-8steps-V1.1.safetensors": (
