@@ -3,9 +3,10 @@
 controlnet_aux is taken from --aux, a folder in which it lies with einops and OpenCV
 (`pip install --no-deps --target DIR controlnet-aux==0.0.10 einops scipy`); its own __init__, which
 wants torchvision and more, is passed by. Networks have random weights, the same ones on both
-sides. Both sides begin with what their users have (a float tensor; a uint8 array) and end with the
-map; theirs works at sides that are multiples of 64, so at 1344 for 1328. Sides take turns, best of
---rounds.
+sides. Both sides begin and end as nodes of ComfyUI do, with a float tensor (theirs from uint8 and
+back, as the nodes around it do it); theirs works at sides that are multiples of 64, so at 1344 for
+1328. Networks see --network-side. Sides take turns, best of
+--rounds; seconds are the process's own time on the processor, so other work disturbs them little.
 
 python bench/preprocess.py --aux DIR --threads 1
 """
@@ -89,9 +90,15 @@ def both(kind: str, side: int, knobs: dict, theirs: Callable) -> tuple[Work, Wor
     from inkstone.controlnet.preprocess.kinds import preprocess
 
     picture = scene(side)
-    array = (picture[0] * 255).round().byte().numpy()
-    size = {"detect_resolution": side}
-    return lambda: preprocess(kind, picture, knobs), lambda: theirs(array, size)
+    return lambda: preprocess(kind, picture, knobs), lambda: as_node(theirs, picture)
+
+
+def as_node(theirs: Callable, picture):
+    """[1,side,side,3] float -> uint8 -> their map -> float, the way of the nodes around it."""
+    import torch
+
+    array = (picture[0] * 255).byte().numpy()
+    return torch.from_numpy(theirs(array, {"detect_resolution": picture.shape[1]})).float() / 255
 
 
 def cases(args, folder: Path):
@@ -111,26 +118,18 @@ def cases(args, folder: Path):
     hed = random_(part("hed").ControlNetHED_Apache2())
     save_file(hed.state_dict(), folder / "hed.safetensors")
     hed = part("hed").HEDdetector(hed)
-    for side in {big, small}:
-        sizes = whole if side == big else part_size
-        yield (
-            "soft edge, HED", side,
-            *both("soft_edge", side, {"model": str(folder / "hed.safetensors"), "safe": True},
-                  lambda a, s, sizes=sizes: hed(a, **s, **sizes, safe=True)), "",
-        )  # fmt: skip
-    ours = both("soft_edge", big, {}, None)[0]
-    theirs = both("soft_edge", big, {}, lambda a, s: hed(a, **s, **whole, safe=True))[1]
-    yield "soft edge, no network", big, ours, theirs, "theirs: HED, it has no other"
+    edges = lambda a, s: hed(a, **s, **part_size, safe=True)  # noqa: E731
+    weights = {"model": str(folder / "hed.safetensors")}
+    yield "soft edge, HED", small, *both("soft_edge", small, weights, edges), ""
+    said = "theirs: HED, it has no other"
+    yield "soft edge, no network", small, *both("soft_edge", small, {}, edges), said
+    yield "soft edge, no network", big, both("soft_edge", big, {}, edges)[0], None, ""
     net = random_(part("lineart").Generator(3, 1, 3))
     save_file(net.state_dict(), folder / "sk_model.safetensors")
     net = part("lineart").LineartDetector(net, net)
-    for side in {big, small}:
-        sizes = whole if side == big else part_size
-        yield (
-            "lineart, generator", side,
-            *both("lineart", side, {"model": str(folder / "sk_model.safetensors")},
-                  lambda a, s, sizes=sizes: net(a, **s, **sizes)), "",
-        )  # fmt: skip
+    lines = lambda a, s: net(a, **s, **part_size)  # noqa: E731
+    weights = {"model": str(folder / "sk_model.safetensors")}
+    yield "lineart, generator", small, *both("lineart", small, weights, lines), ""
     yield from pose(args)
     yield from depth(folder, small)
 
@@ -211,11 +210,12 @@ def measured(name: str, side: int, work: tuple[Work, Work | None], rounds: int, 
     for _ in range(rounds + 1):
         for i, run in enumerate(work):
             if run is not None:
-                start = time.perf_counter()
+                start = time.process_time()
                 run()
-                best[i] = min(best[i], time.perf_counter() - start)
+                best[i] = min(best[i], time.process_time() - start)
         if sum(b for b in best if b < math.inf) > 20:
             break  # long ones once
+    print(name, side, *(f"{b:.3f}" for b in best), file=sys.stderr)
     return Row(name, side, best[0], best[1] if best[1] < math.inf else None, said)
 
 

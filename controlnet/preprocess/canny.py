@@ -28,14 +28,15 @@ def canny(picture: Tensor, low_threshold: int = 100, high_threshold: int = 200) 
     """
     low, high = sorted((low_threshold, high_threshold))
     if picture.device.type == "cpu" and importlib.util.find_spec("cv2") is not None:
-        return torch.stack([_by_opencv(x, low, high) for x in to_bytes(picture).byte()])
+        return torch.stack([_by_opencv(x, low, high) for x in picture.float()])
     return torch.stack([edges(x, low, high) for x in planes(to_bytes(picture)).short()])
 
 
 def _by_opencv(x: Tensor, low: int, high: int) -> Tensor:
     import cv2
 
-    return torch.from_numpy(cv2.Canny(x.contiguous().numpy(), low, high)).float() / 255
+    seen = cv2.convertScaleAbs(x.contiguous().numpy(), alpha=255)  # to_bytes in one pass
+    return torch.from_numpy(cv2.Canny(seen, low, high)).float().div_(255)
 
 
 def edges(x: Tensor, low: int, high: int) -> Tensor:

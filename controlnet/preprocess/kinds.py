@@ -236,6 +236,8 @@ def on_white(picture: Tensor) -> Tensor:
     from ...sampling.lock import colour
 
     if picture.shape[-1] != 4:
-        return colour(picture).float().clamp(0, 1)
+        made = colour(picture).float()
+        low, high = made.aminmax()
+        return made if low >= 0 and high <= 1 else made.clamp(0, 1)  # a copy only where needed
     alpha = picture[..., 3:].float().clamp(0, 1)
     return picture[..., :3].float().clamp(0, 1) * alpha + (1 - alpha)
