@@ -49,7 +49,7 @@ def forward(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
             x = F.max_pool2d(x, 2)
         for i in range(convs):
             name = f"block{k}.convs.{i}"
-            x = F.relu(F.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding=1))
+            x = F.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding=1).relu_()
         name = f"block{k}.projection"
         side = F.conv2d(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
         total = total + F.interpolate(side, size, mode="bilinear")
