@@ -14,6 +14,7 @@ python bench/preprocess.py --aux DIR --threads 1
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import math
 import sys
@@ -50,11 +51,17 @@ def aux(folder: str) -> None:
     package = types.ModuleType("controlnet_aux")
     package.__path__ = [str(found)]
     sys.modules["controlnet_aux"] = package
+    import transformers  # noqa: F401 - asks for torchvision once, before the stub below
     from scipy import ndimage
 
     filters = types.ModuleType("scipy.ndimage.filters")  # gone from newer SciPy
     filters.gaussian_filter = ndimage.gaussian_filter
     sys.modules["scipy.ndimage.filters"] = filters
+    if importlib.util.find_spec("torchvision") is None:  # its faces import two names, unused here
+        transforms = types.ModuleType("torchvision.transforms")
+        transforms.ToPILImage = transforms.ToTensor = None
+        sys.modules["torchvision.transforms"] = transforms
+        sys.modules["torchvision"] = types.ModuleType("torchvision")
 
 
 def part(name: str):
