@@ -59,7 +59,7 @@ def aux(folder: str) -> None:
     sys.modules["scipy.ndimage.filters"] = filters
     if importlib.util.find_spec("torchvision") is None:  # its faces import two names, unused here
         transforms = types.ModuleType("torchvision.transforms")
-        transforms.ToPILImage = transforms.ToTensor = None
+        transforms.ToPILImage = transforms.ToTensor = types.SimpleNamespace
         sys.modules["torchvision.transforms"] = transforms
         sys.modules["torchvision"] = types.ModuleType("torchvision")
 
