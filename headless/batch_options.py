@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .arguments import between, command
 from .batch_jobs import options, read_defaults
@@ -84,7 +86,10 @@ def run_batch(args: argparse.Namespace) -> int:
         args.retry_failed, args.ray, args.workers, args.retries,
     )  # fmt: skip
     bar = None if args.quiet or not sys.stderr.isatty() else _show_step
-    facts = batch(call, Watch(bar, _nothing if args.json else lambda r: _print_files(args, r)))
+    out = sys.stdout
+    tell = _nothing if args.json else partial(_print_files, args, out)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints of lost workers on its own
+        facts = batch(call, Watch(bar, tell))
     if args.json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
     return 1 if facts["failed"] else 0
@@ -97,9 +102,9 @@ def _defaults(args: argparse.Namespace) -> dict[str, Any]:
     return of_file | {name: value for name, value in said.items() if value is not None}
 
 
-def _print_files(args: argparse.Namespace, record: dict) -> None:
+def _print_files(args: argparse.Namespace, out: TextIO, record: dict) -> None:
     for name in record["files"]:
-        print(args.output / name, flush=True)
+        print(args.output / name, file=out, flush=True)
 
 
 def _nothing(record: dict) -> None:
