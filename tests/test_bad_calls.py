@@ -78,10 +78,10 @@ BAD_GRAPHS = {
     "negative steps": (graph(STEPS, steps=-4), ("'steps'", "1..1000", "got -4")),
     "no wire": (graph(STEPS, remove="model"), ("'model'", "INKSTONE_MODEL", "got nothing")),
     "wrong wire": (graph(STEPS, model=[LOAD, 2]), ("INKSTONE_MODEL", "INKSTONE_VAE from node 1")),
-    "missing model": (graph(LOAD, folder="qwen"), ("'qwen'", "Searched: ", "diffusers")),
+    "missing model": (graph(LOAD, folder="qwen"), ("1 model file is not here", "qwen", "diffusers")),
     "no JSON": ("{", ("graph.json is not JSON", "Export (API)")),
-    "UI graph": ('{"nodes": [], "links": []}', ("UI graph", "Export (API)")),
-    "empty graph": ("{}", ("an empty graph", "Export (API)")),
+    "empty UI graph": ('{"nodes": [], "links": []}', ("an empty graph", "Export (API)")),
+    "empty graph": ("{}", ("an empty object", "Export (API)")),
 }  # fmt: skip
 
 
