@@ -1,5 +1,5 @@
-"""The official Qwen-Image templates with their loaders exchanged (`convert --to-inkstone`), run in a
-real ComfyUI on tiny files.
+"""The official Qwen-Image templates with their loaders exchanged (`convert --to-inkstone`), run in
+a real ComfyUI on tiny files.
 
 The templates come from the package comfyui-workflow-templates-json. What cannot run here stands by
 name in CANNOT with its reason, and a test says so when that is no longer true. An older host lacks
