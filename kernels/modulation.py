@@ -117,7 +117,20 @@ def modulation(
 
     branches: LoRAs, by the names of their layers; final: the network ends in a modulated norm.
     """
-    act = F.silu(time_embedding(weights, sigma, addition, branches))  # [n,D]
+    time = time_embedding(weights, sigma, addition, branches)
+    return rows_of(weights, time, layers, dtype, branches, final)
+
+
+def rows_of(
+    weights: Weights,
+    time: Tensor,
+    layers: int,
+    dtype: torch.dtype = torch.float32,
+    branches: Branches = NONE,
+    final: bool = True,
+) -> Modulation:
+    """All modulation rows for embedded timesteps [n,D] float32; options as in `modulation`."""
+    act = F.silu(time)
 
     def project(key: str, parts: int) -> Tensor:
         return _project(weights, key, act, parts, dtype, branches)

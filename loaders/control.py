@@ -20,8 +20,7 @@ from ..kernels.control_blockwise import BlockwiseBranch, BlockwiseConfig
 from ..kernels.control_fun import FunBranch
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiTConfig
-from ..kernels.modulation import Modulation, modulation, modulation_keys
-from ..kernels.modulation import Weights as Reader
+from ..kernels.modulation import Modulation, modulation, modulation_keys, rows_of
 from ..quant.storage import Found, Storage
 from .config import mmdit_config
 from .detect import identify, require
@@ -43,6 +42,7 @@ MASK = 4  # features of one token of a mask, beside the picture's
 Network = ControlBranch | BlockwiseBranch | FunBranch
 _TIME = "time_text_embed."
 _KEPT_TABLES = 2
+Time = Callable[[Tensor], Tensor]  # sigmas [n] -> embedded timesteps [n,D] float32
 
 
 @dataclass
@@ -66,19 +66,23 @@ class ControlModel:
         """Takes the mask of what is drawn anew (Inpainting)."""
         return self.network.masked
 
-    def modulation(self, sigmas: Tensor, base: Reader | None = None) -> Modulation:
-        """The rows for sigmas [n]; the last tables are kept. base: reads weights of the diffusion
-        model, whose embedding of the time serves a branch that has none.
+    def modulation(self, sigmas: Tensor, time: Time | None = None) -> Modulation:
+        """The rows for sigmas [n]; the last tables are kept. time: the diffusion model's embedding
+        of timesteps, which serves a branch that has none: with another model, or a LoRA on it,
+        the table is another.
         """
-        layers, own = self.network.config.layers, base if self.network.borrows else None
-
-        def read(name: str) -> Tensor | Storage:
-            there = own is not None and name.startswith(_TIME)
-            return own(name).to(self.device) if there else self._read(name)
-
+        layers = self.network.config.layers
+        if not self.network.borrows:
+            return self._tables.get(
+                tuple(sigmas.tolist()),
+                lambda: modulation(
+                    self._read, sigmas.to(self.device), layers, self.dtype, final=False
+                ),
+            )
+        embedded = time(sigmas).to(self.device)
         return self._tables.get(
-            tuple(sigmas.tolist()),
-            lambda: modulation(read, sigmas.to(self.device), layers, self.dtype, final=False),
+            embedded.cpu().numpy().tobytes(),
+            lambda: rows_of(self._read, embedded, layers, self.dtype, final=False),
         )
 
     def _read(self, name: str) -> Tensor | Storage:

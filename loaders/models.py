@@ -15,7 +15,7 @@ from torch import Tensor
 from ..kernels.errors import InkstoneError
 from ..kernels.lora import attached
 from ..kernels.mmdit import MMDiT
-from ..kernels.modulation import Modulation, modulation, modulation_keys
+from ..kernels.modulation import Modulation, modulation, modulation_keys, time_embedding
 from ..kernels.text_encoder import Past, TextEncoder, picture_positions
 from ..quant.storage import Found, Storage
 from ..sampling.lightning import Distilled
@@ -115,6 +115,13 @@ class DiffusionModel:
             return made.with_references() if self.apart else made
 
         return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
+
+    def time(self, sigmas: Tensor) -> Tensor:
+        """Embedded timesteps [n,D] float32, for a control that has no embedding of its own."""
+        names = (key.rpartition(".")[0] for key in modulation_keys(0))
+        loras = lora_stack.TableBranches(self.adapters, names)
+        levels = sigmas.to(self.device)
+        return time_embedding(self.read, levels, branches=loras.at(self.read, self.device))
 
     @property
     def edit(self) -> EditTemplate | None:

@@ -27,7 +27,7 @@ from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch
 from ..kernels.control_fun import FunBranch, Placed
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import After, MMDiTConfig, Watch, activation_bytes
-from ..kernels.modulation import Modulation, Weights, table_bytes
+from ..kernels.modulation import Modulation, table_bytes
 from .finite import check
 from .geometry import LATENT, TOKEN, pack, token_grid
 
@@ -50,8 +50,8 @@ class Branch(Protocol):
     path: Path
     weights: object | None  # where they are: has them in place, see Model.ready
 
-    def modulation(self, sigmas: Tensor, base: Weights) -> Modulation:
-        """The table for these sigmas. base: reads weights of the diffusion model."""
+    def modulation(self, sigmas: Tensor, time: Callable[[Tensor], Tensor]) -> Modulation:
+        """The table for these sigmas. time: the diffusion model's, see `Model.time`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ class Controlled:
                 self._patched.append((control, part))
                 continue
             if id(branch) not in self._groups:
-                self._tables[id(branch)] = branch.modulation(r.sigmas[:-1], model.read)
+                self._tables[id(branch)] = branch.modulation(r.sigmas[:-1], model.time)
             self._groups.setdefault(id(branch), []).append((control, placed))
         self._made: tuple[int, list[After]] = -1, []
 

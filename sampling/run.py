@@ -21,7 +21,7 @@ from torch import Tensor
 from ..kernels.beside import Beside, References
 from ..kernels.errors import InkstoneError
 from ..kernels.mmdit import MMDiT, Watch, activation_bytes
-from ..kernels.modulation import Modulation, Weights, table_bytes
+from ..kernels.modulation import Modulation, table_bytes
 from ..kernels.rope import Grid
 from ..kernels.stream import Walk
 from .control import Controlled, acting, check_controls, condition, control_bytes, say
@@ -48,12 +48,14 @@ class Model(Drawer, Protocol):
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
     distilled: Distilled | None  # made for few steps without CFG
-    read: Weights  # one weight from the file, by our name
 
     def ready(self, working: int, beside: Sequence[object] = ()) -> None:
         """Has the weights in place for work that needs `working` bytes itself; beside: the weights
         of controls, which work in the same steps.
         """
+
+    def time(self, sigmas: Tensor) -> Tensor:
+        """Embedded timesteps [n,D] float32, for controls that have no embedding of their own."""
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within it the network works with the model's LoRAs, if it has some."""

@@ -5,6 +5,7 @@ batches, several kinds at once.
 
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ from inkstone.loaders import layout
 from inkstone.loaders.bundle import load_all
 from inkstone.loaders.control import open_control
 from inkstone.loaders.detect import identify
+from inkstone.loaders.lora import load_lora
+from inkstone.loaders.lora_stack import Adapter
 from inkstone.loaders.safetensors_file import save_safetensors
 from inkstone.sampling.run import Request, denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
@@ -150,6 +153,37 @@ def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
     assert torch.equal(drawn(torch.zeros(1, 32, 48)), plainly)
     assert torch.equal(drawn(torch.ones(1, 32, 48)), whole)
     assert relative(half, whole) > LIMIT < relative(half, plainly)
+
+
+def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
+    """Its table is made of the model's time embedding: one control, two models, a LoRA there."""
+    plain, bundle, nets = world
+    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 2, 6)
+    names = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)]
+    g, lora, other = torch.Generator().manual_seed(3), {}, copy.deepcopy(plain)
+    for name in names:
+        linear = other.transformer.get_submodule(name)
+        out, into = linear.weight.shape
+        a, b = (torch.randn(shape, generator=g) * 0.3 for shape in ((2, into), (out, 2)))
+        linear.weight.data += b @ a
+        lora |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    save_safetensors(tmp_path / "lora.safetensors", lora, {})
+    moved = load_all(tiny.save(other, tmp_path / "other"), torch.float32).model
+    dressed = bundle.model.with_loras([Adapter(load_lora(tmp_path / "lora.safetensors"))])
+    one = nets["fun"][1]
+
+    def drawn(model, branch):
+        control = ControlPicture(branch, bundle.vae, pixels).on(canvas_of(*size))
+        return denoise(model, text, None, Request(*size, table, seed=4, controls=(control,)))
+
+    first = drawn(bundle.model, one)
+    want = drawn(moved, open_control(one.path))
+    assert relative(want, first) > 100 * LIMIT
+    assert torch.equal(drawn(moved, one), want), "a table of another model was taken"
+    error = relative(drawn(dressed, one), want)
+    assert error < LIMIT, f"with a LoRA on the time embedding {error:.1e}"
+    assert torch.equal(drawn(bundle.model, one), first)
 
 
 def test_mask_channels_are_the_last_four_features():
