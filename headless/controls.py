@@ -139,7 +139,7 @@ class Controls:
         self, task: Task, mask: Tensor | None, bundle: Bundle, size: tuple[int, int]
     ) -> tuple[Control | InContext, ...]:
         """For a request, encoded on its canvas. mask: what is drawn anew; where nothing is
-        repainted, where the controls act.
+        repainted, where the controls act. Fun Union is shown the picture that is repainted.
         """
         from ..controlnet.canvas import canvas_of
         from ..controlnet.union import ControlPicture, Effect
@@ -150,10 +150,10 @@ class Controls:
         canvas, found = canvas_of(*size, where), []
         for asked, model, made in zip(self.asked, self.models, self.maps):
             effect = Effect(asked.strength, asked.start, asked.end)
-            own = mask if model.masked or task.repaint is None else None
-            found.append(ControlPicture(model, bundle.vae, made, effect, own).on(canvas))
+            source = task.repaint.picture if task.repaint and _reads_source(model) else None
+            own = mask if model.masked or source is not None or task.repaint is None else None
+            found.append(ControlPicture(model, bundle.vae, made, effect, own, source).on(canvas))
         return tuple(found)
-
 
     def branches(self) -> tuple[ControlModel, ...]:
         """Of the models those that work beside the diffusion model."""
@@ -169,6 +169,13 @@ class Controls:
             return prompt
         log.info("in-context control: the prompt is drawn as %r", prefixed(prompt))
         return prefixed(prompt)
+
+
+def _reads_source(model: ControlModel | InContextModel) -> bool:
+    """Takes the picture that is repainted beside its map."""
+    from ..loaders.control import ControlModel
+
+    return isinstance(model, ControlModel) and model.network.borrows
 
 
 NONE = Controls()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +15,14 @@ import torch
 
 from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.union import ControlPicture, Effect
+from inkstone.headless.controls import Asked, Controls
+from inkstone.headless.sources import Task
 from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders import layout
 from inkstone.loaders.bundle import load_all
 from inkstone.loaders.control import open_control
 from inkstone.loaders.detect import identify
+from inkstone.loaders.editing import repaint_for
 from inkstone.loaders.lora import load_lora
 from inkstone.loaders.lora_stack import Adapter
 from inkstone.loaders.safetensors_file import save_safetensors
@@ -184,6 +188,24 @@ def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
     error = relative(drawn(dressed, one), want)
     assert error < LIMIT, f"with a LoRA on the time embedding {error:.1e}"
     assert torch.equal(drawn(bundle.model, one), first)
+
+
+def test_a_call_that_repaints_shows_fun_the_picture(world):
+    """--image, --mask and a map: the picture and the mask reach Fun, a canny patch only its map."""
+    plain, bundle, nets = world
+    size, mask = (64, 48), mask_of(64, 48)
+    picture, pixels = (image(*size, seed=n)[1][None] for n in (1, 2))
+    repaint = repaint_for(bundle.model.family, picture, mask, (0, 0), ("auto", "off"))
+    task = Task("image", (repaint.canvas(),), (repaint.crop.lock,), repaint, 1.0)
+    asked = (Asked("map", Path("map.png")),)
+    placed = {kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
+              for kind in ("fun", "canny")}  # fmt: skip
+    want = ControlPicture(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
+    want, got = want.on(canvas_of(*size)), placed["fun"]
+    for name in ("latent", "kept", "source"):
+        assert torch.equal(getattr(got, name), getattr(want, name)), name
+    alone = placed["canny"]
+    assert (alone.kept, alone.source, alone.where) == (None, None, None)
 
 
 def test_mask_channels_are_the_last_four_features():
