@@ -57,7 +57,7 @@ def opened(path: str | Path, want: Want) -> ControlModel | InContextModel:
 
 @dataclass(frozen=True, eq=False)
 class InContext:
-    """A map on the canvas: raw latent [1,16,1,h,w]; strength: of the LoRA."""
+    """A map on the canvas: raw latent [n,16,1,h,w], n = 1 or the batch; strength: of the LoRA."""
 
     model: InContextModel
     latent: Tensor
@@ -77,13 +77,8 @@ def placed(given: ControlPicture, canvas: Canvas) -> InContext:
             f"The control {name} is an in-context LoRA, which takes its map and no mask. Take out "
             "the mask, or use a control that has one."
         )
-    picture = canvas.picture(given.picture)
-    if len(picture) != 1:
-        raise InkstoneError(
-            f"The control {name} is an in-context LoRA, which takes one map for all pictures of a "
-            f"batch, got {len(picture)}. Give one."
-        )
-    return InContext(given.branch, given.vae.encode(picture), effect.strength)
+    latent = given.vae.encode(canvas.picture(given.picture))
+    return InContext(given.branch, latent, effect.strength)
 
 
 def drawing(

@@ -10,7 +10,7 @@ Module names are the published key names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,7 @@ class Patches:
     behind them."""
 
     parts: Sequence[Patched]
+    look: Callable[[Patched, int, Tensor], None] | None = None  # sees what each patch gives
 
     def __call__(self, index: int, layers: int, x: Tensor) -> Tensor:
         """The stream x [B,S',D] after block `index` with what all patches add; in place without
@@ -102,7 +103,10 @@ class Patches:
         tokens = self.parts[0].y.shape[1]
         head, added = x[:, :tokens], None
         for part in self.parts:
-            more = part.branch.patch(index)(head, part.y, part.dtype).float() * part.scale
+            more = part.branch.patch(index)(head, part.y, part.dtype).float()
+            if self.look is not None:
+                self.look(part, index, more)
+            more = more * part.scale
             added = more if added is None else added.add_(more)
         if torch.is_grad_enabled():
             return torch.cat([head + added, x[:, tokens:]], dim=1)

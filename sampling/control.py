@@ -200,6 +200,7 @@ class Controlled:
         self._tables: dict[int, Modulation] = {}
         self._groups: dict[int, list[tuple[Control, Tensor]]] = {}
         self._patched: list[tuple[Control, Patched]] = []
+        self._looked: set[int] = set()  # patched ones whose first step has begun
         for control, picture in zip(controls, pictures, strict=True):
             branch, network = control.branch, control.branch.network
             placed = picture.to(branch.device, branch.dtype)
@@ -216,11 +217,17 @@ class Controlled:
     def after(self, x: Tensor, step: int, which: str) -> list[After]:
         """What is added in this step to the streams of one half of CFG. x [B,S,64]."""
         parts = [part for control, part in self._patched if control.acts(step, self._steps)]
-        patches = [Patches(parts)] if parts else []
+        looks = None if self._looked.issuperset(map(id, parts)) else self._look
+        patches = [Patches(parts, looks)] if parts else []
+        self._looked.update(map(id, parts))
         if self._made[0] != step:
             self._made = -1, []  # the last step's samples go before the new ones come
             self._made = step, self._run(x, step, "positive", borrows=False)
         return [*patches, *self._made[1], *self._run(x, step, which, borrows=True)]
+
+    def _look(self, part: Patched, index: int, x: Tensor) -> None:
+        control = next(c for c, own in self._patched if own is part)
+        check(f"control {control.name}, patch {index}", x, control.branch.weights_format)
 
     def _run(self, x: Tensor, step: int, which: str, borrows: bool) -> list[After]:
         """Of all branches that have their own embeddings, or that borrow the base model's."""

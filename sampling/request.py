@@ -50,7 +50,8 @@ class Drawer(Protocol):
 
 
 Context = tuple[Tensor, ...]
-"""Maps [1,16,1,h,w] that stand beside what is drawn, for a LoRA that reads them."""
+"""Maps [n,16,1,h,w] that stand beside what is drawn, for a LoRA that reads them; n = 1 or the
+batch."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,13 @@ def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> Non
             f"{name} for {_name(model)}: in-context controls were made for Qwen-Image. Load that, "
             "or take out the control."
         )
-    _check_reference(name, picture)
+    _check_reference(name, picture[:1])
+    check(name, picture, "of the VAE")
+    if len(picture) not in (1, r.batch):
+        raise InkstoneError(
+            f"{name} holds {len(picture)} maps, {r.batch} are drawn: expected 1"
+            f"{f' or {r.batch}' if r.batch > 1 else ''}. Give one for all, or one for each."
+        )
     got, wanted = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
     if got != wanted:
         raise InkstoneError(

@@ -157,7 +157,8 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     config, size = model.network.config, model.dtype.itemsize
     tokens = [math.prod(grid) for grid in _grids(r)]
     references = sum(tokens[_drawn(r) :])
-    per_token = config.width * (4 + (2 * size * r.batch if model.apart else 0))
+    kept = max(map(len, r.beside), default=1)
+    per_token = config.width * (4 * kept + (2 * size * r.batch if model.apart else 0))
     text = max(t.shape[1] for t in texts.values())
     rows = len(r.sigmas) - 1 + model.apart
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
@@ -186,7 +187,9 @@ def _beside(model: Model, r: Request) -> Beside:
     """The references, in one object for all steps and both halves of CFG."""
     if not r.beside:
         return Beside()
-    tokens = torch.cat([_normalised(model, z) for z in r.beside], dim=1)  # [1,R,64]
+    count = max(map(len, r.beside))  # maps may be one for each picture
+    seen = [_normalised(model, z).expand(count, -1, -1) for z in r.beside]
+    tokens = torch.cat(seen, dim=1)  # [n,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
     return Beside(references, _drawn(r) if model.layered else 0)
 

@@ -149,6 +149,25 @@ def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
     assert error < LIMIT < effect, f"{error:.1e} relative, moved by {effect:.1e}"
 
 
+def test_a_batch_with_a_map_for_each_is_its_singles(world):
+    """Beside a second map that is one for all."""
+    _, _, bundle, model = world
+    size, text = (48, 32), bundle.text_encoder.encode(PREFIX + "a star")
+    pixels = torch.cat([image(*size, seed=n)[1][None] for n in (1, 2, 3)])
+
+    def drawn(maps, seed, batch):
+        placed = [ControlPicture(model, bundle.vae, p).on(canvas_of(*size)) for p in maps]
+        dressed, _, context = drawing(bundle.model, placed)
+        request = Request(*size, sigmas(LINEAR, 2, 6), seed=seed, batch=batch, context=context)
+        return denoise(dressed, text, None, request)
+
+    both = drawn([pixels[:2], pixels[2:]], 4, 2)
+    for k in (0, 1):
+        alone = drawn([pixels[k : k + 1], pixels[2:]], 4 + k, 1)
+        error = relative(both[k : k + 1], alone)
+        assert error < 1e-6, f"picture {k} of the batch: {error:.1e}"
+
+
 def test_beside_another_control(world, tmp_path):
     """With a blockwise control in the same run: what it adds reaches only the drawn tokens."""
     plain, merged, bundle, model = world
@@ -220,9 +239,11 @@ def test_what_it_does_not_take_is_refused(world):
         on(Effect(1.0, 0.2, 1.0))
     with pytest.raises(InkstoneError, match="takes its map and no mask"):
         on(mask=torch.ones(1, 32, 32))
-    with pytest.raises(InkstoneError, match="one map for all pictures of a batch, got 2"):
-        on(picture=pixels.expand(2, -1, -1, -1))
     table = sigmas(LINEAR, 1, 4)
+    dressed, _, context = drawing(bundle.model, [on(picture=pixels.expand(2, -1, -1, -1))])
+    for batch, words in ((1, "expected 1. Give"), (3, "expected 1 or 3")):
+        with pytest.raises(InkstoneError, match=f"holds 2 maps, {batch} are drawn: {words}"):
+            denoise(dressed, text, None, Request(*size, table, batch=batch, context=context))
     dressed, _, context = drawing(bundle.model, [on()])
     with pytest.raises(InkstoneError, match="32x32, the canvas 48x32"):
         denoise(dressed, text, None, Request(48, 32, sigmas(LINEAR, 1, 6), context=context))

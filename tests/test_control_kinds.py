@@ -223,6 +223,21 @@ def test_files_are_told_by_what_is_in_them(world, tmp_path):
         assert facts.layers == KINDS[kind]
 
 
+@pytest.mark.parametrize("kind, words", [("canny", "patch 3"), ("fun", "a sample")])
+def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_path, kind, words):
+    _, bundle, nets = world
+    net, size = copy.deepcopy(nets[kind][0]), (48, 32)
+    broken = net.controlnet_blocks[3].output_proj if kind == "canny" else (
+        net.control_blocks[1].after_proj)  # fmt: skip
+    broken.bias.data[5] = torch.nan
+    model = open_control(saved(net, tmp_path / "broken.safetensors"))
+    control = ControlPicture(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
+    text = bundle.text_encoder.encode("a star")
+    request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
+    with pytest.raises(InkstoneError, match=f"control broken.safetensors, {words}: .*not finite"):
+        denoise(bundle.model, text, None, request)
+
+
 def refused(tmp_path, tensors, words):
     path = tmp_path / "control.safetensors"
     save_safetensors(path, tensors, {})
