@@ -54,8 +54,6 @@ EXCHANGES = {
 }
 # nodes that change core's network from inside, or that our bridge has no place for
 REASONS = {
-    "QwenImageDiffsynthControlnet": "patches the inside of core's network. Use Inkstone Load "
-    "ControlNet and Apply ControlNet with the same file, and Inkstone Denoise",
     "EmptyQwenImageLayeredLatentImage": "draws layers, which core samplers cannot on our network. "
     "Use Inkstone Encode Layers and Inkstone Denoise",
 }

@@ -4,8 +4,9 @@ is ours.
 So every sampler, scheduler and guider of core works, and whatever core nodes change of schedule and
 guidance. What is unusual: the weights are not the patcher's (our residency keeps them, packed), so
 it has none to move; modulation is read once for the sigmas of a whole run, which core hands over
-beforehand; LoRAs of core's loader become side branches; patches of other packs that reach into
-core's network cannot be had and are refused by name, never dropped.
+beforehand; LoRAs of core's loader become side branches; what is added behind a block (ControlNet,
+DiffSynth's patches) is added to ours. Other patches that reach into core's network cannot be had
+and are refused by name, never dropped.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from torch import Tensor
 
 from ..kernels.beside import Beside, References
 from ..kernels.errors import InkstoneError
+from ..kernels.lora import attached
 from ..kernels.mmdit import Watch
 from ..kernels.modulation import Modulation
+from ..loaders.lora_stack import branches
 from ..sampling.geometry import LATENT, pack, token_grid, unpack
 from ..sampling.request import Request, reference_grid
 from ..sampling.run import working_bytes
 from . import host
+from .host_memory import guest_of
 from .sockets import INDEX, INDEX_ZERO
 
 if TYPE_CHECKING:
@@ -38,8 +42,7 @@ log = logging.getLogger(__name__)
 _LORAS = "inkstone_loras"  # attachment of a patcher: adapters of core's LoRA loaders
 _START = "diffusion_model."
 _SAME = 1e-6  # two timesteps that differ by less are one
-# parts of transformer_options that change core's network from inside
-_INSIDE = ("patches", "patches_replace")
+_BEHIND = "double_block"  # patches of the image stream behind a block
 
 
 def core_model(model: DiffusionModel) -> Any:
@@ -82,6 +85,15 @@ def core_model(model: DiffusionModel) -> Any:
 
         def memory_required(self, input_shape: Sequence[int]) -> int:
             return 0  # our own plan asks the host for room
+
+        def model_patches_models(self) -> list[Any]:
+            """What must not leave to make room for a run of this model: its own weights."""
+            own = [] if model.weights is None else [guest_of(model.weights)]
+            return [*super().model_patches_models(), *own]
+
+        def cleanup(self) -> None:
+            super().cleanup()
+            core.diffusion_model.rest()
 
     core = Core(config, device=model.device)
     core.diffusion_model = Network(core, model)
@@ -140,10 +152,15 @@ class Network(torch.nn.Module):
         # not registered: their weights are not this module's
         object.__setattr__(self, "_core", core)
         object.__setattr__(self, "_model", model)
-        self._tables: dict[int, tuple[Tensor, Modulation]] = {}
-        self._beside: Beside | None = None
         self._dressed: tuple[tuple[Adapter, ...], DiffusionModel] = (), model
         self._told = False
+        self.rest()
+
+    def rest(self) -> None:
+        """The end of a run: lets go of what is the same in all its steps."""
+        self._beside: Beside | None = None
+        self._branches: Mapping[str, Any] | None = None  # of LoRAs
+        self._working = 0  # bytes that room was made for
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,7 +175,7 @@ class Network(torch.nn.Module):
     ) -> Tensor:  # fmt: skip
         """x [B,16,1,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J]."""
         options = transformer_options or {}
-        _refuse_inside(options)
+        behind = _block_patches(options, x)
         model, frames = self._with_loras(), x.dim() == 5
         if frames and x.shape[2] != 1:
             raise InkstoneError(
@@ -172,15 +189,16 @@ class Network(torch.nn.Module):
         size = z.shape[-1] * LATENT, z.shape[-2] * LATENT
         request = Request(*size, self._levels(options, timesteps), batch=len(z),
                           references=references)  # fmt: skip
-        model.ready(working_bytes(model, request, {"positive": context}))
+        self._ready(model, working_bytes(model, request, {"positive": context}))
         mask = None
         if attention_mask is not None and not bool(attention_mask.bool().all()):
             mask = attention_mask.bool().expand(len(z), -1)
-        with model.adapted(), torch.inference_mode():
+        with attached(model.network, self._sides(model)), torch.inference_mode():
             mod = self._rows(model, request.sigmas[:-1], timesteps)
             beside = self._kept_beside(model, references)
             grids = [token_grid(*size), *(reference_grid(r) for r in references)]
-            watch = Watch(lambda _: host.throw_if_interrupted(), after=_core_control(control))
+            after = [*behind, *_core_control(control)]
+            watch = Watch(lambda _: host.throw_if_interrupted(), after=after)
             v = model.network(
                 pack(z).to(model.device, model.dtype), context.to(model.device, model.dtype), mod,
                 grids, mask, watch, beside,
@@ -192,9 +210,23 @@ class Network(torch.nn.Module):
         patcher = getattr(self._core, "current_patcher", None)
         adapters = getattr(patcher, "attachments", {}).get(_LORAS, ())
         if adapters != self._dressed[0]:
+            self.rest()
             dressed = self._model.with_loras(adapters) if adapters else self._model
             self._dressed = adapters, dressed
         return self._dressed[1]
+
+    def _ready(self, model: DiffusionModel, working: int) -> None:
+        """Once per run, again where more is asked or where core took the weights away meanwhile."""
+        gone = model.weights is not None and model.weights.placement is None
+        if gone or working > self._working:
+            model.ready(working)
+            self._working = working
+
+    def _sides(self, model: DiffusionModel) -> Mapping[str, Any]:
+        """The branches of LoRAs, on the device once per run."""
+        if self._branches is None:
+            self._branches = branches(model.adapters, model.network, model.device, model.dtype)
+        return self._branches
 
     def _levels(self, options: Mapping[str, Any], timesteps: Tensor) -> Tensor:
         """Timesteps of the whole run, as core tells them beforehand; else of this call."""
@@ -230,7 +262,10 @@ class Network(torch.nn.Module):
                 f"{(INDEX_ZERO if model.apart else INDEX)!r}. Choose the variant that the file is "
                 "where the model is loaded, or take out the reference method node."
             )
-        return tuple((z if z.dim() == 5 else z[:, :, None])[:1] for z in latents)
+        found = [z if z.dim() == 5 else z[:, :, None] for z in latents]
+        # both halves of CFG may come in one batch, each with its own pictures
+        same = all(torch.equal(z, z[:1].expand_as(z)) for z in found)
+        return tuple(z[:1] if same else z for z in found)
 
     def _kept_beside(self, model: DiffusionModel, references: Sequence[Tensor]) -> Beside:
         """The references as tokens; the same object while they are the same."""
@@ -277,13 +312,25 @@ def _core_control(control: Mapping[str, Any] | None) -> list[Any]:
     return [add] if samples else []
 
 
-def _refuse_inside(options: Mapping[str, Any]) -> None:
-    """Raises for patches that reach into core's network."""
-    parts = [part for part in _INSIDE if options.get(part)]
-    found = [f"{part}: {', '.join(map(str, options[part]))}" for part in parts]
+def _block_patches(options: Mapping[str, Any], x: Tensor) -> list[Any]:
+    """Patches behind core's double blocks, for our image stream. Raises for patches of other kinds.
+
+    x: the latent as core hands it over. The text stream is not shown: DiffSynth's do not ask.
+    """
+    patches = dict(options.get("patches") or {})
+    behind = patches.pop(_BEHIND, ())
+    held = {"patches": patches, "patches_replace": options.get("patches_replace")}
+    found = [f"{part}: {', '.join(map(str, names))}" for part, names in held.items() if names]
     if found:
         raise InkstoneError(
             f"Another node patches the inside of core's network ({'; '.join(found)}), which this "
-            "model does not have. Take out that node; for DiffSynth's controls use Inkstone Load "
-            "ControlNet and Inkstone Denoise."
+            "model does not have. Take out that node."
         )
+
+    def patched(index: int, layers: int, img: Tensor) -> Tensor:
+        said = {"txt": None, "x": x, "block_index": index, "transformer_options": options}
+        for patch in behind:
+            img = patch({"img": img, **said})["img"]
+        return img
+
+    return [patched] if behind else []

@@ -85,6 +85,13 @@ class Guest:
         return held
 
 
+def guest_of(weights: Residency) -> Guest:
+    """The one that stands for these weights."""
+    if weights not in _guests:
+        _guests[weights] = Guest(weights)
+    return _guests[weights]
+
+
 def _cpu() -> torch.device:
     import torch
 
@@ -129,9 +136,7 @@ def _register(manager: Any) -> None:
 
     listed = {id(entry.model) for entry in manager.current_loaded_models}
     for weights in residencies():
-        guest = _guests.get(weights)
-        if guest is None:
-            guest = _guests[weights] = Guest(weights)
+        guest = guest_of(weights)
         if id(guest) not in listed:
             _enter(manager, guest)
 

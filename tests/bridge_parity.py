@@ -77,8 +77,11 @@ def conditioning(length: int, seed: int, joint: int, **more) -> list:
 def sampled(patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1, h=8, w=12, **more):
     joint = MODELS.model.network.config.joint
     refs = more.get("references")
-    extra = {} if refs is None else {"reference_latents": refs}
-    positive, negative = conditioning(9, 1, joint, **extra), conditioning(5, 2, joint, **extra)
+    other = more.get("other", refs)
+    first, second = ({} if r is None else {"reference_latents": r} for r in (refs, other))
+    lengths = (9, 5) if other is refs else (7, 7)  # equal ones go through in one batch
+    positive, negative = (conditioning(n, 1 + i, joint, **extra)
+                          for i, (n, extra) in enumerate(zip(lengths, (first, second))))  # fmt: skip
     latent = more.get("latent", torch.zeros(batch, 16, 1, h, w))
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -104,6 +107,8 @@ more = dict(latent=picture, mask=half, denoise=0.6)
 FOUND["img2img with a mask"] = relative(sampled(OURS, **more), sampled(CORE, **more))
 FOUND["one reference"] = relative(sampled(OURS, references=[picture]),
                                   sampled(CORE, references=[picture]))  # fmt: skip
+two = dict(references=[picture], other=[picture.flip(-1)])
+FOUND["another reference in the negative"] = relative(sampled(OURS, **two), sampled(CORE, **two))
 FOUND["moved by the reference"] = relative(sampled(OURS, references=[picture]), sampled(OURS))
 
 
@@ -133,14 +138,51 @@ FOUND["two of them"] = relative(sampled(with_lora(with_lora(OURS, 0.7), -0.2)),
 FOUND["moved by the LoRA"] = relative(sampled(with_lora(OURS, 0.7)), sampled(OURS))
 FOUND["without it again"] = relative(sampled(OURS), sampled(CORE))
 
-# patches into core's network are refused, in words
+# patches behind a block, as DiffSynth's controls are; other patches are refused, in words
+
+
+class Behind:
+    """Adds to the image stream in place; `models` is asked for what it needs loaded."""
+
+    def __call__(self, given):
+        img, x = given["img"], given["x"]
+        part = x.shape[-1] * x.shape[-2] // 4
+        img[:, :part] += 0.1 * (1 + given["block_index"]) * img[:, :part].roll(1, dims=-1)
+        given["img"] = img
+        return given
+
+    def models(self):
+        return []
+
+
+def behind(patcher):
+    patcher = patcher.clone()
+    patcher.set_model_patch(Behind(), "double_block")
+    return patcher
+
+
+FOUND["a patch behind each block"] = relative(sampled(behind(OURS), references=[picture]),
+                                              sampled(behind(CORE), references=[picture]))  # fmt: skip
+FOUND["moved by the patch"] = relative(sampled(behind(OURS)), sampled(OURS))
 inside = OURS.clone()
-inside.set_model_patch(lambda *a: a, "double_block")
+inside.set_model_patch(lambda *a: a, "attn1_patch")
 try:
     sampled(inside)
     FOUND["inside"] = "not refused"
 except Exception as error:  # noqa: BLE001
     FOUND["inside"] = str(error)
+
+# what the host's memory manager is told: our weights do not leave to make room for themselves
+from inkstone.loaders.bundle import Want, open_all  # noqa: E402
+from inkstone.nodes.host_memory import Guest, room  # noqa: E402
+
+waiting = open_all(FOLDER, Want(torch.float32, wait=True, free=room))
+late = bridge.ToModel.execute(waiting.model).result[0]
+FOUND["read when it runs"] = relative(sampled(late), sampled(CORE))
+guests = [g for g in late.model_patches_models() if isinstance(g, Guest)]
+FOUND["held"] = [g.model_size() == waiting.model.weights.held > 0 for g in guests]
+late.model.diffusion_model._model.weights.park()
+FOUND["after it left"] = relative(sampled(late), sampled(CORE))
 
 clip, vae = bridge.ToCLIP.execute(MODELS.text_encoder).result[0], bridge.ToVAE.execute(MODELS.vae)
 vae = vae.result[0]

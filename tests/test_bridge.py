@@ -19,7 +19,7 @@ from inkstone.kernels.modulation import modulation
 from inkstone.loaders.bundle import load_all
 from inkstone.loaders.safetensors_file import save_safetensors
 from inkstone.nodes.bridge import ToCLIP, ToModel, ToVAE
-from inkstone.nodes.host_bridge import _adapter, _core_control, _picked, _refuse_inside
+from inkstone.nodes.host_bridge import _adapter, _block_patches, _core_control, _picked
 
 from . import tiny
 from .comfy_install import (
@@ -138,9 +138,11 @@ def test_rows_of_a_batch_and_controls_of_core():
     assert not add(4, 5, torch.zeros(1, 5, 8)).any() and _core_control(None) == []
     with pytest.raises(InkstoneError, match="residuals for middle.*another model"):
         _core_control({"input": [], "middle": [x]})
-    _refuse_inside({"patches": {}, "sample_sigmas": levels})
+    assert _block_patches({"patches": {}, "sample_sigmas": levels}, x) == []
     with pytest.raises(InkstoneError, match="patches_replace: dit"):
-        _refuse_inside({"patches_replace": {"dit": 1}})
+        _block_patches({"patches_replace": {"dit": 1}}, x)
+    with pytest.raises(InkstoneError, match="patches: attn1_patch, post_input"):
+        _block_patches({"patches": dict.fromkeys(("attn1_patch", "post_input", "double_block"))}, x)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,9 @@ def found(tmp_path_factory):
     "name",
     ["euler/simple", "dpmpp_2m/beta", "heun/normal", "dpmpp_sde/simple", "euler_ancestral/simple",
      "batch of 2, cfg 1", "img2img with a mask", "one reference", "shift 3 and a post-CFG function",
-     "LoRA of core's loader", "two of them", "without it again"],
+     "LoRA of core's loader", "two of them", "without it again",
+     "another reference in the negative", "a patch behind each block", "read when it runs",
+     "after it left"],
 )  # fmt: skip
 def test_core_samplers_draw_the_same_on_our_network(found, name):
     assert found[name] < LIMIT, f"latents differ by {found[name]:.2e} relative"
@@ -188,7 +192,7 @@ def test_core_samplers_draw_the_same_on_our_network(found, name):
 
 def test_what_should_move_the_picture_does(found):
     moved = {name: value for name, value in found.items() if name.startswith("moved")}
-    assert len(moved) == 3 and min(moved.values()) > 100 * LIMIT, moved
+    assert len(moved) == 4 and min(moved.values()) > 100 * LIMIT, moved
 
 
 def test_core_nodes_on_our_vae_and_text_encoder(found):
@@ -196,3 +200,7 @@ def test_core_nodes_on_our_vae_and_text_encoder(found):
     assert found["VAEEncode"] == [2, 16, 1, 6, 8] and found["VAEDecode"] == [2, 48, 64, 3]
     assert found["odd sides"] == [1, 16, 1, 7, 9]
     assert found["inside"].startswith("Another node patches the inside of core's network")
+
+
+def test_the_host_knows_what_our_weights_take(found):
+    assert found["held"] == [True]

@@ -58,11 +58,10 @@ def test_the_variant_comes_from_the_encode_nodes(kind, method, variant):
 
 
 def test_what_cannot_be_exchanged_is_named():
-    patched = API | {"8": {"class_type": "QwenImageDiffsynthControlnet", "inputs": {}}}
-    made, notes = to_inkstone(patched)
+    layers = API | {"8": {"class_type": "EmptyQwenImageLayeredLatentImage", "inputs": {}}}
+    made, notes = to_inkstone(layers)
     assert made["1"] == API["1"] and made["3"]["class_type"] == "InkstoneToVAE"
-    assert any("patches the inside of core's network. Use Inkstone Load ControlNet" in n
-               for n in notes)  # fmt: skip
+    assert any("draws layers, which core samplers cannot" in n for n in notes)
     newer = API | {"8": {"class_type": "TextEncodeQwenImage21", "inputs": {}}}
     made, notes = to_inkstone(newer)
     assert made == newer and notes[0] == "nothing was exchanged" and "2.1" in notes[1]
