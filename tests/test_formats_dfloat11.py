@@ -197,6 +197,7 @@ def test_a_vision_tower_in_streams(tmp_path):
     want = TowerWant(64, torch.float32, torch.device("cpu"))
     tower = tower_place(source, names_, order, want).open()
     tower.weights.settle()
+    tower.weights.fill()
     for name in names:
         for at in (0, 1):
             found = tower.network.get_submodule(f"blocks.{at}.{name}").dequantise()
