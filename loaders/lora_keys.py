@@ -69,6 +69,9 @@ FUSED = {
 }
 # What Lightning files train: everything of a block but its modulation.
 DISTILLED_MODULES = frozenset(BLOCK_MODULES) - {"img_mod.1", "txt_mod.1"}
+# What DiffSynth-Studio trains, and so its in-context control: all but what comes before the GELU.
+CONTEXT_MODULES = frozenset(BLOCK_MODULES) - {"img_mlp.net.0.proj", "txt_mlp.net.0.proj"}
+CONTEXT_RANK = 64
 
 # What a LoRA for other models looks like: (names, model). The first match speaks.
 FOREIGN = (

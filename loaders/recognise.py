@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from ..quant.storage import Source
 from . import keys, keys_gguf, layout
 from .header import Entry
-from .lora_keys import seems_for, understand
+from .lora_keys import CONTEXT_MODULES, CONTEXT_RANK, Named, seems_for, understand
 from .seen import MARKED, SUPPORTED, Seen, formats_of
 from .sizes import (
     BLOCKWISE_SIZES,
@@ -210,7 +210,16 @@ def _lora(seen: Seen) -> FileFacts | None:
     blocks = qwen or (not other and any(keys.BLOCK_LORA_MARK.search(name) for name in marked))
     family = "qwen-image" if qwen else "qwen-image, perhaps" if blocks else "other"
     problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"
-    return FileFacts("lora", family, layout="lora", formats=formats_of(seen), problem=problem)
+    variant = "perhaps the in-context control" if _in_context(seen, known) else ""
+    return FileFacts("lora", family, variant, "lora", formats=formats_of(seen), problem=problem)
+
+
+def _in_context(seen: Seen, known: Mapping[str, Named | None]) -> bool:
+    """Has the modules and the rank of DiffSynth's union control. Other LoRAs may have them too."""
+    reached = {one.ours[0].split(".", 2)[-1] for one in known.values() if one and one.ours}
+    downs = [seen.entries[name] for name, one in known.items() if one and one.part == "down"]
+    ranks = {entry.shape[0] for entry in downs if len(entry.shape) == 2}
+    return reached == CONTEXT_MODULES and ranks == {CONTEXT_RANK}
 
 
 def _qwen_vae(seen: Seen) -> FileFacts | None:

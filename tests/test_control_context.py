@@ -29,6 +29,7 @@ from inkstone.headless.png import read_text_chunks
 from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders.bundle import load_all
 from inkstone.loaders.control import ControlModel
+from inkstone.loaders.detect import identify
 from inkstone.loaders.lora import load_lora
 from inkstone.loaders.lora_stack import Adapter
 from inkstone.loaders.models import TextEncoderModel
@@ -250,6 +251,20 @@ def test_what_it_does_not_take_is_refused(world):
     edits = dataclasses.replace(dressed, variant=VARIANTS["edit-2511"])
     with pytest.raises(InkstoneError, match="edit-2511: in-context controls were made for Qwen"):
         denoise(edits, text, None, Request(*size, table, context=context))
+
+
+def test_inspect_says_what_such_a_file_may_be(tmp_path):
+    """By the published modules and rank; nothing proves it, so another rank says nothing."""
+    for rank, words in ((64, "perhaps the in-context control"), (32, "")):
+        state = {}
+        for target in TARGETS:
+            for part, shape in (("A", (rank, 8)), ("B", (8, rank))):
+                name = f"transformer_blocks.0.{target}.lora_{part}.default.weight"
+                state[name] = torch.zeros(shape)
+        save_safetensors(tmp_path / "lora.safetensors", state, {})
+        facts = identify(tmp_path / "lora.safetensors")
+        assert (facts.role, facts.variant, facts.problem) == ("lora", words, "")
+        assert words in facts.sentence
 
 
 def test_another_lora_is_not_taken_for_it(tmp_path):

@@ -262,6 +262,24 @@ def test_wrong_files_are_refused_in_words(world, tmp_path):
     refused(tmp_path, fewer, "missing.*controlnet_blocks.1.weight")
 
 
+FOREIGN = {
+    "a FLUX ControlNet": ("controlnet_x_embedder.weight", "transformer_blocks.0.attn.to_q.weight",
+                          "single_transformer_blocks.0.attn.to_q.weight"),
+    "a Stable Diffusion 3 ControlNet": (
+        "controlnet_blocks.0.weight", "pos_embed_input.proj.weight", "pos_embed.proj.weight",
+        "transformer_blocks.0.attn.add_k_proj.weight"),
+    "a Stable Diffusion ControlNet": ("control_model.input_hint_block.0.weight",),
+    "a Stable Diffusion control LoRA": ("lora_controlnet", "input_hint_block.0.weight"),
+    "a T2I-Adapter": ("adapter.body.0.resnets.0.block1.weight",),
+    "a Z-Image ControlNet": ("control_all_x_embedder.2-1.weight",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_controls_for_other_models_are_refused_by_name(tmp_path, words):
+    refused(tmp_path, {name: torch.zeros(4, 4) for name in FOREIGN[words]}, f"it is {words}")
+
+
 def test_a_control_for_another_model_is_refused(world, tmp_path):
     _, bundle, nets = world
     size = (32, 32)
