@@ -1,13 +1,15 @@
 """Our VAE and text encoder as core's VAE and CLIP: objects with the methods that core nodes call.
 
 Unlike core's, a batch of pictures is encoded as pictures, not as the frames of a film; tiles are
-never needed (strips are exact), so the tiled variants are the plain ones.
+never needed (strips are exact), so the tiled variants are the plain ones. The text that a core node
+writes, with its own template and labels of pictures, is encoded as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +20,13 @@ from .sockets import PROMPT
 
 if TYPE_CHECKING:
     from ..loaders.bundle import TextEncoderModel
+    from ..loaders.tokenizer import Tokenizer
     from ..loaders.vae_model import VAEModel
 
 _LABELS = re.compile(r"^(?:(?:Picture \d+: )?<\|vision_start\|><\|image_pad\|><\|vision_end\|>)+")
 _STEP = 8  # pixels of a latent cell
+MARK = "<|im_start|>"  # of a speaker; a text that begins with it is a template already
+_WHOLE = "{}"
 
 
 class CoreVAE:
@@ -101,6 +106,7 @@ class CoreCLIP:
         llama_template: str | None = None, **other: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """What `encode_from_tokens` needs: the words and pictures themselves."""
+        text = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
         return {"text": text, "images": list(images), "template": llama_template}
 
     def encode_from_tokens(
@@ -134,11 +140,39 @@ class CoreCLIP:
         return []
 
     def _states(self, tokens: Mapping[str, Any]) -> Tensor:
-        from ..loaders.family import EDIT, EDIT_PLUS
+        from ..loaders.family import EDIT
 
+        encoder, text = self.inkstone, tokens["text"]
         pictures = [x for image in tokens["images"] for x in image[..., :3]]
-        if not pictures:
-            return self.inkstone.encode(tokens["text"])
-        plus = tokens["template"] is not None
-        words = _LABELS.sub("", tokens["text"]) if plus else tokens["text"]
-        return self.inkstone.encode_edit(words, pictures, EDIT_PLUS if plus else EDIT)
+        if not any(edit.sees for edit in encoder.family.edits):  # the embedded model: words alone
+            return encoder.encode(_LABELS.sub("", text))
+        template = _WHOLE if text.startswith(MARK) else tokens["template"]
+        if template is None:
+            return encoder.encode_edit(text, pictures, EDIT) if pictures else encoder.encode(text)
+        return _templated(encoder, template, text, pictures)
+
+
+def _templated(
+    encoder: TextEncoderModel, template: str, text: str, pictures: Sequence[Tensor]
+) -> Tensor:
+    """States of a text in a template of a core node's or another pack's, with its pictures."""
+    from ..loaders.family import EDIT_PLUS
+    from ..loaders.recent import Recent
+
+    drop = head_tokens(encoder.tokenizer, template.format(text))
+    if pictures:
+        edit = replace(EDIT_PLUS, name=template, template=template, picture="", drop=drop)
+        return encoder.encode_edit(text, pictures, edit)
+    family = replace(encoder.family, template=template, drop=drop)
+    return replace(encoder, family=family, _texts=Recent(1)).encode(text)
+
+
+def head_tokens(tokenizer: Tokenizer, text: str) -> int:
+    """Tokens before the words of the user, which core cuts off: all up to the second mark of a
+    speaker, and "user" with its line break behind it.
+    """
+    ids, mark = tokenizer.encode(text), tokenizer.token_id(MARK)
+    marks = [place for place, token in enumerate(ids) if token == mark][:2]
+    end = marks[-1] if marks else 0
+    user = tokenizer.encode("user\n")
+    return end + 1 + len(user) if ids[end + 1 :][: len(user)] == user else end

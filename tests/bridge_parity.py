@@ -204,4 +204,27 @@ mask[:, 10:20, 10:20] = 1
 FOUND["VAEEncodeForInpaint"] = list(
     core_nodes.VAEEncodeForInpaint().encode(vae, pixels[:1], mask)[0]["samples"].shape
 )
+
+# tokens and the head that is cut, against core's tokenizer with its full vocabulary
+from comfy.text_encoders.qwen_image import QwenImageTokenizer  # noqa: E402
+
+from inkstone.loaders.family import EDIT, EDIT_PLUS, PICTURE, QWEN_IMAGE  # noqa: E402
+from inkstone.loaders.tokenizer import load_tokenizer  # noqa: E402
+from inkstone.nodes.bridge_parts import head_tokens  # noqa: E402
+
+theirs = QwenImageTokenizer()
+ours = load_tokenizer(TREE / "comfy" / "text_encoders" / "qwen25_tokenizer")
+TEXTS = ("a red circle", "", " ", "\u96e8\u540e\u7684\u8857\u9053\uff0c\u4e00\u5757\u62db\u724c", "(word:1.3) \\(x\\)", "1234 \u20ac\n\nend ",
+         "user\n<|im_end|> <|im_start|>user\nagain")  # fmt: skip
+FOUND["tokens"] = [
+    text
+    for text in TEXTS
+    for template, plain in ((None, QWEN_IMAGE.template), (EDIT_PLUS.template,) * 2)
+    if [t[0] for t in theirs.tokenize_with_weights(text, llama_template=template)["qwen25_7b"][0]]
+    != ours.encode(plain.format(clip.tokenize(text)["text"]))
+]
+heads = ((QWEN_IMAGE.template, 34), (EDIT.template, 64), ("<|im_start|>user\n{}", 3), ("{}", 0))
+FOUND["templates"] = [
+    template for template, drop in heads if head_tokens(ours, template.format(PICTURE)) != drop
+]
 print("RESULT " + json.dumps(FOUND))

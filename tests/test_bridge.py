@@ -8,17 +8,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from inkstone.kernels.errors import InkstoneError
 from inkstone.kernels.modulation import modulation
-from inkstone.loaders.bundle import load_all
+from inkstone.loaders.bundle import load_all, load_text_encoder
+from inkstone.loaders.family import EDIT, EDIT_HEAD, EDIT_PLUS, PICTURE
 from inkstone.loaders.safetensors_file import save_safetensors
 from inkstone.nodes.bridge import ToCLIP, ToModel, ToVAE
+from inkstone.nodes.bridge_parts import CoreCLIP, head_tokens
 from inkstone.nodes.host_bridge import _adapter, _block_patches, _core_control, _picked
 
 from . import tiny
@@ -70,25 +72,42 @@ def test_clip_as_core_calls_it(models):
         clip.add_patches({"a": 1, "b": 2})
 
 
-def test_clip_knows_cores_edit_nodes(models):
-    """Words and pictures as TextEncodeQwenImageEdit and ...EditPlus hand them over."""
-    seen = []
+def test_clip_knows_cores_edit_nodes(tmp_path):
+    """Words and pictures as TextEncodeQwenImageEdit and ...EditPlus hand them over: their text is
+    encoded as it stands, behind the head that core cuts.
+    """
+    torch.manual_seed(5)
+    encoder = load_text_encoder(tiny.save(tiny.pipeline("heads as published"), tmp_path))
+    clip, image = CoreCLIP(encoder), torch.rand(1, 56, 84, 4)
 
-    def encode(text, pictures, edit):
-        seen.append((text, [tuple(p.shape) for p in pictures], edit.name))
-        return torch.zeros(1, 2, 8)
+    def states(text, **more):
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text, **more))[0][0]
 
-    encoder = SimpleNamespace(encode_edit=encode, encode=None)
-    from inkstone.nodes.bridge_parts import CoreCLIP
-
-    clip, image = CoreCLIP(encoder), torch.rand(1, 32, 48, 4)
-    clip.encode_from_tokens_scheduled(clip.tokenize("make it blue", images=[image]))
-    label = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
+    rgb = image[0, ..., :3]
+    # its tokenizer has bytes for tokens, so heads are longer than the published 34 and 64
+    drop = head_tokens(encoder.tokenizer, EDIT.template.format("x"))
+    assert encoder.tokenizer.decode(encoder.tokenizer.encode(EDIT.template)[:drop]) == EDIT_HEAD
+    assert torch.equal(states("blue", images=[image]), encoder.encode_edit("blue", [rgb], EDIT))
+    label, plus = "Picture {}: " + PICTURE, replace(EDIT_PLUS, drop=drop)
     text = label.format(1) + label.format(2) + "swap them"
-    tokens = clip.tokenize(text, images=[image, image], llama_template="<|im_start|>{}")
-    clip.encode_from_tokens_scheduled(tokens)
-    shape = (32, 48, 3)
-    assert seen == [("make it blue", [shape], "edit"), ("swap them", [shape] * 2, "edit-plus")]
+    got = states(text, images=[image, image.flip(1)], llama_template=EDIT_PLUS.template)
+    want = encoder.encode_edit("swap them", [rgb, rgb.flip(0)], plus)
+    assert torch.equal(got, want)
+    only = states("swap them", llama_template=EDIT_PLUS.template)
+    assert not torch.equal(only, states("swap them")), "the edit head, without a picture too"
+    whole = states(EDIT_PLUS.template.format("swap them"))
+    assert relative(whole, only) < 1e-6
+    assert relative(states("a", llama_template="{}"), states("a")) > 0.1, "another pack's template"
+    with pytest.raises(InkstoneError, match="stands for a picture"):
+        states(PICTURE + PICTURE, images=[image], llama_template=EDIT_PLUS.template)
+
+
+def test_clip_of_the_embedded_model_reads_words_alone(models):
+    clip, image = CoreCLIP(models.text_encoder), torch.rand(1, 32, 48, 3)
+    want = models.text_encoder.encode("make it blue")
+    for more in ({}, {"llama_template": EDIT_PLUS.template}):
+        tokens = clip.tokenize("Picture 1: " + PICTURE + "make it blue", images=[image], **more)
+        assert torch.equal(clip.encode_from_tokens(tokens), want.float())
 
 
 def test_a_wrong_wire_and_no_comfyui_are_told(models):
@@ -199,6 +218,7 @@ def test_core_nodes_on_our_vae_and_text_encoder(found):
     assert found["CLIPTextEncode"] == found["item 1"] == found["decoded"] == found["tiled"] == 0
     assert found["VAEEncode"] == [2, 16, 1, 6, 8] and found["VAEDecode"] == [2, 48, 64, 3]
     assert found["odd sides"] == [1, 16, 1, 7, 9]
+    assert found["tokens"] == found["templates"] == []
     assert found["inside"].startswith("Another node patches the inside of core's network")
 
 
