@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 _LORAS = "inkstone_loras"  # attachment of a patcher: adapters of core's LoRA loaders
 _START = "diffusion_model."
 _SAME = 1e-6  # two timesteps that differ by less are one
+_NO_WEIGHTS = (
+    "{} asks for the weights of the model, which Inkstone keeps packed and lends to nobody. Take "
+    "out that node; LoRAs work through LoraLoaderModelOnly or Inkstone Load LoRA."
+)
 _BEHIND = "double_block"  # patches of the image stream behind a block
 
 
@@ -82,6 +86,12 @@ def core_model(model: DiffusionModel) -> Any:
                 self.attachments[_LORAS] = (*held, adapter)
                 self.patches_uuid = object()
             return list(patches)
+
+        def add_hook_patches(self, *_: Any, **__: Any) -> Any:
+            raise InkstoneError(_NO_WEIGHTS.format("A LoRA hook (a LoRA by steps)"))
+
+        def get_key_patches(self, *_: Any, **__: Any) -> Any:
+            raise InkstoneError(_NO_WEIGHTS.format("A node that merges or saves models"))
 
         def memory_required(self, input_shape: Sequence[int]) -> int:
             return 0  # our own plan asks the host for room

@@ -172,6 +172,13 @@ try:
 except Exception as error:  # noqa: BLE001
     FOUND["inside"] = str(error)
 
+for what, ask in (("merge", lambda: OURS.clone().get_key_patches("diffusion_model.")),
+                  ("hook", lambda: OURS.clone().add_hook_patches(None, {}, 1.0))):  # fmt: skip
+    try:
+        ask()
+    except Exception as error:  # noqa: BLE001
+        FOUND[what] = str(error)
+
 # what the host's memory manager is told: our weights do not leave to make room for themselves
 from inkstone.loaders.bundle import Want, open_all  # noqa: E402
 from inkstone.nodes.host_memory import Guest, room  # noqa: E402

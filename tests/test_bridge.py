@@ -218,6 +218,7 @@ def test_core_nodes_on_our_vae_and_text_encoder(found):
     assert found["CLIPTextEncode"] == found["item 1"] == found["decoded"] == found["tiled"] == 0
     assert found["VAEEncode"] == [2, 16, 1, 6, 8] and found["VAEDecode"] == [2, 48, 64, 3]
     assert found["odd sides"] == [1, 16, 1, 7, 9]
+    assert all("Inkstone keeps packed" in found[what] for what in ("merge", "hook"))
     assert found["tokens"] == found["templates"] == []
     assert found["inside"].startswith("Another node patches the inside of core's network")
 
