@@ -1,0 +1,312 @@
+"""Controls against DiffSynth-Studio itself: final latents of both on the same random weights.
+
+Its source is not part of this tree: give a checkout of github.com/modelscope/DiffSynth-Studio. The
+network there has one width, so the weights are full blocks (3 GB each side in float32) and only
+their number and the canvas are small. Noise, schedule and the Euler steps are ours on both sides;
+velocities are its `model_fn_qwen_image` and ours. Its base network has another GELU, x times the
+sigmoid of 1.702 x, where diffusers (and we) have the tanh form: each case, without control too, is
+compared with diffusers' GELU in its place, which is what the limit is for, and as it is. Packages
+that it imports and inference does not need are stood in for where they are missing (einops and
+Pillow it does need).
+
+python bench/diffsynth_parity.py --source DiffSynth-Studio
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.machinery
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import common, harness  # noqa: E402
+
+harness.register()
+from inkstone.controlnet.in_context import InContext, drawing, opened  # noqa: E402
+from inkstone.controlnet.union import kept_cells  # noqa: E402
+from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
+from inkstone.loaders import layout  # noqa: E402
+from inkstone.loaders.bundle import load_diffusion_model  # noqa: E402
+from inkstone.loaders.opening import AS_FOUND  # noqa: E402
+from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+from inkstone.sampling.control import Control  # noqa: E402
+from inkstone.sampling.denoise import euler  # noqa: E402
+from inkstone.sampling.geometry import pack, unpack  # noqa: E402
+from inkstone.sampling.noise import noise  # noqa: E402
+from inkstone.sampling.run import Request, denoise, raw_latents  # noqa: E402
+from inkstone.sampling.schedule import LINEAR, sigmas  # noqa: E402
+
+UNUSED = ("torchvision", "imageio", "imageio.v3", "modelscope", "peft", "accelerate", "pandas",
+          "torchaudio", "librosa", "swanlab", "wandb", "deepspeed", "lpips")  # fmt: skip
+WIDTH, HEIGHT, STEPS, SEED, CFG = 64, 48, 4, 7, 3.0
+GRID = HEIGHT // 16, WIDTH // 16
+RANK, LIMIT = 64, 1e-4
+TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj",
+           "attn.add_v_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.2", "img_mod.1",
+           "txt_mlp.net.2", "txt_mod.1")  # fmt: skip
+State = dict[str, Tensor]
+Cells = tuple[str, ...]
+
+
+def studio(source: Path) -> SimpleNamespace:
+    """What is used of a checkout."""
+    if not (source / "diffsynth").is_dir():
+        raise SystemExit(f"{source} holds no folder diffsynth: give --source a checkout of it.")
+    import transformers.modeling_utils  # noqa: F401  before the stand-ins: it asks what is there
+
+    sys.path.insert(0, str(source))
+    torch.compile = lambda function, **_: function  # it asks for compiled attention at import
+    absent = [n for n in UNUSED if importlib.util.find_spec(n.partition(".")[0]) is None]
+    for name in absent:
+        spec = importlib.machinery.ModuleSpec(name, None)
+        sys.modules[name] = mock.MagicMock(name=name, __spec__=spec, __path__=[])
+    from diffsynth.diffusion.base_pipeline import ControlNetInput
+    from diffsynth.models import qwen_image_dit
+    from diffsynth.models.qwen_image_controlnet import QwenImageBlockWiseControlNet
+    from diffsynth.pipelines import qwen_image as pipeline
+
+    return SimpleNamespace(
+        input=ControlNetInput, net=QwenImageBlockWiseControlNet,
+        network=qwen_image_dit.QwenImageDiT, together=pipeline.QwenImageBlockwiseMultiControlNet,
+        velocity=pipeline.model_fn_qwen_image, activation=qwen_image_dit.ApproximateGELU,
+    )  # fmt: skip
+
+
+def tanh_gelu(layer: Any, x: Tensor) -> Tensor:
+    """As diffusers has it."""
+    return F.gelu(layer.proj(x), approximate="tanh")
+
+
+def random_state(shapes: layout.Layout, seed: int) -> State:
+    """Every tensor non-trivial: norms near 1, vectors small, matrices by fan-in. Noise is drawn
+    once and repeated, from another place in each tensor: drawing all of it takes minutes.
+    """
+    drawn = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed))
+    state = {}
+    for number, (name, shape) in enumerate(shapes.items(), 1):
+        flat, count = len(shape) == 1, torch.Size(shape).numel()
+        noise_ = drawn.roll(number * 7919).repeat(-(-count // len(drawn)))[:count].view(shape)
+        near_one = flat and name.endswith("weight")
+        state[name] = noise_ * (0.1 if flat else shape[-1] ** -0.5) + near_one
+    return state
+
+
+def random_lora(layers: int, seed: int) -> State:
+    """An in-context LoRA in its published spelling."""
+    shapes = layout.mmdit_layout(MMDiTConfig(layers))
+    g, state = torch.Generator().manual_seed(seed), {}
+    for i in range(layers):
+        for target in TARGETS:
+            name = f"transformer_blocks.{i}.{target}"
+            out, into = shapes[f"{name}.weight"]
+            down, up = ((RANK, into), into), ((out, RANK), RANK)
+            for part, (shape, fan) in (("A", down), ("B", up)):
+                x = torch.randn(shape, generator=g) * (0.3 * fan**-0.5)
+                state[f"{name}.lora_{part}.default.weight"] = x
+    return state
+
+
+def merged(state: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> State:
+    """The weights with a LoRA in them."""
+    found = dict(state)
+    for name in lora:
+        if ".lora_A." in name:
+            key = name.replace(".lora_A.default", "")
+            found[key] = state[key] + lora[name.replace("lora_A", "lora_B")] @ lora[name]
+    return found
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One control of a case: number of its file, strength, number of steps in which it acts."""
+
+    file: int
+    strength: float = 1.0
+    until: int = STEPS
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that both sides see."""
+
+    sigmas: Tensor
+    texts: Mapping[str, Tensor]
+    pictures: Sequence[Tensor]  # raw latents [1,16,1,h,w]
+    mask: Tensor  # [1,H,W], 1 = drawn anew
+    masked: Sequence[bool]  # of each control file
+
+    def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Callable[..., Tensor]:
+        """For `euler`: of(latent [1,16,h,w], step, text) -> the same shape."""
+        def found(x: Tensor, step: int, which: str) -> Tensor:
+            return pack(of(unpack(x, *GRID), step, self.texts[which]))
+
+        return found
+
+
+def theirs(
+    studio: SimpleNamespace, network: Any, nets: Any, world: World, wanted: Sequence[Wanted],
+    model: Any, context: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Raw latents by DiffSynth-Studio. model: ours, for its latents' statistics."""
+    normal = [(p[:, :, 0] - model.latent_mean) / model.latent_std for p in world.pictures]
+    seen, asked = [], []
+    for one in wanted:
+        latent = normal[one.file]
+        if world.masked[one.file]:  # as its unit puts them together
+            keep = 1 - F.interpolate(world.mask[:, None], latent.shape[-2:])
+            latent = torch.cat([latent, keep], dim=1)
+        seen.append(latent)
+        end = 1 - (one.until - 1) / (STEPS - 1)  # it counts from 1 down to 0
+        asked.append(
+            studio.input(controlnet_id=one.file, scale=one.strength, start=1.0, end=end)
+        )
+
+    def velocity(latent: Tensor, step: int, text: Tensor) -> Tensor:
+        return studio.velocity(
+            dit=network, blockwise_controlnet=nets, latents=latent, prompt_emb=text,
+            timestep=world.sigmas[step : step + 1] * 1000, height=HEIGHT, width=WIDTH,
+            prompt_emb_mask=torch.ones(text.shape[:2], dtype=torch.long),
+            blockwise_controlnet_conditioning=seen or None, blockwise_controlnet_inputs=asked,
+            progress_id=step, num_inference_steps=STEPS, context_latents=context,
+        )  # fmt: skip
+
+    start = pack(noise(SEED, 1, HEIGHT // 8, WIDTH // 8))
+    with torch.inference_mode():
+        x = euler(world.velocity(velocity), start, world.sigmas, CFG)
+    return raw_latents(model, x, Request(WIDTH, HEIGHT, world.sigmas))
+
+
+def ours(model: Any, controls: Sequence[Control | InContext], world: World) -> Tensor:
+    """Raw latents by `denoise`."""
+    dressed, branches, context = drawing(model, controls)
+    request = Request(
+        WIDTH, HEIGHT, world.sigmas, SEED, cfg=CFG, controls=branches, context=context
+    )
+    return denoise(dressed, world.texts["positive"], world.texts["negative"], request)
+
+
+def controls_of(files: Sequence[Any], world: World, wanted: Sequence[Wanted]) -> list[Control]:
+    """Our side of `wanted`."""
+    return [
+        Control(
+            files[one.file], world.pictures[one.file], one.strength, 0.0, one.until / STEPS,
+            kept=kept_cells(world.mask) if world.masked[one.file] else None,
+        )
+        for one in wanted
+    ]  # fmt: skip
+
+
+CASES: dict[str, tuple[Wanted, ...]] = {
+    "no control": (),
+    "blockwise canny": (Wanted(0),),
+    "blockwise inpaint": (Wanted(1, 0.7),),
+    "both, one in half of the steps": (Wanted(0, 0.6, STEPS // 2), Wanted(1, 0.8)),
+}
+
+
+def built(kind: Callable[[], Any], state: State) -> Any:
+    """A network of theirs with these weights."""
+    with torch.device("meta"):
+        network = kind()
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def the_world() -> World:
+    """A small canvas, two prompts, three pictures and a mask, all random."""
+    g = torch.Generator().manual_seed(1)
+    size = (1, 16, 1, HEIGHT // 8, WIDTH // 8)
+    mask = torch.zeros(1, HEIGHT, WIDTH)
+    mask[:, 13:29, 21:] = 1
+    texts = {
+        which: torch.randn(1, tokens, 3584, generator=g)
+        for which, tokens in (("positive", 9), ("negative", 4))
+    }
+    pictures = [torch.randn(size, generator=g) for _ in range(3)]
+    levels = sigmas(LINEAR, STEPS, GRID[0] * GRID[1])
+    return World(levels, texts, pictures, mask, (False, True))
+
+
+class Sides:
+    """The same weights in both programs."""
+
+    def __init__(self, program: SimpleNamespace, layers: int, folder: Path, world: World) -> None:
+        self.program, self.world = program, world
+        self.state = random_state(layout.mmdit_layout(MMDiTConfig(layers)), 2)
+        self.lora = random_lora(layers, 9)
+        states = [
+            random_state(layout.blockwise_layout(3072, layers, condition), condition)
+            for condition in (64, 68)
+        ]
+        files = {"base": self.state, "lora": self.lora, "0": states[0], "1": states[1]}
+        for name, tensors in files.items():
+            save_safetensors(folder / f"{name}.safetensors", tensors, {})
+        self.model = load_diffusion_model(folder / "base.safetensors", torch.float32)
+        self.in_context = opened(folder / "lora.safetensors", AS_FOUND)
+        self.files = [opened(folder / f"{n}.safetensors", AS_FOUND) for n in (0, 1)]
+        self.network = built(functools.partial(program.network, num_layers=layers), self.state)
+        self.network.pos_embed = program.network(num_layers=0).pos_embed  # no parameters
+        self.nets = program.together([
+            built(functools.partial(program.net, layers, additional_in_dim=extra), one)
+            for extra, one in zip((0, 4), states)
+        ])
+        self.plain = ours(self.model, (), world)
+
+    def compared(self, name: str, wanted: Sequence[Wanted], context: bool = False) -> Cells:
+        """A row of the table. context: with the third picture as in-context map."""
+        found, seen = controls_of(self.files, self.world, wanted), None
+        if context:
+            picture = self.world.pictures[2]
+            found.append(InContext(self.in_context, picture, 1.0))
+            seen = (picture[:, :, 0] - self.model.latent_mean) / self.model.latent_std
+        self.network.load_state_dict(
+            merged(self.state, self.lora) if context else self.state, assign=True
+        )
+        got = ours(self.model, found, self.world)
+        sides = self.program, self.network, self.nets, self.world, wanted, self.model, seen
+        own = theirs(*sides)
+        with mock.patch.object(self.program.activation, "forward", tanh_gelu):
+            want = theirs(*sides)
+        errors = (relative(got, want), relative(got, own))
+        return name, *(f"{e:.1e}" for e in errors), f"{relative(got, self.plain):.2f}"
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return ((a - b).double().norm() / b.double().norm()).item()
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    p.add_argument("--source", type=Path, required=True, help="a checkout of DiffSynth-Studio")
+    p.add_argument("--layers", type=int, default=2, help="blocks of the base model")
+    args = p.parse_args()
+    program, rows = studio(args.source), []
+    with tempfile.TemporaryDirectory() as folder:
+        sides = Sides(program, args.layers, Path(folder), the_world())
+        rows += [sides.compared(name, wanted) for name, wanted in CASES.items()]
+        for name in ("no control", "blockwise canny"):
+            wanted = CASES[name]
+            title = f"in-context and {name}" if wanted else "in-context"
+            rows.append(sides.compared(title, wanted, context=True))
+    print("\n".join(common.aligned([("", "error", "with its own GELU", "effect"), *rows])))
+    worst = max(float(row[1]) for row in rows)
+    print(f"worst {worst:.1e}, limit {LIMIT:g}; $ {harness.command()}")
+    raise SystemExit(worst >= LIMIT)
+
+
+if __name__ == "__main__":
+    main()
