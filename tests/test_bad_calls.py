@@ -78,7 +78,7 @@ BAD_GRAPHS = {
     "negative steps": (graph(STEPS, steps=-4), ("'steps'", "1..1000", "got -4")),
     "no wire": (graph(STEPS, remove="model"), ("'model'", "INKSTONE_MODEL", "got nothing")),
     "wrong wire": (graph(STEPS, model=[LOAD, 2]), ("INKSTONE_MODEL", "INKSTONE_VAE from node 1")),
-    "missing model": (graph(LOAD, folder="qwen"), ("1 model file is not here", "qwen", "diffusers")),
+    "missing model": (graph(LOAD, folder="qwen"), ("model file is not here", "qwen", "diffusers")),
     "no JSON": ("{", ("graph.json is not JSON", "Export (API)")),
     "empty UI graph": ('{"nodes": [], "links": []}', ("an empty graph", "Export (API)")),
     "empty graph": ("{}", ("an empty object", "Export (API)")),
