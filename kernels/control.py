@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .linear import Linear
-from .mmdit import Block, MMDiTConfig, RMSWeight, Watch, embed_text, shared_pass
+from .mmdit import Block, MMDiTConfig, Pass, RMSWeight, Watch, embed_text, shared_pass
 from .modulated import ImgRows
 from .modulation import Modulation
 from .rope import Grid
@@ -28,7 +28,41 @@ ControlWalk = Generator[None, None, list[Tensor]]
 """A pass that stops before each block and returns the samples."""
 
 
-class ControlBranch(nn.Module):
+class ControlBlocks(nn.Module):
+    """Blocks beside a base model, each with a layer that gives its sample: what InstantX's branch
+    and Fun's (control_fun.py) have in common."""
+
+    config: MMDiTConfig
+    stream: Stream | None = None  # brings in weights that are not resident
+
+    def add_blocks(self) -> None:
+        """The blocks of `config`, and their layers for samples."""
+        config, last = self.config, self.config.layers - 1
+        self.transformer_blocks = nn.ModuleList(
+            Block(config, i == last) for i in range(config.layers)
+        )
+        self.controlnet_blocks = nn.ModuleList(
+            Linear(config.width, config.width) for _ in range(config.layers)
+        )
+
+    def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
+        """Passes for several pictures: streamed weights are read once for all of them."""
+        return in_step(walks, len(self.transformer_blocks), self.stream)
+
+    def samples(self, x: Tensor, y: Tensor, at: Pass, mod: Modulation, watch: Watch) -> ControlWalk:
+        """Streams x [B,S,D] and y [B,L,D] through the blocks, with a stop before each."""
+        samples = []
+        for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
+            watch.on_block(i)
+            yield
+            rows = ImgRows(mod.img[i], None, at.tokens)
+            at_block = replace(at, probe=watch.probe_of(i))
+            x, y = block(x, y, (rows, mod.txt[i]), at.tokens, at_block)
+            samples.append(out(x.to(at.dtype)))
+        return samples
+
+
+class ControlBranch(ControlBlocks):
     """The network without its modulation. condition: features of one token of the picture, those of
     its latent (as many as the base model has channels) and of a mask where there is one.
     """
@@ -39,14 +73,7 @@ class ControlBranch(nn.Module):
         self.img_in = Linear(config.channels, config.width)
         self.controlnet_x_embedder = Linear(condition, config.width)
         self.txt_norm, self.txt_in = RMSWeight(config.joint), Linear(config.joint, config.width)
-        last = config.layers - 1
-        self.transformer_blocks = nn.ModuleList(
-            Block(config, i == last) for i in range(config.layers)
-        )
-        self.controlnet_blocks = nn.ModuleList(
-            Linear(config.width, config.width) for _ in range(config.layers)
-        )
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.add_blocks()
 
     borrows = False  # embeddings of the base model
 
@@ -64,10 +91,6 @@ class ControlBranch(nn.Module):
         """
         return self.together([self.walk(img, picture, txt, mod, grid)])[0]
 
-    def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
-        """Passes for several pictures: streamed weights are read once for all of them."""
-        return in_step(walks, len(self.transformer_blocks), self.stream)
-
     def walk(
         self, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid,
         watch: Watch | None = None,
@@ -77,15 +100,7 @@ class ControlBranch(nn.Module):
         at = shared_pass(self.config, img, txt, [grid])
         y = embed_text(self, txt)
         x = self.img_in(img).float() + self.controlnet_x_embedder(picture).float()
-        samples = []
-        for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
-            watch.on_block(i)
-            yield
-            rows = ImgRows(mod.img[i], None, at.tokens)
-            at_block = replace(at, probe=watch.probe_of(i))
-            x, y = block(x, y, (rows, mod.txt[i]), at.tokens, at_block)
-            samples.append(out(x.to(img.dtype)))
-        return samples
+        return (yield from self.samples(x, y, at, mod, watch))
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,19 @@ Reference: VideoX-Fun `QwenImageControlTransformer2DModel`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .control import ControlWalk, in_step
+from .control import ControlBlocks, ControlWalk
 from .linear import Linear
-from .mmdit import Block, MMDiT, MMDiTConfig, Watch, embed_text, shared_pass
-from .modulated import ImgRows
+from .mmdit import MMDiT, MMDiTConfig, Watch, embed_text, shared_pass
 from .modulation import Modulation
 from .rope import Grid
-from .stream import Stream
 
 
-class FunBranch(nn.Module):
+class FunBranch(ControlBlocks):
     """The network without its modulation. condition: features of one token of what it reads."""
 
     def __init__(self, config: MMDiTConfig, condition: int) -> None:
@@ -35,21 +33,10 @@ class FunBranch(nn.Module):
         self.config, self.condition = config, condition
         self.controlnet_x_embedder = Linear(condition, config.width)
         self.before_proj = Linear(config.width, config.width)
-        last = config.layers - 1
-        self.transformer_blocks = nn.ModuleList(
-            Block(config, i == last) for i in range(config.layers)
-        )
-        self.controlnet_blocks = nn.ModuleList(
-            Linear(config.width, config.width) for _ in range(config.layers)
-        )
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.add_blocks()
 
     borrows = True  # embeddings of the base model
     masked = False  # its mask is a choice: see controlnet/union.py
-
-    def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
-        """Passes for several pictures: streamed weights are read once for all of them."""
-        return in_step(walks, len(self.transformer_blocks), self.stream)
 
     def walk(
         self, base: MMDiT, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid,
@@ -63,15 +50,7 @@ class FunBranch(nn.Module):
         y = embed_text(base, txt)
         seen = self.before_proj(self.controlnet_x_embedder(picture)).float()
         x = base.img_in(img).float() + seen
-        samples = []
-        for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
-            watch.on_block(i)
-            yield
-            rows = ImgRows(mod.img[i], None, at.tokens)
-            at_block = replace(at, probe=watch.probe_of(i))
-            x, y = block(x, y, (rows, mod.txt[i]), at.tokens, at_block)
-            samples.append(out(x.to(img.dtype)))
-        return samples
+        return (yield from self.samples(x, y, at, mod, watch))
 
 
 @dataclass(frozen=True)

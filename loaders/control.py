@@ -100,7 +100,7 @@ def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel | Lora
         return _in_context(part)
     require(facts, "controlnet")
     source = open_weights(part)
-    kind = _KINDS[facts.variant.split()[0]] if facts.variant.split()[0] in _KINDS else _INSTANTX
+    kind = _KINDS.get(facts.variant.split()[0], _INSTANTX)
     names, family = kind.names(source.entries), family_of(source.metadata)
     file = weight_file(source, names.table)
     with torch.device("meta"):
