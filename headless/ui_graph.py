@@ -4,7 +4,8 @@ Facts of the page that this file holds: sockets stand before widgets, required i
 optional ones; widgets_values is positional over all widgets, linked ones included; a number or
 combo with control_after_generate, and an INT named seed or noise_seed, has one slot more ("fixed");
 an upload combo has one more ("image"). Layout: one strip per group from left to right, inside a
-strip a column per depth. Reading UI graphs is not here.
+strip a column per depth; below a node there is room for what "Nodes 2.0" draws taller. Reading UI
+graphs is not here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .values import default_value, is_widget, schema_of, socket_type
 
 TITLE, ROW, WIDGET, TEXT_BOX, PICTURE = 30, 20, 24, 110, 260  # heights in the page's units
 WIDTH, GAP, MARGIN = 320, 40, 20
+NEWER_WIDGET, NEWER_EDGE = 28, 38  # as the page's "Nodes 2.0" draws them, measured in 1.58
+WIDEST, LABEL, LETTER = 520, 160, 6.6  # a chosen file's name is read whole: both pages, measured
 SEED_NAMES = ("seed", "noise_seed")
 
 
@@ -253,25 +256,35 @@ def _strip(
     """Boxes of one strip: a column per depth, nodes of a column one below the other."""
     boxes: dict[str, tuple[int, int, int, int]] = {}
     for depth in sorted(set(depths.values())):
-        y, widest = 0, 0
-        for key in (key for key in graph if depths.get(key) == depth):
-            width, height = layout.sizes.get(key) or _size(nodes[graph[key].class_type])
-            boxes[key] = (x, y, width, height)
-            y += height + TITLE + GAP
-            widest = max(widest, width)
+        sizes = {key: layout.sizes.get(key) or _size(graph[key], nodes)
+                 for key in graph if depths.get(key) == depth}  # fmt: skip
+        y, widest = 0, max(width for width, _ in sizes.values())
+        for key, (width, height) in sizes.items():
+            boxes[key] = (x, y, width if key in layout.sizes else widest, height)
+            y += max(height, _newer_height(nodes[graph[key].class_type])) + TITLE + GAP
         x += widest + GAP
     return boxes
 
 
-def _size(node_class: type) -> tuple[int, int]:
-    """Width and height of a node's body from its sockets and widgets."""
-    schema = schema_of(node_class)
+def _size(node: Node, nodes: Mapping[str, type]) -> tuple[int, int]:
+    """Width and height of a node's body from its sockets, widgets and chosen files."""
+    schema = schema_of(node_class := nodes[node.class_type])
     sockets, widgets = _inputs(node_class)
     height = 10 + ROW * max(len(sockets), len(schema.outputs or [])) + WIDGET * len(widgets)
     height += WIDGET * sum(has_control(item) for item in widgets)
     height += TEXT_BOX * sum(bool(getattr(item, "multiline", False)) for item in widgets)
     shows = schema.is_output_node or any(getattr(i, "upload", None) is not None for i in widgets)
-    return WIDTH, height + (PICTURE if shows else 0)
+    chosen = [node.inputs.get(i.id) for i in widgets if socket_type(i) == "COMBO"]
+    longest = max((len(value) for value in chosen if isinstance(value, str)), default=0)
+    width = min(WIDEST, max(WIDTH, LABEL + round(LETTER * longest)))
+    return width, height + (PICTURE if shows else 0)
+
+
+def _newer_height(node_class: type) -> int:
+    """The least height of a node's body in the page's newer look."""
+    sockets, widgets = _inputs(node_class)
+    rows = max(len(sockets), len(schema_of(node_class).outputs or []))
+    return NEWER_EDGE + ROW * rows + NEWER_WIDGET * len(widgets)
 
 
 def _box(box: tuple[int, int, int, int]) -> dict[str, Any]:

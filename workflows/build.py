@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NEGATIVE = " "
+NOTE_WIDTH, LINE = 440, 62  # LINE: letters of a line of a note of that width
 
 DOWNLOADS = """## Files to download
 
-| file | folder |
-|---|---|
-| {model} | `ComfyUI/models/diffusion_models/` |
-| `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
-| `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
-
-From huggingface.co: `Comfy-Org/Qwen-Image_ComfyUI`{extra}. A whole folder of `Qwen/Qwen-Image` in
-`ComfyUI/models/diffusers/` works too: use the node *Inkstone Load All* instead of the three
-loaders.
-
-The tokenizer is taken from ComfyUI's own files.
+A whole folder of `Qwen/Qwen-Image` in `models/diffusers` works too: use the node *Inkstone Load
+All* instead of the three loaders. The tokenizer is taken from ComfyUI's own files.
 """
 
 EMBEDDED_NOTE = """## No download needed
@@ -45,16 +38,7 @@ Sizes: 128x128, 160x96 or 96x160.
 
 LORA_NOTE = """## Files to download
 
-| file | folder |
-|---|---|
-| `qwen-image-Q4_K_M.gguf` | `ComfyUI/models/diffusion_models/` |
-| `Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf` | `ComfyUI/models/text_encoders/` |
-| `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
-| `Qwen-Image-Lightning-8steps-V1.1.safetensors` | `ComfyUI/models/loras/` |
-
-From huggingface.co: `city96/Qwen-Image-gguf`, `unsloth/Qwen2.5-VL-7B-Instruct-GGUF`,
-`Comfy-Org/Qwen-Image_ComfyUI`, `lightx2v/Qwen-Image-Lightning`. Any other GGUF type, fp8 or int8
-file takes the same places.
+Any other GGUF type, fp8 or int8 file takes the same places.
 
 The LoRA runs beside the packed weights; *coverage* says how many modules it reached. 8 steps, CFG 1
 and the fixed shift 3 belong together. *Model Info* prints what will be in memory.
@@ -190,8 +174,7 @@ def graphs() -> dict[str, tuple[dict, str]]:
                 full,
                 dict(steps=50, schedule=own, seed=42, cfg=4.0, negative=NEGATIVE),
             ),
-            DOWNLOADS.format(model="`qwen_image_bf16.safetensors`", extra="")
-            + "\n50 steps, CFG 4: the settings of the model card.",
+            DOWNLOADS + "\n50 steps, CFG 4: the settings of the model card.",
         ),
         "text_to_image_gguf_lightning_lora": (
             text_to_image(
@@ -211,12 +194,9 @@ def graphs() -> dict[str, tuple[dict, str]]:
                 full,
                 dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
             ),
-            DOWNLOADS.format(
-                model="a merged Lightning 8-step model, e.g. "
-                "`qwen_image_lightning_8steps_bf16.safetensors`",
-                extra=", and a merged Lightning model of `lightx2v/Qwen-Image-Lightning`",
-            )
-            + "\n8 steps, CFG 1 and the fixed shift 3 belong together.",
+            DOWNLOADS + "\nThe model is a merged Lightning one for 8 steps, as "
+            "`lightx2v/Qwen-Image-Lightning` has them. 8 steps, CFG 1 and the fixed shift 3 "
+            "belong together.",
         ),
         **edits.embedded(all_in_one["1"], small, own),
         **edits.qwen_image(three_loaders, own),
@@ -239,11 +219,18 @@ def render_all() -> dict[str, str]:
     out = {}
     classes, models = node_classes(), _sibling("models")
     for name, (graph, note) in graphs().items():
-        said = _unwrapped(models.note_with_links(note, graph))
-        layout = Layout(notes=(Note(said, "Read me"),), pack="inkstone")
+        said = _unwrapped(models.note_with_files(note, graph))
+        layout = Layout(notes=(Note(said, "Read me", _note_size(said)),), pack="inkstone")
         out[f"{name}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
         out[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
     return out
+
+
+def _note_size(markdown: str) -> tuple[int, int]:
+    """Large enough to read the note without scrolling; the letters' size is the page's."""
+    lines = [line for line in markdown.split("\n") if line]
+    rows = sum(math.ceil(len(re.sub(r"\]\(.*?\)", "]", line)) / LINE) for line in lines)
+    return NOTE_WIDTH, 20 * math.ceil((40 + 18 * rows + 10 * len(lines)) / 20)
 
 
 def _unwrapped(markdown: str) -> str:

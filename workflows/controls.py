@@ -28,15 +28,7 @@ ControlNet* to 0 to see what the words alone give, or *type* to soft_edge or lin
 """
 NOTE = """## Files to download
 
-| file | folder |
-|---|---|
-| `{model}` | `ComfyUI/models/diffusion_models/` |
-| `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
-| `qwen_image_vae.safetensors` | `ComfyUI/models/vae/` |
-| `{control}` | `ComfyUI/models/{folder}/` |
-
-From huggingface.co: `{repo}`, the others `Comfy-Org/Qwen-Image_ComfyUI`. GGUF, fp8 and int8 files
-take the same places.
+GGUF, fp8 and int8 files take the same places.
 
 {said}
 
@@ -76,7 +68,6 @@ class Row(NamedTuple):
     """One graph of a published control."""
 
     control: str  # its file
-    repo: str
     kind: str  # of the map; "" for one that gets the picture itself, to repaint it
     said: str  # for the note
     steps: int = 30
@@ -85,43 +76,40 @@ class Row(NamedTuple):
     variant: str = "qwen-image"
     repaint: bool = False  # beside the map
     begin: str = ""  # of its prompts
-    folder: str = "controlnet"
 
 
-_INSTANTX = "InstantX/Qwen-Image-ControlNet-"
-_DIFFSYNTH = "Comfy-Org/Qwen-Image-DiffSynth-ControlNets"
 _PATCH = "qwen_image_{}_diffsynth_controlnet.safetensors"
 _FUN = "Qwen-Image-2512-Fun-Controlnet-Union"
 _PAINT = """Right-click *Load Image*, open the mask editor and paint what is drawn anew; the prompt
 says what the whole picture shows. Outside the mask every value stays as it is."""
 ROWS = {
-    f"controlnet_union_{kind}": Row(UNION, f"{_INSTANTX}Union", kind, said)
+    f"controlnet_union_{kind}": Row(UNION, kind, said)
     for kind, said in MAPS.items()
 } | {
-    "controlnet_inpainting": Row(INPAINTING, f"{_INSTANTX}Inpainting", "", _PAINT),
+    "controlnet_inpainting": Row(INPAINTING, "", _PAINT),
     **{
         f"controlnet_blockwise_{kind}": Row(
-            _PATCH.format(kind), _DIFFSYNTH, kind, MAPS[kind], folder="model_patches"
+            _PATCH.format(kind), kind, MAPS[kind]
         )
         for kind in ("canny", "depth")
     },
     "controlnet_blockwise_inpaint": Row(
-        _PATCH.format("inpaint"), _DIFFSYNTH, "", _PAINT, 40, folder="model_patches"
+        _PATCH.format("inpaint"), "", _PAINT, 40
     ),
     "controlnet_in_context": Row(
-        "qwen_image_union_diffsynth_lora.safetensors", _DIFFSYNTH, "canny",
+        "qwen_image_union_diffsynth_lora.safetensors", "canny",
         "A LoRA that reads the map beside the picture. Its prompts begin with `Context_Control. `. "
         "It takes soft edge, depth, pose and line art too: set *type* of *Control Picture*.",
         40, begin="Context_Control. ",
     ),
     "controlnet_fun_union": Row(
-        f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
+        f"{_FUN}.safetensors", "canny",
         "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
         "*Control Picture*. A *strength* of 0.7 to 0.95 suits it best.",
         40, 0.8, NEWER,
     ),
     "controlnet_fun_union_inpaint": Row(
-        f"{_FUN}.safetensors", f"alibaba-pai/{_FUN}", "canny",
+        f"{_FUN}.safetensors", "canny",
         "For Qwen-Image-2512: what is drawn anew follows the map, too. " + _PAINT,
         40, 0.8, NEWER, repaint=True,
     ),
@@ -181,8 +169,7 @@ def published(edits: ModuleType, loaders: Callable, schedule: str) -> dict[str, 
             graph["13"] = edits.node("InkstoneStitch", image=["12", 0], stitch=["8", 1])
             picture = ["13", 0]
         graph |= edits._save("14", picture, name)
-        told = {"model": row.model, "control": row.control, "repo": row.repo, "said": row.said}
-        made[name] = graph, NOTE.format(**told, folder=row.folder)
+        made[name] = graph, NOTE.format(said=row.said)
     return made
 
 

@@ -36,14 +36,7 @@ edits any picture: put *Load Image* in the place of the source.
 """
 FILES = """## Files to download
 
-| file | folder |
-|---|---|
-| `{model}` | `ComfyUI/models/diffusion_models/` |
-| `qwen_2.5_vl_7b.safetensors` (bf16) | `ComfyUI/models/text_encoders/` |
-| `{vae}` | `ComfyUI/models/vae/` |
-
-From huggingface.co: {repos}. GGUF, fp8 and int8 files take the same places{tower}.
-
+GGUF, fp8 and int8 files take the same places{tower}.
 """
 TOWER = ", a GGUF text encoder needs its mmproj file beside it"
 
@@ -147,10 +140,7 @@ def embedded(load_all: dict, canvas: Mapping, schedule: str) -> dict[str, tuple[
 
 def qwen_image(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
     """Image-to-image, inpaint and outpaint with the text-to-image model."""
-    note = FILES.format(
-        model="qwen_image_bf16.safetensors", vae="qwen_image_vae.safetensors",
-        repos="`Comfy-Org/Qwen-Image_ComfyUI`", tower="",
-    )  # fmt: skip
+    note = FILES.format(tower="")
     run = {"steps": 50, "schedule": schedule, "cfg": 4.0, "seed": 42}
 
     def start(prompt: str) -> Graph:
@@ -228,10 +218,7 @@ def edits(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
             ),
             **_save("11", ["10", 0], name),
         }  # fmt: skip
-        note = FILES.format(
-            model=file, vae="qwen_image_vae.safetensors", tower=TOWER,
-            repos="`Comfy-Org/Qwen-Image-Edit_ComfyUI`, the others `Comfy-Org/Qwen-Image_ComfyUI`",
-        )  # fmt: skip
+        note = FILES.format(tower=TOWER)
         told = f"\nMost files do not say which variant they are, so the loader does: *{variant}*. "
         made[name] = graph, note + told + "The result has the exact size of Picture 1."
     return made
@@ -256,10 +243,6 @@ def layered(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
         "10": node("InkstoneSplitLayers", layers=["8", 0]),
         "11": node("PreviewImage", images=["10", 0]),
     }  # fmt: skip
-    note = FILES.format(
-        model="qwen_image_layered_bf16.safetensors", vae=vae, tower="",
-        repos="`Comfy-Org/Qwen-Image-Layered_ComfyUI`, the text encoder "
-        "`Comfy-Org/Qwen-Image_ComfyUI`",
-    )  # fmt: skip
+    note = FILES.format(tower="")
     told = "\nEvery layer is saved as a PNG with alpha, of the picture's exact size."
     return {"layered": (graph, note + told)}

@@ -1,5 +1,5 @@
 """Where the files that the example graphs name can be had: the page offers the download, and the
-note beside the graph has the link. Addresses as the publishers (and ComfyUI's own templates) give
+note beside the graph has the links. Addresses as the publishers (and ComfyUI's own templates) give
 them; no hash is written that was not computed from the file.
 """
 
@@ -54,16 +54,29 @@ def _all() -> dict[str, dict[str, str]]:
 MODELS = _all()
 
 
-def linked(graph: dict) -> list[dict[str, str]]:
-    """The files that an API graph names and that can be downloaded, in order."""
-    named = [value for node in graph.values() for value in node["inputs"].values()]
-    return list({v: MODELS[v] for v in named if isinstance(v, str) and v in MODELS}.values())
+# input of a loader -> folder of models/ where no link says it
+_FOLDERS = {"model": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae",
+            "lora": "loras", "control": "controlnet"}  # fmt: skip
 
 
-def note_with_links(note: str, graph: dict) -> str:
-    """A note with one link for each file."""
-    lines = [f"- [{m['name']}]({m['url']}) to `models/{m['directory']}`" for m in linked(graph)]
-    return note.rstrip() + "\n\n## Links\n\n" + "\n".join(lines) + "\n" if lines else note
+def files(graph: dict) -> dict[str, str]:
+    """The model files that an API graph names, in order: name -> folder of models/."""
+    return {
+        value: MODELS.get(value, {}).get("directory", _FOLDERS[name])
+        for node in graph.values()
+        for name, value in node["inputs"].items()
+        if name in _FOLDERS and isinstance(value, str) and value.endswith((".safetensors", ".gguf"))
+    }
+
+
+def note_with_files(note: str, graph: dict) -> str:
+    """A note whose first heading is followed by the files of the graph, one line each."""
+    lines = []
+    for name, folder in files(graph).items():
+        shown = f"[{name}]({MODELS[name]['url']})" if name in MODELS else name
+        lines.append(f"- {shown} → `models/{folder}`")
+    head, _, rest = note.partition("\n\n")
+    return "\n\n".join([head, "\n".join(lines), rest]) if lines else note
 
 
 def mark(ui: dict) -> dict:
