@@ -120,10 +120,11 @@ def test_previews_arrive(result: RunResult) -> None:
 
 
 def test_help_pages_and_chinese_are_served(server: ComfyServer) -> None:
-    told = server.get("/i18n")["zh"]
+    told = server.get("/i18n")
     for node in sorted(listed_nodes()):
-        assert node in told["nodeDefs"], f"{node} has no Chinese name"
-        for language in ("en", "zh"):
+        for language in ("zh", "zh-TW"):
+            assert node in told[language]["nodeDefs"], f"{node} has no name in {language}"
+        for language in ("en", "zh", "zh-TW"):
             page = server.read(f"/extensions/inkstone/docs/{node}/{language}.md").decode("utf-8")
             assert page.startswith("# ") and f"pictures/{node}.jpg" in page
         picture = server.read(f"/extensions/inkstone/docs/pictures/{node}.jpg")

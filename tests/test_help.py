@@ -16,6 +16,8 @@ from inkstone.nodes import host as host_module
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
+# characters that Taiwan does not write, and that our zh texts are full of
+SIMPLIFIED = set("载图层编码权给随机样张种调节点显类强应来线设变则数个为这与网络输")
 # what is called the same in Chinese
 SAME = {"vae", "lora", "dtype", "cfg", "latent", "sigmas", "VAE", "LoRA", "CFG", "Latent", "Sigmas"}
 
@@ -41,6 +43,21 @@ def test_pages_are_what_the_builder_writes():
     kept = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
     assert sorted(kept) == sorted(made), "run python web/build.py"
     assert [p for p in made if kept[p] != made[p]] == [], "run python web/build.py"
+
+
+def test_every_chinese_text_has_its_counterpart_for_taiwan():
+    build = builder()
+    table = json.loads((ROOT / "web" / "traditional.json").read_text("utf-8"))
+    wanted = build.chinese_texts()
+    assert [text for text in wanted if not table.get(text)] == [], "run python web/traditional.py"
+    assert sorted(set(table) - set(wanted)) == [], "no zh text says this any more"
+    simplified = {text: sorted(set(text) & SIMPLIFIED) for text in table.values()}
+    assert {text: found for text, found in simplified.items() if found} == {}
+
+
+def test_locales_are_what_the_builder_writes():
+    for name, text in builder().render_locales().items():
+        assert (ROOT / "locales" / name).read_text("utf-8") == text, "run python web/build.py"
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))

@@ -1,8 +1,9 @@
-"""Writes the help pages that ComfyUI's page shows: `python web/build.py`.
+"""Writes the help pages that ComfyUI's page shows, and locales/zh-TW: `python web/build.py`.
 
 Words come from pages.py, names and tooltips from the node schemas and locales/zh/nodeDefs.json,
-pictures from docs/pictures (tests/help_pictures.py takes them from a running page). A test fails
-when a page is missing or drifts.
+pictures from docs/pictures (tests/help_pictures.py takes them from a running page). All that is
+said in zh-TW is said in zh first: traditional.json has the counterpart of every text
+(traditional.py fills it). A test fails when a page or a counterpart is missing or drifts.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HEADS = {
     "en": ("Inputs", "| input | what it is |", "Outputs", "optional"),
     "zh": ("输入", "| 输入 | 说明 |", "输出", "可选"),
+    "zh-TW": ("輸入", "| 輸入 | 說明 |", "輸出", "選填"),
 }
+LOCALES = ("main.json", "nodeDefs.json")
 
 
 def key_of(name: str) -> str:
@@ -35,7 +40,38 @@ def words() -> dict[str, tuple[str, str]]:
 
 def translations() -> dict[str, dict]:
     """locales/zh/nodeDefs.json."""
-    return json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
+    return _chinese("nodeDefs.json")
+
+
+def _chinese(file: str) -> dict[str, Any]:
+    return json.loads((ROOT / "locales" / "zh" / file).read_text("utf-8"))
+
+
+def chinese_texts() -> list[str]:
+    """Every text that is said in zh, once each, in order."""
+    told = [text for file in LOCALES for text in _leaves(_chinese(file))]
+    return list(dict.fromkeys([*told, *(zh for _, zh in words().values())]))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for item in value.values():
+            yield from _leaves(item)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same tree with every text changed."""
+    if isinstance(value, str):
+        return change(value)
+    return {key: _mapped(item, change) for key, item in value.items()}
+
+
+def taiwan() -> Callable[[str], str]:
+    """A text of zh -> its counterpart; KeyError where traditional.json lacks it."""
+    table = json.loads((HERE / "traditional.json").read_text("utf-8"))
+    return table.__getitem__
 
 
 def schemas() -> dict[str, object]:
@@ -51,9 +87,8 @@ def schemas() -> dict[str, object]:
     return {s.node_id: s for s in (node.define_schema() for node in NODES)}
 
 
-def page(schema: object, language: str, text: str, zh: dict) -> str:
-    """One page in Markdown."""
-    told = zh if language == "zh" else {}
+def page(schema: object, language: str, text: str, told: dict) -> str:
+    """One page in Markdown; told: what the language's nodeDefs.json has of the node."""
     inputs, head, outputs, optional = HEADS[language]
     lines = [f"# {told.get('display_name', schema.display_name)}", "",
              told.get("description", schema.description), "",
@@ -74,14 +109,31 @@ def page(schema: object, language: str, text: str, zh: dict) -> str:
 
 def render_all() -> dict[str, str]:
     """Path below web/docs -> text."""
-    texts, zh, made = words(), translations(), {}
+    texts, zh, change, made = words(), translations(), taiwan(), {}
     for name, schema in schemas().items():
-        for language, text in zip(("en", "zh"), texts.get(name, ("", ""))):
-            made[f"{name}/{language}.md"] = page(schema, language, text, zh.get(name, {}))
+        en_text, zh_text = texts[name]
+        said = {
+            "en": (en_text, {}),
+            "zh": (zh_text, zh[name]),
+            "zh-TW": (change(zh_text), _mapped(zh[name], change)),
+        }
+        for language, (text, told) in said.items():
+            made[f"{name}/{language}.md"] = page(schema, language, text, told)
     return made
 
 
+def render_locales() -> dict[str, str]:
+    """Path below locales -> text, of what is built."""
+    change = taiwan()
+    return {
+        f"zh-TW/{file}": json.dumps(_mapped(_chinese(file), change), ensure_ascii=False, indent=2)
+        + "\n"
+        for file in LOCALES
+    }
+
+
 if __name__ == "__main__":
-    for path, content in render_all().items():
-        (HERE / "docs" / path).parent.mkdir(parents=True, exist_ok=True)
-        (HERE / "docs" / path).write_text(content, encoding="utf-8")
+    for folder, files in ((HERE / "docs", render_all()), (ROOT / "locales", render_locales())):
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(content, encoding="utf-8")
