@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..kernels.errors import InkstoneError
 from .bridge import ToCLIP, ToModel, ToVAE
 from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
@@ -58,5 +59,9 @@ class InkstoneExtension(ComfyExtension):
 
 
 def extension() -> InkstoneExtension:
-    """The extension object."""
+    """The extension object. ComfyUI names a pack's modules by their path, and its page writes the
+    class of an error before our sentence: the path is taken out of the name.
+    """
+    if not InkstoneError.__module__.startswith("inkstone."):
+        InkstoneError.__module__ = "inkstone"
     return InkstoneExtension()

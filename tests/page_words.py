@@ -1,0 +1,113 @@
+"""Words in ComfyUI's page: help, other languages, the template browser, the search for nodes."""
+
+from __future__ import annotations
+
+import json
+
+from .help_pictures import ALONE
+from .page_desk import LOCALE, ROOT, Desk, Wrong, workflow
+
+HELP = {  # language -> a sentence of the help of InkstoneDenoise
+    "en": "Stop answers within a block",
+    "zh": "停止在一个块之内响应",
+    "zh-TW": "停止在一個區塊之內回應",
+}
+PICTURES = """() => [...document.querySelectorAll('img')]
+    .filter(e => e.src.includes('/docs/pictures/')).map(e => e.naturalWidth)"""
+CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-]')].map(e => {
+    const img = e.querySelector('img');
+    return [e.dataset.testid.slice('template-workflow-'.length), img ? img.naturalWidth : 0]; })"""
+
+
+def language(desk: Desk, code: str) -> str:
+    """The page in a language: the help with its picture, names on the nodes of a graph."""
+    desk.fresh((LOCALE, code))
+    try:
+        said = f"help with a picture {_help(desk, code)} px wide"
+        if code == "en":
+            return said
+        told = json.loads((ROOT / "locales" / code / "nodeDefs.json").read_text("utf-8"))
+        desk.show(workflow("text_to_image_embedded"), 1500)
+        desk.shoot(f"graph-{code}")
+        titles = desk.page.evaluate(
+            "() => app.graph._nodes.filter(n => n.type.startsWith('Inkstone'))"
+            ".map(n => [n.type, n.getTitle()])"
+        )
+        wrong = [(k, t) for k, t in titles if t != told[k]["display_name"]]
+        if wrong:
+            raise Wrong(f"titles that are not translated: {wrong}")
+        return f"{said}; {len(titles)} nodes named in it"
+    finally:
+        desk.fresh((LOCALE, "en"))
+
+
+def _help(desk: Desk, code: str) -> int:
+    """Opens a node's help as the ? in its toolbox does; the width of its picture."""
+    desk.page.evaluate(ALONE, "InkstoneDenoise")
+    desk.page.evaluate("() => { const n = app.graph._nodes[0]; app.canvas.select(n); }")
+    desk.page.wait_for_timeout(800)
+    desk.page.get_by_test_id("info-button").first.click()
+    desk.page.wait_for_timeout(2500)
+    desk.shoot(f"help-{code}")
+    if HELP[code] not in desk.text():
+        raise Wrong(f"the help in {code} does not say {HELP[code]!r}")
+    widths = desk.page.evaluate(PICTURES)
+    if not widths or not widths[0]:
+        raise Wrong(f"the help in {code} shows no picture")
+    return widths[0]
+
+
+def templates(desk: Desk) -> str:
+    """The template browser lists every graph with its thumbnail; a click opens one."""
+    page = desk.page
+    page.get_by_text("Templates", exact=True).first.click()
+    page.wait_for_timeout(2000)
+    page.get_by_role("dialog").get_by_text("inkstone", exact=True).first.click()
+    page.wait_for_timeout(2500)
+    desk.shoot("templates")
+    wanted = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    cards: dict[str, int] = {}
+    for part in range(12):  # the list fills as it is scrolled
+        for name, width in page.evaluate(CARDS):
+            cards[name] = max(width, cards.get(name, 0))
+        if set(cards) >= wanted and all(cards[name] for name in wanted):
+            break
+        page.get_by_test_id("template-workflows-content").hover()
+        page.mouse.wheel(0, 700)
+        page.wait_for_timeout(900)
+        desk.shoot(f"templates-{part + 1}")
+    bare = sorted(name for name in wanted if not cards.get(name))
+    if bare:
+        raise Wrong(f"not listed, or without a thumbnail: {bare}")
+    page.get_by_test_id("template-workflow-text_to_image_qwen_image").first.click()
+    page.wait_for_timeout(2500)
+    desk.shoot("template-opened")
+    kinds = page.evaluate("() => app.graph._nodes.map(n => n.type)")
+    if "InkstoneLoadDiffusionModel" not in kinds:
+        raise Wrong(f"a click on a template opened {kinds}")
+    return f"{len(wanted)} graphs, each with a thumbnail; one opened by a click"
+
+
+def search(desk: Desk) -> str:
+    """Each search alias of each node finds the node in the page's search."""
+    page, nodes = desk.page, desk.get("/object_info")
+    ours = {kind: told for kind, told in nodes.items() if kind.startswith("Inkstone")}
+    page.evaluate("() => app.graph.clear()")
+    page.mouse.dblclick(900, 800)
+    page.wait_for_timeout(1200)
+    box = page.get_by_role("dialog").locator("input").first
+    lost, places = [], []
+    for kind, told in sorted(ours.items()):
+        for alias in told["search_aliases"]:
+            box.fill(alias)
+            page.wait_for_timeout(450)
+            found = page.get_by_test_id("result-item").all_inner_texts()
+            at = [n for n, text in enumerate(found) if text.startswith(told["display_name"])]
+            places += at[:1]
+            lost += [] if at else [f"{alias!r} -> {kind}"]
+    desk.shoot("search")
+    page.keyboard.press("Escape")
+    if lost:
+        raise Wrong(f"not found: {lost}")
+    middle, last = sorted(places)[len(places) // 2] + 1, max(places) + 1
+    return f"{len(places)} aliases of {len(ours)} nodes, as hit {middle} (median), {last} at most"
