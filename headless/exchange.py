@@ -52,10 +52,10 @@ EXCHANGES = {
     "CLIPLoaderGGUF": Exchange("clip_name", *_CLIP),
     "VAELoader": Exchange("vae_name", *_VAE),
 }
-# nodes that change core's network from inside, or that our bridge has no place for
+# starts of nodes' names that ask for core's own weights, which packed ones cannot be
 REASONS = {
-    "EmptyQwenImageLayeredLatentImage": "draws layers, which core samplers cannot on our network. "
-    "Use Inkstone Encode Layers and Inkstone Denoise",
+    start: "merges or saves the weights of a model, which ours keeps packed"
+    for start in ("ModelMerge", "ModelSave", "ModelAdd", "ModelSubtract", "CheckpointSave")
 }
 NEWER = "TextEncodeQwenImage21"  # of a graph for Qwen-Image-2.1
 
@@ -98,7 +98,8 @@ class _Whole:
 
 
 def _whole(kinds: set[str], methods: set[str]) -> _Whole:
-    lines = tuple(f"{kind} {reason}." for kind, reason in REASONS.items() if kind in kinds)
+    lines = tuple(f"{kind} {reason}." for kind in sorted(kinds)
+                  for start, reason in REASONS.items() if kind.startswith(start))  # fmt: skip
     return _Whole(_variant(kinds, methods), NEWER in kinds, lines)
 
 
@@ -259,7 +260,9 @@ def _split(
     """Our loader beside the node, which becomes the bridge; returns the loader's id."""
     number = page.fresh("Node")
     link = page.add(number, node["id"], change.socket)
-    linked = []
+    linked: list[dict[str, Any]] = []
+    # before the wires change: what is counted below looks at the nodes at their ends
+    page.nodes.append(_loader(number, node, change, widgets, linked, link))
     for entry in node.get("inputs") or []:
         if entry.get("link") is None:
             continue
@@ -269,23 +272,30 @@ def _split(
             linked.append({**shown, "type": "COMBO", "widget": shown, "link": entry["link"]})
         else:
             page.cut(entry["link"], instances)
-    x, y = _place(node)
-    properties = node.get("properties") or {}
-    models = {k: properties[k] for k in ("models",) if k in properties}
-    page.nodes.append({
-        "id": number, "type": change.ours, "pos": [x - _LEFT, y], "size": [340, 110],
-        "flags": {}, "order": node.get("order", 0), "mode": node.get("mode", 0),
-        "inputs": linked,
-        "outputs": [{"name": change.wire, "type": change.socket, "links": [link]}],
-        "properties": {"Node name for S&R": change.ours, **models},
-        "widgets_values": list(widgets.values()),
-    })  # fmt: skip
     node["type"] = change.bridge
     node["inputs"] = [{"name": change.wire, "type": change.socket, "link": link}]
     node["properties"] = {"Node name for S&R": change.bridge}
     node["widgets_values"] = []
     node.pop("widgets_values_named", None)
     return number
+
+
+def _loader(
+    number: int, node: Mapping[str, Any], change: Exchange, widgets: Mapping[str, Any],
+    linked: list[dict[str, Any]], link: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Our loader, left of the node that it takes the file of."""
+    x, y = _place(node)
+    properties = node.get("properties") or {}
+    models = {k: properties[k] for k in ("models",) if k in properties}
+    return {
+        "id": number, "type": change.ours, "pos": [x - _LEFT, y], "size": [340, 110],
+        "flags": {}, "order": node.get("order", 0), "mode": node.get("mode", 0),
+        "inputs": linked,
+        "outputs": [{"name": change.wire, "type": change.socket, "links": [link]}],
+        "properties": {"Node name for S&R": change.ours, **models},
+        "widgets_values": list(widgets.values()),
+    }  # fmt: skip
 
 
 def _place(node: Mapping[str, Any]) -> tuple[float, float]:

@@ -236,9 +236,13 @@ class TextEntry(Protocol):
 
 def embed_text(network: TextEntry, txt: Tensor) -> Tensor:
     """Text states [B,L,J] -> the text stream [B,L,D] float32."""
+    return network.txt_in(normed_text(network, txt)).float()
+
+
+def normed_text(network: TextEntry, txt: Tensor) -> Tensor:
+    """Text states [B,L,J], normed over J."""
     weight = network.txt_norm.weight.float()
-    y = F.rms_norm(txt.float(), txt.shape[-1:], weight, 1e-6)
-    return network.txt_in(y.to(txt.dtype)).float()
+    return F.rms_norm(txt.float(), txt.shape[-1:], weight, 1e-6).to(txt.dtype)
 
 
 def shared_pass(

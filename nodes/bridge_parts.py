@@ -33,12 +33,12 @@ class CoreVAE:
     """VAE socket. Latents are raw, [n,16,1,h,w]."""
 
     latent_channels, latent_dim, downscale_ratio, upscale_ratio = 16, 3, _STEP, _STEP
-    output_channels = 3
     not_video = True
 
     def __init__(self, vae: VAEModel) -> None:
         self.inkstone, self.first_stage_model = vae, vae.network
         self.device = self.output_device = vae.device
+        self.output_channels = vae.network.config.channels  # 4 of the layered variant
         self.vae_dtype = vae.dtype
 
     def decode(self, samples: Tensor, vae_options: Mapping[str, Any] | None = None) -> Tensor:

@@ -12,12 +12,12 @@ and are refused by name, never dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.beside import Beside, References
@@ -30,8 +30,9 @@ from ..sampling.geometry import LATENT, pack, token_grid, unpack
 from ..sampling.request import Request, reference_grid
 from ..sampling.run import working_bytes
 from . import host
+from .host_entry import Entry, even
 from .host_memory import guest_of
-from .sockets import INDEX, INDEX_ZERO
+from .sockets import INDEX, INDEX_ZERO, NEGATIVE
 
 if TYPE_CHECKING:
     from ..loaders.bundle import DiffusionModel
@@ -53,11 +54,6 @@ def core_model(model: DiffusionModel) -> Any:
     """The MODEL of a loaded diffusion model."""
     from comfy import latent_formats, model_base, model_management, model_patcher, supported_models
 
-    if model.layered:
-        raise InkstoneError(
-            "Qwen-Image-Layered has no bridge to core samplers: draw its layers with Inkstone "
-            "Denoise."
-        )
     config = supported_models.QwenImage(
         {"image_model": "qwen_image", "disable_unet_model_creation": True}
     )
@@ -154,7 +150,7 @@ def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapte
     return Adapter(Lora(Path("LoRA of a core node"), layers, {}), strength) if layers else None
 
 
-class Network(torch.nn.Module):
+class Network(Entry):
     """What core calls as its network: (x, timestep, context, ...) -> velocity."""
 
     def __init__(self, core: Any, model: DiffusionModel) -> None:
@@ -164,6 +160,7 @@ class Network(torch.nn.Module):
         object.__setattr__(self, "_model", model)
         self._dressed: tuple[tuple[Adapter, ...], DiffusionModel] = (), model
         self._told = False
+        self.default_ref_method = _method(model)  # as core's network has it; nodes may patch it
         self.rest()
 
     def rest(self) -> None:
@@ -183,38 +180,40 @@ class Network(torch.nn.Module):
         control: Mapping[str, Any] | None = None,
         transformer_options: Mapping[str, Any] | None = None, **other: Any,
     ) -> Tensor:  # fmt: skip
-        """x [B,16,1,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J]."""
+        """x [B,16,F,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J].
+
+        F: 1, of Qwen-Image-Layered its layers and before them their sum.
+        """
         options = transformer_options or {}
         behind = _block_patches(options, x)
         model, frames = self._with_loras(), x.dim() == 5
-        if frames and x.shape[2] != 1:
-            raise InkstoneError(
-                f"The latent has {x.shape[2]} frames, this model draws one picture: use an empty "
-                "latent of one frame."
-            )
-        z = x[:, :, 0] if frames else x
+        z, drawn = _as_frames(x, model.layered)
         h, w = z.shape[-2:]
-        z = F.pad(z, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else z
+        z = even(z)
         references = self._references(ref_latents or (), ref_latents_method)
         size = z.shape[-1] * LATENT, z.shape[-2] * LATENT
-        request = Request(*size, self._levels(options, timesteps), batch=len(z),
-                          references=references)  # fmt: skip
+        request = Request(*size, self._levels(options, timesteps), batch=len(x),
+                          references=references, layers=drawn - 1)  # fmt: skip
         self._ready(model, working_bytes(model, request, {"positive": context}))
         mask = None
         if attention_mask is not None and not bool(attention_mask.bool().all()):
-            mask = attention_mask.bool().expand(len(z), -1)
+            mask = attention_mask.bool().expand(len(x), -1)
         with attached(model.network, self._sides(model)), torch.inference_mode():
             mod = self._rows(model, request.sigmas[:-1], timesteps)
-            beside = self._kept_beside(model, references)
-            grids = [token_grid(*size), *(reference_grid(r) for r in references)]
+            beside = self._kept_beside(model, references, drawn)
+            grids = [token_grid(*size)] * drawn + [reference_grid(r) for r in references]
+            tokens = pack(z).reshape(len(x), -1, model.network.config.channels)
             after = [*behind, *_core_control(control)]
             watch = Watch(lambda _: host.throw_if_interrupted(), after=after)
             v = model.network(
-                pack(z).to(model.device, model.dtype), context.to(model.device, model.dtype), mod,
+                tokens.to(model.device, model.dtype), context.to(model.device, model.dtype), mod,
                 grids, mask, watch, beside,
             )  # fmt: skip
-        out = unpack(v.float(), z.shape[-2] // 2, z.shape[-1] // 2)[..., :h, :w]
-        return out[:, :, None].to(x.device) if frames else out.to(x.device)
+        rows, columns = z.shape[-2] // 2, z.shape[-1] // 2
+        out = unpack(v.float().reshape(len(z), rows * columns, -1), rows, columns)[..., :h, :w]
+        if not frames:
+            return out.to(x.device)
+        return out.unflatten(0, (len(x), drawn)).transpose(1, 2).to(x.device)
 
     def _with_loras(self) -> DiffusionModel:
         patcher = getattr(self._core, "current_patcher", None)
@@ -224,6 +223,14 @@ class Network(torch.nn.Module):
             dressed = self._model.with_loras(adapters) if adapters else self._model
             self._dressed = adapters, dressed
         return self._dressed[1]
+
+    @contextmanager
+    def entered(self) -> Iterator[DiffusionModel]:
+        """For controls of core, which work before this network does."""
+        model = self._with_loras()
+        self._ready(model, self._working)
+        with attached(model.network, self._sides(model)), torch.inference_mode():
+            yield model
 
     def _ready(self, model: DiffusionModel, working: int) -> None:
         """Once per run, again where more is asked or where core took the weights away meanwhile."""
@@ -265,34 +272,55 @@ class Network(torch.nn.Module):
 
     def _references(self, latents: Sequence[Tensor], method: str | None) -> tuple[Tensor, ...]:
         """[1,16,1,h,w] each, normalised as core hands them over."""
-        model, method = self._model, method or (INDEX_ZERO if self._model.apart else INDEX)
-        if latents and method != (INDEX_ZERO if model.apart else INDEX):
+        own = _method(self._model)
+        method = method or self.default_ref_method
+        if latents and method != own:
             raise InkstoneError(
                 f"The conditioning places its reference pictures by {method!r}, this model by "
-                f"{(INDEX_ZERO if model.apart else INDEX)!r}. Choose the variant that the file is "
-                "where the model is loaded, or take out the reference method node."
+                f"{own!r}. Choose the variant that the file is where the model is loaded, or take "
+                "out the reference method node."
             )
         found = [z if z.dim() == 5 else z[:, :, None] for z in latents]
         # both halves of CFG may come in one batch, each with its own pictures
         same = all(torch.equal(z, z[:1].expand_as(z)) for z in found)
         return tuple(z[:1] if same else z for z in found)
 
-    def _kept_beside(self, model: DiffusionModel, references: Sequence[Tensor]) -> Beside:
+    def _kept_beside(
+        self, model: DiffusionModel, references: Sequence[Tensor], drawn: int
+    ) -> Beside:
         """The references as tokens; the same object while they are the same."""
         if not references:
             return Beside()
-        tokens = []
-        for z in references:
-            z, (h, w) = z[:, :, 0], z.shape[-2:]
-            tokens.append(pack(F.pad(z, (0, w % 2, 0, h % 2), mode="replicate")
-                               if h % 2 or w % 2 else z))  # fmt: skip
+        tokens = [pack(even(z[:, :, 0])) for z in references]
         found = torch.cat(tokens, dim=1).to(model.device, model.dtype)
         held = self._beside.references if self._beside else None
         if held is None or held.tokens.shape != found.shape or not torch.equal(held.tokens, found):
-            self._beside = Beside(References(found, fixed=False))
+            layers = drawn if model.layered else 0
+            self._beside = Beside(References(found, fixed=False), layers)
         if model.apart:  # keys and values are kept for one batch size only: a fresh object
             return Beside(References(found, fixed=True))
         return self._beside
+
+
+def _method(model: DiffusionModel) -> str:
+    """How a model places its reference pictures, in core's words."""
+    return NEGATIVE if model.layered else INDEX_ZERO if model.apart else INDEX
+
+
+def _as_frames(x: Tensor, layered: bool) -> tuple[Tensor, int]:
+    """([B*F,16,h,w], F) of what core hands over."""
+    drawn = x.shape[2] if x.dim() == 5 else 1
+    if drawn != 1 and not layered:
+        raise InkstoneError(
+            f"The latent has {drawn} frames, this model draws one picture: use an empty latent of "
+            "one frame."
+        )
+    if layered and drawn < 2:
+        raise InkstoneError(
+            "Qwen-Image-Layered draws layers and, before them, their sum: the latent has one "
+            "frame. Use core's Empty Qwen Image Layered Latent with 1 layer or more."
+        )
+    return (x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x), drawn
 
 
 def _picked(table: Modulation, index: Tensor) -> Modulation:

@@ -25,7 +25,8 @@ Stitch = io.Custom("INKSTONE_STITCH")  # sampling.repaint.Repaint
 
 # Keys in LATENT and CONDITIONING: the core's, and ours beside them
 REFERENCES = "reference_latents"
-INDEX, INDEX_ZERO = "index", "index_timestep_zero"  # values of reference_latents_method
+# values of reference_latents_method: of edits, of those with zero_cond_t, of layers
+INDEX, INDEX_ZERO, NEGATIVE = "index", "index_timestep_zero", "negative_index"
 VARIANT = "inkstone_variant"  # whose template the prompt was encoded in
 LOCK = "inkstone_lock"  # sampling.lock.Lock: how the picture lies on the canvas
 CROP = "inkstone_crop"  # sampling.repaint.Crop: the part of a picture that is drawn

@@ -3,17 +3,20 @@
 
 Canvases have even numbers of tokens: on odd ones core's rotary positions are one off the reference's.
 
-python tests/bridge_parity.py COMFYUI_TREE MODEL_FOLDER LORA.safetensors -> one line of JSON
+python tests/bridge_parity.py COMFYUI_TREE MODELS LORA.safetensors -> one line of JSON
+MODELS holds the folders qwen-image, edit-2511 and layered.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
 from pathlib import Path
 
-TREE, FOLDER, LORA = (Path(p) for p in sys.argv[1:4])
+TREE, ROOT, LORA = (Path(p) for p in sys.argv[1:4])
+FOLDER = ROOT / "qwen-image"
 sys.path[:0] = [str(TREE), str(Path(__file__).resolve().parent.parent)]
 sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
 
@@ -35,6 +38,7 @@ import torch  # noqa: E402
 from bench import harness  # noqa: E402
 
 harness.register()
+from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
 from inkstone.loaders.bundle import load_all  # noqa: E402
 from inkstone.nodes import bridge, host  # noqa: E402
 
@@ -47,7 +51,7 @@ def relative(got: torch.Tensor, want: torch.Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm()).item()
 
 
-def core_side(models) -> comfy.model_patcher.ModelPatcher:
+def core_side(models, folder: Path, **options) -> comfy.model_patcher.ModelPatcher:
     """Core's own network with the same weights."""
     config = comfy.supported_models.QwenImage(
         {"image_model": "qwen_image", "disable_unet_model_creation": True}
@@ -58,10 +62,12 @@ def core_side(models) -> comfy.model_patcher.ModelPatcher:
     model.diffusion_model = core_network.QwenImageTransformer2DModel(
         num_layers=c.layers, attention_head_dim=c.head_dim, num_attention_heads=c.heads,
         joint_attention_dim=c.joint, axes_dims_rope=c.axes, dtype=torch.float32, device="cpu",
-        operations=comfy.ops.manual_cast, image_model="qwen_image",
+        operations=comfy.ops.manual_cast, image_model="qwen_image", **options,
     )  # fmt: skip
-    file = next((FOLDER / "transformer").glob("*.safetensors"))
-    model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(file)), strict=True)
+    file = next((folder / "transformer").glob("*.safetensors"))
+    unread = model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(file)), False)
+    mark = ["__index_timestep_zero__"]  # an empty tensor that says what options say here
+    assert not unread.unexpected_keys and unread.missing_keys in ([], mark), unread
     mean, std = (t.reshape(1, 16, 1, 1, 1) for t in
                  (models.model.latent_mean, models.model.latent_std))  # fmt: skip
     model.latent_format.latents_mean, model.latent_format.latents_std = mean, std
@@ -92,7 +98,7 @@ def sampled(patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1
 
 
 MODELS = load_all(FOLDER, torch.float32)
-CORE, OURS = core_side(MODELS), bridge.ToModel.execute(MODELS.model).result[0]
+CORE, OURS = core_side(MODELS, FOLDER), bridge.ToModel.execute(MODELS.model).result[0]
 for sampler, scheduler in (("euler", "simple"), ("dpmpp_2m", "beta"), ("heun", "normal"),
                            ("dpmpp_sde", "simple"), ("euler_ancestral", "simple")):  # fmt: skip
     FOUND[f"{sampler}/{scheduler}"] = relative(sampled(OURS, sampler, scheduler),
@@ -110,6 +116,65 @@ FOUND["one reference"] = relative(sampled(OURS, references=[picture]),
 two = dict(references=[picture], other=[picture.flip(-1)])
 FOUND["another reference in the negative"] = relative(sampled(OURS, **two), sampled(CORE, **two))
 FOUND["moved by the reference"] = relative(sampled(OURS, references=[picture]), sampled(OURS))
+
+# variants that place their references in other ways; older cores know them by no option
+OTHERS = {
+    "edit-2511": {"default_ref_method": "index_timestep_zero"},
+    "layered": {"default_ref_method": "negative_index", "use_additional_t_cond": True},
+}
+KNOWN = inspect.signature(core_network.QwenImageTransformer2DModel).parameters
+for variant, options in OTHERS.items():
+    if not options.keys() <= KNOWN.keys():
+        continue
+    models = load_all(ROOT / variant, torch.float32)
+    core, ours = core_side(models, ROOT / variant, **options), bridge.ToModel.execute(models.model).result[0]
+    # on canvases narrower than their count of layers core places the text elsewhere than the reference
+    frames = 3 if variant == "layered" else 1
+    more = dict(latent=torch.zeros(2, 16, frames, 8, 12), references=[picture])
+    FOUND[variant] = relative(sampled(ours, **more), sampled(core, **more))
+    FOUND[f"{variant}, 2 texts in one batch"] = relative(
+        sampled(ours, **more, other=[picture]), sampled(core, **more, other=[picture])
+    )
+    FOUND[f"moved by the reference of {variant}"] = relative(
+        sampled(ours, **more), sampled(ours, latent=more["latent"], references=[picture.flip(-1)])
+    )
+    if variant == "layered":
+        odd = dict(latent=torch.zeros(1, 16, 3, 7, 9), references=[picture[..., :7, :9]])
+        FOUND["odd layers"] = list(sampled(ours, **odd).shape)
+        try:
+            sampled(ours, latent=torch.zeros(1, 16, 1, 8, 12), references=[picture])
+        except Exception as error:  # noqa: BLE001
+            FOUND["one frame"] = str(error)
+
+# a control that borrows the network's way in
+import comfy.controlnet  # noqa: E402
+
+import nodes as core_nodes  # noqa: E402
+
+if hasattr(comfy.controlnet, "QwenFunControlNet"):
+    from official_files import fun_name
+
+    from inkstone.loaders import layout
+
+    g, c = torch.Generator().manual_seed(11), MODELS.model.network.config
+    shapes = layout.fun_layout(MMDiTConfig(layers=5, heads=c.heads, head_dim=c.head_dim, ff=4 * c.width))
+    fun = {fun_name(k): torch.randn(s, generator=g) * (s[-1] ** -0.5 if len(s) > 1 else 0.3)
+           for k, s in shapes.items()}  # fmt: skip
+    control = comfy.controlnet.load_controlnet_state_dict(fun)
+    vae = bridge.ToVAE.execute(MODELS.vae).result[0]
+    hint = torch.rand(1, 64, 96, 3, generator=g)
+
+    def controlled(patcher, strength):
+        pair = [conditioning(n, 1 + i, c.joint) for i, n in enumerate((9, 5))]
+        apply = core_nodes.ControlNetApplyAdvanced().apply_controlnet
+        pair = apply(*pair, control, hint, strength, 0.0, 1.0, vae=vae)
+        noise = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            return comfy.sample.sample(patcher, noise, 3, 3.0, "euler", "simple", *pair,
+                                       torch.zeros_like(noise), disable_pbar=True, seed=7)  # fmt: skip
+
+    FOUND["core's Fun control"] = relative(controlled(OURS, 0.8), controlled(CORE, 0.8))
+    FOUND["moved by core's Fun control"] = relative(controlled(OURS, 0.8), controlled(OURS, 0.1))
 
 
 def shifted(patcher):
@@ -193,8 +258,6 @@ FOUND["after it left"] = relative(sampled(late), sampled(CORE))
 
 clip, vae = bridge.ToCLIP.execute(MODELS.text_encoder).result[0], bridge.ToVAE.execute(MODELS.vae)
 vae = vae.result[0]
-import nodes as core_nodes  # noqa: E402
-
 text = core_nodes.CLIPTextEncode().encode(clip, "a red circle")[0][0][0]
 FOUND["CLIPTextEncode"] = relative(text, MODELS.text_encoder.encode("a red circle").float())
 pixels = torch.rand(2, 50, 67, 3, generator=torch.Generator().manual_seed(9))

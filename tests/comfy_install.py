@@ -72,6 +72,7 @@ STUB_MODULES = {
         "transforms.v2.functional",
         "ops",
         "models",
+        "models.optical_flow",
         "io",
         "utils",
     ),

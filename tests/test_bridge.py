@@ -31,6 +31,7 @@ from .comfy_install import (
     prepare_stubs,
     prepare_tree,
 )
+from .edits import build
 from .oracle import relative
 from .test_mmdit import CONFIGS, pair
 
@@ -176,7 +177,9 @@ def found(tmp_path_factory):
     stubs = prepare_stubs(python, cache)
     torch.manual_seed(4)
     plain = tiny.pipeline("heads as published")  # core knows no other
-    folder = tiny.save(plain, root / "model")
+    tiny.save(plain, root / "qwen-image")
+    for kind in ("edit-2511", "layered"):
+        build(kind, root / kind, "heads as published")
     state = {}
     for name, module in plain.transformer.named_modules():
         ours = name.startswith("transformer_blocks") and isinstance(module, torch.nn.Linear)
@@ -188,7 +191,7 @@ def found(tmp_path_factory):
     save_safetensors(root / "lora.safetensors", state, {})
     script = Path(__file__).with_name("bridge_parity.py")
     done = subprocess.run(
-        [str(python), str(script), str(tree), str(folder), str(root / "lora.safetensors")],
+        [str(python), str(script), str(tree), str(root), str(root / "lora.safetensors")],
         env=os.environ | {"PYTHONPATH": str(stubs)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
@@ -209,9 +212,27 @@ def test_core_samplers_draw_the_same_on_our_network(found, name):
     assert found[name] < LIMIT, f"latents differ by {found[name]:.2e} relative"
 
 
+@pytest.mark.parametrize("variant", ["edit-2511", "layered"])
+def test_variants_place_their_references_as_core_does(found, variant):
+    if variant not in found:
+        pytest.skip("this ComfyUI's network has no option for it")
+    for name in (variant, f"{variant}, 2 texts in one batch"):
+        assert found[name] < LIMIT, f"{name}: latents differ by {found[name]:.2e} relative"
+    if variant == "layered":
+        assert found["odd layers"] == [1, 16, 3, 7, 9]
+        assert "Empty Qwen Image Layered Latent" in found["one frame"]
+
+
+def test_cores_fun_control_stands_beside_our_network(found):
+    if "core's Fun control" not in found:
+        pytest.skip("this ComfyUI has no Fun control")
+    difference = found["core's Fun control"]
+    assert difference < LIMIT, f"latents differ by {difference:.2e} relative"
+
+
 def test_what_should_move_the_picture_does(found):
     moved = {name: value for name, value in found.items() if name.startswith("moved")}
-    assert len(moved) == 4 and min(moved.values()) > 100 * LIMIT, moved
+    assert len(moved) >= 4 and min(moved.values()) > 100 * LIMIT, moved
 
 
 def test_core_nodes_on_our_vae_and_text_encoder(found):

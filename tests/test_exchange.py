@@ -58,10 +58,10 @@ def test_the_variant_comes_from_the_encode_nodes(kind, method, variant):
 
 
 def test_what_cannot_be_exchanged_is_named():
-    layers = API | {"8": {"class_type": "EmptyQwenImageLayeredLatentImage", "inputs": {}}}
-    made, notes = to_inkstone(layers)
+    merged = API | {"8": {"class_type": "ModelMergeQwenImage", "inputs": {}}}
+    made, notes = to_inkstone(merged)
     assert made["1"] == API["1"] and made["3"]["class_type"] == "InkstoneToVAE"
-    assert any("draws layers, which core samplers cannot" in n for n in notes)
+    assert any("ModelMergeQwenImage merges or saves the weights" in n for n in notes)
     newer = API | {"8": {"class_type": "TextEncodeQwenImage21", "inputs": {}}}
     made, notes = to_inkstone(newer)
     assert made == newer and notes[0] == "nothing was exchanged" and "2.1" in notes[1]
