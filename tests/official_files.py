@@ -139,6 +139,11 @@ def smaller(graph: dict) -> dict:
             values["value"] = min(values["value"], 2 if values["value"] <= 60 else 64)
         if kind == "ImageScaleToTotalPixels":
             values["megapixels"] = 0.01
+        if kind == "ImageScaleToMaxDimension":
+            values["largest_size"] = 64
+        if kind == "FluxKontextImageScale":  # to a megapixel, whatever comes in
+            node["class_type"] = "ImageScale"
+            values |= {"upscale_method": "area", "width": 96, "height": 64, "crop": "disabled"}
         if kind == "LoadImage":
             values["image"] = "example.png"
     return graph
