@@ -148,12 +148,17 @@ class Controls:
             return ()
         where = task.repaint.crop if task.repaint else task.locks[0] if task.locks else None
         canvas, found = canvas_of(*size, where), []
-        for asked, model, made in zip(self.asked, self.models, self.maps):
+        for asked, model, made, shown in zip(self.asked, self.models, self.maps, self.shown(task)):
             effect = Effect(asked.strength, asked.start, asked.end)
-            source = task.repaint.picture if task.repaint and _reads_source(model) else None
-            own = mask if model.masked or source is not None or task.repaint is None else None
+            source, own = task.repaint.picture if shown[0] else None, mask if shown[1] else None
             found.append(ControlPicture(model, bundle.vae, made, effect, own, source).on(canvas))
         return tuple(found)
+
+    def shown(self, task: Task) -> tuple[tuple[bool, bool], ...]:
+        """Of each control: whether it is shown the picture that is repainted, and the mask."""
+        paints = task.repaint is not None
+        sources = (paints and _reads_source(model) for model in self.models)
+        return tuple((s, s or m.masked or not paints) for s, m in zip(sources, self.models))
 
     def branches(self) -> tuple[ControlModel, ...]:
         """Of the models those that work beside the diffusion model."""

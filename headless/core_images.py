@@ -205,6 +205,17 @@ def composed(
     return made
 
 
+def with_alpha(image: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """A picture that is transparent where the mask is 1."""
+    import torch
+
+    mask = alpha.reshape(-1, *alpha.shape[-2:])[..., None]
+    mask = resize(mask, image.shape[2], image.shape[1], "bilinear")
+    every = torch.arange(max(len(image), len(mask)))
+    pair = (image[every % len(image), ..., :3], 1.0 - mask[every % len(mask)])
+    return torch.cat(pair, dim=-1)
+
+
 def mask_to_image(mask: torch.Tensor) -> torch.Tensor:
     """A mask as a grey picture."""
     return mask.reshape(-1, *mask.shape[-2:])[..., None].repeat(1, 1, 1, 3)
@@ -287,6 +298,8 @@ IMAGE_NODES = [
                    io.Boolean.Input("resize_source", default=False),
                    io.Mask.Input("mask", optional=True)],
           composed, category="image"),
+    _node("JoinImageWithAlpha", lambda: [_image(), io.Mask.Input("alpha")], with_alpha,
+          display_name="Join Image with Alpha", category="mask/compositing"),
     _node("MaskToImage", lambda: [io.Mask.Input("mask")], mask_to_image,
           display_name="Convert Mask to Image", category="mask"),
     _node("ImageToMask",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..kernels.errors import InkstoneError
 from .arguments import check_device
+from .call_chunks import drawn_as, graph_chunks
 from .controls import NONE, Asked, Controls, check_controls, control_facts
 from .hashes import model_hash
 from .png import ensure_writable, save_png
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..loaders.bundle import Bundle
     from ..loaders.plan import Wanted
+    from .call_graph import Drawn
 
 __all__ = ["CallError", "DrawCall", "draw", "load", "open_models", "want_of"]
 
@@ -94,7 +96,8 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
     models.planned(bundle, wanted(call, task, controls))
     settings = resolve(call, bundle, task)
     marks.append(time.perf_counter())
-    positive = models.states(call, bundle, task, controls.prompt(call.prompt))
+    prompt = controls.prompt(call.prompt)
+    positive = models.states(call, bundle, task, prompt)
     negative = None
     if settings.cfg > 1:
         negative = models.states(call, bundle, task, settings.negative)
@@ -105,6 +108,7 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
         *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
         settings.cfg, **task.inputs(bundle), controls=branches, context=context,
     )  # fmt: skip
+    drawn = drawn_as(call, settings, prompt, task, controls, bundle)
     marks.append(time.perf_counter())
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
     latents = denoise(model, positive, negative, request, hooks)
@@ -126,19 +130,23 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
             call.save_latent, {"samples": latents.float().contiguous()}, {"format": "pt"}
         )
         facts["latent"] = str(call.save_latent)
-    facts["files"] = [str(path) for path in _save(call, pictures, facts, task.layers or 1)]
+    facts["files"] = [str(path) for path in _save(call, pictures, facts, drawn)]
     return facts
 
 
-def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, each: int) -> list[Path]:
-    """The files of pictures [B*each,H,W,C], each with what made it."""
+def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, drawn: Drawn) -> list[Path]:
+    """The files of pictures [B*layers,H,W,C], each with what made it."""
     import torch
 
     kept = {k: facts[k] for k in ("models", "loras", "pictures", "mask", "controls") if k in facts}
-    outputs = _output_names(call, len(pictures))
+    outputs, each = _output_names(call, len(pictures)), drawn.layers or 1
     for k, (path, picture) in enumerate(zip(outputs, pictures)):
-        said = {**facts["call"], "seed": call.seed + k // each, "batch": 1} | kept
+        seed = call.seed + k // each
+        said = {**facts["call"], "seed": seed, "batch": 1} | kept
         chunks = {"inkstone": json.dumps(said, ensure_ascii=False)}
+        if k % each == 0:
+            graph = graph_chunks(call, drawn, seed, told=k == 0)
+        chunks |= graph
         save_png(path, (picture * 255).round().to(torch.uint8).numpy(), chunks)
     return outputs
 

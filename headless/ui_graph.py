@@ -3,9 +3,9 @@
 Facts of the page that this file holds: sockets stand before widgets, required inputs before
 optional ones; widgets_values is positional over all widgets, linked ones included; a number or
 combo with control_after_generate, and an INT named seed or noise_seed, has one slot more ("fixed");
-an upload combo has one more ("image"). Layout: one strip per group from left to right, inside a
-strip a column per depth; below a node there is room for what "Nodes 2.0" draws taller. Reading UI
-graphs is not here.
+a class with an upload combo has one more at the end ("image"). Layout: one strip per group from
+left to right, inside a strip a column per depth; below a node there is room for what "Nodes 2.0"
+draws taller. Reading UI graphs is not here.
 """
 
 from __future__ import annotations
@@ -184,9 +184,8 @@ def _widget_values(inputs: Mapping[str, Any], widgets: list[Any]) -> list[Any]:
         values.append(default_value(item) if isinstance(value, Link) else value)
         if has_control(item):
             values.append("fixed")
-        if getattr(item, "upload", None) is not None:
-            values.append("image")
-    return values
+    uploads = any(getattr(item, "upload", None) is not None for item in widgets)
+    return values + ["image"] * uploads
 
 
 def has_control(item: Any) -> bool:

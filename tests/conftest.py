@@ -48,6 +48,38 @@ def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
     return get
 
 
+@pytest.fixture(scope="module")
+def tiny_control(tmp_path_factory) -> Callable[[str], str]:
+    """The file of a control for a tiny model, by the words in a name ("union", "inpainting",
+    "blockwise canny", "blockwise inpaint", "fun", "context"), random weights.
+    """
+    from . import control_kinds, controls
+    from .test_control_context import TARGETS, lora_file
+
+    sizes = {"net.2": (32, 128), "mod.1": (192, 32)}  # of "even": width 32
+    shapes = {
+        f"transformer_blocks.{n}.{target}": sizes.get(target[-5:], (32, 32))
+        for n in range(2) for target in TARGETS
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("controls")
+
+    def get(name: str) -> str:
+        if "context" in name:
+            lora_file(folder / "context.safetensors", shapes, 2)
+            return str(folder / "context.safetensors")
+        kind = "fun" if "fun" in name else "inpaint" if "inpaint" in name else "canny"
+        if "blockwise" in name or kind == "fun":
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / "config.json").write_text('{"axes_dims_rope": [4, 6, 6]}')
+            net = control_kinds.made(kind, "even", 2)
+            control_kinds.saved(net, folder / name / "model.safetensors")
+            return str(folder / name)
+        kind = "inpainting" if kind == "inpaint" else "union"
+        return str(controls.saved(controls.branch("even", 2, kind), folder / name))
+
+    return get
+
+
 @pytest.fixture
 def fails(place, capsys) -> Callable[..., str]:
     """Runs a command that must fail with this status and these words, and leave no file."""

@@ -64,6 +64,7 @@ def graph() -> dict[str, dict]:
             save(f"over_{name}_{resized}",
                  add("ImageCompositeMasked", destination=other, source=image, x=11, y=5,
                      resize_source=resized, **more))  # fmt: skip
+    save("clear", add("JoinImageWithAlpha", image=other, alpha=mask))
     save("red", add("ImageToMask", image=image, channel="red"), True)
     save("threshold", add("ThresholdMask", mask=mask, value=0.4), True)
     save("crop_mask", add("CropMask", mask=mask, x=3, y=5, width=20, height=70), True)

@@ -106,10 +106,22 @@ def test_foreign_classes_are_named(tmp_path, capsys):
     assert "ProbeChoice" in said and "run in ComfyUI only" in said
 
 
-def test_picture_of_draw_says_how_it_was_made(tmp_path, capsys):
+def test_drawn_picture_runs(tmp_path):
     made = tmp_path / "drawn.png"
-    call = ["draw", "a red star", "--steps", "1", "--seed", "3", "-o", str(made), "--quiet"]
+    call = ["draw", "a red star", "--steps", "2", "--seed", "3", "-o", str(made), "--quiet"]
     assert main(call) == 0
+    again, other = (
+        run(made, tmp_path / f"out{n}", *settings)
+        for n, settings in enumerate(([], ["Inkstone Denoise.seed=4"]))
+    )
+    error = np.abs(again[0].astype(int) - np.asarray(Image.open(made))).max()
+    assert error <= 1, f"a draw rounds to 8 bits, Save Image cuts: {error}/255"
+    assert not np.array_equal(again[0], other[0])
+
+
+def test_picture_of_an_older_draw_says_how_it_was_made(tmp_path, capsys):
+    made, call = tmp_path / "drawn.png", {"prompt": "a red star", "seed": 3}
+    save_png(made, np.zeros((4, 4, 3), np.uint8), {"inkstone": json.dumps(call)})
     assert main(["run", str(made), "--quiet"]) == 1
     said = capsys.readouterr().err
     assert "made by `inkstone draw`" in said and "a red star" in said
