@@ -26,6 +26,7 @@ from inkstone.kernels.errors import InkstoneError
 
 from .browser_check import differences
 from .comfy_install import given_source
+from .test_exchange import templates
 from .ui_graphs import A, B, empty, feature_graphs, graph, node, probe, save, subgraph
 
 HERE = Path(__file__).resolve().parent
@@ -229,12 +230,14 @@ def test_live_page_agrees(tmp_path):
 
     graphs = {p.stem: json.loads(p.read_text("utf-8")) for p in SHIPPED}
     graphs |= {name: GRAPHS[name] for name in FEATURES}
+    graphs |= {p.stem: json.loads(p.read_text("utf-8")) for p in templates()}  # where installed
     (tmp_path / "in.json").write_text(json.dumps(graphs))
     with ComfyServer(given_source(), packs=(PACK, HERE / "newer_nodes")) as server:
         classes = read_interfaces(server.url)
         script, files = HERE / "page_convert.py", (tmp_path / "in.json", tmp_path / "out.json")
         subprocess.run([BROWSER, script, "--server", server.url, *files], check=True)
     pages = json.loads((tmp_path / "out.json").read_text("utf-8"))
-    for name, page in pages.items():
-        made = Flattener(parse_workflow(graphs[name]), classes).api()
-        assert not differences(page, made), name
+    assert pages.keys() == graphs.keys() and all(pages.values())
+    made = {n: Flattener(parse_workflow(graphs[n]), classes).api() for n in pages}
+    found = {n: differences(page, made[n]) for n, page in pages.items()}
+    assert not any(found.values()), {n: d[:4] for n, d in found.items() if d}
