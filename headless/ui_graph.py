@@ -113,10 +113,13 @@ def _title(node: Node, nodes: Mapping[str, type]) -> str:
     return shown if shown and node.title == node.class_type else node.title
 
 
-def _inputs(node_class: type) -> tuple[list[Any], list[Any]]:
-    """(sockets, widgets) in the page's order."""
+def _inputs(node: Node, node_class: type) -> tuple[list[Any], list[Any]]:
+    """(sockets, widgets) in the page's order. Of a growing input ("images.picture_1", ...) the
+    sockets in use: the page adds a free one, and shows others behind it as if they were strange.
+    """
     items = sorted(schema_of(node_class).inputs or [], key=lambda item: bool(item.optional))
-    return [i for i in items if not is_widget(i)], [i for i in items if is_widget(i)]
+    sockets = [i for i in items if not is_widget(i) and ("." not in i.id or i.id in node.inputs)]
+    return sockets, [i for i in items if is_widget(i)]
 
 
 def _links(graph: Graph, nodes: Mapping[str, type]) -> tuple[list[list], dict]:
@@ -124,7 +127,7 @@ def _links(graph: Graph, nodes: Mapping[str, type]) -> tuple[list[list], dict]:
     table: list[list] = []
     ends: dict[tuple, Any] = {}
     for key, node in graph.items():
-        sockets, widgets = _inputs(nodes[node.class_type])
+        sockets, widgets = _inputs(node, nodes[node.class_type])
         for slot, item in enumerate(sockets + [w for w in widgets if not w.socketless]):
             link = node.inputs.get(item.id)
             if isinstance(link, Link):
@@ -140,7 +143,7 @@ def _links(graph: Graph, nodes: Mapping[str, type]) -> tuple[list[list], dict]:
 def _node(graph: Graph, key: str, nodes: Mapping[str, type], ends: dict) -> dict[str, Any]:
     node, node_class = graph[key], nodes[graph[key].class_type]
     schema = schema_of(node_class)
-    sockets, widgets = _inputs(node_class)
+    sockets, widgets = _inputs(node, node_class)
     slots = [_slot(item, ends.get(("in", key, item.id))) for item in sockets]
     for item in widgets:
         if not item.socketless:
@@ -260,7 +263,7 @@ def _strip(
         y, widest = 0, max(width for width, _ in sizes.values())
         for key, (width, height) in sizes.items():
             boxes[key] = (x, y, width if key in layout.sizes else widest, height)
-            y += max(height, _newer_height(nodes[graph[key].class_type])) + TITLE + GAP
+            y += max(height, _newer_height(graph[key], nodes)) + TITLE + GAP
         x += widest + GAP
     return boxes
 
@@ -268,7 +271,7 @@ def _strip(
 def _size(node: Node, nodes: Mapping[str, type]) -> tuple[int, int]:
     """Width and height of a node's body from its sockets, widgets and chosen files."""
     schema = schema_of(node_class := nodes[node.class_type])
-    sockets, widgets = _inputs(node_class)
+    sockets, widgets = _inputs(node, node_class)
     height = 10 + ROW * max(len(sockets), len(schema.outputs or [])) + WIDGET * len(widgets)
     height += WIDGET * sum(has_control(item) for item in widgets)
     height += TEXT_BOX * sum(bool(getattr(item, "multiline", False)) for item in widgets)
@@ -279,9 +282,9 @@ def _size(node: Node, nodes: Mapping[str, type]) -> tuple[int, int]:
     return width, height + (PICTURE if shows else 0)
 
 
-def _newer_height(node_class: type) -> int:
+def _newer_height(node: Node, nodes: Mapping[str, type]) -> int:
     """The least height of a node's body in the page's newer look."""
-    sockets, widgets = _inputs(node_class)
+    sockets, widgets = _inputs(node, node_class := nodes[node.class_type])
     rows = max(len(sockets), len(schema_of(node_class).outputs or []))
     return NEWER_EDGE + ROW * rows + NEWER_WIDGET * len(widgets)
 

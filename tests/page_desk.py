@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIT = "() => app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 NEWER_LOOK = "Comfy.VueNodes.Enabled"  # "Nodes 2.0"
 LOCALE = "Comfy.Locale"
+PANEL = "Comfy.RightSidePanel.IsOpen"
 
 
 class Wrong(AssertionError):
@@ -52,7 +53,7 @@ class Desk:
 
     def fresh(self, *settings: tuple[str, Any]) -> None:
         """The page anew, with (name, value) of settings as the dialog stores them."""
-        for name, value in settings:
+        for name, value in (*settings, (PANEL, False)):
             self.post(f"/settings/{name}", value)
         self.page.goto(self.server, wait_until="domcontentloaded")
         self.page.wait_for_function(READY, timeout=4 * MINUTE)

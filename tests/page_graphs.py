@@ -47,7 +47,7 @@ def opens_newer(desk: Desk, name: str) -> str:
         raise Wrong("the page does not draw its newer nodes")
     said = f"{_sound(desk, name)}, {drawn} drawn, {_apart(desk)}"
     _shots_at_full_size(desk.page, desk.shots / f"newer-{name}.png")
-    cut = sorted(set(desk.page.evaluate(CUT)))
+    cut = sorted(set(desk.page.evaluate(CUT)) - {""})
     return said + (f"; cut: {cut}" if cut else "")
 
 
