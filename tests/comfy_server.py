@@ -96,10 +96,13 @@ class ComfyServer:
         packs: Sequence[Path] = (PACK,),
         base: Path | None = None,
         port: int = 0,
+        flags: Sequence[str] = (),
     ) -> None:
-        """`base` keeps the run's input, output and models; else a folder is made and removed."""
+        """`base` keeps the run's input, output and models; else a folder is made and removed.
+        `flags` stand behind FLAGS on the server's command line.
+        """
         self.source, self.cache, self.packs = Path(source), Path(cache or default_cache()), packs
-        self.port = port or _free_port()
+        self.port, self.flags = port or _free_port(), flags
         self.url = f"http://127.0.0.1:{self.port}"
         self._own_base = base is None
         self.base = base
@@ -146,6 +149,7 @@ class ComfyServer:
             str(python),
             str(tree / "main.py"),
             *FLAGS,
+            *self.flags,
             "--listen",
             "127.0.0.1",
             "--port",
@@ -175,6 +179,11 @@ class ComfyServer:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.3)
         raise ServerError(f"ComfyUI did not answer within {seconds:.0f} s.\n{self.tail()}")
+
+    @property
+    def process(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def log_text(self) -> str:
         """Everything that the server has written so far."""
