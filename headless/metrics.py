@@ -67,11 +67,13 @@ class Histogram:
         return list(zip(bounds, sums))
 
     def quantile(self, q: float) -> float | None:
-        """The bound of the bucket that holds this quantile; None without values."""
+        """The bound of the bucket that holds this quantile; above all bounds the last of them (as
+        Prometheus has it, and JSON knows no infinity). None without values.
+        """
         wanted = q * sum(self.counts)
         for bound, count in self.cumulative():
             if count and count >= wanted:
-                return float(bound)
+                return min(float(bound), float(BUCKETS[-1]))
         return None
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# comf: as tEXt, what ComfyUI's SaveAnimatedPNG writes
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
 _MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1 MB
 
 
@@ -125,7 +127,7 @@ def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IEND":
             return found
-        if kind not in (b"tEXt", b"zTXt", b"iTXt") or length > _MAX_TEXT:
+        if kind not in _TEXTS or length > _MAX_TEXT:
             file.seek(length + 4, os.SEEK_CUR)
             continue
         data = file.read(length)
@@ -138,7 +140,7 @@ def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
 
 
 def _text(kind: bytes, rest: bytes) -> str:
-    if kind == b"tEXt":
+    if kind in (b"tEXt", b"comf"):
         return rest.decode("latin-1")
     if kind == b"zTXt":
         return _inflate(rest[1:]).decode("latin-1")

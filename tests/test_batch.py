@@ -152,6 +152,13 @@ def test_measures(place):
     assert 'status="done"} 4' in (place / "out" / "metrics.prom").read_text(), "goes on"
 
 
+def test_a_job_slower_than_every_bucket_leaves_json_without_infinity(tmp_path):
+    slow = metrics.Metrics(tmp_path)
+    slow.count({"status": "done", "total_seconds": 2 * metrics.BUCKETS[-1]})
+    facts = json.loads(json.dumps(slow.facts(), allow_nan=False))
+    assert facts["latency_p95"] == metrics.BUCKETS[-1] and facts["latency"]["+Inf"] == 1
+
+
 def test_labels_are_escaped():
     from prometheus_client.parser import text_string_to_metric_families as parse
 

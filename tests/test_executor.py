@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -383,6 +385,16 @@ def test_text_chunks_of_strange_files(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InkstoneError, match="is not JSON"):
         read_graph(tmp_path / "bad.json")
+
+
+def test_animated_png_of_the_core_carries_its_graph(tmp_path):
+    path = save_png(tmp_path / "x.png", np.zeros((4, 4, 3)))
+    graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
+    data = b"comf" + b"prompt\0" + json.dumps(graph).encode("latin-1")
+    end = path.read_bytes()
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(end[:-12] + chunk + end[-12:])  # SaveAnimatedPNG puts it behind the pixels
+    assert read_graph(path)["1"].class_type == "EmptyImage"
 
 
 def as_the_page_reads(ui, nodes):
