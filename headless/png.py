@@ -32,8 +32,11 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
 _MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1 MB
 
 
-def save_png(path: Path | str, array: Any, text_chunks: Mapping[str, str] | None = None) -> Path:
+def save_png(
+    path: Path | str, array: Any, text_chunks: Mapping[str, str] | None = None, new: bool = False
+) -> Path:
     """Writes [H,W], [H,W,1], [H,W,3] or [H,W,4] as a PNG, atomically; returns the path.
+    `new`: FileExistsError where the name is taken; otherwise the file is replaced.
 
     uint8 goes as it is; floats are 0..1 and are cut (not rounded) to 8 bits, as the core does.
     Raises InkstoneError for a wrong shape, values that are not finite, or a folder that refuses.
@@ -53,7 +56,9 @@ def save_png(path: Path | str, array: Any, text_chunks: Mapping[str, str] | None
         with os.fdopen(handle, "wb") as file:
             picture.save(file, format="PNG", pnginfo=info, compress_level=4)
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        _put(temporary, path, new)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise InkstoneError(
             f"Cannot write {path}: {error.strerror or error}. Choose another folder."
@@ -61,6 +66,19 @@ def save_png(path: Path | str, array: Any, text_chunks: Mapping[str, str] | None
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def _put(temporary: str, path: Path, new: bool) -> None:
+    """Gives a finished file its name in one step."""
+    if new:
+        try:
+            return os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: the best it has
+            if path.exists():
+                raise FileExistsError(path) from None
+    os.replace(temporary, path)
 
 
 def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
@@ -211,12 +229,27 @@ def save_pictures(images: Any, prefix: str, where: str, hidden: Any = None) -> l
     subfolder = folder.relative_to(base.resolve()).as_posix()
     chunks, saved = text_chunks(hidden), []
     for index, picture in enumerate(batch):
-        file = f"{name.replace('%batch_num%', str(index))}_{counter + index:05}_.png"
-        save_png(folder / file, picture, chunks)
+        stem = name.replace("%batch_num%", str(index))
+        file, counter = _saved(folder, stem, counter, picture, chunks)
         saved.append(
             {"filename": file, "subfolder": "" if subfolder == "." else subfolder, "type": where}
         )
     return saved
+
+
+def _saved(
+    folder: Path, stem: str, counter: int, picture: Any, chunks: Mapping[str, str]
+) -> tuple[str, int]:
+    """The name that a picture got, and the next counter. A number that another process took since
+    the folder was read is passed over: its picture stays.
+    """
+    while True:
+        file, counter = f"{stem}_{counter:05}_.png", counter + 1
+        try:
+            save_png(folder / file, picture, chunks, new=True)
+            return file, counter
+        except FileExistsError:
+            continue
 
 
 def text_chunks(hidden: Any) -> dict[str, str]:

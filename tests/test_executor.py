@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
+from inkstone.headless import png
 from inkstone.headless.core_nodes import CORE_NODES
 from inkstone.headless.executor import Executor, NodeError, run_graph
 from inkstone.headless.graph import (
@@ -365,6 +366,17 @@ def test_png_refuses_nan_and_odd_shapes(tmp_path):
     with pytest.raises(InkstoneError, match="expected a picture"):
         save_png(tmp_path / "x.png", np.zeros((4, 4, 5)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_taken_by_another_process_costs_nobody_a_picture(host, tmp_path, monkeypatch):
+    (folder := tmp_path / "output").mkdir()
+    taken = save_png(folder / "x_00001_.png", np.zeros((2, 2, 3)))
+    before = taken.read_bytes()
+    monkeypatch.setattr(png, "_next_counter", lambda folder, name: 1)  # read before the other wrote
+    with host_module.using(host):
+        saved = png.save_pictures(np.ones((2, 4, 4, 3), np.float32), "x", "output")
+    assert [entry["filename"] for entry in saved] == ["x_00002_.png", "x_00003_.png"]
+    assert taken.read_bytes() == before and len(list(folder.glob("*"))) == 3
 
 
 def test_text_chunks_of_strange_files(tmp_path):
