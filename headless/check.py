@@ -17,6 +17,7 @@ from typing import Any
 from ..kernels.errors import InkstoneError
 from ..nodes.host import HeadlessHost, using
 from .arguments import command, device
+from .check_memory import drawings
 from .flatten import UnknownClasses
 from .graph import Graph, parse_graph, validate
 from .graph_file import GraphFile, interfaces, read_graph_file
@@ -172,17 +173,15 @@ def _named_anyway(file: GraphFile) -> list[WantedModel]:
 
 
 def _memory(graph: Graph, verdict: Verdict) -> list[str]:
-    """A plan per canvas that the graph draws on; what cannot be planned is said."""
+    """A plan of each drawing; what cannot be planned is said."""
     try:
         from ..loaders.plan import Wanted, plan
 
         bundle = _bundle(graph)
         if bundle is None:
             return ["no plan: the graph has no diffusion model of ours"]
-        return [
-            f"{width}x{height}: {plan(bundle, Wanted(size=(width, height))).sentence()}"
-            for width, height in _canvases(graph)
-        ] or [f"the model's own size: {plan(bundle, Wanted()).sentence()}"]
+        found = drawings(graph, bundle.model) or [("the model's own size", Wanted())]
+        return [f"{said}: {plan(bundle, wanted).sentence()}" for said, wanted in found]
     except InkstoneError as error:
         verdict.faults.append(str(error))
         return []
@@ -221,16 +220,6 @@ def _bundle(graph: Graph) -> Any:
         bundle.open_text_encoder(text, want) if text else None,
         bundle.load_vae(vae, want.dtype, want.device) if vae else None,
     )
-
-
-def _canvases(graph: Graph) -> list[tuple[int, int]]:
-    """Sizes of the graph's empty latents, each once."""
-    found = []
-    for node in graph.values():
-        size = node.inputs.get("width"), node.inputs.get("height")
-        if "Latent" in node.class_type and all(isinstance(side, int) for side in size):
-            found.append(size)
-    return list(dict.fromkeys(found))
 
 
 # ---- --pin ---------------------------------------------------------------------------------------

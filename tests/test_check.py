@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from inkstone.headless.cli import main
 from inkstone.headless.hashes import file_hash
@@ -62,7 +63,42 @@ def told(tmp_path: Path, **models: dict) -> Path:
 def test_graph_of_the_embedded_model_runs():
     status, facts = check(ROOT / "workflows" / "text_to_image_embedded.json", "--memory")
     assert (status, facts["runs"], facts["faults"], facts["missing"]) == (0, True, [], [])
-    assert len(facts["memory"]) == 1 and facts["memory"][0].startswith("128x128: ")
+    assert len(facts["memory"]) == 1 and facts["memory"][0].startswith("128x128, 20 steps: ")
+
+
+def test_memory_of_canvases_that_come_from_pictures(tmp_path):
+    from inkstone.headless.check_memory import drawings
+    from inkstone.headless.graph import parse_graph
+    from inkstone.loaders.bundle import load_all
+    from inkstone.nodes.host import HeadlessHost, using
+
+    model = load_all(None).model
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side
+    Image.new("RGB", (90, 50)).save(tmp_path / "turned.jpg", exif=turned)
+
+    def told(name: str, **more) -> tuple[str, object]:
+        graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+        for values in (node["inputs"] for node in graph.values()):
+            linked = {k for k, v in values.items() if isinstance(v, list)}
+            values |= {k: v for k, v in more.items() if k in values.keys() - linked}
+        with using(HeadlessHost(input=tmp_path)):
+            return drawings(parse_graph(graph), model)[-1]
+
+    said, wanted = told("image_to_image_qwen_image", image="turned.jpg")
+    assert said.startswith("64x96, ") and said.endswith("(of turned.jpg)"), said
+    assert wanted.size == (64, 96)
+    said, wanted = told("image_to_image_qwen_image", image="gone.jpg")
+    assert "gone.jpg is not in the input folder" in said and wanted.size is None
+    said, wanted = told("edit_2511_three_pictures")
+    assert wanted.pictures == 3 and "3 reference pictures" in said
+    said, wanted = told("layered")
+    assert wanted.layers == 4 and "4 layers" in said
+    said, wanted = told("edit_embedded")
+    assert "comes from InkstoneDecode" in said and wanted.size is None
+    preset = "16:9 (1664x928)"
+    said, wanted = told("text_to_image_qwen_image", size=preset, width=64, height=64, batch_size=2)
+    assert wanted.size == (1664, 928) and wanted.batch == 2 and "batch of 2" in said
 
 
 def test_missing_files_with_where_to_get_them(tmp_path):
