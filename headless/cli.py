@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -216,6 +217,9 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = build_parser().parse_args(argv)
     level = logging.ERROR if args.quiet else logging.INFO
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no queue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     try:
         return _HANDLERS[args.command](args)
@@ -224,6 +228,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except InkstoneError as error:
         print(f"inkstone {args.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read our output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         kept = args.command in ("quantize", "batch")  # their journals

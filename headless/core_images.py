@@ -82,11 +82,16 @@ def scaled_by(image: torch.Tensor, upscale_method: str, scale_by: float) -> torc
     return resize(image, round(width * scale_by), round(height * scale_by), upscale_method)
 
 
-def scaled_to_pixels(image: torch.Tensor, upscale_method: str, megapixels: float) -> torch.Tensor:
-    """So many pixels in all (a megapixel is 1024 x 1024), the aspect kept."""
+def scaled_to_pixels(
+    image: torch.Tensor, upscale_method: str, megapixels: float, resolution_steps: int = 1
+) -> torch.Tensor:
+    """So many pixels in all (a megapixel is 1024 x 1024), the aspect kept; sides are multiples of
+    resolution_steps, which older versions of the node lack.
+    """
     height, width = image.shape[1:3]
-    factor = math.sqrt(int(megapixels * 1024 * 1024) / (width * height))
-    return resize(image, round(width * factor), round(height * factor), upscale_method)
+    factor = math.sqrt(megapixels * 1024 * 1024 / (width * height)) / resolution_steps
+    sides = (round(side * factor) * resolution_steps for side in (width, height))
+    return resize(image, *sides, upscale_method)
 
 
 def scaled_to_side(image: torch.Tensor, upscale_method: str, largest_size: int) -> torch.Tensor:
@@ -262,7 +267,9 @@ IMAGE_NODES = [
           _scale(lambda: io.Float.Input("scale_by", default=1.0, min=0.01, max=8.0, step=0.01)),
           scaled_by, display_name="Upscale Image By", category=_UP),
     _node("ImageScaleToTotalPixels",
-          _scale(lambda: io.Float.Input("megapixels", default=1.0, min=0.01, max=16.0, step=0.01)),
+          _scale(lambda: io.Float.Input("megapixels", default=1.0, min=0.01, max=16.0, step=0.01),
+                 lambda: io.Int.Input("resolution_steps", default=1, min=1, max=256,
+                                      optional=True)),
           scaled_to_pixels, category=_UP),
     _node("ImageScaleToMaxDimension",
           _scale(lambda: _side("largest_size", 512), methods=_SIDES), scaled_to_side, category=_UP),

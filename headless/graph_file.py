@@ -189,8 +189,9 @@ def apply_settings(
 
 def runnable(file: GraphFile, nodes: Mapping[str, type]) -> dict:
     """The Graph of a file whose classes all run here. Raises InkstoneError."""
+    classes = interfaces(nodes) if file.api is None else {}  # what ran needs none
     try:
-        return parse_graph(file.as_api(interfaces(nodes)))
+        return parse_graph(file.as_api(classes))
     except UnknownClasses as error:
         raise InkstoneError(
             f"{error} These run in ComfyUI only; what runs here: Inkstone's nodes and the basic "
