@@ -49,8 +49,10 @@ class Drawn(NamedTuple):
     chunks: frozenset[str]  # of the PNG
 
 
-def drawn(flags: tuple[str, ...]) -> Drawn:
-    """Two runs; another seed in between lets the caches and the memory manager work."""
+def drawn(flags: tuple[str, ...], logged: str = "") -> Drawn:
+    """Two runs; another seed in between lets the caches and the memory manager work. `logged`
+    must stand in the server's log.
+    """
     graph = json.loads(GRAPH.read_text("utf-8"))
     by_class = {entry["class_type"]: entry["inputs"] for entry in graph.values()}
     by_class["InkstoneSchedule"]["steps"] = STEPS
@@ -69,6 +71,7 @@ def drawn(flags: tuple[str, ...]) -> Drawn:
             previews.append(sum(kind == "preview" for kind, _ in result.events))
         if "IMPORT FAILED" in server.log_text():
             pytest.fail(server.tail(80))
+        assert logged in server.log_text(), server.tail(80)
     return Drawn(tuple(pixels), tuple(previews), chunks)
 
 
@@ -82,7 +85,9 @@ def test_same_picture(flag: str, plain: Drawn, monkeypatch: pytest.MonkeyPatch) 
     kind, _, state = flag.partition(" ")
     if kind == "state":
         monkeypatch.setenv("INKSTONE_TEST_VRAM_STATE", state)
-    made = drawn(() if kind == "state" else tuple(flag.split()))
+        made = drawn((), f"memory state of the tests: {state}")
+    else:
+        made = drawn(tuple(flag.split()))
     for run, pixels in enumerate(made.pixels):
         differ = sum(a != b for a, b in zip(pixels, plain.pixels[0]))
         assert differ == 0, f"{flag}, run {run + 1}: {differ} of {len(pixels)} bytes differ"

@@ -2,6 +2,7 @@
 for. A server without a GPU refuses these flags beside --cpu; the state is read at every load.
 """
 
+import logging
 import os
 
 import comfy.model_management as management
@@ -11,4 +12,4 @@ STATE = os.environ.get("INKSTONE_TEST_VRAM_STATE")
 if STATE:
     management.vram_state = management.VRAMState[STATE]
     management.set_vram_to = management.VRAMState[STATE]
-    print(f"memory state of the tests: {management.vram_state.name}")
+    logging.warning("memory state of the tests: %s", management.vram_state.name)
