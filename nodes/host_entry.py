@@ -9,12 +9,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.mmdit import normed_text
 from ..kernels.rope import image_positions
-from ..sampling.geometry import LATENT, TOKEN, pack
+from ..sampling.geometry import LATENT, TOKEN, even, pack
 
 if TYPE_CHECKING:
     from ..loaders.bundle import DiffusionModel
@@ -63,9 +62,3 @@ class Entry(torch.nn.Module):
         """Timesteps [B] in 0..1 -> [B,D], before the SiLU of a block's modulation."""
         with self.entered() as model:
             return model.time(timesteps.float().cpu()).to(hidden)
-
-
-def even(z: Tensor) -> Tensor:
-    """[n,16,h,w] with even sides: a token is 2 x 2."""
-    down, right = z.shape[-2] % 2, z.shape[-1] % 2
-    return F.pad(z, (0, right, 0, down), mode="replicate") if down or right else z

@@ -96,6 +96,14 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     return x.reshape(b, features // 4, 2 * rows, 2 * columns)
 
 
+def even(latent: Tensor) -> Tensor:
+    """[B,16,h,w] whose odd sides are one longer, at the right and below: a token is 2 x 2."""
+    from torch.nn.functional import pad
+
+    down, right = latent.shape[-2] % 2, latent.shape[-1] % 2
+    return pad(latent, (0, right, 0, down), mode="replicate") if down or right else latent
+
+
 class Box(NamedTuple):
     """A part of a picture, in pixels; right and bottom are the first pixels beyond it."""
 

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.beside import Beside, References
@@ -27,7 +26,7 @@ from ..kernels.stream import Walk
 from .control import Controlled, acting, check_controls, condition, control_bytes, say
 from .denoise import Kept, Step, euler
 from .finite import check
-from .geometry import LATENT, pack, token_grid, unpack
+from .geometry import LATENT, even, pack, token_grid, unpack
 from .lightning import Distilled, misfit
 from .noise import noise
 from .request import Drawer, Request, check_request, reference_grid
@@ -209,8 +208,7 @@ def _controls(
 def _normalised(model: Model, latent: Tensor) -> Tensor:
     """Raw latents [n,16,1,h,w] -> what the network sees [n,S,64]."""
     z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
-    down, right = z.shape[-2] % 2, z.shape[-1] % 2  # pictures that other nodes encoded
-    return pack(F.pad(z, (0, right, 0, down), mode="replicate") if down or right else z)
+    return pack(even(z))  # pictures that other nodes encoded may have odd sides
 
 
 def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:

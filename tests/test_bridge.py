@@ -21,7 +21,8 @@ from inkstone.loaders.family import EDIT, EDIT_HEAD, EDIT_PLUS, PICTURE
 from inkstone.loaders.safetensors_file import save_safetensors
 from inkstone.nodes.bridge import ToCLIP, ToModel, ToVAE
 from inkstone.nodes.bridge_parts import CoreCLIP, head_tokens
-from inkstone.nodes.host_bridge import _adapter, _block_patches, _core_control, _picked
+from inkstone.nodes.host_bridge import _adapter
+from inkstone.nodes.host_network import _block_patches, _core_control, _picked
 
 from . import tiny
 from .comfy_install import (
