@@ -27,7 +27,7 @@ harness.register()
 from bench.full_size import MODEL, TEXT, VAE  # noqa: E402
 from inkstone.nodes.sample import CUSTOM  # noqa: E402
 from tests.comfy_install import given_source  # noqa: E402
-from tests.comfy_server import ComfyServer, WebSocket, _event  # noqa: E402
+from tests.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}
@@ -67,7 +67,7 @@ def stopped(server: ComfyServer, asked: dict[str, Any], node: str, wait: float) 
     with WebSocket(server.port, f"/ws?clientId={client}", 600) as channel:
         server.post("/prompt", {"prompt": asked, "client_id": client})
         for message in channel:
-            kind, data = _event(message)
+            kind, data = event(message)
             if kind == "executing" and data.get("node") == node:
                 threading.Timer(wait, press).start()
             if kind == "execution_interrupted":

@@ -36,12 +36,11 @@ def drawn_as(
     from .call_graph import Drawn
 
     given = [*call.image, *(asked.path for asked in call.control)]
-    given += [] if call.mask is None else [call.mask]
     framed = task.kind == "text" and bool(task.locks)
     return Drawn(
         settings, task.kind, prompt, task.layers,
         framed and task.locks[0].picture != task.locks[0].canvas, controls.shown(task),
-        held_of(given), _own_statistics(bundle),
+        held_of(given, call.mask), _own_statistics(bundle),
     )  # fmt: skip
 
 

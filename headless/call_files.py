@@ -25,7 +25,7 @@ class Held:
 
     clear: bool = False  # a pixel is transparent
     moving: bool = False  # more than one frame: a draw takes the first
-    coloured: bool = False  # not grey
+    coloured: bool = False  # not grey; only masks are asked
 
 
 class Names:
@@ -74,18 +74,22 @@ def is_embedded(path: Path | None) -> bool:
     return path is None or Path(os.path.abspath(path)) == EMBEDDED_FOLDER
 
 
-def held_of(paths: Iterable[Path]) -> dict[Path, Held]:
-    """What each of these pictures holds."""
-    return {path: _held(path) for path in dict.fromkeys(paths)}
+def held_of(paths: Iterable[Path], mask: Path | None) -> dict[Path, Held]:
+    """What each of these pictures and the mask hold."""
+    held = {path: _held(path, False) for path in dict.fromkeys(paths)}
+    return held if mask is None else held | {mask: _held(mask, True)}
 
 
-def _held(path: Path) -> Held:
-    from .pictures import frames
+def _held(path: Path, mask: bool) -> Held:
+    """Pixels are read only where they matter: the draw has read them once already."""
+    from .pictures import frames, glance
 
-    found = frames(path, most=2)
-    colours, alpha = found[0]
+    seen = glance(path)
+    if not (seen.clear or mask):
+        return Held(moving=seen.moving)
+    colours, alpha = frames(path, most=1)[0]
     grey = bool((colours == colours[..., :1]).all())
-    return Held(alpha is not None and bool(alpha.min() < 1), len(found) > 1, not grey)
+    return Held(alpha is not None and bool(alpha.min() < 1), seen.moving, not grey)
 
 
 def _below(path: Path, kind: str) -> str | None:
@@ -94,7 +98,7 @@ def _below(path: Path, kind: str) -> str | None:
         folders, names = [host.input_directory()], {INPUT}
     else:
         folders = host.model_folders(kind) + host.model_folders(_WHOLE)
-        names = {*host._KINDS[kind][0], _WHOLE}
+        names = {*host.KINDS[kind][0], _WHOLE}
     for folder in folders:
         root = Path(os.path.abspath(folder))
         if root in path.parents:

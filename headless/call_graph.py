@@ -19,7 +19,7 @@ from ..nodes.edit import FIXED as FIXED_PICTURES
 from ..nodes.edit import MOST
 from ..nodes.load import AUTO, EMBEDDED
 from ..nodes.lora import FIXED
-from ..nodes.sample import CUSTOM, SCHEDULES, _sizes
+from ..nodes.sample import CUSTOM, SCHEDULES, sizes
 from .call_files import INPUT, Held, Names, is_embedded
 from .controls import MAP
 from .sources import FEATHER
@@ -258,7 +258,7 @@ class _Maker:
             inputs = {"vae": vae, "image": image, "work_size": WORK}
             return self.add("InkstoneImageToLatent", inputs)
         width, height = size = self.drawn.settings.size
-        name = next((name for name, one in _sizes().items() if one == size), CUSTOM)
+        name = next((name for name, one in sizes().items() if one == size), CUSTOM)
         inputs = {"size": name, "width": width, "height": height, "batch_size": 1}
         return self.add("InkstoneEmptyLatent", inputs)
 

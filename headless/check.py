@@ -156,7 +156,7 @@ def _named_anyway(file: GraphFile) -> list[WantedModel]:
     from ..nodes import host
     from .wanted_models import sources
 
-    kinds = set(host._KINDS)
+    kinds = set(host.KINDS)
     found = []
     for name, told in sources(file.ui).items():
         if told.directory not in kinds:

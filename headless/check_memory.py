@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..kernels.errors import InkstoneError
 from ..nodes.host import input_directory
 from .graph import Graph, Link, Node
+from .pictures import glance
 
 if TYPE_CHECKING:
     from ..loaders.bundle import DiffusionModel
@@ -36,8 +38,9 @@ def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Want
     latent = _behind(graph, node, "latent")
     schedule = _behind(graph, node, "sigmas")
     encode = _behind(graph, node, "positive")
+    controlled = False
     while encode is not None and encode.class_type == "InkstoneApplyControlNet":
-        encode = _behind(graph, encode, "positive")
+        controlled, encode = True, _behind(graph, encode, "positive")
     size, why = _canvas(graph, latent, model)
     more: dict[str, Any] = {"size": size}
     words = [f"{size[0]}x{size[1]}" if size else "the model's own size"]
@@ -53,8 +56,7 @@ def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Want
     if latent is not None and latent.class_type == _LAYERS and _whole(latent.inputs.get("layers")):
         more["layers"] = latent.inputs["layers"]
         words.append(f"{more['layers']} layers")
-    if any(n.class_type == "InkstoneApplyControlNet" for n in graph.values()):
-        words.append("controls not counted")
+    words += ["controls not counted"] if controlled else []
     return ", ".join(words) + (f" ({why})" if why else ""), Wanted(**more)
 
 
@@ -68,9 +70,9 @@ def _canvas(
         return None, "what gives the latent is not in the graph"
     sides = latent.inputs.get("width"), latent.inputs.get("height")
     if latent.class_type == "InkstoneEmptyLatent":
-        from ..nodes.sample import _sizes
+        from ..nodes.sample import sizes
 
-        preset = _sizes().get(latent.inputs.get("size"))
+        preset = sizes().get(latent.inputs.get("size"))
         sides = preset or sides
     if all(map(_whole, sides)):
         return (sides[0] // LATENT * LATENT, sides[1] // LATENT * LATENT), ""
@@ -100,14 +102,10 @@ def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[in
 
 
 def _size(file: str) -> tuple[int, int] | None:
-    """Width and height of an input picture, turned as its EXIF says; its header is read alone."""
-    from PIL import Image
-
+    """Width and height of an input picture; None where none can be read."""
     try:
-        with Image.open(input_directory() / file) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return picture.size[::-1] if turned else picture.size
-    except (OSError, ValueError, SyntaxError):  # OSError: no picture, too
+        return glance(input_directory() / file).size
+    except InkstoneError:
         return None
 
 

@@ -7,8 +7,10 @@ colour Pillow gives the upper byte: within 1/255. Animations give their first fr
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..kernels.errors import InkstoneError
 
@@ -52,16 +54,47 @@ def frames(path: Path, most: int | None = None) -> list[tuple[np.ndarray, np.nda
 
     Of a photo with an embedded second picture (MPO) only the first is a frame.
     """
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
+
+    with _opened(path) as file:
+        count = 1 if file.format == "MPO" else most
+        return [upright(frame) for frame, _ in zip(ImageSequence.Iterator(file), _upto(count))]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The Pillow picture; what is wrong with it is said in our words."""
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
-            count = 1 if file.format == "MPO" else most
-            return [upright(frame) for frame, _ in zip(ImageSequence.Iterator(file), _upto(count))]
+            yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InkstoneError(
             f"{path} cannot be read as a picture: {error}. Save it again as PNG or JPEG."
         ) from error
+
+
+class Glance(NamedTuple):
+    """What the header of a picture file says."""
+
+    size: tuple[int, int]  # width and height, upright
+    moving: bool  # more than one frame
+    clear: bool  # a pixel may be transparent
+
+
+def glance(path: Path) -> Glance:
+    """Of a file whose pixels are not read. Raises as `frames` does."""
+    from PIL import ExifTags
+
+    with _opened(path) as file:
+        lies = file.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        moving = file.format != "MPO" and getattr(file, "n_frames", 1) > 1
+        return Glance(file.size[::-1] if lies else file.size, moving, _may_be_clear(file))
+
+
+def _may_be_clear(frame: Any) -> bool:
+    return "A" in frame.getbands() or "a" in frame.getbands() or "transparency" in frame.info
 
 
 def _upto(count: int | None) -> range:
@@ -77,8 +110,7 @@ def upright(frame: Any) -> tuple[np.ndarray, np.ndarray | None]:
     if frame.mode == "F" or frame.mode[:1] == "I":
         grey = np.asarray(frame).astype(np.float32) / (1 if frame.mode == "F" else _WIDE)
         return np.repeat(np.clip(np.nan_to_num(grey), 0, 1)[..., None], 3, axis=-1), None
-    clear = "A" in frame.getbands() or "a" in frame.getbands() or "transparency" in frame.info
-    if not clear:
+    if not _may_be_clear(frame):
         return np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0, None
     pixels = np.asarray(frame.convert("RGBA"), dtype=np.float32) / 255.0
     return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])

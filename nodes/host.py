@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".gguf")
 _LATER_PART = re.compile(r".*-(?!00001-)\d{5}-of-\d{5}\.gguf").fullmatch  # opened with the first
 # kind -> (folders under models/, the component folder inside a Hugging Face model folder)
-_KINDS = {
+KINDS = {
     "diffusion_models": (("diffusion_models", "unet"), "transformer"),
     "text_encoders": (("text_encoders", "clip"), "text_encoder"),
     "vae": (("vae",), "vae"),
@@ -239,17 +239,17 @@ def _directory(kind: str) -> Path:
 
 def model_folders(kind: str) -> list[Path]:
     """The folders that are searched for models of a kind, best first. Raises on an unknown kind."""
-    if kind not in _KINDS:
-        raise InkstoneError(f"Unknown model kind {kind!r}; expected one of {', '.join(_KINDS)}.")
+    if kind not in KINDS:
+        raise InkstoneError(f"Unknown model kind {kind!r}; expected one of {', '.join(KINDS)}.")
     headless = headless_host()
     if headless is not None:
-        return [Path(root) / name for root in headless.models for name in _KINDS[kind][0]]
+        return [Path(root) / name for root in headless.models for name in KINDS[kind][0]]
     import folder_paths
 
-    known = [n for n in (kind, *_KINDS[kind][0]) if n in folder_paths.folder_names_and_paths]
+    known = [n for n in (kind, *KINDS[kind][0]) if n in folder_paths.folder_names_and_paths]
     paths = [Path(path) for name in known for path in folder_paths.get_folder_paths(name)]
     return list(dict.fromkeys(paths)) or [
-        Path(folder_paths.models_dir) / name for name in _KINDS[kind][0]
+        Path(folder_paths.models_dir) / name for name in KINDS[kind][0]
     ]
 
 
@@ -258,7 +258,7 @@ def model_files(kind: str) -> list[str]:
 
     Names are relative, with "/" on every system. Files inside model folders are not listed.
     """
-    component = _KINDS.get(kind, ((), ""))[1]
+    component = KINDS.get(kind, ((), ""))[1]
     names: set[str] = set()
     for root in model_folders(kind):
         names.update(_scan(root, component, files=kind != "diffusers"))

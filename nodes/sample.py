@@ -14,7 +14,7 @@ SMALL = "128x128 (embedded model)"
 SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 3)", "linear")
 
 
-def _sizes() -> dict[str, tuple[int, int]]:
+def sizes() -> dict[str, tuple[int, int]]:
     from ..sampling.geometry import SIZES
 
     return {**SIZES, SMALL: (128, 128)}
@@ -36,8 +36,8 @@ class EmptyLatent(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "size",
-                    options=[*_sizes(), CUSTOM],
-                    default=next(iter(_sizes())),
+                    options=[*sizes(), CUSTOM],
+                    default=next(iter(sizes())),
                     tooltip="The sizes Qwen-Image was trained for, the embedded model's, or "
                     "custom.",
                 ),
@@ -70,11 +70,11 @@ class EmptyLatent(io.ComfyNode):
         from ..sampling.geometry import check_canvas
 
         if size != CUSTOM:
-            if size not in _sizes():
+            if size not in sizes():
                 raise InkstoneError(
-                    f"Size {size!r} is unknown: expected one of {', '.join(_sizes())}, {CUSTOM}."
+                    f"Size {size!r} is unknown: expected one of {', '.join(sizes())}, {CUSTOM}."
                 )
-            width, height = _sizes()[size]
+            width, height = sizes()[size]
         check_canvas(width, height)
         return io.NodeOutput({"samples": torch.zeros(batch_size, 16, 1, height // 8, width // 8)})
 

@@ -242,7 +242,7 @@ class ComfyServer:
         events = []
         try:
             for message in channel:
-                kind, data = _event(message)
+                kind, data = event(message)
                 events.append((kind, data))
                 if data.get("prompt_id") != prompt_id:
                     continue
@@ -281,7 +281,7 @@ def _failure(kind: str, data: dict[str, Any]) -> str:
     return f"node {data.get('node_id')} ({data.get('node_type')}): {what}"
 
 
-def _event(message: str | bytes) -> tuple[str, dict[str, Any]]:
+def event(message: str | bytes) -> tuple[str, dict[str, Any]]:
     """A message as (type, data). Binary kinds 1 and 4 are previews, without and with metadata."""
     if isinstance(message, str):
         parsed = json.loads(message)
