@@ -146,7 +146,7 @@ def graphs() -> dict[str, tuple[dict, str]]:
         'A coffee shop entrance with a chalkboard sign reading "Inkstone Coffee", '
         "warm morning light, Ultra HD, 4K, cinematic composition."
     )
-    full = {"size": next(iter(nodes._sizes())), "width": 1328, "height": 1328}
+    full = {"size": next(iter(nodes.sizes())), "width": 1328, "height": 1328}
     small = {"size": nodes.SMALL, "width": 128, "height": 128}
     all_in_one = {
         "1": _node(
