@@ -39,9 +39,14 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
     for seed, said in ((1, "first run"), (2, "again, new seed")):
         marks = [time.perf_counter()]
         positive, negative, latent = EncodeEdit.execute(
-            models.text_encoder, models.model, models.vae, args.prompt, " ", "auto",
+            models.text_encoder,
+            models.model,
+            models.vae,
+            args.prompt,
+            " ",
+            "auto",
             {"picture_1": picture},
-        ).result  # fmt: skip
+        ).result
         marks.append(time.perf_counter())
         steps = args.steps or preset.steps
         sigmas = ScheduleSigmas.execute(models.model, latent, steps, SCHEDULES[0]).result[0]
@@ -72,8 +77,11 @@ def main() -> None:
     args.threads = torch.get_num_threads()
     rows = stages(args)
     facts = common.facts(args)
-    print(json.dumps({**facts, "rows": rows}) if args.json else
-          common.report("an edit through the nodes, twice", rows, facts))  # fmt: skip
+    print(
+        json.dumps({**facts, "rows": rows})
+        if args.json
+        else common.report("an edit through the nodes, twice", rows, facts)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`inkstone batch` over hundreds of jobs: memory, handles, kills, and workers on Ray.
 
-    python -m bench.batch --soak 300          resident memory and open handles after every job
-    python -m bench.batch --kill 20           kill -9 at random moments, then what the folder holds
-    python -m bench.batch --ray 60            jobs per hour of one worker and of two
+python -m bench.batch --soak 300          resident memory and open handles after every job
+python -m bench.batch --kill 20           kill -9 at random moments, then what the folder holds
+python -m bench.batch --ray 60            jobs per hour of one worker and of two
 """
 
 from __future__ import annotations
@@ -65,22 +65,26 @@ def soak(folder: Path, count: int) -> dict:
     check_whole(folder / "out", count)
     measures = facts["metrics"]
     return {
-        "jobs": count, "seconds": round(time.perf_counter() - started, 1),
+        "jobs": count,
+        "seconds": round(time.perf_counter() - started, 1),
         "memory by size": {size: level(values[_WARM:]) for size, values in seen.items()},
-        "handles": sorted(handles), "prompts encoded": measures["prompts_encoded"],
+        "handles": sorted(handles),
+        "prompts encoded": measures["prompts_encoded"],
         "models opened": measures["models_opened"],
         "images per hour": measures["images_per_hour"],
-    }  # fmt: skip
+    }
 
 
 def level(memory: list[float]) -> dict:
     """MB at the begin and the end, and the slope in MB per 100 jobs with its standard error."""
     slope, error = line_through(memory)
     return {
-        "MB first": round(memory[0], 2), "MB last": round(memory[-1], 2),
+        "MB first": round(memory[0], 2),
+        "MB last": round(memory[-1], 2),
         "MB least and most": [round(min(memory), 2), round(max(memory), 2)],
-        "MB per 100 jobs": round(100 * slope, 3), "standard error": round(100 * error, 3),
-    }  # fmt: skip
+        "MB per 100 jobs": round(100 * slope, 3),
+        "standard error": round(100 * error, 3),
+    }
 
 
 def line_through(values: list[float]) -> tuple[float, float]:
@@ -136,28 +140,36 @@ def on_ray(folder: Path, count: int) -> dict:
     """Jobs per hour of one worker on one core and of two, and of the same queue without Ray: in
     turns, because a shared machine's speed moves by a tenth and more from minute to minute.
     """
-    kinds = {"without Ray": (), "1 worker": ("--ray", "local", "--workers", "1"),
-             "2 workers": ("--ray", "local", "--workers", "2")}  # fmt: skip
+    kinds = {
+        "without Ray": (),
+        "1 worker": ("--ray", "local", "--workers", "1"),
+        "2 workers": ("--ray", "local", "--workers", "2"),
+    }
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(_TURNS):
         for kind, more in list(kinds.items())[:: 1 if turn % 2 == 0 else -1]:
             place = folder / f"{turn} {kind}"
             place.mkdir()
             jobs = jobs_file(place, count, steps=20, size="128x128", batch=1)
-            subprocess.run(command(jobs, place / "out", *more), check=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+            subprocess.run(
+                command(jobs, place / "out", *more),
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
             check_whole(place / "out", count)
             found[kind].append(rate(records(place / "out"), 2 if kind == "2 workers" else 1))
     middle = {kind: median(rates) for kind, rates in found.items()}
     return {
-        "jobs": count, "jobs per hour": found,
+        "jobs": count,
+        "jobs per hour": found,
         "2 workers / 1 worker, each turn": [
             round(two / one, 3) for one, two in zip(found["1 worker"], found["2 workers"])
         ],
         "2 workers / 1 worker": round(middle["2 workers"] / middle["1 worker"], 3),
         "1 worker / without Ray": round(middle["1 worker"] / middle["without Ray"], 3),
-    }  # fmt: skip
+    }
 
 
 def rate(done: list[dict], workers: int) -> float:

@@ -95,10 +95,12 @@ def _diffusers(args: argparse.Namespace):
     config, dtype = _config(args), getattr(torch, args.dtype)
     with torch.device("meta"):
         net = QwenImageControlNetModel(
-            num_layers=config.layers, attention_head_dim=config.head_dim,
-            num_attention_heads=config.heads, joint_attention_dim=config.joint,
+            num_layers=config.layers,
+            attention_head_dim=config.head_dim,
+            num_attention_heads=config.heads,
+            joint_attention_dim=config.joint,
             axes_dims_rope=config.axes,
-        )  # fmt: skip
+        )
     rope = type(net.pos_embed)(theta=10000, axes_dim=list(config.axes), scale_rope=True)
     net = common.random_weights(net, dtype)
     net.pos_embed = rope
@@ -110,9 +112,15 @@ def _diffusers(args: argparse.Namespace):
         x = stream
         with torch.inference_mode():
             samples = net(
-                img, seen, 0.9, text, None, torch.tensor([0.7]).to(dtype), [[_grid(args)]],
+                img,
+                seen,
+                0.9,
+                text,
+                None,
+                torch.tensor([0.7]).to(dtype),
+                [[_grid(args)]],
                 return_dict=False,
-            )  # fmt: skip
+            )
             for index in range(BLOCKS * HALVES):
                 x = x + samples[index % BLOCKS // per]
 

@@ -49,14 +49,38 @@ from inkstone.sampling.noise import noise  # noqa: E402
 from inkstone.sampling.run import Request, denoise, raw_latents  # noqa: E402
 from inkstone.sampling.schedule import LINEAR, sigmas  # noqa: E402
 
-UNUSED = ("torchvision", "imageio", "imageio.v3", "modelscope", "peft", "accelerate", "pandas",
-          "torchaudio", "librosa", "swanlab", "wandb", "deepspeed", "lpips")  # fmt: skip
+UNUSED = (
+    "torchvision",
+    "imageio",
+    "imageio.v3",
+    "modelscope",
+    "peft",
+    "accelerate",
+    "pandas",
+    "torchaudio",
+    "librosa",
+    "swanlab",
+    "wandb",
+    "deepspeed",
+    "lpips",
+)
 WIDTH, HEIGHT, STEPS, SEED, CFG = 64, 48, 4, 7, 3.0
 GRID = HEIGHT // 16, WIDTH // 16
 RANK, LIMIT = 64, 1e-4
-TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj",
-           "attn.add_v_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.2", "img_mod.1",
-           "txt_mlp.net.2", "txt_mod.1")  # fmt: skip
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_out.0",
+    "attn.to_add_out",
+    "img_mlp.net.2",
+    "img_mod.1",
+    "txt_mlp.net.2",
+    "txt_mod.1",
+)
 State = dict[str, Tensor]
 Cells = tuple[str, ...]
 
@@ -79,10 +103,13 @@ def studio(source: Path) -> SimpleNamespace:
     from diffsynth.pipelines import qwen_image as pipeline
 
     return SimpleNamespace(
-        input=ControlNetInput, net=QwenImageBlockWiseControlNet,
-        network=qwen_image_dit.QwenImageDiT, together=pipeline.QwenImageBlockwiseMultiControlNet,
-        velocity=pipeline.model_fn_qwen_image, activation=qwen_image_dit.ApproximateGELU,
-    )  # fmt: skip
+        input=ControlNetInput,
+        net=QwenImageBlockWiseControlNet,
+        network=qwen_image_dit.QwenImageDiT,
+        together=pipeline.QwenImageBlockwiseMultiControlNet,
+        velocity=pipeline.model_fn_qwen_image,
+        activation=qwen_image_dit.ApproximateGELU,
+    )
 
 
 def tanh_gelu(layer: Any, x: Tensor) -> Tensor:
@@ -150,6 +177,7 @@ class World:
 
     def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Callable[..., Tensor]:
         """For `euler`: of(latent [1,16,h,w], step, text) -> the same shape."""
+
         def found(x: Tensor, step: int, which: str) -> Tensor:
             return pack(of(unpack(x, *GRID), step, self.texts[which]))
 
@@ -157,9 +185,14 @@ class World:
 
 
 def theirs(
-    studio: SimpleNamespace, network: Any, nets: Any, world: World, wanted: Sequence[Wanted],
-    model: Any, context: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    studio: SimpleNamespace,
+    network: Any,
+    nets: Any,
+    world: World,
+    wanted: Sequence[Wanted],
+    model: Any,
+    context: Tensor | None = None,
+) -> Tensor:
     """Raw latents by DiffSynth-Studio. model: ours, for its latents' statistics."""
     normal = [(p[:, :, 0] - model.latent_mean) / model.latent_std for p in world.pictures]
     seen, asked = [], []
@@ -170,18 +203,24 @@ def theirs(
             latent = torch.cat([latent, keep], dim=1)
         seen.append(latent)
         end = 1 - (one.until - 1) / (STEPS - 1)  # it counts from 1 down to 0
-        asked.append(
-            studio.input(controlnet_id=one.file, scale=one.strength, start=1.0, end=end)
-        )
+        asked.append(studio.input(controlnet_id=one.file, scale=one.strength, start=1.0, end=end))
 
     def velocity(latent: Tensor, step: int, text: Tensor) -> Tensor:
         return studio.velocity(
-            dit=network, blockwise_controlnet=nets, latents=latent, prompt_emb=text,
-            timestep=world.sigmas[step : step + 1] * 1000, height=HEIGHT, width=WIDTH,
+            dit=network,
+            blockwise_controlnet=nets,
+            latents=latent,
+            prompt_emb=text,
+            timestep=world.sigmas[step : step + 1] * 1000,
+            height=HEIGHT,
+            width=WIDTH,
             prompt_emb_mask=torch.ones(text.shape[:2], dtype=torch.long),
-            blockwise_controlnet_conditioning=seen or None, blockwise_controlnet_inputs=asked,
-            progress_id=step, num_inference_steps=STEPS, context_latents=context,
-        )  # fmt: skip
+            blockwise_controlnet_conditioning=seen or None,
+            blockwise_controlnet_inputs=asked,
+            progress_id=step,
+            num_inference_steps=STEPS,
+            context_latents=context,
+        )
 
     start = pack(noise(SEED, 1, HEIGHT // 8, WIDTH // 8))
     with torch.inference_mode():
@@ -202,11 +241,15 @@ def controls_of(files: Sequence[Any], world: World, wanted: Sequence[Wanted]) ->
     """Our side of `wanted`."""
     return [
         Control(
-            files[one.file], world.pictures[one.file], one.strength, 0.0, one.until / STEPS,
+            files[one.file],
+            world.pictures[one.file],
+            one.strength,
+            0.0,
+            one.until / STEPS,
             kept=kept_cells(world.mask) if world.masked[one.file] else None,
         )
         for one in wanted
-    ]  # fmt: skip
+    ]
 
 
 CASES: dict[str, tuple[Wanted, ...]] = {
@@ -259,10 +302,12 @@ class Sides:
         self.files = [opened(folder / f"{n}.safetensors", AS_FOUND) for n in (0, 1)]
         self.network = built(functools.partial(program.network, num_layers=layers), self.state)
         self.network.pos_embed = program.network(num_layers=0).pos_embed  # no parameters
-        self.nets = program.together([
-            built(functools.partial(program.net, layers, additional_in_dim=extra), one)
-            for extra, one in zip((0, 4), states)
-        ])
+        self.nets = program.together(
+            [
+                built(functools.partial(program.net, layers, additional_in_dim=extra), one)
+                for extra, one in zip((0, 4), states)
+            ]
+        )
         self.plain = ours(self.model, (), world)
 
     def compared(self, name: str, wanted: Sequence[Wanted], context: bool = False) -> Cells:

@@ -44,8 +44,12 @@ def draw(dtype: str, out: Path, args: argparse.Namespace) -> Drawn:
     root = str(Path(__file__).resolve().parent.parent)
     call = [sys.executable, "-c", RUN.format(root=root), "draw", args.prompt, "-o", str(out)]
     call += ["--json", "--quiet", "--dtype", dtype, "--seed", str(args.seed)]
-    call += [x for name in ("model", "size", "steps", "cfg") if (value := getattr(args, name))
-             for x in (f"--{name}", str(value))]  # fmt: skip
+    call += [
+        x
+        for name in ("model", "size", "steps", "cfg")
+        if (value := getattr(args, name))
+        for x in (f"--{name}", str(value))
+    ]
     threads = str(args.threads)
     env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     start = time.perf_counter()

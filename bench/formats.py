@@ -44,8 +44,22 @@ from inkstone.quant.gguf_types import BlockType  # noqa: E402
 from inkstone.training import evaluate, reader  # noqa: E402
 
 SHIPPED = "as shipped (fp16)"
-TYPES = (SHIPPED, "BF16", "DFloat11", "Q8_0", "Q6_K", "fp8_scaled", "Q5_1", "Q5_K_M", "Q5_0",
-         "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K")  # fmt: skip
+TYPES = (
+    SHIPPED,
+    "BF16",
+    "DFloat11",
+    "Q8_0",
+    "Q6_K",
+    "fp8_scaled",
+    "Q5_1",
+    "Q5_K_M",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_1",
+    "Q4_0",
+    "Q3_K_M",
+    "Q2_K",
+)
 SHOWN = ("ground", "kind", "colour", "place", "size", "words", "letters", "stray", "all")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 K_BLOCK = 256
@@ -110,8 +124,9 @@ def huffman(inner: Path) -> None:
         weights = [tensors.pop(f"{block}.{name}.weight").bfloat16() for name in members]
         tensors |= {block + suffix: part for suffix, part in dfloat11(weights).items()}
         streams[block.replace(".", r"\.")] = members
-    tensors = {n: t.bfloat16() if t.is_floating_point() and t.dim() == 2 else t
-               for n, t in tensors.items()}  # fmt: skip
+    tensors = {
+        n: t.bfloat16() if t.is_floating_point() and t.dim() == 2 else t for n, t in tensors.items()
+    }
     save_safetensors(inner / WEIGHTS, tensors, metadata)
     config = json.loads((inner / "config.json").read_text("utf-8"))
     config["dfloat11_config"] = {"pattern_dict": streams}

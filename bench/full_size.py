@@ -92,9 +92,12 @@ def text_type(name: str, shape: tuple[int, ...]) -> str:
 
 
 def write_gguf(
-    path: Path, arch: str, tensors: layout.Layout, kind_of: Callable[[str, tuple[int, ...]], str],
+    path: Path,
+    arch: str,
+    tensors: layout.Layout,
+    kind_of: Callable[[str, tuple[int, ...]], str],
     prepare: Callable[[object], None] = lambda writer: None,
-) -> None:  # fmt: skip
+) -> None:
     """A GGUF file by the gguf package's own writer, data streamed behind its header."""
     import gguf
 
@@ -168,8 +171,9 @@ def prepare(folder: Path) -> None:
         gen = torch.Generator().manual_seed(5)
         tensors = {
             wan[name]: torch.randn(shape, generator=gen).mul_(0.03).bfloat16()
-            for name, shape in shapes.items() if name in wan
-        }  # fmt: skip
+            for name, shape in shapes.items()
+            if name in wan
+        }
         save_safetensors(folder / VAE, tensors, {"format": "pt"})
 
 
@@ -194,9 +198,15 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
 
     size = parse_size(args.size)
     call = DrawCall(
-        PROMPT, model=folder / MODEL, text_encoder=folder / TEXT, vae=folder / VAE, size=size,
-        steps=args.steps, cfg=1.0, memory=memory(args.memory) if args.memory else None,
-    )  # fmt: skip
+        PROMPT,
+        model=folder / MODEL,
+        text_encoder=folder / TEXT,
+        vae=folder / VAE,
+        size=size,
+        steps=args.steps,
+        cfg=1.0,
+        memory=memory(args.memory) if args.memory else None,
+    )
     start = time.perf_counter()
     models = open_models(call)
     made = plan(models, wanted(call))
@@ -216,12 +226,23 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     drawn = time.perf_counter()
     models.vae.decode(latents)
     steps = [b - a for a, b in zip([ready, *marks], marks)]
-    facts = {"headers": opened - start, "table": tabled - encoded,
-             "weights outside of blocks": ready - tabled, "first step": steps[0]}  # fmt: skip
+    facts = {
+        "headers": opened - start,
+        "table": tabled - encoded,
+        "weights outside of blocks": ready - tabled,
+        "first step": steps[0],
+    }
     return Ran(
-        "ours", opened - start + ready - tabled, encoded - opened, steps,
-        time.perf_counter() - drawn, harness.peak(), made.peak, made.sentence(), facts,
-    )  # fmt: skip
+        "ours",
+        opened - start + ready - tabled,
+        encoded - opened,
+        steps,
+        time.perf_counter() - drawn,
+        harness.peak(),
+        made.peak,
+        made.sentence(),
+        facts,
+    )
 
 
 def sd_cpp(folder: Path, args: argparse.Namespace) -> Ran:
@@ -231,20 +252,29 @@ def sd_cpp(folder: Path, args: argparse.Namespace) -> Ran:
     width, height = map(int, args.size.split("x"))
     start = time.perf_counter()
     model = StableDiffusion(
-        diffusion_model_path=str(folder / MODEL), llm_path=str(folder / TEXT),
-        vae_path=str(folder / VAE), n_threads=args.threads, diffusion_flash_attn=True,
+        diffusion_model_path=str(folder / MODEL),
+        llm_path=str(folder / TEXT),
+        vae_path=str(folder / VAE),
+        n_threads=args.threads,
+        diffusion_flash_attn=True,
         verbose=False,
-    )  # fmt: skip
+    )
     opened = time.perf_counter()
     marks: list[float] = []
     model.generate_image(
-        prompt=PROMPT, sample_steps=args.steps, cfg_scale=1.0, sample_method="euler", width=width,
-        height=height, progress_callback=lambda *_: marks.append(time.perf_counter()),
-    )  # fmt: skip
+        prompt=PROMPT,
+        sample_steps=args.steps,
+        cfg_scale=1.0,
+        sample_method="euler",
+        width=width,
+        height=height,
+        progress_callback=lambda *_: marks.append(time.perf_counter()),
+    )
     ended = time.perf_counter()
     steps = [b - a for a, b in zip(marks, marks[1:])][: args.steps]
-    return Ran("stable-diffusion.cpp", opened - start, 0.0, steps, ended - marks[-1],
-               harness.peak())  # fmt: skip
+    return Ran(
+        "stable-diffusion.cpp", opened - start, 0.0, steps, ended - marks[-1], harness.peak()
+    )
 
 
 SIDES = {"ours": ours, "sd.cpp": sd_cpp}
@@ -257,12 +287,19 @@ def lines(rows: list[Ran]) -> common.Cells:
     out = [("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")]
     for r in rows:
         step = min(r.steps) if r.steps else 0.0
-        out.append((
-            r.side, f"{r.opened:.2f}", f"{r.prompt:.1f}", f"{step:.1f}", f"{r.vae:.1f}",
-            f"{r.peak / 1e9:.2f}", f"{r.planned / 1e9:.2f}" if r.planned else "-",
-            common.ratio(step, min(peer.steps) if peer and peer.steps else None),
-            common.ratio(r.peak, peer.peak if peer else None),
-        ))  # fmt: skip
+        out.append(
+            (
+                r.side,
+                f"{r.opened:.2f}",
+                f"{r.prompt:.1f}",
+                f"{step:.1f}",
+                f"{r.vae:.1f}",
+                f"{r.peak / 1e9:.2f}",
+                f"{r.planned / 1e9:.2f}" if r.planned else "-",
+                common.ratio(step, min(peer.steps) if peer and peer.steps else None),
+                common.ratio(r.peak, peer.peak if peer else None),
+            )
+        )
     return out
 
 
@@ -272,8 +309,11 @@ def main() -> None:
     p.add_argument("--size", default="256x256")
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--memory", help="as in `inkstone draw` (ours only)")
-    p.add_argument("--comfyui", metavar="PYTHON,TREE,PACK", help="ComfyUI-GGUF as a peer: a Python "
-                   "that has what both import, and their source trees")  # fmt: skip
+    p.add_argument(
+        "--comfyui",
+        metavar="PYTHON,TREE,PACK",
+        help="ComfyUI-GGUF as a peer: a Python that has what both import, and their source trees",
+    )
     args = p.parse_args()
     prepare(args.folder)
     torch.set_num_threads(args.threads)
@@ -304,10 +344,21 @@ def comfyui(args: argparse.Namespace) -> list[str]:
     python, tree, pack = args.comfyui.split(",")
     script = Path(__file__).resolve().with_name("full_size_comfy.py")
     return [
-        python, str(script), "--comfyui", tree, "--pack", pack, "--size", args.size,
-        "--model", str((args.folder / MODEL).resolve()), "--steps", str(args.steps),
-        "--threads", str(args.threads),
-    ]  # fmt: skip
+        python,
+        str(script),
+        "--comfyui",
+        tree,
+        "--pack",
+        pack,
+        "--size",
+        args.size,
+        "--model",
+        str((args.folder / MODEL).resolve()),
+        "--steps",
+        str(args.steps),
+        "--threads",
+        str(args.threads),
+    ]
 
 
 def _child(side: str, call: list[str]) -> Ran:

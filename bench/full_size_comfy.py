@@ -56,13 +56,28 @@ def ran(args: argparse.Namespace) -> dict:
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
         begun = time.perf_counter()
         comfy.sample.sample(
-            model, noise, args.steps, 1.0, "euler", "simple", text, text, latent,
-            callback=lambda *_: marks.append(time.perf_counter()), disable_pbar=True,
-        )  # fmt: skip
+            model,
+            noise,
+            args.steps,
+            1.0,
+            "euler",
+            "simple",
+            text,
+            text,
+            latent,
+            callback=lambda *_: marks.append(time.perf_counter()),
+            disable_pbar=True,
+        )
     steps = [b - a for a, b in zip([begun, *marks], marks)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"side": SIDE, "opened": opened - start, "prompt": 0.0, "steps": steps, "vae": 0.0,
-            "peak": peak}  # fmt: skip
+    return {
+        "side": SIDE,
+        "opened": opened - start,
+        "prompt": 0.0,
+        "steps": steps,
+        "vae": 0.0,
+        "peak": peak,
+    }
 
 
 def main() -> None:

@@ -95,8 +95,21 @@ def one(name: str, shape: tuple[int, int], tokens: int, args: argparse.Namespace
 
 def cells(results: list[dict]) -> common.Cells:
     """Milliseconds, then ratios: our ways to the eager one, and to the plain product."""
-    out = [("", "tokens", "fused ms", "unpack ms", "eager ms", "plain ms", "chosen",
-            "fused / eager", "unpack / eager", "fused / plain", "unpack / plain")]  # fmt: skip
+    out = [
+        (
+            "",
+            "tokens",
+            "fused ms",
+            "unpack ms",
+            "eager ms",
+            "plain ms",
+            "chosen",
+            "fused / eager",
+            "unpack / eager",
+            "fused / plain",
+            "unpack / plain",
+        )
+    ]
     for r in results:
         ms = r["ms"]
         ratios = (common.ratio(ms[a], ms[b]) for b in (PEER, "plain") for a in tiles.HOWS)
@@ -152,8 +165,13 @@ def main() -> None:
     import triton
 
     card = torch.cuda.get_device_name()
-    facts = {"command": harness.command(), "card": card, "torch": torch.__version__,
-             "triton": triton.__version__, "dtype": args.dtype}  # fmt: skip
+    facts = {
+        "command": harness.command(),
+        "card": card,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "dtype": args.dtype,
+    }
     if args.json:
         print(json.dumps({**facts, "results": results}, indent=1))
         return

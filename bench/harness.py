@@ -162,8 +162,14 @@ def products(run: Work) -> Callable[[], float]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    heavy = {torch.conv2d, torch.nn.functional.linear, torch.mm, torch.bmm, torch.matmul,
-             torch.nn.functional.scaled_dot_product_attention}  # fmt: skip
+    heavy = {
+        torch.conv2d,
+        torch.nn.functional.linear,
+        torch.mm,
+        torch.bmm,
+        torch.matmul,
+        torch.nn.functional.scaled_dot_product_attention,
+    }
     calls: Counter = Counter()
 
     class Record(TorchFunctionMode):
@@ -239,11 +245,17 @@ def table(bench: Bench, results: list[Result], facts: dict) -> str:
     lines = [("", "seconds", f"/ {bench.peer}", "/ floor", "peak MB", f"/ {bench.peer}", "runs")]
     for r in results:
         memory = None if r.side == bench.floor else r.peak
-        lines.append((
-            r.side, f"{r.seconds:.3f}", _ratio(r.seconds, peer and peer.seconds),
-            _ratio(r.seconds, floor and floor.seconds), f"{memory / 1e6:.0f}" if memory else "-",
-            _ratio(memory, peer and peer.peak), str(len(r.runs)),
-        ))  # fmt: skip
+        lines.append(
+            (
+                r.side,
+                f"{r.seconds:.3f}",
+                _ratio(r.seconds, peer and peer.seconds),
+                _ratio(r.seconds, floor and floor.seconds),
+                f"{memory / 1e6:.0f}" if memory else "-",
+                _ratio(memory, peer and peer.peak),
+                str(len(r.runs)),
+            )
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join(

@@ -92,8 +92,11 @@ def freed(server: ComfyServer) -> dict[str, float]:
         if resident(server) < least - 0.05:
             seconds, least = time.perf_counter() - start, resident(server)
         time.sleep(0.02)
-    return {"GB before": round(before, 2), "GB after": round(least, 2),
-            "seconds": round(seconds, 2)}  # fmt: skip
+    return {
+        "GB before": round(before, 2),
+        "GB after": round(least, 2),
+        "seconds": round(seconds, 2),
+    }
 
 
 def main() -> None:
@@ -123,11 +126,20 @@ def main() -> None:
             took[stage].append(round(stopped(server, asked, nodes[stage], wait), 3))
         left = freed(server)
     worst = max(max(seconds, default=0.0) for seconds in took.values())
-    print(json.dumps({
-        "what": f"stop at {args.size}, 20B Q4_K_M", "seconds until it answered": took,
-        "worst": worst, "worst / goal": round(worst / GOAL, 3), "POST /free": left,
-        "load of the machine": round(os.getloadavg()[0], 1), "command": harness.command(),
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "what": f"stop at {args.size}, 20B Q4_K_M",
+                "seconds until it answered": took,
+                "worst": worst,
+                "worst / goal": round(worst / GOAL, 3),
+                "POST /free": left,
+                "load of the machine": round(os.getloadavg()[0], 1),
+                "command": harness.command(),
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

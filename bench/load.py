@@ -31,10 +31,15 @@ from inkstone.loaders.bundle import load_diffusion_model  # noqa: E402
 from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
 
 CONFIG = {
-    "_class_name": "QwenImageTransformer2DModel", "attention_head_dim": 128,
-    "axes_dims_rope": [16, 56, 56], "in_channels": 64, "joint_attention_dim": 3584,
-    "num_attention_heads": 24, "out_channels": 16, "patch_size": 2,
-}  # fmt: skip
+    "_class_name": "QwenImageTransformer2DModel",
+    "attention_head_dim": 128,
+    "axes_dims_rope": [16, 56, 56],
+    "in_channels": 64,
+    "joint_attention_dim": 3584,
+    "num_attention_heads": 24,
+    "out_channels": 16,
+    "patch_size": 2,
+}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -123,11 +128,18 @@ def lines(loads: list[Load]) -> common.Cells:
     for side in dict.fromkeys(x.side for x in loads):
         mine = [x for x in loads if x.side == side]
         seconds, peak, last = [x.seconds for x in mine], max(x.peak for x in mine), mine[-1]
-        out.append((
-            side, f"{min(seconds):.2f}", f"{min(x.touched for x in mine):.2f}", f"{peak / 1e6:.0f}",
-            f"{last.held / 1e6:.0f}", f"{last.weights / 1e6:.0f}", f"{peak / last.weights:.3f}",
-            common.ratio(peak, peer),
-        ))  # fmt: skip
+        out.append(
+            (
+                side,
+                f"{min(seconds):.2f}",
+                f"{min(x.touched for x in mine):.2f}",
+                f"{peak / 1e6:.0f}",
+                f"{last.held / 1e6:.0f}",
+                f"{last.weights / 1e6:.0f}",
+                f"{peak / last.weights:.3f}",
+                common.ratio(peak, peer),
+            )
+        )
     return out
 
 

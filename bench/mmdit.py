@@ -191,8 +191,11 @@ def table(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
 
 
 SIDES: dict[str, Callable[[argparse.Namespace, torch.dtype], Runner]] = {
-    "ours": ours, "ours-table": table, "diffusers": diffusers, "floor": floor,
-}  # fmt: skip
+    "ours": ours,
+    "ours-table": table,
+    "diffusers": diffusers,
+    "floor": floor,
+}
 
 
 def _names(dtype: str) -> list[str]:
@@ -212,10 +215,7 @@ def serve(name: str, args: argparse.Namespace) -> None:
         for line in sys.stdin:
             before = harness.resident()
             seconds = run(int(line))
-            print(
-                harness.RESULT + json.dumps([seconds, harness.peak() - before]),
-                flush=True,
-            )
+            print(harness.RESULT + json.dumps([seconds, harness.peak() - before]), flush=True)
 
 
 class Child:
@@ -277,12 +277,18 @@ def lines(rows: list[Row], dtype: str) -> list[tuple[str, ...]]:
     for r in rows:
         tail = "-" + dtype if r.side.endswith("-" + dtype) and dtype != "float32" else ""
         peer, low = by.get(("diffusers", r.tokens)), by.get(("floor" + tail, r.tokens))
-        out.append((
-            r.side, str(r.tokens), f"{r.seconds:.4f}", f"{statistics.median(r.rounds):.4f}",
-            common.ratio(r.seconds, peer and peer.seconds),
-            common.ratio(r.seconds, low and low.seconds),
-            f"{r.peak / 1e6:.0f}" if r.peak else "-", common.ratio(r.peak, peer and peer.peak),
-        ))  # fmt: skip
+        out.append(
+            (
+                r.side,
+                str(r.tokens),
+                f"{r.seconds:.4f}",
+                f"{statistics.median(r.rounds):.4f}",
+                common.ratio(r.seconds, peer and peer.seconds),
+                common.ratio(r.seconds, low and low.seconds),
+                f"{r.peak / 1e6:.0f}" if r.peak else "-",
+                common.ratio(r.peak, peer and peer.peak),
+            )
+        )
     return out
 
 

@@ -119,9 +119,11 @@ def cases(args, folder: Path):
     part_size = {"image_resolution": small, "output_type": "np"}
     yield "canny", big, *both("canny", big, {}, lambda a, s: canny(a, **s, **whole)), ""
     yield (
-        "lineart, no network", big,
-        *both("lineart", big, {}, lambda a, s: standard(a, **s, output_type="np")), "",
-    )  # fmt: skip
+        "lineart, no network",
+        big,
+        *both("lineart", big, {}, lambda a, s: standard(a, **s, output_type="np")),
+        "",
+    )
     hed = random_(part("hed").ControlNetHED_Apache2())
     save_file(hed.state_dict(), folder / "hed.safetensors")
     hed = part("hed").HEDdetector(hed)
@@ -182,14 +184,23 @@ def depth(folder: Path, side: int):
     from inkstone.controlnet.preprocess.kinds import preprocess
 
     backbone = Dinov2Config(
-        hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=518,
-        patch_size=14, out_indices=[3, 6, 9, 12], apply_layernorm=True,
+        hidden_size=384,
+        num_attention_heads=6,
+        num_hidden_layers=12,
+        image_size=518,
+        patch_size=14,
+        out_indices=[3, 6, 9, 12],
+        apply_layernorm=True,
         reshape_hidden_states=False,
-    )  # fmt: skip
+    )
     config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=384, neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64, head_hidden_size=32, patch_size=14,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=384,
+        neck_hidden_sizes=[48, 96, 192, 384],
+        fusion_hidden_size=64,
+        head_hidden_size=32,
+        patch_size=14,
+    )
     model = DepthAnythingForDepthEstimation(config).eval()
     model.save_pretrained(folder / "depth")
     picture = scene(side)
@@ -202,14 +213,19 @@ def depth(folder: Path, side: int):
             return torch.nn.functional.interpolate(found, (side, side), mode="bilinear")
 
     yield (
-        "depth, Depth-Anything V2 S", side,
-        lambda: preprocess("depth", picture, {"model": str(folder / "depth")}), theirs,
+        "depth, Depth-Anything V2 S",
+        side,
+        lambda: preprocess("depth", picture, {"model": str(folder / "depth")}),
+        theirs,
         "theirs: transformers, already loaded",
-    )  # fmt: skip
+    )
     yield (
-        "depth, layout guess", side, lambda: preprocess("depth", picture), None,
+        "depth, layout guess",
+        side,
+        lambda: preprocess("depth", picture),
+        None,
         "controlnet_aux: MiDaS and Zoe need timm and torchvision, which are not here",
-    )  # fmt: skip
+    )
 
 
 def measured(name: str, side: int, work: tuple[Work, Work | None], rounds: int, said: str) -> Row:

@@ -73,10 +73,16 @@ def main() -> None:
     title = f"inkstone quantize, {args.layers} full-width blocks (bf16 file of {size / 1e6:.0f} MB)"
     cells: common.Cells = [("", "seconds", "s / G weights", "peak MB", "/ 2 GB", "file MB")]
     for r in runs:
-        cells.append((
-            r.kind, f"{r.seconds:.1f}", f"{r.seconds / (size / 2e9):.0f}", f"{r.peak / 1e6:.0f}",
-            f"{r.peak / GOAL:.2f}", f"{r.size / 1e6:.0f}",
-        ))  # fmt: skip
+        cells.append(
+            (
+                r.kind,
+                f"{r.seconds:.1f}",
+                f"{r.seconds / (size / 2e9):.0f}",
+                f"{r.peak / 1e6:.0f}",
+                f"{r.peak / GOAL:.2f}",
+                f"{r.size / 1e6:.0f}",
+            )
+        )
     if args.json:
         print(json.dumps({"title": title, **facts, "runs": [asdict(r) for r in runs]}, indent=1))
     else:

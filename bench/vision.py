@@ -54,10 +54,13 @@ def _transformers(args: argparse.Namespace):
 
     ours, (rows, columns) = _config(args), _grid(args)
     config = Qwen2_5_VLVisionConfig(
-        depth=ours.depth, hidden_size=ours.width, num_heads=ours.heads,
-        intermediate_size=ours.ff, out_hidden_size=ours.out,
+        depth=ours.depth,
+        hidden_size=ours.width,
+        num_heads=ours.heads,
+        intermediate_size=ours.ff,
+        out_hidden_size=ours.out,
         fullatt_block_indexes=list(ours.full),
-    )  # fmt: skip
+    )
     config._attn_implementation = "sdpa"
     tower = modeling.Qwen2_5_VisionTransformerPretrainedModel(config)
     tower = tower.to(getattr(torch, args.dtype)).requires_grad_(False).eval()

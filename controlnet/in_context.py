@@ -103,8 +103,9 @@ def drawing(
     held = {fitted.adapter.lora.path for fitted in model.adapters}
     adapters = [Adapter(c.model.lora, c.strength) for p, c in asked.items() if p not in held]
     for path in asked.keys() & held:
-        log.info("the in-context LoRA %s is on the model already: its own strength counts",
-                 path.name)  # fmt: skip
+        log.info(
+            "the in-context LoRA %s is on the model already: its own strength counts", path.name
+        )
     dressed = model.with_loras(adapters) if adapters else model
     return dressed, others, tuple(c.latent for c in found)
 

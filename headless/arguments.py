@@ -97,9 +97,7 @@ def between(low: float, high: float, kind: type):
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: expected a number from {low} to {high}"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {low} to {high}")
         return value
 
     return parse

@@ -69,14 +69,23 @@ def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
         finally:
             _close(metrics)
         failed = sum(not results.is_done(job) for job in jobs)
-        return {"jobs": len(jobs), "done": len(jobs) - failed, "failed": failed,
-                "output": str(call.output), "metrics": metrics.facts()}  # fmt: skip
+        return {
+            "jobs": len(jobs),
+            "done": len(jobs) - failed,
+            "failed": failed,
+            "output": str(call.output),
+            "metrics": metrics.facts(),
+        }
 
 
 def _outcomes(
-    call: BatchCall, jobs: Sequence[Job], results: Results, metrics: Metrics, watch: Watch,
+    call: BatchCall,
+    jobs: Sequence[Job],
+    results: Results,
+    metrics: Metrics,
+    watch: Watch,
     stop: threading.Event,
-) -> Generator[Outcome]:  # fmt: skip
+) -> Generator[Outcome]:
     if call.ray is None or not jobs:
         return here(jobs, Worker(results.work, call.places, stop, watch.step), stop)
     from .ray_pool import Pool, on_ray
@@ -99,9 +108,13 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: Watch) 
     said = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
     log.info(
         "%s %s in %.2f s (%s); %d left, %.0f images per hour",
-        record["id"], outcome.status, record.get("total_seconds", 0), said, metrics.left,
+        record["id"],
+        outcome.status,
+        record.get("total_seconds", 0),
+        said,
+        metrics.left,
         metrics.images_per_hour,
-    )  # fmt: skip
+    )
     watch.record(record)
 
 

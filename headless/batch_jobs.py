@@ -159,7 +159,7 @@ def _object(text: str) -> dict[str, Any]:
         raise CallError("is nested too deeply. A job is one flat JSON object.") from None
     except json.JSONDecodeError as error:
         raise CallError(
-            f'is not JSON: {error.msg} at column {error.colno}. Expected an object such as '
+            f"is not JSON: {error.msg} at column {error.colno}. Expected an object such as "
             '{"prompt": "a red circle"}.'
         ) from None
     if re.search("[\ud800-\udfff]", json.dumps(found, ensure_ascii=False)):
@@ -203,8 +203,9 @@ def _graph_job(said: dict[str, Any], line: int, name: str) -> Job:
         raise CallError(f'"set" is {_kind(inputs)}, expected {{"NODE.INPUT": VALUE}}.')
     settings = tuple(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in inputs.items())
     parts = {"graph": path, "set": sorted(settings)}
-    return Job(line, name, _digest(parts), _content([Path(path)]), graph=Path(path),
-               settings=settings)  # fmt: skip
+    return Job(
+        line, name, _digest(parts), _content([Path(path)]), graph=Path(path), settings=settings
+    )
 
 
 def _id(said: Any) -> str:
@@ -262,9 +263,7 @@ def _single(action: argparse.Action, name: str, value: Any) -> Any:
     """One value through the option's own type and choices."""
     number = name in _NUMBERS
     if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
-        raise CallError(
-            f'"{name}" is {_kind(value)}, expected a {"number" if number else "text"}.'
-        )
+        raise CallError(f'"{name}" is {_kind(value)}, expected a {"number" if number else "text"}.')
     try:
         made = action.type(str(value)) if action.type else value
     except argparse.ArgumentTypeError as error:

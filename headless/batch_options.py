@@ -82,9 +82,15 @@ def run_batch(args: argparse.Namespace) -> int:
     from .batch_work import Places
 
     call = BatchCall(
-        args.jobs, args.output, _defaults(args), Places(args.models, args.input, args.device),
-        args.retry_failed, args.ray, args.workers, args.retries,
-    )  # fmt: skip
+        args.jobs,
+        args.output,
+        _defaults(args),
+        Places(args.models, args.input, args.device),
+        args.retry_failed,
+        args.ray,
+        args.workers,
+        args.retries,
+    )
     bar = None if args.quiet or not sys.stderr.isatty() else _show_step
     out = sys.stdout
     tell = _nothing if args.json else partial(_print_files, args, out)

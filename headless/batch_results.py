@@ -115,9 +115,14 @@ class Results:
             for folder in {(self.folder / name).parent for name in names}:
                 _sync(folder)
             record = {
-                "id": job.name, "status": outcome.status, "files": [n.as_posix() for n in names],
-                "job": job.key, "content": job.content, "line": job.line, **outcome.facts,
-            }  # fmt: skip
+                "id": job.name,
+                "status": outcome.status,
+                "files": [n.as_posix() for n in names],
+                "job": job.key,
+                "content": job.content,
+                "line": job.line,
+                **outcome.facts,
+            }
             self._append(record)
         self._drop(self._remember(record))
         return record

@@ -48,9 +48,14 @@ class Places:
         from ..nodes.host import HeadlessHost
 
         return HeadlessHost(
-            (self.models,), self.input, output, output / "temp", self.device, previews=False,
+            (self.models,),
+            self.input,
+            output,
+            output / "temp",
+            self.device,
+            previews=False,
             interrupt=stop,
-        )  # fmt: skip
+        )
 
 
 class Checker:
@@ -102,11 +107,13 @@ class Worker:
             log.warning("job %s: not an expected fault", job.name, exc_info=True)
             files, facts, status = (), {"error": f"{type(error).__name__}: {error}"}, FAILED
         facts |= {
-            "started": round(began, 3), "total_seconds": round(time.perf_counter() - started, 4),
-            "peak_memory_bytes": peak_memory(), "resident_bytes": process_bytes(),
+            "started": round(began, 3),
+            "total_seconds": round(time.perf_counter() - started, 4),
+            "peak_memory_bytes": peak_memory(),
+            "resident_bytes": process_bytes(),
             "prompts_encoded": self.session.prompts,
             "models_opened": self.session.opened,
-        }  # fmt: skip
+        }
         return Outcome(job, status, files, facts)
 
     def ahead(self, jobs: Sequence[Job]) -> None:
@@ -145,9 +152,12 @@ class Worker:
         host = self._places.host(folder, self._stop)
         try:
             facts = run_file(
-                job.graph, job.settings, host, lambda done, of: self._step(job, done, of),
+                job.graph,
+                job.settings,
+                host,
+                lambda done, of: self._step(job, done, of),
                 self._executor,
-            )  # fmt: skip
+            )
         except Interrupted:
             raise KeyboardInterrupt from None
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -38,10 +38,15 @@ def drawn_as(
     given = [*call.image, *(asked.path for asked in call.control)]
     framed = task.kind == "text" and bool(task.locks)
     return Drawn(
-        settings, task.kind, prompt, task.layers,
-        framed and task.locks[0].picture != task.locks[0].canvas, controls.shown(task),
-        held_of(given, call.mask), _own_statistics(bundle),
-    )  # fmt: skip
+        settings,
+        task.kind,
+        prompt,
+        task.layers,
+        framed and task.locks[0].picture != task.locks[0].canvas,
+        controls.shown(task),
+        held_of(given, call.mask),
+        _own_statistics(bundle),
+    )
 
 
 def _own_statistics(bundle: Bundle) -> bool:

@@ -88,15 +88,28 @@ class _Maker:
         encoded = self._encoded((model, text, vae), pictures, painted)
         positive = self._controlled(encoded["positive"], vae, pictures, mask)
         latent = painted or encoded.get("latent") or self._canvas(vae, pictures)
-        schedule = self.add("InkstoneSchedule", {
-            "model": model, "latent": latent, "steps": run.steps, "schedule": SCHEDULES[0],
-            "strength": self._strength(),
-        })  # fmt: skip
-        denoise = self.add("InkstoneDenoise", {
-            "model": model, "positive": positive, "sigmas": schedule, "latent": latent,
-            "seed": self.seed, "cfg": run.cfg,
-            **({"negative": encoded["negative"]} if run.cfg > 1 else {}),
-        })  # fmt: skip
+        schedule = self.add(
+            "InkstoneSchedule",
+            {
+                "model": model,
+                "latent": latent,
+                "steps": run.steps,
+                "schedule": SCHEDULES[0],
+                "strength": self._strength(),
+            },
+        )
+        denoise = self.add(
+            "InkstoneDenoise",
+            {
+                "model": model,
+                "positive": positive,
+                "sigmas": schedule,
+                "latent": latent,
+                "seed": self.seed,
+                "cfg": run.cfg,
+                **({"negative": encoded["negative"]} if run.cfg > 1 else {}),
+            },
+        )
         image = self.add("InkstoneDecode", {"vae": vae, "latent": denoise})
         image = self._finished(image, painted)
         self.add("SaveImage", {"images": image, "filename_prefix": PREFIX})
@@ -185,10 +198,18 @@ class _Maker:
         """The latent of a picture of which a part is drawn anew."""
         if mask is None or not pictures:
             return None
-        return self.add("InkstoneInpaint", {
-            "vae": vae, "image": pictures[0], "mask": mask, "grow": 0, "feather": FEATHER,
-            "crop": CROPS[0], "work_size": WORK,
-        })  # fmt: skip
+        return self.add(
+            "InkstoneInpaint",
+            {
+                "vae": vae,
+                "image": pictures[0],
+                "mask": mask,
+                "grow": 0,
+                "feather": FEATHER,
+                "crop": CROPS[0],
+                "work_size": WORK,
+            },
+        )
 
     def _encoded(
         self, models: tuple[Link, Link, Link], pictures: list[Link], painted: Link | None
@@ -221,10 +242,14 @@ class _Maker:
         for n, (one, model, shown) in enumerate(zip(asked, models, self.drawn.shown), 1):
             title = f" {n}" if len(asked) > 1 else ""
             inputs = {
-                "positive": positive, "control": model, "vae": vae,
-                "image": self._map(one, title), "strength": one.strength, "start": one.start,
+                "positive": positive,
+                "control": model,
+                "vae": vae,
+                "image": self._map(one, title),
+                "strength": one.strength,
+                "start": one.start,
                 "end": one.end,
-            }  # fmt: skip
+            }
             source, masked = shown
             inputs |= {"source": pictures[0]} if source else {}
             inputs |= {"mask": mask} if masked and mask else {}

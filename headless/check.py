@@ -50,12 +50,17 @@ def add_check(commands) -> None:
         "  inkstone check mine.json --pin -o mine_pinned.json",
     )
     p.add_argument("graph", type=Path, metavar="GRAPH", help="UI or API JSON, or a PNG with one")
-    for name, text in (("models", "models folder laid out as ComfyUI's"),
-                       ("input", "folder of input pictures")):  # fmt: skip
+    for name, text in (
+        ("models", "models folder laid out as ComfyUI's"),
+        ("input", "folder of input pictures"),
+    ):
         p.add_argument(
-            f"--{name}", type=Path, default=Path(name), metavar="DIR",
+            f"--{name}",
+            type=Path,
+            default=Path(name),
+            metavar="DIR",
             help=f"{text} (default {name})",
-        )  # fmt: skip
+        )
     p.add_argument("--memory", action="store_true", help="the memory plan of each canvas")
     p.add_argument("--device", type=device, metavar="D", help="plan for cpu, cuda, cuda:1")
     p.add_argument(
@@ -103,9 +108,7 @@ def check_file(file: GraphFile) -> tuple[Verdict, Graph | None]:
     try:
         validate(graph, nodes)
     except GraphError as error:
-        verdict.faults += [
-            str(p) for p in error.problems if (p.node, p.input) not in absent
-        ]
+        verdict.faults += [str(p) for p in error.problems if (p.node, p.input) not in absent]
     except InkstoneError as error:
         verdict.faults.append(str(error))
     return verdict, graph
@@ -119,10 +122,15 @@ def _report_models(models: list[WantedModel], verdict: Verdict) -> None:
         seen.add((model.kind, model.name))
         entry = {"name": model.name, "kind": model.kind, "node": model.node}
         if model.path is None:
-            verdict.missing.append(entry | {
-                "url": model.told.url, "directory": model.told.directory or model.kind,
-                "size": model.told.size, "said": model.absent(),
-            })  # fmt: skip
+            verdict.missing.append(
+                entry
+                | {
+                    "url": model.told.url,
+                    "directory": model.told.directory or model.kind,
+                    "size": model.told.size,
+                    "said": model.absent(),
+                }
+            )
             continue
         said = _wrong_kind(model)
         if said:

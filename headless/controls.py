@@ -219,8 +219,9 @@ def control_facts(call: Call) -> list[dict]:
     """What the PNG says of the controls."""
     return [
         {
-            "control": asked.words(), "hash": picture_hash(asked.path),
+            "control": asked.words(),
+            "hash": picture_hash(asked.path),
             "model": {"name": path.name, "hash": model_hash(path)},
         }
         for asked, path in zip(call.control, _each(call))
-    ]  # fmt: skip
+    ]

@@ -184,9 +184,13 @@ def inverted(image: torch.Tensor) -> torch.Tensor:
 
 
 def composed(
-    destination: torch.Tensor, source: torch.Tensor, x: int, y: int, resize_source: bool,
+    destination: torch.Tensor,
+    source: torch.Tensor,
+    x: int,
+    y: int,
+    resize_source: bool,
     mask: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """A picture laid over another at (x, y), where the mask is 1."""
     import torch
 
@@ -202,8 +206,9 @@ def composed(
     part = made[:, y : y + over.shape[1], x : x + over.shape[2]]
     share = torch.ones(len(made), *over.shape[1:3], 1)
     if mask is not None:
-        share = resize(mask.reshape(-1, *mask.shape[-2:])[..., None],
-                       over.shape[2], over.shape[1], "bilinear")  # fmt: skip
+        share = resize(
+            mask.reshape(-1, *mask.shape[-2:])[..., None], over.shape[2], over.shape[1], "bilinear"
+        )
         share = share[torch.arange(len(made)) % len(share)]
     over, share = (t[:, : part.shape[1], : part.shape[2]] for t in (over, share))
     part[:] = share * over + (1.0 - share) * part
@@ -249,8 +254,10 @@ def turned(image: torch.Tensor, rotation: str) -> torch.Tensor:
 
 def _scale(*rest: Callable[[], Any], methods: list[str] = METHODS) -> Callable[[], list]:
     return lambda: [
-        _image(), io.Combo.Input("upscale_method", options=methods), *(make() for make in rest)
-    ]  # fmt: skip
+        _image(),
+        io.Combo.Input("upscale_method", options=methods),
+        *(make() for make in rest),
+    ]
 
 
 def _masks() -> list:
@@ -263,61 +270,149 @@ _SIDES = ["area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bicubic"]
 _UP, _BATCH, _TURN = "image/upscaling", "image/batch", "image/transform"
 
 IMAGE_NODES = [
-    _node("ImageScaleBy",
-          _scale(lambda: io.Float.Input("scale_by", default=1.0, min=0.01, max=8.0, step=0.01)),
-          scaled_by, display_name="Upscale Image By", category=_UP),
-    _node("ImageScaleToTotalPixels",
-          _scale(lambda: io.Float.Input("megapixels", default=1.0, min=0.01, max=16.0, step=0.01),
-                 lambda: io.Int.Input("resolution_steps", default=1, min=1, max=256,
-                                      optional=True)),
-          scaled_to_pixels, category=_UP),
-    _node("ImageScaleToMaxDimension",
-          _scale(lambda: _side("largest_size", 512), methods=_SIDES), scaled_to_side, category=_UP),
-    _node("GetImageSize", lambda: [_image()], size_of,
-          lambda: [io.Int.Output(display_name=n) for n in ("width", "height", "batch_size")],
-          display_name="Get Image Size", category="image"),
-    _node("ImageCrop",
-          lambda: [_image(), _side("width", 512, 1), _side("height", 512, 1), _side("x"),
-                   _side("y")],
-          cropped, display_name="Image Crop", category=_TURN),
-    _node("CropMask",
-          lambda: [io.Mask.Input("mask"), _side("x"), _side("y"), _side("width", 512, 1),
-                   _side("height", 512, 1)],
-          cropped_mask, _masks, category="mask"),
-    _node("ImagePadForOutpaint",
-          lambda: [_image(), *(_side(n, step=8) for n in ("left", "top", "right", "bottom")),
-                   _side("feathering", 40)],
-          padded, lambda: [io.Image.Output(), io.Mask.Output()],
-          display_name="Pad Image for Outpainting", category="image"),
-    _node("ImageBatch", lambda: [_image("image1"), _image("image2")], batched,
-          display_name="Batch Images", category="image"),
-    _node("RepeatImageBatch",
-          lambda: [_image(), io.Int.Input("amount", default=1, min=1, max=4096)],
-          repeated, category=_BATCH),
-    _node("ImageFromBatch",
-          lambda: [_image(), io.Int.Input("batch_index", default=0, min=0, max=4095),
-                   io.Int.Input("length", default=1, min=1, max=4096)],
-          taken, category=_BATCH),
-    _node("ImageInvert", lambda: [_image()], inverted, display_name="Invert Image",
-          category="image"),
-    _node("ImageCompositeMasked",
-          lambda: [_image("destination"), _image("source"), _side("x"), _side("y"),
-                   io.Boolean.Input("resize_source", default=False),
-                   io.Mask.Input("mask", optional=True)],
-          composed, category="image"),
-    _node("JoinImageWithAlpha", lambda: [_image(), io.Mask.Input("alpha")], with_alpha,
-          display_name="Join Image with Alpha", category="mask/compositing"),
-    _node("MaskToImage", lambda: [io.Mask.Input("mask")], mask_to_image,
-          display_name="Convert Mask to Image", category="mask"),
-    _node("ImageToMask",
-          lambda: [_image(), io.Combo.Input("channel", options=["red", "green", "blue", "alpha"])],
-          image_to_mask, _masks, display_name="Convert Image to Mask", category="mask"),
-    _node("ThresholdMask",
-          lambda: [io.Mask.Input("mask"),
-                   io.Float.Input("value", default=0.5, min=0.0, max=1.0, step=0.01)],
-          threshold, _masks, category="mask"),
-    _node("ImageFlip", lambda: [_image(), io.Combo.Input("flip_method", options=_FLIPS)],
-          flipped, category=_TURN),
-    _node("ImageRotate", lambda: [_image(), io.Combo.Input("rotation", options=_TURNS)],
-          turned, category=_TURN),
-]  # fmt: skip
+    _node(
+        "ImageScaleBy",
+        _scale(lambda: io.Float.Input("scale_by", default=1.0, min=0.01, max=8.0, step=0.01)),
+        scaled_by,
+        display_name="Upscale Image By",
+        category=_UP,
+    ),
+    _node(
+        "ImageScaleToTotalPixels",
+        _scale(
+            lambda: io.Float.Input("megapixels", default=1.0, min=0.01, max=16.0, step=0.01),
+            lambda: io.Int.Input("resolution_steps", default=1, min=1, max=256, optional=True),
+        ),
+        scaled_to_pixels,
+        category=_UP,
+    ),
+    _node(
+        "ImageScaleToMaxDimension",
+        _scale(lambda: _side("largest_size", 512), methods=_SIDES),
+        scaled_to_side,
+        category=_UP,
+    ),
+    _node(
+        "GetImageSize",
+        lambda: [_image()],
+        size_of,
+        lambda: [io.Int.Output(display_name=n) for n in ("width", "height", "batch_size")],
+        display_name="Get Image Size",
+        category="image",
+    ),
+    _node(
+        "ImageCrop",
+        lambda: [_image(), _side("width", 512, 1), _side("height", 512, 1), _side("x"), _side("y")],
+        cropped,
+        display_name="Image Crop",
+        category=_TURN,
+    ),
+    _node(
+        "CropMask",
+        lambda: [
+            io.Mask.Input("mask"),
+            _side("x"),
+            _side("y"),
+            _side("width", 512, 1),
+            _side("height", 512, 1),
+        ],
+        cropped_mask,
+        _masks,
+        category="mask",
+    ),
+    _node(
+        "ImagePadForOutpaint",
+        lambda: [
+            _image(),
+            *(_side(n, step=8) for n in ("left", "top", "right", "bottom")),
+            _side("feathering", 40),
+        ],
+        padded,
+        lambda: [io.Image.Output(), io.Mask.Output()],
+        display_name="Pad Image for Outpainting",
+        category="image",
+    ),
+    _node(
+        "ImageBatch",
+        lambda: [_image("image1"), _image("image2")],
+        batched,
+        display_name="Batch Images",
+        category="image",
+    ),
+    _node(
+        "RepeatImageBatch",
+        lambda: [_image(), io.Int.Input("amount", default=1, min=1, max=4096)],
+        repeated,
+        category=_BATCH,
+    ),
+    _node(
+        "ImageFromBatch",
+        lambda: [
+            _image(),
+            io.Int.Input("batch_index", default=0, min=0, max=4095),
+            io.Int.Input("length", default=1, min=1, max=4096),
+        ],
+        taken,
+        category=_BATCH,
+    ),
+    _node(
+        "ImageInvert", lambda: [_image()], inverted, display_name="Invert Image", category="image"
+    ),
+    _node(
+        "ImageCompositeMasked",
+        lambda: [
+            _image("destination"),
+            _image("source"),
+            _side("x"),
+            _side("y"),
+            io.Boolean.Input("resize_source", default=False),
+            io.Mask.Input("mask", optional=True),
+        ],
+        composed,
+        category="image",
+    ),
+    _node(
+        "JoinImageWithAlpha",
+        lambda: [_image(), io.Mask.Input("alpha")],
+        with_alpha,
+        display_name="Join Image with Alpha",
+        category="mask/compositing",
+    ),
+    _node(
+        "MaskToImage",
+        lambda: [io.Mask.Input("mask")],
+        mask_to_image,
+        display_name="Convert Mask to Image",
+        category="mask",
+    ),
+    _node(
+        "ImageToMask",
+        lambda: [_image(), io.Combo.Input("channel", options=["red", "green", "blue", "alpha"])],
+        image_to_mask,
+        _masks,
+        display_name="Convert Image to Mask",
+        category="mask",
+    ),
+    _node(
+        "ThresholdMask",
+        lambda: [
+            io.Mask.Input("mask"),
+            io.Float.Input("value", default=0.5, min=0.0, max=1.0, step=0.01),
+        ],
+        threshold,
+        _masks,
+        category="mask",
+    ),
+    _node(
+        "ImageFlip",
+        lambda: [_image(), io.Combo.Input("flip_method", options=_FLIPS)],
+        flipped,
+        category=_TURN,
+    ),
+    _node(
+        "ImageRotate",
+        lambda: [_image(), io.Combo.Input("rotation", options=_TURNS)],
+        turned,
+        category=_TURN,
+    ),
+]

@@ -255,11 +255,19 @@ class ReferenceLatent(io.ComfyNode):
             return io.NodeOutput(conditioning)
         return io.NodeOutput(
             [
-                [states, {**said, "reference_latents": [*said.get("reference_latents", []),
-                                                        latent["samples"]]}]
+                [
+                    states,
+                    {
+                        **said,
+                        "reference_latents": [
+                            *said.get("reference_latents", []),
+                            latent["samples"],
+                        ],
+                    },
+                ]
                 for states, said in conditioning
             ]
-        )  # fmt: skip
+        )
 
 
 MASK_NODES = [SolidMask, InvertMask, MaskComposite, FeatherMask, GrowMask, LoadImageMask]

@@ -104,30 +104,74 @@ def _conditionings() -> list:
 
 
 VALUE_NODES = [
-    _node("EmptyLatentImage",
-          lambda: [*(io.Int.Input(n, default=512, min=16, max=MAX_SIDE, step=8)
-                     for n in ("width", "height")),
-                   io.Int.Input("batch_size", default=1, min=1, max=4096)],
-          empty_latent, _latents, display_name="Empty Latent Image", category="latent"),
-    _node("RepeatLatentBatch",
-          lambda: [_latent(), io.Int.Input("amount", default=1, min=1, max=64)],
-          repeated_latent, _latents, display_name="Repeat Latent Batch", category="latent/batch"),
-    _node("LatentFromBatch",
-          lambda: [_latent(), io.Int.Input("batch_index", default=0, min=0, max=63),
-                   io.Int.Input("length", default=1, min=1, max=64)],
-          taken_latent, _latents, display_name="Latent From Batch", category="latent/batch"),
-    _node("ConditioningZeroOut", lambda: [io.Conditioning.Input("conditioning")], zeroed,
-          _conditionings, category="advanced/conditioning"),
-    _node("ConditioningCombine",
-          lambda: [io.Conditioning.Input("conditioning_1"),
-                   io.Conditioning.Input("conditioning_2")],
-          combined, _conditionings, display_name="Conditioning (Combine)", category="conditioning"),
-    _node("StringConcatenate",
-          lambda: [io.String.Input("string_a", multiline=True),
-                   io.String.Input("string_b", multiline=True),
-                   io.String.Input("delimiter", default="")],
-          joined, lambda: [io.String.Output()], display_name="Concatenate",
-          category="utils/string"),
-    _node("PreviewAny", lambda: [io.AnyType.Input("source")], shown, lambda: [],
-          display_name="Preview Any", category="utils", is_output_node=True),
-]  # fmt: skip
+    _node(
+        "EmptyLatentImage",
+        lambda: [
+            *(
+                io.Int.Input(n, default=512, min=16, max=MAX_SIDE, step=8)
+                for n in ("width", "height")
+            ),
+            io.Int.Input("batch_size", default=1, min=1, max=4096),
+        ],
+        empty_latent,
+        _latents,
+        display_name="Empty Latent Image",
+        category="latent",
+    ),
+    _node(
+        "RepeatLatentBatch",
+        lambda: [_latent(), io.Int.Input("amount", default=1, min=1, max=64)],
+        repeated_latent,
+        _latents,
+        display_name="Repeat Latent Batch",
+        category="latent/batch",
+    ),
+    _node(
+        "LatentFromBatch",
+        lambda: [
+            _latent(),
+            io.Int.Input("batch_index", default=0, min=0, max=63),
+            io.Int.Input("length", default=1, min=1, max=64),
+        ],
+        taken_latent,
+        _latents,
+        display_name="Latent From Batch",
+        category="latent/batch",
+    ),
+    _node(
+        "ConditioningZeroOut",
+        lambda: [io.Conditioning.Input("conditioning")],
+        zeroed,
+        _conditionings,
+        category="advanced/conditioning",
+    ),
+    _node(
+        "ConditioningCombine",
+        lambda: [io.Conditioning.Input("conditioning_1"), io.Conditioning.Input("conditioning_2")],
+        combined,
+        _conditionings,
+        display_name="Conditioning (Combine)",
+        category="conditioning",
+    ),
+    _node(
+        "StringConcatenate",
+        lambda: [
+            io.String.Input("string_a", multiline=True),
+            io.String.Input("string_b", multiline=True),
+            io.String.Input("delimiter", default=""),
+        ],
+        joined,
+        lambda: [io.String.Output()],
+        display_name="Concatenate",
+        category="utils/string",
+    ),
+    _node(
+        "PreviewAny",
+        lambda: [io.AnyType.Input("source")],
+        shown,
+        lambda: [],
+        display_name="Preview Any",
+        category="utils",
+        is_output_node=True,
+    ),
+]

@@ -105,9 +105,15 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
     found = controls.on(task, given.mask, bundle, settings.size)
     model, branches, context = drawing(bundle.model, found)
     request = Request(
-        *settings.size, _sigmas(bundle, settings), settings.seed, settings.batch,
-        settings.cfg, **task.inputs(bundle), controls=branches, context=context,
-    )  # fmt: skip
+        *settings.size,
+        _sigmas(bundle, settings),
+        settings.seed,
+        settings.batch,
+        settings.cfg,
+        **task.inputs(bundle),
+        controls=branches,
+        context=context,
+    )
     drawn = drawn_as(call, settings, prompt, task, controls, bundle)
     marks.append(time.perf_counter())
     hooks = Hooks(on_step=lambda step: progress(step.index + 1, step.total))
@@ -156,10 +162,15 @@ def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Want
     from ..loaders.plan import Wanted
 
     return Wanted(
-        task.size or call.size, call.steps, call.batch, call.memory, True,
-        len(task.beside) + len(controls.models) - len(controls.branches()), controls.branches(),
+        task.size or call.size,
+        call.steps,
+        call.batch,
+        call.memory,
+        True,
+        len(task.beside) + len(controls.models) - len(controls.branches()),
+        controls.branches(),
         task.layers,
-    )  # fmt: skip
+    )
 
 
 def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:
@@ -182,8 +193,10 @@ def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:
         preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
         log.info(
             "a LoRA is %s (%s): defaults are %d steps, CFG 1; --steps and --cfg change them",
-            lora.words(), lora.why, preset.steps,
-        )  # fmt: skip
+            lora.words(),
+            lora.why,
+            preset.steps,
+        )
     return Settings(
         task.size or call.size or preset.size,
         call.steps if call.steps is not None else preset.steps,

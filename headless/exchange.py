@@ -41,8 +41,13 @@ class Exchange:
 
 
 _MODEL = ("InkstoneLoadDiffusionModel", "model", "model", "InkstoneToModel", "INKSTONE_MODEL")
-_CLIP = ("InkstoneLoadTextEncoder", "text_encoder", "text_encoder", "InkstoneToCLIP",
-         "INKSTONE_TEXT_ENCODER")  # fmt: skip
+_CLIP = (
+    "InkstoneLoadTextEncoder",
+    "text_encoder",
+    "text_encoder",
+    "InkstoneToCLIP",
+    "INKSTONE_TEXT_ENCODER",
+)
 _VAE = ("InkstoneLoadVAE", "vae", "vae", "InkstoneToVAE", "INKSTONE_VAE")
 EXCHANGES = {
     "UNETLoader": Exchange("unet_name", *_MODEL),
@@ -98,8 +103,12 @@ class _Whole:
 
 
 def _whole(kinds: set[str], methods: set[str]) -> _Whole:
-    lines = tuple(f"{kind} {reason}." for kind in sorted(kinds)
-                  for start, reason in REASONS.items() if kind.startswith(start))  # fmt: skip
+    lines = tuple(
+        f"{kind} {reason}."
+        for kind in sorted(kinds)
+        for start, reason in REASONS.items()
+        if kind.startswith(start)
+    )
     return _Whole(_variant(kinds, methods), NEWER in kinds, lines)
 
 
@@ -174,8 +183,14 @@ class _Page:
     def add(self, origin: int, target: int, kind: str) -> int:
         """A link from slot 0 to slot 0."""
         number = self.fresh("Link")
-        made = {"id": number, "origin_id": origin, "origin_slot": 0, "target_id": target,
-                "target_slot": 0, "type": kind}  # fmt: skip
+        made = {
+            "id": number,
+            "origin_id": origin,
+            "origin_slot": 0,
+            "target_id": target,
+            "target_slot": 0,
+            "type": kind,
+        }
         self.level.setdefault("links", []).append(list(made.values()) if self.root else made)
         return number
 
@@ -193,9 +208,8 @@ class _Page:
         """
         link = next((x for x in self.links() if x["id"] == number), None)
         self.level["links"] = [
-            x for x in self.level["links"]
-            if (x["id"] if isinstance(x, dict) else x[0]) != number
-        ]  # fmt: skip
+            x for x in self.level["links"] if (x["id"] if isinstance(x, dict) else x[0]) != number
+        ]
         if self.root or link is None or link["origin_id"] != _INPUT:
             return
         slot, entries = link["origin_slot"], self.level["inputs"]
@@ -227,8 +241,13 @@ def _ui(graph: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     subgraphs = (graph.get("definitions") or {}).get("subgraphs") or []
     pages = [_Page(graph, True), *(_Page(level, False) for level in subgraphs)]
     kinds = {str(n.get("type")) for page in pages for n in page.nodes}
-    methods = {str(v) for page in pages for n in page.nodes for v in _values(n)
-               if str(n.get("type")) == "FluxKontextMultiReferenceLatentMethod"}  # fmt: skip
+    methods = {
+        str(v)
+        for page in pages
+        for n in page.nodes
+        for v in _values(n)
+        if str(n.get("type")) == "FluxKontextMultiReferenceLatentMethod"
+    }
     whole, done, kept, renamed = _whole(kinds, methods), [], [], {}
     for page in pages:
         for node in list(page.nodes):
@@ -254,9 +273,12 @@ def _values(node: Mapping[str, Any]) -> list[Any]:
 
 
 def _split(
-    page: _Page, node: dict[str, Any], change: Exchange, widgets: Mapping[str, Any],
+    page: _Page,
+    node: dict[str, Any],
+    change: Exchange,
+    widgets: Mapping[str, Any],
     instances: Sequence[dict[str, Any]],
-) -> int:  # fmt: skip
+) -> int:
     """Our loader beside the node, which becomes the bridge; returns the loader's id."""
     number = page.fresh("Node")
     link = page.add(number, node["id"], change.socket)
@@ -281,21 +303,30 @@ def _split(
 
 
 def _loader(
-    number: int, node: Mapping[str, Any], change: Exchange, widgets: Mapping[str, Any],
-    linked: list[dict[str, Any]], link: int,
-) -> dict[str, Any]:  # fmt: skip
+    number: int,
+    node: Mapping[str, Any],
+    change: Exchange,
+    widgets: Mapping[str, Any],
+    linked: list[dict[str, Any]],
+    link: int,
+) -> dict[str, Any]:
     """Our loader, left of the node that it takes the file of."""
     x, y = _place(node)
     properties = node.get("properties") or {}
     models = {k: properties[k] for k in ("models",) if k in properties}
     return {
-        "id": number, "type": change.ours, "pos": [x - _LEFT, y], "size": [340, 110],
-        "flags": {}, "order": node.get("order", 0), "mode": node.get("mode", 0),
+        "id": number,
+        "type": change.ours,
+        "pos": [x - _LEFT, y],
+        "size": [340, 110],
+        "flags": {},
+        "order": node.get("order", 0),
+        "mode": node.get("mode", 0),
         "inputs": linked,
         "outputs": [{"name": change.wire, "type": change.socket, "links": [link]}],
         "properties": {"Node name for S&R": change.ours, **models},
         "widgets_values": list(widgets.values()),
-    }  # fmt: skip
+    }
 
 
 def _place(node: Mapping[str, Any]) -> tuple[float, float]:

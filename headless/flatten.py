@@ -20,12 +20,20 @@ from .prompt_text import filled, resolved
 from .ui_reading import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Sheet, UILink, UINode, Workflow
 
 NOTES = {
-    "Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)",
-    "Fast Groups Muter (rgthree)", "Fast Groups Bypasser (rgthree)", "Fast Muter (rgthree)",
-    "Fast Bypasser (rgthree)", "Mute / Bypass Repeater (rgthree)",
-    "Mute / Bypass Relay (rgthree)", "Fast Actions Button (rgthree)", "Random Unmuter (rgthree)",
+    "Note",
+    "MarkdownNote",
+    "Label (rgthree)",
+    "Bookmark (rgthree)",
+    "Fast Groups Muter (rgthree)",
+    "Fast Groups Bypasser (rgthree)",
+    "Fast Muter (rgthree)",
+    "Fast Bypasser (rgthree)",
+    "Mute / Bypass Repeater (rgthree)",
+    "Mute / Bypass Relay (rgthree)",
+    "Fast Actions Button (rgthree)",
+    "Random Unmuter (rgthree)",
     "Node Collector (rgthree)",
-}  # fmt: skip
+}
 REROUTES = {"Reroute", "Reroute (rgthree)"}
 PRIMITIVES = {"PrimitiveNode"}
 SETTERS = {"SetNode", "easy setNode"}
@@ -33,10 +41,23 @@ GETTERS = {"GetNode", "easy getNode"}
 VIRTUAL = NOTES | REROUTES | PRIMITIVES | SETTERS | GETTERS
 # classes whose filename_prefix may hold %date:...% and %Node.widget%
 _NAMED_BY_PREFIX = {
-    "SaveImage", "SaveLatent", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveAnimatedWEBP",
-    "SaveAnimatedPNG", "SaveSVGNode", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveWEBM",
-    "SaveVideo", "SaveImageAdvanced", "SaveGLB",
-}  # fmt: skip
+    "SaveImage",
+    "SaveLatent",
+    "CLIPSave",
+    "VAESave",
+    "ModelSave",
+    "LoraSave",
+    "SaveAnimatedWEBP",
+    "SaveAnimatedPNG",
+    "SaveSVGNode",
+    "SaveAudio",
+    "SaveAudioMP3",
+    "SaveAudioOpus",
+    "SaveWEBM",
+    "SaveVideo",
+    "SaveImageAdvanced",
+    "SaveGLB",
+}
 
 
 class UnknownClasses(InkstoneError):
@@ -131,9 +152,10 @@ class Flattener:
                 continue
             title = node.title or self.classes[node.kind].title or node.kind
             inputs = self._inputs(level, node)
-            yield level.name(node), {
-                "inputs": inputs, "class_type": node.kind, "_meta": {"title": title},
-            }  # fmt: skip
+            yield (
+                level.name(node),
+                {"inputs": inputs, "class_type": node.kind, "_meta": {"title": title}},
+            )
 
     # -- the inputs of one node --
 
@@ -268,9 +290,7 @@ def promoted_values(workflow: Workflow, instance: UINode, sheet: Sheet) -> dict[
     if isinstance(instance.values, dict):
         return dict(instance.values)
     names = [
-        slot.name
-        for index, slot in enumerate(sheet.inputs)
-        if feeds_widget(workflow, sheet, index)
+        slot.name for index, slot in enumerate(sheet.inputs) if feeds_widget(workflow, sheet, index)
     ]
     return dict(zip(names, instance.values, strict=False))
 
@@ -295,9 +315,7 @@ def feeds_widget(workflow: Workflow, sheet: Sheet, index: int) -> bool:
 
 def _widget_values(told: Interface, node: UINode) -> list[tuple[Widget, Any]]:
     if isinstance(node.values, dict):
-        return [
-            (widget, node.values.get(widget.name, value)) for widget, value in told.values([])
-        ]
+        return [(widget, node.values.get(widget.name, value)) for widget, value in told.values([])]
     return list(told.values(_without_forced(told, node.values)))
 
 

@@ -92,9 +92,11 @@ def _from_png(path: Path) -> GraphFile:
     ui = workflow if is_ui_graph(workflow) else None
     call = found.get("inkstone")
     made = GraphFile(
-        path, prompt if isinstance(prompt, dict) else None, ui,
+        path,
+        prompt if isinstance(prompt, dict) else None,
+        ui,
         call if isinstance(call, dict) else None,
-    )  # fmt: skip
+    )
     if made.api is None and made.ui is None:
         raise InkstoneError(made._no_graph())
     return made

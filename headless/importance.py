@@ -49,8 +49,10 @@ def kept_at(out: Path) -> Path:
 def from_prompts(call: QuantiseCall, model: Matrices, progress: Progress) -> Importance:
     """The importance matrix of call.source for the prompts of call.prompts."""
     if model.role != "diffusion_model":
-        raise CallError("--prompts draws pictures: IN should be a diffusion model, got a text "
-                        "encoder. Use --imatrix.")  # fmt: skip
+        raise CallError(
+            "--prompts draws pictures: IN should be a diffusion model, got a text "
+            "encoder. Use --imatrix."
+        )
     prompts = read_prompts(call.prompts)
     said = _fingerprint(call, model, prompts)
     path = kept_at(call.out)
@@ -61,8 +63,12 @@ def from_prompts(call: QuantiseCall, model: Matrices, progress: Progress) -> Imp
             return kept
     sums = measure(call, prompts, progress)
     save_imatrix(path, sums, said, call.prompts.name)
-    log.info("importance of inputs from %d prompts: %d layers, kept in %s",
-             len(prompts), len(sums), path.name)  # fmt: skip
+    log.info(
+        "importance of inputs from %d prompts: %d layers, kept in %s",
+        len(prompts),
+        len(sums),
+        path.name,
+    )
     return read_imatrix(path)
 
 
@@ -74,8 +80,10 @@ def read_prompts(path: Path) -> list[str]:
         raise CallError(f"{path}: cannot be read as text: {error}. One prompt a line.") from None
     prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not 0 < len(prompts) <= MOST_PROMPTS:
-        raise CallError(f"{path}: {len(prompts)} prompts, expected 1 to {MOST_PROMPTS}, each in a "
-                        "line of its own.")  # fmt: skip
+        raise CallError(
+            f"{path}: {len(prompts)} prompts, expected 1 to {MOST_PROMPTS}, each in a "
+            "line of its own."
+        )
     return prompts
 
 
@@ -143,8 +151,10 @@ def _text_encoder(call: QuantiseCall) -> Path:
     for home in (folder, folder.parent):
         if (home / "text_encoder").is_dir():
             return home / "text_encoder"
-    raise CallError(f"{call.source}: there is no text encoder beside it, which --prompts needs. "
-                    "Give --text-encoder.")  # fmt: skip
+    raise CallError(
+        f"{call.source}: there is no text encoder beside it, which --prompts needs. "
+        "Give --text-encoder."
+    )
 
 
 def _fingerprint(call: QuantiseCall, model: Matrices, prompts: list[str]) -> str:

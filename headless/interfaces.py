@@ -119,8 +119,11 @@ def interface_of(node_class: type) -> Interface:
         asked = bool(getattr(item, "control_after_generate", None))
         controls = _controls(kind, item.id, asked)
         dynamic = bool(getattr(item, "dynamic_prompts", None))
-        inputs.append(Widget(item.id, kind, default_value(item), controls=controls,
-                             dynamic=dynamic, asked=asked))  # fmt: skip
+        inputs.append(
+            Widget(
+                item.id, kind, default_value(item), controls=controls, dynamic=dynamic, asked=asked
+            )
+        )
         uploads = uploads or getattr(item, "upload", None) is not None
     if uploads:
         inputs.append(_upload())
@@ -176,8 +179,10 @@ def _fetched(source: str) -> Any:
             f"{source}: only http://127.0.0.1:PORT is asked. Save the /object_info of another "
             "machine to a file and give the file."
         )
-    url = source if parts.path.rstrip("/").endswith("object_info") else (
-        source.rstrip("/") + "/object_info"
+    url = (
+        source
+        if parts.path.rstrip("/").endswith("object_info")
+        else (source.rstrip("/") + "/object_info")
     )
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -234,8 +239,14 @@ def _item(name: str, kind: str, options: dict[str, Any]) -> Widget | Socket:
         return Widget(name, kind, options.get("default", default), place, sent)
     asked = bool(options.get("control_after_generate"))
     dynamic = kind == "STRING" and bool(options.get("dynamicPrompts"))
-    return Widget(name, kind, _default(kind, options), controls=_controls(kind, name, asked),
-                  dynamic=dynamic, asked=asked)  # fmt: skip
+    return Widget(
+        name,
+        kind,
+        _default(kind, options),
+        controls=_controls(kind, name, asked),
+        dynamic=dynamic,
+        asked=asked,
+    )
 
 
 def _option(option: Any) -> tuple[str, tuple[Widget | Socket, ...]]:

@@ -118,16 +118,20 @@ class Metrics:
     def facts(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return {
-            "jobs": dict(self._jobs), "left": self.left, "retries": self.retries,
-            "images": self._images, "images_per_hour": self.images_per_hour,
+            "jobs": dict(self._jobs),
+            "left": self.left,
+            "retries": self.retries,
+            "images": self._images,
+            "images_per_hour": self.images_per_hour,
             "seconds": round(time.monotonic() - self._started, 3),
             "latency": dict(self._latency.cumulative()),
-            "latency_p50": self._latency.quantile(0.5), "latency_p95": self._latency.quantile(0.95),
+            "latency_p50": self._latency.quantile(0.5),
+            "latency_p95": self._latency.quantile(0.95),
             "stage_seconds": {k: round(v, 3) for k, v in self._stages.items()},
             "peak_memory_bytes": {f"{w}/{d}": n for (w, d), n in self._peak.items()},
             "prompts_encoded": sum(p for p, _ in self._kept.values()),
             "models_opened": sum(m for _, m in self._kept.values()),
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         """The end of a run."""
@@ -150,8 +154,9 @@ class Metrics:
             if end:
                 file.seek(end - 1)
             cut = end and file.read(1) != b"\n"
-            said = json.dumps({"event": event, "time": round(time.time(), 3), **facts},
-                              ensure_ascii=False)  # fmt: skip
+            said = json.dumps(
+                {"event": event, "time": round(time.time(), 3), **facts}, ensure_ascii=False
+            )
             said = said.encode("utf-8", "backslashreplace")  # half a character of a prompt
             file.write(b"\n" * bool(cut) + said + b"\n")
 
@@ -161,23 +166,42 @@ class Metrics:
         peak = [({"worker": w, "device": d}, n) for (w, d), n in sorted(self._peak.items())]
         stages = [({"stage": s}, n) for s, n in sorted(self._stages.items())]
         facts = self.facts()
-        return "".join((
-            _family("jobs_total", "counter", "Jobs that were run, by how they ended.", jobs),
-            _family("images_total", "counter", "Pictures that were made.", _one(self._images)),
-            _family("retries_total", "counter", "Jobs that were begun again because a worker was "
-                    "lost.", _one(self.retries)),
-            self._buckets(),
-            _family("stage_seconds_total", "counter", "Seconds by stage of the work.", stages),
-            _family("prompts_encoded_total", "counter", "Prompts encoded in this run.",
-                    _one(facts["prompts_encoded"])),
-            _family("models_opened_total", "counter", "Models opened in this run.",
-                    _one(facts["models_opened"])),
-            _family("jobs_left", "gauge", "Jobs that wait.", _one(self.left)),
-            _family("images_per_hour", "gauge", "Pictures per hour in this run.",
-                    _one(self.images_per_hour)),
-            _family("peak_memory_bytes", "gauge", "The most memory a worker held in this run.",
-                    peak),
-        ))  # fmt: skip
+        return "".join(
+            (
+                _family("jobs_total", "counter", "Jobs that were run, by how they ended.", jobs),
+                _family("images_total", "counter", "Pictures that were made.", _one(self._images)),
+                _family(
+                    "retries_total",
+                    "counter",
+                    "Jobs that were begun again because a worker was lost.",
+                    _one(self.retries),
+                ),
+                self._buckets(),
+                _family("stage_seconds_total", "counter", "Seconds by stage of the work.", stages),
+                _family(
+                    "prompts_encoded_total",
+                    "counter",
+                    "Prompts encoded in this run.",
+                    _one(facts["prompts_encoded"]),
+                ),
+                _family(
+                    "models_opened_total",
+                    "counter",
+                    "Models opened in this run.",
+                    _one(facts["models_opened"]),
+                ),
+                _family("jobs_left", "gauge", "Jobs that wait.", _one(self.left)),
+                _family(
+                    "images_per_hour",
+                    "gauge",
+                    "Pictures per hour in this run.",
+                    _one(self.images_per_hour),
+                ),
+                _family(
+                    "peak_memory_bytes", "gauge", "The most memory a worker held in this run.", peak
+                ),
+            )
+        )
 
     def _buckets(self) -> str:
         found = self._latency.cumulative()
@@ -196,8 +220,17 @@ def _pictures(record: Mapping[str, Any]) -> int:
 def _line(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the prompt log says of a job."""
     call = record.get("call") or {}
-    names = ("id", "status", "error", "worker", "attempts", "files", "total_seconds", "seconds",
-             "peak_memory_bytes")  # fmt: skip
+    names = (
+        "id",
+        "status",
+        "error",
+        "worker",
+        "attempts",
+        "files",
+        "total_seconds",
+        "seconds",
+        "peak_memory_bytes",
+    )
     said = {name: record[name] for name in names if name in record}
     return said | {"call": call, "resident_bytes": record.get("resident_bytes")}
 

@@ -112,8 +112,10 @@ class PartialFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise InkstoneError(f"{self.out}: another run is writing this file now. Wait for it, "
-                                "or choose another name.") from None  # fmt: skip
+            raise InkstoneError(
+                f"{self.out}: another run is writing this file now. Wait for it, "
+                "or choose another name."
+            ) from None
 
     def _resumable(self) -> int:
         """Pieces of this very file that an earlier run left; a line cut by a crash counts not."""
@@ -122,8 +124,10 @@ class PartialFile:
         text = self.journal.read_text(encoding="ascii", errors="replace")
         lines = text.split("\n")[:-1]
         if not lines or lines[0] != self._head:
-            log.info("%s: what an earlier run left is of another model or type: begun again",
-                     self.out.name)  # fmt: skip
+            log.info(
+                "%s: what an earlier run left is of another model or type: begun again",
+                self.out.name,
+            )
             return 0
         counts = [int(line) for line in lines[1:] if line.isdecimal()]
         return max(counts, default=0)

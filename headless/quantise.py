@@ -81,8 +81,10 @@ def _check(call: QuantiseCall) -> None:
         raise CallError(f"--type {call.type}: expected one of {known}.")
     suffix = suffix_of(call.type)
     if call.out.suffix.lower() != suffix:
-        raise CallError(f"{call.out}: {call.type} is written as {suffix}. Name it "
-                        f"{call.out.with_suffix(suffix).name}.")  # fmt: skip
+        raise CallError(
+            f"{call.out}: {call.type} is written as {suffix}. Name it "
+            f"{call.out.with_suffix(suffix).name}."
+        )
     for path in (call.source, call.imatrix, call.prompts, call.text_encoder):
         if path is not None and not path.exists():
             raise CallError(f"{path}: no such file or folder. Check the path.")
@@ -112,8 +114,10 @@ def _raised(model: Matrices, plan: FilePlan) -> Iterator[str]:
             key = model.form(piece.name), piece.form
             found[key] = found.get(key, 0) + 1
     for (form, kind), count in found.items():
-        yield (f"{count} weights are {form} in the source and become {kind}: a larger file, what "
-               "was lost does not come back; use a source in bf16 if there is one")  # fmt: skip
+        yield (
+            f"{count} weights are {form} in the source and become {kind}: a larger file, what "
+            "was lost does not come back; use a source in bf16 if there is one"
+        )
 
 
 def _importance(call: QuantiseCall, model: Matrices, progress: Progress) -> Importance | None:
@@ -121,8 +125,9 @@ def _importance(call: QuantiseCall, model: Matrices, progress: Progress) -> Impo
 
     if call.type.upper() in ("FP8_SCALED", "BF16", "F16", "Q8_0"):
         if call.imatrix or call.prompts:
-            log.info("%s rounds without a search: the importance of inputs changes nothing",
-                     call.type)  # fmt: skip
+            log.info(
+                "%s rounds without a search: the importance of inputs changes nothing", call.type
+            )
         return None
     if call.imatrix:
         return read_imatrix(call.imatrix)
@@ -147,16 +152,22 @@ def _identity(
     for name, values in sorted((importance.values if importance else {}).items()):
         digest.update(name.encode() + values.contiguous().numpy().tobytes())
     return {
-        "version": VERSION, "source": str(model.path.resolve()), "files": files,
-        "type": call.type.upper(), "head": hashlib.sha256(plan.head).hexdigest(),
+        "version": VERSION,
+        "source": str(model.path.resolve()),
+        "files": files,
+        "type": call.type.upper(),
+        "head": hashlib.sha256(plan.head).hexdigest(),
         "importance": digest.hexdigest(),
-    }  # fmt: skip
+    }
 
 
 def _write(
-    call: QuantiseCall, model: Matrices, plan: FilePlan, importance: Importance | None,
+    call: QuantiseCall,
+    model: Matrices,
+    plan: FilePlan,
+    importance: Importance | None,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     from .partial_file import PartialFile
 
     total = len(plan.pieces)
@@ -177,8 +188,11 @@ def _write(
             file.finished(number)
             progress(number, total)
         if missing:
-            log.info("%d matrices are not in the importance matrix, e.g. %s: encoded without it",
-                     len(missing), missing[0])  # fmt: skip
+            log.info(
+                "%d matrices are not in the importance matrix, e.g. %s: encoded without it",
+                len(missing),
+                missing[0],
+            )
         file.complete()
 
 
@@ -200,9 +214,12 @@ def _threads() -> Iterator[ThreadPoolExecutor | None]:
 
 
 def _encoded(
-    model: Matrices, piece: Piece, importance: Importance | None,
-    pool: ThreadPoolExecutor | None, missing: list[str],
-) -> Iterator[tuple[int, memoryview]]:  # fmt: skip
+    model: Matrices,
+    piece: Piece,
+    importance: Importance | None,
+    pool: ThreadPoolExecutor | None,
+    missing: list[str],
+) -> Iterator[tuple[int, memoryview]]:
     """(place, bytes) of all that belongs to one piece."""
     import torch
 
@@ -272,9 +289,13 @@ def _fp8(
 
 
 def _chunks(
-    model: Matrices, piece: Piece, rows: Rows, pool: ThreadPoolExecutor | None, encode: Encode,
+    model: Matrices,
+    piece: Piece,
+    rows: Rows,
+    pool: ThreadPoolExecutor | None,
+    encode: Encode,
     limit: float,
-) -> Iterator[Tensor]:  # fmt: skip
+) -> Iterator[Tensor]:
     """Results for chunks of rows, in order; at most two chunks per thread are under way."""
     count, columns = piece.shape
     step = max(32, CHUNK // columns // 32 * 32)
@@ -309,10 +330,12 @@ def _finite(model: Matrices, name: str, rows: Tensor, start: int, limit: float) 
     raise BadWeights(
         f"{model.source.path}: tensor {name} holds {float(rows[row, column])} in row "
         f"{start + row}, column {column}: "
-        + ("no finite number. The file is damaged: download it again."
-           if not math.isfinite(float(rows[row, column])) else
-           f"more than {limit:g}, which this type cannot store. Use bf16 for this model.")
-    )  # fmt: skip
+        + (
+            "no finite number. The file is damaged: download it again."
+            if not math.isfinite(float(rows[row, column]))
+            else f"more than {limit:g}, which this type cannot store. Use bf16 for this model."
+        )
+    )
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -326,6 +349,10 @@ def _facts(call: QuantiseCall, model: Matrices, plan: FilePlan) -> dict:
     for piece in plan.pieces:
         counts[piece.form] = counts.get(piece.form, 0) + bool(piece.name)
     return {
-        "file": str(call.out), "bytes": plan.size, "role": model.role, "type": call.type.upper(),
-        "tensors": dict(sorted((k, n) for k, n in counts.items() if n)), "said": plan.said,
-    }  # fmt: skip
+        "file": str(call.out),
+        "bytes": plan.size,
+        "role": model.role,
+        "type": call.type.upper(),
+        "tensors": dict(sorted((k, n) for k, n in counts.items() if n)),
+        "said": plan.said,
+    }

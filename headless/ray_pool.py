@@ -83,8 +83,12 @@ class RayWorker:
         self._worker.ahead(ahead)
         done = self._worker.run(job)
         files = {p.relative_to(self._worker.work).as_posix(): p.read_bytes() for p in done.files}
-        where = {"worker": str(self._number), "host": socket.gethostname(), "process": os.getpid(),
-                 "warnings": self._heard.taken()}  # fmt: skip
+        where = {
+            "worker": str(self._number),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "warnings": self._heard.taken(),
+        }
         return done.status, done.facts | where, files
 
     def close(self) -> None:
@@ -247,10 +251,12 @@ class _Crew:
             lost = self._lost[job.name] = self._lost.get(job.name, 0) + 1
         again = job if lost <= self._pool.retries else None
         log.warning(
-            "worker %d is lost%s; another takes its place", number,
-            "" if job is None else f", with the job {job.name}" + ("" if again is None
-            else ", which begins again"),
-        )  # fmt: skip
+            "worker %d is lost%s; another takes its place",
+            number,
+            ""
+            if job is None
+            else f", with the job {job.name}" + ("" if again is None else ", which begins again"),
+        )
         self._share.give_back(number, again)
         self._start(number)
         for idle in set(range(self._count)) - {n for n, _ in self._under_way.values()}:
@@ -336,9 +342,14 @@ def _abroad(job: Job) -> Job:
     c = job.call
     plain = {f.name: getattr(c, f.name) for f in fields(c)}
     lone = {k: v.absolute() for k, v in plain.items() if isinstance(v, Path)}
-    return replace(job, call=replace(
-        c, **lone, image=[p.absolute() for p in c.image],
-        control_model=[p.absolute() for p in c.control_model],
-        lora=[(p.absolute(), strength) for p, strength in c.lora],
-        control=[replace(a, path=a.path.absolute()) for a in c.control],
-    ))  # fmt: skip
+    return replace(
+        job,
+        call=replace(
+            c,
+            **lone,
+            image=[p.absolute() for p in c.image],
+            control_model=[p.absolute() for p in c.control_model],
+            lora=[(p.absolute(), strength) for p, strength in c.lora],
+            control=[replace(a, path=a.path.absolute()) for a in c.control],
+        ),
+    )

@@ -34,9 +34,7 @@ def node_classes() -> dict[str, type]:
     return {**CORE_NODES, **{node.define_schema().node_id: node for node in NODES}}
 
 
-def graph_of(
-    file: Path | GraphFile, settings: Sequence[str], nodes: Mapping[str, type]
-) -> Graph:
+def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: Mapping[str, type]) -> Graph:
     """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings.
 
     Seeds are those of the file: "control after generate" is what the page does when it queues.

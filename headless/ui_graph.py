@@ -258,8 +258,11 @@ def _strip(
     """Boxes of one strip: a column per depth, nodes of a column one below the other."""
     boxes: dict[str, tuple[int, int, int, int]] = {}
     for depth in sorted(set(depths.values())):
-        sizes = {key: layout.sizes.get(key) or _size(graph[key], nodes)
-                 for key in graph if depths.get(key) == depth}  # fmt: skip
+        sizes = {
+            key: layout.sizes.get(key) or _size(graph[key], nodes)
+            for key in graph
+            if depths.get(key) == depth
+        }
         y, widest = 0, max(width for width, _ in sizes.values())
         for key, (width, height) in sizes.items():
             boxes[key] = (x, y, width if key in layout.sizes else widest, height)

@@ -134,16 +134,19 @@ def _told(entry: Mapping[str, Any]) -> Told:
         digest = f"sha256:{digest}" if kind == "sha256" else ""
     size = entry.get("size")
     return Told(
-        str(entry.get("url") or ""), str(entry.get("directory") or ""), digest,
+        str(entry.get("url") or ""),
+        str(entry.get("directory") or ""),
+        digest,
         size if isinstance(size, int) and not isinstance(size, bool) else None,
-    )  # fmt: skip
+    )
 
 
 def _joined(first: Told | None, second: Told) -> Told:
     if first is None:
         return second
-    kept = {f.name: getattr(first, f.name) or getattr(second, f.name)
-            for f in dataclasses.fields(Told)}  # fmt: skip
+    kept = {
+        f.name: getattr(first, f.name) or getattr(second, f.name) for f in dataclasses.fields(Told)
+    }
     return Told(**kept)
 
 

@@ -92,9 +92,14 @@ class ControlBranch(ControlBlocks):
         return self.together([self.walk(img, picture, txt, mod, grid)])[0]
 
     def walk(
-        self, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid,
+        self,
+        img: Tensor,
+        picture: Tensor,
+        txt: Tensor,
+        mod: Modulation,
+        grid: Grid,
         watch: Watch | None = None,
-    ) -> ControlWalk:  # fmt: skip
+    ) -> ControlWalk:
         """What `forward` computes, with a stop before each block."""
         watch = watch or Watch()
         at = shared_pass(self.config, img, txt, [grid])

@@ -39,9 +39,15 @@ class FunBranch(ControlBlocks):
     masked = False  # its mask is a choice: see controlnet/union.py
 
     def walk(
-        self, base: MMDiT, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid,
+        self,
+        base: MMDiT,
+        img: Tensor,
+        picture: Tensor,
+        txt: Tensor,
+        mod: Modulation,
+        grid: Grid,
         watch: Watch,
-    ) -> ControlWalk:  # fmt: skip
+    ) -> ControlWalk:
         """A pass that stops before each block and returns one sample [B,S,D] per block.
 
         img [B,S,64] packed latents; picture [n,S,condition], n = 1 or B; txt [B,L,J] text states.

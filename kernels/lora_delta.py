@@ -73,9 +73,7 @@ class Kron:
         return n1 * n2, k1 * k2
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Kron:
-        left, right = (
-            tuple(m.to(device, dtype) for m in side) for side in (self.left, self.right)
-        )
+        left, right = (tuple(m.to(device, dtype) for m in side) for side in (self.left, self.right))
         return Kron(left, right, self.scale)
 
     def apply(self, x: Tensor) -> Tensor:

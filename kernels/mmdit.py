@@ -246,9 +246,13 @@ def normed_text(network: TextEntry, txt: Tensor) -> Tensor:
 
 
 def shared_pass(
-    config: MMDiTConfig, img: Tensor, txt: Tensor, grids: Sequence[Grid],
-    mask: Tensor | None = None, layers: int = 0,
-) -> Pass:  # fmt: skip
+    config: MMDiTConfig,
+    img: Tensor,
+    txt: Tensor,
+    grids: Sequence[Grid],
+    mask: Tensor | None = None,
+    layers: int = 0,
+) -> Pass:
     """What all blocks share, of img [B,S,64] and txt [B,L,J]; mask [B,L] True = real text token."""
     turns = joint_rope(grids, txt.shape[1], config.axes, config.theta, img.device, layers)
     if mask is not None:

@@ -244,8 +244,12 @@ def _decode_rows(vae: VAE, z: Tensor, rows: int, out: Tensor) -> None:
     net, middle, c, s = vae.decoder, vae.decoder.mid_block, vae.config, _Scratch()
     h, w = z.shape[2:]
     x = _empty(z, c.base * c.mult[-1], h, w)
-    _run([_Conv(net.conv_in, None, s), _Residual(middle.resnets[0], s)],
-         vae.post_quant_conv(z), rows, x)  # fmt: skip
+    _run(
+        [_Conv(net.conv_in, None, s), _Residual(middle.resnets[0], s)],
+        vae.post_quant_conv(z),
+        rows,
+        x,
+    )
     x = middle.attentions[0](x)
     layers = [middle.resnets[1], *net.layers()]
     split = 1 + next((i for i, layer in enumerate(layers) if isinstance(layer, Resample)), -1)
@@ -361,7 +365,7 @@ def _said(size: int) -> str:
 
 def _fits(
     config: VAEConfig, height: int, width: int, size: int, rows: int, budget: int | None
-) -> bool:  # fmt: skip
+) -> bool:
     if budget is None:
         return True
     if rows >= height:

@@ -19,14 +19,7 @@ from ..kernels.vae import VAE
 from .config import mmdit_config, text_config, vae_config
 from .detect import identify, require
 from .family import family_of
-from .folder import (
-    config_of,
-    latent_statistics,
-    part_of,
-    pipeline_of,
-    preview_factors,
-    schedule_of,
-)
+from .folder import config_of, latent_statistics, part_of, pipeline_of, preview_factors, schedule_of
 from .gguf_tokenizer import tokenizer_for
 from .keys import MMDIT_UNREAD, mmdit_names, text_names, vae_names
 from .keys_gguf import settings
@@ -78,14 +71,31 @@ def open_diffusion_model(path: str | Path, want: Want = AS_FOUND) -> DiffusionMo
     held = file.hold(network, network.transformer_blocks, want)
     mean, std = latent_statistics(root, family)
     log.info(
-        "diffusion model %s: %s, %s, %d blocks, %s", short(root), family.name,
-        f"variant {variant.name}" if variant else "variant not said", config.layers, held.said,
-    )  # fmt: skip
+        "diffusion model %s: %s, %s, %d blocks, %s",
+        short(root),
+        family.name,
+        f"variant {variant.name}" if variant else "variant not said",
+        config.layers,
+        held.said,
+    )
     return DiffusionModel(
-        network.eval(), family, schedule_of(root, family, layered), held.dtype, device, file.form,
-        mean, std, source, names.table, root, preview_factors(root), found=file.found,
-        weights=held.weights, budget=want.budget, variant=variant,
-    )  # fmt: skip
+        network.eval(),
+        family,
+        schedule_of(root, family, layered),
+        held.dtype,
+        device,
+        file.form,
+        mean,
+        std,
+        source,
+        names.table,
+        root,
+        preview_factors(root),
+        found=file.found,
+        weights=held.weights,
+        budget=want.budget,
+        variant=variant,
+    )
 
 
 def load_text_encoder(
@@ -117,16 +127,25 @@ def open_text_encoder(
     words = load_tokenizer(Path(tokenizer)) if tokenizer else tokenizer_for(root, source)
     held = file.hold(network, network.layers, want)
     place = tower_place(
-        source, names, config_of(part),
+        source,
+        names,
+        config_of(part),
         TowerWant(config.width, held.dtype, device, want.budget, want.free),
-    )  # fmt: skip
+    )
     log.info(
         "text encoder %s: %d layers, %s, %s", short(root), config.layers, held.said, place.words
     )
     return TextEncoderModel(
-        network.eval(), words, family_of(source.metadata), held.dtype, device, root,
-        weights=held.weights, budget=want.budget, vision=place,
-    )  # fmt: skip
+        network.eval(),
+        words,
+        family_of(source.metadata),
+        held.dtype,
+        device,
+        root,
+        weights=held.weights,
+        budget=want.budget,
+        vision=place,
+    )
 
 
 def load_vae(
@@ -149,8 +168,11 @@ def load_vae(
     mean, std = latent_statistics(root, family)
     log.info(
         "VAE %s: %s names, base %d, computed in %s",
-        short(root), names.layout, config.base, dtype_name(dtype),
-    )  # fmt: skip
+        short(root),
+        names.layout,
+        config.base,
+        dtype_name(dtype),
+    )
     return VAEModel(network.eval(), mean, std, dtype, device, root, family=family)
 
 

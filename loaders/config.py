@@ -12,15 +12,7 @@ from ..kernels.mmdit import MMDiTConfig
 from ..kernels.text_encoder import TextConfig
 from ..kernels.vae import VAEConfig
 from .family import Family
-from .sizes import (
-    MMDIT_SIZES,
-    TEXT_SIZES,
-    Shapes,
-    mmdit_sizes,
-    text_heads,
-    text_sizes,
-    vae_sizes,
-)
+from .sizes import MMDIT_SIZES, TEXT_SIZES, Shapes, mmdit_sizes, text_heads, text_sizes, vae_sizes
 
 
 def _require(told: Mapping[str, int], table: Mapping[str, tuple[str, int]], what: str) -> None:
@@ -47,9 +39,14 @@ def mmdit_config(shapes: Shapes, family: Family, extra: dict) -> MMDiTConfig:
     heads = width // head
     _agree(extra, {"num_layers": told["layers"], "num_attention_heads": heads}, "transformer")
     return MMDiTConfig(
-        layers=told["layers"], heads=heads, head_dim=head, channels=told["channels"],
-        joint=told["joint"], ff=told["ff"], axes=_axes(extra, family, head),
-    )  # fmt: skip
+        layers=told["layers"],
+        heads=heads,
+        head_dim=head,
+        channels=told["channels"],
+        joint=told["joint"],
+        ff=told["ff"],
+        axes=_axes(extra, family, head),
+    )
 
 
 def _axes(extra: dict, family: Family, head: int) -> tuple[int, int, int]:
@@ -92,12 +89,17 @@ def text_config(shapes: Shapes, extra: dict) -> TextConfig:
     rope = extra.get("rope_parameters")
     theta = extra.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, dict) else None)
     return TextConfig(
-        layers=told["layers"], width=told["width"], heads=heads[0], kv_heads=heads[1],
-        head_dim=heads[2], ff=told["ff"], vocab=told["vocab"],
+        layers=told["layers"],
+        width=told["width"],
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=heads[2],
+        ff=told["ff"],
+        vocab=told["vocab"],
         theta=_number(theta, "rope_theta", 1e6),
         eps=_number(extra.get("rms_norm_eps"), "rms_norm_eps", 1e-6),
         sections=_sections(rope or extra.get("rope_scaling"), heads[2]),
-    )  # fmt: skip
+    )
 
 
 def _sections(rope: object, head: int) -> tuple[int, int, int] | None:

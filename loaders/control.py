@@ -113,12 +113,24 @@ def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel | Lora
     held = file.hold(network, kind.blocks(network), want)
     log.info(
         "control %s: %s %s, %d blocks, %s",
-        short(root), kind.maker, facts.variant, network.config.layers, held.said,
-    )  # fmt: skip
+        short(root),
+        kind.maker,
+        facts.variant,
+        network.config.layers,
+        held.said,
+    )
     return ControlModel(
-        network.eval(), family, held.dtype, device, file.form, source, names.table, root,
-        file.found, held.weights,
-    )  # fmt: skip
+        network.eval(),
+        family,
+        held.dtype,
+        device,
+        file.form,
+        source,
+        names.table,
+        root,
+        file.found,
+        held.weights,
+    )
 
 
 def _in_context(part: Path) -> Lora:
@@ -133,8 +145,9 @@ def _in_context(part: Path) -> Lora:
     log.info(
         "control %s: in-context LoRA, %d modules; nothing in the file says what it is for, its "
         "prompts should begin with 'Context_Control. '",
-        short(part), len(lora.model),
-    )  # fmt: skip
+        short(part),
+        len(lora.model),
+    )
     return lora
 
 
@@ -190,9 +203,14 @@ def _fun(part: Path, shapes: Shapes, family: Family) -> FunBranch:
         )
     axes = config_of(part).get("axes_dims_rope") or family.axes(head)
     config = MMDiTConfig(
-        count(shapes, "transformer_blocks."), told["width"] // head, head, channels, told["joint"],
-        told["ff"], tuple(axes),
-    )  # fmt: skip
+        count(shapes, "transformer_blocks."),
+        told["width"] // head,
+        head,
+        channels,
+        told["joint"],
+        told["ff"],
+        tuple(axes),
+    )
     return FunBranch(config, condition)
 
 
@@ -202,18 +220,28 @@ def _block_keys(network: Network) -> list[str]:
 
 
 _INSTANTX = _Kind(
-    "InstantX", mmdit_names, _instantx, _block_keys,
+    "InstantX",
+    mmdit_names,
+    _instantx,
+    _block_keys,
     lambda network: controlnet_layout(network.config, network.condition),
     lambda network: network.transformer_blocks,
-)  # fmt: skip
+)
 _KINDS = {
     "blockwise": _Kind(
-        "DiffSynth", mmdit_names, _blockwise, lambda network: [], lambda network: {},
+        "DiffSynth",
+        mmdit_names,
+        _blockwise,
+        lambda network: [],
+        lambda network: {},
         lambda network: network.controlnet_blocks,
     ),
     "fun": _Kind(
-        "VideoX-Fun", fun_names, _fun, _block_keys,
+        "VideoX-Fun",
+        fun_names,
+        _fun,
+        _block_keys,
         lambda network: fun_layout(network.config, network.condition),
         lambda network: network.transformer_blocks,
     ),
-}  # fmt: skip
+}

@@ -24,8 +24,11 @@ ROLES = {
     "text_encoder": ("text encoder", "models/text_encoders", "the text encoder loader"),
     "vae": ("VAE", "models/vae", "the VAE loader"),
     "lora": ("LoRA", "models/loras", "the LoRA node, behind the diffusion model loader"),
-    "vision": ("vision tower (mmproj)", "models/text_encoders, beside the text encoder",
-               "the text encoder loader, which finds it there"),
+    "vision": (
+        "vision tower (mmproj)",
+        "models/text_encoders, beside the text encoder",
+        "the text encoder loader, which finds it there",
+    ),
     "controlnet": ("ControlNet", "models/controlnet", "the ControlNet loader"),
 }
 WORDS = {"qwen-image": "Qwen-Image", "qwen2.5-vl": "Qwen2.5-VL", "inkstone-embedded": "embedded"}
@@ -50,10 +53,12 @@ def _sentence(facts: FileFacts) -> str:
 
 
 def describe(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str],
-    config: Mapping[str, object] | None = None, want: str | None = None,
+    entries: Mapping[str, Entry],
+    metadata: Mapping[str, str],
+    config: Mapping[str, object] | None = None,
+    want: str | None = None,
     source: Weights | None = None,
-) -> FileFacts:  # fmt: skip
+) -> FileFacts:
     """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle;
     `source` the open file, where there is one: settings of packed layers are read from it."""
     facts = recognise(entries, metadata, known_config(config or {}), want, source)

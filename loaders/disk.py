@@ -104,8 +104,10 @@ class DiskFile:
             try:
                 got = self._read_once(part, offset + done)
             except (OSError, ValueError) as error:
-                raise InkstoneError(f"{self.path}: cannot read {name}: {error}. Check the disk and "
-                                    "whether the file is still there.") from None  # fmt: skip
+                raise InkstoneError(
+                    f"{self.path}: cannot read {name}: {error}. Check the disk and "
+                    "whether the file is still there."
+                ) from None
             if not got:
                 raise InkstoneError(
                     f"{self.path}: the file was cut while it was read: {name} needs {size} bytes, "

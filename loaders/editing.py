@@ -140,9 +140,10 @@ def part_for(family: Family, mask: Tensor, work: str = AUTO, crop: str = "auto")
     area = None if work == OWN else min(largest_area(family), EDIT_AREA)
     made = crop_for(mask, area=area)
     log.info(
-        "the part %dx%d around the mask is drawn at %dx%d and put back", *made.box.size,
+        "the part %dx%d around the mask is drawn at %dx%d and put back",
+        *made.box.size,
         *made.lock.work,
-    )  # fmt: skip
+    )
     return made
 
 

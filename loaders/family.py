@@ -30,13 +30,41 @@ PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower make
 PICTURE = f"<|vision_start|>{PICTURE_PAD}<|vision_end|>"
 
 WAN_MEAN = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-)  # fmt: skip
+    -0.7571,
+    -0.7089,
+    -0.9113,
+    0.1075,
+    -0.1745,
+    0.9653,
+    -0.1517,
+    1.5508,
+    0.4134,
+    -0.0715,
+    0.5517,
+    -0.3632,
+    -0.1922,
+    -0.9497,
+    0.2503,
+    -0.2921,
+)
 WAN_STD = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-)  # fmt: skip
+    2.8184,
+    1.4541,
+    2.3275,
+    2.6558,
+    1.2196,
+    1.7708,
+    2.6052,
+    2.0743,
+    3.2687,
+    2.1526,
+    2.8652,
+    1.5579,
+    1.6382,
+    1.1253,
+    2.8251,
+    1.9160,
+)
 
 
 @dataclass(frozen=True)
@@ -95,19 +123,41 @@ class EditTemplate:
 
 
 EDIT = EditTemplate(
-    "edit", EDIT_HEAD + "{}" + TAIL, PICTURE, drop=64, area=1024 * 1024, most=1, usual=1,
-    steps=50, cfg=4.0,
-)  # fmt: skip
+    "edit",
+    EDIT_HEAD + "{}" + TAIL,
+    PICTURE,
+    drop=64,
+    area=1024 * 1024,
+    most=1,
+    usual=1,
+    steps=50,
+    cfg=4.0,
+)
 EDIT_PLUS = EditTemplate(
-    "edit-plus", EDIT_HEAD + "{}" + TAIL, "Picture {}: " + PICTURE, drop=64, area=384 * 384,
-    most=None, usual=3, steps=40, cfg=4.0,
-)  # fmt: skip
+    "edit-plus",
+    EDIT_HEAD + "{}" + TAIL,
+    "Picture {}: " + PICTURE,
+    drop=64,
+    area=384 * 384,
+    most=None,
+    usual=3,
+    steps=40,
+    cfg=4.0,
+)
 
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
-    "references", EMBEDDED_TEMPLATE, "", drop=0, area=0, most=1, usual=1, steps=8, cfg=1.0,
+    "references",
+    EMBEDDED_TEMPLATE,
+    "",
+    drop=0,
+    area=0,
+    most=1,
+    usual=1,
+    steps=8,
+    cfg=1.0,
     sees=False,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,18 @@ _UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx")
 _LATER_GGUF = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$|mmproj")
 
 # A config.json beside a single file counts only when it names one of these.
-CLASSES = frozenset({
-    "QwenImageTransformer2DModel", "QwenImageControlNetModel", "AutoencoderKLQwenImage",
-    "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel", "Qwen2_5_VLTextModel", "qwen2_5_vl",
-    "qwen2_5_vl_text",
-})  # fmt: skip
+CLASSES = frozenset(
+    {
+        "QwenImageTransformer2DModel",
+        "QwenImageControlNetModel",
+        "AutoencoderKLQwenImage",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5_VLModel",
+        "Qwen2_5_VLTextModel",
+        "qwen2_5_vl",
+        "qwen2_5_vl_text",
+    }
+)
 
 
 def read_json(path: Path) -> dict:
@@ -76,14 +83,17 @@ def weights_in(folder: Path) -> Path:
         if len(chosen) > 1:
             names = ", ".join(p.name for p in chosen[:5])
             hint = " (shards without their index JSON?)" if "-of-" in names else ""
-            raise InkstoneError(f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one "
-                                "file.")  # fmt: skip
+            raise InkstoneError(
+                f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one file."
+            )
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNREADABLE]
     inner = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
     remedy = f" Name the file or one of its folders ({inner})." if inner else " Name the file."
     if others:
-        remedy = (f" It has {', '.join(others[:3])}, which this version does not read: get the "
-                  "publisher's .safetensors files.")  # fmt: skip
+        remedy = (
+            f" It has {', '.join(others[:3])}, which this version does not read: get the "
+            "publisher's .safetensors files."
+        )
     raise InkstoneError(f"{folder} holds no .safetensors file and no index JSON.{remedy}")
 
 

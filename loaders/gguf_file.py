@@ -123,8 +123,10 @@ class GGUFFile:
         if array is None:
             raise InkstoneError(f"{self.path}: its header has no array {show(name)}. {AGAIN}")
         if array.count > MAX_DECODED:
-            raise InkstoneError(f"{self.path}: the array {show(name)} has {array.count} elements, "
-                                f"at most {MAX_DECODED} are read. {AGAIN}")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: the array {show(name)} has {array.count} elements, "
+                f"at most {MAX_DECODED} are read. {AGAIN}"
+            )
         data = bytearray(array.end - array.begin)
         part.disk.fill(memoryview(data), array.begin, name)
         try:
@@ -223,8 +225,13 @@ class GGUFFile:
         if kind.name not in self._told:
             self._told.add(kind.name)
             count = sum(e.kind is kind for e in self.entries.values())
-            log.info("%s: %d tensors of the codebook type %s are unpacked by the gguf package, "
-                     "which is slow", self.path.name, count, kind.name)  # fmt: skip
+            log.info(
+                "%s: %d tensors of the codebook type %s are unpacked by the gguf package, "
+                "which is slow",
+                self.path.name,
+                count,
+                kind.name,
+            )
         blocks = piece.view(-1, kind.bytes).numpy()
         found = torch.from_numpy(quants.dequantize(blocks, GGMLQuantizationType(kind.id)))
         bad = ~found.isfinite().all(1)
@@ -256,14 +263,16 @@ class GGUFFile:
     def _number(self, part: _Part, key: str, default: int) -> int:
         told = part.header.metadata.get(key, str(default))
         if not told.isdecimal():
-            raise InkstoneError(f"{part.disk.path}: {key} is {show(told)}, expected a number. "
-                                f"{AGAIN}")  # fmt: skip
+            raise InkstoneError(
+                f"{part.disk.path}: {key} is {show(told)}, expected a number. {AGAIN}"
+            )
         return int(told)
 
     def _part_paths(self, count: int) -> list[Path]:
         if count > MAX_PARTS:
-            raise InkstoneError(f"{self.path}: split.count is {count}, at most {MAX_PARTS} parts "
-                                f"are read. {AGAIN}")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: split.count is {count}, at most {MAX_PARTS} parts are read. {AGAIN}"
+            )
         named = _PART.fullmatch(self.path.name)
         if not named or int(named[3]) != count:
             raise InkstoneError(
@@ -293,17 +302,23 @@ class GGUFFile:
                 )
             twice = entries.keys() & part.header.entries.keys()
             if twice:
-                raise InkstoneError(f"{part.disk.path}: tensor {show(min(twice))} is in another "
-                                    "part too. Download all parts again.")  # fmt: skip
+                raise InkstoneError(
+                    f"{part.disk.path}: tensor {show(min(twice))} is in another "
+                    "part too. Download all parts again."
+                )
             for name, entry in part.header.entries.items():
                 entries[name] = replace(entry, part=number) if number else entry
         wanted = self._number(self._parts[0], "split.tensors.count", len(entries))
         if count > 1 and wanted != len(entries):
-            raise InkstoneError(f"{self.path}: its {count} parts hold {len(entries)} tensors, "
-                                f"expected {wanted}. Download all parts again.")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: its {count} parts hold {len(entries)} tensors, "
+                f"expected {wanted}. Download all parts again."
+            )
         if not entries:
-            raise InkstoneError(f"{self.path}: it holds no tensors, only settings or a tokenizer. "
-                                "Use the file with the weights.")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: it holds no tensors, only settings or a tokenizer. "
+                "Use the file with the weights."
+            )
         return entries
 
     def _fold_factors(self) -> None:
@@ -315,8 +330,10 @@ class GGUFFile:
                 continue
             if self.entries[scale].numel != 1 or self.entries[scale].kind.packed:
                 shape = list(self.entries[scale].shape)
-                raise InkstoneError(f"{self.path}: tensor {scale} has the shape {shape}, expected "
-                                    f"one number for all of {name}. {AGAIN}")  # fmt: skip
+                raise InkstoneError(
+                    f"{self.path}: tensor {scale} has the shape {shape}, expected "
+                    f"one number for all of {name}. {AGAIN}"
+                )
             factor = float(self.read(scale, dtype=torch.float32))
             if not math.isfinite(factor):
                 raise InkstoneError(f"{self.path}: tensor {scale} is {factor}. {AGAIN}")

@@ -99,11 +99,8 @@ def _alignment(header: GGUFHeader) -> int:
     return value
 
 
-def _true_shape(
-    name: str, entry: GGUFEntry, header: GGUFHeader, buffer: bytearray
-) -> GGUFEntry:
-    """With the shape that some converters store beside a tensor that they had to cut differently.
-    """
+def _true_shape(name: str, entry: GGUFEntry, header: GGUFHeader, buffer: bytearray) -> GGUFEntry:
+    """With the shape that some converters store for a tensor that they had to cut differently."""
     array = header.arrays.get(SHAPE_KEY + name)
     if array is None:
         return entry
@@ -153,14 +150,16 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     if not version & 0xFFFF:
         raise InkstoneError("it is big endian. Use a little-endian file, as for any PC or Mac")
     if version not in (2, 3):
-        raise InkstoneError(f"it has version {version} of the format, expected 2 or 3. Use a newer "
-                            "file")  # fmt: skip
+        raise InkstoneError(
+            f"it has version {version} of the format, expected 2 or 3. Use a newer file"
+        )
     tensors, keys = (cursor.number(10, f"the number of {what}") for what in ("tensors", "keys"))
     for what, count, least in (("tensors", tensors, 24), ("keys", keys, 13)):
         if count > MAX_TENSORS or count * least > cursor.size:
             most = min(MAX_TENSORS, cursor.size // least)
-            raise InkstoneError(f"it should have {count} {what}; at most {most} are possible in "
-                                f"{cursor.size} bytes")  # fmt: skip
+            raise InkstoneError(
+                f"it should have {count} {what}; at most {most} are possible in {cursor.size} bytes"
+            )
     return tensors, keys
 
 

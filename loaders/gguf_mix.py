@@ -47,9 +47,17 @@ MIXES: dict[str, Mix] = {
 
 # Rows that are no multiple of 256, then of 32: the next type with room for as many bits.
 FALLBACK = {
-    "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
-    "Q4_0": "F16", "Q4_1": "F16", "Q5_0": "F16", "Q5_1": "F16", "Q8_0": "F16",
-}  # fmt: skip
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "Q4_0": "F16",
+    "Q4_1": "F16",
+    "Q5_0": "F16",
+    "Q5_1": "F16",
+    "Q8_0": "F16",
+}
 
 # Our names. Only matrices inside blocks are quantised (and the table of tokens).
 _BLOCK = re.compile(r"(?:transformer_blocks|layers)\.(\d+)\..*\.weight")

@@ -57,17 +57,24 @@ def gguf_tokenizer(source: WithArrays) -> Tokenizer:
 def _backend(source: WithArrays) -> object:
     tokens, kinds = source.kv_array(TOKENS), source.kv_array(TYPES)
     if len(tokens) != len(kinds):
-        raise InkstoneError(f"{source.path}: {len(tokens)} tokens with {len(kinds)} types. "
-                            "Download it again.")  # fmt: skip
+        raise InkstoneError(
+            f"{source.path}: {len(tokens)} tokens with {len(kinds)} types. Download it again."
+        )
     rows = list(zip(tokens, range(len(tokens)), kinds))
-    added = [Added(token, number, special=kind == CONTROL)
-             for token, number, kind in rows if kind in (CONTROL, USER)]  # fmt: skip
-    normal = [(token, number) for token, number, kind in rows
-              if kind not in (CONTROL, USER, UNUSED)]  # fmt: skip
+    added = [
+        Added(token, number, special=kind == CONTROL)
+        for token, number, kind in rows
+        if kind in (CONTROL, USER)
+    ]
+    normal = [
+        (token, number) for token, number, kind in rows if kind not in (CONTROL, USER, UNUSED)
+    ]
     vocab = dict(normal)
     if len(vocab) != len(normal):
-        raise InkstoneError(f"{source.path}: {len(normal) - len(vocab)} of its tokens occur twice. "
-                            "Download it again.")  # fmt: skip
+        raise InkstoneError(
+            f"{source.path}: {len(normal) - len(vocab)} of its tokens occur twice. "
+            "Download it again."
+        )
     return build(vocab, _merges(source), added, source.path)
 
 
@@ -75,6 +82,8 @@ def _merges(source: WithArrays) -> list[tuple[str, str]]:
     pairs = [tuple(merge.split(" ")) for merge in source.kv_array(MERGES)]
     bad = next((number for number, pair in enumerate(pairs) if len(pair) != 2), None)
     if bad is not None:
-        raise InkstoneError(f"{source.path}: {MERGES} number {bad} should hold two tokens, got "
-                            f"{' '.join(pairs[bad])[:60]!a}. Download it again.")  # fmt: skip
+        raise InkstoneError(
+            f"{source.path}: {MERGES} number {bad} should hold two tokens, got "
+            f"{' '.join(pairs[bad])[:60]!a}. Download it again."
+        )
     return pairs

@@ -20,8 +20,19 @@ FIRST = 2**20  # bytes that are read first; doubled where the header is longer
 CUT = "The download is not complete: download it again"
 
 STRING, ARRAY, BOOL = 8, 9, 7
-NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q",
-           12: "d"}  # fmt: skip
+NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "B",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)  # those that are whole numbers
 _STRUCTS = {kind: Struct("<" + letter) for kind, letter in NUMBERS.items()}
 _LENGTH = _STRUCTS[10]

@@ -124,11 +124,17 @@ def find_mmproj(encoder: Path, width: int) -> Mmproj:
         return Mmproj(chosen[0], f"vision tower {chosen[0].name}")
     if fitting:
         names = ", ".join(p.name for p in (named or fitting)[:5])
-        return Mmproj(None, f"{len(named or fitting)} vision towers fit ({names}): text-to-image "
-                            "only; keep one of them beside the encoder for edits")  # fmt: skip
-    return Mmproj(None, f"no vision tower beside it: text-to-image only; an edit needs "
-                        f"mmproj-{encoder.name} (the mmproj file that its publisher offers with "
-                        f"it) in {encoder.parent}")  # fmt: skip
+        return Mmproj(
+            None,
+            f"{len(named or fitting)} vision towers fit ({names}): text-to-image "
+            "only; keep one of them beside the encoder for edits",
+        )
+    return Mmproj(
+        None,
+        f"no vision tower beside it: text-to-image only; an edit needs "
+        f"mmproj-{encoder.name} (the mmproj file that its publisher offers with "
+        f"it) in {encoder.parent}",
+    )
 
 
 def _plain(name: str) -> str:

@@ -22,13 +22,25 @@ MAX_NAME = 1024  # bytes of UTF-8
 MAX_INTEGER = 2**53
 
 DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-    "U16": torch.uint16, "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64,
-    "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
-    "F64": torch.float64, "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-}  # fmt: skip
+}
 for _name, _attribute in (("F8_E8M0", "float8_e8m0fnu"), ("F4", "float4_e2m1fn_x2")):
     if hasattr(torch, _attribute):  # newer torch only
         DTYPES[_name] = getattr(torch, _attribute)
@@ -127,9 +139,12 @@ def parse_json(text: bytes, rules: HeaderRules) -> dict[str, object]:
     """A JSON object under the rules; InkstoneError for anything else."""
     try:
         header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=rules.pairs, parse_int=rules.integer,
-            parse_float=rules.other, parse_constant=rules.other,
-        )  # fmt: skip
+            text.decode("utf-8"),
+            object_pairs_hook=rules.pairs,
+            parse_int=rules.integer,
+            parse_float=rules.other,
+            parse_constant=rules.other,
+        )
     except UnicodeDecodeError as error:
         raise InkstoneError(f"the header is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:

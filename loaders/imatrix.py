@@ -27,14 +27,16 @@ _TINY = 1e-6  # of the mean: no column may count nothing
 # Layers of one input, as (pattern, replacements): the others' names from one name.
 _SHARED = (
     (re.compile(r"(.*\.)(?:to_q|to_k|to_v)(\.weight)"), ("to_q", "to_k", "to_v")),
-    (re.compile(r"(.*\.)(?:add_q_proj|add_k_proj|add_v_proj)(\.weight)"),
-     ("add_q_proj", "add_k_proj", "add_v_proj")),
+    (
+        re.compile(r"(.*\.)(?:add_q_proj|add_k_proj|add_v_proj)(\.weight)"),
+        ("add_q_proj", "add_k_proj", "add_v_proj"),
+    ),
     (re.compile(r"(.*\.)(?:q_proj|k_proj|v_proj)(\.weight)"), ("q_proj", "k_proj", "v_proj")),
     (re.compile(r"(.*\.)(?:attn_q|attn_k|attn_v)(\.weight)"), ("attn_q", "attn_k", "attn_v")),
     (re.compile(r"(.*\.)(?:gate_proj|up_proj)(\.weight)"), ("gate_proj", "up_proj")),
     (re.compile(r"(.*\.)(?:ffn_gate|ffn_up)(\.weight)"), ("ffn_gate", "ffn_up")),
     (re.compile(r"(.*\.)(?:img_mod|txt_mod)(\.1\.weight)"), ("img_mod", "txt_mod")),
-)  # fmt: skip
+)
 
 
 def sharing(name: str) -> list[str]:
@@ -71,8 +73,10 @@ class Importance:
 
 def _checked(name: str, values: Tensor, path: Path) -> Tensor:
     if not bool((values.isfinite() & (values >= 0)).all()):
-        raise InkstoneError(f"{path}: {name} holds values that are negative or no numbers. Make "
-                            "the importance matrix again.")  # fmt: skip
+        raise InkstoneError(
+            f"{path}: {name} holds values that are negative or no numbers. Make "
+            "the importance matrix again."
+        )
     return values
 
 
@@ -87,8 +91,10 @@ def _read_gguf(path: Path) -> Importance:
     with GGUFFile(path) as file:
         names = [n.removesuffix(SUM) for n in file.entries if n.endswith(SUM)]
         if not names:
-            raise InkstoneError(f"{path}: no tensor ends in {SUM}, so it is no importance matrix. "
-                                "Choose another file, or use --prompts.")  # fmt: skip
+            raise InkstoneError(
+                f"{path}: no tensor ends in {SUM}, so it is no importance matrix. "
+                "Choose another file, or use --prompts."
+            )
         found = {}
         for name in names:
             total = file.read(name + SUM, dtype=torch.float32).flatten()
@@ -130,8 +136,10 @@ def _read_dat(path: Path) -> Importance:
             raise
         found = {}
     if not found:
-        raise InkstoneError(f"{path}: neither form of an importance matrix (GGUF or .dat), or it "
-                            "is cut. Get it again, or use --prompts.")  # fmt: skip
+        raise InkstoneError(
+            f"{path}: neither form of an importance matrix (GGUF or .dat), or it "
+            "is cut. Get it again, or use --prompts."
+        )
     return Importance(found, path)
 
 
@@ -147,8 +155,13 @@ def save_imatrix(
     for name, (total, _) in sums.items():
         tensors[name + SUM] = ((1, len(total)), kind)
         tensors[name + COUNT] = ((1, 1), kind)
-    values = {"general.type": "imatrix", "imatrix.datasets": [source], "imatrix.chunk_count": 1,
-              "imatrix.chunk_size": 1, "inkstone.prompts": text}  # fmt: skip
+    values = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [source],
+        "imatrix.chunk_count": 1,
+        "imatrix.chunk_size": 1,
+        "inkstone.prompts": text,
+    }
     head, slots, size = gguf_layout(values, tensors)
     data = bytearray(size)
     data[: len(head)] = head

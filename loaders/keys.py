@@ -21,18 +21,33 @@ FUN_NAMES = (
     (r"control_blocks\.(\d+)\.after_proj\.(.+)", r"controlnet_blocks.\1.\2"),
     (r"control_blocks\.(\d+)\.(.+)", r"transformer_blocks.\1.\2"),
 )
-MMDIT_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.",
-                  "module.", "controlnet.", "control_model.")  # fmt: skip
+MMDIT_PREFIXES = (
+    "",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "transformer.",
+    "model.",
+    "module.",
+    "controlnet.",
+    "control_model.",
+)
 ZERO_COND_MARK = "__index_timestep_zero__"  # Comfy single files of Edit-2511 carry this key
 FP8_MARK = "scaled_fp8"  # its type says what the file's fp8 bytes are: read by quant/fp8.py
 MMDIT_UNUSED = (ZERO_COND_MARK, FP8_MARK)
 STREAM = "encoded_exponent"  # what DFloat11 files have in place of a weight
 PREFERENCE = "comfy_attention.config"  # of ComfyUI's attention, end of a name: nothing for us
 # Tensors of the last block that never reach the output; pruned files lack them.
-MMDIT_UNREAD = ("attn.add_q_proj.weight", "attn.add_q_proj.bias", "attn.norm_added_q.weight",
-                "attn.to_add_out.weight", "attn.to_add_out.bias",
-                "txt_mlp.net.0.proj.weight", "txt_mlp.net.0.proj.bias",
-                "txt_mlp.net.2.weight", "txt_mlp.net.2.bias")  # fmt: skip
+MMDIT_UNREAD = (
+    "attn.add_q_proj.weight",
+    "attn.add_q_proj.bias",
+    "attn.norm_added_q.weight",
+    "attn.to_add_out.weight",
+    "attn.to_add_out.bias",
+    "txt_mlp.net.0.proj.weight",
+    "txt_mlp.net.0.proj.bias",
+    "txt_mlp.net.2.weight",
+    "txt_mlp.net.2.bias",
+)
 
 VAE_PREFIXES = ("", "vae.", "first_stage_model.", "model.")
 WAN_MARK = "decoder.middle.0.residual.0.gamma"
@@ -40,46 +55,94 @@ DIFFUSERS_VAE_MARK = "decoder.mid_block.resnets.0.norm1.gamma"
 
 # (layout, name that marks it, ((start of the file's name, start of ours), ...)); first match wins.
 TEXT_LAYOUTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("transformers", "model.language_model.embed_tokens.weight",
-     (("model.language_model.", ""), ("model.visual.", "visual."), ("lm_head.", "lm_head."))),
-    ("old transformers", "model.embed_tokens.weight",
-     (("model.visual.", "visual."), ("model.", ""), ("visual.", "visual."),
-      ("lm_head.", "lm_head."))),
-    ("language_model.model", "language_model.model.embed_tokens.weight",
-     (("language_model.model.", ""), ("language_model.lm_head.", "lm_head."),
-      ("visual.", "visual."), ("lm_head.", "lm_head."))),
-    ("headless transformers", "language_model.embed_tokens.weight",
-     (("language_model.", ""), ("visual.", "visual."), ("lm_head.", "lm_head."))),
-    ("plain", "embed_tokens.weight",
-     (("embed_tokens.", "embed_tokens."), ("layers.", "layers."), ("norm.", "norm."),
-      ("visual.", "visual."), ("lm_head.", "lm_head."))),
-)  # fmt: skip
-TEXT_PREFIXES = ("", "text_encoders.qwen25_7b.transformer.", "qwen25_7b.transformer.",
-                 "text_encoder.", "text_encoders.", "cond_stage_model.")  # fmt: skip
+    (
+        "transformers",
+        "model.language_model.embed_tokens.weight",
+        (("model.language_model.", ""), ("model.visual.", "visual."), ("lm_head.", "lm_head.")),
+    ),
+    (
+        "old transformers",
+        "model.embed_tokens.weight",
+        (
+            ("model.visual.", "visual."),
+            ("model.", ""),
+            ("visual.", "visual."),
+            ("lm_head.", "lm_head."),
+        ),
+    ),
+    (
+        "language_model.model",
+        "language_model.model.embed_tokens.weight",
+        (
+            ("language_model.model.", ""),
+            ("language_model.lm_head.", "lm_head."),
+            ("visual.", "visual."),
+            ("lm_head.", "lm_head."),
+        ),
+    ),
+    (
+        "headless transformers",
+        "language_model.embed_tokens.weight",
+        (("language_model.", ""), ("visual.", "visual."), ("lm_head.", "lm_head.")),
+    ),
+    (
+        "plain",
+        "embed_tokens.weight",
+        (
+            ("embed_tokens.", "embed_tokens."),
+            ("layers.", "layers."),
+            ("norm.", "norm."),
+            ("visual.", "visual."),
+            ("lm_head.", "lm_head."),
+        ),
+    ),
+)
+TEXT_PREFIXES = (
+    "",
+    "text_encoders.qwen25_7b.transformer.",
+    "qwen25_7b.transformer.",
+    "text_encoder.",
+    "text_encoders.",
+    "cond_stage_model.",
+)
 
 # Inside a residual block of the VAE: (diffusers, Wan).
-RESNET_PARTS = (("norm1", "residual.0"), ("conv1", "residual.2"), ("norm2", "residual.3"),
-                ("conv2", "residual.6"), ("conv_shortcut", "shortcut"))  # fmt: skip
+RESNET_PARTS = (
+    ("norm1", "residual.0"),
+    ("conv1", "residual.2"),
+    ("norm2", "residual.3"),
+    ("conv2", "residual.6"),
+    ("conv_shortcut", "shortcut"),
+)
 SAMPLER_PARTS = (("resample.1", "resample.1"), ("time_conv", "time_conv"))
 ATTENTION_PARTS = (("norm", "norm"), ("to_qkv", "to_qkv"), ("proj", "proj"))
 OUTER_PARTS = (
-    ("encoder.conv_in", "encoder.conv1"), ("encoder.norm_out", "encoder.head.0"),
-    ("encoder.conv_out", "encoder.head.2"), ("quant_conv", "conv1"), ("post_quant_conv", "conv2"),
-    ("decoder.conv_in", "decoder.conv1"), ("decoder.norm_out", "decoder.head.0"),
+    ("encoder.conv_in", "encoder.conv1"),
+    ("encoder.norm_out", "encoder.head.0"),
+    ("encoder.conv_out", "encoder.head.2"),
+    ("quant_conv", "conv1"),
+    ("post_quant_conv", "conv2"),
+    ("decoder.conv_in", "decoder.conv1"),
+    ("decoder.norm_out", "decoder.head.0"),
     ("decoder.conv_out", "decoder.head.2"),
-)  # fmt: skip
+)
 NORMS = ("norm", "norm1", "norm2", "norm_out")
 
 
 # Marks of quantised files, first match wins: (end of a tensor name, format).
 FORMAT_MARKS = (
-    (".wscales", "SVDQuant (nunchaku)"), (".encoded_exponent", "DFloat11"),
+    (".wscales", "SVDQuant (nunchaku)"),
+    (".encoded_exponent", "DFloat11"),
     (".quant_state.bitsandbytes__nf4", "bitsandbytes nf4"),
-    (".quant_state.bitsandbytes__fp4", "bitsandbytes fp4"), (".SCB", "bitsandbytes int8"),
-    (".comfy_quant", "comfy_quant"), ("scaled_fp8", "fp8 scaled"), (".scale_weight", "fp8 scaled"),
-    (".weight_scale_2", "nvfp4"), (".weight_scale", "fp8 scaled by rows"),
+    (".quant_state.bitsandbytes__fp4", "bitsandbytes fp4"),
+    (".SCB", "bitsandbytes int8"),
+    (".comfy_quant", "comfy_quant"),
+    ("scaled_fp8", "fp8 scaled"),
+    (".scale_weight", "fp8 scaled"),
+    (".weight_scale_2", "nvfp4"),
+    (".weight_scale", "fp8 scaled by rows"),
     (".weight._data", "quanto"),
-)  # fmt: skip
+)
 LORA_MARK = re.compile(
     r"\.(lora_[AB](\.[^.]+)?\.weight|lora_[AB]|lora[_.](up|down)(\.weight)?|lokr_w[12](_[ab])?"
     r"|hada_w[12]_[ab]|diff_b|diff)$"
@@ -95,49 +158,123 @@ OTHER_LORA_MARK = re.compile(
 FOREIGN = (
     # controls first: they hold blocks of the model that they are for
     (("lora_controlnet",), "controlnet", "sd", "a Stable Diffusion control LoRA"),
-    (("controlnet_blocks.0.weight", "input_hint_block.0.weight"), "controlnet", "flux",
-     "a FLUX ControlNet"),
+    (
+        ("controlnet_blocks.0.weight", "input_hint_block.0.weight"),
+        "controlnet",
+        "flux",
+        "a FLUX ControlNet",
+    ),
     (("input_hint_block.0.weight",), "controlnet", "sd", "a Stable Diffusion ControlNet"),
-    (("controlnet_cond_embedding.conv_in.weight",), "controlnet", "sd",
-     "a Stable Diffusion ControlNet"),
-    (("adapter.body.0.resnets.0.block1.weight",), "controlnet", "sd",
-     "a T2I-Adapter of Stable Diffusion"),
-    (("body.0.block1.weight", "conv_in.weight"), "controlnet", "sd",
-     "a T2I-Adapter of Stable Diffusion"),
+    (
+        ("controlnet_cond_embedding.conv_in.weight",),
+        "controlnet",
+        "sd",
+        "a Stable Diffusion ControlNet",
+    ),
+    (
+        ("adapter.body.0.resnets.0.block1.weight",),
+        "controlnet",
+        "sd",
+        "a T2I-Adapter of Stable Diffusion",
+    ),
+    (
+        ("body.0.block1.weight", "conv_in.weight"),
+        "controlnet",
+        "sd",
+        "a T2I-Adapter of Stable Diffusion",
+    ),
     (("controlnet_x_embedder.weight",), "controlnet", "flux", "a FLUX ControlNet"),
-    (("controlnet_blocks.0.weight", "pos_embed_input.weight"), "controlnet", "flux",
-     "a FLUX ControlNet"),
-    (("controlnet_blocks.0.weight", "pos_embed_input.proj.weight"), "controlnet", "sd3",
-     "a Stable Diffusion 3 ControlNet"),
+    (
+        ("controlnet_blocks.0.weight", "pos_embed_input.weight"),
+        "controlnet",
+        "flux",
+        "a FLUX ControlNet",
+    ),
+    (
+        ("controlnet_blocks.0.weight", "pos_embed_input.proj.weight"),
+        "controlnet",
+        "sd3",
+        "a Stable Diffusion 3 ControlNet",
+    ),
     (("control_all_x_embedder.2-1.weight",), "controlnet", "z-image", "a Z-Image ControlNet"),
     (("double_blocks.0.img_attn.qkv.weight",), "diffusion_model", "flux", "a FLUX model"),
     (("single_transformer_blocks.0.attn.to_q.weight",), "diffusion_model", "flux", "a FLUX model"),
-    (("joint_blocks.0.x_block.attn.qkv.weight",), "diffusion_model", "sd3",
-     "a Stable Diffusion 3 model"),
-    (("pos_embed.proj.weight", "transformer_blocks.0.attn.add_k_proj.weight"), "diffusion_model",
-     "sd3", "a Stable Diffusion 3 model"),
-    (("input_blocks.0.0.weight", "label_emb.0.0.weight"), "diffusion_model", "sdxl",
-     "an SDXL checkpoint"),
+    (
+        ("joint_blocks.0.x_block.attn.qkv.weight",),
+        "diffusion_model",
+        "sd3",
+        "a Stable Diffusion 3 model",
+    ),
+    (
+        ("pos_embed.proj.weight", "transformer_blocks.0.attn.add_k_proj.weight"),
+        "diffusion_model",
+        "sd3",
+        "a Stable Diffusion 3 model",
+    ),
+    (
+        ("input_blocks.0.0.weight", "label_emb.0.0.weight"),
+        "diffusion_model",
+        "sdxl",
+        "an SDXL checkpoint",
+    ),
     (("input_blocks.0.0.weight",), "diffusion_model", "sd", "a Stable Diffusion 1 or 2 checkpoint"),
-    (("down_blocks.0.resnets.0.norm1.weight", "time_embedding.linear_1.weight"), "diffusion_model",
-     "sd", "a Stable Diffusion UNet"),
-    (("blocks.0.self_attn.q.weight", "patch_embedding.weight"), "diffusion_model", "wan",
-     "a Wan video model"),
-    (("noise_refiner.0.attention.qkv.weight",), "diffusion_model", "lumina",
-     "a Lumina 2 or Z-Image model"),
-    (("text_model.encoder.layers.0.self_attn.q_proj.weight",), "text_encoder", "clip",
-     "a CLIP text encoder"),
-    (("transformer.resblocks.0.attn.in_proj_weight",), "text_encoder", "clip",
-     "a CLIP text encoder"),
-    (("vision_model.encoder.layers.0.self_attn.q_proj.weight",), "unknown", "clip",
-     "a CLIP vision model"),
-    (("encoder.block.0.layer.0.SelfAttention.q.weight",), "text_encoder", "t5",
-     "a T5 text encoder"),
-)  # fmt: skip
+    (
+        ("down_blocks.0.resnets.0.norm1.weight", "time_embedding.linear_1.weight"),
+        "diffusion_model",
+        "sd",
+        "a Stable Diffusion UNet",
+    ),
+    (
+        ("blocks.0.self_attn.q.weight", "patch_embedding.weight"),
+        "diffusion_model",
+        "wan",
+        "a Wan video model",
+    ),
+    (
+        ("noise_refiner.0.attention.qkv.weight",),
+        "diffusion_model",
+        "lumina",
+        "a Lumina 2 or Z-Image model",
+    ),
+    (
+        ("text_model.encoder.layers.0.self_attn.q_proj.weight",),
+        "text_encoder",
+        "clip",
+        "a CLIP text encoder",
+    ),
+    (
+        ("transformer.resblocks.0.attn.in_proj_weight",),
+        "text_encoder",
+        "clip",
+        "a CLIP text encoder",
+    ),
+    (
+        ("vision_model.encoder.layers.0.self_attn.q_proj.weight",),
+        "unknown",
+        "clip",
+        "a CLIP vision model",
+    ),
+    (
+        ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+        "text_encoder",
+        "t5",
+        "a T5 text encoder",
+    ),
+)
 # Prefixes that are looked through when a file is recognised.
-STRIP = ("text_encoders.qwen25_7b.transformer.", "model.diffusion_model.", "first_stage_model.",
-         "diffusion_model.", "vae.", "transformer.", "controlnet.", "control_model.", "model.",
-         "module.", "text_encoder.")  # fmt: skip
+STRIP = (
+    "text_encoders.qwen25_7b.transformer.",
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "diffusion_model.",
+    "vae.",
+    "transformer.",
+    "controlnet.",
+    "control_model.",
+    "model.",
+    "module.",
+    "text_encoder.",
+)
 
 
 @dataclass(frozen=True)
@@ -161,9 +298,12 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], prefixes: Iterable
 
 
 def _sort(
-    names: Iterable[str], prefix: str, layout: str, rename: Callable[[str], str | None],
+    names: Iterable[str],
+    prefix: str,
+    layout: str,
+    rename: Callable[[str], str | None],
     unused: Callable[[str], bool],
-) -> Names:  # fmt: skip
+) -> Names:
     """Splits the file's names into the four groups of Names."""
     table: dict[str, str] = {}
     known: list[str] = []

@@ -85,8 +85,9 @@ def _renamer(table: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], st
 
 
 _TEXT, _VISION = _renamer(TEXT), _renamer(VISION)
-_JOINED = [(_pattern(parts[0]), ours, way == "stack", axis, parts)
-           for ours, way, axis, parts in JOINED]  # fmt: skip
+_JOINED = [
+    (_pattern(parts[0]), ours, way == "stack", axis, parts) for ours, way, axis, parts in JOINED
+]
 
 
 def _renamed(name: str, table: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
@@ -123,8 +124,9 @@ def joined_shapes(
     shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, Parts]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes by our names from those of the file."""
-    return {ours: parts.shape(shapes[name] for name in parts.names)
-            for ours, parts in table.items()}  # fmt: skip
+    return {
+        ours: parts.shape(shapes[name] for name in parts.names) for ours, parts in table.items()
+    }
 
 
 def settings(metadata: Mapping[str, str]) -> dict[str, int | float]:

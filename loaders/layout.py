@@ -71,8 +71,16 @@ def _mmdit_block(at: str, config: MMDiTNumbers) -> Layout:
         layout |= _linear(f"{at}.{stream}_mod.1", 6 * width, width)
         layout |= _linear(f"{at}.{stream}_mlp.net.0.proj", config.ff, width)
         layout |= _linear(f"{at}.{stream}_mlp.net.2", width, config.ff)
-    for name in ("to_q", "to_k", "to_v", "to_out.0",
-                 "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):  # fmt: skip
+    for name in (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    ):
         layout |= _linear(f"{at}.attn.{name}", width, width)
     for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
         layout[f"{at}.attn.{name}.weight"] = (config.head_dim,)
@@ -215,9 +223,14 @@ def vision_layout(vision: VisionNumbers) -> Layout:
     """The vision tower under `visual.`."""
     width, joined = vision.width, vision.width * vision.merge**2
     layout: Layout = {
-        "visual.patch_embed.proj.weight":
-            (width, vision.channels, vision.temporal, vision.patch, vision.patch),
-    }  # fmt: skip
+        "visual.patch_embed.proj.weight": (
+            width,
+            vision.channels,
+            vision.temporal,
+            vision.patch,
+            vision.patch,
+        )
+    }
     for number in range(vision.depth):
         at = f"visual.blocks.{number}"
         layout |= {f"{at}.{name}.weight": (width,) for name in ("norm1", "norm2")}

@@ -80,9 +80,12 @@ def _read(source: Weights) -> Lora:
         reader = LayerReader(source, parts, scales[role], ours[0])
         layers[role] |= zip(ours, reader.layers(len(ours)))
     return Lora(
-        source.path, layers["model"], layers["text"], strangers,
+        source.path,
+        layers["model"],
+        layers["text"],
+        strangers,
         _distilled(layers["model"], groups, source.metadata),
-    )  # fmt: skip
+    )
 
 
 _Groups = dict[tuple[str, tuple[str, ...]], dict[str, str]]

@@ -14,17 +14,41 @@ from dataclasses import dataclass
 from .sizes import MOST_LAYERS
 
 # Stripped from the front as long as one fits, in any order and depth.
-WRAPPERS = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
-            "unet.", "pipe.dit.", "dit.", "module.", "model.")  # fmt: skip
-TEXT_WRAPPERS = ("text_encoders.qwen25_7b.transformer.", "text_encoders.qwen25_7b.",
-                 "text_encoder.", "text_encoders.", "qwen25_7b.transformer.",
-                 "conditioner.")  # fmt: skip
-INSIDE_TEXT = ("base_model.model.", "model.language_model.", "language_model.model.",
-               "language_model.", "model.")  # fmt: skip
+WRAPPERS = (
+    "base_model.model.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "transformer.",
+    "unet.",
+    "pipe.dit.",
+    "dit.",
+    "module.",
+    "model.",
+)
+TEXT_WRAPPERS = (
+    "text_encoders.qwen25_7b.transformer.",
+    "text_encoders.qwen25_7b.",
+    "text_encoder.",
+    "text_encoders.",
+    "qwen25_7b.transformer.",
+    "conditioner.",
+)
+INSIDE_TEXT = (
+    "base_model.model.",
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.",
+)
 FLAT = ("lora_unet_", "lora_transformer_", "lora_dit_", "lycoris_")
 FLAT_TEXT = ("lora_te_", "lora_te1_", "lora_text_encoder_", "lycoris_")
-INSIDE_FLAT_TEXT = ("", "model_language_model_", "language_model_model_", "language_model_",
-                    "model_")  # fmt: skip
+INSIDE_FLAT_TEXT = (
+    "",
+    "model_language_model_",
+    "language_model_model_",
+    "language_model_",
+    "model_",
+)
 
 # part -> how its end is spelled, behind "MODULE."; `[^.]+` is the name of a PEFT adapter.
 PARTS = {
@@ -35,33 +59,63 @@ PARTS = {
     "magnitude": r"dora_scale|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?",
     "diff": r"diff",
     "diff_b": r"diff_b",
-    "lokr_w1": r"lokr_w1", "lokr_w1_a": r"lokr_w1_a", "lokr_w1_b": r"lokr_w1_b",
-    "lokr_w2": r"lokr_w2", "lokr_w2_a": r"lokr_w2_a", "lokr_w2_b": r"lokr_w2_b",
-    "hada_w1_a": r"hada_w1_a", "hada_w1_b": r"hada_w1_b",
-    "hada_w2_a": r"hada_w2_a", "hada_w2_b": r"hada_w2_b",
+    "lokr_w1": r"lokr_w1",
+    "lokr_w1_a": r"lokr_w1_a",
+    "lokr_w1_b": r"lokr_w1_b",
+    "lokr_w2": r"lokr_w2",
+    "lokr_w2_a": r"lokr_w2_a",
+    "lokr_w2_b": r"lokr_w2_b",
+    "hada_w1_a": r"hada_w1_a",
+    "hada_w1_b": r"hada_w1_b",
+    "hada_w2_a": r"hada_w2_a",
+    "hada_w2_b": r"hada_w2_b",
     "other": r"lora_mid\.weight|lokr_t[12]|hada_t[12]|set_weight|reshape_weight|w_norm|b_norm"
-             r"|on_input|oft_blocks|oft_diag|rescale|[ab][12]\.weight|bora_scale",
-}  # fmt: skip
+    r"|on_input|oft_blocks|oft_diag|rescale|[ab][12]\.weight|bora_scale",
+}
 # of "other": why it cannot stand beside a linear layer
 OTHER_WORDS = (
-    (re.compile(r"lora_mid|lokr_t|hada_t"), "a middle factor of a convolution, which Qwen-Image "
-     "does not have"),
+    (
+        re.compile(r"lora_mid|lokr_t|hada_t"),
+        "a middle factor of a convolution, which Qwen-Image does not have",
+    ),
     (re.compile(r"set_weight|reshape_weight"), "a whole weight in place of the model's"),
     (re.compile(r"oft_|rescale"), "an orthogonal turn of the weight (OFT, BOFT)"),
     (re.compile(r"[ab][12]\.weight"), "a GLoRA"),
-)  # fmt: skip
+)
 
 BLOCK_MODULES = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
-    "img_mod.1", "txt_mod.1",
-)  # fmt: skip
-OUTER_MODULES = ("img_in", "txt_in", "proj_out", "norm_out.linear",
-                 "time_text_embed.timestep_embedder.linear_1",
-                 "time_text_embed.timestep_embedder.linear_2")  # fmt: skip
-TEXT_MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "img_mlp.net.0.proj",
+    "img_mlp.net.2",
+    "txt_mlp.net.0.proj",
+    "txt_mlp.net.2",
+    "img_mod.1",
+    "txt_mod.1",
+)
+OUTER_MODULES = (
+    "img_in",
+    "txt_in",
+    "proj_out",
+    "norm_out.linear",
+    "time_text_embed.timestep_embedder.linear_1",
+    "time_text_embed.timestep_embedder.linear_2",
+)
+TEXT_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 # One name of a block for several of ours, their output rows one behind the other.
 FUSED = {
     "attn.to_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -82,12 +136,14 @@ FOREIGN = (
     (r"(down|up)_blocks|(input|output|mid|middle)_blocks?[._]", "Stable Diffusion 1, 2 or SDXL"),
     (r"text_model[._]encoder", "a CLIP text encoder (Stable Diffusion or FLUX)"),
     (r"blocks[._]\d+[._](self|cross)_attn[._][qkvo]([._]|$)", "Wan video"),
-    (r"(noise|context)_refiner|layers[._]\d+[._](attention|feed_forward|adaLN)",
-     "Z-Image or Lumina 2"),
+    (
+        r"(noise|context)_refiner|layers[._]\d+[._](attention|feed_forward|adaLN)",
+        "Z-Image or Lumina 2",
+    ),
     (r"transformer_blocks[._]\d+[._](attn[12]|caption)", "LTX-Video, PixArt or a UNet"),
     (r"transformer_blocks[._]\d+[._](ff|ff_context|norm1)", "FLUX or Stable Diffusion 3"),
     (r"self_attn|mlp[._](gate|up|down)_proj", "a language model or another text encoder"),
-)  # fmt: skip
+)
 _FOREIGN = tuple((re.compile(pattern), words) for pattern, words in FOREIGN)
 _PART = re.compile(r"(.+)\.(?:" + "|".join(f"(?P<{k}>{v})" for k, v in PARTS.items()) + r")")
 

@@ -238,14 +238,16 @@ def schedule_with(stack: Sequence[Fitted], own: Schedule, usual: Schedule) -> Sc
     if len(distilled) > 1:
         log.warning(
             "%d distilled LoRAs at once (%s): each was made to work alone",
-            len(distilled), ", ".join(f.adapter.lora.path.name for f in distilled),
-        )  # fmt: skip
+            len(distilled),
+            ", ".join(f.adapter.lora.path.name for f in distilled),
+        )
     if own != LIGHTNING:
         log.info(
             "LoRA %s is %s (%s): the model's own schedule is Lightning's now",
-            distilled[-1].adapter.lora.path.name, distilled[-1].distilled.words(),
+            distilled[-1].adapter.lora.path.name,
+            distilled[-1].distilled.words(),
             distilled[-1].distilled.why,
-        )  # fmt: skip
+        )
     return LIGHTNING
 
 

@@ -109,9 +109,13 @@ class DiffusionModel:
             branches = loras.at(self.read, self.device)
             levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
             made = modulation(
-                self.read, levels.to(self.device), layers, self.dtype,
-                0 if self.layered else None, branches,
-            )  # fmt: skip
+                self.read,
+                levels.to(self.device),
+                layers,
+                self.dtype,
+                0 if self.layered else None,
+                branches,
+            )
             return made.with_references() if self.apart else made
 
         return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
@@ -202,16 +206,21 @@ class TextEncoderModel:
             log.warning(
                 "the prompt has %d tokens, this model takes %d: the last %d are not used, "
                 "shorten it",
-                kept, f.most_tokens, kept - f.most_tokens,
-            )  # fmt: skip
+                kept,
+                f.most_tokens,
+                kept - f.most_tokens,
+            )
             ids = ids[: f.drop + f.most_tokens]
         strangers = f.grammar.strangers(prompt) if f.grammar else []
         if strangers:
             log.warning(
                 "the %s model was never taught %s; it knows %s, and words in double quotes that "
                 "match %s",
-                f.name, ", ".join(strangers[:5]), " ".join(f.grammar.words), f.grammar.written,
-            )  # fmt: skip
+                f.name,
+                ", ".join(strangers[:5]),
+                " ".join(f.grammar.words),
+                f.grammar.written,
+            )
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
             return self._states(ids, f.drop)
@@ -242,8 +251,10 @@ class TextEncoderModel:
         tower = self.vision.open()
         pad, places = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
         if places.count(PICTURE_PAD) != len(pictures):
-            raise InkstoneError(f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
-                                "Take it out of the prompt.")  # fmt: skip
+            raise InkstoneError(
+                f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
+                "Take it out of the prompt."
+            )
         seen = [tower.encode(picture, edit.area) for picture in pictures]
         key = (edit.name, prompt, *(picture.digest for picture in seen))
 

@@ -169,9 +169,11 @@ def weight_file(source: Weights, table: Mapping[str, str]) -> WeightFile:
 
 
 def check_table(
-    part: Path, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]],
+    part: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
     keys: Iterable[str],
-) -> None:  # fmt: skip
+) -> None:
     """Raises for a modulation tensor that is missing or of a wrong shape: they are read when a
     table is asked for, too late for a complaint.
     """

@@ -146,11 +146,23 @@ def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
     placed, most, stay = follow(stages, budget - fixed, decode)
     none = Placement(0, 0, 0)
     return Plan(
-        runtime, placed[0].nbytes if tower else 0, (placed[-2] if text else none).nbytes,
-        placed[-1].nbytes, model.modulation_bytes, table, branches, vae_bytes,
-        max(drawing - table, decode), fixed + most, budget, model.weights_format,
-        (placed[-2] if text else none).words(), placed[-1].words(), stay, controls,
-    )  # fmt: skip
+        runtime,
+        placed[0].nbytes if tower else 0,
+        (placed[-2] if text else none).nbytes,
+        placed[-1].nbytes,
+        model.modulation_bytes,
+        table,
+        branches,
+        vae_bytes,
+        max(drawing - table, decode),
+        fixed + most,
+        budget,
+        model.weights_format,
+        (placed[-2] if text else none).words(),
+        placed[-1].words(),
+        stay,
+        controls,
+    )
 
 
 def _room(device: torch.device) -> int:
@@ -211,10 +223,13 @@ def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
     steps = call.steps or models.model.preset(call.pictures).steps
     layers = (call.layers or USUAL_LAYERS) if models.model.layered else 0
     request = Request(
-        *size, torch.empty(steps + 1, device="meta"), batch=call.batch, layers=layers,
+        *size,
+        torch.empty(steps + 1, device="meta"),
+        batch=call.batch,
+        layers=layers,
         references=(picture,) * max(call.pictures, bool(layers)),
         controls=tuple(Control(branch, picture) for branch in call.controls),
-    )  # fmt: skip
+    )
     text = torch.empty(1, _PROMPT, models.model.network.config.joint, device="meta")
     guided = models.model.preset(call.pictures).cfg > 1 and models.model.distilled is None
     texts = {"positive": text} | ({"negative": text} if guided else {})

@@ -85,8 +85,9 @@ def _gguf_name(ours: str, role: str) -> str:
     for template, theirs in _text_names().items():
         if template.format(n=number, leaf=leaf) == ours:
             return theirs.format(n=number, leaf=leaf)
-    raise InkstoneError(f"{ours} has no name in GGUF files of text encoders. Use a text encoder of "
-                        "Qwen2.5-VL.")  # fmt: skip
+    raise InkstoneError(
+        f"{ours} has no name in GGUF files of text encoders. Use a text encoder of Qwen2.5-VL."
+    )
 
 
 def _gguf(model: Matrices, kind: str) -> FilePlan:
@@ -122,12 +123,15 @@ def _values(model: Matrices, file_type: int, said: list[str]) -> dict[str, Value
 def _text_values(model: Matrices, said: list[str]) -> dict[str, Value]:
     config = text_config(model.shapes, model.config)
     told = {
-        "block_count": config.layers, "embedding_length": config.width,
-        "feed_forward_length": config.ff, "attention.head_count": config.heads,
-        "attention.head_count_kv": config.kv_heads, "rope.freq_base": float(config.theta),
+        "block_count": config.layers,
+        "embedding_length": config.width,
+        "feed_forward_length": config.ff,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads,
+        "rope.freq_base": float(config.theta),
         "attention.layer_norm_rms_epsilon": float(config.eps),
         "rope.dimension_sections": ROPE_SECTIONS,
-    }  # fmt: skip
+    }
     longest = model.config.get("max_position_embeddings")
     if isinstance(longest, int):
         told["context_length"] = longest
@@ -154,8 +158,14 @@ def _tokenizer_values(model: Matrices, vocabulary: int) -> dict[str, Value]:
             tokens[entry["id"]] = entry["content"]
             kinds[entry["id"]] = _CONTROL if entry["special"] else _USER
     merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
-    found = {"model": "gpt2", "pre": "qwen2", "tokens": tokens, "token_type": kinds,
-             "merges": merges, "add_bos_token": False}  # fmt: skip
+    found = {
+        "model": "gpt2",
+        "pre": "qwen2",
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": merges,
+        "add_bos_token": False,
+    }
     for key, token in (("eos_token_id", "<|im_end|>"), ("padding_token_id", "<|endoftext|>")):
         if token in added:
             found[key] = added[token]
@@ -189,9 +199,7 @@ def _fp8(model: Matrices) -> FilePlan:
     return _placed(meta, ours_of, model)
 
 
-def _placed(
-    meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices
-) -> FilePlan:
+def _placed(meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices) -> FilePlan:
     ordered = dict(sorted(meta.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     head = write_header(ordered, {"format": "pt"} | model.said)
     places, at = {}, len(head)

@@ -76,9 +76,10 @@ def _compare(shapes: Shapes, names: keys.Names, wanted: layout.Layout) -> _Compa
     missing = tuple(name for name in wanted if name not in shapes)
     extra = tuple(file for ours, file in names.table.items() if ours not in wanted)
     wrong = tuple(
-        name for name, shape in wanted.items()
+        name
+        for name, shape in wanted.items()
         if name in shapes and len(shapes[name]) == len(shape) and shapes[name] != shape
-    )  # fmt: skip
+    )
     words = [_listed("missing", missing), _listed("unexpected", extra + names.others)]
     if wrong:
         first = f"{wrong[0]} expected {list(wanted[wrong[0]])}, got {list(shapes[wrong[0]])}"
@@ -91,9 +92,12 @@ def _listed(what: str, names: tuple[str, ...]) -> str:
 
 
 def _finish(
-    seen: Seen, facts: FileFacts, names: keys.Names, wanted: layout.Layout,
+    seen: Seen,
+    facts: FileFacts,
+    names: keys.Names,
+    wanted: layout.Layout,
     shapes: Shapes | None = None,
-) -> FileFacts:  # fmt: skip
+) -> FileFacts:
     """Counts, formats and the comparison with the layout, the same for every known family."""
     packed = seen.packed(names)
     counts = Counter(one.format for one in packed.found.values())
@@ -107,12 +111,18 @@ def _finish(
     blind = bool(strange or packed.fault) or bool(MARKED & set(formats)) and not counts
     found = _Compared() if blind else _compare(shapes, replace(names, table=plain), wanted)
     return replace(
-        facts, formats=formats, packed=counts, family=seen.metadata.get(FAMILY_KEY, facts.family),
-        prefix=names.prefix, missing=found.missing, unexpected=found.unexpected, wrong=found.wrong,
+        facts,
+        formats=formats,
+        packed=counts,
+        family=seen.metadata.get(FAMILY_KEY, facts.family),
+        prefix=names.prefix,
+        missing=found.missing,
+        unexpected=found.unexpected,
+        wrong=found.wrong,
         layout="bundle, " + names.layout if names.outside else names.layout,
         parameters=sum(math.prod(shape) for shape in (wanted if blind else shapes).values()),
         problem=facts.problem or "; ".join(strange) or packed.fault or found.words,
-    )  # fmt: skip
+    )
 
 
 def _mmdit_config(shapes: Shapes) -> dict[str, object]:
@@ -124,9 +134,11 @@ def _mmdit_config(shapes: Shapes) -> dict[str, object]:
 
 
 def _mmdit(seen: Seen) -> FileFacts | None:
-    if not (seen.has("txt_norm.weight", "img_in.weight")
-            and seen.starts("transformer_blocks.0.attn.")
-            and seen.starts("transformer_blocks.0.txt_mod.1.")):  # fmt: skip
+    if not (
+        seen.has("txt_norm.weight", "img_in.weight")
+        and seen.starts("transformer_blocks.0.attn.")
+        and seen.starts("transformer_blocks.0.txt_mod.1.")
+    ):
         return None
     names = keys.mmdit_names(seen.entries)
     control = "controlnet_x_embedder.weight" in names.table
@@ -170,13 +182,23 @@ def _fun(seen: Seen) -> FileFacts | None:
     layers, head = count(shapes, "transformer_blocks."), told["head_dim"] or 128
     if told["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
         return FileFacts(
-            "controlnet", "qwen-image-2.1", "fun union", layers=layers, formats=formats_of(seen),
+            "controlnet",
+            "qwen-image-2.1",
+            "fun union",
+            layers=layers,
+            formats=formats_of(seen),
             problem=f"its pictures have {told['channels']} features per token: it is a VideoX-Fun "
             "control for another model, most likely Qwen-Image-2.1; use the one for "
             "Qwen-Image-2512",
-        )  # fmt: skip
-    config = dict(layers=layers, heads=told["width"] // head, head_dim=head, ff=told["ff"],
-                  channels=told["channels"], joint=told["joint"])  # fmt: skip
+        )
+    config = dict(
+        layers=layers,
+        heads=told["width"] // head,
+        head_dim=head,
+        ff=told["ff"],
+        channels=told["channels"],
+        joint=told["joint"],
+    )
     wanted = layout.fun_layout(SimpleNamespace(**config), told["channels"])
     unread = {f"transformer_blocks.{layers - 1}.{n}" for n in keys.MMDIT_UNREAD}
     wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
@@ -188,10 +210,12 @@ def _two_one(seen: Seen) -> FileFacts | None:
     if not seen.has("txt_in.text_norm.weight", "modulation.1.weight"):
         return None
     return FileFacts(
-        "diffusion_model", "qwen-image-2.1", formats=formats_of(seen),
+        "diffusion_model",
+        "qwen-image-2.1",
+        formats=formats_of(seen),
         problem="Qwen-Image-2.1 is a different network, which this version does not have; use "
         "Qwen-Image, 2512, Edit, 2509, 2511 or Layered",
-    )  # fmt: skip
+    )
 
 
 def _lora(seen: Seen) -> FileFacts | None:
@@ -203,8 +227,9 @@ def _lora(seen: Seen) -> FileFacts | None:
     strange = [name for name, one in known.items() if not (one and one.ours)]
     if roles == {"text"} and seems_for(strange) is None:
         # the names of any language model: that it fits this one, its shapes say at load
-        return FileFacts("lora", "qwen2.5-vl, perhaps", "for the text encoder", "lora",
-                         formats=formats_of(seen))  # fmt: skip
+        return FileFacts(
+            "lora", "qwen2.5-vl, perhaps", "for the text encoder", "lora", formats=formats_of(seen)
+        )
     qwen = any(keys.QWEN_LORA_MARK.search(name) for name in marked)
     other = any(keys.OTHER_LORA_MARK.search(name) for name in strange)
     blocks = qwen or (not other and any(keys.BLOCK_LORA_MARK.search(name) for name in marked))
@@ -233,14 +258,21 @@ def _qwen_vae(seen: Seen) -> FileFacts | None:
     }
     if seen.starts("decoder.upsamples.0.upsamples.") or z in other:
         family, words = other.get(z, other[48])
-        return FileFacts("vae", family, formats=formats_of(seen),
-                         problem=f"{words}, Qwen-Image needs its own VAE with 16")  # fmt: skip
+        return FileFacts(
+            "vae",
+            family,
+            formats=formats_of(seen),
+            problem=f"{words}, Qwen-Image needs its own VAE with 16",
+        )
     names = keys.vae_names(seen.entries, *vae_blocks(seen.bare))
     config = vae_sizes(seen.shapes(names))
     rgba = config["channels"] == 4
     variant = "layered (RGBA)" if rgba else "qwen-image or wan 2.1 (identical tensors)"
-    wanted = {name: shape for name, shape in layout.vae_layout(SimpleNamespace(**config)).items()
-              if ".time_conv." not in name}  # fmt: skip
+    wanted = {
+        name: shape
+        for name, shape in layout.vae_layout(SimpleNamespace(**config)).items()
+        if ".time_conv." not in name
+    }
     facts = FileFacts("vae", "qwen-image", variant, layers=len(config["mult"]), config=config)
     return _finish(seen, facts, names, wanted)
 
@@ -255,9 +287,12 @@ def _other_vae(seen: Seen) -> FileFacts | None:
         *z or (0,), "another model"
     )
     return FileFacts(
-        "vae", "sd", formats=formats_of(seen), problem=f"it is the VAE of {words} "
+        "vae",
+        "sd",
+        formats=formats_of(seen),
+        problem=f"it is the VAE of {words} "
         f"({z[0] if z else '?'} latent channels), Qwen-Image needs its own",
-    )  # fmt: skip
+    )
 
 
 def _text_config(
@@ -275,15 +310,24 @@ def _text_config(
 
 def _text(seen: Seen) -> FileFacts | None:
     names = keys.text_names(seen.entries)
-    if not {"layers.0.self_attn.q_proj.weight", "layers.0.self_attn.q_proj.qweight",
-            "layers.0.encoded_exponent"} & names.table.keys():
+    if (
+        not {
+            "layers.0.self_attn.q_proj.weight",
+            "layers.0.self_attn.q_proj.qweight",
+            "layers.0.encoded_exponent",
+        }
+        & names.table.keys()
+    ):
         return None
     if "layers.0.self_attn.k_proj.bias" not in names.table:
         return FileFacts(
-            "text_encoder", "other", formats=formats_of(seen), problem="it is a language model "
+            "text_encoder",
+            "other",
+            formats=formats_of(seen),
+            problem="it is a language model "
             "without biases on q, k and v (Qwen3, Llama or another), Qwen-Image needs "
             "Qwen2.5-VL-7B",
-        )  # fmt: skip
+        )
     shapes = seen.shapes(names)
     config, numbers = _text_config(shapes, keys_gguf.settings(seen.metadata) | dict(seen.config))
     vision = vision_sizes(shapes)
@@ -291,8 +335,14 @@ def _text(seen: Seen) -> FileFacts | None:
     apart = "vision in an mmproj file" if names.layout == "gguf" else "without vision (no edits)"
     variant = f"{word}, " + ("with vision" if vision else apart)
     problem = "it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config["width"] == 2048 else ""
-    facts = FileFacts("text_encoder", "qwen2.5-vl", variant, layers=config["layers"], config=config,
-                      problem=problem)  # fmt: skip
+    facts = FileFacts(
+        "text_encoder",
+        "qwen2.5-vl",
+        variant,
+        layers=config["layers"],
+        config=config,
+        problem=problem,
+    )
     return _finish(seen, facts, names, layout.text_layout(SimpleNamespace(**numbers), vision))
 
 
@@ -305,34 +355,59 @@ def _mmproj(seen: Seen) -> FileFacts | None:
     sizes = vision_sizes(shapes)
     if sizes is None or not seen.has(*keys_gguf.VISION_MARKS):
         return FileFacts(
-            "vision", "other", layout="gguf", formats=formats_of(seen), problem="it is the vision "
+            "vision",
+            "other",
+            layout="gguf",
+            formats=formats_of(seen),
+            problem="it is the vision "
             "part of another model, Qwen-Image needs that of Qwen2.5-VL-7B",
-        )  # fmt: skip
+        )
     names = keys.Names({n: parts.names[0] for n, parts in table.items()}, (), others, layout="gguf")
-    facts = FileFacts("vision", "qwen2.5-vl", f"for text encoders of width {sizes.out}",
-                      layers=sizes.depth, config=vars(sizes).copy())  # fmt: skip
+    facts = FileFacts(
+        "vision",
+        "qwen2.5-vl",
+        f"for text encoders of width {sizes.out}",
+        layers=sizes.depth,
+        config=vars(sizes).copy(),
+    )
     return _finish(seen, facts, names, layout.vision_layout(sizes), shapes)
 
 
 def _foreign(seen: Seen) -> FileFacts | None:
     for marks, role, family, words in keys.FOREIGN:
         if seen.has(*marks):
-            return FileFacts(role, family, formats=formats_of(seen),
-                             problem=f"it is {words}, not of the Qwen-Image family")  # fmt: skip
+            return FileFacts(
+                role,
+                family,
+                formats=formats_of(seen),
+                problem=f"it is {words}, not of the Qwen-Image family",
+            )
     return None
 
 
 _Recogniser = Callable[[Seen], FileFacts | None]
 _RECOGNISERS: tuple[_Recogniser, ...] = (
-    _lora, _two_one, _blockwise, _fun, _mmdit, _foreign, _qwen_vae, _other_vae, _text, _mmproj,
-)  # fmt: skip
+    _lora,
+    _two_one,
+    _blockwise,
+    _fun,
+    _mmdit,
+    _foreign,
+    _qwen_vae,
+    _other_vae,
+    _text,
+    _mmproj,
+)
 _WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
 
 
 def recognise(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str], config: Mapping[str, object],
-    want: str | None = None, source: Source | None = None,
-) -> FileFacts | None:  # fmt: skip
+    entries: Mapping[str, Entry],
+    metadata: Mapping[str, str],
+    config: Mapping[str, object],
+    want: str | None = None,
+    source: Source | None = None,
+) -> FileFacts | None:
     """Facts by the first recogniser that knows the file; `want` names the part to try first.
 
     With the open file, packed formats are told layer by layer and compared with the layout too.

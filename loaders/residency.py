@@ -207,9 +207,12 @@ class Residency:
         return min(self.nbytes, rest + 2 * max(groups, default=0))
 
     def settle(
-        self, budget: int | None = None, working: int = 0, beside: Sequence[Residency] = (),
+        self,
+        budget: int | None = None,
+        working: int = 0,
+        beside: Sequence[Residency] = (),
         after: Residency | None = None,
-    ) -> Placement:  # fmt: skip
+    ) -> Placement:
         """Gets ready to work. budget: bytes for the whole process, None = what is free now;
         working: bytes that the work itself will need. Others leave if that makes room, but not
         those `beside`; `after` settles next, and room is left for it. What stays comes in as it is

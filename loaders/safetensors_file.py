@@ -32,9 +32,17 @@ from .header import (
 )
 
 __all__ = [  # with the names of header.py that readers of files need
-    "DTYPES", "DTYPE_NAMES", "Entry", "SafetensorsFile", "ShardedFiles", "Weights",
-    "open_weights", "save_safetensors", "scratch", "sniff",
-]  # fmt: skip
+    "DTYPES",
+    "DTYPE_NAMES",
+    "Entry",
+    "SafetensorsFile",
+    "ShardedFiles",
+    "Weights",
+    "open_weights",
+    "save_safetensors",
+    "scratch",
+    "sniff",
+]
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 1024
@@ -178,8 +186,10 @@ class ShardedFiles:
         with open_raw(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_HEADER:
-                raise InkstoneError(f"{self.path}: {size} bytes, an index has at most 64 MiB. Name "
-                                    "the .safetensors.index.json file.")  # fmt: skip
+                raise InkstoneError(
+                    f"{self.path}: {size} bytes, an index has at most 64 MiB. Name "
+                    "the .safetensors.index.json file."
+                )
             text = file.read()
         try:
             rules = HeaderRules()
@@ -189,8 +199,10 @@ class ShardedFiles:
             raise InkstoneError(f"{self.path}: not a sound index: {error}. {AGAIN}") from None
         found = index.get("weight_map")
         if not isinstance(found, dict) or not found or len(found) > MAX_TENSORS:
-            raise InkstoneError(f"{self.path}: no usable weight_map in it, expected an object of "
-                                f"tensor name to shard name. {AGAIN}")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: no usable weight_map in it, expected an object of "
+                f"tensor name to shard name. {AGAIN}"
+            )
         if any(not isinstance(shard, str) for shard in found.values()):
             raise InkstoneError(f"{self.path}: weight_map should hold file names. {AGAIN}")
         if len(set(found.values())) > MAX_SHARDS:
@@ -199,12 +211,16 @@ class ShardedFiles:
 
     def _shard_path(self, shard: str) -> Path:
         if not shard or shard in (".", "..") or any(mark in shard for mark in "/\\:\0"):
-            raise InkstoneError(f"{self.path}: the shard name {show(shard)} leaves the folder, "
-                                f"expected a plain file name. {AGAIN}")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: the shard name {show(shard)} leaves the folder, "
+                f"expected a plain file name. {AGAIN}"
+            )
         path = self.path.parent / shard
         if not path.is_file():
-            raise InkstoneError(f"{self.path}: the shard {shard} is missing from {path.parent}. "
-                                "Download it into the same folder.")  # fmt: skip
+            raise InkstoneError(
+                f"{self.path}: the shard {shard} is missing from {path.parent}. "
+                "Download it into the same folder."
+            )
         return path
 
     def _check(self) -> None:

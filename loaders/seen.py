@@ -78,8 +78,9 @@ class Seen:
         packed = self.packed(names)
         return {
             ours: self.entries[file].shape
-            for ours, file in names.table.items() if ours not in packed.parts
-        } | packed.shapes  # fmt: skip
+            for ours, file in names.table.items()
+            if ours not in packed.parts
+        } | packed.shapes
 
     def has(self, *names: str) -> bool:
         return all(name in self.bare for name in names)

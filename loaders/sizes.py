@@ -92,10 +92,15 @@ def vision_sizes(shapes: Shapes) -> VisionNumbers | None:
         return None
     joined = size(shapes, "visual.merger.mlp.0.bias")
     return VisionNumbers(
-        depth=count(shapes, "visual.blocks."), width=patch[0], channels=patch[1],
-        ff=size(shapes, "visual.blocks.0.mlp.gate_proj.bias"), temporal=patch[2], patch=patch[3],
-        merge=math.isqrt(joined // max(1, patch[0])), out=size(shapes, "visual.merger.mlp.2.bias"),
-    )  # fmt: skip
+        depth=count(shapes, "visual.blocks."),
+        width=patch[0],
+        channels=patch[1],
+        ff=size(shapes, "visual.blocks.0.mlp.gate_proj.bias"),
+        temporal=patch[2],
+        patch=patch[3],
+        merge=math.isqrt(joined // max(1, patch[0])),
+        out=size(shapes, "visual.merger.mlp.2.bias"),
+    )
 
 
 def vae_blocks(names: Iterable[str]) -> tuple[int, int]:
@@ -130,8 +135,10 @@ def vae_sizes(shapes: Shapes) -> dict[str, object]:
     ]
     base = max(1, widths[0])
     return {
-        "base": base, "mult": tuple(width // base for width in widths), "res_blocks": blocks,
+        "base": base,
+        "mult": tuple(width // base for width in widths),
+        "res_blocks": blocks,
         "z": size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight"),
         "channels": size(shapes, "decoder.conv_out.weight")
         or size(shapes, "encoder.conv_in.weight", 1),
-    }  # fmt: skip
+    }

@@ -132,9 +132,14 @@ def _bias(read: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _plain(
-    source: Weights, name: str, table: Mapping[str, str], found: Mapping[str, Found],
-    blank: nn.Parameter, module: nn.Module, kept: Kept,
-) -> tuple[int, Callable[[], Tensor | Storage]]:  # fmt: skip
+    source: Weights,
+    name: str,
+    table: Mapping[str, str],
+    found: Mapping[str, Found],
+    blank: nn.Parameter,
+    module: nn.Module,
+    kept: Kept,
+) -> tuple[int, Callable[[], Tensor | Storage]]:
     """Bytes and reader of a parameter that is a float tensor in memory."""
     shape = tuple(blank.shape)
     if name in found:  # a packed weight where the network needs floats

@@ -64,8 +64,10 @@ class Tokenizer:
         """The id of one token, e.g. `<|image_pad|>`; InkstoneError where there is none."""
         found = self._backend.token_to_id(token)
         if found is None:
-            raise InkstoneError(f"{self.source}: the tokenizer has no {token}. Use the tokenizer "
-                                "files of Qwen-Image or Qwen2.5-VL.")  # fmt: skip
+            raise InkstoneError(
+                f"{self.source}: the tokenizer has no {token}. Use the tokenizer "
+                "files of Qwen-Image or Qwen2.5-VL."
+            )
         return found
 
     def to_json(self) -> str:
@@ -96,8 +98,9 @@ def _object(path: Path) -> dict:
     except (json.JSONDecodeError, RecursionError) as error:
         raise InkstoneError(f"{path} is not JSON: {error}. Download it again.") from None
     if not isinstance(value, dict):
-        raise InkstoneError(f"{path}: expected a JSON object, got {type(value).__name__}. "
-                            "Download it again.")  # fmt: skip
+        raise InkstoneError(
+            f"{path}: expected a JSON object, got {type(value).__name__}. Download it again."
+        )
     return value
 
 
@@ -109,8 +112,10 @@ def _merges(path: Path) -> list[tuple[str, str]]:
             continue
         pair = line.split(" ")
         if len(pair) != 2:
-            raise InkstoneError(f"{path}: line {number} should hold two tokens, got "
-                                f"{line[:60]!a}. Download it again.")  # fmt: skip
+            raise InkstoneError(
+                f"{path}: line {number} should hold two tokens, got "
+                f"{line[:60]!a}. Download it again."
+            )
         merges.append((pair[0], pair[1]))
     return merges
 
@@ -144,18 +149,28 @@ def build(
 
     for token in added:  # in the vocabulary itself, so that gaps between ids do not shift them
         if vocab.setdefault(token.content, token.id) != token.id:
-            raise InkstoneError(f"{source}: {token.content} has the ids {vocab[token.content]} and "
-                                f"{token.id}. Use files of one model.")  # fmt: skip
+            raise InkstoneError(
+                f"{source}: {token.content} has the ids {vocab[token.content]} and "
+                f"{token.id}. Use files of one model."
+            )
     backend = Backend(BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     for t in added:
-        token = AddedToken(t.content, single_word=t.single_word, lstrip=t.lstrip, rstrip=t.rstrip,
-                           normalized=t.normalized, special=t.special)  # fmt: skip
+        token = AddedToken(
+            t.content,
+            single_word=t.single_word,
+            lstrip=t.lstrip,
+            rstrip=t.rstrip,
+            normalized=t.normalized,
+            special=t.special,
+        )
         (backend.add_special_tokens if t.special else backend.add_tokens)([token])
     return backend
 
@@ -191,8 +206,9 @@ def finished(make: Callable[[], object], path: Path) -> Tokenizer:
     except InkstoneError:
         raise
     except ImportError:
-        raise InkstoneError("the package `tokenizers` is missing. Install it with "
-                            "`pip install tokenizers`.") from None  # fmt: skip
+        raise InkstoneError(
+            "the package `tokenizers` is missing. Install it with `pip install tokenizers`."
+        ) from None
     except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
         raise InkstoneError(
             f"{path}: not a usable tokenizer: {error}. Download it again."
@@ -230,8 +246,9 @@ def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path
     then the ComfyUI host's files. Raises InkstoneError that names the files and a place for them.
     """
     bases = ([near if near.is_dir() else near.parent] if near else []) + [Path(p) for p in extra]
-    places = [place for base in bases
-              for place in (base / "tokenizer", base, base.parent / "tokenizer")]  # fmt: skip
+    places = [
+        place for base in bases for place in (base / "tokenizer", base, base.parent / "tokenizer")
+    ]
     places += _host_folders()
     found = next((place for place in places if _has_tokenizer(place)), None)
     if found is None:

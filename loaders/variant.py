@@ -43,10 +43,14 @@ _ALL = (
     Variant("layered", "Qwen-Image-Layered: a picture into layers", layered=True),
     Variant("embedded", "the embedded model: text to image", family="inkstone-embedded"),
     Variant(
-        "embedded-edit", "the embedded model: draws, and edits pictures", edit="references",
-        zero_cond_t=True, draws=True, family="inkstone-embedded",
+        "embedded-edit",
+        "the embedded model: draws, and edits pictures",
+        edit="references",
+        zero_cond_t=True,
+        draws=True,
+        family="inkstone-embedded",
     ),
-)  # fmt: skip
+)
 VARIANTS = {variant.name: variant for variant in _ALL}
 CHOICES = tuple(v.name for v in _ALL if v.family == "qwen-image")  # what a user can say of a file
 
@@ -69,9 +73,13 @@ def marked(family: str, zero_cond_t: bool, layered: bool) -> Variant | None:
     if not zero_cond_t and not layered:
         return None
     return next(
-        (v for v in _ALL if (v.family, v.layered) == (family, layered)
-         and (layered or v.zero_cond_t)), None,
-    )  # fmt: skip
+        (
+            v
+            for v in _ALL
+            if (v.family, v.layered) == (family, layered) and (layered or v.zero_cond_t)
+        ),
+        None,
+    )
 
 
 def told(family: str, mark: str, pipeline: str) -> Variant | None:
@@ -87,8 +95,9 @@ def told(family: str, mark: str, pipeline: str) -> Variant | None:
     if by_folder and by_weights.name not in by_folder:
         log.warning(
             "the weights are those of %s, the folder is one of a %s: the weights count",
-            by_weights.name, pipeline,
-        )  # fmt: skip
+            by_weights.name,
+            pipeline,
+        )
     return by_weights
 
 

@@ -173,9 +173,12 @@ def open_tower(
     weights = Residency(network, slots, want.device, network.blocks)
     weights.free = want.free or weights.free
     log.info(
-        "vision tower %s: %d blocks, width %d, %.2f GB when it is used", source.path.name,
-        config.depth, config.width, weights.nbytes / 1e9,
-    )  # fmt: skip
+        "vision tower %s: %d blocks, width %d, %.2f GB when it is used",
+        source.path.name,
+        config.depth,
+        config.width,
+        weights.nbytes / 1e9,
+    )
     return VisionModel(
         network.eval(), want.dtype, want.device, Path(source.path), weights, want.budget
     )
@@ -214,9 +217,18 @@ def vision_config(shapes: Shapes, told: Mapping[str, object], path: Path) -> Vis
         if full is None:
             full = range(period - 1, sizes.depth, period)
         config = VisionConfig(
-            sizes.depth, sizes.width, heads, sizes.ff, sizes.patch, sizes.temporal, sizes.merge,
-            sizes.channels, sizes.out, window, tuple(full),
-        )  # fmt: skip
+            sizes.depth,
+            sizes.width,
+            heads,
+            sizes.ff,
+            sizes.patch,
+            sizes.temporal,
+            sizes.merge,
+            sizes.channels,
+            sizes.out,
+            window,
+            tuple(full),
+        )
         sound = config.side >= 1 and sizes.width % (4 * heads) == 0
         sound = sound and sizes.patch * sizes.merge == CELL
     except (TypeError, ValueError, ZeroDivisionError):

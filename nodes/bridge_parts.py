@@ -102,9 +102,13 @@ class CoreCLIP:
         return CoreCLIP(self.inkstone)
 
     def tokenize(
-        self, text: str, return_word_ids: bool = False, images: Sequence[Tensor] = (),
-        llama_template: str | None = None, **other: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        text: str,
+        return_word_ids: bool = False,
+        images: Sequence[Tensor] = (),
+        llama_template: str | None = None,
+        **other: Any,
+    ) -> dict[str, Any]:
         """What `encode_from_tokens` needs: the words and pictures themselves."""
         text = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
         return {"text": text, "images": list(images), "template": llama_template}
@@ -119,9 +123,12 @@ class CoreCLIP:
         return (states, None) if return_pooled else states
 
     def encode_from_tokens_scheduled(
-        self, tokens: Mapping[str, Any], unprojected: bool = False,
-        add_dict: Mapping[str, Any] | None = None, show_pbar: bool = True,
-    ) -> list:  # fmt: skip
+        self,
+        tokens: Mapping[str, Any],
+        unprojected: bool = False,
+        add_dict: Mapping[str, Any] | None = None,
+        show_pbar: bool = True,
+    ) -> list:
         """A CONDITIONING."""
         states = self.encode_from_tokens(tokens)
         return [[states, {"pooled_output": None, PROMPT: tokens["text"], **(add_dict or {})}]]
@@ -130,7 +137,9 @@ class CoreCLIP:
         """States of words."""
         return self.encode_from_tokens(self.tokenize(text))
 
-    def add_patches(self, patches: Mapping, strength_patch: float = 1, strength_model: float = 1) -> list:  # noqa: E501
+    def add_patches(
+        self, patches: Mapping, strength_patch: float = 1, strength_model: float = 1
+    ) -> list:  # noqa: E501
         """LoRAs of core's loader for a text encoder: refused where there are some."""
         if patches:
             raise InkstoneError(

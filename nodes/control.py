@@ -114,9 +114,17 @@ class ApplyControlNet(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, positive: list, control: Any, vae: Any, image: Any, strength: float, start: float,
-        end: float, mask: Any = None, source: Any = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        positive: list,
+        control: Any,
+        vae: Any,
+        image: Any,
+        strength: float,
+        start: float,
+        end: float,
+        mask: Any = None,
+        source: Any = None,
+    ) -> io.NodeOutput:
         from ..controlnet.in_context import InContextModel, check_prompt
         from ..controlnet.union import ControlPicture, Effect
         from ..loaders.control import ControlModel

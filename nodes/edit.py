@@ -77,17 +77,21 @@ class EncodeEdit(io.ComfyNode):
                 work_input(),
                 *sockets.growing(_picture, names, FIXED, _PICTURES),
             ],
-            outputs=[
-                *conditionings(),
-                io.Latent.Output("latent_out", display_name="latent"),
-            ],
+            outputs=[*conditionings(), io.Latent.Output("latent_out", display_name="latent")],
         )
 
     @classmethod
     def execute(
-        cls, text_encoder: Any, model: Any, vae: Any, prompt: str, negative: str, work_size: str,
-        images: dict | None = None, **fixed: Any,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        text_encoder: Any,
+        model: Any,
+        vae: Any,
+        prompt: str,
+        negative: str,
+        work_size: str,
+        images: dict | None = None,
+        **fixed: Any,
+    ) -> io.NodeOutput:
         # **fixed: the host's own names of the fixed sockets, "images.picture_1"
         from ..loaders.editing import edit_states, locks_for, references, template_of
 
@@ -164,17 +168,20 @@ class EncodeLayers(io.ComfyNode):
                     "does best.",
                 ),
             ],
-            outputs=[
-                *conditionings(),
-                io.Latent.Output("latent_out", display_name="latent"),
-            ],
+            outputs=[*conditionings(), io.Latent.Output("latent_out", display_name="latent")],
         )
 
     @classmethod
     def execute(
-        cls, text_encoder: Any, vae: Any, image: Any, prompt: str, negative: str, layers: int,
+        cls,
+        text_encoder: Any,
+        vae: Any,
+        image: Any,
+        prompt: str,
+        negative: str,
+        layers: int,
         area: str,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         from ..loaders.editing import whole_picture
 
         sockets.require_models(text_encoder=text_encoder, vae=vae)

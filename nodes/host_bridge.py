@@ -52,9 +52,11 @@ def core_model(model: DiffusionModel) -> Any:
         """Takes LoRAs as side branches of our network."""
 
         def add_patches(
-            self, patches: Mapping[Any, Any], strength_patch: float = 1.0,
+            self,
+            patches: Mapping[Any, Any],
+            strength_patch: float = 1.0,
             strength_model: float = 1.0,
-        ) -> list[Any]:  # fmt: skip
+        ) -> list[Any]:
             adapter = _adapter(patches, strength_patch, strength_model)
             if adapter is not None:
                 model.with_loras([adapter])  # what does not fit is refused here

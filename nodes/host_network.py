@@ -64,11 +64,17 @@ class Network(Entry):
         return self._model.dtype
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, attention_mask: Tensor | None = None,
-        ref_latents: Sequence[Tensor] | None = None, ref_latents_method: str | None = None,
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        attention_mask: Tensor | None = None,
+        ref_latents: Sequence[Tensor] | None = None,
+        ref_latents_method: str | None = None,
         control: Mapping[str, Any] | None = None,
-        transformer_options: Mapping[str, Any] | None = None, **other: Any,
-    ) -> Tensor:  # fmt: skip
+        transformer_options: Mapping[str, Any] | None = None,
+        **other: Any,
+    ) -> Tensor:
         """x [B,16,F,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J].
 
         F: 1, of Qwen-Image-Layered its layers and before them their sum.
@@ -81,8 +87,13 @@ class Network(Entry):
         z = even(z)
         references = self._references(ref_latents or (), ref_latents_method)
         size = z.shape[-1] * LATENT, z.shape[-2] * LATENT
-        request = Request(*size, self._levels(options, timesteps), batch=len(x),
-                          references=references, layers=drawn - 1)  # fmt: skip
+        request = Request(
+            *size,
+            self._levels(options, timesteps),
+            batch=len(x),
+            references=references,
+            layers=drawn - 1,
+        )
         self._ready(model, working_bytes(model, request, {"positive": context}))
         mask = None
         if attention_mask is not None and not bool(attention_mask.bool().all()):
@@ -95,9 +106,14 @@ class Network(Entry):
             after = [*behind, *_core_control(control)]
             watch = Watch(lambda _: host.throw_if_interrupted(), after=after)
             v = model.network(
-                tokens.to(model.device, model.dtype), context.to(model.device, model.dtype), mod,
-                grids, mask, watch, beside,
-            )  # fmt: skip
+                tokens.to(model.device, model.dtype),
+                context.to(model.device, model.dtype),
+                mod,
+                grids,
+                mask,
+                watch,
+                beside,
+            )
         rows, columns = z.shape[-2] // 2, z.shape[-1] // 2
         out = unpack(v.float().reshape(len(z), rows * columns, -1), rows, columns)[..., :h, :w]
         if not frames:

@@ -54,9 +54,7 @@ def wanted(dtype: str, variant: str = AUTO) -> Any:
     from ..loaders.bundle import Want
 
     chosen = None if variant == AUTO else variant
-    return Want(
-        torch_dtype(dtype), host.torch_device(), wait=True, free=room, variant=chosen
-    )
+    return Want(torch_dtype(dtype), host.torch_device(), wait=True, free=room, variant=chosen)
 
 
 def _say_plan(bundle: Any) -> None:

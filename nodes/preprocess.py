@@ -68,9 +68,14 @@ class ControlPicture(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, type: str, model: str, keypoints: str, pose_keypoint: Any = None,
+        cls,
+        image: Any,
+        type: str,
+        model: str,
+        keypoints: str,
+        pose_keypoint: Any = None,
         **knobs: Any,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         # **knobs: those of the table that have a widget; each type takes its own
         from ..controlnet.preprocess.kinds import keypoints_of, kind_named, preprocess
 

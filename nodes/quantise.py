@@ -9,8 +9,23 @@ from . import host
 from .host import io, schema
 
 # As `inkstone quantize --type` takes them; kept here as text, so that no torch is imported.
-TYPES = ("Q4_K_M", "Q2_K", "Q3_K_S", "Q3_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_0", "Q5_1", "Q5_K_S",
-         "Q5_K_M", "Q6_K", "Q8_0", "BF16", "fp8_scaled")  # fmt: skip
+TYPES = (
+    "Q4_K_M",
+    "Q2_K",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q4_0",
+    "Q4_1",
+    "Q4_K_S",
+    "Q5_0",
+    "Q5_1",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "Q8_0",
+    "BF16",
+    "fp8_scaled",
+)
 KIND = "diffusion_models"
 
 
@@ -19,8 +34,10 @@ def output_file(name: str, kind: str) -> Path:
     suffix = ".safetensors" if kind == "fp8_scaled" else ".gguf"
     plain = name.strip().removesuffix(suffix)
     if not plain or plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|\0'):
-        raise InkstoneError(f"{name!r} is no file name: expected a plain name without folders, "
-                            "for example qwen-image-Q4_K_M.")  # fmt: skip
+        raise InkstoneError(
+            f"{name!r} is no file name: expected a plain name without folders, "
+            "for example qwen-image-Q4_K_M."
+        )
     folder = host.model_folders(KIND)[0]
     folder.mkdir(parents=True, exist_ok=True)
     return folder / (plain + suffix)

@@ -213,11 +213,20 @@ class Denoise(io.ComfyNode):
         batch, _, _, h, w = samples.shape
         model, controls, context = drawing(model, sockets.controls(positive, latent))
         request = Request(
-            w * 8, h * 8, sigmas, seed, batch, cfg, samples,
+            w * 8,
+            h * 8,
+            sigmas,
+            seed,
+            batch,
+            cfg,
+            samples,
             references=sockets.references(positive, negative, model.apart),
-            repaint=sockets.repaint_mask(latent), layers=latent.get(sockets.LAYERS, 0),
-            controls=controls, context=context, encoded_for=sockets.encoded_for(positive),
-        )  # fmt: skip
+            repaint=sockets.repaint_mask(latent),
+            layers=latent.get(sockets.LAYERS, 0),
+            controls=controls,
+            context=context,
+            encoded_for=sockets.encoded_for(positive),
+        )
         texts = [
             None if c is None else sockets.text_states(c, n)
             for c, n in ((positive, "positive"), (negative, "negative"))

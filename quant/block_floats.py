@@ -132,9 +132,7 @@ def block_float_found(
         raise parts.fault(layer, f"{columns} columns are no multiple of {group}, as {form} needs")
     grid = (stored, columns // group)
     padded = (-(-grid[0] // 128) * 128, -(-grid[1] // 4) * 4)
-    scale = parts.need(
-        layer, ".weight_scale", grid if plain_order else padded, dtypes=_SCALE_TYPES
-    )
+    scale = parts.need(layer, ".weight_scale", grid if plain_order else padded, dtypes=_SCALE_TYPES)
     used = [weight, scale]
     if nv:
         used.append(parts.need(layer, ".weight_scale_2", ()))

@@ -28,9 +28,13 @@ class BnbStorage(Pieced):
     uint8 with nested_levels [256], nested_largest (one per 256 blocks) and offset."""
 
     def __init__(
-        self, form: str, shape: tuple[int, int], block: int, held: Mapping[str, Tensor],
+        self,
+        form: str,
+        shape: tuple[int, int],
+        block: int,
+        held: Mapping[str, Tensor],
         offset: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(shape)
         self.format, self.block, self.offset = form, block, offset
         self.register_buffer("codes", held["codes"].view(shape[0], shape[1] // 2))
@@ -107,8 +111,10 @@ def _four_bit(parts: Parts, layer: str, kind: str) -> Found:
     offset = 0.0
     if nested:
         if _whole(parts, layer, state, "nested_blocksize") != _NESTED_BLOCK:
-            raise parts.fault(layer, f"its nested_blocksize is {state['nested_blocksize']}, "
-                                     f"expected {_NESTED_BLOCK}")  # fmt: skip
+            raise parts.fault(
+                layer,
+                f"its nested_blocksize is {state['nested_blocksize']}, expected {_NESTED_BLOCK}",
+            )
         outer = -(-blocks // _NESTED_BLOCK)
         used["nested_largest"] = parts.need(layer, ".weight.nested_absmax", (outer,), _FLOAT)
         used["nested_levels"] = parts.need(layer, ".weight.nested_quant_map", (256,), _FLOAT)
@@ -136,9 +142,10 @@ def _load_int8(parts: Parts, layer: str) -> BnbInt8Storage:
     form = layer + ".weight_format"
     if form in parts and bool(parts.read(form).any()):
         raise parts.fault(
-            layer, "its int8 weight is in the order of a tensor core (weight_format is not 0)",
+            layer,
+            "its int8 weight is in the order of a tensor core (weight_format is not 0)",
             "Save the model again with a current version of bitsandbytes.",
-        )  # fmt: skip
+        )
     largest = parts.floats(layer, layer + ".SCB")
     return BnbInt8Storage(parts.read(layer + ".weight"), largest)
 
@@ -156,8 +163,9 @@ def _eight_bit(parts: Parts, layer: str) -> Found:
 def find_bnb(source: Source, table: dict[str, str]) -> dict[str, Found]:
     """Every matrix that bitsandbytes packed."""
     parts = Parts(source, table)
-    found = [_four_bit(parts, layer, kind)
-             for kind in _KINDS for layer in parts.layers(_STATE + kind)]  # fmt: skip
+    found = [
+        _four_bit(parts, layer, kind) for kind in _KINDS for layer in parts.layers(_STATE + kind)
+    ]
     found += [_eight_bit(parts, layer) for layer in parts.layers(".SCB")]
     for name in table:
         if name.endswith(".weight.absmax") and not any(name in one.parts for one in found):

@@ -29,10 +29,15 @@ def _block(parts: Parts, layer: str, form: str, conf: object, extra: tuple[str, 
 
 
 FORMATS: dict[str, _Maker] = {
-    "float8_e4m3fn": _fp8, "float8_e5m2": _fp8, "mxfp8": _block, "nvfp4": _block,
-    "int8_tensorwise": row_scaled_found, "convrot_w4a4": row_scaled_found,
-    "asym_w4a8_int8": w4a8_found, "awq_w4a16": awq_found,
-}  # fmt: skip
+    "float8_e4m3fn": _fp8,
+    "float8_e5m2": _fp8,
+    "mxfp8": _block,
+    "nvfp4": _block,
+    "int8_tensorwise": row_scaled_found,
+    "convrot_w4a4": row_scaled_found,
+    "asym_w4a8_int8": w4a8_found,
+    "awq_w4a16": awq_found,
+}
 
 
 def _flat(conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +55,11 @@ def _by_metadata(parts: Parts) -> dict[str, dict[str, Any]]:
     if not isinstance(layers, dict):
         raise parts.fault("(metadata)", f"{METADATA} has no object `layers`")
     ours = {name.removesuffix(".weight"): name.removesuffix(".weight") for name in parts.table}
-    theirs = {file.removesuffix(".weight"): name.removesuffix(".weight")
-              for name, file in parts.table.items() if name.endswith(".weight")}  # fmt: skip
+    theirs = {
+        file.removesuffix(".weight"): name.removesuffix(".weight")
+        for name, file in parts.table.items()
+        if name.endswith(".weight")
+    }
     found = {}
     for name, conf in layers.items():
         layer = theirs.get(name) or ours.get(name)
@@ -75,9 +83,10 @@ def find_comfy_quant(source: Source, table: dict[str, str]) -> dict[str, Found]:
         if not isinstance(form, str) or form not in FORMATS:
             known = ", ".join(FORMATS)
             raise parts.fault(
-                layer, f"its format is {str(form)[:60]!r}, this version reads {known}",
+                layer,
+                f"its format is {str(form)[:60]!r}, this version reads {known}",
                 "Use this model in one of these, or in bf16 or GGUF.",
-            )  # fmt: skip
+            )
         extra = (layer + MARK,) if layer + MARK in parts else ()
         one = FORMATS[form](parts, layer, form, conf, extra)
         found[one.name] = in_full_precision(one) if conf.get(FULL) is True else one

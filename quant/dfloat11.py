@@ -32,18 +32,32 @@ STREAM = (".encoded_exponent", ".sign_mantissa", ".luts", ".output_positions", "
 # Order of matrices in a block's stream, where no config.json says it (that of both published ones).
 ORDER: dict[str, Sequence[str]] = {
     r"transformer_blocks\.\d+": (
-        "img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.add_k_proj", "attn.add_v_proj",
-        "attn.add_q_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.0.proj",
-        "img_mlp.net.2", "txt_mod.1", "txt_mlp.net.0.proj", "txt_mlp.net.2",
-    ),
-}  # fmt: skip
+        "img_mod.1",
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.add_q_proj",
+        "attn.to_out.0",
+        "attn.to_add_out",
+        "img_mlp.net.0.proj",
+        "img_mlp.net.2",
+        "txt_mod.1",
+        "txt_mlp.net.0.proj",
+        "txt_mlp.net.2",
+    )
+}
 _PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")  # what patterns consist of; others could run away
 
 # Matrices without bias, from which a shape could be told: axis that is the width of the network.
 _WIDTH_AXIS = (
-    ("mlp.gate_proj", 1), ("mlp.up_proj", 1), ("mlp.down_proj", 0), ("self_attn.o_proj", 0),
+    ("mlp.gate_proj", 1),
+    ("mlp.up_proj", 1),
+    ("mlp.down_proj", 0),
+    ("self_attn.o_proj", 0),
     ("embed_tokens", 1),
-)  # fmt: skip
+)
 _WIDTH_OF = ("norm.weight", "layers.0.input_layernorm.weight")
 
 
@@ -154,16 +168,18 @@ def _open(parts: Parts, layer: str) -> _Stream:
     for suffix, want in ((".output_positions", 4 * pieces + 4), (".gaps", pieces * GAP_BYTES)):
         if not pieces or sizes[suffix] != want:
             raise parts.fault(
-                layer, f"tensor {layer}{suffix} has {sizes[suffix]} bytes, expected {want} for "
-                f"{sizes['.encoded_exponent']} bytes of stream: it is cut or of another version"
-            )  # fmt: skip
+                layer,
+                f"tensor {layer}{suffix} has {sizes[suffix]} bytes, expected {want} for "
+                f"{sizes['.encoded_exponent']} bytes of stream: it is cut or of another version",
+            )
     raw = parts.read(layer + ".output_positions").flatten()
     positions = (raw.view(torch.int32).to(torch.int64) & 0xFFFFFFFF).tolist()
     if positions[0] != 0 or positions[-1] != sizes[".sign_mantissa"]:
         raise parts.fault(
-            layer, f"its stream has {positions[0]} .. {positions[-1]} elements, expected 0 .. "
-            f"{sizes['.sign_mantissa']}"
-        )  # fmt: skip
+            layer,
+            f"its stream has {positions[0]} .. {positions[-1]} elements, expected 0 .. "
+            f"{sizes['.sign_mantissa']}",
+        )
     if any(not a < b <= a + PIECE * 8 for a, b in zip(positions, positions[1:])):
         raise parts.fault(layer, f"tensor {layer}.output_positions does not rise as it must")
     return _Stream(parts, layer, positions, tuple(used))
@@ -180,9 +196,10 @@ def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence
             return [f"{layer}.{name}" for name in names] or [layer]
     if layer + ".split_positions" in parts:
         raise parts.fault(
-            layer, "several matrices share its stream and nothing says which",
+            layer,
+            "several matrices share its stream and nothing says which",
             "Put the publisher's config.json into the same folder.",
-        )  # fmt: skip
+        )
     return [layer]
 
 
@@ -196,9 +213,10 @@ def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
     bounds = [0, *inner, stream.elements]
     if len(inner) + 1 != len(members) or any(a >= b for a, b in zip(bounds, bounds[1:])):
         raise parts.fault(
-            layer, f"its split_positions {inner[:20]} do not cut {stream.elements} elements into "
-            f"{len(members)} matrices"
-        )  # fmt: skip
+            layer,
+            f"its split_positions {inner[:20]} do not cut {stream.elements} elements into "
+            f"{len(members)} matrices",
+        )
     return bounds
 
 
@@ -302,6 +320,7 @@ def _check_settings(parts: Parts, settings: object) -> None:
         wrong = f"{got}" if got != wanted else "" if lists else "a pattern_dict of another form"
     if wrong:
         raise parts.fault(
-            "(all)", f"dfloat11_config in config.json has {wrong}, expected {wanted}",
+            "(all)",
+            f"dfloat11_config in config.json has {wrong}, expected {wanted}",
             "Use the publisher's config.json, or the model in bf16.",
-        )  # fmt: skip
+        )

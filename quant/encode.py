@@ -15,11 +15,17 @@ from .gguf_types import BlockType
 PIECE = 2**17  # weights at a time
 
 ENCODE: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-    "Q8_0": encode_simple.q8_0, "Q4_0": encode_simple.q4_0, "Q4_1": encode_simple.q4_1,
-    "Q5_0": encode_simple.q5_0, "Q5_1": encode_simple.q5_1,
-    "Q2_K": encode_k.q2_k, "Q3_K": encode_k.q3_k, "Q4_K": encode_k.q4_k, "Q5_K": encode_k.q5_k,
+    "Q8_0": encode_simple.q8_0,
+    "Q4_0": encode_simple.q4_0,
+    "Q4_1": encode_simple.q4_1,
+    "Q5_0": encode_simple.q5_0,
+    "Q5_1": encode_simple.q5_1,
+    "Q2_K": encode_k.q2_k,
+    "Q3_K": encode_k.q3_k,
+    "Q4_K": encode_k.q4_k,
+    "Q5_K": encode_k.q5_k,
     "Q6_K": encode_k.q6_k,
-}  # fmt: skip
+}
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:

@@ -106,8 +106,10 @@ def _search_affine(rows: Tensor, importance: Tensor | None, how: _Affine) -> _Fo
     codes = _divided(x, (scale * d).t().reshape(-1), 0, how.top)
     return _Found(
         codes.to(torch.uint8).t().reshape(n, SUPER),
-        scale.to(torch.uint8).t(), low.to(torch.uint8).t(), torch.cat((d_bytes, m_bytes), 1),
-    )  # fmt: skip
+        scale.to(torch.uint8).t(),
+        low.to(torch.uint8).t(),
+        torch.cat((d_bytes, m_bytes), 1),
+    )
 
 
 def _of_scales(
@@ -160,9 +162,7 @@ def _six_bits(scale: Tensor, minimum: Tensor) -> Tensor:
 def q2_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
     """Super-blocks of 84 bytes."""
     found = _search_affine(rows, importance, _Q2)
-    return torch.cat(
-        (found.scale | found.minimum << 4, _planes(found.codes), found.halves), 1
-    )
+    return torch.cat((found.scale | found.minimum << 4, _planes(found.codes), found.halves), 1)
 
 
 def q3_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:

@@ -69,9 +69,7 @@ def _scaled(rows: Tensor, importance: Tensor | None, levels: int) -> tuple[Tenso
     return d.unsqueeze(1), codes.to(torch.uint8).t().contiguous()
 
 
-def _shifted(
-    rows: Tensor, importance: Tensor | None, top: int
-) -> tuple[Tensor, Tensor]:
+def _shifted(rows: Tensor, importance: Tensor | None, top: int) -> tuple[Tensor, Tensor]:
     """(bytes of d and m [n, 4], codes [n, 32] 0..top)."""
     x = rows.view(-1, 32).t().contiguous()
     if importance is None:

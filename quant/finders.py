@@ -25,16 +25,25 @@ Finder = Callable[[Source, dict[str, str]], dict[str, Found]]
 
 # End of a name that marks a format that we refuse, and how people call it.
 REFUSED = (
-    (".weight._data", "quanto"), (".weight._scale", "quanto"),
-    (".weight:_data", "torchao"), ("weight_qdata", "torchao"),
-    (".svd_up", "SDNQ"), (".zero_point", "SDNQ"),
-)  # fmt: skip
+    (".weight._data", "quanto"),
+    (".weight._scale", "quanto"),
+    (".weight:_data", "torchao"),
+    ("weight_qdata", "torchao"),
+    (".svd_up", "SDNQ"),
+    (".zero_point", "SDNQ"),
+)
 ADVICE = "Use this model in bf16, fp8, GGUF or another format that `inkstone inspect` reads."
 
 
 FINDERS: tuple[Finder, ...] = (
-    find_gguf, find_svdquant, find_dfloat11, find_bnb, find_comfy_quant, find_modelopt, find_fp8,
-)  # fmt: skip
+    find_gguf,
+    find_svdquant,
+    find_dfloat11,
+    find_bnb,
+    find_comfy_quant,
+    find_modelopt,
+    find_fp8,
+)
 
 
 def find_packed(

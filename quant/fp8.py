@@ -157,9 +157,10 @@ def find_fp8(source: Source, table: dict[str, str]) -> dict[str, Found]:
         scale = next((s for s in SCALES if layer + s in table), None)
         if scale is None and scaled:
             raise parts.fault(
-                layer, f"its weight is in fp8 and the file has scales, but none for it: "
-                f"{layer}.scale_weight is missing"
-            )  # fmt: skip
+                layer,
+                f"its weight is in fp8 and the file has scales, but none for it: "
+                f"{layer}.scale_weight is missing",
+            )
         one = fp8_found(parts, layer, kind, scale, marker)
         found[one.name] = in_full_precision(one) if full else one
         marker = ()

@@ -20,13 +20,23 @@ UNPACKED = 2**22  # weights whose codes are unpacked at once
 FLOATS = 2**18  # weights that are scaled at once: 1 MiB of float32
 
 UNPACK: dict[str, Callable[[Tensor], Codes]] = {
-    "Q4_0": gguf_blocks.q4_0, "Q4_1": gguf_blocks.q4_1, "Q5_0": gguf_blocks.q5_0,
-    "Q5_1": gguf_blocks.q5_1, "Q8_0": gguf_blocks.q8_0, "IQ4_NL": gguf_blocks.iq4_nl,
-    "MXFP4": gguf_blocks.mxfp4, "NVFP4": gguf_blocks.nvfp4,
-    "Q2_K": gguf_super.q2_k, "Q3_K": gguf_super.q3_k, "Q4_K": gguf_super.q4_k,
-    "Q5_K": gguf_super.q5_k, "Q6_K": gguf_super.q6_k, "IQ4_XS": gguf_super.iq4_xs,
-    "TQ1_0": gguf_super.tq1_0, "TQ2_0": gguf_super.tq2_0,
-}  # fmt: skip
+    "Q4_0": gguf_blocks.q4_0,
+    "Q4_1": gguf_blocks.q4_1,
+    "Q5_0": gguf_blocks.q5_0,
+    "Q5_1": gguf_blocks.q5_1,
+    "Q8_0": gguf_blocks.q8_0,
+    "IQ4_NL": gguf_blocks.iq4_nl,
+    "MXFP4": gguf_blocks.mxfp4,
+    "NVFP4": gguf_blocks.nvfp4,
+    "Q2_K": gguf_super.q2_k,
+    "Q3_K": gguf_super.q3_k,
+    "Q4_K": gguf_super.q4_k,
+    "Q5_K": gguf_super.q5_k,
+    "Q6_K": gguf_super.q6_k,
+    "IQ4_XS": gguf_super.iq4_xs,
+    "TQ1_0": gguf_super.tq1_0,
+    "TQ2_0": gguf_super.tq2_0,
+}
 
 
 def _scale(found: Codes, out: Tensor) -> None:

@@ -47,24 +47,38 @@ def _codebook(id: int, name: str, size: int, *scales: int) -> BlockType:
 
 
 _ALL = (
-    _plain(0, "F32", torch.float32), _plain(1, "F16", torch.float16),
-    _plain(30, "BF16", torch.bfloat16), _plain(24, "I8", torch.int8),
-    _plain(25, "I16", torch.int16), _plain(26, "I32", torch.int32),
-    _plain(27, "I64", torch.int64), _plain(28, "F64", torch.float64),
-    BlockType(2, "Q4_0", 32, 18, (0,)), BlockType(3, "Q4_1", 32, 20, (0, 2)),
-    BlockType(6, "Q5_0", 32, 22, (0,)), BlockType(7, "Q5_1", 32, 24, (0, 2)),
+    _plain(0, "F32", torch.float32),
+    _plain(1, "F16", torch.float16),
+    _plain(30, "BF16", torch.bfloat16),
+    _plain(24, "I8", torch.int8),
+    _plain(25, "I16", torch.int16),
+    _plain(26, "I32", torch.int32),
+    _plain(27, "I64", torch.int64),
+    _plain(28, "F64", torch.float64),
+    BlockType(2, "Q4_0", 32, 18, (0,)),
+    BlockType(3, "Q4_1", 32, 20, (0, 2)),
+    BlockType(6, "Q5_0", 32, 22, (0,)),
+    BlockType(7, "Q5_1", 32, 24, (0, 2)),
     BlockType(8, "Q8_0", 32, 34, (0,)),
-    BlockType(10, "Q2_K", 256, 84, (80, 82)), BlockType(11, "Q3_K", 256, 110, (108,)),
-    BlockType(12, "Q4_K", 256, 144, (0, 2)), BlockType(13, "Q5_K", 256, 176, (0, 2)),
+    BlockType(10, "Q2_K", 256, 84, (80, 82)),
+    BlockType(11, "Q3_K", 256, 110, (108,)),
+    BlockType(12, "Q4_K", 256, 144, (0, 2)),
+    BlockType(13, "Q5_K", 256, 176, (0, 2)),
     BlockType(14, "Q6_K", 256, 210, (208,)),
-    BlockType(20, "IQ4_NL", 32, 18, (0,)), BlockType(23, "IQ4_XS", 256, 136, (0,)),
-    BlockType(34, "TQ1_0", 256, 54, (52,)), BlockType(35, "TQ2_0", 256, 66, (64,)),
+    BlockType(20, "IQ4_NL", 32, 18, (0,)),
+    BlockType(23, "IQ4_XS", 256, 136, (0,)),
+    BlockType(34, "TQ1_0", 256, 54, (52,)),
+    BlockType(35, "TQ2_0", 256, 66, (64,)),
     BlockType(39, "MXFP4", 32, 17, byte_scales=(0,)),
     BlockType(40, "NVFP4", 64, 36, byte_scales=(0, 1, 2, 3), nan=127),
-    _codebook(16, "IQ2_XXS", 66, 0), _codebook(17, "IQ2_XS", 74, 0),
-    _codebook(18, "IQ3_XXS", 98, 0), _codebook(19, "IQ1_S", 50, 0), _codebook(21, "IQ3_S", 110, 0),
-    _codebook(22, "IQ2_S", 82, 0), _codebook(29, "IQ1_M", 56),
-)  # fmt: skip
+    _codebook(16, "IQ2_XXS", 66, 0),
+    _codebook(17, "IQ2_XS", 74, 0),
+    _codebook(18, "IQ3_XXS", 98, 0),
+    _codebook(19, "IQ1_S", 50, 0),
+    _codebook(21, "IQ3_S", 110, 0),
+    _codebook(22, "IQ2_S", 82, 0),
+    _codebook(29, "IQ1_M", 56),
+)
 TYPES: dict[int, BlockType] = {kind.id: kind for kind in _ALL}
 BY_NAME: dict[str, BlockType] = {kind.name: kind for kind in _ALL}
 
@@ -72,9 +86,15 @@ BY_NAME: dict[str, BlockType] = {kind.name: kind for kind in _ALL}
 _REMOVED = "was removed from the format"
 _ACTIVATION = "is a type of activations, never of weights"
 REFUSED: dict[int, str] = {
-    4: f"Q4_2 {_REMOVED}", 5: f"Q4_3 {_REMOVED}",
-    9: f"Q8_1 {_ACTIVATION}", 15: f"Q8_K {_ACTIVATION}",
-    31: f"Q4_0_4_4 {_REMOVED}", 32: f"Q4_0_4_8 {_REMOVED}", 33: f"Q4_0_8_8 {_REMOVED}",
-    36: f"IQ4_NL_4_4 {_REMOVED}", 37: f"IQ4_NL_4_8 {_REMOVED}", 38: f"IQ4_NL_8_8 {_REMOVED}",
+    4: f"Q4_2 {_REMOVED}",
+    5: f"Q4_3 {_REMOVED}",
+    9: f"Q8_1 {_ACTIVATION}",
+    15: f"Q8_K {_ACTIVATION}",
+    31: f"Q4_0_4_4 {_REMOVED}",
+    32: f"Q4_0_4_8 {_REMOVED}",
+    33: f"Q4_0_8_8 {_REMOVED}",
+    36: f"IQ4_NL_4_4 {_REMOVED}",
+    37: f"IQ4_NL_4_8 {_REMOVED}",
+    38: f"IQ4_NL_8_8 {_REMOVED}",
     41: "Q1_0 is not supported",
-}  # fmt: skip
+}

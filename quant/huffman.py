@@ -134,8 +134,9 @@ def _look_up(chunks: _Chunks, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
     bits = tables.bits.index_select(0, entry)
     if int(bits.min()) == 0:
         at = (bits == 0).nonzero().squeeze(1)
-        longer = _long_codes(*(t[at] for t in (chunks.position, chunks.high, chunks.following)),
-                             tables)  # fmt: skip
+        longer = _long_codes(
+            *(t[at] for t in (chunks.position, chunks.high, chunks.following)), tables
+        )
         entry[at] = WINDOWS + longer
         bits[at] = tables.bits[entry[at]]
     left = (shift + 16).clamp_max_(WINDOW)

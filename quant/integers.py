@@ -135,9 +135,10 @@ def _rotation(parts: Parts, layer: str, conf: Mapping[str, Any], columns: int) -
     group = _number(parts, layer, conf, "convrot_groupsize", 256)
     if columns % group or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0:
         raise parts.fault(
-            layer, f"its convrot_groupsize is {group}, expected a power of 4 that divides the "
-            f"{columns} columns"
-        )  # fmt: skip
+            layer,
+            f"its convrot_groupsize is {group}, expected a power of 4 that divides the "
+            f"{columns} columns",
+        )
     return group
 
 
@@ -157,17 +158,18 @@ def row_scaled_found(
     name = form + " convrot" * (turned and bits == 8)
 
     def load() -> RowScaledStorage:
-        return RowScaledStorage(
-            name, parts.read(weight), parts.floats(layer, scale), bits, rotated
-        )
+        return RowScaledStorage(name, parts.read(weight), parts.floats(layer, scale), bits, rotated)
 
     size = rows * width + 4 * (1 if one else rows)
     used = (weight, scale, *parts.present(layer, IGNORED), *extra)
     return Found(weight, (rows, columns), name, size, used, load)
 
 
-_W4A8 = (("scale", ".weight_s_channel"), ("codebook", ".weight_codebook"),
-         ("offset", ".weight_correction"))  # fmt: skip
+_W4A8 = (
+    ("scale", ".weight_s_channel"),
+    ("codebook", ".weight_codebook"),
+    ("offset", ".weight_correction"),
+)
 
 
 def _load_w4a8(parts: Parts, layer: str, group: int, rotated: int) -> W4A8Storage:
@@ -193,9 +195,10 @@ def w4a8_found(
     bits = width * 8 // columns
     if parts.shape(small)[0] != rows or bits not in (4, 6) or bits * columns != width * 8:
         raise parts.fault(
-            layer, f"its weight {[rows, width]} and scales {list(parts.shape(small))} do not fit "
-            f"codes of 4 or 6 bits in groups of {group}"
-        )  # fmt: skip
+            layer,
+            f"its weight {[rows, width]} and scales {list(parts.shape(small))} do not fit "
+            f"codes of 4 or 6 bits in groups of {group}",
+        )
     used = [weight, small, parts.need(layer, ".weight_s_channel", (rows,))]
     size = parts.nbytes(weight, small) + 4 * rows
     optional = ((".weight_codebook", (16,)), (".weight_correction", (columns // group, rows)))

@@ -23,8 +23,11 @@ Product = Callable[[Tensor, Tensor | None], Tensor]  # (x [..., K], bias [N]) ->
 
 # The least compute capability of a card whose tensor cores take the format.
 LEAST: dict[str, tuple[int, int]] = {
-    "fp8": (8, 9), "int8": (7, 5), "nvfp4": (10, 0), "mxfp8": (10, 0),
-}  # fmt: skip
+    "fp8": (8, 9),
+    "int8": (7, 5),
+    "nvfp4": (10, 0),
+    "mxfp8": (10, 0),
+}
 COMPILED_FOR = 13  # major CUDA version that the package's compiled kernels need
 _E4M3_MAX, _E2M1_MAX = 448.0, 6.0
 _TINY = 1e-30  # a scale that an input of zeros gets
@@ -117,14 +120,22 @@ def _block(
         scale = flat.abs().amax().float().div(_E4M3_MAX * _E2M1_MAX).clamp_min(_TINY)
         codes, blocks = kitchen.quantize_nvfp4(flat, scale, pad_16x=True)
         y = kitchen.scaled_mm_nvfp4(
-            codes, storage.codes, tensor_scale_a=scale, tensor_scale_b=storage.whole,
-            block_scale_a=blocks, block_scale_b=storage.scale.view(E4M3), out_dtype=x.dtype,
-        )  # fmt: skip
+            codes,
+            storage.codes,
+            tensor_scale_a=scale,
+            tensor_scale_b=storage.whole,
+            block_scale_a=blocks,
+            block_scale_b=storage.scale.view(E4M3),
+            out_dtype=x.dtype,
+        )
     else:
         codes, blocks = kitchen.quantize_mxfp8(flat, pad_32x=True)
         y = kitchen.scaled_mm_mxfp8(
-            codes, storage.codes.view(E4M3), block_scale_a=blocks,
-            block_scale_b=storage.scale.view(blocks.dtype), out_dtype=x.dtype,
-        )  # fmt: skip
+            codes,
+            storage.codes.view(E4M3),
+            block_scale_a=blocks,
+            block_scale_b=storage.scale.view(blocks.dtype),
+            out_dtype=x.dtype,
+        )
     y = y[: len(flat), : storage.shape[0]]
     return (y if bias is None else y + bias.to(y.dtype)).reshape(*x.shape[:-1], -1)

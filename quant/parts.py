@@ -72,8 +72,7 @@ class Parts:
             raise self.fault(layer, f"tensor {name} holds {got}, expected {words}")
         if shape is not None and _bare(self.shape(name)) != _bare(shape):
             raise self.fault(
-                layer,
-                f"tensor {name} has shape {list(self.shape(name))}, expected {list(shape)}",
+                layer, f"tensor {name} has shape {list(self.shape(name))}, expected {list(shape)}"
             )
         return name
 
@@ -109,8 +108,11 @@ class Parts:
         """A U8 tensor that holds a JSON object in UTF-8."""
         self.need(layer, name.removeprefix(layer), dtypes=BYTES)
         if self.nbytes(name) > MAX_JSON:
-            raise self.fault(layer, f"tensor {name} has {self.nbytes(name)} bytes of settings, "
-                                    f"expected at most {MAX_JSON}")  # fmt: skip
+            raise self.fault(
+                layer,
+                f"tensor {name} has {self.nbytes(name)} bytes of settings, "
+                f"expected at most {MAX_JSON}",
+            )
         text = bytes(self.read(name).view(torch.uint8).flatten().tolist())
         return self.json_object(layer, name, text)
 

@@ -159,12 +159,20 @@ def _branch_found(parts: Parts, layer: str) -> dict[str, Found]:
     fused = next((ours for end, ours in FUSED.items() if layer.endswith(end)), None)
     heights = _ROWS * len(fused or (1,))
     if rows % heights or columns % _ROWS or rank % 16:
-        raise parts.fault(layer, f"{rows} rows, {columns} columns and rank {rank} are no multiples "
-                                 f"of {heights}, {_ROWS} and 16")  # fmt: skip
+        raise parts.fault(
+            layer,
+            f"{rows} rows, {columns} columns and rank {rank} are no multiples "
+            f"of {heights}, {_ROWS} and 16",
+        )
     parts.need(layer, ".wscales", (columns // (16 if four else 64), rows), _HALVES | {E4M3})
     parts.need(layer, ".proj_down", (columns, rank), _HALVES)
-    used = [weight, scale, down, parts.need(layer, ".proj_up", (rows, rank), _HALVES),
-            parts.need(layer, ".smooth_factor", (columns,), _HALVES)]  # fmt: skip
+    used = [
+        weight,
+        scale,
+        down,
+        parts.need(layer, ".proj_up", (rows, rank), _HALVES),
+        parts.need(layer, ".smooth_factor", (columns,), _HALVES),
+    ]
     optional = ((".bias", (rows,)), (".wcscales", (rows,)), (".wtscale", ()))
     used += [parts.need(layer, s, shape) for s, shape in optional if layer + s in parts]
     used += parts.present(layer, (".smooth_factor_orig",))
@@ -180,9 +188,14 @@ def _branch_found(parts: Parts, layer: str) -> dict[str, Found]:
     for at, name in enumerate(names):
         one = _Layer(parts, layer, at * third, third)
         found[name + ".weight"] = Found(
-            name + ".weight", (third, columns), "SVDQuant " + ("fp4" if four else "int4"), size,
-            tuple(used), one.load, one.bias if layer + ".bias" in parts else None,
-        )  # fmt: skip
+            name + ".weight",
+            (third, columns),
+            "SVDQuant " + ("fp4" if four else "int4"),
+            size,
+            tuple(used),
+            one.load,
+            one.bias if layer + ".bias" in parts else None,
+        )
     return found
 
 
@@ -196,8 +209,10 @@ def _modulation_found(parts: Parts, layer: str) -> Found:
     weight = parts.matrix(layer, {torch.int32}, MARK)
     rows, columns = parts.shape(weight)[0] * 4, parts.shape(weight)[1] * 2
     if columns % 64 or rows % PARTS_OF_MODULATION:
-        raise parts.fault(layer, f"{rows} rows and {columns} columns are no multiples of "
-                                 f"{PARTS_OF_MODULATION} and 64")  # fmt: skip
+        raise parts.fault(
+            layer,
+            f"{rows} rows and {columns} columns are no multiples of {PARTS_OF_MODULATION} and 64",
+        )
     grid = (columns // 64, rows)
     scale, zero = (parts.need(layer, s, grid, _HALVES) for s in (".wscales", ".wzeros"))
 

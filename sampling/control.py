@@ -121,8 +121,9 @@ def _check_family(c: Control, base: MMDiTConfig) -> None:
     names = _COMPARED[type(c.branch.network)]
     other = [
         f"{word} {getattr(own, name)} where the model has {getattr(base, name)}"
-        for name, word in names.items() if getattr(own, name) != getattr(base, name)
-    ]  # fmt: skip
+        for name, word in names.items()
+        if getattr(own, name) != getattr(base, name)
+    ]
     if other:
         raise InkstoneError(
             f"The control {c.name} is for a model of another family: it has {', '.join(other)}. "
@@ -158,8 +159,12 @@ def _check_pictures(c: Control, r: Request) -> None:
                 f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
                 f"[masks, 1, {wanted[0]}, {wanted[1]}] for this {r.width}x{r.height} canvas."
             )
-    for word, x in (("pictures", c.latent), ("masks", c.kept), ("regions", c.where),
-                    ("pictures to repaint", c.source)):  # fmt: skip
+    for word, x in (
+        ("pictures", c.latent),
+        ("masks", c.kept),
+        ("regions", c.where),
+        ("pictures to repaint", c.source),
+    ):
         if x is not None and len(x) not in counts:
             raise InkstoneError(
                 f"The control {c.name} has {len(x)} {word}, {r.batch} are drawn: expected 1"
@@ -190,9 +195,14 @@ class Controlled:
     """The controls of one run."""
 
     def __init__(
-        self, controls: Sequence[Control], pictures: Sequence[Tensor], texts: Mapping[str, Tensor],
-        r: Request, model: Model, hooks: Hooks,
-    ) -> None:  # fmt: skip
+        self,
+        controls: Sequence[Control],
+        pictures: Sequence[Tensor],
+        texts: Mapping[str, Tensor],
+        r: Request,
+        model: Model,
+        hooks: Hooks,
+    ) -> None:
         """pictures [n,S,condition], one for each control; texts: [1,L,J] of the prompts, by their
         half of CFG."""
         self._steps, self._texts, self._hooks = len(r.sigmas) - 1, texts, hooks
@@ -293,8 +303,11 @@ def say(r: Request) -> None:
         else:
             log.warning(
                 "control %s acts in no step: from %g to %g there is no whole one of %d",
-                control.name, control.start, control.end, steps,
-            )  # fmt: skip
+                control.name,
+                control.start,
+                control.end,
+                steps,
+            )
 
 
 def control_bytes(r: Request, text: int) -> tuple[int, int]:

@@ -72,7 +72,6 @@ class Request:
     context: Context = ()
     encoded_for: str = ""  # the variant whose template the prompts were encoded in; "" = not said
 
-
     @property
     def beside(self) -> tuple[Tensor, ...]:
         """All pictures that stand as tokens beside what is drawn."""

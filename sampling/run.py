@@ -31,8 +31,15 @@ from .lightning import Distilled, misfit
 from .noise import noise
 from .request import Drawer, Request, check_request, reference_grid
 
-__all__ = ["Hooks", "Model", "Request", "denoise", "normalised_latents", "raw_latents",
-           "working_bytes"]  # fmt: skip
+__all__ = [
+    "Hooks",
+    "Model",
+    "Request",
+    "denoise",
+    "normalised_latents",
+    "raw_latents",
+    "working_bytes",
+]
 
 log = logging.getLogger(__name__)
 

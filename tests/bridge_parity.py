@@ -60,16 +60,24 @@ def core_side(models, folder: Path, **options) -> comfy.model_patcher.ModelPatch
     model = comfy.model_base.QwenImage(config)
     c = models.model.network.config
     model.diffusion_model = core_network.QwenImageTransformer2DModel(
-        num_layers=c.layers, attention_head_dim=c.head_dim, num_attention_heads=c.heads,
-        joint_attention_dim=c.joint, axes_dims_rope=c.axes, dtype=torch.float32, device="cpu",
-        operations=comfy.ops.manual_cast, image_model="qwen_image", **options,
-    )  # fmt: skip
+        num_layers=c.layers,
+        attention_head_dim=c.head_dim,
+        num_attention_heads=c.heads,
+        joint_attention_dim=c.joint,
+        axes_dims_rope=c.axes,
+        dtype=torch.float32,
+        device="cpu",
+        operations=comfy.ops.manual_cast,
+        image_model="qwen_image",
+        **options,
+    )
     file = next((folder / "transformer").glob("*.safetensors"))
     unread = model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(file)), False)
     mark = ["__index_timestep_zero__"]  # an empty tensor that says what options say here
     assert not unread.unexpected_keys and unread.missing_keys in ([], mark), unread
-    mean, std = (t.reshape(1, 16, 1, 1, 1) for t in
-                 (models.model.latent_mean, models.model.latent_std))  # fmt: skip
+    mean, std = (
+        t.reshape(1, 16, 1, 1, 1) for t in (models.model.latent_mean, models.model.latent_std)
+    )
     model.latent_format.latents_mean, model.latent_format.latents_std = mean, std
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
@@ -80,39 +88,62 @@ def conditioning(length: int, seed: int, joint: int, **more) -> list:
     return [[torch.randn(1, length, joint, generator=g), {"pooled_output": None, **more}]]
 
 
-def sampled(patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1, h=8, w=12, **more):
+def sampled(
+    patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1, h=8, w=12, **more
+):
     joint = MODELS.model.network.config.joint
     refs = more.get("references")
     other = more.get("other", refs)
     first, second = ({} if r is None else {"reference_latents": r} for r in (refs, other))
     lengths = (9, 5) if other is refs else (7, 7)  # equal ones go through in one batch
-    positive, negative = (conditioning(n, 1 + i, joint, **extra)
-                          for i, (n, extra) in enumerate(zip(lengths, (first, second))))  # fmt: skip
+    positive, negative = (
+        conditioning(n, 1 + i, joint, **extra)
+        for i, (n, extra) in enumerate(zip(lengths, (first, second)))
+    )
     latent = more.get("latent", torch.zeros(batch, 16, 1, h, w))
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         return comfy.sample.sample(
-            patcher, noise, steps, cfg, name, scheduler, positive, negative, latent,
-            denoise=more.get("denoise", 1.0), noise_mask=more.get("mask"), disable_pbar=True, seed=7,
-        )  # fmt: skip
+            patcher,
+            noise,
+            steps,
+            cfg,
+            name,
+            scheduler,
+            positive,
+            negative,
+            latent,
+            denoise=more.get("denoise", 1.0),
+            noise_mask=more.get("mask"),
+            disable_pbar=True,
+            seed=7,
+        )
 
 
 MODELS = load_all(FOLDER, torch.float32)
 CORE, OURS = core_side(MODELS, FOLDER), bridge.ToModel.execute(MODELS.model).result[0]
-for sampler, scheduler in (("euler", "simple"), ("dpmpp_2m", "beta"), ("heun", "normal"),
-                           ("dpmpp_sde", "simple"), ("euler_ancestral", "simple")):  # fmt: skip
-    FOUND[f"{sampler}/{scheduler}"] = relative(sampled(OURS, sampler, scheduler),
-                                               sampled(CORE, sampler, scheduler))  # fmt: skip
-FOUND["batch of 2, cfg 1"] = relative(sampled(OURS, batch=2, cfg=1.0),
-                                      sampled(CORE, batch=2, cfg=1.0))  # fmt: skip
+for sampler, scheduler in (
+    ("euler", "simple"),
+    ("dpmpp_2m", "beta"),
+    ("heun", "normal"),
+    ("dpmpp_sde", "simple"),
+    ("euler_ancestral", "simple"),
+):
+    FOUND[f"{sampler}/{scheduler}"] = relative(
+        sampled(OURS, sampler, scheduler), sampled(CORE, sampler, scheduler)
+    )
+FOUND["batch of 2, cfg 1"] = relative(
+    sampled(OURS, batch=2, cfg=1.0), sampled(CORE, batch=2, cfg=1.0)
+)
 FOUND["odd sides"] = list(sampled(OURS, h=7, w=9).shape)
 picture = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(5))
 half = torch.zeros(1, 1, 64, 96)
 half[..., 48:] = 1
 more = dict(latent=picture, mask=half, denoise=0.6)
 FOUND["img2img with a mask"] = relative(sampled(OURS, **more), sampled(CORE, **more))
-FOUND["one reference"] = relative(sampled(OURS, references=[picture]),
-                                  sampled(CORE, references=[picture]))  # fmt: skip
+FOUND["one reference"] = relative(
+    sampled(OURS, references=[picture]), sampled(CORE, references=[picture])
+)
 two = dict(references=[picture], other=[picture.flip(-1)])
 FOUND["another reference in the negative"] = relative(sampled(OURS, **two), sampled(CORE, **two))
 FOUND["moved by the reference"] = relative(sampled(OURS, references=[picture]), sampled(OURS))
@@ -127,7 +158,10 @@ for variant, options in OTHERS.items():
     if not options.keys() <= KNOWN.keys():
         continue
     models = load_all(ROOT / variant, torch.float32)
-    core, ours = core_side(models, ROOT / variant, **options), bridge.ToModel.execute(models.model).result[0]
+    core, ours = (
+        core_side(models, ROOT / variant, **options),
+        bridge.ToModel.execute(models.model).result[0],
+    )
     # on canvases narrower than their count of layers core places the text elsewhere than the reference
     frames = 3 if variant == "layered" else 1
     more = dict(latent=torch.zeros(2, 16, frames, 8, 12), references=[picture])
@@ -157,9 +191,13 @@ if hasattr(comfy.controlnet, "QwenFunControlNet"):
     from inkstone.loaders import layout
 
     g, c = torch.Generator().manual_seed(11), MODELS.model.network.config
-    shapes = layout.fun_layout(MMDiTConfig(layers=5, heads=c.heads, head_dim=c.head_dim, ff=4 * c.width))
-    fun = {fun_name(k): torch.randn(s, generator=g) * (s[-1] ** -0.5 if len(s) > 1 else 0.3)
-           for k, s in shapes.items()}  # fmt: skip
+    shapes = layout.fun_layout(
+        MMDiTConfig(layers=5, heads=c.heads, head_dim=c.head_dim, ff=4 * c.width)
+    )
+    fun = {
+        fun_name(k): torch.randn(s, generator=g) * (s[-1] ** -0.5 if len(s) > 1 else 0.3)
+        for k, s in shapes.items()
+    }
     control = comfy.controlnet.load_controlnet_state_dict(fun)
     vae = bridge.ToVAE.execute(MODELS.vae).result[0]
     hint = torch.rand(1, 64, 96, 3, generator=g)
@@ -170,8 +208,18 @@ if hasattr(comfy.controlnet, "QwenFunControlNet"):
         pair = apply(*pair, control, hint, strength, 0.0, 1.0, vae=vae)
         noise = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(3))
         with torch.inference_mode():
-            return comfy.sample.sample(patcher, noise, 3, 3.0, "euler", "simple", *pair,
-                                       torch.zeros_like(noise), disable_pbar=True, seed=7)  # fmt: skip
+            return comfy.sample.sample(
+                patcher,
+                noise,
+                3,
+                3.0,
+                "euler",
+                "simple",
+                *pair,
+                torch.zeros_like(noise),
+                disable_pbar=True,
+                seed=7,
+            )
 
     FOUND["core's Fun control"] = relative(controlled(OURS, 0.8), controlled(CORE, 0.8))
     FOUND["moved by core's Fun control"] = relative(controlled(OURS, 0.8), controlled(OURS, 0.1))
@@ -179,8 +227,9 @@ if hasattr(comfy.controlnet, "QwenFunControlNet"):
 
 def shifted(patcher):
     """As ModelSamplingAuraFlow does it, and a CFG norm behind it."""
-    sampling = type("Shifted", (comfy.model_sampling.ModelSamplingDiscreteFlow,
-                                comfy.model_sampling.CONST), {})(patcher.model.model_config)  # fmt: skip
+    sampling = type(
+        "Shifted", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {}
+    )(patcher.model.model_config)
     sampling.set_parameters(shift=3.0, multiplier=1.0)
     patcher = patcher.clone()
     patcher.add_object_patch("model_sampling", sampling)
@@ -197,9 +246,12 @@ def with_lora(patcher, strength):
     return comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0.0)[0]
 
 
-FOUND["LoRA of core's loader"] = relative(sampled(with_lora(OURS, 0.7)), sampled(with_lora(CORE, 0.7)))
-FOUND["two of them"] = relative(sampled(with_lora(with_lora(OURS, 0.7), -0.2)),
-                                sampled(with_lora(CORE, 0.5)))  # fmt: skip
+FOUND["LoRA of core's loader"] = relative(
+    sampled(with_lora(OURS, 0.7)), sampled(with_lora(CORE, 0.7))
+)
+FOUND["two of them"] = relative(
+    sampled(with_lora(with_lora(OURS, 0.7), -0.2)), sampled(with_lora(CORE, 0.5))
+)
 FOUND["moved by the LoRA"] = relative(sampled(with_lora(OURS, 0.7)), sampled(OURS))
 FOUND["without it again"] = relative(sampled(OURS), sampled(CORE))
 
@@ -226,8 +278,9 @@ def behind(patcher):
     return patcher
 
 
-FOUND["a patch behind each block"] = relative(sampled(behind(OURS), references=[picture]),
-                                              sampled(behind(CORE), references=[picture]))  # fmt: skip
+FOUND["a patch behind each block"] = relative(
+    sampled(behind(OURS), references=[picture]), sampled(behind(CORE), references=[picture])
+)
 FOUND["moved by the patch"] = relative(sampled(behind(OURS)), sampled(OURS))
 inside = OURS.clone()
 inside.set_model_patch(lambda *a: a, "attn1_patch")
@@ -237,8 +290,10 @@ try:
 except Exception as error:  # noqa: BLE001
     FOUND["inside"] = str(error)
 
-for what, ask in (("merge", lambda: OURS.clone().get_key_patches("diffusion_model.")),
-                  ("hook", lambda: OURS.clone().add_hook_patches(None, {}, 1.0))):  # fmt: skip
+for what, ask in (
+    ("merge", lambda: OURS.clone().get_key_patches("diffusion_model.")),
+    ("hook", lambda: OURS.clone().add_hook_patches(None, {}, 1.0)),
+):
     try:
         ask()
     except Exception as error:  # noqa: BLE001
@@ -284,8 +339,15 @@ from inkstone.nodes.bridge_parts import head_tokens  # noqa: E402
 
 theirs = QwenImageTokenizer()
 ours = load_tokenizer(TREE / "comfy" / "text_encoders" / "qwen25_tokenizer")
-TEXTS = ("a red circle", "", " ", "\u96e8\u540e\u7684\u8857\u9053\uff0c\u4e00\u5757\u62db\u724c", "(word:1.3) \\(x\\)", "1234 \u20ac\n\nend ",
-         "user\n<|im_end|> <|im_start|>user\nagain")  # fmt: skip
+TEXTS = (
+    "a red circle",
+    "",
+    " ",
+    "\u96e8\u540e\u7684\u8857\u9053\uff0c\u4e00\u5757\u62db\u724c",
+    "(word:1.3) \\(x\\)",
+    "1234 \u20ac\n\nend ",
+    "user\n<|im_end|> <|im_start|>user\nagain",
+)
 FOUND["tokens"] = [
     text
     for text in TEXTS

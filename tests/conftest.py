@@ -59,8 +59,9 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
     sizes = {"net.2": (32, 128), "mod.1": (192, 32)}  # of "even": width 32
     shapes = {
         f"transformer_blocks.{n}.{target}": sizes.get(target[-5:], (32, 32))
-        for n in range(2) for target in TARGETS
-    }  # fmt: skip
+        for n in range(2)
+        for target in TARGETS
+    }
     folder = tmp_path_factory.mktemp("controls")
 
     def get(name: str) -> str:

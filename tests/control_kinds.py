@@ -77,8 +77,9 @@ def tokens(pipe, pixels: Tensor) -> Tensor:
     x = pixels.permute(0, 3, 1, 2)[:, :, None] * 2 - 1
     with torch.no_grad():
         z = pipe.vae.encode(x).latent_dist.mode()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in
-                 (config.latents_mean, config.latents_std))  # fmt: skip
+    mean, std = (
+        torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std)
+    )
     return packed(((z - mean) / std)[:, :, 0])
 
 
@@ -144,8 +145,9 @@ def acting(pipe, controls: list[Acting], run: dict) -> Iterator[None]:
         return hook
 
     handles = [network.register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [b.register_forward_hook(behind(i)) for i, b in
-                enumerate(network.transformer_blocks)]  # fmt: skip
+    handles += [
+        b.register_forward_hook(behind(i)) for i, b in enumerate(network.transformer_blocks)
+    ]
     try:
         yield
     finally:
@@ -164,8 +166,11 @@ def fun_hints(network, control: Acting, call: dict) -> list[Tensor]:
     hints = []
     for block in net.control_blocks:
         text, c = block(
-            hidden_states=c, encoder_hidden_states=text, encoder_hidden_states_mask=None,
-            temb=temb, image_rotary_emb=turns,
-        )  # fmt: skip
+            hidden_states=c,
+            encoder_hidden_states=text,
+            encoder_hidden_states_mask=None,
+            temb=temb,
+            image_rotary_emb=turns,
+        )
         hints.append(block.after_proj(c))
     return hints

@@ -30,11 +30,14 @@ def branch(shape: str, layers: int, kind: str = "union"):
     c = tiny.SHAPES[shape]
     return fill(
         QwenImageControlNetModel(
-            num_layers=layers, attention_head_dim=c["head_dim"], num_attention_heads=c["heads"],
-            joint_attention_dim=c["text"][0], axes_dims_rope=c["axes"],
+            num_layers=layers,
+            attention_head_dim=c["head_dim"],
+            num_attention_heads=c["heads"],
+            joint_attention_dim=c["text"][0],
+            axes_dims_rope=c["axes"],
             extra_condition_channels=KINDS[kind][1],
         )
-    )  # fmt: skip
+    )
 
 
 def pipeline(plain, net, kind: str):

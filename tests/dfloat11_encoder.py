@@ -88,10 +88,12 @@ def encode(weights: list[Tensor], counts: dict[int, int] | None = None) -> dict[
     packed = (gap.unsqueeze(1) >> torch.arange(4, -1, -1) & 1).view(-1, 8)
     positions = torch.cat([first[::THREADS], torch.tensor([len(begins)])])
     tensors = {
-        ".encoded_exponent": encoded, ".sign_mantissa": signs.to(torch.uint8),
-        ".luts": luts(codes), ".gaps": (packed * eight).sum(1).to(torch.uint8),
+        ".encoded_exponent": encoded,
+        ".sign_mantissa": signs.to(torch.uint8),
+        ".luts": luts(codes),
+        ".gaps": (packed * eight).sum(1).to(torch.uint8),
         ".output_positions": positions.to(torch.int32).view(torch.uint8),
-    }  # fmt: skip
+    }
     if len(weights) > 1:
         ends = torch.tensor([w.numel() for w in weights]).cumsum(0)
         tensors[".split_positions"] = ends[:-1]

@@ -37,13 +37,20 @@ KINDS = {
     "edit-inpaint": ("QwenImageEditInpaintPipeline", "edit_inpaint", {}, 3, tiny.SCHEDULER),
     "edit-2509": ("QwenImageEditPlusPipeline", "edit_plus", {}, 3, tiny.SCHEDULER),
     "edit-2511": (
-        "QwenImageEditPlusPipeline", "edit_plus", dict(zero_cond_t=True), 3, tiny.SCHEDULER,
+        "QwenImageEditPlusPipeline",
+        "edit_plus",
+        dict(zero_cond_t=True),
+        3,
+        tiny.SCHEDULER,
     ),
     "layered": (
-        "QwenImageLayeredPipeline", "layered",
-        dict(use_additional_t_cond=True, use_layer3d_rope=True), 4, LINEAR,
+        "QwenImageLayeredPipeline",
+        "layered",
+        dict(use_additional_t_cond=True, use_layer3d_rope=True),
+        4,
+        LINEAR,
     ),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +100,15 @@ def corrected(kind: str, pipe, types: bool = True) -> Iterator[None]:
         elif KINDS[kind][1] == "edit_plus":
             right = module.calculate_dimensions
             patch.setattr(
-                module, "calculate_dimensions",
+                module,
+                "calculate_dimensions",
                 lambda area, ratio: right(SEEN if area < 1 << 20 else AREA, ratio),
-            )  # fmt: skip
+            )
         patch.setattr(
-            module, "retrieve_latents",
+            module,
+            "retrieve_latents",
             lambda out, generator=None, sample_mode="sample": out.latent_dist.mode(),
-        )  # fmt: skip
+        )
         if types:
             patch.setattr(pipe.text_encoder, "forward", with_types(pipe.text_encoder))
         yield

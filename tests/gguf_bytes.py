@@ -44,10 +44,13 @@ DATA = Q8_0_BLOCK * 4 + b"\0" * 24 + struct.pack("<4f", 1, 2, 3, 4)
 
 
 def file(
-    keys: Iterable[bytes] = KEYS, tensors: Iterable[bytes] = TENSORS, data: bytes = DATA,
-    head: bytes = struct.pack("<4sI", b"GGUF", 3), counts: tuple[int, int] | None = None,
+    keys: Iterable[bytes] = KEYS,
+    tensors: Iterable[bytes] = TENSORS,
+    data: bytes = DATA,
+    head: bytes = struct.pack("<4sI", b"GGUF", 3),
+    counts: tuple[int, int] | None = None,
     alignment: int = 32,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Two tensors, a.weight Q8_0 [2, 64] and b F32 [4], unless told otherwise."""
     keys, tensors = list(keys), list(tensors)
     header = head + struct.pack("<QQ", *(counts or (len(tensors), len(keys))))

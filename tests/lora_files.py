@@ -56,9 +56,10 @@ def _magnitude(weight: Tensor, dim: int) -> Tensor:
 def low_rank(w: Tensor) -> Parts:
     n, k = w.shape
     return {
-        "lora_down.weight": _randn(4, k), "lora_up.weight": _randn(n, 4),
+        "lora_down.weight": _randn(4, k),
+        "lora_up.weight": _randn(n, 4),
         "alpha": torch.tensor(2.0),
-    }  # fmt: skip
+    }
 
 
 def peft(w: Tensor) -> Parts:
@@ -79,23 +80,31 @@ def lokr(w: Tensor) -> Parts:
 def lokr_factored(w: Tensor) -> Parts:
     n, k = w.shape
     return {
-        "lokr_w1": _randn(4, 2), "lokr_w2_a": _randn(n // 4, 3), "lokr_w2_b": _randn(3, k // 2),
+        "lokr_w1": _randn(4, 2),
+        "lokr_w2_a": _randn(n // 4, 3),
+        "lokr_w2_b": _randn(3, k // 2),
         "alpha": torch.tensor(1.5),
-    }  # fmt: skip
+    }
 
 
 def lokr_both_factored(w: Tensor) -> Parts:
     n, k = w.shape
     return {
-        "lokr_w1_a": _randn(8, 2), "lokr_w1_b": _randn(2, 4),
-        "lokr_w2_a": _randn(n // 8, 3), "lokr_w2_b": _randn(3, k // 4), "alpha": torch.tensor(3.0),
-    }  # fmt: skip
+        "lokr_w1_a": _randn(8, 2),
+        "lokr_w1_b": _randn(2, 4),
+        "lokr_w2_a": _randn(n // 8, 3),
+        "lokr_w2_b": _randn(3, k // 4),
+        "alpha": torch.tensor(3.0),
+    }
 
 
 def loha(w: Tensor, rank: int = 3) -> Parts:
     n, k = w.shape
-    factors = {f"hada_w{i}_{s}": _randn(*d) for i in (1, 2) for s, d in
-               (("a", (n, rank)), ("b", (rank, k)))}  # fmt: skip
+    factors = {
+        f"hada_w{i}_{s}": _randn(*d)
+        for i in (1, 2)
+        for s, d in (("a", (n, rank)), ("b", (rank, k)))
+    }
     return factors | {"alpha": torch.tensor(2.0 * rank)}
 
 
@@ -126,10 +135,21 @@ def diff(w: Tensor) -> Parts:
 METHODS = {
     f.__name__: f
     for f in (
-        low_rank, peft, peft_with_bias, lokr, lokr_factored, lokr_both_factored, loha, loha_wide,
-        dora_rows, dora_peft, dora_columns, dora_lokr, diff,
+        low_rank,
+        peft,
+        peft_with_bias,
+        lokr,
+        lokr_factored,
+        lokr_both_factored,
+        loha,
+        loha_wide,
+        dora_rows,
+        dora_peft,
+        dora_columns,
+        dora_lokr,
+        diff,
     )
-}  # fmt: skip
+}
 
 
 def dense(parts: Parts) -> Tensor:

@@ -22,11 +22,16 @@ from inkstone.loaders import layout
 from inkstone.loaders.safetensors_file import save_safetensors
 
 PLACES = {
-    "model": "diffusion_models", "unet_name": "diffusion_models",
-    "text_encoder": "text_encoders", "clip_name": "text_encoders",
-    "vae": "vae", "vae_name": "vae", "lora_name": "loras",
-    "control_net_name": "controlnet", "name": "model_patches",
-}  # fmt: skip
+    "model": "diffusion_models",
+    "unet_name": "diffusion_models",
+    "text_encoder": "text_encoders",
+    "clip_name": "text_encoders",
+    "vae": "vae",
+    "vae_name": "vae",
+    "lora_name": "loras",
+    "control_net_name": "controlnet",
+    "name": "model_patches",
+}
 _BEHIND = re.compile(r"controlnet_blocks\.(?!0\.)\d+\.(x_rms|y_rms|input_proj|output_proj)")
 LORA = ("attn.to_q", "attn.to_k", "img_mlp.net.2")
 

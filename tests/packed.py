@@ -26,9 +26,12 @@ def opened(folder: Path, tensors: dict[str, Tensor], metadata: dict | None = Non
 
 
 def found_in(
-    folder: Path, tensors: dict[str, Tensor], metadata: dict | None = None,
-    config: dict | None = None, prefix: str = "",
-) -> dict[str, Found]:  # fmt: skip
+    folder: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict | None = None,
+    config: dict | None = None,
+    prefix: str = "",
+) -> dict[str, Found]:
     """What the finders say of such a file; our names are the file's without the prefix."""
     source = opened(folder, {prefix + k: v for k, v in tensors.items()}, metadata)
     table = {name.removeprefix(prefix): name for name in source.entries}

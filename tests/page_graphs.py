@@ -10,9 +10,15 @@ from .help_pictures import ALONE
 from .page_desk import ROOT, Desk, Wrong, set_widget, workflow
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-NEWER = ("text_to_image_embedded", "text_to_image_gguf_lightning_lora", "edit_2511_three_pictures",
-         "controlnet_fun_union_inpaint", "controlnet_embedded", "outpaint_qwen_image",
-         "layered")  # fmt: skip
+NEWER = (
+    "text_to_image_embedded",
+    "text_to_image_gguf_lightning_lora",
+    "edit_2511_three_pictures",
+    "controlnet_fun_union_inpaint",
+    "controlnet_embedded",
+    "outpaint_qwen_image",
+    "layered",
+)
 # [title, left, top, right, bottom] of every node in the graph's units: as drawn, title included.
 BOXES = """() => app.graph._nodes.map(n => {
     const made = document.querySelector(`[data-node-id="${n.id}"]`), d = app.canvas.ds;

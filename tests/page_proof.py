@@ -129,9 +129,19 @@ def serve(arguments: argparse.Namespace) -> int:
     shutil.rmtree(base, ignore_errors=True)
     with ComfyServer(given_source(), base=base, port=arguments.port) as server:
         place_files(base, prepare_tree(given_source(), default_cache()) / "input" / "example.png")
-        command = [os.environ.get(BROWSER_VARIABLE, sys.executable), "-m", "tests.page_proof",
-                   "--server", server.url, "--log", server.base / "server.log",
-                   "--shots", arguments.shots, "--only", arguments.only]  # fmt: skip
+        command = [
+            os.environ.get(BROWSER_VARIABLE, sys.executable),
+            "-m",
+            "tests.page_proof",
+            "--server",
+            server.url,
+            "--log",
+            server.base / "server.log",
+            "--shots",
+            arguments.shots,
+            "--only",
+            arguments.only,
+        ]
         return subprocess.run(command, check=False, cwd=ROOT).returncode
 
 

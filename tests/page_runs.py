@@ -11,8 +11,13 @@ from typing import Any
 from .browser_check import MINUTE, NODES, _is_prompt
 from .page_desk import Desk, Wrong, set_widget, workflow
 
-EMBEDDED = ("text_to_image_embedded", "edit_embedded", "image_to_image_embedded",
-            "inpaint_embedded", "controlnet_embedded")  # fmt: skip
+EMBEDDED = (
+    "text_to_image_embedded",
+    "edit_embedded",
+    "image_to_image_embedded",
+    "inpaint_embedded",
+    "controlnet_embedded",
+)
 LISTEN = """() => { window.seen = {previews: 0, stopped: 0, asked: 0, steps: 0};
     if (window.listening) return; window.listening = true;
     for (const kind of ['b_preview', 'b_preview_with_metadata'])

@@ -21,10 +21,35 @@ from .ui_graphs import feature_graphs
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE / "pages"
-LAYOUT = ("pos", "size", "flags", "color", "bgcolor", "shape", "label", "localized_name",
-          "slot_index", "bounding", "ds", "groups", "config", "frontendVersion")  # fmt: skip
-KEPT_OPTIONS = ("default", "min", "forceInput", "control_after_generate", "dynamicPrompts",
-                "image_upload", "template", "key", "inputs", "required", "optional")  # fmt: skip
+LAYOUT = (
+    "pos",
+    "size",
+    "flags",
+    "color",
+    "bgcolor",
+    "shape",
+    "label",
+    "localized_name",
+    "slot_index",
+    "bounding",
+    "ds",
+    "groups",
+    "config",
+    "frontendVersion",
+)
+KEPT_OPTIONS = (
+    "default",
+    "min",
+    "forceInput",
+    "control_after_generate",
+    "dynamicPrompts",
+    "image_upload",
+    "template",
+    "key",
+    "inputs",
+    "required",
+    "optional",
+)
 
 
 def answers(server: str, python: str, graphs: dict[str, dict]) -> dict[str, dict]:
@@ -87,8 +112,9 @@ def main() -> None:
         if "qwen" in p.stem.lower() and not p.stem.startswith(("api_", "llm_"))
     }
     converted = answers(a.server, a.python, official)
-    used = {e["class_type"] for api in (*features.values(), *converted.values())
-            for e in api.values()}  # fmt: skip
+    used = {
+        e["class_type"] for api in (*features.values(), *converted.values()) for e in api.values()
+    }
     classes = {name: reduced(info[name]) for name in sorted(used)}
     _write("features.json", json.dumps(features, indent=1, ensure_ascii=False) + "\n")
     _write("object_info.json", json.dumps(classes, ensure_ascii=False, separators=(",", ":")))

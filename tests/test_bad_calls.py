@@ -30,15 +30,17 @@ BAD_CALLS = {
     "missing LoRA": ((*DRAW, "--lora", "no.safetensors:0.5"), ("--lora no.safet", "F:STRENGTH")),
     "LoRA strength": ((*DRAW, "--lora", "x.safetensors:nan"), ("--lora", "'nan'", "-100 to 100")),
     "missing model": ((*DRAW, "--model", "no.safetensors"), ("--model no.safetens", "Check the")),
-    "single file": ((*DRAW, "--model", SLOTS["model"]),
-                    ("so --text-encoder and --vae must be given", "whole model folder")),
+    "single file": (
+        (*DRAW, "--model", SLOTS["model"]),
+        ("so --text-encoder and --vae must be given", "whole model folder"),
+    ),
     "output is a folder": ((*DRAW[:3], "."), ("is a folder", "name a file in it")),
     "output is a JPEG": ((*DRAW[:3], "x.jpg"), ("saved as PNG", "Name it x.png")),
     "latent is a folder": ((*DRAW, "--save-latent", "."), ("is a folder", "name a file in it")),
     "missing graph": (("run", "no.json"), ("no.json: no such graph file", "Check the path")),
     "graph is a folder": (("run", "."), ("no such graph file", "Check the path")),
     "missing file": (("inspect", "no.safetensors"), ("no.safetensors: no such file", "Check the")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD_CALLS)
@@ -63,15 +65,21 @@ def graph(node: str, remove: str = "", kind: str = "", **inputs: object) -> str:
 
 BAD_GRAPHS = {
     "unknown key": (graph(DRAWING, sede=3), ("'seed' (the nearest input)", "'sede'", "node 7")),
-    "unknown class": (graph(DRAWING, kind="InkstoneDenoize"),
-                      ("nearest: InkstoneDenoise", "'InkstoneDenoize'", "node 7")),
-    "CFG without a negative": (graph(DRAWING, remove="negative"),
-                               ("CFG is 2.0", "Connect a negative prompt", "set CFG to 1")),
+    "unknown class": (
+        graph(DRAWING, kind="InkstoneDenoize"),
+        ("nearest: InkstoneDenoise", "'InkstoneDenoize'", "node 7"),
+    ),
+    "CFG without a negative": (
+        graph(DRAWING, remove="negative"),
+        ("CFG is 2.0", "Connect a negative prompt", "set CFG to 1"),
+    ),
     "CFG 101": (graph(DRAWING, cfg=101), ("'cfg'", "0.0..100.0", "got 101")),
     "seed": (graph(DRAWING, seed=2**64), ("'seed'", "0..18446744073709551615", f"got {2**64}")),
     "batch 0": (graph(CANVAS, batch_size=0), ("'batch_size'", "1..256", "got 0")),
-    "size 17x23": (graph(CANVAS, size=OWN, width=17, height=23),
-                   ("'width'", "a multiple of 16", "got 17", "'height'", "got 23")),
+    "size 17x23": (
+        graph(CANVAS, size=OWN, width=17, height=23),
+        ("'width'", "a multiple of 16", "got 17", "'height'", "got 23"),
+    ),
     "size 0": (graph(CANVAS, size=OWN, width=0), ("'width'", "16..16384", "got 0")),
     "unknown size": (graph(CANVAS, size="1:1"), ("'size'", "such as '1:1 (1328x1328)'", "'1:1'")),
     "steps 0": (graph(STEPS, steps=0), ("'steps'", "1..1000", "got 0")),
@@ -82,7 +90,7 @@ BAD_GRAPHS = {
     "no JSON": ("{", ("graph.json is not JSON", "Export (API)")),
     "empty UI graph": ('{"nodes": [], "links": []}', ("an empty graph", "Export (API)")),
     "empty graph": ("{}", ("an empty object", "Export (API)")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD_GRAPHS)

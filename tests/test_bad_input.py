@@ -86,33 +86,71 @@ TWO_ONE = named("txt_in.text_norm.weight", "modulation.1.weight", "img_in.weight
 AGAIN, OTHER = "ownload it again", "hoose another file from models/"
 # what -> (slot, writer, words that the message must have: the thing, the remedy)
 BAD_FILES = {
-    "missing key": ("model", drop("model", "proj_out.weight"),
-                    ("1 tensors are missing (proj_out.weight)", AGAIN)),
-    "missing modulation": ("model", drop("model", "transformer_blocks.1.img_mod."),
-                           ("2 tensors are missing (transformer_blocks.1.img_mod.1", AGAIN)),
-    "extra key": ("model", edit("model", lambda t: t.update(extra=torch.zeros(2))),
-                  ("1 tensors are unexpected (extra)", AGAIN)),
-    "wrong shape": ("model", edit("model", lambda t: t.update({Q: torch.zeros(7, 5)})),
-                    (f"{Q} expected [", "got [7, 5]", AGAIN)),
-    "wrong rank": ("model", edit("model", lambda t: t.update({Q: torch.zeros(2, 3, 4)})),
-                   (f"tensor {Q} has shape [2, 3, 4], expected [", AGAIN)),
+    "missing key": (
+        "model",
+        drop("model", "proj_out.weight"),
+        ("1 tensors are missing (proj_out.weight)", AGAIN),
+    ),
+    "missing modulation": (
+        "model",
+        drop("model", "transformer_blocks.1.img_mod."),
+        ("2 tensors are missing (transformer_blocks.1.img_mod.1", AGAIN),
+    ),
+    "extra key": (
+        "model",
+        edit("model", lambda t: t.update(extra=torch.zeros(2))),
+        ("1 tensors are unexpected (extra)", AGAIN),
+    ),
+    "wrong shape": (
+        "model",
+        edit("model", lambda t: t.update({Q: torch.zeros(7, 5)})),
+        (f"{Q} expected [", "got [7, 5]", AGAIN),
+    ),
+    "wrong rank": (
+        "model",
+        edit("model", lambda t: t.update({Q: torch.zeros(2, 3, 4)})),
+        (f"tensor {Q} has shape [2, 3, 4], expected [", AGAIN),
+    ),
     "wrong rank of a modulation": (
-        "model", edit("model", lambda t: t.update({MOD: torch.zeros(2, 3, 4)})),
-        (f"modulation tensor {MOD} expected shape [", "got shape [2, 3, 4]", AGAIN)),
-    "integers": ("model", edit("model", lambda t: t.update({Q: t[Q].long()})),
-                 (f"layer {Q[:-7]}: its weight holds int64", "Use this model in bf16")),
-    "text MLP lost": ("text-encoder", drop("text-encoder", "layers.0.mlp.up_proj."),
-                      ("1 tensors are missing (layers.0.mlp.up_proj.weight)", AGAIN)),
-    "VAE stage lost": ("vae", drop("vae", "decoder.up_blocks.3."),
-                       ("tensors are missing (decoder.up_blocks.3.", AGAIN)),
-    "VAE block lost": ("vae", drop("vae", "decoder.up_blocks.0.resnets.1."),
-                       ("(decoder.up_blocks.0.resnets.1.norm1.gamma", AGAIN)),
-    "VAE entry lost": ("vae", drop("vae", "decoder.conv_in."),
-                       ("2 tensors are missing (decoder.conv_in.weight", AGAIN)),
-    "VAE decoder lost": ("vae", drop("vae", "decoder.up_blocks."),
-                         ("tensors are missing (", AGAIN)),
-    "VAE of other widths": ("vae", edit("vae", lambda t: t.update({CONV: torch.zeros(1, 1, 3, 3)})),
-                            ("tensors have wrong shapes (", AGAIN)),
+        "model",
+        edit("model", lambda t: t.update({MOD: torch.zeros(2, 3, 4)})),
+        (f"modulation tensor {MOD} expected shape [", "got shape [2, 3, 4]", AGAIN),
+    ),
+    "integers": (
+        "model",
+        edit("model", lambda t: t.update({Q: t[Q].long()})),
+        (f"layer {Q[:-7]}: its weight holds int64", "Use this model in bf16"),
+    ),
+    "text MLP lost": (
+        "text-encoder",
+        drop("text-encoder", "layers.0.mlp.up_proj."),
+        ("1 tensors are missing (layers.0.mlp.up_proj.weight)", AGAIN),
+    ),
+    "VAE stage lost": (
+        "vae",
+        drop("vae", "decoder.up_blocks.3."),
+        ("tensors are missing (decoder.up_blocks.3.", AGAIN),
+    ),
+    "VAE block lost": (
+        "vae",
+        drop("vae", "decoder.up_blocks.0.resnets.1."),
+        ("(decoder.up_blocks.0.resnets.1.norm1.gamma", AGAIN),
+    ),
+    "VAE entry lost": (
+        "vae",
+        drop("vae", "decoder.conv_in."),
+        ("2 tensors are missing (decoder.conv_in.weight", AGAIN),
+    ),
+    "VAE decoder lost": (
+        "vae",
+        drop("vae", "decoder.up_blocks."),
+        ("tensors are missing (", AGAIN),
+    ),
+    "VAE of other widths": (
+        "vae",
+        edit("vae", lambda t: t.update({CONV: torch.zeros(1, 1, 3, 3)})),
+        ("tensors have wrong shapes (", AGAIN),
+    ),
     "truncated": ("model", cut, ("the file is cut: 1000 of", AGAIN)),
     "empty file": ("vae", data(b""), ("it has 0 bytes", AGAIN)),
     "header bomb": ("model", data(raw(b"{}", length=2**62)), (f"got {2**62}", AGAIN)),
@@ -121,32 +159,56 @@ BAD_FILES = {
     "negative offset": ("vae", data(raw(one(offsets=(-8, 0)))), ("'w' holds -8", AGAIN)),
     "unknown dtype": ("model", data(raw(one("F6_E2M3"), b"\0" * 8)), ("type 'F6_E2M3'", AGAIN)),
     "text file": ("model", data(b"not weights at all, but a line of text"), ("header", AGAIN)),
-    "checkpoint": ("model", lambda path: torch.save({"w": torch.zeros(1)}, path),
-                   ("a pickled PyTorch checkpoint", "the publisher's .safetensors file")),
+    "checkpoint": (
+        "model",
+        lambda path: torch.save({"w": torch.zeros(1)}, path),
+        ("a pickled PyTorch checkpoint", "the publisher's .safetensors file"),
+    ),
     "web page": ("vae", data(b"<!DOCTYPE html><html>log in</html>"), ("a web page", "Log in")),
-    "folder of pickles": ("model", pickled_folder,
-                          ("no .safetensors file", "pytorch_model.bin", "publisher's .safetens")),
+    "folder of pickles": (
+        "model",
+        pickled_folder,
+        ("no .safetensors file", "pytorch_model.bin", "publisher's .safetens"),
+    ),
     "empty folder": ("vae", Path.mkdir, ("holds no .safetensors file", "Name the file")),
     "shard lost": ("model", lost_shard, ("m-00001-of-00002.safetensors is missing", "same folder")),
-    "GGUF": ("model", data(b"GGUF\3\0\0\0" + b"\1" * 60),
-             ("not a sound .gguf file", "72340172838076673 tensors", "Download it again")),
+    "GGUF": (
+        "model",
+        data(b"GGUF\3\0\0\0" + b"\1" * 60),
+        ("not a sound .gguf file", "72340172838076673 tensors", "Download it again"),
+    ),
     "GGUF of 20 GB": ("model", huge_gguf, ("it holds no tensors", "Use the file with the weights")),
     "LoRA": ("model", shapes(LORA), ("Qwen-Image LoRA", "It belongs in models/loras")),
-    "ControlNet": ("model", shapes(layout.controlnet_layout(TINY)),
-                   ("ControlNet, union", "It belongs in models/controlnet")),
-    "layered": ("model", shapes(layout.mmdit_layout(TINY, layered=True)),
-                ("Qwen-Image-Layered", "takes one picture apart", "--image")),
+    "ControlNet": (
+        "model",
+        shapes(layout.controlnet_layout(TINY)),
+        ("ControlNet, union", "It belongs in models/controlnet"),
+    ),
+    "layered": (
+        "model",
+        shapes(layout.mmdit_layout(TINY, layered=True)),
+        ("Qwen-Image-Layered", "takes one picture apart", "--image"),
+    ),
     "Qwen-Image-2.1": ("model", shapes(TWO_ONE), ("different network", "2509, 2511", OTHER)),
     "FLUX": ("model", shapes(FLUX), ("a FLUX model, not of the Qwen-Image family", OTHER)),
     "VAE of SDXL": ("vae", shapes(sd_vae(4)), ("SDXL (4 latent channels)", "needs its own", OTHER)),
     "unknown": ("vae", shapes({"a": (1,)}), ("a file of no known kind with 1 tensors (a", OTHER)),
-    "text encoder as model": ("model", lambda p: shutil.copy(SLOTS["text-encoder"], p),
-                              ("expected a diffusion model", "belongs in models/text_encoders")),
-    "model as VAE": ("vae", lambda p: shutil.copy(SLOTS["model"], p),
-                     ("expected a VAE", "It belongs in models/diffusion_models")),
-    "VAE as text encoder": ("text-encoder", lambda p: shutil.copy(SLOTS["vae"], p),
-                            ("expected a text encoder", "It belongs in models/vae")),
-}  # fmt: skip
+    "text encoder as model": (
+        "model",
+        lambda p: shutil.copy(SLOTS["text-encoder"], p),
+        ("expected a diffusion model", "belongs in models/text_encoders"),
+    ),
+    "model as VAE": (
+        "vae",
+        lambda p: shutil.copy(SLOTS["model"], p),
+        ("expected a VAE", "It belongs in models/diffusion_models"),
+    ),
+    "VAE as text encoder": (
+        "text-encoder",
+        lambda p: shutil.copy(SLOTS["vae"], p),
+        ("expected a text encoder", "It belongs in models/vae"),
+    ),
+}
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
@@ -172,22 +234,43 @@ DIT_JSON, TEXT_JSON, VAE_JSON = (
 BAD_CONFIGS = {
     "no JSON": (DIT_JSON, "{", ("config.json: not readable as JSON", "Get the file again")),
     "a list": (VAE_JSON, "[]", ("expected a JSON object, got list", "Get the file again")),
-    "other layers": (DIT_JSON, lambda c: c | {"num_layers": 7},
-                     ("num_layers = 7, the tensors say", AGAIN)),
-    "rope axes": (DIT_JSON, lambda c: c | {"axes_dims_rope": [8, "x", 12]},
-                  ("Rope axes [8, 'x', 12] do not fit", "Check axes_dims_rope")),
-    "three means": (VAE_JSON, lambda c: c | {"latents_mean": [0.0] * 3},
-                    ("latents_mean in config.json has 3 values, expected 16", "again")),
-    "a std of 0": (VAE_JSON, lambda c: c | {"latents_std": [0.0] * 16},
-                   ("latents_std", "above 0", "again")),
-    "other text layers": (TEXT_JSON, lambda c: c | {"num_hidden_layers": 9},
-                          ("num_hidden_layers = 9, the tensors say", AGAIN)),
-    "heads": (TEXT_JSON, lambda c: c | {"head_dim": 7},
-              ("cannot be cut into heads", "publisher's config.json")),
-    "scheduler": ("scheduler/scheduler_config.json", lambda c: c | {"_class_name": "DDIMScheduler"},
-                  ("names DDIMScheduler", "Use the scheduler folder of the original")),
+    "other layers": (
+        DIT_JSON,
+        lambda c: c | {"num_layers": 7},
+        ("num_layers = 7, the tensors say", AGAIN),
+    ),
+    "rope axes": (
+        DIT_JSON,
+        lambda c: c | {"axes_dims_rope": [8, "x", 12]},
+        ("Rope axes [8, 'x', 12] do not fit", "Check axes_dims_rope"),
+    ),
+    "three means": (
+        VAE_JSON,
+        lambda c: c | {"latents_mean": [0.0] * 3},
+        ("latents_mean in config.json has 3 values, expected 16", "again"),
+    ),
+    "a std of 0": (
+        VAE_JSON,
+        lambda c: c | {"latents_std": [0.0] * 16},
+        ("latents_std", "above 0", "again"),
+    ),
+    "other text layers": (
+        TEXT_JSON,
+        lambda c: c | {"num_hidden_layers": 9},
+        ("num_hidden_layers = 9, the tensors say", AGAIN),
+    ),
+    "heads": (
+        TEXT_JSON,
+        lambda c: c | {"head_dim": 7},
+        ("cannot be cut into heads", "publisher's config.json"),
+    ),
+    "scheduler": (
+        "scheduler/scheduler_config.json",
+        lambda c: c | {"_class_name": "DDIMScheduler"},
+        ("names DDIMScheduler", "Use the scheduler folder of the original"),
+    ),
     "tokenizer": ("tokenizer/vocab.json", "{}", ("not a usable tokenizer", AGAIN)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD_CONFIGS)
@@ -205,15 +288,24 @@ NAN, INF = float("nan"), float("inf")
 NOT_FINITE = {
     "NaN in block 0": ("model", fill("transformer_blocks.0.attn.to_q.weight", NAN), "block 0, "),
     "NaN in block 3's MLP": (
-        "model", fill("transformer_blocks.3.img_mlp.net.2.weight", NAN), "block 3, "),
+        "model",
+        fill("transformer_blocks.3.img_mlp.net.2.weight", NAN),
+        "block 3, ",
+    ),
     "NaN in block 2's modulation": (
-        "model", fill("transformer_blocks.2.txt_mod.1.weight", NAN), "block 2, "),
+        "model",
+        fill("transformer_blocks.2.txt_mod.1.weight", NAN),
+        "block 2, ",
+    ),
     "Inf in block 4": ("model", fill("transformer_blocks.4.attn.to_v.weight", INF), "block 4, "),
     "NaN at the end": ("model", fill("proj_out.weight", NAN), "final projection: "),
     "NaN in the text encoder": (
-        "text-encoder", lambda t: t["norm.weight"].fill_(NAN), "the positive prompt: "),
+        "text-encoder",
+        lambda t: t["norm.weight"].fill_(NAN),
+        "the positive prompt: ",
+    ),
     "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "The VAE gave values"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", NOT_FINITE)

@@ -66,8 +66,10 @@ def test_models_open_once_and_each_prompt_is_encoded_once(place, monkeypatch):
     monkeypatch.setattr(
         TextEncoderModel, "_encode", lambda s, text: (encoded.append(text), encode(s, text))[1]
     )
-    prompts = [f"a {colour} circle on a white background" for colour in
-               "red blue green yellow black purple orange".split()]  # fmt: skip
+    prompts = [
+        f"a {colour} circle on a white background"
+        for colour in "red blue green yellow black purple orange".split()
+    ]
     jobs = [{"prompt": p, "seed": s, "cfg": 2} for s in range(2) for p in prompts + [RED]]
     assert run(place, jobs) == 0
     assert len(opened) == 1
@@ -91,8 +93,10 @@ def test_equal_jobs_both_run_and_changed_ones_run_again(place):
 def test_a_changed_picture_or_graph_is_another_job(place):
     assert main(["draw", RED, "-o", "in.png", "--size", "64x64", "--steps", "1", "--quiet"]) == 0
     (place / "g.json").write_text(Path(GRAPH).read_text())
-    jobs = [{"id": "p", "prompt": BLUE, "image": "in.png", "strength": 0.5, "size": None},
-            {"id": "g", "graph": "g.json", "set": {"6.steps": 1}}]  # fmt: skip
+    jobs = [
+        {"id": "p", "prompt": BLUE, "image": "in.png", "strength": 0.5, "size": None},
+        {"id": "g", "graph": "g.json", "set": {"6.steps": 1}},
+    ]
     assert run(place, jobs) == 0
     (place / "g.json").write_text(json.dumps(json.loads(Path(GRAPH).read_text()), indent=3))
     (place / "in.png").unlink()  # done already: it may go
@@ -109,23 +113,34 @@ def test_memory_and_device_make_no_other_job(place):
 
 
 def test_groups_by_model_then_size_in_order(tmp_path):
-    lines = [("a", "64x64", None), ("b", "32x32", None), ("c", "64x64", "v"), ("d", "64x64", None),
-             ("e", "32x32", None), ("f", "64x64", "v")]  # fmt: skip
+    lines = [
+        ("a", "64x64", None),
+        ("b", "32x32", None),
+        ("c", "64x64", "v"),
+        ("d", "64x64", None),
+        ("e", "32x32", None),
+        ("f", "64x64", "v"),
+    ]
     (tmp_path / "v").mkdir()
-    jobs = [{"id": i, "prompt": "", "size": s} | ({"vae": str(tmp_path / "v")} if v else {})
-            for i, s, v in lines]  # fmt: skip
+    jobs = [
+        {"id": i, "prompt": "", "size": s} | ({"vae": str(tmp_path / "v")} if v else {})
+        for i, s, v in lines
+    ]
     found = in_order(read_jobs(write_jobs(tmp_path / "j.jsonl", jobs), {}))
     assert [job.name for job in found] == ["a", "d", "b", "e", "c", "f"]
 
 
 def test_a_failed_job_costs_nobody_else_and_waits_for_retry(place):
     (place / "bad.png").write_bytes(b"no picture")
-    jobs = [{"id": "bad", "prompt": RED, "image": "bad.png", "strength": 0.5, "size": None},
-            {"id": "good", "prompt": RED}]  # fmt: skip
+    jobs = [
+        {"id": "bad", "prompt": RED, "image": "bad.png", "strength": 0.5, "size": None},
+        {"id": "good", "prompt": RED},
+    ]
     assert run(place, jobs) == 1
     assert {r["id"]: r["status"] for r in records(place / "out")} == {
-        "bad": "failed", "good": "done",
-    }  # fmt: skip
+        "bad": "failed",
+        "good": "done",
+    }
     assert "cannot be read as a picture" in records(place / "out")[0]["error"]
     assert run(place, jobs) == 1 and len(records(place / "out")) == 2, "not tried again unasked"
     assert run(place, jobs, "--retry-failed") == 1 and len(records(place / "out")) == 3
@@ -239,8 +254,9 @@ def test_ctrl_c_ends_after_the_step(place, capsys):
         if job.name == "b":
             os.kill(os.getpid(), signal.SIGINT)
 
-    jobs = write_jobs(place / "j.jsonl", [{"id": i, "prompt": RED, **QUICK, "steps": 3}
-                                          for i in "abc"])  # fmt: skip
+    jobs = write_jobs(
+        place / "j.jsonl", [{"id": i, "prompt": RED, **QUICK, "steps": 3} for i in "abc"]
+    )
     call = BatchCall(jobs, place / "out")
     with pytest.raises(KeyboardInterrupt):
         batch(call, Watch(step=press))

@@ -52,17 +52,21 @@ BAD = {
     "id dot": ('{"prompt": "x", "id": ".lock"}', ("cannot name a file",)),
     "id long": (json.dumps({"prompt": "x", "id": "é" * 61}), ("cannot name a file",)),
     "id is a list": ('{"prompt": "x", "id": []}', ('"id" is a list',)),
-    "ids twice": ('{"prompt": "x", "id": "a"}\n{"prompt": "y", "id": "A"}',
-                  ("line 2", 'the id "A" is that of line 1')),
-    "id of a batch": ('{"prompt": "x", "id": "a", "batch": 2}\n{"prompt": "y", "id": "a_1"}',
-                      ("line 2", 'a picture of the job "a" (line 1)')),
+    "ids twice": (
+        '{"prompt": "x", "id": "a"}\n{"prompt": "y", "id": "A"}',
+        ("line 2", 'the id "A" is that of line 1'),
+    ),
+    "id of a batch": (
+        '{"prompt": "x", "id": "a", "batch": 2}\n{"prompt": "y", "id": "a_1"}',
+        ("line 2", 'a picture of the job "a" (line 1)'),
+    ),
     "missing graph": ('{"graph": "no.json"}', ("no.json: no such graph file",)),
     "graph is a number": ('{"graph": 1}', ('"graph" is a number',)),
     "graph with steps": (json.dumps({"graph": GRAPH, "steps": 4}), ('"steps" does not go with',)),
     "set is a list": (json.dumps({"graph": GRAPH, "set": []}), ('"set" is a list',)),
     "set of no node": (json.dumps({"graph": GRAPH, "set": {"99.x": 1}}), ("line 1", "99")),
     "set out of range": (json.dumps({"graph": GRAPH, "set": {"6.steps": 0}}), ("line 1", "steps")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -25,13 +25,7 @@ from inkstone.nodes.host_bridge import _adapter
 from inkstone.nodes.host_network import _block_patches, _core_control, _picked
 
 from . import tiny
-from .comfy_install import (
-    default_cache,
-    given_source,
-    prepare_python,
-    prepare_stubs,
-    prepare_tree,
-)
+from .comfy_install import default_cache, given_source, prepare_python, prepare_stubs, prepare_tree
 from .edits import build
 from .oracle import relative
 from .test_mmdit import CONFIGS, pair
@@ -137,8 +131,11 @@ def test_loras_of_core_become_branches(models):
     assert made.strength == 0.5 and relative(layer.change.delta.dense(), 2 * up @ down) < 1e-6
     assert models.model.with_loras([made]).adapters[0].adapter is made
     assert _adapter({}, 1.0, 1.0) is None
-    for patch in (LoKrAdapter(up, down, None), LoRAAdapter(up, down, 1.0, None, torch.ones(128)),
-                  (torch.zeros(2),)):  # fmt: skip
+    for patch in (
+        LoKrAdapter(up, down, None),
+        LoRAAdapter(up, down, 1.0, None, torch.ones(128)),
+        (torch.zeros(2),),
+    ):
         with pytest.raises(InkstoneError, match="only plain LoRAs.*Inkstone Load LoRA"):
             _adapter({key: patch}, 1.0, 1.0)
     with pytest.raises(InkstoneError, match="scales the weights of the model by 0.5"):
@@ -193,8 +190,11 @@ def found(tmp_path_factory):
     script = Path(__file__).with_name("bridge_parity.py")
     done = subprocess.run(
         [str(python), str(script), str(tree), str(root), str(root / "lora.safetensors")],
-        env=os.environ | {"PYTHONPATH": str(stubs)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": str(stubs)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
     assert line, done.stderr[-3000:]
     print(line, file=sys.stderr)
@@ -203,12 +203,25 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    ["euler/simple", "dpmpp_2m/beta", "heun/normal", "dpmpp_sde/simple", "euler_ancestral/simple",
-     "batch of 2, cfg 1", "img2img with a mask", "one reference", "shift 3 and a post-CFG function",
-     "LoRA of core's loader", "two of them", "without it again",
-     "another reference in the negative", "a patch behind each block", "read when it runs",
-     "after it left"],
-)  # fmt: skip
+    [
+        "euler/simple",
+        "dpmpp_2m/beta",
+        "heun/normal",
+        "dpmpp_sde/simple",
+        "euler_ancestral/simple",
+        "batch of 2, cfg 1",
+        "img2img with a mask",
+        "one reference",
+        "shift 3 and a post-CFG function",
+        "LoRA of core's loader",
+        "two of them",
+        "without it again",
+        "another reference in the negative",
+        "a patch behind each block",
+        "read when it runs",
+        "after it left",
+    ],
+)
 def test_core_samplers_draw_the_same_on_our_network(found, name):
     assert found[name] < LIMIT, f"latents differ by {found[name]:.2e} relative"
 

@@ -24,9 +24,7 @@ from .test_draw_graph import lora_for_embedded
 from .test_edit_draw import mask_file, pixels, save
 
 RUN = Settings((64, 64), 4, 2.5, "blurry", 3, 1)
-WEIGHTS = {
-    "diffusion_models": "transformer", "text_encoders": "text_encoder", "vae": "vae",
-}  # fmt: skip
+WEIGHTS = {"diffusion_models": "transformer", "text_encoders": "text_encoder", "vae": "vae"}
 
 
 def inputs(graph: dict, kind: str) -> list[dict]:
@@ -44,16 +42,19 @@ def made(seed: int = 3, drawn: dict | None = None, **call) -> tuple[dict, tuple[
 # ---- names
 
 
-@pytest.mark.parametrize("kind, path, name", [
-    ("diffusion_models", "models/diffusion_models/qwen.gguf", "qwen.gguf"),
-    ("diffusion_models", "models/diffusion_models/sub/qwen.gguf", "sub/qwen.gguf"),
-    ("diffusion_models", "/x/ComfyUI/models/unet/qwen.gguf", "qwen.gguf"),
-    ("diffusers", "/x/models/diffusers/Qwen/Qwen-Image", "Qwen/Qwen-Image"),
-    ("vae", "/x/models/diffusers/Qwen-Image", "Qwen-Image"),
-    ("loras", "/loras/mine/loras/a.safetensors", "a.safetensors"),
-    ("input", "input/sub/a.png", "sub/a.png"),
-    ("input", "/x/ComfyUI/input/a.png", "a.png"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, path, name",
+    [
+        ("diffusion_models", "models/diffusion_models/qwen.gguf", "qwen.gguf"),
+        ("diffusion_models", "models/diffusion_models/sub/qwen.gguf", "sub/qwen.gguf"),
+        ("diffusion_models", "/x/ComfyUI/models/unet/qwen.gguf", "qwen.gguf"),
+        ("diffusers", "/x/models/diffusers/Qwen/Qwen-Image", "Qwen/Qwen-Image"),
+        ("vae", "/x/models/diffusers/Qwen-Image", "Qwen-Image"),
+        ("loras", "/loras/mine/loras/a.safetensors", "a.safetensors"),
+        ("input", "input/sub/a.png", "sub/a.png"),
+        ("input", "/x/ComfyUI/input/a.png", "a.png"),
+    ],
+)
 def test_files_where_the_loaders_look(kind, path, name, place):
     names = Names()
     assert names.of(kind, Path(path)) == name and names.away() == []
@@ -65,8 +66,9 @@ def test_files_elsewhere_are_told_and_never_mixed_up(place):
     assert found == ["x.png", "x_2.png", "x.png", "y.png"]
     assert names.of("loras", place / "x.png") == "x.png"
     assert names.away() == [
-        "put x.png, b/x.png as x_2.png, y.png into the input folder", "put x.png into models/loras",
-    ]  # fmt: skip
+        "put x.png, b/x.png as x_2.png, y.png into the input folder",
+        "put x.png into models/loras",
+    ]
     assert str(place) not in str(names.away())
 
 
@@ -86,10 +88,16 @@ def test_what_is_told(place):
     assert clean[1] == ()
     settings = RUN.__class__(*(*vars(RUN).values(),)[:-1], 0.004)
     graph, notes = made(
-        seed=2**60 + 1, image=[Path("input/a.png")], mask=Path("input/m.png"),
-        drawn={"kind": "image", "settings": settings, "statistics": False,
-               "held": {Path("input/m.png"): Held(coloured=True)}},
-    )  # fmt: skip
+        seed=2**60 + 1,
+        image=[Path("input/a.png")],
+        mask=Path("input/m.png"),
+        drawn={
+            "kind": "image",
+            "settings": settings,
+            "statistics": False,
+            "held": {Path("input/m.png"): Held(coloured=True)},
+        },
+    )
     words = ("mask m.png", "strength is 0.01, not 0.004", "statistics", str(2**60 + 1))
     assert len(notes) == 4 and all(w in n for w, n in zip(words, notes, strict=True)), notes
     assert inputs(graph, "Schedule")[0]["strength"] == 0.01
@@ -118,19 +126,21 @@ def test_guidance_off_connects_no_negative(place):
 def test_a_picture_that_serves_twice_is_loaded_once(place):
     picture = Path("input/a.png")
     graph, _ = made(
-        image=[picture], control=[Asked("canny", picture), Asked("map", picture, 0.5)],
+        image=[picture],
+        control=[Asked("canny", picture), Asked("map", picture, 0.5)],
         control_model=[Path("models/controlnet/u.safetensors")],
         drawn={"kind": "image", "shown": ((False, True), (False, True))},
-    )  # fmt: skip
+    )
     assert len(inputs(graph, "LoadImage")) == len(inputs(graph, "LoadControlNet")) == 1
     assert [i["strength"] for i in inputs(graph, "ApplyControlNet")] == [1.0, 0.5]
 
 
 def test_the_control_of_a_models_own_folder(place):
     graph, notes = made(
-        model=Path("models/diffusers/q"), control=[Asked("map", Path("input/a.png"))],
+        model=Path("models/diffusers/q"),
+        control=[Asked("map", Path("input/a.png"))],
         drawn={"shown": ((False, False),)},
-    )  # fmt: skip
+    )
     assert inputs(graph, "LoadControlNet")[0]["control"] == "q" and not notes
 
 
@@ -146,8 +156,19 @@ def test_files_from_elsewhere_run_where_they_belong(tmp_path, place, caplog, cap
     mask_file(str(own / "mask.png"))
     parts = zip(("--model", "--text-encoder", "--vae"), WEIGHTS.values(), strict=True)
     whole = [word for option, part in parts for word in (option, str(own / part))]
-    call = ["draw", "a red circle", *whole, "--image", str(own / "a.png"), "--mask",
-            str(own / "mask.png"), "--steps", "2", "-o", "out.png"]  # fmt: skip
+    call = [
+        "draw",
+        "a red circle",
+        *whole,
+        "--image",
+        str(own / "a.png"),
+        "--mask",
+        str(own / "mask.png"),
+        "--steps",
+        "2",
+        "-o",
+        "out.png",
+    ]
     assert main(call) == 0
     told = [r.message for r in caplog.records if r.message.startswith("the graph in the picture")]
     assert len(told) == 1 and all(
@@ -181,8 +202,10 @@ def test_models_go_by_hash_and_size(place, capsys):
     kept = json.loads(read_text_chunks("out.png")["workflow"])["extra"]["inkstone"]["models"]
     digest = model_hash(file)
     assert kept["l.safetensors"] == {
-        "directory": "loras", "hash": digest, "size": file.stat().st_size
-    }  # fmt: skip
+        "directory": "loras",
+        "hash": digest,
+        "size": file.stat().st_size,
+    }
     assert json.loads(read_text_chunks("out.png")["inkstone_models"])["l.safetensors"] == digest
     assert main(["check", "out.png", "--quiet"]) == 0
     lora_for_embedded(file, 2)

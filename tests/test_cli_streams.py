@@ -8,16 +8,22 @@ import subprocess
 import sys
 
 GRAPH = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1,
-                                                 "color": 0}},
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+    },
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-}  # fmt: skip
+}
 
 
 def called(*words, **more):
     code = "import sys; from inkstone.headless.cli import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)],
-                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, **more)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **more,
+    )
 
 
 def test_names_that_the_code_page_lacks_end_no_queue(tmp_path):

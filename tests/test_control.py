@@ -169,10 +169,15 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     assert relative(whole, drawn(model, **beside)) > 1e-3
     model.weights.park(), branch.weights.park()
     for keep in (True, False):  # the control stays whole, or is streamed too
-        monkeypatch.setattr(residency, "place", lambda rest, groups, room, keep=keep: (
-            residency.Placement(len(groups), 0, rest + sum(groups))
-            if keep and len(groups) == 2 else residency.Placement(0, len(groups), 1)
-        ))  # fmt: skip
+        monkeypatch.setattr(
+            residency,
+            "place",
+            lambda rest, groups, room, keep=keep: (
+                residency.Placement(len(groups), 0, rest + sum(groups))
+                if keep and len(groups) == 2
+                else residency.Placement(0, len(groups), 1)
+            ),
+        )
         got = drawn(model, one, **beside)
         assert model.weights.placement.streamed == 6
         assert branch.weights.placement.streamed == (0 if keep else 2)
@@ -300,9 +305,10 @@ def test_nodes_are_the_functions(files, bundle, kind, monkeypatch):
         levels = sigmas(LINEAR, STEPS, 12)
         got = Denoise.execute(bundle.model, made, levels, latent, 3, 3.0, [[NEGATIVE, {}]]).args[0]
         want = drawn(
-            bundle.model, control(model, bundle, 1, mask, (0.8, 0.0, 0.5)),
+            bundle.model,
+            control(model, bundle, 1, mask, (0.8, 0.0, 0.5)),
             control(model, bundle, 2, mask, (0.4, 0.0, 1.0)),
-        )  # fmt: skip
+        )
         assert torch.equal(got["samples"], want)
         with pytest.raises(InkstoneError, match="connect the output of Inkstone Load ControlNet"):
             ApplyControlNet.execute(conditioning, bundle.vae, bundle.vae, image, 1.0, 0.0, 1.0)
@@ -352,10 +358,12 @@ BAD = {
     "no model": (("--control", "map:PICTURE", "--model", "PICTURE"), "give --control-model F"),
     "no control": (("--control-model", "UNION"), "give --control TYPE:PICTURE"),
     "no file": (("--control", "map:PICTURE", "--control-model", "no"), "no such file or folder"),
-    "two for three": (("--control", "map:PICTURE") * 3 + ("--control-model", "UNION") * 2,
-                      "2 --control-model for 3 --control"),
+    "two for three": (
+        ("--control", "map:PICTURE") * 3 + ("--control-model", "UNION") * 2,
+        "2 --control-model for 3 --control",
+    ),
     "no mask": (("--control", "map:PICTURE", "--control-model", "INPAINTING"), "give --mask F"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

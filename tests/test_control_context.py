@@ -51,9 +51,20 @@ from .test_control_pipelines import LIMIT
 from .test_vision import image
 
 SHAPE = "odd layers, three heads"
-TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj",
-           "attn.add_v_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.2", "img_mod.1",
-           "txt_mlp.net.2", "txt_mod.1")  # fmt: skip
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_out.0",
+    "attn.to_add_out",
+    "img_mlp.net.2",
+    "img_mod.1",
+    "txt_mlp.net.2",
+    "txt_mod.1",
+)
 RANK, STRENGTH = 4, 0.7
 
 
@@ -73,8 +84,11 @@ def lora_file(path, modules, layers, targets=TARGETS, prefix=""):
 
 
 def shapes_of(network) -> dict:
-    return {n: tuple(m.weight.shape) for n, m in network.named_modules()
-            if isinstance(m, torch.nn.Linear)}  # fmt: skip
+    return {
+        n: tuple(m.weight.shape)
+        for n, m in network.named_modules()
+        if isinstance(m, torch.nn.Linear)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +120,10 @@ def beside(pipe, maps):
     def behind(module, args, call, out):
         return (out[0][:, : call["hidden_states"].shape[1] // (1 + len(maps))],)
 
-    handles = [pipe.transformer.register_forward_pre_hook(before, with_kwargs=True),
-               pipe.transformer.register_forward_hook(behind, with_kwargs=True)]  # fmt: skip
+    handles = [
+        pipe.transformer.register_forward_pre_hook(before, with_kwargs=True),
+        pipe.transformer.register_forward_hook(behind, with_kwargs=True),
+    ]
     try:
         yield
     finally:
@@ -119,10 +135,16 @@ def reference(pipe, prompt, run, size):
     generators = [torch.Generator().manual_seed(5 + k) for k in range(run["batch"])]
     with torch.no_grad():
         packed = pipe(
-            prompt=prompt, negative_prompt="blurry", true_cfg_scale=run["cfg"],
-            num_inference_steps=run["steps"], num_images_per_prompt=run["batch"],
-            width=size[0], height=size[1], generator=generators, output_type="latent",
-        ).images  # fmt: skip
+            prompt=prompt,
+            negative_prompt="blurry",
+            true_cfg_scale=run["cfg"],
+            num_inference_steps=run["steps"],
+            num_images_per_prompt=run["batch"],
+            width=size[0],
+            height=size[1],
+            generator=generators,
+            output_type="latent",
+        ).images
     return raw(pipe, packed, size)
 
 
@@ -131,8 +153,9 @@ def ours(bundle, controls, size, run, prompt):
     model, branches, context = drawing(bundle.model, placed)
     texts = [bundle.text_encoder.encode(t) for t in (prompt, "blurry")]
     table = sigmas(model.schedule, run["steps"], size[0] // 16 * (size[1] // 16))
-    request = Request(*size, table, seed=5, batch=run["batch"], cfg=run["cfg"],
-                      controls=branches, context=context)  # fmt: skip
+    request = Request(
+        *size, table, seed=5, batch=run["batch"], cfg=run["cfg"], controls=branches, context=context
+    )
     return denoise(model, texts[0], texts[1] if run["cfg"] > 1 else None, request)
 
 
@@ -184,8 +207,10 @@ def test_beside_another_control(world, tmp_path):
     net.controlnet_blocks = torch.nn.ModuleList(mended)
     with beside(merged, [seen]), acting(merged, [Acting(net, seen, 0.6)], run):
         want = reference(merged, prompt, run, size)
-    controls = [ControlPicture(model, bundle.vae, pixels, Effect(STRENGTH)),
-                ControlPicture(branch, bundle.vae, pixels, Effect(0.6))]  # fmt: skip
+    controls = [
+        ControlPicture(model, bundle.vae, pixels, Effect(STRENGTH)),
+        ControlPicture(branch, bundle.vae, pixels, Effect(0.6)),
+    ]
     error = relative(ours(bundle, controls, size, run, prompt), want)
     assert error < LIMIT, f"{error:.1e} relative"
 
@@ -269,8 +294,9 @@ def test_inspect_says_what_such_a_file_may_be(tmp_path):
 
 def test_another_lora_is_not_taken_for_it(tmp_path):
     shapes = shapes_of(load_all(None).model.network)
-    shapes |= {f"transformer_blocks.{i}.{s}_mod.1": (768, 128) for i in range(6)
-               for s in ("img", "txt")}  # fmt: skip
+    shapes |= {
+        f"transformer_blocks.{i}.{s}_mod.1": (768, 128) for i in range(6) for s in ("img", "txt")
+    }
     path = tmp_path / "style.safetensors"
     lora_file(path, shapes, 6, ("attn.to_q", "img_mlp.net.2"))
     with pytest.raises(InkstoneError, match="does not reach the modulation.*Load LoRA"):
@@ -288,8 +314,9 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "union.safetensors"
     models = load_all(None)
     shapes = shapes_of(models.model.network)
-    shapes |= {f"transformer_blocks.{i}.{s}_mod.1": (768, 128) for i in range(6)
-               for s in ("img", "txt")}  # fmt: skip
+    shapes |= {
+        f"transformer_blocks.{i}.{s}_mod.1": (768, 128) for i in range(6) for s in ("img", "txt")
+    }
     lora_file(path, shapes, 5)
     plain = dataclasses.replace(models.model, variant=VARIANTS["qwen-image"])
     return path, dataclasses.replace(models, model=plain)
@@ -320,9 +347,24 @@ def test_the_command_line_puts_the_prefix_in_front(world, tmp_path, monkeypatch,
     tiny.save(plain, tmp_path / "model")
     _, pixels = image(48, 32, seed=2)
     Image.fromarray((pixels * 255).byte().numpy()).save("map.png")
-    call = ["draw", "a star", "--model", "model", "--control", "map:map.png:0.7",
-            "--control-model", str(model.path), "--steps", "1", "--cfg", "1", "-o", "out.png",
-            "--save-latent", "out.safetensors"]  # fmt: skip
+    call = [
+        "draw",
+        "a star",
+        "--model",
+        "model",
+        "--control",
+        "map:map.png:0.7",
+        "--control-model",
+        str(model.path),
+        "--steps",
+        "1",
+        "--cfg",
+        "1",
+        "-o",
+        "out.png",
+        "--save-latent",
+        "out.safetensors",
+    ]
     encoded, encode = [], TextEncoderModel.encode
     monkeypatch.setattr(
         TextEncoderModel, "encode", lambda self, text: encoded.append(text) or encode(self, text)

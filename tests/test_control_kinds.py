@@ -100,8 +100,12 @@ def test_several_kinds_at_once(world):
     plain, bundle, nets = world
     size, run = (64, 48), dict(steps=3, cfg=4.0, batch=2)
     mask = mask_of(*size)
-    asked = [("canny", Effect(0.8, 0.0, 0.7)), ("fun", Effect(0.5)), ("inpaint", Effect(-0.3)),
-             ("canny", Effect(0.4, 0.3, 1.0))]  # fmt: skip
+    asked = [
+        ("canny", Effect(0.8, 0.0, 0.7)),
+        ("fun", Effect(0.5)),
+        ("inpaint", Effect(-0.3)),
+        ("canny", Effect(0.4, 0.3, 1.0)),
+    ]
     references, controls = [], []
     for seed, (kind, e) in enumerate(asked):
         net, model = nets[kind]
@@ -126,9 +130,15 @@ def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
     mask = mask_of(*size) if kind == "inpaint" else None
 
     def drawn(pictures, strength, seed, batch):
-        made = () if pictures is None else (
-            ControlPicture(model, bundle.vae, pictures, Effect(strength), mask).on(
-                canvas_of(*size)),)  # fmt: skip
+        made = (
+            ()
+            if pictures is None
+            else (
+                ControlPicture(model, bundle.vae, pictures, Effect(strength), mask).on(
+                    canvas_of(*size)
+                ),
+            )
+        )
         table = sigmas(LINEAR, 2, 6)
         request = Request(*size, table, seed=seed, batch=batch, controls=made)
         return denoise(bundle.model, text, None, request)
@@ -198,8 +208,10 @@ def test_a_call_that_repaints_shows_fun_the_picture(world):
     repaint = repaint_for(bundle.model.family, picture, mask, (0, 0), ("auto", "off"))
     task = Task("image", (repaint.canvas(),), (repaint.crop.lock,), repaint, 1.0)
     asked = (Asked("map", Path("map.png")),)
-    placed = {kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
-              for kind in ("fun", "canny")}  # fmt: skip
+    placed = {
+        kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
+        for kind in ("fun", "canny")
+    }
     want = ControlPicture(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
     want, got = want.on(canvas_of(*size)), placed["fun"]
     for name in ("latent", "kept", "source"):
@@ -216,8 +228,11 @@ def test_mask_channels_are_the_last_four_features():
 
 def test_files_are_told_by_what_is_in_them(world, tmp_path):
     plain, bundle, nets = world
-    for kind, variant in (("canny", "blockwise"), ("inpaint", "blockwise inpainting"),
-                          ("fun", "fun union")):  # fmt: skip
+    for kind, variant in (
+        ("canny", "blockwise"),
+        ("inpaint", "blockwise inpainting"),
+        ("fun", "fun union"),
+    ):
         facts = identify(nets[kind][1].path)
         assert (facts.role, facts.variant, facts.problem) == ("controlnet", variant, "")
         assert facts.layers == KINDS[kind]
@@ -227,8 +242,11 @@ def test_files_are_told_by_what_is_in_them(world, tmp_path):
 def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_path, kind, words):
     _, bundle, nets = world
     net, size = copy.deepcopy(nets[kind][0]), (48, 32)
-    broken = net.controlnet_blocks[3].output_proj if kind == "canny" else (
-        net.control_blocks[1].after_proj)  # fmt: skip
+    broken = (
+        net.controlnet_blocks[3].output_proj
+        if kind == "canny"
+        else (net.control_blocks[1].after_proj)
+    )
     broken.bias.data[5] = torch.nan
     model = open_control(saved(net, tmp_path / "broken.safetensors"))
     control = ControlPicture(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
@@ -263,16 +281,22 @@ def test_wrong_files_are_refused_in_words(world, tmp_path):
 
 
 FOREIGN = {
-    "a FLUX ControlNet": ("controlnet_x_embedder.weight", "transformer_blocks.0.attn.to_q.weight",
-                          "single_transformer_blocks.0.attn.to_q.weight"),
+    "a FLUX ControlNet": (
+        "controlnet_x_embedder.weight",
+        "transformer_blocks.0.attn.to_q.weight",
+        "single_transformer_blocks.0.attn.to_q.weight",
+    ),
     "a Stable Diffusion 3 ControlNet": (
-        "controlnet_blocks.0.weight", "pos_embed_input.proj.weight", "pos_embed.proj.weight",
-        "transformer_blocks.0.attn.add_k_proj.weight"),
+        "controlnet_blocks.0.weight",
+        "pos_embed_input.proj.weight",
+        "pos_embed.proj.weight",
+        "transformer_blocks.0.attn.add_k_proj.weight",
+    ),
     "a Stable Diffusion ControlNet": ("control_model.input_hint_block.0.weight",),
     "a Stable Diffusion control LoRA": ("lora_controlnet", "input_hint_block.0.weight"),
     "a T2I-Adapter": ("adapter.body.0.resnets.0.block1.weight",),
     "a Z-Image ControlNet": ("control_all_x_embedder.2-1.weight",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("words", FOREIGN)
@@ -285,8 +309,10 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
     size = (32, 32)
     pixels = image(*size, seed=1)[1][None]
     text, table = bundle.text_encoder.encode("a star"), sigmas(LINEAR, 1, 4)
-    for kind, layers, words in (("canny", 4, "blocks 4 where the model has 5"),
-                                ("fun", 2, "width 96 where the model has 64")):  # fmt: skip
+    for kind, layers, words in (
+        ("canny", 4, "blocks 4 where the model has 5"),
+        ("fun", 2, "width 96 where the model has 64"),
+    ):
         shape = SHAPE if kind == "canny" else "odd layers, three heads"
         model = open_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
         control = ControlPicture(model, bundle.vae, pixels).on(canvas_of(*size))
@@ -303,7 +329,9 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
 def test_the_published_files_have_these_counts():
     """Tensors and parameters of the files on the hub, by our layouts at full size."""
     numbers = SimpleNamespace(layers=5, heads=24, head_dim=128, ff=12288, channels=132, joint=3072)
-    for found, want in ((layout.blockwise_layout(3072, 60), (362, 1_133_399_040)),
-                        (layout.blockwise_layout(3072, 60, 68), (362, 1_133_411_328)),
-                        (layout.fun_layout(numbers), (174, 1_756_206_592))):  # fmt: skip
+    for found, want in (
+        (layout.blockwise_layout(3072, 60), (362, 1_133_399_040)),
+        (layout.blockwise_layout(3072, 60, 68), (362, 1_133_411_328)),
+        (layout.fun_layout(numbers), (174, 1_756_206_592)),
+    ):
         assert (len(found), sum(map(math.prod, found.values()))) == want

@@ -52,9 +52,13 @@ def ours(bundle, controls, size, run) -> torch.Tensor:
         texts[1] = None
     levels = sigmas(bundle.model.schedule, run["steps"], size[0] // 16 * (size[1] // 16))
     request = Request(
-        *size, levels, seed=5, batch=run["batch"], cfg=run["cfg"],
+        *size,
+        levels,
+        seed=5,
+        batch=run["batch"],
+        cfg=run["cfg"],
         controls=tuple(c.on(canvas) for c in controls),
-    )  # fmt: skip
+    )
     return denoise(bundle.model, *texts, request)
 
 
@@ -62,10 +66,17 @@ def theirs(pipe, call: dict, run: dict, size) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(5 + k) for k in range(run["batch"])]
     with torch.no_grad(), means():
         packed = pipe(
-            prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=run["cfg"],
-            num_inference_steps=run["steps"], num_images_per_prompt=run["batch"],
-            width=size[0], height=size[1], generator=generators, output_type="latent", **call,
-        ).images  # fmt: skip
+            prompt=PROMPT,
+            negative_prompt=NEGATIVE,
+            true_cfg_scale=run["cfg"],
+            num_inference_steps=run["steps"],
+            num_images_per_prompt=run["batch"],
+            width=size[0],
+            height=size[1],
+            generator=generators,
+            output_type="latent",
+            **call,
+        ).images
     return raw(pipe, packed, size)
 
 
@@ -91,9 +102,11 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
     picture, pixels = image(*size, seed=3)
     run = dict(steps=steps, cfg=cfg, batch=batch)
     call = dict(
-        control_image=picture, controlnet_conditioning_scale=strength,
-        control_guidance_start=start, control_guidance_end=end,
-    )  # fmt: skip
+        control_image=picture,
+        controlnet_conditioning_scale=strength,
+        control_guidance_start=start,
+        control_guidance_end=end,
+    )
     mask = mask_of(*size) if kind == "inpainting" else None
     if mask is not None:
         call["control_mask"] = mask[None]
@@ -116,7 +129,7 @@ def test_several_pictures_for_one_net(world):
         controlnet_conditioning_scale=[e.strength for e in effects],
         control_guidance_start=[e.start for e in effects],
         control_guidance_end=[e.end for e in effects],
-    )  # fmt: skip
+    )
     want = theirs(pipe, call, run, size)
     controls = [
         ControlPicture(model, bundle.vae, pixels[None], effect)

@@ -90,8 +90,9 @@ def test_set_and_get(names):
     getter = node(3, names[1], ["pic"], [], ["IMAGE"])
     links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 3, 0, 4, 0, "IMAGE"]]
     assert converted(graph([empty(1), setter, getter, save(4, 2)], links))["4"]["inputs"] == {
-        "filename_prefix": "x", "images": ["1", 0],
-    }  # fmt: skip
+        "filename_prefix": "x",
+        "images": ["1", 0],
+    }
     getter["widgets_values"] = ["other"]
     with pytest.raises(InkstoneError, match="no Set node"):
         converted(graph([empty(1), setter, getter, save(4, 2)], links))
@@ -110,8 +111,11 @@ BAD = {
     "subgraphs in each other": (loop(A, B), "hold themselves"),
     "links in a circle": (
         graph(
-            [node(1, "Reroute", None, [("", "*", 2)], ["*"]),
-             node(2, "Reroute", None, [("", "*", 1)], ["*"]), save(3, 3)],
+            [
+                node(1, "Reroute", None, [("", "*", 2)], ["*"]),
+                node(2, "Reroute", None, [("", "*", 1)], ["*"]),
+                save(3, 3),
+            ],
             [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 1, 0, "*"], [3, 2, 0, 3, 0, "IMAGE"]],
         ),
         "in a circle",
@@ -123,7 +127,7 @@ BAD = {
     "slots that are words": ({"nodes": [], "links": [[1, 1, "a", 2, 0]]}, "no numbers"),
     "two of one id": ({"nodes": [empty(1), empty(1)]}, "Two nodes"),
     "links that are a text": ({"nodes": [], "links": "x"}, "Expected a list"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -166,8 +170,10 @@ def test_unknown_classes_are_named_with_their_pack(tmp_path, capsys):
     nodes = [
         node(1, "Strange", [], properties={"cnr_id": "some-pack"}),
         node(2, "Strange", [], properties={"cnr_id": "some-pack"}),
-        node(3, "KSampler", [], mode=2), node(4, "Odd", [], mode=4), node(5, "Other", []),
-    ]  # fmt: skip
+        node(3, "KSampler", [], mode=2),
+        node(4, "Odd", [], mode=4),
+        node(5, "Other", []),
+    ]
     (tmp_path / "g.json").write_text(json.dumps(graph(nodes, [])))
     assert main(["convert", str(tmp_path / "g.json")]) == 1
     said = capsys.readouterr().err
@@ -213,8 +219,11 @@ def test_interfaces_of_our_classes_agree_with_their_object_info():
         if name in CLASSES:
             ours, theirs = interface_of(classes[name]), CLASSES[name]
             assert [w.name for w, _ in ours.values([])] == [w.name for w, _ in theirs.values([])]
-    told = {"input": {"required": {"b": ["INT"], "a": [["x", "y"]]}},
-            "input_order": {"required": ["a", "b"]}, "output": ["IMAGE"]}  # fmt: skip
+    told = {
+        "input": {"required": {"b": ["INT"], "a": [["x", "y"]]}},
+        "input_order": {"required": ["a", "b"]},
+        "output": ["IMAGE"],
+    }
     assert [(w.name, v) for w, v in parse_interface("N", told).values([])] == [("a", "x"), ("b", 0)]
 
 

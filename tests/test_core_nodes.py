@@ -35,24 +35,42 @@ def graph() -> dict[str, dict]:
 
     a, b = (add("LoadImage", image=f"{name}.png") for name in "ab")
     image, other, mask = [a, 0], [b, 0], [a, 1]
-    scaled = add("ImageScale", image=image, upscale_method="bicubic", width=64, height=0,
-                 crop="disabled")  # fmt: skip
+    scaled = add(
+        "ImageScale", image=image, upscale_method="bicubic", width=64, height=0, crop="disabled"
+    )
     save("scale", scaled)
     for method in ("nearest-exact", "bilinear", "area", "bicubic", "lanczos"):
-        save(f"by_{method}",
-             add("ImageScaleBy", image=image, upscale_method=method, scale_by=1.37))  # fmt: skip
-        save(f"side_{method}",
-             add("ImageScaleToMaxDimension", image=image, upscale_method=method,
-                 largest_size=41))  # fmt: skip
-    save("pixels", add("ImageScaleToTotalPixels", image=image, upscale_method="area",
-                       megapixels=0.01, resolution_steps=1))  # fmt: skip
+        save(f"by_{method}", add("ImageScaleBy", image=image, upscale_method=method, scale_by=1.37))
+        save(
+            f"side_{method}",
+            add("ImageScaleToMaxDimension", image=image, upscale_method=method, largest_size=41),
+        )
+    save(
+        "pixels",
+        add(
+            "ImageScaleToTotalPixels",
+            image=image,
+            upscale_method="area",
+            megapixels=0.01,
+            resolution_steps=1,
+        ),
+    )
     size = add("GetImageSize", image=image)
-    save("size", add("EmptyImage", width=[size, 0], height=[size, 1], batch_size=[size, 2],
-                     color=0x123456))  # fmt: skip
+    save(
+        "size",
+        add("EmptyImage", width=[size, 0], height=[size, 1], batch_size=[size, 2], color=0x123456),
+    )
     save("crop", add("ImageCrop", image=image, width=30, height=99, x=20, y=9))
     for feather in (0, 7, 40):
-        pad = add("ImagePadForOutpaint", image=image, left=8, top=0, right=16, bottom=8,
-                  feathering=feather)  # fmt: skip
+        pad = add(
+            "ImagePadForOutpaint",
+            image=image,
+            left=8,
+            top=0,
+            right=16,
+            bottom=8,
+            feathering=feather,
+        )
         save(f"pad_{feather}", pad)
         save(f"pad_mask_{feather}", pad, True, 1)
     both = add("ImageBatch", image1=image, image2=other)
@@ -62,9 +80,18 @@ def graph() -> dict[str, dict]:
     save("invert", add("ImageInvert", image=image))
     for name, more in (("plain", {}), ("mask", {"mask": mask})):
         for resized in (False, True):
-            save(f"over_{name}_{resized}",
-                 add("ImageCompositeMasked", destination=other, source=image, x=11, y=5,
-                     resize_source=resized, **more))  # fmt: skip
+            save(
+                f"over_{name}_{resized}",
+                add(
+                    "ImageCompositeMasked",
+                    destination=other,
+                    source=image,
+                    x=11,
+                    y=5,
+                    resize_source=resized,
+                    **more,
+                ),
+            )
     save("clear", add("JoinImageWithAlpha", image=other, alpha=mask))
     save("red", add("ImageToMask", image=image, channel="red"), True)
     save("threshold", add("ThresholdMask", mask=mask, value=0.4), True)
@@ -146,15 +173,19 @@ def test_pictures_are_those_of_a_real_comfyui(tmp_path):
         asked, known = graph(), server.get("/object_info")
         for node in asked.values():  # what older versions of a node lack
             takes = known[node["class_type"]]["input"]
-            node["inputs"] = {k: v for k, v in node["inputs"].items()
-                              if k != "resolution_steps" or k in takes["required"]}  # fmt: skip
+            node["inputs"] = {
+                k: v
+                for k, v in node["inputs"].items()
+                if k != "resolution_steps" or k in takes["required"]
+            }
         result = server.run(asked)
     theirs = {p.filename: np.asarray(Image.open(io.BytesIO(p.data))) for p in result.images}
     assert set(theirs) == set(ours)
     off = {
         name: int(np.abs(picture.astype(int) - ours[name].astype(int)).max())
-        if picture.shape == ours[name].shape else [picture.shape, ours[name].shape]
+        if picture.shape == ours[name].shape
+        else [picture.shape, ours[name].shape]
         for name, picture in theirs.items()
         if picture.shape != ours[name].shape or not np.array_equal(picture, ours[name])
-    }  # fmt: skip
+    }
     assert not off, json.dumps(off, default=str)

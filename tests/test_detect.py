@@ -50,11 +50,17 @@ COUNTS = [
     (layout.text_layout(TEXT), 338, 7_070_619_136),
     (layout.vision_layout(VISION), 390, 676_550_144),
     (layout.text_layout(TEXT, VISION, lm_head=True), 729, 8_292_166_656),
-    (layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 5}))), 181,
-     1_768_003_584),
-    (layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 6})), 68), 215,
-     2_117_287_424),
-]  # fmt: skip
+    (
+        layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 5}))),
+        181,
+        1_768_003_584,
+    ),
+    (
+        layout.controlnet_layout(SimpleNamespace(**(vars(MMDIT) | {"layers": 6})), 68),
+        215,
+        2_117_287_424,
+    ),
+]
 
 
 @pytest.mark.parametrize(("shapes", "tensors", "parameters"), COUNTS)
@@ -99,11 +105,22 @@ def test_vae_layout_is_the_reference(base: int, channels: int):
 def test_text_layout_is_the_reference():
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen2_5_VLConfig(
-        text_config={"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-                     "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
-        vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-                       "out_hidden_size": 3584},
-    )  # fmt: skip
+        text_config={
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+        },
+        vision_config={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 3584,
+        },
+    )
     with torch.device("meta"):
         net = transformers.Qwen2_5_VLForConditionalGeneration(config)
     file = shapes_of(net)
@@ -130,14 +147,16 @@ def test_wan_names_map_one_to_one(prefix: str):
     assert {ours: prefix + TO_WAN[ours] for ours in names.table} == names.table
     assert set(names.table) == {name for name in wanted if ".time_conv." not in name}
     samples = {  # facts of the sheet, not of our table
-        "encoder.conv1.weight": "encoder.conv_in.weight", "conv1.bias": "quant_conv.bias",
+        "encoder.conv1.weight": "encoder.conv_in.weight",
+        "conv1.bias": "quant_conv.bias",
         "encoder.downsamples.3.shortcut.weight": "encoder.down_blocks.3.conv_shortcut.weight",
         "encoder.middle.2.residual.6.bias": "encoder.mid_block.resnets.1.conv2.bias",
         "decoder.upsamples.4.residual.2.weight": "decoder.up_blocks.1.resnets.0.conv1.weight",
         "decoder.upsamples.11.resample.1.bias": "decoder.up_blocks.2.upsamplers.0.resample.1.bias",
-        "decoder.head.0.gamma": "decoder.norm_out.gamma", "conv2.weight": "post_quant_conv.weight",
+        "decoder.head.0.gamma": "decoder.norm_out.gamma",
+        "conv2.weight": "post_quant_conv.weight",
         "decoder.middle.1.to_qkv.weight": "decoder.mid_block.attentions.0.to_qkv.weight",
-    }  # fmt: skip
+    }
     for wan, ours in samples.items():
         assert names.table[ours] == prefix + wan
 
@@ -166,7 +185,11 @@ def test_text_layouts(kind: str, prefix: str):
 def test_mmdit_under_every_prefix(prefix: str):
     seen = facts(renamed(layout.mmdit_layout(TINY), prefix))
     assert (seen.role, seen.family, seen.prefix, seen.layers) == (
-        "diffusion_model", "qwen-image", prefix, 2)  # fmt: skip
+        "diffusion_model",
+        "qwen-image",
+        prefix,
+        2,
+    )
     assert seen.variant == "qwen-image or edit (identical tensors)" and not seen.problem
     assert seen.config["joint"] == 32 and seen.config["heads"] == 2 and seen.config["ff"] == 64
     require(seen, "diffusion_model")
@@ -207,8 +230,11 @@ def test_missing_unexpected_and_wrong_shapes_are_listed():
 
 def test_last_block_may_lack_what_nobody_reads():
     shapes = layout.mmdit_layout(TINY)
-    pruned = {n: s for n, s in shapes.items()
-              if n.removeprefix("transformer_blocks.1.") not in keys.MMDIT_UNREAD}  # fmt: skip
+    pruned = {
+        n: s
+        for n, s in shapes.items()
+        if n.removeprefix("transformer_blocks.1.") not in keys.MMDIT_UNREAD
+    }
     assert len(shapes) - len(pruned) == 9 and not facts(pruned).problem
     del pruned["transformer_blocks.0.attn.to_add_out.bias"]
     assert facts(pruned).missing == ("transformer_blocks.0.attn.to_add_out.bias",)
@@ -240,9 +266,10 @@ def test_bundle_gives_each_part():
     text = renamed(layout.text_layout(TEXT), "text_encoders.qwen25_7b.transformer.model.")
     bundle = renamed(layout.mmdit_layout(TINY), "model.diffusion_model.") | vae | text
     for want, role, prefix in (
-        (None, "diffusion_model", "model.diffusion_model."), ("vae", "vae", "vae."),
+        (None, "diffusion_model", "model.diffusion_model."),
+        ("vae", "vae", "vae."),
         ("text_encoder", "text_encoder", "text_encoders.qwen25_7b.transformer."),
-    ):  # fmt: skip
+    ):
         seen = facts(bundle, want=want)
         assert (seen.role, seen.prefix, seen.problem) == (role, prefix, "")
         assert seen.layout.startswith("bundle")
@@ -284,8 +311,10 @@ def test_quantised_formats_are_named(shapes: layout.Layout, name: str):
 def test_formats_from_metadata_config_and_dtype():
     base = layout.mmdit_layout(TINY)
     assert "comfy_quant" in facts(base, metadata={"_quantization_metadata": "{}"}).formats
-    config = {"_class_name": "QwenImageTransformer2DModel",
-              "quantization_config": {"quant_method": "sdnq"}}  # fmt: skip
+    config = {
+        "_class_name": "QwenImageTransformer2DModel",
+        "quantization_config": {"quant_method": "sdnq"},
+    }
     assert "sdnq: not supported yet" in facts(base, config=config).problem
     plain = facts(base, torch.float8_e4m3fn)
     assert plain.formats == ("fp8 plain",) and not plain.problem
@@ -324,10 +353,19 @@ OTHERS = [
     (named("double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("transformer.single_transformer_blocks.0.attn.to_q.weight"), D, "FLUX"),
-    (named("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"), D,
-     "Stable Diffusion 3"),
-    (named("model.diffusion_model.input_blocks.0.0.weight",
-           "model.diffusion_model.label_emb.0.0.weight"), D, "SDXL"),
+    (
+        named("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"),
+        D,
+        "Stable Diffusion 3",
+    ),
+    (
+        named(
+            "model.diffusion_model.input_blocks.0.0.weight",
+            "model.diffusion_model.label_emb.0.0.weight",
+        ),
+        D,
+        "SDXL",
+    ),
     (named("model.diffusion_model.input_blocks.0.0.weight"), D, "Stable Diffusion 1 or 2"),
     (named("blocks.0.self_attn.q.weight", "patch_embedding.weight"), D, "Wan video"),
     (named("controlnet_cond_embedding.conv_in.weight"), C, "Stable Diffusion ControlNet"),
@@ -342,11 +380,22 @@ OTHERS = [
     (named("text_model.encoder.layers.0.self_attn.q_proj.weight"), T, "CLIP"),
     (named("encoder.block.0.layer.0.SelfAttention.q.weight"), T, "T5"),
     (named("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), L, "another model"),
-    (named("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight"),
-     L, "another model"),
-    (named(f"transformer.{QWEN_ATTENTION}.lora_A.weight",
-           "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"), L, "another model"),
-]  # fmt: skip
+    (
+        named(
+            "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight"
+        ),
+        L,
+        "another model",
+    ),
+    (
+        named(
+            f"transformer.{QWEN_ATTENTION}.lora_A.weight",
+            "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
+        ),
+        L,
+        "another model",
+    ),
+]
 
 
 @pytest.mark.parametrize(("shapes", "role", "words"), OTHERS)
@@ -361,17 +410,26 @@ CONTROL = SimpleNamespace(**(vars(TINY) | {"layers": 2}))
 PLACES = [
     (layout.controlnet_layout(CONTROL), C, "union", "models/controlnet"),
     (layout.controlnet_layout(CONTROL, 68), C, "inpainting", "models/controlnet"),
-    (layout.blockwise_layout(3072, 60), C, "blockwise",
-     "models/controlnet"),
-    (named(f"{QWEN_ATTENTION}.lora_A.weight", "transformer_blocks.0.img_mlp.net.2.lora_B.weight"),
-     L, "", "models/loras"),
+    (layout.blockwise_layout(3072, 60), C, "blockwise", "models/controlnet"),
+    (
+        named(
+            f"{QWEN_ATTENTION}.lora_A.weight", "transformer_blocks.0.img_mlp.net.2.lora_B.weight"
+        ),
+        L,
+        "",
+        "models/loras",
+    ),
     (named("lora_unet_transformer_blocks_59_attn_to_q.lora_down.weight"), L, "", "models/loras"),
     (named(f"lycoris_{QWEN_ATTENTION.replace('.', '_')}.lokr_w1"), L, "", "models/loras"),
     (named(f"base_model.model.{QWEN_ATTENTION}.lora_A.default.weight"), L, "", "models/loras"),
     (layout.vae_layout(VAE), V, "qwen-image or wan 2.1 (identical tensors)", "models/vae"),
-    (renamed(layout.text_layout(TEXT), "model."), T, "7B, without vision (no edits)",
-     "models/text_encoders"),
-]  # fmt: skip
+    (
+        renamed(layout.text_layout(TEXT), "model."),
+        T,
+        "7B, without vision (no edits)",
+        "models/text_encoders",
+    ),
+]
 
 
 @pytest.mark.parametrize(("shapes", "role", "variant", "folder"), PLACES)
@@ -397,8 +455,10 @@ def test_lora_for_the_text_encoder_in_every_spelling(name: str):
 
 
 def test_lora_for_both():
-    both = named("lora_unet_transformer_blocks_3_attn_to_q.lora_up.weight",
-                 "lora_te_layers_3_self_attn_q_proj.lora_up.weight")  # fmt: skip
+    both = named(
+        "lora_unet_transformer_blocks_3_attn_to_q.lora_up.weight",
+        "lora_te_layers_3_self_attn_q_proj.lora_up.weight",
+    )
     seen = facts(both)
     assert (seen.role, seen.variant, seen.problem) == (L, "", "") and "qwen-image" in seen.sentence
 
@@ -435,8 +495,13 @@ def test_files_and_folders(tmp_path: Path):
 def test_folders_saved_by_the_references(tmp_path: Path):
     diffusers = pytest.importorskip("diffusers")
     transformers = pytest.importorskip("transformers")
-    size = {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
-            "joint_attention_dim": 32, "axes_dims_rope": (4, 6, 6)}  # fmt: skip
+    size = {
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "axes_dims_rope": (4, 6, 6),
+    }
     net = diffusers.QwenImageTransformer2DModel(**size, zero_cond_t=True)
     net.save_pretrained(tmp_path / "transformer", max_shard_size="200KB")
     assert len(list((tmp_path / "transformer").glob("*-of-*.safetensors"))) > 1
@@ -447,11 +512,22 @@ def test_folders_saved_by_the_references(tmp_path: Path):
     seen = identify(tmp_path / "vae")
     assert (seen.role, seen.config["base"], seen.problem) == (V, 8, "")
     config = transformers.Qwen2_5_VLConfig(
-        text_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                     "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300},
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
-                       "out_hidden_size": 32},
-    )  # fmt: skip
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 300,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+    )
     model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     model.save_pretrained(tmp_path / "text_encoder")
     seen = identify(tmp_path / "text_encoder")
@@ -465,9 +541,12 @@ def test_folders_saved_by_the_references(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"PK\x03\x04" + b"\1" * 60, "zip"),
-     (b"\x80\x02}q\0" + b"\1" * 60, "a pickle"), (b"<!DOCTYPE html>", "web page")],
-)  # fmt: skip
+    [
+        (b"PK\x03\x04" + b"\1" * 60, "zip"),
+        (b"\x80\x02}q\0" + b"\1" * 60, "a pickle"),
+        (b"<!DOCTYPE html>", "web page"),
+    ],
+)
 def test_files_of_other_formats(tmp_path: Path, data: bytes, words: str):
     path = tmp_path / "model.ckpt"
     path.write_bytes(data)
@@ -489,8 +568,10 @@ def test_damaged_file_raises(tmp_path: Path):
 def test_absurd_numbers_in_names_stay_small():
     shapes = layout.mmdit_layout(TINY) | {"transformer_blocks.999999.attn.to_q.weight": (1,)}
     assert facts(shapes).layers == 256
-    vae = {"decoder.up_blocks.99999.resnets.0.conv1.weight": (1,),
-           "decoder.up_blocks.0.resnets.99999.conv1.weight": (1,)}  # fmt: skip
+    vae = {
+        "decoder.up_blocks.99999.resnets.0.conv1.weight": (1,),
+        "decoder.up_blocks.0.resnets.99999.conv1.weight": (1,),
+    }
     assert facts(layout.vae_layout(VAE) | vae).problem
 
 
@@ -499,9 +580,13 @@ def test_no_header_breaks_the_recognisers(drop: int):
     """Any tensor may be absent or of another rank: facts come back, never another exception."""
     tiny_vae = SimpleNamespace(base=8, mult=(1, 2), res_blocks=1, z=16, channels=3)
     small = text_encoder(layers=1, width=64, heads=2, kv_heads=1, ff=8, vocab=300)
-    for shapes in (layout.mmdit_layout(TINY), layout.vae_layout(tiny_vae), small,
-                   renamed(layout.vae_layout(VAE), "", TO_WAN),
-                   small | layout.vision_layout(layout.VisionNumbers(depth=1))):  # fmt: skip
+    for shapes in (
+        layout.mmdit_layout(TINY),
+        layout.vae_layout(tiny_vae),
+        small,
+        renamed(layout.vae_layout(VAE), "", TO_WAN),
+        small | layout.vision_layout(layout.VisionNumbers(depth=1)),
+    ):
         for rank in range(4):
             picked = {n: s for i, (n, s) in enumerate(shapes.items()) if i % 40 != drop or rank}
             odd = {

@@ -34,7 +34,7 @@ TEXT = {
     "in another type": ("--dtype", "bfloat16", "--cfg", "3"),
     "the model by its path": ("--model", str(EMBEDDED_FOLDER)),
     "with other options of the machine": ("--memory", "2GB", "--device", "cpu"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", TEXT)
@@ -48,8 +48,14 @@ def test_every_picture_of_a_batch_has_its_own_seed(files):
     made = drawn(PROMPT, "--batch", "2", "--seed", str(2**64 - 1), "--size", "96x160")
     assert not np.array_equal(*made.values())
     check(made)
-    seeds = [next(n["inputs"]["seed"] for n in json.loads(read_text_chunks(name)["prompt"]).values()
-                  if "seed" in n["inputs"]) for name in made]  # fmt: skip
+    seeds = [
+        next(
+            n["inputs"]["seed"]
+            for n in json.loads(read_text_chunks(name)["prompt"]).values()
+            if "seed" in n["inputs"]
+        )
+        for name in made
+    ]
     assert seeds == [2**64 - 1, 0]
 
 
@@ -60,7 +66,7 @@ PICTURES = {
     "an edit of a picture with alpha": ("--image", "input/clear.png", "--cfg", "2"),
     "inpaint": ("--image", "input/a.png", "--mask", "input/mask.png", "--strength", "0.9"),
     "inpaint with alpha": ("--image", "input/clear.png", "--mask", "input/hole.png"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", PICTURES)
@@ -98,8 +104,18 @@ def test_files_of_their_own(files):
         Path(parts[part]).symlink_to(EMBEDDED_FOLDER)
     vae = ("--vae", "models/vae/own")
     Path("models/vae/own").symlink_to(EMBEDDED_FOLDER)
-    check(drawn(PROMPT, "--model", parts["transformer"], "--cfg", "1",
-                "--text-encoder", parts["text_encoder"], *vae))  # fmt: skip
+    check(
+        drawn(
+            PROMPT,
+            "--model",
+            parts["transformer"],
+            "--cfg",
+            "1",
+            "--text-encoder",
+            parts["text_encoder"],
+            *vae,
+        )
+    )
     assert kinds("made.png")[:3] == ["LoadDiffusionModel", "LoadTextEncoder", "LoadVAE"]
     check(drawn(PROMPT, "--cfg", "1", *vae))
     assert kinds("made.png")[:2] == ["LoadAll", "LoadVAE"]

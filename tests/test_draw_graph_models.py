@@ -45,12 +45,15 @@ def control(files, tiny_control):
     return get
 
 
-@pytest.mark.parametrize("variant, pictures, more", [
-    ("edit", "a", ("--cfg", "3", "--negative", "blurry")),
-    ("edit-2509", "a b c", ("--cfg", "3")),
-    ("edit-2511", "a b c", ("--cfg", "1", "--batch", "2")),
-    ("edit-2511", "clear b", ("--cfg", "1", "--mask", "input/hole.png", "--strength", "0.9")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "variant, pictures, more",
+    [
+        ("edit", "a", ("--cfg", "3", "--negative", "blurry")),
+        ("edit-2509", "a b c", ("--cfg", "3")),
+        ("edit-2511", "a b c", ("--cfg", "1", "--batch", "2")),
+        ("edit-2511", "clear b", ("--cfg", "1", "--mask", "input/hole.png", "--strength", "0.9")),
+    ],
+)
 def test_edits(variant, pictures, more, model):
     names = {"b": "sub/b"}
     images = [x for p in pictures.split() for x in ("--image", f"input/{names.get(p, p)}.png")]
@@ -61,8 +64,19 @@ def test_edits(variant, pictures, more, model):
 @pytest.mark.parametrize("picture, batch", [("a", 1), ("clear", 2)])
 def test_layers(picture, batch, model, monkeypatch):
     monkeypatch.setitem(editing.LAYER_AREAS, "640x640", 4096)
-    made = drawn("a thing", "--model", model("layered"), "--image", f"input/{picture}.png",
-                 "--layers", 3, "--cfg", "2", "--batch", batch)  # fmt: skip
+    made = drawn(
+        "a thing",
+        "--model",
+        model("layered"),
+        "--image",
+        f"input/{picture}.png",
+        "--layers",
+        3,
+        "--cfg",
+        "2",
+        "--batch",
+        batch,
+    )
     assert len(made) == 3 * batch
     check(made, 3)
 
@@ -80,10 +94,17 @@ CONTROLS = {  # kind of control -> the rest of the call
     "blockwise canny": ("canny:input/a.png:0.9", "--cfg", "3"),
     "blockwise inpaint": ("map:input/a.png", "--image", "input/a.png", "--mask", "input/mask.png"),
     "fun": ("canny:input/a.png:0.8",),
-    "fun, repainting": ("canny:input/a.png:0.8", "--image", "input/a.png", "--mask",
-                        "input/mask.png", "--strength", "1"),
+    "fun, repainting": (
+        "canny:input/a.png:0.8",
+        "--image",
+        "input/a.png",
+        "--mask",
+        "input/mask.png",
+        "--strength",
+        "1",
+    ),
     "context": ("canny:input/a.png:0.7", "--cfg", "3"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", CONTROLS)
@@ -99,6 +120,18 @@ def test_controls(what, model, control):
 
 def test_a_control_for_each(model, control):
     files = [x for kind in ("union", "blockwise canny") for x in ("--control-model", control(kind))]
-    check(drawn("a house", "--model", model("qwen-image"), "--cfg", "1", *files, "--control",
-                "canny:input/a.png", "--control", "map:input/a.png:0.6"))  # fmt: skip
+    check(
+        drawn(
+            "a house",
+            "--model",
+            model("qwen-image"),
+            "--cfg",
+            "1",
+            *files,
+            "--control",
+            "canny:input/a.png",
+            "--control",
+            "map:input/a.png:0.6",
+        )
+    )
     assert kinds("made.png").count("LoadControlNet") == 2

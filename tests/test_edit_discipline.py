@@ -58,9 +58,15 @@ def edit(bundle, kind: str) -> dict[str, torch.Tensor]:
 KINDS = ("edit-2511", "edit-inpaint", "layered")
 
 
-@pytest.mark.parametrize("kind, dtype", [
-    ("edit-2511", torch.bfloat16), ("edit-inpaint", torch.bfloat16), ("layered", torch.bfloat16),
-    ("edit-2511", torch.float32)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, dtype",
+    [
+        ("edit-2511", torch.bfloat16),
+        ("edit-inpaint", torch.bfloat16),
+        ("layered", torch.bfloat16),
+        ("edit-2511", torch.float32),
+    ],
+)
 def test_an_edit_on_the_meta_device(folder, kind, dtype, monkeypatch):
     """The meta device stands for a card. What needs numbers is left out: the finite checks, the
     way back to the CPU, and the vision tower, whose states are kept on the CPU of every host."""

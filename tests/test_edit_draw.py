@@ -232,10 +232,12 @@ BAD_CALLS = {
     "strength 0": (("--image", "@a.png", "--strength", "0"), ("--strength", "0.001 to 1")),
     "strength 2": (("--image", "@a.png", "--strength", "2"), ("--strength", "'2'")),
     "variant": (("--image", "@a.png", "--variant", "edit-2510"), ("--variant", "edit-2509")),
-    "two pictures": (("--image", "@a.png", "--image", "@a.png", "--strength", "0.5"),
-                     ("starts from one", "Edit")),
+    "two pictures": (
+        ("--image", "@a.png", "--image", "@a.png", "--strength", "0.5"),
+        ("starts from one", "Edit"),
+    ),
     "layers of one": (("--image", "@a.png", "--layers", "2"), ("Qwen-Image-Layered",)),
-}  # fmt: skip
+}
 BAD_FILES = {
     "two to edit": (("--image", "@a.png", "--image", "@a.png"), ("take 1 picture, got 2",)),
     "no picture": (("--image", "@text.png"), ("cannot be read as a picture", "PNG or JPEG")),

@@ -43,9 +43,12 @@ def reference(kind: str, pipe, call: dict, seeds: list[int], types: bool = True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad(), corrected(kind, pipe, types):
         return pipe(
-            prompt=PROMPT, generator=generators, num_images_per_prompt=len(seeds),
-            output_type="latent", **call,
-        ).images  # fmt: skip
+            prompt=PROMPT,
+            generator=generators,
+            num_images_per_prompt=len(seeds),
+            output_type="latent",
+            **call,
+        ).images
 
 
 def levels(bundle, size: tuple[int, int], steps: int) -> torch.Tensor:
@@ -84,17 +87,24 @@ def test_edits(pair, case):
     theirs, ours = zip(*(image(*one, seed=n) for n, one in enumerate(sizes)))
     seeds = [5 + k for k in range(batch)]
     call = dict(
-        image=theirs[0] if kind == "edit" else list(theirs), true_cfg_scale=cfg,
-        negative_prompt=NEGATIVE, num_inference_steps=steps,
-    ) | (dict(width=size[0], height=size[1]) if size else {})  # fmt: skip
+        image=theirs[0] if kind == "edit" else list(theirs),
+        true_cfg_scale=cfg,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=steps,
+    ) | (dict(width=size[0], height=size[1]) if size else {})
     first, size = size is None, size or area_size(*sizes[-1], AREA)
     want = raw(pipe, reference(kind, pipe, call, seeds), size)
     texts = encoded(bundle, (PROMPT, NEGATIVE if cfg > 1 else None), list(ours))
     references = tuple(bundle.vae.encode(copy_of(picture)) for picture in theirs)
     request = Request(
-        *size, levels(bundle, size, steps), seed=5, batch=batch, cfg=cfg, references=references,
+        *size,
+        levels(bundle, size, steps),
+        seed=5,
+        batch=batch,
+        cfg=cfg,
+        references=references,
         encoded_for=kind,
-    )  # fmt: skip
+    )
     compare(denoise(bundle.model, *texts, request), want)
     if first:  # what the pipeline draws as it is: picture tokens are numbered like text
         trap = relative(raw(pipe, reference(kind, pipe, call, seeds, types=False), size), want)
@@ -110,8 +120,9 @@ def masked(size: tuple[int, int]) -> tuple[Image.Image, torch.Tensor]:
     return Image.fromarray(pixels), F.interpolate(mask, size=(height // 8, width // 8))
 
 
-@pytest.mark.parametrize("strength, steps, cfg, batch", [
-    (0.6, 5, 4.0, 1), (0.33, 7, 1.0, 2), (1.0, 3, 4.0, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "strength, steps, cfg, batch", [(0.6, 5, 4.0, 1), (0.33, 7, 1.0, 2), (1.0, 3, 4.0, 2)]
+)
 @pytest.mark.parametrize("kind", ["img2img", "inpaint"])
 def test_from_a_picture(pair, kind, strength, steps, cfg, batch):
     size = (112, 80)
@@ -119,17 +130,27 @@ def test_from_a_picture(pair, kind, strength, steps, cfg, batch):
     picture, pixels = image(*size)
     seeds = [5 + k for k in range(batch)]
     call = dict(
-        image=picture, width=size[0], height=size[1], strength=strength, true_cfg_scale=cfg,
-        negative_prompt=NEGATIVE, num_inference_steps=steps,
-    )  # fmt: skip
+        image=picture,
+        width=size[0],
+        height=size[1],
+        strength=strength,
+        true_cfg_scale=cfg,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=steps,
+    )
     mask, repaint = masked(size) if kind == "inpaint" else (None, None)
     want = reference(kind, pipe, call | (dict(mask_image=mask) if mask else {}), seeds)
     texts = encoded(bundle, (PROMPT, NEGATIVE if cfg > 1 else None), [])
     latent = bundle.vae.encode(pixels[None])
     request = Request(
-        *size, tail(levels(bundle, size, steps), strength), seed=5, batch=batch, cfg=cfg,
-        latent=latent, repaint=repaint,
-    )  # fmt: skip
+        *size,
+        tail(levels(bundle, size, steps), strength),
+        seed=5,
+        batch=batch,
+        cfg=cfg,
+        latent=latent,
+        repaint=repaint,
+    )
     got = denoise(bundle.model, *texts, request)
     compare(got, raw(pipe, want, size))
     if repaint is not None:
@@ -145,21 +166,31 @@ def test_inpainting_with_an_edit_model(pair, strength, steps, cfg):
     size = area_size(90, 61, AREA)
     mask, repaint = masked(size)
     call = dict(
-        image=picture, mask_image=mask, strength=strength, true_cfg_scale=cfg,
-        negative_prompt=NEGATIVE, num_inference_steps=steps,
-    )  # fmt: skip
+        image=picture,
+        mask_image=mask,
+        strength=strength,
+        true_cfg_scale=cfg,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=steps,
+    )
     want = reference("edit-inpaint", pipe, call, [5])
     texts = encoded(bundle, (PROMPT, NEGATIVE if cfg > 1 else None), [pixels])
     latent = bundle.vae.encode(copy_of(picture))
     request = Request(
-        *size, tail(levels(bundle, size, steps), strength), seed=5, cfg=cfg, latent=latent,
-        references=(latent,), repaint=repaint,
-    )  # fmt: skip
+        *size,
+        tail(levels(bundle, size, steps), strength),
+        seed=5,
+        cfg=cfg,
+        latent=latent,
+        references=(latent,),
+        repaint=repaint,
+    )
     compare(denoise(bundle.model, *texts, request), raw(pipe, want, size))
 
 
-@pytest.mark.parametrize("layers, picture, cfg", [
-    (2, (90, 61), 4.0), (3, (61, 90), 1.0), (1, (64, 64), 4.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "layers, picture, cfg", [(2, (90, 61), 4.0), (3, (61, 90), 1.0), (1, (64, 64), 4.0)]
+)
 def test_layers(pair, layers, picture, cfg):
     """Latents, and the pictures with alpha that the VAE makes of them."""
     pipe, bundle = pair("layered").pipe, load_all(pair("layered").folder, torch.float32)
@@ -169,17 +200,26 @@ def test_layers(pair, layers, picture, cfg):
     theirs, size, seen = Image.fromarray(rgba.numpy()), area_size(*picture, AREA), []
     with torch.no_grad(), corrected("layered", pipe):
         pictures = pipe(  # it cannot return latents
-            image=theirs, prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=cfg,
-            layers=layers, num_inference_steps=3, generator=[torch.Generator().manual_seed(5)],
+            image=theirs,
+            prompt=PROMPT,
+            negative_prompt=NEGATIVE,
+            true_cfg_scale=cfg,
+            layers=layers,
+            num_inference_steps=3,
+            generator=[torch.Generator().manual_seed(5)],
             output_type="pt",
             callback_on_step_end=lambda p, i, t, state: seen.append(state["latents"]) or state,
-        ).images[0]  # fmt: skip
+        ).images[0]
     want = raw(pipe, seen[-1], size, layers + 1)[:, :, 1:]
     texts = encoded(bundle, (PROMPT, NEGATIVE if cfg > 1 else None), [])
     request = Request(
-        *size, levels(bundle, size, 3), seed=5, cfg=cfg, layers=layers,
+        *size,
+        levels(bundle, size, 3),
+        seed=5,
+        cfg=cfg,
+        layers=layers,
         references=(bundle.vae.encode(copy_of(theirs)),),
-    )  # fmt: skip
+    )
     got = denoise(bundle.model, *texts, request)
     compare(got, want)
     made = bundle.vae.decode(got)
@@ -197,9 +237,10 @@ def test_the_layered_schedule():
         assert abs(got[index].item() - value) < 1e-6 and got[-1] == 0, f"{side}: {got[index]}"
 
 
-@pytest.mark.parametrize("steps, strength, done", [
-    (50, 0.6, 30), (50, 0.33, 17), (30, 0.85, 26), (50, 1.0, 50), (4, 0.3, 2), (1, 0.5, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps, strength, done",
+    [(50, 0.6, 30), (50, 0.33, 17), (30, 0.85, 26), (50, 1.0, 50), (4, 0.3, 2), (1, 0.5, 1)],
+)
 def test_the_tail_of_a_schedule(steps, strength, done):
     whole = torch.linspace(1, 0, steps + 1)
     assert torch.equal(tail(whole, strength), whole[steps - done :])

@@ -73,10 +73,18 @@ def single(folder, place, metadata=None, extra=None):
 # --- what a model says of itself
 
 
-@pytest.mark.parametrize("kind, name", [
-    ("qwen-image", "qwen-image"), ("img2img", "qwen-image"), ("edit", "edit"),
-    ("edit-inpaint", "edit"), ("edit-2509", "edit-2509"), ("edit-2511", "edit-2511"),
-    ("layered", "layered")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("qwen-image", "qwen-image"),
+        ("img2img", "qwen-image"),
+        ("edit", "edit"),
+        ("edit-inpaint", "edit"),
+        ("edit-2509", "edit-2509"),
+        ("edit-2511", "edit-2511"),
+        ("layered", "layered"),
+    ],
+)
 def test_a_folder_says_its_variant(folder, kind, name):
     for root in (folder(kind), folder(kind) / "transformer"):
         model = open_diffusion_model(root, WAITING)
@@ -122,9 +130,15 @@ def test_a_file_with_a_mark_says_it(folder, tmp_path):
         open_diffusion_model(path, WAITING)
 
 
-@pytest.mark.parametrize("kind, wanted", [
-    ("edit-2511", "edit-2509"), ("edit-2509", "edit-2511"), ("layered", "qwen-image"),
-    ("qwen-image", "edit")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, wanted",
+    [
+        ("edit-2511", "edit-2509"),
+        ("edit-2509", "edit-2511"),
+        ("layered", "qwen-image"),
+        ("qwen-image", "edit"),
+    ],
+)
 def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
     with pytest.raises(InkstoneError, match=f"chosen to be {wanted}.* is {kind} "):
         open_diffusion_model(folder(kind), Want(torch.float32, wait=True, variant=wanted))
@@ -188,8 +202,11 @@ MASK = torch.ones(1, 1, 6, 10)
 REFUSED = [
     ("qwen-image", dict(references=(ONE,)), "1 reference picture for qwen-image, which takes none"),
     ("edit", dict(references=(ONE, ONE)), "2 reference pictures for edit, which takes 1"),
-    ("edit-2511", dict(references=(ONE,), encoded_for="edit-2509"),
-     "encoded for edit-2509, the diffusion model is edit-2511"),
+    (
+        "edit-2511",
+        dict(references=(ONE,), encoded_for="edit-2509"),
+        "encoded for edit-2509, the diffusion model is edit-2511",
+    ),
     ("qwen-image", dict(encoded_for="edit"), "encoded for edit, the diffusion model is qwen-image"),
     ("edit", dict(references=(ONE[:, :8],)), "Reference picture 1 has shape"),
     ("edit", dict(references=(ONE[:, :, 0],)), r"picture 1 has shape \[1, 16, 6, 10\]"),
@@ -213,7 +230,7 @@ REFUSED = [
     ("layered", dict(layers=65, references=(ONE,)), "Layers is 65"),
     ("layered", dict(layers=2, references=(latent(64, 48),)), "apart is 64x48, the canvas 80x48"),
     ("layered", dict(layers=2, references=(ONE,), repaint=MASK, latent=ONE), "from noise alone"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda c: f"{c[0]}: {c[2][:40]}")
@@ -237,11 +254,13 @@ def test_without_references_every_variant_draws_the_same(folder, tmp_path):
     path = single(folder("qwen-image"), tmp_path)
     drawn = [
         denoise(
-            open_diffusion_model(path, Want(torch.float32, variant=name)), text(), None,
+            open_diffusion_model(path, Want(torch.float32, variant=name)),
+            text(),
+            None,
             Request(*SIZE, LEVELS),
         )
         for name in (None, "qwen-image", "edit", "edit-2509", "edit-2511")
-    ]  # fmt: skip
+    ]
     assert all(torch.equal(one, drawn[0]) for one in drawn)
 
 
@@ -324,9 +343,10 @@ def test_references_are_embedded_once(model, kind, keys, monkeypatch):
     monkeypatch.setattr(run, "References", lambda *a, **k: made.append(right(*a, **k)) or made[-1])
     seen: dict[str, list[int]] = {"img_in": [], "to_k": [], "to_out": []}
     parts = {
-        "img_in": net.img_in, "to_k": net.transformer_blocks[0].attn.to_k,
+        "img_in": net.img_in,
+        "to_k": net.transformer_blocks[0].attn.to_k,
         "to_out": net.transformer_blocks[-1].attn.to_out[0],
-    }  # fmt: skip
+    }
     hooks = [
         part.register_forward_pre_hook(lambda _, args, n=name: seen[n].append(args[0].shape[1]))
         for name, part in parts.items()

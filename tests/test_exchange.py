@@ -22,12 +22,16 @@ API = {
     "2": {"class_type": "CLIPLoader", "inputs": {"clip_name": CLIP, "type": "qwen_image"}},
     "3": {"class_type": "VAELoader", "inputs": {"vae_name": VAE}},
     "4": {"class_type": "UNETLoader", "inputs": {"unet_name": "lotus.safetensors"}},
-    "5": {"class_type": "TextEncodeQwenImageEditPlus", "inputs": {"clip": ["2", 0], "vae": ["3", 0],
-                                                                  "prompt": "x"}},
-    "6": {"class_type": "FluxKontextMultiReferenceLatentMethod",
-          "inputs": {"conditioning": ["5", 0], "reference_latents_method": "index_timestep_zero"}},
+    "5": {
+        "class_type": "TextEncodeQwenImageEditPlus",
+        "inputs": {"clip": ["2", 0], "vae": ["3", 0], "prompt": "x"},
+    },
+    "6": {
+        "class_type": "FluxKontextMultiReferenceLatentMethod",
+        "inputs": {"conditioning": ["5", 0], "reference_latents_method": "index_timestep_zero"},
+    },
     "7": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "positive": ["6", 0]}},
-}  # fmt: skip
+}
 
 
 def test_an_api_graph():
@@ -35,8 +39,11 @@ def test_an_api_graph():
     made, notes = to_inkstone(API)
     assert before == API, "the one that came in stays as it is"
     assert made["7"] == API["7"] and made["4"] == API["4"]
-    for key, bridge, wire in (("1", "ToModel", "model"), ("2", "ToCLIP", "text_encoder"),
-                              ("3", "ToVAE", "vae")):  # fmt: skip
+    for key, bridge, wire in (
+        ("1", "ToModel", "model"),
+        ("2", "ToCLIP", "text_encoder"),
+        ("3", "ToVAE", "vae"),
+    ):
         assert made[key]["class_type"] == f"Inkstone{bridge}"
         ours = made[made[key]["inputs"][wire][0]]
         assert ours["inputs"][wire] == {"1": MODEL, "2": CLIP, "3": VAE}[key]
@@ -47,12 +54,18 @@ def test_an_api_graph():
 
 @pytest.mark.parametrize(
     "kind, method, variant",
-    [("CLIPTextEncode", "", "auto"), ("TextEncodeQwenImageEdit", "", "edit"),
-     ("TextEncodeQwenImageEditPlus", "index", "edit-2509")],
-)  # fmt: skip
+    [
+        ("CLIPTextEncode", "", "auto"),
+        ("TextEncodeQwenImageEdit", "", "edit"),
+        ("TextEncodeQwenImageEditPlus", "index", "edit-2509"),
+    ],
+)
 def test_the_variant_comes_from_the_encode_nodes(kind, method, variant):
-    graph = {"1": API["1"], "5": {"class_type": kind, "inputs": {}},
-             "6": {"class_type": "X", "inputs": {"reference_latents_method": method}}}  # fmt: skip
+    graph = {
+        "1": API["1"],
+        "5": {"class_type": kind, "inputs": {}},
+        "6": {"class_type": "X", "inputs": {"reference_latents_method": method}},
+    }
     made, _ = to_inkstone(graph)
     assert made["7"]["inputs"] == {"model": MODEL, "dtype": "auto", "variant": variant}
 
@@ -71,22 +84,44 @@ def test_what_cannot_be_exchanged_is_named():
 
 
 def page(node_type, number, widgets, out, links, inputs=()):
-    return {"id": number, "type": node_type, "pos": [10 * number, 0], "size": [200, 80], "flags": {},
-            "order": number, "mode": 0, "inputs": list(inputs),
-            "outputs": [{"name": out, "type": out, "links": links}],
-            "properties": {"models": [{"name": MODEL, "url": "u", "directory": "d"}]},
-            "widgets_values": widgets}  # fmt: skip
+    return {
+        "id": number,
+        "type": node_type,
+        "pos": [10 * number, 0],
+        "size": [200, 80],
+        "flags": {},
+        "order": number,
+        "mode": 0,
+        "inputs": list(inputs),
+        "outputs": [{"name": out, "type": out, "links": links}],
+        "properties": {"models": [{"name": MODEL, "url": "u", "directory": "d"}]},
+        "widgets_values": widgets,
+    }
 
 
-SAVER = {"id": 9, "type": "Taker", "pos": [900, 0], "size": [200, 80], "flags": {}, "order": 9,
-         "mode": 0, "inputs": [{"name": "model", "type": "MODEL", "link": 1}], "outputs": [],
-         "properties": {}, "widgets_values": []}  # fmt: skip
+SAVER = {
+    "id": 9,
+    "type": "Taker",
+    "pos": [900, 0],
+    "size": [200, 80],
+    "flags": {},
+    "order": 9,
+    "mode": 0,
+    "inputs": [{"name": "model", "type": "MODEL", "link": 1}],
+    "outputs": [],
+    "properties": {},
+    "widgets_values": [],
+}
 
 
 def test_a_ui_graph():
-    graph = {"last_node_id": 9, "last_link_id": 1, "version": 0.4,
-             "nodes": [page("UNETLoader", 3, [MODEL, "default"], "MODEL", [1]), SAVER],
-             "links": [[1, 3, 0, 9, 0, "MODEL"]]}  # fmt: skip
+    graph = {
+        "last_node_id": 9,
+        "last_link_id": 1,
+        "version": 0.4,
+        "nodes": [page("UNETLoader", 3, [MODEL, "default"], "MODEL", [1]), SAVER],
+        "links": [[1, 3, 0, 9, 0, "MODEL"]],
+    }
     made, notes = to_inkstone(graph)
     nodes = {n["id"]: n for n in made["nodes"]}
     assert nodes[3]["type"] == "InkstoneToModel" and nodes[3]["outputs"][0]["links"] == [1]
@@ -100,26 +135,64 @@ def test_a_ui_graph():
 
 def subgraph():
     """A level whose loader shows its type, then its file, then another node's number outside."""
-    shows = [{"name": n, "type": "COMBO", "widget": {"name": n}, "link": i}
-             for n, i in (("weight_dtype", 11), ("unet_name", 12))]  # fmt: skip
-    other = page("Other", 4, [5], "INT", [], [
-        {"name": "steps", "type": "INT", "widget": {"name": "steps"}, "link": 13}])  # fmt: skip
+    shows = [
+        {"name": n, "type": "COMBO", "widget": {"name": n}, "link": i}
+        for n, i in (("weight_dtype", 11), ("unet_name", 12))
+    ]
+    other = page(
+        "Other",
+        4,
+        [5],
+        "INT",
+        [],
+        [{"name": "steps", "type": "INT", "widget": {"name": "steps"}, "link": 13}],
+    )
     names = ("weight_dtype", "unet_name", "steps")
-    links = [{"id": 11 + i, "origin_id": -10, "origin_slot": i, "target_id": 3 + (i == 2),
-              "target_slot": 0, "type": "COMBO"} for i in range(3)]  # fmt: skip
-    level = {"id": "uuid", "name": "sub", "version": 1, "state": {"lastNodeId": 4, "lastLinkId": 13},
-             "inputs": [{"id": n, "name": n, "type": "COMBO", "linkIds": [11 + i]}
-                        for i, n in enumerate(names)],
-             "outputs": [], "nodes": [page("UNETLoader", 3, [MODEL, "default"], "MODEL", [], shows),
-                                      other], "links": links}  # fmt: skip
+    links = [
+        {
+            "id": 11 + i,
+            "origin_id": -10,
+            "origin_slot": i,
+            "target_id": 3 + (i == 2),
+            "target_slot": 0,
+            "type": "COMBO",
+        }
+        for i in range(3)
+    ]
+    level = {
+        "id": "uuid",
+        "name": "sub",
+        "version": 1,
+        "state": {"lastNodeId": 4, "lastLinkId": 13},
+        "inputs": [
+            {"id": n, "name": n, "type": "COMBO", "linkIds": [11 + i]} for i, n in enumerate(names)
+        ],
+        "outputs": [],
+        "nodes": [page("UNETLoader", 3, [MODEL, "default"], "MODEL", [], shows), other],
+        "links": links,
+    }
     outside = [{"name": n, "type": "COMBO", "widget": {"name": n}, "link": None} for n in names]
-    instance = {"id": 5, "type": "uuid", "pos": [0, 0], "size": [1, 1], "flags": {}, "order": 0,
-                "mode": 0, "inputs": outside, "outputs": [],
-                "properties": {"proxyWidgets": [["3", "weight_dtype"], ["3", "unet_name"],
-                                                ["4", "steps"]]},
-                "widgets_values": ["fp8", "other_qwen.safetensors", 7]}  # fmt: skip
-    return {"last_node_id": 5, "last_link_id": 0, "nodes": [instance], "links": [], "version": 0.4,
-            "definitions": {"subgraphs": [level]}}  # fmt: skip
+    instance = {
+        "id": 5,
+        "type": "uuid",
+        "pos": [0, 0],
+        "size": [1, 1],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": outside,
+        "outputs": [],
+        "properties": {"proxyWidgets": [["3", "weight_dtype"], ["3", "unet_name"], ["4", "steps"]]},
+        "widgets_values": ["fp8", "other_qwen.safetensors", 7],
+    }
+    return {
+        "last_node_id": 5,
+        "last_link_id": 0,
+        "nodes": [instance],
+        "links": [],
+        "version": 0.4,
+        "definitions": {"subgraphs": [level]},
+    }
 
 
 def test_widgets_that_a_subgraph_shows():
@@ -139,9 +212,11 @@ def test_what_is_made_is_what_our_nodes_take():
     classes = node_classes()
     for change in EXCHANGES.values():
         loader = {i.id for i in classes[change.ours].define_schema().inputs}
-        assert list(change.widgets("x", "auto")) == [
-            i.id for i in classes[change.ours].define_schema().inputs
-        ] or set(change.widgets("x", "auto")) <= loader
+        assert (
+            list(change.widgets("x", "auto"))
+            == [i.id for i in classes[change.ours].define_schema().inputs]
+            or set(change.widgets("x", "auto")) <= loader
+        )
         bridge = classes[change.bridge].define_schema()
         assert [i.id for i in bridge.inputs] == [change.wire]
 

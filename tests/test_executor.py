@@ -14,14 +14,7 @@ import pytest
 from inkstone.headless import png
 from inkstone.headless.core_nodes import CORE_NODES
 from inkstone.headless.executor import Executor, NodeError, run_graph
-from inkstone.headless.graph import (
-    GraphError,
-    apply_set,
-    parse_graph,
-    read_graph,
-    to_api,
-    validate,
-)
+from inkstone.headless.graph import GraphError, apply_set, parse_graph, read_graph, to_api, validate
 from inkstone.headless.png import numbered_path, read_text_chunks, save_png
 from inkstone.headless.ui_graph import Group, Layout, Note, full_graph, ui_from_api
 from inkstone.kernels.errors import InkstoneError

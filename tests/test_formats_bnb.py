@@ -10,8 +10,28 @@ import torch
 from .packed import check, found_in, refused
 
 X = "transformer_blocks.0.attn.to_k"
-NF4 = torch.tensor(sorted([-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796,
-                           0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0]))  # fmt: skip
+NF4 = torch.tensor(
+    sorted(
+        [
+            -1.0,
+            -0.6962,
+            -0.5251,
+            -0.3949,
+            -0.2844,
+            -0.1848,
+            -0.0911,
+            0.0,
+            0.0796,
+            0.1609,
+            0.2461,
+            0.3379,
+            0.4407,
+            0.5626,
+            0.7230,
+            1.0,
+        ]
+    )
+)
 
 
 def four_bit(rows: int, columns: int, kind: str = "nf4", nested: bool = False, **changes):
@@ -21,16 +41,21 @@ def four_bit(rows: int, columns: int, kind: str = "nf4", nested: bool = False, *
     codes = torch.randint(0, 16, (count,), generator=g)
     blocks = -(-count // 64)
     state = {"quant_type": kind, "blocksize": 64, "dtype": "bfloat16", "shape": [rows, columns]}
-    t = {X + ".weight": (codes[0::2] << 4 | codes[1::2]).to(torch.uint8).view(-1, 1),
-         X + ".weight.quant_map": NF4}  # fmt: skip
+    t = {
+        X + ".weight": (codes[0::2] << 4 | codes[1::2]).to(torch.uint8).view(-1, 1),
+        X + ".weight.quant_map": NF4,
+    }
     if nested:
         inner = torch.randint(0, 256, (blocks,), generator=g, dtype=torch.uint8)
         levels = torch.rand(256, generator=g) - 0.5
         outer = torch.rand(-(-blocks // 256), generator=g)
         state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.03125}
         largest = levels[inner.long()] * outer.repeat_interleave(256)[:blocks] + 0.03125
-        t |= {X + ".weight.absmax": inner, X + ".weight.nested_absmax": outer,
-              X + ".weight.nested_quant_map": levels}  # fmt: skip
+        t |= {
+            X + ".weight.absmax": inner,
+            X + ".weight.nested_absmax": outer,
+            X + ".weight.nested_quant_map": levels,
+        }
     else:
         largest = torch.rand(blocks, generator=g)
         largest[0] = 0
@@ -56,8 +81,11 @@ def test_four_bits(kind, nested, shape, tmp_path):
 def int8() -> tuple[dict, torch.Tensor]:
     codes = torch.arange(-127, 128).repeat(4)[:1000].to(torch.int8).view(10, 100)
     largest = torch.linspace(0, 3, 10)
-    tensors = {X + ".weight": codes, X + ".SCB": largest,
-               X + ".weight_format": torch.zeros((), dtype=torch.uint8)}  # fmt: skip
+    tensors = {
+        X + ".weight": codes,
+        X + ".SCB": largest,
+        X + ".weight_format": torch.zeros((), dtype=torch.uint8),
+    }
     return tensors, codes.float() * largest[:, None] / 127
 
 
@@ -89,10 +117,14 @@ FOUR = {
     "15 levels": (_put(".weight.quant_map", NF4[:15]), {}, ("[15], expected [16]",)),
     "NaN level": (_put(".weight.quant_map", NF4 * torch.nan), {}, ("quant_map has nan",)),
     "too few maxima": (
-        _put(".weight.absmax", torch.zeros(3, dtype=torch.uint8)), {}, ("[3], expected",),
+        _put(".weight.absmax", torch.zeros(3, dtype=torch.uint8)),
+        {},
+        ("[3], expected",),
     ),
     "infinite maximum": (
-        _put(".weight.nested_absmax", torch.full((2,), torch.inf)), {}, ("has inf",),
+        _put(".weight.nested_absmax", torch.full((2,), torch.inf)),
+        {},
+        ("has inf",),
     ),
     "weight cut": (_put(".weight", torch.zeros(9, 1, dtype=torch.uint8)), {}, ("[9, 1]",)),
     "weight in floats": (_put(".weight", torch.zeros(9216, 1)), {}, ("float32", "uint8")),
@@ -107,15 +139,17 @@ FOUR = {
     "nested offset": (lambda t: None, {"nested_offset": "x"}, ("nested_offset is 'x'",)),
     "nested offset NaN": (lambda t: None, {"nested_offset": float("nan")}, ("nested_offset",)),
     "bad JSON": (_put(STATE, torch.tensor([1, 2], dtype=torch.uint8)), {}, ("JSON",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FOUR)
 def test_damage_is_told(name, tmp_path):
     change, changes, words = FOUR[name]
-    tensors, _ = four_bit(300, 64, nested=True) if "infinite" in name else four_bit(
-        96, 192, nested=True, **changes
-    )  # fmt: skip
+    tensors, _ = (
+        four_bit(300, 64, nested=True)
+        if "infinite" in name
+        else four_bit(96, 192, nested=True, **changes)
+    )
     change(tensors)
     refused((*words, X), lambda: found_in(tmp_path, tensors)[X + ".weight"].load())
 
@@ -126,7 +160,7 @@ EIGHT = {
     "NaN": (_put(".SCB", torch.full((10,), torch.nan)), ("SCB has nan",)),
     "too many": (_put(".SCB", torch.ones(11)), ("[11], expected [10]",)),
     "tiles": (_put(".weight_format", torch.ones((), dtype=torch.uint8)), ("weight_format",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EIGHT)

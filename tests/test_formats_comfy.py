@@ -35,33 +35,32 @@ def weight(rows: int = ROWS, columns: int = COLUMNS) -> torch.Tensor:
 # name -> (layout, arguments of its quantiser, settings beside the format)
 CASES = {
     "float8_e4m3fn": (TensorCoreFP8Layout, {"scale": "recalculate"}, {}),
-    "float8_e5m2": (
-        TensorCoreFP8Layout, {"scale": "recalculate", "dtype": torch.float8_e5m2}, {},
-    ),
+    "float8_e5m2": (TensorCoreFP8Layout, {"scale": "recalculate", "dtype": torch.float8_e5m2}, {}),
     "mxfp8": (TensorCoreMXFP8Layout, {}, {}),
     "nvfp4": (TensorCoreNVFP4Layout, {}, {}),
     "int8_tensorwise": (TensorWiseINT8Layout, {}, {}),
     "int8_tensorwise rows": (TensorWiseINT8Layout, {"per_channel": True}, {}),
     "int8_tensorwise convrot": (
-        TensorWiseINT8Layout, {"per_channel": True, "convrot": True},
+        TensorWiseINT8Layout,
+        {"per_channel": True, "convrot": True},
         {"convrot": True, "convrot_groupsize": 256},
     ),
     "int8_tensorwise convrot 64": (
-        TensorWiseINT8Layout, {"per_channel": True, "convrot": True, "convrot_groupsize": 64},
+        TensorWiseINT8Layout,
+        {"per_channel": True, "convrot": True, "convrot_groupsize": 64},
         {"convrot": True, "convrot_groupsize": 64},
     ),
     "convrot_w4a4": (TensorCoreConvRotW4A4Layout, {}, {"convrot_groupsize": 256}),
     "asym_w4a8_int8": (AsymW4A8Int8Layout, {}, {"group_size": 16, "convrot_groupsize": 256}),
     "asym_w4a8_int8 uniform": (AsymW4A8Int8Layout, {"codebook": False}, {}),
     "asym_w4a8_int8 float scales": (
-        AsymW4A8Int8Layout, {"scale_dtype": torch.float32, "group_size": 32},
+        AsymW4A8Int8Layout,
+        {"scale_dtype": torch.float32, "group_size": 32},
         {"params": {"group_size": 32}},
     ),
-    "asym_w4a8_int8 correction": (
-        AsymW4A8Int8Layout, {"codebook": False, "symmetric": False}, {},
-    ),
+    "asym_w4a8_int8 correction": (AsymW4A8Int8Layout, {"codebook": False, "symmetric": False}, {}),
     "asym_w4a8_int8 6 bits": (AsymW4A8Int8Layout, {"bits": 6, "codebook": False}, {}),
-}  # fmt: skip
+}
 
 
 def encoded(case: str, w: torch.Tensor) -> tuple[dict, torch.Tensor, dict]:
@@ -131,8 +130,11 @@ def test_awq(tmp_path):
         scale=scale, orig_dtype=torch.float32, orig_shape=(96, 256), zeros=zero
     )
     want = TensorCoreAWQW4A16Layout.dequantize(codes, params)
-    tensors = {LAYER + ".weight": codes, LAYER + ".weight_scale": scale,
-               LAYER + ".weight_zeros": zero}  # fmt: skip
+    tensors = {
+        LAYER + ".weight": codes,
+        LAYER + ".weight_scale": scale,
+        LAYER + ".weight_zeros": zero,
+    }
     one = found_in(tmp_path, with_mark(tensors, {"format": "awq_w4a16"}))[LAYER + ".weight"]
     storage = one.load()
     assert one.nbytes == storage.nbytes
@@ -150,9 +152,13 @@ def test_modelopt_nvfp4(tmp_path):
     want = torch.stack([signed[(codes & 15).long()], signed[(codes >> 4).long()]], -1).view(48, 80)
     whole = torch.tensor(0.37)
     want = (want.view(48, 5, 16) * (scale.float() * whole).unsqueeze(-1)).view(48, 80) * columns
-    tensors = {LAYER + ".weight": codes, LAYER + ".weight_scale": scale,
-               LAYER + ".weight_scale_2": whole, LAYER + ".input_scale": torch.tensor(1.0),
-               LAYER + ".pre_quant_scale": columns}  # fmt: skip
+    tensors = {
+        LAYER + ".weight": codes,
+        LAYER + ".weight_scale": scale,
+        LAYER + ".weight_scale_2": whole,
+        LAYER + ".input_scale": torch.tensor(1.0),
+        LAYER + ".pre_quant_scale": columns,
+    }
     one = found_in(tmp_path, tensors)[LAYER + ".weight"]
     assert set(one.parts) == set(tensors) and one.shape == (48, 80)
     storage = one.load()
@@ -166,8 +172,9 @@ def test_marked_and_plain_layers_may_mix(tmp_path):
     tensors |= {"a.weight": fp8, "b.weight": torch.ones(2, 2)}
     found = found_in(tmp_path, with_mark(tensors, conf))
     assert {k: f.format for k, f in found.items()} == {
-        LAYER + ".weight": "nvfp4", "a.weight": "fp8 e4m3 plain",
-    }  # fmt: skip
+        LAYER + ".weight": "nvfp4",
+        "a.weight": "fp8 e4m3 plain",
+    }
 
 
 # --- damaged files
@@ -191,66 +198,84 @@ DAMAGE = {
     "no scale": ("float8_e4m3fn", {".weight_scale": None}, (".weight_scale is missing",)),
     "no weight": ("mxfp8", {".weight": None}, (".weight is missing",)),
     "mxfp8 scale not padded": (
-        "mxfp8", {".weight_scale": torch.zeros(160, 16, dtype=torch.uint8).view(E8)},
+        "mxfp8",
+        {".weight_scale": torch.zeros(160, 16, dtype=torch.uint8).view(E8)},
         ("[160, 16]", "expected [256, 16]"),
     ),
     "mxfp8 NaN scale": (
-        "mxfp8", {".weight_scale": torch.full((256, 16), 255, dtype=torch.uint8).view(E8)},
+        "mxfp8",
+        {".weight_scale": torch.full((256, 16), 255, dtype=torch.uint8).view(E8)},
         ("NaN",),
     ),
     "mxfp8 NaN weight": (
-        "mxfp8", {".weight": torch.full((160, 512), 127, dtype=torch.uint8).view(
-            torch.float8_e4m3fn)}, ("all NaN",),
+        "mxfp8",
+        {".weight": torch.full((160, 512), 127, dtype=torch.uint8).view(torch.float8_e4m3fn)},
+        ("all NaN",),
     ),
     "mxfp8 in floats": ("mxfp8", {".weight": torch.ones(160, 512)}, ("holds float32",)),
     "mxfp8 columns": (
-        "mxfp8", {".weight": torch.ones(160, 500).to(torch.float8_e4m3fn)}, ("multiple of 32",),
+        "mxfp8",
+        {".weight": torch.ones(160, 500).to(torch.float8_e4m3fn)},
+        ("multiple of 32",),
     ),
     "mxfp8 bias of another length": ("mxfp8", {".bias": torch.zeros(90)}, ("its bias 90",)),
     "nvfp4 without the whole scale": (
-        "nvfp4", {".weight_scale_2": None}, ("weight_scale_2 is missing",),
+        "nvfp4",
+        {".weight_scale_2": None},
+        ("weight_scale_2 is missing",),
     ),
     "nvfp4 NaN scale": ("nvfp4", {".weight_scale": _scale_with(0x7F, (256, 32))}, ("[2, 3]",)),
     "nvfp4 infinite whole scale": (
-        "nvfp4", {".weight_scale_2": torch.tensor(torch.inf)}, ("weight_scale_2 has inf",),
+        "nvfp4",
+        {".weight_scale_2": torch.tensor(torch.inf)},
+        ("weight_scale_2 has inf",),
     ),
     "nvfp4 vector": ("nvfp4", {".weight": torch.zeros(64, dtype=torch.uint8)}, ("a matrix",)),
-    "int8 rows": (
-        "int8_tensorwise", {".weight_scale": torch.ones(159, 1)}, ("expected [160]",),
-    ),
+    "int8 rows": ("int8_tensorwise", {".weight_scale": torch.ones(159, 1)}, ("expected [160]",)),
     "int8 NaN": (
-        "int8_tensorwise", {".weight_scale": torch.tensor(torch.nan)}, ("weight_scale has nan",),
+        "int8_tensorwise",
+        {".weight_scale": torch.tensor(torch.nan)},
+        ("weight_scale has nan",),
     ),
     "int4 NaN": ("convrot_w4a4", {".weight_scale": torch.full((160,), torch.nan)}, ("has nan",)),
     "w4a8 scales of another length": (
-        "asym_w4a8_int8", {".weight_s_channel": torch.ones(4)}, ("expected [160]",),
+        "asym_w4a8_int8",
+        {".weight_s_channel": torch.ones(4)},
+        ("expected [160]",),
     ),
     "w4a8 grid": ("asym_w4a8_int8", {".weight_s_rel": torch.ones(160, 31)}, ("4 or 6 bits",)),
     "w4a8 codebook": ("asym_w4a8_int8", {".weight_codebook": torch.ones(15)}, ("expected [16]",)),
     "w4a8 NaN": (
-        "asym_w4a8_int8", {".weight_s_rel": torch.full((160, 32), torch.nan)}, ("has nan",),
+        "asym_w4a8_int8",
+        {".weight_s_rel": torch.full((160, 32), torch.nan)},
+        ("has nan",),
     ),
     "rotation that does not fit": (
-        "convrot_w4a4", {".comfy_quant": as_bytes({"format": "convrot_w4a4",
-                                                   "convrot_groupsize": 1024})}, ("power of 4",),
+        "convrot_w4a4",
+        {".comfy_quant": as_bytes({"format": "convrot_w4a4", "convrot_groupsize": 1024})},
+        ("power of 4",),
     ),
     "rotation of another kind": (
-        "convrot_w4a4", {".comfy_quant": as_bytes({"format": "convrot_w4a4",
-                                                   "convrot_groupsize": 128})}, ("power of 4",),
+        "convrot_w4a4",
+        {".comfy_quant": as_bytes({"format": "convrot_w4a4", "convrot_groupsize": 128})},
+        ("power of 4",),
     ),
     "rotation in words": (
-        "convrot_w4a4", {".comfy_quant": as_bytes({"format": "convrot_w4a4",
-                                                   "convrot_groupsize": "a"})}, ("whole number",),
+        "convrot_w4a4",
+        {".comfy_quant": as_bytes({"format": "convrot_w4a4", "convrot_groupsize": "a"})},
+        ("whole number",),
     ),
     "bad JSON": ("nvfp4", {".comfy_quant": torch.tensor([123, 34], dtype=torch.uint8)}, ("JSON",)),
     "JSON not UTF-8": (
-        "nvfp4", {".comfy_quant": torch.tensor([0xFF, 0xFE, 1], dtype=torch.uint8)}, ("JSON",),
+        "nvfp4",
+        {".comfy_quant": torch.tensor([0xFF, 0xFE, 1], dtype=torch.uint8)},
+        ("JSON",),
     ),
     "JSON of a list": ("nvfp4", {".comfy_quant": as_bytes([1])}, ("object", "list")),
     "JSON in floats": ("nvfp4", {".comfy_quant": torch.ones(3)}, ("holds float32",)),
     "JSON without format": ("nvfp4", {".comfy_quant": as_bytes({})}, ("its format is",)),
     "unknown format": ("nvfp4", {".comfy_quant": as_bytes({"format": "q7"})}, ("'q7'", "nvfp4")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -267,10 +292,14 @@ def test_damage_is_told(name, tmp_path):
 
 @pytest.mark.parametrize(
     "text, words",
-    [("{", ("JSON",)), ("[]", ("object",)), ('{"layers": 3}', ("layers",)),
-     (json.dumps({"layers": {LAYER: "bits"}}), ("'bits'", LAYER)),
-     (json.dumps({"layers": {LAYER: 3}}), ("'3'", LAYER))],
-)  # fmt: skip
+    [
+        ("{", ("JSON",)),
+        ("[]", ("object",)),
+        ('{"layers": 3}', ("layers",)),
+        (json.dumps({"layers": {LAYER: "bits"}}), ("'bits'", LAYER)),
+        (json.dumps({"layers": {LAYER: 3}}), ("'3'", LAYER)),
+    ],
+)
 def test_bad_metadata_is_told(text, words, tmp_path):
     tensors, _, _ = encoded("nvfp4", weight())
     refused(words, lambda: found_in(tmp_path, tensors, {"_quantization_metadata": text}))

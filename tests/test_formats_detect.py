@@ -20,9 +20,22 @@ from .oracle import relative
 from .test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 
 CONFIG = type("C", (), dict(layers=2, heads=1, head_dim=128, channels=64, joint=64, ff=256))
-FOUR = ("img_mod.1", "attn.to_q", "attn.to_k", "attn.to_v", "attn.add_k_proj", "attn.add_v_proj",
-        "attn.add_q_proj", "attn.to_out.0", "attn.to_add_out", "img_mlp.net.0.proj",
-        "img_mlp.net.2", "txt_mod.1", "txt_mlp.net.0.proj", "txt_mlp.net.2")  # fmt: skip
+FOUR = (
+    "img_mod.1",
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.add_q_proj",
+    "attn.to_out.0",
+    "attn.to_add_out",
+    "img_mlp.net.0.proj",
+    "img_mlp.net.2",
+    "txt_mod.1",
+    "txt_mlp.net.0.proj",
+    "txt_mlp.net.2",
+)
 LAYERS = [f"transformer_blocks.{b}.{name}" for b in range(2) for name in FOUR]
 
 
@@ -30,9 +43,11 @@ def model() -> dict[str, torch.Tensor]:
     """A Qwen-Image of two blocks whose weights are bf16 numbers."""
     g = torch.Generator().manual_seed(0)
     return {
-        name: (torch.randn(shape, generator=g) / (shape[-1] ** 0.5 if len(shape) > 1 else 10)
-               ).bfloat16() for name, shape in layout.mmdit_layout(CONFIG).items()
-    }  # fmt: skip
+        name: (
+            torch.randn(shape, generator=g) / (shape[-1] ** 0.5 if len(shape) > 1 else 10)
+        ).bfloat16()
+        for name, shape in layout.mmdit_layout(CONFIG).items()
+    }
 
 
 def fp8_plain(t: dict) -> None:
@@ -54,8 +69,11 @@ def comfy_int8(t: dict) -> None:
     for name in LAYERS:
         w = t[name + ".weight"].float()
         scale = w.abs().amax(1, keepdim=True) / 127
-        t |= {name + ".weight": (w / scale).round().to(torch.int8), name + ".weight_scale": scale,
-              name + ".comfy_quant": text}  # fmt: skip
+        t |= {
+            name + ".weight": (w / scale).round().to(torch.int8),
+            name + ".weight_scale": scale,
+            name + ".comfy_quant": text,
+        }
     t["transformer_blocks.0.comfy_attention.config"] = text
 
 
@@ -75,10 +93,12 @@ def nf4(t: dict) -> None:
         state = {"quant_type": "nf4", "blocksize": 64, "shape": list(w.shape)}
         t |= {
             name + ".weight": (codes[0::2] << 4 | codes[1::2]).view(-1, 1),
-            name + ".weight.absmax": largest, name + ".weight.quant_map": levels,
-            name + ".weight.quant_state.bitsandbytes__nf4":
-                torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
-        }  # fmt: skip
+            name + ".weight.absmax": largest,
+            name + ".weight.quant_map": levels,
+            name + ".weight.quant_state.bitsandbytes__nf4": torch.tensor(
+                list(json.dumps(state).encode()), dtype=torch.uint8
+            ),
+        }
 
 
 def svdquant(t: dict) -> None:
@@ -98,12 +118,17 @@ def svdquant(t: dict) -> None:
             rest = w - q * wide
             up = rest[:, :16].bfloat16()
             down = torch.eye(16, columns).bfloat16()
-            t |= {f"{block}{name}.{k}": v for k, v in {
-                "qweight": pack_codes(q.int() & 15), "wscales": pack_scale(scale),
-                "smooth_factor": pack_vector(torch.ones(columns).bfloat16()),
-                "proj_up": pack_low(up, False), "proj_down": pack_low(down, True),
-                "bias": pack_vector(b.bfloat16()),
-            }.items()}  # fmt: skip
+            t |= {
+                f"{block}{name}.{k}": v
+                for k, v in {
+                    "qweight": pack_codes(q.int() & 15),
+                    "wscales": pack_scale(scale),
+                    "smooth_factor": pack_vector(torch.ones(columns).bfloat16()),
+                    "proj_up": pack_low(up, False),
+                    "proj_down": pack_low(down, True),
+                    "bias": pack_vector(b.bfloat16()),
+                }.items()
+            }
 
 
 CASES = {  # name -> (change, format and count, worst relative error of the output)
@@ -113,7 +138,7 @@ CASES = {  # name -> (change, format and count, worst relative error of the outp
     "DFloat11": (dfloat11, {"DFloat11": 28}, 1e-6),
     "nf4": (nf4, {"bitsandbytes nf4": 31}, 0.5),
     "SVDQuant": (svdquant, {"SVDQuant int4": 24}, 0.3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
@@ -128,7 +153,7 @@ def test_models_are_recognised_and_loaded(case, prefix, tmp_path):
     facts = identify(tmp_path / "packed.safetensors")
     assert not facts.problem and facts.packed == counts, facts.sentence
     assert facts.parameters == sum(t.numel() for t in plain.values())
-    (form, count), = counts.items()
+    ((form, count),) = counts.items()
     assert f"{count} x {form}" in facts.sentence
     want, got = (
         load_diffusion_model(tmp_path / f"{name}.safetensors", torch.float32)
@@ -154,7 +179,7 @@ DAMAGE = {
     "a branch": (svdquant, "transformer_blocks.0.attn.to_qkv.proj_up", "proj_up is missing"),
     "a plain tensor": (comfy_int8, "txt_norm.weight", "no known kind"),
     "a whole layer": (fp8_plain, LAYERS[3] + ".weight", "1 tensors are missing (" + LAYERS[3]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -185,11 +210,10 @@ def test_a_marker_of_another_part_means_nothing_here(tmp_path):
 
 
 def text_encoder() -> dict[str, torch.Tensor]:
-    numbers = type("C", (), dict(layers=2, width=128, heads=1, kv_heads=1, head_dim=128, ff=256,
-                                 vocab=80))  # fmt: skip
-    return {
-        n: torch.randn(s).bfloat16() * 0.1 for n, s in layout.text_layout(numbers).items()
-    }
+    numbers = type(
+        "C", (), dict(layers=2, width=128, heads=1, kv_heads=1, head_dim=128, ff=256, vocab=80)
+    )
+    return {n: torch.randn(s).bfloat16() * 0.1 for n, s in layout.text_layout(numbers).items()}
 
 
 def test_text_encoders(tmp_path):
@@ -204,8 +228,15 @@ def test_text_encoders(tmp_path):
     facts = identify(tmp_path / "scaled.safetensors")
     assert facts.packed == {"fp8 e4m3 scaled": 14} and not facts.problem, facts.sentence
 
-    names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+    names = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ]
     streams = dict(plain)
     for layer in ("layers.0", "layers.1"):
         weights = [streams.pop(f"{layer}.{n}.weight") for n in names]

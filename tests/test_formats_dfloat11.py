@@ -54,11 +54,14 @@ CASES = {
     "only zeros": (torch.zeros(33, 32).bfloat16(), None),
     "two values": (torch.tensor([[1.0, 2.0] * 40] * 90).bfloat16(), None),
     "codes of 1 to 29 bits": (
-        (torch.arange(101, 131).clamp_max(129).repeat(300) << 7).to(torch.int16)
-        .view(torch.bfloat16).view(300, 30), STEEP,
+        (torch.arange(101, 131).clamp_max(129).repeat(300) << 7)
+        .to(torch.int16)
+        .view(torch.bfloat16)
+        .view(300, 30),
+        STEEP,
     ),
     "the longest code alone": (torch.full((64, 64), 2.0**-26).bfloat16(), STEEP),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -68,8 +71,9 @@ def test_exact(case, tmp_path):
     storage = found.load()
     assert found.shape == tuple(weight.shape) and found.nbytes == storage.nbytes
     check(storage, weight.float())
-    assert torch.equal(storage.dequantise(torch.bfloat16).view(torch.int16),
-                       weight.view(torch.int16)), "bits, the sign of zero included"  # fmt: skip
+    assert torch.equal(
+        storage.dequantise(torch.bfloat16).view(torch.int16), weight.view(torch.int16)
+    ), "bits, the sign of zero included"
 
 
 def test_the_steep_tree_has_long_codes():
@@ -97,8 +101,14 @@ def block(sizes: int = 48) -> tuple[dict, dict]:
     return tensors, weights
 
 
-CONFIG = {"dfloat11_config": {"version": "0.5.0", "threads_per_block": [512], "bytes_per_thread": 8,
-                              "pattern_dict": {k: list(v) for k, v in ORDER.items()}}}  # fmt: skip
+CONFIG = {
+    "dfloat11_config": {
+        "version": "0.5.0",
+        "threads_per_block": [512],
+        "bytes_per_thread": 8,
+        "pattern_dict": {k: list(v) for k, v in ORDER.items()},
+    }
+}
 
 
 @pytest.mark.parametrize("config", [None, CONFIG])
@@ -132,8 +142,15 @@ def test_matrices_without_bias_take_the_width_of_the_network(tmp_path):
 
 # --- text encoders
 
-LANGUAGE = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]  # fmt: skip
+LANGUAGE = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+]
 
 
 def text_encoders(folder: Path) -> tuple[Path, Path]:
@@ -240,9 +257,7 @@ DAMAGE = {
     "no signs": (_drop("a.sign_mantissa"), ("a.sign_mantissa is missing",)),
     "stream cut": (_put("a.encoded_exponent", lambda t: t[:4096]), ("cut or of another version",)),
     "stream empty": (_put("a.encoded_exponent", lambda t: t[:0]), ("cut or of another version",)),
-    "stream cut a little": (
-        _put("a.encoded_exponent", lambda t: t[:-100]), ("numbers, expected",),
-    ),
+    "stream cut a little": (_put("a.encoded_exponent", lambda t: t[:-100]), ("numbers, expected",)),
     "signs cut": (_put("a.sign_mantissa", lambda t: t[:-5]), ("elements, expected 0 ..",)),
     "gaps cut": (_put("a.gaps", lambda t: t[:-200]), ("a.gaps has",)),
     "positions cut": (_put("a.output_positions", lambda t: t[:-4]), ("a.output_positions has",)),
@@ -257,12 +272,13 @@ DAMAGE = {
     "other lengths": (_put("a.luts", _set((-1, slice(None)), 9)), ("numbers, expected",)),
     "pointers in a circle": (_put("a.luts", _set(slice(0, -1), 255)), ("no symbol",)),
     "gaps of another stream": (
-        _put("a.gaps", lambda t: torch.full_like(t, 0xFF)), ("numbers, expected",),
+        _put("a.gaps", lambda t: torch.full_like(t, 0xFF)),
+        ("numbers, expected",),
     ),
     "bits flipped": (_put("a.encoded_exponent", _flip), ("numbers, expected", "layer a")),
     "no shape": (_drop("a.bias"), ("tells the shape",)),
     "bias of another length": (_put("a.bias", lambda t: t[:-1]), ("no matrix with 299 rows",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -280,7 +296,9 @@ def _with(**changes):
 BLOCK_DAMAGE = {
     "no split": (_drop(BLOCK + ".split_positions"), None, ("split_positions is missing",)),
     "split too short": (
-        _put(BLOCK + ".split_positions", lambda t: t[1:]), None, ("into 14 matrices",),
+        _put(BLOCK + ".split_positions", lambda t: t[1:]),
+        None,
+        ("into 14 matrices",),
     ),
     "split falls": (_put(BLOCK + ".split_positions", _set(3, 0)), None, ("into 14 matrices",)),
     "split elsewhere": (_put(BLOCK + ".split_positions", _set(0, 100)), None, ("no matrix with",)),
@@ -288,10 +306,12 @@ BLOCK_DAMAGE = {
     "other order": (lambda t: None, _with(pattern_dict={"a": "b"}), ("another form",)),
     "unknown order": (lambda t: None, _with(pattern_dict={}), ("nothing says which",)),
     "a pattern that runs away": (
-        lambda t: None, _with(pattern_dict={"(a+)+b": []}), ("'(a+)+b'", "not known"),
+        lambda t: None,
+        _with(pattern_dict={"(a+)+b": []}),
+        ("'(a+)+b'", "not known"),
     ),
     "no settings": (lambda t: None, {"dfloat11_config": 3}, ("no object",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BLOCK_DAMAGE)
@@ -323,9 +343,10 @@ def test_only_the_bytes_of_a_matrix_are_read(tmp_path, monkeypatch):
     one = found_in(tmp_path, tensors)[f"{BLOCK}.{MEMBERS[-1]}.weight"]
     read, real = [], SafetensorsFile.read_bytes
     monkeypatch.setattr(
-        SafetensorsFile, "read_bytes",
+        SafetensorsFile,
+        "read_bytes",
         lambda self, name, a, b: read.append(b - a) or real(self, name, a, b),
-    )  # fmt: skip
+    )
     check(one.load(), weights[MEMBERS[-1]].float())
     whole = sum(t.nbytes for t in tensors.values())
     assert sum(read) < whole / 5, f"{sum(read)} of {whole} bytes"

@@ -22,12 +22,15 @@ def every_code(kind: torch.dtype, rows: int = 6, columns: int = 96) -> torch.Ten
 @pytest.mark.parametrize("name", KINDS)
 def test_plain(name, tmp_path):
     codes = every_code(KINDS[name])
-    found = found_in(tmp_path, {LAYER + ".weight": codes.view(KINDS[name]),
-                                LAYER + ".bias": torch.ones(6)})  # fmt: skip
+    found = found_in(
+        tmp_path, {LAYER + ".weight": codes.view(KINDS[name]), LAYER + ".bias": torch.ones(6)}
+    )
     one = found[LAYER + ".weight"]
     assert (one.format, one.shape, one.parts) == (
-        f"fp8 {name} plain", (6, 96), (LAYER + ".weight",),
-    )  # fmt: skip
+        f"fp8 {name} plain",
+        (6, 96),
+        (LAYER + ".weight",),
+    )
     storage = one.load()
     check(storage, codes.view(KINDS[name]).float())
     assert one.nbytes == storage.nbytes == 6 * 96
@@ -39,8 +42,11 @@ def test_plain(name, tmp_path):
 def test_scaled(name, suffix, rows, tmp_path):
     codes, kind = every_code(KINDS[name]), KINDS[name]
     scale = torch.rand(6) * 1e-3 if rows else torch.tensor(3.1e-4)
-    tensors = {LAYER + ".weight": codes.view(kind), LAYER + suffix: scale,
-               LAYER + ".scale_input": torch.ones(())}  # fmt: skip
+    tensors = {
+        LAYER + ".weight": codes.view(kind),
+        LAYER + suffix: scale,
+        LAYER + ".scale_input": torch.ones(()),
+    }
     found = found_in(tmp_path, tensors, prefix="model.diffusion_model.")
     one = found[LAYER + ".weight"]
     assert one.format == f"fp8 {name} scaled" + " by rows" * rows
@@ -53,8 +59,11 @@ def test_scaled(name, suffix, rows, tmp_path):
 @pytest.mark.parametrize("marker, kind", [(torch.float32, "e4m3"), (KINDS["e5m2"], "e5m2")])
 def test_old_files_hold_bytes(marker, kind, tmp_path):
     codes = every_code(KINDS[kind])
-    tensors = {LAYER + ".weight": codes, LAYER + ".scale_weight": torch.tensor(0.5),
-               "scaled_fp8": torch.zeros(0, dtype=marker)}  # fmt: skip
+    tensors = {
+        LAYER + ".weight": codes,
+        LAYER + ".scale_weight": torch.tensor(0.5),
+        "scaled_fp8": torch.zeros(0, dtype=marker),
+    }
     one = found_in(tmp_path, tensors)[LAYER + ".weight"]
     assert one.format == f"fp8 {kind} scaled" and set(one.parts) == set(tensors)
     check(one.load(), codes.view(KINDS[kind]).float() * 0.5)
@@ -87,8 +96,12 @@ def test_large_matrices_go_in_pieces(tmp_path, monkeypatch):
 
 def scaled() -> dict[str, torch.Tensor]:
     codes = every_code(KINDS["e4m3"]).view(KINDS["e4m3"])
-    return {LAYER + ".weight": codes, LAYER + ".scale_weight": torch.tensor(0.5),
-            "proj.weight": codes, "proj.scale_weight": torch.tensor(0.25)}  # fmt: skip
+    return {
+        LAYER + ".weight": codes,
+        LAYER + ".scale_weight": torch.tensor(0.5),
+        "proj.weight": codes,
+        "proj.scale_weight": torch.tensor(0.25),
+    }
 
 
 def _drop_scale(t):
@@ -114,13 +127,16 @@ def _codes(at, value):
 DAMAGE = {
     "scale missing": (_drop_scale, (LAYER + ".scale_weight is missing",)),
     "scale of a wrong length": (
-        _set(LAYER + ".scale_weight", torch.ones(5)), ("shape [5], expected [6]",),
+        _set(LAYER + ".scale_weight", torch.ones(5)),
+        ("shape [5], expected [6]",),
     ),
     "scale of a wrong rank": (
-        _set(LAYER + ".scale_weight", torch.ones(6, 96)), ("shape [6, 96], expected [6]",),
+        _set(LAYER + ".scale_weight", torch.ones(6, 96)),
+        ("shape [6, 96], expected [6]",),
     ),
     "scale in integers": (
-        _set(LAYER + ".scale_weight", torch.tensor(3)), ("holds int64", "float32"),
+        _set(LAYER + ".scale_weight", torch.tensor(3)),
+        ("holds int64", "float32"),
     ),
     "scale is NaN": (_set(LAYER + ".scale_weight", torch.tensor(torch.nan)), ("has nan",)),
     "scale is infinite": (_set(LAYER + ".scale_weight", torch.tensor(torch.inf)), ("has inf",)),
@@ -128,10 +144,11 @@ DAMAGE = {
     "all codes NaN": (_codes(slice(None), 0x7F), ("all NaN", LAYER)),
     "weight in floats": (_set(LAYER + ".weight", torch.ones(6, 96)), ("beside a weight",)),
     "weight in integers": (
-        _set(LAYER + ".weight", torch.ones(6, 96, dtype=torch.int16)), ("int16",),
+        _set(LAYER + ".weight", torch.ones(6, 96, dtype=torch.int16)),
+        ("int16",),
     ),
     "quanto": (_set("x.weight._data", torch.ones(6, dtype=torch.int8)), ("quanto", "layer x")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)

@@ -48,8 +48,14 @@ def stand_in(monkeypatch):
 
 
 # case -> how far rounding the input may take a product
-WORST = {"float8_e4m3fn": 0.04, "int8_tensorwise": 0.02, "int8_tensorwise rows": 0.02,
-         "int8_tensorwise convrot": 0.02, "nvfp4": 0.13, "mxfp8": 0.04}  # fmt: skip
+WORST = {
+    "float8_e4m3fn": 0.04,
+    "int8_tensorwise": 0.02,
+    "int8_tensorwise rows": 0.02,
+    "int8_tensorwise convrot": 0.02,
+    "nvfp4": 0.13,
+    "mxfp8": 0.04,
+}
 
 
 @pytest.mark.parametrize("case", WORST)
@@ -100,7 +106,7 @@ CARDS = [
     ("nvfp4", (12, 0), "12.8", "nvfp4 needs a build of torch for CUDA 13, this is for 12.8"),
     ("nvfp4", (10, 0), "13.0", "comfy-kitchen"),
     ("mxfp8", (12, 0), "13.1", "comfy-kitchen"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case, capability, version, reason", CARDS)
@@ -133,8 +139,11 @@ def test_files_may_ask_for_full_precision(nested, tmp_path, card):
 
 def test_old_markers_of_two_elements_ask_too(tmp_path):
     for count in (0, 2):
-        tensors = {"a.weight": torch.ones(16, 16).to(torch.float8_e4m3fn),
-                   "a.scale_weight": torch.ones(()), "scaled_fp8": torch.zeros(count)}  # fmt: skip
+        tensors = {
+            "a.weight": torch.ones(16, 16).to(torch.float8_e4m3fn),
+            "a.scale_weight": torch.ones(()),
+            "scaled_fp8": torch.zeros(count),
+        }
         storage = found_in(tmp_path, tensors)["a.weight"].load()
         assert storage.full_precision == (count == 2)
 

@@ -41,10 +41,19 @@ def nibbles(codes: torch.Tensor) -> torch.Tensor:
 def pack_codes(codes: torch.Tensor) -> torch.Tensor:
     rows, columns = codes.shape
     n, k = torch.arange(rows).view(-1, 1), torch.arange(columns).view(1, -1)
-    at = place(codes.shape, [
-        (n // 128, rows // 128), (k // 64, columns // 64), (n % 128 // 16, 8), (n % 8, 8),
-        (k % 32 // 8, 4), (n % 16 // 8, 2), (k % 64 // 32, 2), (k % 8, 8),
-    ])  # fmt: skip
+    at = place(
+        codes.shape,
+        [
+            (n // 128, rows // 128),
+            (k // 64, columns // 64),
+            (n % 128 // 16, 8),
+            (n % 8, 8),
+            (k % 32 // 8, 4),
+            (n % 16 // 8, 2),
+            (k % 64 // 32, 2),
+            (k % 8, 8),
+        ],
+    )
     return nibbles(put(codes, at)).view(torch.int8).view(rows, columns // 2)
 
 
@@ -52,20 +61,34 @@ def pack_scale(scale: torch.Tensor) -> torch.Tensor:
     """[N, groups] in 16 bits -> [groups, N] in name, tiles in memory."""
     rows, groups = scale.shape
     n, g = torch.arange(rows).view(-1, 1), torch.arange(groups).view(1, -1)
-    at = place(scale.shape, [
-        (n // 128, rows // 128), (g, groups), (n % 128 // 16, 8), (n % 8 // 2, 4),
-        (n % 16 // 8, 2), (n % 2, 2),
-    ])  # fmt: skip
+    at = place(
+        scale.shape,
+        [
+            (n // 128, rows // 128),
+            (g, groups),
+            (n % 128 // 16, 8),
+            (n % 8 // 2, 4),
+            (n % 16 // 8, 2),
+            (n % 2, 2),
+        ],
+    )
     return put(scale, at).view(groups, rows)
 
 
 def pack_scale_fp4(scale: torch.Tensor) -> torch.Tensor:
     rows, groups = scale.shape
     n, g = torch.arange(rows).view(-1, 1), torch.arange(groups).view(1, -1)
-    at = place(scale.shape, [
-        (n // 128, rows // 128), (g // 4, groups // 4), (n % 8, 8), (n % 32 // 8, 4),
-        (n % 128 // 32, 4), (g % 4, 4),
-    ])  # fmt: skip
+    at = place(
+        scale.shape,
+        [
+            (n // 128, rows // 128),
+            (g // 4, groups // 4),
+            (n % 8, 8),
+            (n % 32 // 8, 4),
+            (n % 128 // 32, 4),
+            (g % 4, 4),
+        ],
+    )
     return put(scale.view(torch.uint8), at).view(torch.float8_e4m3fn).view(groups, rows)
 
 
@@ -79,10 +102,18 @@ def pack_low(matrix: torch.Tensor, down: bool) -> torch.Tensor:
     r, c = torch.arange(rows).view(-1, 1), torch.arange(columns).view(1, -1)
     p, q = (r // 16, c // 16) if down else (c // 16, r // 16)
     sizes = (rows // 16, columns // 16) if down else (columns // 16, rows // 16)
-    at = place(matrix.shape, [
-        (q, sizes[1]), (p, sizes[0]), (r % 8, 8), (c % 8 // 2, 4), (r % 16 // 8, 2),
-        (c % 16 // 8, 2), (c % 2, 2),
-    ])  # fmt: skip
+    at = place(
+        matrix.shape,
+        [
+            (q, sizes[1]),
+            (p, sizes[0]),
+            (r % 8, 8),
+            (c % 8 // 2, 4),
+            (r % 16 // 8, 2),
+            (c % 16 // 8, 2),
+            (c % 2, 2),
+        ],
+    )
     return put(matrix, at).view((columns, rows) if down else (rows, columns))
 
 
@@ -100,11 +131,14 @@ def layer(
     down = torch.randn(R, K, generator=g).bfloat16() * 0.1
     bias = torch.randn(rows, generator=g).bfloat16()
     t = {
-        ".qweight": pack_codes(codes), ".wscales": (pack_scale_fp4 if four else pack_scale)(scale),
-        ".smooth_factor": pack_vector(smooth), ".smooth_factor_orig": pack_vector(smooth),
-        ".proj_up": pack_low(up, False), ".proj_down": pack_low(down, True),
+        ".qweight": pack_codes(codes),
+        ".wscales": (pack_scale_fp4 if four else pack_scale)(scale),
+        ".smooth_factor": pack_vector(smooth),
+        ".smooth_factor_orig": pack_vector(smooth),
+        ".proj_up": pack_low(up, False),
+        ".proj_down": pack_low(down, True),
         ".bias": pack_vector(bias),
-    }  # fmt: skip
+    }
     levels = E2M1[codes] if four else torch.where(codes > 7, codes - 16, codes).float()
     w4 = levels.double() * scale.double().repeat_interleave(K // groups, 1)
     if whole == ".wtscale":
@@ -120,8 +154,12 @@ def layer(
     return tensors, plain, bias.float(), w4
 
 
-CASES = {"int4": (False, ""), "fp4": (True, ".wtscale"), "fp4 by rows": (True, ".wcscales"),
-         "fp4 alone": (True, "")}  # fmt: skip
+CASES = {
+    "int4": (False, ""),
+    "fp4": (True, ".wtscale"),
+    "fp4 by rows": (True, ".wcscales"),
+    "fp4 alone": (True, ""),
+}
 
 
 def matches(storage, plain: torch.Tensor) -> None:
@@ -152,8 +190,10 @@ def test_fused_layers_are_three(case, tmp_path):
     four, whole = CASES[case]
     wanted = {}
     tensors = {}
-    for fused, names in (("attn.to_qkv", ("to_q", "to_k", "to_v")),
-                         ("attn.add_qkv_proj", ("add_q_proj", "add_k_proj", "add_v_proj"))):
+    for fused, names in (
+        ("attn.to_qkv", ("to_q", "to_k", "to_v")),
+        ("attn.add_qkv_proj", ("add_q_proj", "add_k_proj", "add_v_proj")),
+    ):
         new, plain, bias, _ = layer(B + fused, 3 * N, four, len(fused), whole)
         tensors |= new
         for at, name in enumerate(names):
@@ -186,13 +226,24 @@ def modulation(name: str, dim: int = 64) -> tuple[dict, torch.Tensor, torch.Tens
     scale, zero = (torch.randn(rows, columns // 64, generator=g).bfloat16() for _ in range(2))
     bias = torch.randn(rows, generator=g).bfloat16()
     n, k = torch.arange(rows).view(-1, 1), torch.arange(columns).view(1, -1)
-    at = place(codes.shape, [
-        (n // 4, rows // 4), (k // 64, columns // 64), (n % 4, 4), (k % 64 // 32, 2), (k % 8, 8),
-        (k % 32 // 8, 4),
-    ])  # fmt: skip
+    at = place(
+        codes.shape,
+        [
+            (n // 4, rows // 4),
+            (k // 64, columns // 64),
+            (n % 4, 4),
+            (k % 64 // 32, 2),
+            (k % 8, 8),
+            (k % 32 // 8, 4),
+        ],
+    )
     words = nibbles(put(codes, at)).view(torch.int32).view(rows // 4, columns // 2)
-    tensors = {name + ".qweight": words, name + ".wscales": scale.t(), name + ".wzeros": zero.t(),
-               name + ".bias": bias}  # fmt: skip
+    tensors = {
+        name + ".qweight": words,
+        name + ".wscales": scale.t(),
+        name + ".wzeros": zero.t(),
+        name + ".bias": bias,
+    }
     wide = (t.float().repeat_interleave(64, 1) for t in (scale, zero))
     plain = codes.float() * next(wide) + next(wide)
     order = torch.arange(rows).view(dim, 6).t().flatten()  # part by part
@@ -253,7 +304,7 @@ DAMAGE = {
     "NaN down": (_put(".proj_down", _first(torch.inf)), ("proj_down has inf",)),
     "zero smooth": (_put(".smooth_factor", _first(0)), ("smooth_factor has a zero",)),
     "NaN bias": (_put(".bias", _first(torch.nan)), (".bias has NaN",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -275,7 +326,7 @@ MOD = {
     "minimums cut": (".wzeros", torch.zeros(1, 384).bfloat16(), ("[1, 384], expected [2, 384]",)),
     "NaN": (".wscales", torch.full((2, 384), torch.nan).bfloat16(), ("wscales has nan",)),
     "rows": (".qweight", torch.zeros(95, 64, dtype=torch.int32), ("380 rows",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MOD)

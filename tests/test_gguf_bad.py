@@ -40,8 +40,11 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "empty": (b"", "does not begin with GGUF", AGAIN),
     "three bytes": (b"GGU", "does not begin with GGUF", AGAIN),
     "zeros": (b"\0" * 200, "does not begin with GGUF", AGAIN),
-    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9",
-                    "Git LFS pointer", "git lfs pull"),
+    "LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9",
+        "Git LFS pointer",
+        "git lfs pull",
+    ),
     "web page": (b"<!DOCTYPE html><html>" + b" " * 90, "a web page", "Log in"),
     "pickle": (b"\x80\x02}q\0" + b"\1" * 90, "a pickle", "publisher's .safetensors"),
     "zip": (b"PK\x03\x04" + b"\1" * 90, "a zip archive", "publisher's .safetensors"),
@@ -68,24 +71,39 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "key twice": (file([*KEYS, number("n", 8)]), "key 'n' occurs twice", AGAIN),
     "array and value of one key": (file([*KEYS, array("n", U32, 0, b"")]), "occurs twice", AGAIN),
     "value of type 13": (file([kv("k", 13, b"\0" * 8)]), "unknown type 13", AGAIN),
-    "value of 2^63 bytes": (file([kv("k", g.STRING, text("", HUGE))], counts=(2, 1)),
-                            f"{HUGE} bytes, at most", AGAIN),
+    "value of 2^63 bytes": (
+        file([kv("k", g.STRING, text("", HUGE))], counts=(2, 1)),
+        f"{HUGE} bytes, at most",
+        AGAIN,
+    ),
     "value of 2 MiB": (file([kv("k", g.STRING, text("x" * 2**21))]), "at most 1048576", AGAIN),
-    "value past the end": (file([kv("k", g.STRING, text("", 2**19))], counts=(2, 1)),
-                           "ends inside its header: the value of 'k'", AGAIN),
+    "value past the end": (
+        file([kv("k", g.STRING, text("", 2**19))], counts=(2, 1)),
+        "ends inside its header: the value of 'k'",
+        AGAIN,
+    ),
     "value not UTF-8": (file([kv("k", g.STRING, text(b"\xc3"))]), "not UTF-8 (byte 45)", AGAIN),
     "bool of 2": (file([kv("k", g.BOOL, b"\2")]), "true or false", AGAIN),
-    "16 MiB of text": (file([kv(f"k{i}", g.STRING, text("x" * 2**20)) for i in range(16)]),
-                       "more than 8 MiB", AGAIN),
-    "array of arrays": (file([array("k", g.ARRAY, 1, struct.pack("<IQ", 4, 0))]),
-                        "arrays inside", AGAIN),
+    "16 MiB of text": (
+        file([kv(f"k{i}", g.STRING, text("x" * 2**20)) for i in range(16)]),
+        "more than 8 MiB",
+        AGAIN,
+    ),
+    "array of arrays": (
+        file([array("k", g.ARRAY, 1, struct.pack("<IQ", 4, 0))]),
+        "arrays inside",
+        AGAIN,
+    ),
     "array of type 99": (file([array("k", 99, 1, b"\0" * 8)]), "unknown type 99", AGAIN),
     "array of 2^63": (file([array("k", U64, HUGE, b"")]), f"{HUGE} elements", AGAIN),
     "strings 2^60": (file([array("k", g.STRING, 2**60, b"")]), f"{2**60} elements", AGAIN),
     "array of 17 Mi": (file([array("k", 0, 17 << 20, b"\0" * (17 << 20))]), "16777216 el", AGAIN),
     "header of 33 MiB": (file([array("k", U64, 33 << 17, b"\0" * (33 << 20))]), "32 MiB", AGAIN),
-    "element of 2^62 bytes": (file([array("k", g.STRING, 2, text("", 2**62) + text("a"))]),
-                              "ends inside its header: the array 'k'", AGAIN),
+    "element of 2^62 bytes": (
+        file([array("k", g.STRING, 2, text("", 2**62) + text("a"))]),
+        "ends inside its header: the array 'k'",
+        AGAIN,
+    ),
     "alignment 0": (file([ARCH, number("general.alignment", 0)]), "is '0', expected a po", AGAIN),
     "alignment 48": (file([ARCH, number("general.alignment", 48)]), "expected a power of", AGAIN),
     "alignment 2^31": (file([number("general.alignment", 2**31)]), "power of two to 2^20", AGAIN),
@@ -94,8 +112,11 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "name of 2^63 bytes": (file(KEYS, [text("", HUGE)], counts=(1, 4)), f"has {HUGE} bytes", AGAIN),
     "name not UTF-8": (one(b"\xff", (4,), 0, 0), "is not UTF-8", AGAIN),
     "name with a line break": (one("a\nb", (4,), 0, 0), "'a\\nb', expected printable", AGAIN),
-    "name twice": (file(KEYS, [TENSORS[0], info("a.weight", (4,), 0, 160)]),
-                   "two tensors have the name 'a.weight'", AGAIN),
+    "name twice": (
+        file(KEYS, [TENSORS[0], info("a.weight", (4,), 0, 160)]),
+        "two tensors have the name 'a.weight'",
+        AGAIN,
+    ),
     "rank 5": (one("b", (1, 1, 1, 1, 4), 0, 0), "5 dimensions", AGAIN),
     "rank 2^32 - 1": (one("b", (4,), 0, 0, rank=2**32 - 1), "4294967295 dimensions", AGAIN),
     "side of 0": (one("b", (4, 0), 0, 0), "the shape [0, 4]: each side", AGAIN),
@@ -113,11 +134,17 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "offset 2^63": (one("b", (4,), 0, HUGE), f"from {HUGE} of the data", AGAIN),
     "offset 2^64 - 32": (one("b", (4,), 0, 2**64 - 32), "from 18446744073709551584", AGAIN),
     "offset not aligned": (one("b", (4,), 0, 16), "no multiple of 32", AGAIN),
-    "overlap": (file(KEYS, [TENSORS[0], info("b", (4,), 0, 128)]),
-                "tensor 'b' overlaps tensor 'a.weight'", AGAIN),
+    "overlap": (
+        file(KEYS, [TENSORS[0], info("b", (4,), 0, 128)]),
+        "tensor 'b' overlaps tensor 'a.weight'",
+        AGAIN,
+    ),
     "same place": (file(KEYS, [info(n, (4,), 0, 0) for n in "ab"]), "'b' overlaps tensor", AGAIN),
-    "one inside another": (file(KEYS, [info("a", (64,), 0, 0), info("b", (4,), 0, 64)],
-                                b"\0" * 256), "'b' overlaps tensor 'a'", AGAIN),
+    "one inside another": (
+        file(KEYS, [info("a", (64,), 0, 0), info("b", (4,), 0, 64)], b"\0" * 256),
+        "'b' overlaps tensor 'a'",
+        AGAIN,
+    ),
     "last tensor cut": (file()[:-1], "the file has", AGAIN),
     "no data": (file(data=b""), "the file has", AGAIN),
     "true shape of another size": (file([*KEYS, orig_shape(2, 3)]), "is [2, 3], but", AGAIN),
@@ -125,19 +152,31 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "true shape of rank 9": (file([*KEYS, orig_shape(*[1] * 8, 4)]), "at most 8 integers", AGAIN),
     "true shape in floats": (file([*KEYS, orig_shape(4, kind=g.F32)]), "8 integers", AGAIN),
     # parts
-    "a part by another name": (file([*KEYS, number("split.count", 3, "H", 2)]),
-                               "one of 3 parts", "publisher's names"),
+    "a part by another name": (
+        file([*KEYS, number("split.count", 3, "H", 2)]),
+        "one of 3 parts",
+        "publisher's names",
+    ),
     "2^16 parts": (file([*KEYS, number("split.count", 65535, "H", 2)]), "at most 1024", AGAIN),
-    "parts in words": (file([*KEYS, kv("split.count", g.STRING, text("two"))]),
-                       "split.count is 'two'", AGAIN),
+    "parts in words": (
+        file([*KEYS, kv("split.count", g.STRING, text("two"))]),
+        "split.count is 'two'",
+        AGAIN,
+    ),
     # what is in the blocks
     "scale NaN": (file(data=NAN + DATA[34:]), "a.weight (Q8_0): block 0 has a scale", AGAIN),
     "scale inf": (file(data=DATA[:68] + INF + DATA[102:]), "block 2 has a scale", AGAIN),
-    "exponent NaN": (one("m", (64,), MXFP4, 0, data=b"\x7f" + b"\1" * 16 + b"\xff" + b"\1" * 16),
-                     "m (MXFP4): block 1 has a scale", AGAIN),
-    "array cut in UTF-8": (file([array("tokenizer.ggml.tokens", g.STRING, 1, text(b"\xe2"))]),
-                           "element 0 is not UTF-8", AGAIN),
-}  # fmt: skip
+    "exponent NaN": (
+        one("m", (64,), MXFP4, 0, data=b"\x7f" + b"\1" * 16 + b"\xff" + b"\1" * 16),
+        "m (MXFP4): block 1 has a scale",
+        AGAIN,
+    ),
+    "array cut in UTF-8": (
+        file([array("tokenizer.ggml.tokens", g.STRING, 1, text(b"\xe2"))]),
+        "element 0 is not UTF-8",
+        AGAIN,
+    ),
+}
 ANY = ("one key too many", "one tensor too many")  # what they run into is chance
 
 
@@ -241,8 +280,10 @@ def test_a_wide_header_stays_below_the_limit(path):
 
     Measured with fewer tensors (counting allocations is slow) and extended by what each adds.
     """
-    keys = [array("k", 0, 16 << 20, b"\0" * (16 << 20)),
-            *(kv(f"v{i}", g.STRING, text("😀" + "x" * (2**20 - 5))) for i in range(3))]  # fmt: skip
+    keys = [
+        array("k", 0, 16 << 20, b"\0" * (16 << 20)),
+        *(kv(f"v{i}", g.STRING, text("😀" + "x" * (2**20 - 5))) for i in range(3)),
+    ]
     held, peak = [], 0
     for count in (1024, 4096):
         tensors = [info(f"t{i:05}.{'y' * 50}", (1,), 0, 32 * i) for i in range(count)]

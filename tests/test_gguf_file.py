@@ -100,17 +100,46 @@ def test_wrong_target_and_unknown_name(tmp_path):
 def test_values_of_the_header(tmp_path):
     path = tmp_path / "kv.gguf"
     writer = gguf.GGUFWriter(path, "clip")
-    values = {"u8": 255, "i8": -128, "u16": 65535, "i16": -3, "u32": 2**32 - 1, "i32": -7,
-              "u64": 2**64 - 1, "i64": -(2**63), "f32": 0.5, "f64": 1e-300, "yes": True,
-              "no": False, "text": "für 猫\n", "none": ""}  # fmt: skip
-    names = {"u8": "uint8", "i8": "int8", "u16": "uint16", "i16": "int16", "u32": "uint32",
-             "i32": "int32", "u64": "uint64", "i64": "int64", "f32": "float32", "f64": "float64",
-             "yes": "bool", "no": "bool", "text": "string"}  # fmt: skip
+    values = {
+        "u8": 255,
+        "i8": -128,
+        "u16": 65535,
+        "i16": -3,
+        "u32": 2**32 - 1,
+        "i32": -7,
+        "u64": 2**64 - 1,
+        "i64": -(2**63),
+        "f32": 0.5,
+        "f64": 1e-300,
+        "yes": True,
+        "no": False,
+        "text": "für 猫\n",
+        "none": "",
+    }
+    names = {
+        "u8": "uint8",
+        "i8": "int8",
+        "u16": "uint16",
+        "i16": "int16",
+        "u32": "uint32",
+        "i32": "int32",
+        "u64": "uint64",
+        "i64": "int64",
+        "f32": "float32",
+        "f64": "float64",
+        "yes": "bool",
+        "no": "bool",
+        "text": "string",
+    }
     for key, value in values.items():
         if key in names:
             getattr(writer, f"add_{names[key]}")(key, value)
-    lists = {"numbers": [16, 24, 24, 0], "mean": [0.5, 0.25], "words": ["a", "", "猫"],
-             "flags": [True, False]}  # fmt: skip
+    lists = {
+        "numbers": [16, 24, 24, 0],
+        "mean": [0.5, 0.25],
+        "words": ["a", "", "猫"],
+        "flags": [True, False],
+    }
     for key, value in lists.items():
         writer.add_array(key, value)
     writer.add_tensor("x", np.ones(3, np.float32))
@@ -130,9 +159,15 @@ def test_a_tokenizer_is_passed_over(tmp_path, monkeypatch):
     path = tmp_path / "vocabulary.gguf"
     tokens = [f"token{i}" for i in range(152_064)]
     merges = [f"tok en{i}" for i in range(151_387)]
-    parts = [gguf_bytes.array(f"tokenizer.ggml.{name}", gguf_bytes.STRING, len(items),
-                              b"".join(map(gguf_bytes.text, items)))
-             for name, items in (("tokens", tokens), ("merges", merges))]  # fmt: skip
+    parts = [
+        gguf_bytes.array(
+            f"tokenizer.ggml.{name}",
+            gguf_bytes.STRING,
+            len(items),
+            b"".join(map(gguf_bytes.text, items)),
+        )
+        for name, items in (("tokens", tokens), ("merges", merges))
+    ]
     path.write_bytes(gguf_bytes.file([gguf_bytes.ARCH, *parts]))
     calls = []
     right = module.decode_array
@@ -230,8 +265,10 @@ def test_codebook_types_go_through_the_package(tmp_path, caplog, kind):
         storage = find_gguf(file, {"b": "b"})["b"].load()
         assert torch.equal(storage.dequantise(), want.bfloat16().float())
         said = [r.message for r in caplog.records if "codebook" in r.message]
-    assert said == [f"i.gguf: 2 tensors of the codebook type {kind.name} are unpacked by the gguf "
-                    "package, which is slow"]  # fmt: skip
+    assert said == [
+        f"i.gguf: 2 tensors of the codebook type {kind.name} are unpacked by the gguf "
+        "package, which is slow"
+    ]
 
 
 def test_codebook_types_without_the_package(tmp_path, monkeypatch):
@@ -319,9 +356,14 @@ def model(path: Path, arch: str, prefix: str = "", config=TINY) -> dict[str, tor
 
 @pytest.mark.parametrize(
     ("arch", "prefix"),
-    [("qwen_image", ""), ("pig", ""), ("cow", "model.diffusion_model."), ("", ""),
-     ("", "model.diffusion_model.")],
-)  # fmt: skip
+    [
+        ("qwen_image", ""),
+        ("pig", ""),
+        ("cow", "model.diffusion_model."),
+        ("", ""),
+        ("", "model.diffusion_model."),
+    ],
+)
 def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
     model(tmp_path / "m.gguf", arch, prefix)
     facts = identify(tmp_path / "m.gguf")

@@ -55,8 +55,9 @@ def test_a_diffusion_model(folder, tmp_path, caplog):
     kinds = (Q.Q8_0, Q.Q5_1, Q.Q4_0)
     path = converted(folder / "transformer", tmp_path / "m.gguf", "qwen_image", kinds)
     caplog.set_level(logging.INFO)
-    ours, plain = (load_diffusion_model(p, torch.float32)
-                   for p in (path, path.with_suffix(".safetensors")))  # fmt: skip
+    ours, plain = (
+        load_diffusion_model(p, torch.float32) for p in (path, path.with_suffix(".safetensors"))
+    )
     assert "Q8_0" in ours.weights_format and "Q4_0" in ours.weights_format
     torch.manual_seed(0)
     c = ours.network.config
@@ -88,8 +89,13 @@ def vocabulary(folder: Path) -> dict:
     vocab = reference.get_vocab()
     tokens = sorted(vocab, key=vocab.get)
     kinds = [3 if vocab[t] in reference.added_tokens_decoder else 1 for t in tokens]
-    return dict(tokenizer_model=("gpt2",), tokenizer_pre=("qwen2",), token_list=(tokens,),
-                token_types=(kinds,), token_merges=(["ÿ ÿ"],))  # fmt: skip
+    return dict(
+        tokenizer_model=("gpt2",),
+        tokenizer_pre=("qwen2",),
+        token_list=(tokens,),
+        token_types=(kinds,),
+        token_merges=(["ÿ ÿ"],),
+    )
 
 
 def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeypatch):
@@ -97,8 +103,14 @@ def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeyp
     values = vocabulary(folder)
     values["token_list"][0].append("ÿÿ")  # of bytes that no text has
     values["token_types"][0].append(1)
-    path = converted(folder / "text_encoder", tmp_path / "e.gguf", "qwen2vl",
-                     (Q.Q8_0, Q.Q5_0), to_gguf_name, **values)  # fmt: skip
+    path = converted(
+        folder / "text_encoder",
+        tmp_path / "e.gguf",
+        "qwen2vl",
+        (Q.Q8_0, Q.Q5_0),
+        to_gguf_name,
+        **values,
+    )
     with open_weights(path) as file:
         assert not text_names(file.entries).others
     caplog.set_level(logging.INFO)

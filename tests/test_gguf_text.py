@@ -82,8 +82,10 @@ def tower(
     if not fused:
         tensors = {name: t for name, t in tensors.items() if "attn_qkv" not in name}
     kernel = ours["visual.patch_embed.proj.weight"]
-    tensors |= {"v.patch_embd.weight": kernel[:, :, 0].contiguous(),
-                "v.patch_embd.weight.1": kernel[:, :, 1].contiguous()}  # fmt: skip
+    tensors |= {
+        "v.patch_embd.weight": kernel[:, :, 0].contiguous(),
+        "v.patch_embd.weight.1": kernel[:, :, 1].contiguous(),
+    }
     for n in range(0 if fused else vision.depth):
         for leaf in ("weight", "bias"):
             rows = ours[f"visual.blocks.{n}.attn.qkv.{leaf}"].chunk(3)
@@ -106,10 +108,14 @@ def test_every_name_of_the_text_encoder_is_mapped_one_to_one():
 
 
 def test_the_text_encoder_is_recognised_and_read(tmp_path):
-    path = encoder(tmp_path / "e.gguf", Q.Q8_0, qwen2vl__attention__head_count=2,
-                   qwen2vl__attention__head_count_kv=1,
-                   qwen2vl__attention__layer_norm_rms_epsilon=1e-6,
-                   qwen2vl__rope__freq_base=1e6)  # fmt: skip
+    path = encoder(
+        tmp_path / "e.gguf",
+        Q.Q8_0,
+        qwen2vl__attention__head_count=2,
+        qwen2vl__attention__head_count_kv=1,
+        qwen2vl__attention__layer_norm_rms_epsilon=1e-6,
+        qwen2vl__rope__freq_base=1e6,
+    )
     facts = identify(path)
     assert not facts.problem and facts.role == "text_encoder" and facts.layout == "gguf"
     assert facts.sentence.startswith("Qwen2.5-VL text encoder, width 256, vision in an mmproj file")
@@ -117,9 +123,11 @@ def test_the_text_encoder_is_recognised_and_read(tmp_path):
     assert (facts.config["heads"], facts.config["kv_heads"]) == (2, 1)
     with open_weights(path) as file:
         assert keys_gguf.settings(file.metadata) == {
-            "num_attention_heads": 2, "num_key_value_heads": 1, "rope_theta": 1e6,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_theta": 1e6,
             "rms_norm_eps": 1e-6,
-        }  # fmt: skip
+        }
         table = keys.text_names(file.entries).table
         found = find_gguf(file, table)
         assert set(found) == {n for n, s in layout.text_layout(TEXT).items() if len(s) == 2}
@@ -173,8 +181,9 @@ def test_a_packed_vision_tower(tmp_path):
         ours = random_tensors(layout.vision_layout(VISION))
         found = find_gguf(file, {name: name for name in file.entries})
         assert {n: f.format for n, f in found.items()} == {
-            "visual.blocks.0.attn.qkv.weight": "Q8_0", "visual.merger.mlp.0.weight": "Q5_1",
-        }  # fmt: skip
+            "visual.blocks.0.attn.qkv.weight": "Q8_0",
+            "visual.merger.mlp.0.weight": "Q5_1",
+        }
         for name, one in found.items():
             assert torch.equal(one.load().dequantise(), file.read(name)), name
             assert one.load().nbytes == one.nbytes
@@ -207,15 +216,24 @@ def test_an_incomplete_vision_tower_is_told(tmp_path):
     [
         ({}, None, "an edit needs mmproj-Qwen2.5-VL-7B-Q4_K_M.gguf"),
         ({"anything.gguf": {}}, "anything.gguf", "vision tower anything.gguf"),
-        ({"mmproj-wide.gguf": {"vision": layout.VisionNumbers(2, 64, 60, 4, out=128)}}, None,
-         "an edit needs"),
+        (
+            {"mmproj-wide.gguf": {"vision": layout.VisionNumbers(2, 64, 60, 4, out=128)}},
+            None,
+            "an edit needs",
+        ),
         ({"mmproj.gguf": {"arch": "qwen2vl"}}, None, "an edit needs"),
-        ({"mmproj-a.gguf": {}, "mmproj-b.gguf": {}}, None,
-         "2 vision towers fit (mmproj-a.gguf, mmproj-b.gguf)"),
-        ({"mmproj-a.gguf": {}, "qwen2.5_vl-7b-mmproj-f16.gguf": {}},
-         "qwen2.5_vl-7b-mmproj-f16.gguf", "vision tower"),
+        (
+            {"mmproj-a.gguf": {}, "mmproj-b.gguf": {}},
+            None,
+            "2 vision towers fit (mmproj-a.gguf, mmproj-b.gguf)",
+        ),
+        (
+            {"mmproj-a.gguf": {}, "qwen2.5_vl-7b-mmproj-f16.gguf": {}},
+            "qwen2.5_vl-7b-mmproj-f16.gguf",
+            "vision tower",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_vision_tower_is_found_by_content(tmp_path, files, chosen, words):
     near = tmp_path / "Qwen2.5-VL-7B-Q4_K_M.gguf"
     near.write_bytes(b"not looked into")
@@ -241,8 +259,14 @@ def with_tokenizer(path: Path, reference, changes: dict | None = None) -> Path: 
     kinds += [5] * 9
     model = json.loads(reference.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) for pair in model["merges"]]
-    parts = {"tokens": tokens, "token_type": kinds, "merges": merges, "model": "gpt2",
-             "pre": "qwen2", **(changes or {})}  # fmt: skip
+    parts = {
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": merges,
+        "model": "gpt2",
+        "pre": "qwen2",
+        **(changes or {}),
+    }
     writer = gguf.GGUFWriter(path, "qwen2vl")
     for name, value in parts.items():
         add = writer.add_string if isinstance(value, str) else writer.add_array
@@ -286,12 +310,20 @@ def test_the_header_is_decoded_only_without_a_folder(tmp_path, reference, toy, m
         ({"token_type": [1, 1, 3]}, "tokens with 3 types"),
         ({"merges": ["a b c"]}, "number 0 should hold two tokens, got 'a b c'"),
         ({"merges": ["qqq zzz"]}, "not a usable tokenizer"),
-        ({"tokens": ["a", "a", "<|im_start|>", "<|im_end|>"], "token_type": [1, 1, 3, 3],
-          "merges": ["a a"]}, "1 of its tokens occur twice"),
-        ({"tokens": ["a", "aa", "<|im_end|>"], "token_type": [1, 1, 3], "merges": ["a a"]},
-         "lacks <|im_start|>"),
+        (
+            {
+                "tokens": ["a", "a", "<|im_start|>", "<|im_end|>"],
+                "token_type": [1, 1, 3, 3],
+                "merges": ["a a"],
+            },
+            "1 of its tokens occur twice",
+        ),
+        (
+            {"tokens": ["a", "aa", "<|im_end|>"], "token_type": [1, 1, 3], "merges": ["a a"]},
+            "lacks <|im_start|>",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_tokenizers_are_told(tmp_path, reference, changes, words):  # noqa: F811
     with GGUFFile(with_tokenizer(tmp_path / "e.gguf", reference, changes)) as file:
         with pytest.raises(InkstoneError) as caught:

@@ -84,8 +84,10 @@ def placed(made: Path, folder: Path) -> str:
 def lora(folder: Path) -> str:
     """A small LoRA of the tiny model."""
     g, name = torch.Generator().manual_seed(1), "transformer_blocks.0.attn.to_q"
-    state = {f"{name}.lora_A.weight": torch.randn(2, 32, generator=g),
-             f"{name}.lora_B.weight": torch.randn(32, 2, generator=g)}  # fmt: skip
+    state = {
+        f"{name}.lora_A.weight": torch.randn(2, 32, generator=g),
+        f"{name}.lora_B.weight": torch.randn(32, 2, generator=g),
+    }
     folder.mkdir(exist_ok=True)
     save_safetensors(folder / "tiny.safetensors", state, {})
     return "tiny.safetensors"
@@ -95,10 +97,12 @@ def lora(folder: Path) -> str:
 def test_pictures_are_equal(path, server, tiny_folder, tiny_control, tmp_path):
     models = server.base / "models"
     graph = settled(path, models, tiny_folder, tiny_control)
-    there = [Image.open(io.BytesIO(p.data)) for p in server.run(graph, {}).images
-             if p.type == "output"]  # fmt: skip
-    host = HeadlessHost(models=[models], input=server.base / "input", output=tmp_path,
-                        temp=tmp_path / "temp")  # fmt: skip
+    there = [
+        Image.open(io.BytesIO(p.data)) for p in server.run(graph, {}).images if p.type == "output"
+    ]
+    host = HeadlessHost(
+        models=[models], input=server.base / "input", output=tmp_path, temp=tmp_path / "temp"
+    )
     Executor(node_classes()).run(parse_graph(graph), host)
     here = [Image.open(p) for p in sorted((tmp_path / "inkstone").rglob("*.png"))]
     assert len(here) == len(there) > 0

@@ -114,9 +114,13 @@ def test_a_model_that_is_gone_leaves_the_list(manager):
 
 @pytest.mark.parametrize(
     "state, reserve, share",
-    [("NORMAL_VRAM", None, 1), ("LOW_VRAM", None, 0.5), ("NO_VRAM", None, 0.25),
-     ("NORMAL_VRAM", 2.0, 1)],
-)  # fmt: skip
+    [
+        ("NORMAL_VRAM", None, 1),
+        ("LOW_VRAM", None, 0.5),
+        ("NO_VRAM", None, 0.25),
+        ("NORMAL_VRAM", 2.0, 1),
+    ],
+)
 def test_flags_bound_the_room(manager, state, reserve, share):
     manager.vram_state.name, manager.args.reserve_vram = state, reserve
     extra = 3 * MB if reserve else 0

@@ -66,10 +66,18 @@ def wan_name(name: str) -> str:
     """A diffusers VAE name as the Wan 2.1 file has it."""
     outer = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
     for side in ("encoder", "decoder"):
-        outer |= {f"{side}.conv_in": f"{side}.conv1", f"{side}.norm_out": f"{side}.head.0",
-                  f"{side}.conv_out": f"{side}.head.2"}  # fmt: skip
-    inner = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3",
-             "conv2": "residual.6", "conv_shortcut": "shortcut"}  # fmt: skip
+        outer |= {
+            f"{side}.conv_in": f"{side}.conv1",
+            f"{side}.norm_out": f"{side}.head.0",
+            f"{side}.conv_out": f"{side}.head.2",
+        }
+    inner = {
+        "norm1": "residual.0",
+        "conv1": "residual.2",
+        "norm2": "residual.3",
+        "conv2": "residual.6",
+        "conv_shortcut": "shortcut",
+    }
     owner, _, leaf = name.rpartition(".")
     if owner in outer:
         return f"{outer[owner]}.{leaf}"
@@ -99,11 +107,15 @@ LAYOUTS = {
     "MMDiT, model.diffusion_model.": (DIT, lambda n: "model.diffusion_model." + n),
     "MMDiT, diffusion_model.": (DIT, lambda n: "diffusion_model." + n),
     "MMDiT without what nobody reads": (
-        DIT, lambda n: None if n.removeprefix("transformer_blocks.1.") in keys.MMDIT_UNREAD else n),
+        DIT,
+        lambda n: None if n.removeprefix("transformer_blocks.1.") in keys.MMDIT_UNREAD else n,
+    ),
     "text, model.language_model. and model.visual.": (TEXT, lambda n: n),
     "text, model. and visual.": (TEXT, old_name),
     "text, language_model. (no lm_head)": (
-        TEXT, lambda n: None if "lm_head" in n else n.removeprefix("model.")),
+        TEXT,
+        lambda n: None if "lm_head" in n else n.removeprefix("model."),
+    ),
     "text without vision tower": (TEXT, lambda n: None if "visual" in n else old_name(n)),
     "text, as a bundle has it": (TEXT, lambda n: BUNDLED + old_name(n)),
     "VAE, diffusers": (VAE, lambda n: n),
@@ -111,7 +123,7 @@ LAYOUTS = {
     "VAE, Wan with vae.": (VAE, lambda n: "vae." + wan_name(n)),
     "VAE, first_stage_model.": (VAE, lambda n: "first_stage_model." + wan_name(n)),
     "VAE without time_conv": (VAE, lambda n: None if ".time_conv." in n else wan_name(n)),
-}  # fmt: skip
+}
 
 
 def write(path: Path, state: State, rename=lambda n: n, dtype: torch.dtype = torch.float32) -> Path:
@@ -168,9 +180,11 @@ def test_folders_single_and_sharded(part, pipe, folder, tmp_path):
 
 def test_one_bundled_file_gives_all_three(pipe, folder, tmp_path):
     all_of = {}
-    for part, rename in ((DIT, lambda n: "model.diffusion_model." + n),
-                         (TEXT, lambda n: BUNDLED + old_name(n)),
-                         (VAE, lambda n: "vae." + wan_name(n))):  # fmt: skip
+    for part, rename in (
+        (DIT, lambda n: "model.diffusion_model." + n),
+        (TEXT, lambda n: BUNDLED + old_name(n)),
+        (VAE, lambda n: "vae." + wan_name(n)),
+    ):
         all_of |= {rename(n): t for n, t in states(pipe)[part].items()}
     path = write(tmp_path / "bundle.safetensors", all_of)
     for part in LOADERS:
@@ -319,8 +333,10 @@ def test_peak_memory_of_a_load_is_the_resident_weights(folder, tmp_path):
     """130 MB of MMDiT, which stay bf16 as in the file although float32 is computed in (modulation
     is not held), and the whole published VAE, which becomes float32."""
     config = MMDiTConfig(3, 8, 128, 64, 256, 4096, (16, 56, 56))
-    files = [zeros(tmp_path / "dit.safetensors", layout.mmdit_layout(config)),
-             zeros(tmp_path / "vae.safetensors", layout.vae_layout(VAEConfig()))]  # fmt: skip
+    files = [
+        zeros(tmp_path / "dit.safetensors", layout.mmdit_layout(config)),
+        zeros(tmp_path / "vae.safetensors", layout.vae_layout(VAEConfig())),
+    ]
     call = [sys.executable, "-c", CHILD, str(folder), *files]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -51,8 +51,9 @@ def drawn(model, hooks=NO_HOOKS, steps=2):
 
 
 def adapter(tmp_path, layers, strength=1.0, name="l", **more):
-    return Adapter(load_lora(files.write_lora(tmp_path / f"{name}.safetensors", layers)), strength,
-                   **more)  # fmt: skip
+    return Adapter(
+        load_lora(files.write_lora(tmp_path / f"{name}.safetensors", layers)), strength, **more
+    )
 
 
 def branches_of(model):
@@ -113,8 +114,9 @@ def test_beside_packed_weights(method, storage, state, tmp_path):
 def test_bf16_stays_near_the_merged_weights(state, tmp_path):
     folder = files.write_model(tmp_path / "plain", state)
     layers = files.layers_for("low_rank", state)
-    got = drawn(load_diffusion_model(folder, torch.bfloat16).with_loras(
-        [adapter(tmp_path, layers, 0.7)]))  # fmt: skip
+    got = drawn(
+        load_diffusion_model(folder, torch.bfloat16).with_loras([adapter(tmp_path, layers, 0.7)])
+    )
     whole = files.merged_state(state, [(layers, 0.7)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
     error = relative(got, want)
@@ -123,8 +125,13 @@ def test_bf16_stays_near_the_merged_weights(state, tmp_path):
 
 def test_two_at_once_are_the_sum(model, state, tmp_path):
     """Of different ranks, methods and reach; in one stack and in two behind one another."""
-    asked = [("low_rank", None, 0.8), ("peft", RESIDENT[:9], -0.5), ("loha", RESIDENT[5:], 0.4),
-             ("dora_rows", RESIDENT[3:20], 0.6), ("dora_columns", RESIDENT[8:12], 0.3)]  # fmt: skip
+    asked = [
+        ("low_rank", None, 0.8),
+        ("peft", RESIDENT[:9], -0.5),
+        ("loha", RESIDENT[5:], 0.4),
+        ("dora_rows", RESIDENT[3:20], 0.6),
+        ("dora_columns", RESIDENT[8:12], 0.3),
+    ]
     layers = [(files.layers_for(method, state, on), s) for method, on, s in asked]
     stack = [adapter(tmp_path, one, s, f"l{i}") for i, (one, s) in enumerate(layers)]
     whole = files.merged_state(state, layers)
@@ -135,8 +142,10 @@ def test_two_at_once_are_the_sum(model, state, tmp_path):
 
 
 def test_plain_loras_share_one_pair_of_products(model, state, tmp_path):
-    one, two = (adapter(tmp_path, files.layers_for(m, state, RESIDENT), 1.0, m)
-                for m in ("low_rank", "peft"))  # fmt: skip
+    one, two = (
+        adapter(tmp_path, files.layers_for(m, state, RESIDENT), 1.0, m)
+        for m in ("low_rank", "peft")
+    )
     with model.with_loras([one, two]).adapted():
         found = [b for b in branches_of(model) if b]
         assert all(len(b) == 1 and b[0].down.shape[0] == 7 for b in found) and found
@@ -150,8 +159,13 @@ def test_strength_0_leaves_no_trace(model, state, tmp_path):
     with off.adapted():
         assert not any(branches_of(model))
     assert torch.equal(drawn(off), plain)
-    blocked = model.with_loras([adapter(tmp_path, files.layers_for("peft", state, RESIDENT[2:8]),
-                                        1.0, "b", blocks="0-99:0")])  # fmt: skip
+    blocked = model.with_loras(
+        [
+            adapter(
+                tmp_path, files.layers_for("peft", state, RESIDENT[2:8]), 1.0, "b", blocks="0-99:0"
+            )
+        ]
+    )
     assert torch.equal(drawn(blocked), plain)
 
 
@@ -222,9 +236,12 @@ def test_the_network_is_free_after_a_fault(model, state, tmp_path):
 
 def test_a_batch_is_its_singles(model, state, tmp_path):
     """With guidance, on LoRAs of several methods."""
-    made = model.with_loras([
-        adapter(tmp_path, files.layers_for(m, state), 0.5, m) for m in ("low_rank", "lokr", "loha")
-    ])  # fmt: skip
+    made = model.with_loras(
+        [
+            adapter(tmp_path, files.layers_for(m, state), 0.5, m)
+            for m in ("low_rank", "lokr", "loha")
+        ]
+    )
     text, no = torch.randn(1, 7, 32), torch.randn(1, 3, 32)
 
     def run(seed, batch):
@@ -236,20 +253,29 @@ def test_a_batch_is_its_singles(model, state, tmp_path):
 
 def test_bytes_of_a_run_are_counted(model, state, tmp_path):
     """Nothing where the file's own tensors serve, one copy where types or LoRAs meet."""
-    fitted = [model.with_loras([adapter(tmp_path, files.layers_for("peft", state, RESIDENT), s, n)])
-              .adapters[0] for s, n in ((1.0, "a"), (0.5, "b"), (0.0, "c"))]  # fmt: skip
+    fitted = [
+        model.with_loras(
+            [adapter(tmp_path, files.layers_for("peft", state, RESIDENT), s, n)]
+        ).adapters[0]
+        for s, n in ((1.0, "a"), (0.5, "b"), (0.0, "c"))
+    ]
     numbers = sum(3 * (n + k) for n, k in (files.SHAPES[m] for m in RESIDENT))
     cpu = torch.device("cpu")
-    for stack, dtype, want in ((fitted[:1], torch.float32, 0), (fitted[2:], torch.bfloat16, 0),
-                               (fitted[:1], torch.bfloat16, 2 * numbers),
-                               (fitted, torch.float32, 8 * numbers)):  # fmt: skip
+    for stack, dtype, want in (
+        (fitted[:1], torch.float32, 0),
+        (fitted[2:], torch.bfloat16, 0),
+        (fitted[:1], torch.bfloat16, 2 * numbers),
+        (fitted, torch.float32, 8 * numbers),
+    ):
         assert copied_bytes(stack, cpu, dtype) == want
 
 
 def test_fused_layers(model, state, tmp_path):
     """One LoRA for q, k and v together, its rows one behind the other."""
-    names = {"attn.to_qkv": ("to_q", "to_k", "to_v"),
-             "attn.add_qkv_proj": ("add_q_proj", "add_k_proj", "add_v_proj")}  # fmt: skip
+    names = {
+        "attn.to_qkv": ("to_q", "to_k", "to_v"),
+        "attn.add_qkv_proj": ("add_q_proj", "add_k_proj", "add_v_proj"),
+    }
     fused, split = {}, {}
     for block in range(files.CONFIG.layers):
         for name, inner in names.items():
@@ -260,8 +286,10 @@ def test_fused_layers(model, state, tmp_path):
                 rows = slice(32 * i, 32 * i + 32)
                 cut = {"lora_up.weight": parts["lora_up.weight"][rows]}
                 split[f"{at}attn.{one}"] = parts | cut | {"diff_b": parts["diff_b"][rows]}
-    got, want = (drawn(model.with_loras([adapter(tmp_path, one, 0.7, name)]))
-                 for one, name in ((fused, "f"), (split, "s")))  # fmt: skip
+    got, want = (
+        drawn(model.with_loras([adapter(tmp_path, one, 0.7, name)]))
+        for one, name in ((fused, "f"), (split, "s"))
+    )
     assert torch.equal(got, want) and relative(got, drawn(model)) > 1e-3
 
 

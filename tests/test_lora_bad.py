@@ -56,27 +56,43 @@ DAMAGED = {
     "a bias of a wrong size": (put(diff_b=R(31)), "diff_b has 31 elements, expected 32"),
     "LoRA and diff": (put(diff=R(32, 32)), "to_q.diff does not go with the other tensors"),
     "LoKr without w2": (only(lokr_w1=R(2, 2)), "its other half (lokr_w2_a) is missing"),
-    "LoKr twice": (only(lokr_w1=R(2, 2), lokr_w1_a=R(2, 1), lokr_w2=R(16, 16)),
-                   "lokr_w1_a does not go with"),
-    "LoKr with wrong ranks": (only(lokr_w1=R(2, 2), lokr_w2_a=R(16, 3), lokr_w2_b=R(4, 16)),
-                              "ranks differ"),
-    "LoHa of two shapes": (only(hada_w1_a=R(32, 2), hada_w1_b=R(2, 32), hada_w2_a=R(32, 2),
-                                hada_w2_b=R(2, 16)), "[32, 32] and [32, 16], expected the same"),
-    "LoHa without a factor": (only(hada_w1_a=R(32, 2), hada_w1_b=R(2, 32), hada_w2_a=R(32, 2)),
-                              "its other half (hada_w2_b) is missing"),
+    "LoKr twice": (
+        only(lokr_w1=R(2, 2), lokr_w1_a=R(2, 1), lokr_w2=R(16, 16)),
+        "lokr_w1_a does not go with",
+    ),
+    "LoKr with wrong ranks": (
+        only(lokr_w1=R(2, 2), lokr_w2_a=R(16, 3), lokr_w2_b=R(4, 16)),
+        "ranks differ",
+    ),
+    "LoHa of two shapes": (
+        only(hada_w1_a=R(32, 2), hada_w1_b=R(2, 32), hada_w2_a=R(32, 2), hada_w2_b=R(2, 16)),
+        "[32, 32] and [32, 16], expected the same",
+    ),
+    "LoHa without a factor": (
+        only(hada_w1_a=R(32, 2), hada_w1_b=R(2, 32), hada_w2_a=R(32, 2)),
+        "its other half (hada_w2_b) is missing",
+    ),
     "a convolution": (put(**{"lora_mid.weight": R(4, 4, 3, 3)}), "factor of a convolution"),
     "Tucker LoKr": (put(lokr_t2=R(4, 4, 3, 3)), "which Qwen-Image does not have"),
     "a whole weight": (only(set_weight=R(32, 32)), "a whole weight in place of the model's"),
     "OFT": (only(oft_blocks=R(4, 8, 8)), "an orthogonal turn of the weight"),
     "two adapters": (put(**{"lora_A.one.weight": R(4, 32)}), "the file holds two adapters"),
-    "a fused LoKr": ({"transformer_blocks.1.attn.to_qkv.lokr_w1": R(3, 2),
-                      "transformer_blocks.1.attn.to_qkv.lokr_w2": R(32, 16)},
-                     "only for plain LoRA"),
-    "a fused LoRA of 95 rows": ({"transformer_blocks.1.attn.to_qkv.lora_A.weight": R(2, 32),
-                                 "transformer_blocks.1.attn.to_qkv.lora_B.weight": R(95, 2)},
-                                "do not part into 3"),
+    "a fused LoKr": (
+        {
+            "transformer_blocks.1.attn.to_qkv.lokr_w1": R(3, 2),
+            "transformer_blocks.1.attn.to_qkv.lokr_w2": R(32, 16),
+        },
+        "only for plain LoRA",
+    ),
+    "a fused LoRA of 95 rows": (
+        {
+            "transformer_blocks.1.attn.to_qkv.lora_A.weight": R(2, 32),
+            "transformer_blocks.1.attn.to_qkv.lora_B.weight": R(95, 2),
+        },
+        "do not part into 3",
+    ),
     "an empty file": ({}, "expected a LoRA of Qwen-Image"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DAMAGED)
@@ -98,22 +114,44 @@ def pairs(*modules, down="lora_A.weight", up="lora_B.weight", k=32):
 KOHYA = dict(down="lora_down.weight", up="lora_up.weight")
 # files for other models -> (tensors, what the message calls it)
 FOREIGN = {
-    "FLUX, diffusers": (pairs("transformer.transformer_blocks.0.attn.to_q",
-                              "transformer.single_transformer_blocks.3.attn.to_q"), "FLUX"),
+    "FLUX, diffusers": (
+        pairs(
+            "transformer.transformer_blocks.0.attn.to_q",
+            "transformer.single_transformer_blocks.3.attn.to_q",
+        ),
+        "FLUX",
+    ),
     "FLUX, kohya": (pairs("lora_unet_double_blocks_0_img_attn_qkv", **KOHYA), "FLUX"),
-    "SDXL": (pairs("lora_unet_input_blocks_4_1_proj_in", "lora_te2_text_model_encoder_layers_0_"
-                   "self_attn_q_proj", **KOHYA), "SDXL"),
+    "SDXL": (
+        pairs(
+            "lora_unet_input_blocks_4_1_proj_in",
+            "lora_te2_text_model_encoder_layers_0_self_attn_q_proj",
+            **KOHYA,
+        ),
+        "SDXL",
+    ),
     "SD 1": (pairs("lora_unet_down_blocks_0_attentions_0_proj_in", **KOHYA), "Stable Diffusion"),
-    "SD 3": (pairs("transformer.transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0."
-                   "ff.net.0.proj"), "Stable Diffusion 3"),
+    "SD 3": (
+        pairs(
+            "transformer.transformer_blocks.0.attn.to_q",
+            "transformer.transformer_blocks.0.ff.net.0.proj",
+        ),
+        "Stable Diffusion 3",
+    ),
     "Wan": (pairs("diffusion_model.blocks.0.self_attn.q"), "Wan video"),
     "Z-Image": (pairs("diffusion_model.layers.0.attention.to_q"), "Z-Image"),
     "LTX": (pairs("diffusion_model.transformer_blocks.0.attn1.to_q"), "LTX-Video"),
-    "Qwen-Image 2.1": (pairs("transformer_blocks.0.attn.to_q", "transformer_blocks.0.img_mlp.proj",
-                             "transformer_blocks.0.img_mlp.gate_layer"), "Qwen-Image 2.1"),
+    "Qwen-Image 2.1": (
+        pairs(
+            "transformer_blocks.0.attn.to_q",
+            "transformer_blocks.0.img_mlp.proj",
+            "transformer_blocks.0.img_mlp.gate_layer",
+        ),
+        "Qwen-Image 2.1",
+    ),
     "CLIP": (pairs("lora_te_text_model_encoder_layers_0_mlp_fc1", **KOHYA), "a CLIP text encoder"),
     "nobody knows": (pairs("something.else"), "its names are of no kind that is known"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", FOREIGN)

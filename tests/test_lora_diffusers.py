@@ -15,8 +15,18 @@ from .oracle import relative
 peft = pytest.importorskip("peft", reason="PEFT is what diffusers draws LoRAs with")
 
 PROMPT = "a red cat on a mat, and a prompt that is longer than the dropped head of the template"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_v_proj", "net.2", "img_mod.1",
-           "proj_out", "linear_1"]  # fmt: skip
+TARGETS = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "add_v_proj",
+    "net.2",
+    "img_mod.1",
+    "proj_out",
+    "linear_1",
+]
 CONFIGS = {
     "LoRA": dict(r=4, lora_alpha=6),
     "rsLoRA": dict(r=4, lora_alpha=2, use_rslora=True),
@@ -69,9 +79,10 @@ def test_file_that_diffusers_saved(name, folder, tmp_path):
     plain = theirs(pipe)
     state = randomised(pipe, CONFIGS[name])
     pipe.save_lora_weights(
-        tmp_path, transformer_lora_layers=state,
+        tmp_path,
+        transformer_lora_layers=state,
         transformer_lora_adapter_metadata=pipe.transformer.peft_config["default"].to_dict(),
-    )  # fmt: skip
+    )
     want = theirs(pipe)
     got = ours(folder, tmp_path / "pytorch_lora_weights.safetensors")
     error, effect = relative(got, want), relative(plain, want)
@@ -83,9 +94,10 @@ def test_the_same_file_loaded_by_both(folder, tmp_path):
     torch.manual_seed(7)
     pipe = opened(folder)
     pipe.save_lora_weights(
-        tmp_path, transformer_lora_layers=randomised(pipe, CONFIGS["LoRA"]),
+        tmp_path,
+        transformer_lora_layers=randomised(pipe, CONFIGS["LoRA"]),
         transformer_lora_adapter_metadata=pipe.transformer.peft_config["default"].to_dict(),
-    )  # fmt: skip
+    )
     fresh = opened(folder)
     fresh.load_lora_weights(tmp_path, adapter_name="a")
     fresh.set_adapters(["a"], [0.6])
@@ -147,8 +159,12 @@ def test_text_encoder_lora(folder, tmp_path):
 
     tensors = {
         "text_encoder." + n.removeprefix("base_model.model."): t for n, t in state.items()
-    } | {n.split(".lora_")[0].replace("base_model.model.", "text_encoder.") + ".alpha":
-         torch.tensor(6.0) for n in state}  # fmt: skip
+    } | {
+        n.split(".lora_")[0].replace("base_model.model.", "text_encoder.") + ".alpha": torch.tensor(
+            6.0
+        )
+        for n in state
+    }
     save_file(tensors, tmp_path / "te.safetensors")
     adapter = Adapter(load_lora(tmp_path / "te.safetensors"))
     model, text, lines = dress(bundle.model, bundle.text_encoder, [adapter])

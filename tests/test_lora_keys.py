@@ -40,19 +40,31 @@ NAMES = {
     f"{Q}.lora_B.default.bias": ("model", Q, "up_bias"),
     f"pipe.dit.{Q}.lora_A.default.weight": ("model", Q, "down"),
     "lora_unet_transformer_blocks_7_attn_to_q.lora_down.weight": ("model", Q, "down"),
-    "lora_unet_transformer_blocks_7_attn_to_out_0.lora_up.weight":
-        ("model", "transformer_blocks.7.attn.to_out.0", "up"),
+    "lora_unet_transformer_blocks_7_attn_to_out_0.lora_up.weight": (
+        "model",
+        "transformer_blocks.7.attn.to_out.0",
+        "up",
+    ),
     "lora_unet_transformer_blocks_59_img_mlp_net_0_proj.alpha": ("model", MLP, "alpha"),
-    "lora_unet_transformer_blocks_7_attn_to_add_out.alpha":
-        ("model", "transformer_blocks.7.attn.to_add_out", "alpha"),
-    "lora_unet_time_text_embed_timestep_embedder_linear_1.lora_down.weight":
-        ("model", "time_text_embed.timestep_embedder.linear_1", "down"),
+    "lora_unet_transformer_blocks_7_attn_to_add_out.alpha": (
+        "model",
+        "transformer_blocks.7.attn.to_add_out",
+        "alpha",
+    ),
+    "lora_unet_time_text_embed_timestep_embedder_linear_1.lora_down.weight": (
+        "model",
+        "time_text_embed.timestep_embedder.linear_1",
+        "down",
+    ),
     "lora_unet_proj_out.lora_up.weight": ("model", OUT, "up"),
     "lora_transformer_transformer_blocks_7_attn_to_q.lora_down.weight": ("model", Q, "down"),
     "lycoris_transformer_blocks_7_attn_to_q.lokr_w1": ("model", Q, "lokr_w1"),
     "lycoris_transformer_blocks_7_attn_to_q.lokr_w2_a": ("model", Q, "lokr_w2_a"),
-    "lycoris_transformer_blocks_7_img_mod_1.hada_w1_b":
-        ("model", "transformer_blocks.7.img_mod.1", "hada_w1_b"),
+    "lycoris_transformer_blocks_7_img_mod_1.hada_w1_b": (
+        "model",
+        "transformer_blocks.7.img_mod.1",
+        "hada_w1_b",
+    ),
     f"diffusion_model.{Q}.lokr_w2": ("model", Q, "lokr_w2"),
     f"{Q}.hada_w2_a": ("model", Q, "hada_w2_a"),
     f"{Q}.dora_scale": ("model", Q, "magnitude"),
@@ -67,10 +79,13 @@ NAMES = {
     f"base_model.model.model.{TE}.lora_A.weight": ("text", TE, "down"),
     "lora_te_layers_3_self_attn_q_proj.lora_down.weight": ("text", TE, "down"),
     "lora_te1_model_layers_3_self_attn_q_proj.alpha": ("text", TE, "alpha"),
-    "lora_te_model_language_model_layers_3_mlp_gate_proj.lora_up.weight":
-        ("text", "layers.3.mlp.gate_proj", "up"),
+    "lora_te_model_language_model_layers_3_mlp_gate_proj.lora_up.weight": (
+        "text",
+        "layers.3.mlp.gate_proj",
+        "up",
+    ),
     "lycoris_model_layers_3_self_attn_q_proj.lokr_w1": ("text", TE, "lokr_w1"),
-}  # fmt: skip
+}
 # part of a LoRA, of no layer of ours
 STRANGE = (
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
@@ -105,11 +120,14 @@ SPELLINGS = {
     "transformer.": (lambda m: f"transformer.{m}", "lora_A.weight", "lora_B.weight"),
     "diffusion_model.": (lambda m: f"diffusion_model.{m}", "lora_down.weight", "lora_up.weight"),
     "model.diffusion_model.": (
-        lambda m: f"model.diffusion_model.{m}", "lora_A.weight", "lora_B.weight"),
+        lambda m: f"model.diffusion_model.{m}",
+        "lora_A.weight",
+        "lora_B.weight",
+    ),
     "PEFT": (lambda m: f"base_model.model.{m}", "lora_A.default.weight", "lora_B.default.weight"),
     "kohya": (lambda m: "lora_unet_" + m.replace(".", "_"), "lora_down.weight", "lora_up.weight"),
     "LyCORIS": (lambda m: "lycoris_" + m.replace(".", "_"), "lora_down.weight", "lora_up.weight"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -191,12 +209,14 @@ def test_alpha_of_kohya_metadata_and_of_a_peft_folder(tmp_path):
         ({"lora_adapter_metadata": "[" * 10**5}, "cannot be read"),
         ({"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": "x"})}, "lora_alpha = 'x'"),
         ({"lora_adapter_metadata": json.dumps({"r": 4, "alpha_pattern": 3})}, "alpha_pattern"),
-        ({"lora_adapter_metadata": json.dumps({"r": 4, "alpha_pattern": {"to_(q|k)": 3}})},
-         "regular expression"),
+        (
+            {"lora_adapter_metadata": json.dumps({"r": 4, "alpha_pattern": {"to_(q|k)": 3}})},
+            "regular expression",
+        ),
         ({"lora_adapter_metadata": '{"r": 4, "lora_alpha": NaN}'}, "expected a number"),
         ({"ss_network_alpha": "many"}, "ss_network_alpha = 'many'"),
     ],
-)  # fmt: skip
+)
 def test_senseless_metadata_is_told(metadata, words, tmp_path):
     save_file(two_layers(), tmp_path / "l.safetensors", metadata)
     with pytest.raises(InkstoneError) as caught:

@@ -77,26 +77,39 @@ def models(tmp_path, bundle):
 
 def graph(stacked: bool, strength=1.0):
     """Two Denoise nodes on one model; with `stacked` one of them behind a LoRA."""
+
     def node(kind, **inputs):
         return {"class_type": kind, "inputs": inputs}
 
     made = {
         "1": node("InkstoneLoadAll", folder="embedded (ships with Inkstone)", dtype="float32"),
         "2": node("InkstoneEncodePrompt", text_encoder=["1", 1], prompt=PROMPT, negative=""),
-        "3": node("InkstoneEmptyLatent", size="custom (width and height below)", width=64,
-                  height=64, batch_size=1),
-        "4": node("InkstoneSchedule", model=["1", 0], latent=["3", 0], steps=2,
-                  schedule="linear"),
-    }  # fmt: skip
+        "3": node(
+            "InkstoneEmptyLatent",
+            size="custom (width and height below)",
+            width=64,
+            height=64,
+            batch_size=1,
+        ),
+        "4": node("InkstoneSchedule", model=["1", 0], latent=["3", 0], steps=2, schedule="linear"),
+    }
     models = {"plain": ["1", 0]}
     if stacked:
-        made["5"] = node("InkstoneLoadLora", lora="sub/style.safetensors", strength=strength,
-                         blocks="")  # fmt: skip
+        made["5"] = node(
+            "InkstoneLoadLora", lora="sub/style.safetensors", strength=strength, blocks=""
+        )
         made["6"] = node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["5", 0]})
         models = {"lora": ["6", 0], "plain": ["1", 0]}
     for name, link in models.items():
-        made[f"d{name}"] = node("InkstoneDenoise", model=link, positive=["2", 0], sigmas=["4", 0],
-                                latent=["3", 0], seed=1, cfg=1.0)  # fmt: skip
+        made[f"d{name}"] = node(
+            "InkstoneDenoise",
+            model=link,
+            positive=["2", 0],
+            sigmas=["4", 0],
+            latent=["3", 0],
+            seed=1,
+            cfg=1.0,
+        )
         made[f"v{name}"] = node("InkstoneDecode", vae=["1", 2], latent=[f"d{name}", 0])
         made[name] = node("SaveImage", images=[f"v{name}", 0], filename_prefix=name)
     return parse_graph(made)
@@ -170,6 +183,7 @@ def test_wrong_wires(models, bundle):
 
 def test_inputs_grow_where_the_host_can(monkeypatch):
     """With the newer hosts' Autogrow one growing input; its names are those of the fixed set."""
+
     class Autogrow:
         class TemplatePrefix:
             def __init__(self, input, prefix, min, max):
@@ -213,8 +227,9 @@ def test_draw(place, bundle, capsys, caplog):
     assert main([*call, "-o", "a.png", "--lora", f"{path}:0.5", "--lora", str(path)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [(x["name"], x["strength"]) for x in facts["loras"]] == [
-        ("style.safetensors", 0.5), ("style.safetensors", 1.0),
-    ]  # fmt: skip
+        ("style.safetensors", 0.5),
+        ("style.safetensors", 1.0),
+    ]
     assert all(x["hash"].startswith("sha256") for x in facts["loras"])
     assert json.loads(read_text_chunks(place / "a.png")["inkstone"])["loras"] == facts["loras"]
     assert "modules, rank 4, alpha 4, strength 0.5" in caplog.text
@@ -225,10 +240,14 @@ def test_draw(place, bundle, capsys, caplog):
 
 
 def test_draw_refuses_before_it_loads_a_model(place, fails):
-    save_file({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(4, 8)},
-              place.parent / "flux.safetensors")  # fmt: skip
-    fails(("draw", "x", "-o", "x.png", "--lora", place.parent / "flux.safetensors"),
-          ("0 of 1 modules", "seems to be for FLUX"))  # fmt: skip
+    save_file(
+        {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(4, 8)},
+        place.parent / "flux.safetensors",
+    )
+    fails(
+        ("draw", "x", "-o", "x.png", "--lora", place.parent / "flux.safetensors"),
+        ("0 of 1 modules", "seems to be for FLUX"),
+    )
 
 
 # --- Lightning
@@ -264,13 +283,24 @@ def test_lightning_is_told_by_metadata(metadata, steps, bundle, tmp_path):
         (8, LIGHTNING, 8, 1.0, None),
         (None, LIGHTNING, 4, 1.0, None),
         (8, LIGHTNING, 4, 1.0, "this run has 4 steps"),
-        (None, LIGHTNING, 20, 4.0, "use 4 or 8 steps, CFG 1, schedule Lightning; this run has "
-         "20 steps, CFG 4"),
+        (
+            None,
+            LIGHTNING,
+            20,
+            4.0,
+            "use 4 or 8 steps, CFG 1, schedule Lightning; this run has 20 steps, CFG 4",
+        ),
         (8, QWEN, 8, 1.0, "this run has another schedule"),
-        (8, QWEN, 50, 4.0, "(8 steps): use 8 steps, CFG 1, schedule Lightning; this run has 50 "
-         "steps, CFG 4, another schedule"),
+        (
+            8,
+            QWEN,
+            50,
+            4.0,
+            "(8 steps): use 8 steps, CFG 1, schedule Lightning; this run has 50 "
+            "steps, CFG 4, another schedule",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_lightning(steps, made, run, cfg, words):
     said = misfit(Distilled(steps, ""), sigmas(made, run, 4096), cfg)
     assert said is None if words is None else words in said
@@ -318,9 +348,14 @@ def test_lightning_brings_its_schedule(bundle, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "form, warned",
-    [("fp8 e4m3 plain + bfloat16", True), ("bfloat16+float8_e4m3fn", True), ("bfloat16", False),
-     ("fp8 e4m3 scaled + float32", False), ("Q4_K + Q6_K", False)],
-)  # fmt: skip
+    [
+        ("fp8 e4m3 plain + bfloat16", True),
+        ("bfloat16+float8_e4m3fn", True),
+        ("bfloat16", False),
+        ("fp8 e4m3 scaled + float32", False),
+        ("Q4_K + Q6_K", False),
+    ],
+)
 def test_unscaled_fp8_under_lightning(form, warned, bundle, tmp_path, caplog):
     adapter = Adapter(load_lora(lightning_like(tmp_path / "x.safetensors", bundle)))
     warn_of_fp8(bundle.model.with_loras([adapter]).adapters, form)

@@ -25,8 +25,13 @@ from inkstone.sampling.schedule import sigmas
 from inkstone.training.edits import sample_edit
 from inkstone.training.render import render
 
-CANVASES = {(128, 128): (128, 128), (160, 96): (160, 96), (96, 160): (96, 160),
-            (131, 113): (128, 128), (97, 149): (96, 160)}  # size of the picture: what is in it
+CANVASES = {
+    (128, 128): (128, 128),
+    (160, 96): (160, 96),
+    (96, 160): (96, 160),
+    (131, 113): (128, 128),
+    (97, 149): (96, 160),
+}  # size of the picture: what is in it
 EACH, STEPS = 4, 8
 LOST = 0.15  # a pixel that differs by more was drawn wrong: it says nothing of where it stands
 MOST_SHIFT, MOST_ZOOM = 0.1, 0.003  # pixels; the second is 0.2 pixels at the rim of 128

@@ -77,8 +77,10 @@ def settled(graph: dict[str, Any], known: set[str]) -> dict[str, Any]:
         kind, values = node["class_type"], node["inputs"]
         if kind == "SaveImageAdvanced" and kind not in known:
             prefix = values.get("filename_prefix", "template")
-            graph[key] = {"class_type": "SaveImage", "inputs": {"images": values["images"],
-                                                                "filename_prefix": prefix}}
+            graph[key] = {
+                "class_type": "SaveImage",
+                "inputs": {"images": values["images"], "filename_prefix": prefix},
+            }
         if kind == "ComfySwitchNode" and kind not in known:
             chosen = values["switch"]
             if isinstance(chosen, list):

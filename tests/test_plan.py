@@ -59,9 +59,7 @@ def residence(rest: int, groups: list[int]) -> Residency:
     """Weights that say to be of these sizes."""
     network = Blocks(len(groups))
     places = zip([network.outer, *network.blocks], [rest, *groups])
-    slots = [
-        Slot(m, "weight", size, lambda: torch.zeros(1, 1), m.weight) for m, size in places
-    ]  # fmt: skip
+    slots = [Slot(m, "weight", size, lambda: torch.zeros(1, 1), m.weight) for m, size in places]
     return Residency(network, slots, CPU, network.blocks)
 
 
@@ -70,10 +68,13 @@ def test_stages_are_what_settle_does(monkeypatch):
     for _ in range(60):
         monkeypatch.setattr(residency, "_all", type(residency._all)())
         stages = [
-            Stage((draw.randint(1, 9), [draw.randint(1, 9)] * draw.randint(2, 6)),
-                  draw.randint(0, 5), leaves=draw.random() < 0.3)
+            Stage(
+                (draw.randint(1, 9), [draw.randint(1, 9)] * draw.randint(2, 6)),
+                draw.randint(0, 5),
+                leaves=draw.random() < 0.3,
+            )
             for _ in range(3)
-        ]  # fmt: skip
+        ]
         room = draw.randint(30, 130)
         monkeypatch.setattr(Residency, "_room", lambda self, budget, room=room: room)
         placed, most, stay = follow(stages, room, 0)
@@ -138,10 +139,15 @@ def towered(bundle, pictures: int = 2):
     with torch.device("meta"):
         network = VisionTower(config)
     slots = [
-        Slot(network.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2], 4 * p.numel(),
-             lambda: None, p)
+        Slot(
+            network.get_submodule(n.rpartition(".")[0]),
+            n.rpartition(".")[2],
+            4 * p.numel(),
+            lambda: None,
+            p,
+        )
         for n, p in network.named_parameters()
-    ]  # fmt: skip
+    ]
     weights = Residency(network, slots, CPU, network.blocks)
     tower = VisionModel(network, torch.float32, CPU, Path("tower"), weights)
     family = replace(bundle.model.family, edits=(EDIT_PLUS,))

@@ -94,13 +94,23 @@ def depth_model(tmp_path_factory):
 
     torch.manual_seed(0)
     backbone = Dinov2Config(
-        hidden_size=64, num_attention_heads=1, num_hidden_layers=12, image_size=70, patch_size=14,
-        out_indices=[3, 6, 9, 12], apply_layernorm=True, reshape_hidden_states=False,
-    )  # fmt: skip
+        hidden_size=64,
+        num_attention_heads=1,
+        num_hidden_layers=12,
+        image_size=70,
+        patch_size=14,
+        out_indices=[3, 6, 9, 12],
+        apply_layernorm=True,
+        reshape_hidden_states=False,
+    )
     config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=64, neck_hidden_sizes=[8, 16, 24, 32],
-        fusion_hidden_size=16, head_hidden_size=8, patch_size=14,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=64,
+        neck_hidden_sizes=[8, 16, 24, 32],
+        fusion_hidden_size=16,
+        head_hidden_size=8,
+        patch_size=14,
+    )
     model = DepthAnythingForDepthEstimation(config).eval()
     with torch.no_grad():
         for name, x in model.named_parameters():
@@ -136,9 +146,13 @@ def test_the_whole_way_is_the_processors(depth_model, monkeypatch):
     x = picture(331, 263)
     image = Image.fromarray((x[0] * 255).round().byte().numpy())
     processor = DPTImageProcessorPil(
-        size={"height": 140, "width": 140}, keep_aspect_ratio=True, ensure_multiple_of=14,
-        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], resample=3,
-    )  # fmt: skip
+        size={"height": 140, "width": 140},
+        keep_aspect_ratio=True,
+        ensure_multiple_of=14,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        resample=3,
+    )
     with torch.no_grad():
         theirs = model(**processor(image, return_tensors="pt")).predicted_depth
     theirs = F.interpolate(theirs[None], (263, 331), mode="bilinear")[0]
@@ -168,13 +182,16 @@ def original(published):
     swaps = (
         ("backbone.embeddings.position_embeddings", "pretrained.pos_embed"),
         ("backbone.embeddings.patch_embeddings.projection", "pretrained.patch_embed.proj"),
-        ("backbone.embeddings.", "pretrained."), ("backbone.layernorm", "pretrained.norm"),
-        (prefix, "pretrained.blocks"), ("attention.output.dense", "attn.proj"),
-        ("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma"),
+        ("backbone.embeddings.", "pretrained."),
+        ("backbone.layernorm", "pretrained.norm"),
+        (prefix, "pretrained.blocks"),
+        ("attention.output.dense", "attn.proj"),
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
         ("head.conv1", "depth_head.scratch.output_conv1"),
         ("head.conv2", "depth_head.scratch.output_conv2.0"),
         ("head.conv3", "depth_head.scratch.output_conv2.2"),
-    )  # fmt: skip
+    )
     fuse = "depth_head.scratch.refinenet"
     for i in range(4):
         swaps += (
@@ -183,7 +200,7 @@ def original(published):
             (f"neck.convs.{i}", f"depth_head.scratch.layer{i + 1}_rn"),
             (f"neck.fusion_stage.layers.{i}.projection", f"{fuse}{4 - i}.out_conv"),
             (f"neck.fusion_stage.layers.{i}.residual_layer", f"{fuse}{4 - i}.resConfUnit"),
-        )  # fmt: skip
+        )
     for name, x in published.items():
         if ".attention.attention.query." in name:
             parts = [published[name.replace("query", n)] for n in ("query", "key", "value")]

@@ -18,9 +18,13 @@ def saved_model(folder, simple):
 
     torch.manual_seed(0)
     backbone = VitPoseBackboneConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=1, image_size=[256, 192],
-        patch_size=[16, 16], out_features=["stage2"],
-    )  # fmt: skip
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        image_size=[256, 192],
+        patch_size=[16, 16],
+        out_features=["stage2"],
+    )
     config = VitPoseConfig(backbone_config=backbone, use_simple_decoder=simple, num_labels=17)
     model = VitPoseForPoseEstimation(config).eval()
     with torch.no_grad():

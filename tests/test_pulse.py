@@ -64,18 +64,24 @@ def work(models):
         "decode": lambda: Decode.execute(models.vae, {"samples": torch.randn(1, 16, 1, 40, 8)}),
         "encode": lambda: models.vae.encode(torch.rand(1, 320, 64, 3)),
         "edit": lambda: EncodeEdit.execute(
-            models.text_encoder, models.model, models.vae, words(), "", "auto",
+            models.text_encoder,
+            models.model,
+            models.vae,
+            words(),
+            "",
+            "auto",
             {"picture_1": torch.rand(1, 64, 64, 3)},
         ),
-    }  # fmt: skip
+    }
 
 
 def bytes_alive() -> int:
     gc.collect()
     found = {
         x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
-        for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.device.type == "cpu"
-    }  # fmt: skip
+        for x in gc.get_objects()
+        if isinstance(x, torch.Tensor) and x.device.type == "cpu"
+    }
     return sum(found.values())
 
 

@@ -19,11 +19,17 @@ ROUNDED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 # Relative errors of ggml's own encoders: (Gaussian, Student t with 4 degrees).
 ERRORS = {
-    "Q8_0": (0.0054, 0.0074), "Q6_K": (0.0177, 0.0229), "Q5_K": (0.0361, 0.0439),
-    "Q5_1": (0.0379, 0.0458), "Q5_0": (0.0427, 0.0580), "Q4_K": (0.0713, 0.0866),
-    "Q4_1": (0.0782, 0.0940), "Q4_0": (0.0859, 0.1154), "Q3_K": (0.1509, 0.1828),
+    "Q8_0": (0.0054, 0.0074),
+    "Q6_K": (0.0177, 0.0229),
+    "Q5_K": (0.0361, 0.0439),
+    "Q5_1": (0.0379, 0.0458),
+    "Q5_0": (0.0427, 0.0580),
+    "Q4_K": (0.0713, 0.0866),
+    "Q4_1": (0.0782, 0.0940),
+    "Q4_0": (0.0859, 0.1154),
+    "Q3_K": (0.1509, 0.1828),
     "Q2_K": (0.2968, 0.3410),
-}  # fmt: skip
+}
 
 
 def weights(kind: str, rows: int = 64, columns: int = 3072) -> np.ndarray:
@@ -98,9 +104,19 @@ def test_constant_and_tiny_rows(name, value):
 
 # Where columns count differently, the error that counts falls by this at least (ggml: 11 to 25 %).
 @pytest.mark.parametrize(
-    "name, gain", [("Q2_K", 0.2), ("Q3_K", 0.11), ("Q4_K", 0.1), ("Q5_K", 0.09), ("Q6_K", 0.09),
-                   ("Q4_0", 0.09), ("Q4_1", 0.15), ("Q5_0", 0.09), ("Q5_1", 0.15)],
-)  # fmt: skip
+    "name, gain",
+    [
+        ("Q2_K", 0.2),
+        ("Q3_K", 0.11),
+        ("Q4_K", 0.1),
+        ("Q5_K", 0.09),
+        ("Q6_K", 0.09),
+        ("Q4_0", 0.09),
+        ("Q4_1", 0.15),
+        ("Q5_0", 0.09),
+        ("Q5_1", 0.15),
+    ],
+)
 def test_importance_lowers_the_error_that_counts(name, gain):
     x = weights("gauss")
     importance = np.random.default_rng(5).chisquare(1, x.shape[1]).astype(np.float32) + 1e-4
@@ -116,8 +132,9 @@ def test_importance_lowers_the_error_that_counts(name, gain):
 def test_half_types_are_read_as_they_are():
     x = torch.from_numpy(weights("gauss", 3, 512))
     for dtype in (torch.bfloat16, torch.float16):
-        assert torch.equal(encode(x.to(dtype), BY_NAME["Q4_K"]),
-                           encode(x.to(dtype).float(), BY_NAME["Q4_K"]))  # fmt: skip
+        assert torch.equal(
+            encode(x.to(dtype), BY_NAME["Q4_K"]), encode(x.to(dtype).float(), BY_NAME["Q4_K"])
+        )
     assert torch.equal(encode(x, BY_NAME["BF16"]).view(torch.bfloat16), x.bfloat16())
 
 

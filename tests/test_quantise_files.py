@@ -19,14 +19,30 @@ from inkstone.quant.gguf_types import BY_NAME
 gguf = pytest.importorskip("gguf")
 MARK = "__index_timestep_zero__"  # the one tensor that may be empty
 
-KEYS = {"general.architecture": "qwen_image", "general.quantization_version": 2,
-        "general.file_type": 15}  # fmt: skip
+KEYS = {
+    "general.architecture": "qwen_image",
+    "general.quantization_version": 2,
+    "general.file_type": 15,
+}
 # Bytes of published files; of the others the size printed on their page, in GB.
-PUBLISHED = {"BF16": 40_872_114_720, "Q2_K": 7_062_518_304, "Q3_K_S": 8_952_609_312,
-             "Q3_K_M": 9_679_567_392}  # fmt: skip
-PRINTED = {"Q4_0": 11.853, "Q4_K_S": 12.140, "Q4_1": 12.844, "Q4_K_M": 13.066, "Q5_K_S": 14.118,
-           "Q5_0": 14.401, "Q5_1": 15.392, "Q5_K_M": 14.935, "Q6_K": 16.825,
-           "Q8_0": 21.762}  # fmt: skip
+PUBLISHED = {
+    "BF16": 40_872_114_720,
+    "Q2_K": 7_062_518_304,
+    "Q3_K_S": 8_952_609_312,
+    "Q3_K_M": 9_679_567_392,
+}
+PRINTED = {
+    "Q4_0": 11.853,
+    "Q4_K_S": 12.140,
+    "Q4_1": 12.844,
+    "Q4_K_M": 13.066,
+    "Q5_K_S": 14.118,
+    "Q5_0": 14.401,
+    "Q5_1": 15.392,
+    "Q5_K_M": 14.935,
+    "Q6_K": 16.825,
+    "Q8_0": 21.762,
+}
 
 
 def whole(mix: str) -> tuple[int, dict[str, int]]:
@@ -65,18 +81,23 @@ def test_types_of_the_usual_mix():
         block.format(7) + "attn.to_out.0.weight": "Q4_K",
         block.format(7) + "img_mod.1.weight": "Q4_K",
         block.format(7) + "img_mod.1.bias": "F32",
-        "img_in.weight": "BF16", "txt_norm.weight": "F32", "proj_out.weight": "BF16",
-    }  # fmt: skip
+        "img_in.weight": "BF16",
+        "txt_norm.weight": "F32",
+        "proj_out.weight": "BF16",
+    }
     assert {name: kinds[name].name for name in told} == told
     kinds, _ = types_of(shapes, MIXES["Q4_K_S"])
     values = [n for n, k in kinds.items() if k.name == "Q5_K" and "_mlp.net.2." not in n]
-    assert values == [block.format(i) + f"attn.{v}.weight" for i in (0, 1)
-                      for v in ("to_v", "add_v_proj")]  # fmt: skip
+    assert values == [
+        block.format(i) + f"attn.{v}.weight" for i in (0, 1) for v in ("to_v", "add_v_proj")
+    ]
 
 
 def test_rows_that_do_not_fit_get_another_type():
-    shapes = {"transformer_blocks.0.attn.to_q.weight": (8, 128),
-              "transformer_blocks.1.attn.to_q.weight": (8, 40)}  # fmt: skip
+    shapes = {
+        "transformer_blocks.0.attn.to_q.weight": (8, 128),
+        "transformer_blocks.1.attn.to_q.weight": (8, 40),
+    }
     for mix, kind in (("Q4_K_S", "Q5_0"), ("Q6_K", "Q8_0"), ("Q3_K_S", "Q5_0"), ("Q8_0", "Q8_0")):
         kinds, replaced = types_of(shapes, MIXES[mix])
         assert [k.name for k in kinds.values()] == [kind, "F16"], mix
@@ -88,8 +109,13 @@ def test_rows_that_do_not_fit_get_another_type():
 def test_a_written_file_is_read_by_the_package_and_by_us(tmp_path):
     torch.manual_seed(0)
     rows = torch.randn(6, 512)
-    keys = KEYS | {"some.text": "Grüße", "some.floats": 0.5, "some.flag": True,
-                   "some.words": ["a", "Ġb"], "some.numbers": [1, -2]}  # fmt: skip
+    keys = KEYS | {
+        "some.text": "Grüße",
+        "some.floats": 0.5,
+        "some.flag": True,
+        "some.words": ["a", "Ġb"],
+        "some.numbers": [1, -2],
+    }
     kinds = [BY_NAME[n] for n in ("Q4_K", "Q8_0", "Q5_1", "Q2_K", "BF16", "F32")]
     tensors = {f"t{k.name}": ((6, 512), k) for k in kinds}
     tensors |= {"vector": ((5,), BY_NAME["F32"]), MARK: ((0,), BY_NAME["F32"])}

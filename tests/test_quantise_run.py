@@ -272,8 +272,10 @@ def test_too_little_room_is_said_before_the_work(source, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("value, words", [(float("nan"), "no finite"), (-float("inf"), "no finite"),
-                                          (1e6, "more than 65504")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, words",
+    [(float("nan"), "no finite"), (-float("inf"), "no finite"), (1e6, "more than 65504")],
+)
 def test_numbers_that_cannot_be_stored(value, words, tmp_path):
     weights = tensors()
     weights[Q][200, 17] = value

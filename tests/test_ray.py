@@ -25,8 +25,9 @@ ray = pytest.mark.skipif(
 
 @ray
 def test_a_killed_worker_costs_its_job_one_retry(tmp_path):
-    jobs = [{"id": f"j{k}", "prompt": "a red circle", "seed": k, **QUICK, "steps": 8}
-            for k in range(24)]  # fmt: skip
+    jobs = [
+        {"id": f"j{k}", "prompt": "a red circle", "seed": k, **QUICK, "steps": 8} for k in range(24)
+    ]
     path, folder = write_jobs(tmp_path / "jobs.jsonl", jobs), tmp_path / "out"
     process = started([path, "--output", folder, "--ray", "local", "--workers", "2", "--json"])
     while len(records(folder)) < 4 and process.poll() is None:

@@ -421,8 +421,14 @@ def test_bad_calls_are_refused_in_a_sentence():
     refuses(r"\[1, 41, 30\]", latent_mask, torch.ones(1, 41, 30), lock(30, 40))
     refuses("margin around the mask is -1", crop_for, mask, -1)
     crop = crop_for(mask)
-    refuses("picture is 31x40, the crop was made in 30x40", stitch, x[:, :, :1].repeat(1, 1, 31, 1),
-            x, mask, crop)  # fmt: skip
+    refuses(
+        "picture is 31x40, the crop was made in 30x40",
+        stitch,
+        x[:, :, :1].repeat(1, 1, 31, 1),
+        x,
+        mask,
+        crop,
+    )
     refuses("result is 30x40, its lock was made for 32x48", stitch, x, x, mask, crop)
     refuses("Fill 'blur'.*edge, mirror, grey", pad_out, x, Sides(1), "blur")
     refuses("-3 pixels.*at the top.*crop", pad_out, x, Sides(1, -3))

@@ -58,8 +58,11 @@ BAD = {
     "not UTF-8": (raw(b'{"\xff":1}'), "not UTF-8 (byte 2)", "Download it again"),
     "UTF-16": (raw('{"a":1}'.encode("utf-16")), "not UTF-8", "Download it again"),
     "deep": (raw("[" * 200_000), "nested too deeply", "Download it again"),
-    "lone surrogate": (raw('{"\\ud800":' + json.dumps(one()["w"]) + "}", b"\0" * 8),
-                       "not valid Unicode", "Download it again"),
+    "lone surrogate": (
+        raw('{"\\ud800":' + json.dumps(one()["w"]) + "}", b"\0" * 8),
+        "not valid Unicode",
+        "Download it again",
+    ),
     "duplicate names": (raw(TWICE, b"\0"), "'w' occurs twice", "Download it again"),
     "duplicate fields": (raw('{"w":{"dtype":"U8","dtype":"U8"}}'), "'dtype' occurs twice", "again"),
     "unknown dtype": (raw(one("F6_E2M3"), b"\0" * 8), "unknown type 'F6_E2M3'", "again"),
@@ -92,7 +95,7 @@ BAD = {
     "gguf": (b"GGUF\3\0\0\0" + b"\1" * 40, "a GGUF file", "Rename it to .gguf"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer", "git lfs pull"),
     "html": (b"<!DOCTYPE html><html><body>login</body>", "a web page", "accept the licence"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -258,10 +261,12 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_writing_refuses_what_reading_refuses(tmp_path: Path):
     path = tmp_path / "m.safetensors"
-    for tensors, metadata in (({"n" * 2000: torch.zeros(1)}, None),
-                              ({"w": torch.zeros(1)}, {"a": 1}),
-                              ({"w": torch.zeros((1,) * 9)}, None),
-                              ({"w": torch.zeros(1, dtype=torch.complex128)}, None)):  # fmt: skip
+    for tensors, metadata in (
+        ({"n" * 2000: torch.zeros(1)}, None),
+        ({"w": torch.zeros(1)}, {"a": 1}),
+        ({"w": torch.zeros((1,) * 9)}, None),
+        ({"w": torch.zeros(1, dtype=torch.complex128)}, None),
+    ):
         with pytest.raises(InkstoneError):
             save_safetensors(path, tensors, metadata)
     assert not list(tmp_path.iterdir())
@@ -308,10 +313,14 @@ def test_index_and_shards_must_agree(tmp_path: Path, weight_map: dict, match: st
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("", "not JSON"), ("{}", "no usable weight_map"),
-     ('{"weight_map": []}', "no usable weight_map"),
-     ("[1]", "JSON object, got list"), ("\udcff", "not UTF-8")],
-)  # fmt: skip
+    [
+        ("", "not JSON"),
+        ("{}", "no usable weight_map"),
+        ('{"weight_map": []}', "no usable weight_map"),
+        ("[1]", "JSON object, got list"),
+        ("\udcff", "not UTF-8"),
+    ],
+)
 def test_bad_index(tmp_path: Path, text: str, match: str):
     index = tmp_path / "model.safetensors.index.json"
     index.write_bytes(text.encode("utf-8", "surrogateescape"))

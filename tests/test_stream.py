@@ -88,10 +88,15 @@ def test_every_pass_is_asked_before_a_block_is_read():
             raise KeyboardInterrupt
 
     walks = [
-        ours.walk(torch.zeros(1, 35, 64), torch.zeros(1, 2, config.joint), table.step(0), [GRID],
-                  watch=Watch(stop))
+        ours.walk(
+            torch.zeros(1, 35, 64),
+            torch.zeros(1, 2, config.joint),
+            table.step(0),
+            [GRID],
+            watch=Watch(stop),
+        )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         ours.together(walks)
     assert seen == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]

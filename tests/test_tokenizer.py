@@ -11,25 +11,53 @@ from inkstone.kernels.errors import InkstoneError
 from inkstone.loaders import tokenizer as module
 from inkstone.loaders.tokenizer import find_tokenizer, load_tokenizer
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-           "<|image_pad|>"]  # fmt: skip
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+]
 TRAINING = [
     "the cat sat on the mat and the hat, it's a \"sign\" that reads 'Open 24 hours'",
-    "一只猫坐在垫子上，招牌上写着“营业中”。高分辨率，低画质", "été naïve Ångström übung",
+    "一只猫坐在垫子上，招牌上写着“营业中”。高分辨率，低画质",
+    "été naïve Ångström übung",
     "\n\n\r\n  \t x  y",
-    "🙂👩‍👩‍👧 emoji 12345 don't we'll I'M", "C++ == 100% (yes) [no] {maybe}",
-] * 20  # fmt: skip
+    "🙂👩‍👩‍👧 emoji 12345 don't we'll I'M",
+    "C++ == 100% (yes) [no] {maybe}",
+] * 20
 TEXTS = [
-    "", " ", "  ", "\n", "a", "a cat", " a cat ", "It's the cat's hat, DON'T WE'LL",
+    "",
+    " ",
+    "  ",
+    "\n",
+    "a",
+    "a cat",
+    " a cat ",
+    "It's the cat's hat, DON'T WE'LL",
     "24 hours 2026",
-    'a sign that reads "Open" and \'closed\'', "招牌上写着“营业中”。", "e\u0301te\u0301 vs été",
-    "A\u030angstro\u0308m", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "a\u00a0b\u2003c\u200bd", "\r\n\r\n x\n\n y \n",
+    "a sign that reads \"Open\" and 'closed'",
+    "招牌上写着“营业中”。",
+    "e\u0301te\u0301 vs été",
+    "A\u030angstro\u0308m",
+    "🙂👩‍👩‍👧‍👦🏳️‍🌈",
+    "a\u00a0b\u2003c\u200bd",
+    "\r\n\r\n x\n\n y \n",
     "\t\ttabs   ",
-    "<|im_start|>system\nhi<|im_end|>\n<|im_start|>user\n", "x<|image_pad|><|image_pad|>y",
-    "<|vision_start|><|image_pad|><|vision_end|>draw it", "<|im_start", "|im_end|>", "< |im_end|>",
-    "ﬁ ligature Å K Ω", "한국어 가나다", "मानक हिन्दी", "\u1100\u1161\u11a8", "0\u0000 nul",
+    "<|im_start|>system\nhi<|im_end|>\n<|im_start|>user\n",
+    "x<|image_pad|><|image_pad|>y",
+    "<|vision_start|><|image_pad|><|vision_end|>draw it",
+    "<|im_start",
+    "|im_end|>",
+    "< |im_end|>",
+    "ﬁ ligature Å K Ω",
+    "한국어 가나다",
+    "मानक हिन्दी",
+    "\u1100\u1161\u11a8",
+    "0\u0000 nul",
     "<tool_call>{}</tool_call>",
-]  # fmt: skip
+]
 
 
 def _train(folder: Path) -> tuple[dict[str, int], list[str]]:
@@ -37,10 +65,12 @@ def _train(folder: Path) -> tuple[dict[str, int], list[str]]:
 
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(module.PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(module.PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator(TRAINING, trainer)
@@ -56,12 +86,22 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocab, _ = _train(folder)
     tokens = [*SPECIAL, "<tool_call>", "</tool_call>"]
     decoder = {
-        str(len(vocab) + i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False,
-                              "single_word": False, "special": t in SPECIAL}
+        str(len(vocab) + i): {
+            "content": t,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": t in SPECIAL,
+        }
         for i, t in enumerate(tokens)
-    }  # fmt: skip
-    config = {"added_tokens_decoder": decoder, "tokenizer_class": "Qwen2Tokenizer",
-              "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}  # fmt: skip
+    }
+    config = {
+        "added_tokens_decoder": decoder,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
@@ -74,9 +114,17 @@ def reference(toy: Path):
 
 def _random_text(rng: random.Random) -> str:
     ranges = [
-        (32, 126), (0xA0, 0x24F), (0x300, 0x36F), (0x4E00, 0x4FFF), (0x1F300, 0x1F6FF),
-        (0x3040, 0x30FF), (0x600, 0x6FF), (9, 13), (0x1100, 0x11FF), (0x2000, 0x206F),
-    ]  # fmt: skip
+        (32, 126),
+        (0xA0, 0x24F),
+        (0x300, 0x36F),
+        (0x4E00, 0x4FFF),
+        (0x1F300, 0x1F6FF),
+        (0x3040, 0x30FF),
+        (0x600, 0x6FF),
+        (9, 13),
+        (0x1100, 0x11FF),
+        (0x2000, 0x206F),
+    ]
     parts = []
     for _ in range(rng.randint(0, 40)):
         low, high = rng.choice(ranges)
@@ -153,7 +201,7 @@ def _broken(toy: Path, folder: Path, name: str, text: str | None) -> Path:
         ("tokenizer_config.json", '{"added_tokens_decoder": {"2": {"content": "the"}}}', "the ids"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}', "not a usable tokenizer"),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_named(toy, tmp_path, name, text, match):
     with pytest.raises(InkstoneError) as caught:
         load_tokenizer(_broken(toy, tmp_path, name, text))

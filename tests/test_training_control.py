@@ -161,8 +161,9 @@ def test_a_small_network_as_gguf(tmp_path):
     save_gguf(tmp_path / "x.gguf", tensors, lambda _: "Q8_0", said)
     with open_weights(tmp_path / "x.gguf") as file:
         assert {n: tuple(e.shape) for n, e in file.entries.items()} == {
-            "a.weight": (3, 64), "a.bias": (3,),
-        }  # fmt: skip
+            "a.weight": (3, 64),
+            "a.bias": (3,),
+        }
     assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
 
 

@@ -87,9 +87,14 @@ def test_rows_of_tokens_move_to_their_new_places(tmp_path):
 
 
 STAGE = edit_flow.EditStage(
-    "edit", 6, 2, 1e-3, {"edit-strips": 0.5, "edit-scenes": 0.3, "strips": 0.2},
-    {"edit-strips": 4, "edit-scenes": 4, "strips": 4}, 2,
-)  # fmt: skip
+    "edit",
+    6,
+    2,
+    1e-3,
+    {"edit-strips": 0.5, "edit-scenes": 0.3, "strips": 0.2},
+    {"edit-strips": 4, "edit-scenes": 4, "strips": 4},
+    2,
+)
 
 
 def train(folder, tokenizer):

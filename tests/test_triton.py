@@ -85,8 +85,7 @@ def test_unpacked_bits(name, rows, dtype):
 
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize(
-    "tokens, rows, blocks, dtype",
-    [(1, 69, (3, 1), torch.float32), (5, 37, (4, 2), torch.float16)],
+    "tokens, rows, blocks, dtype", [(1, 69, (3, 1), torch.float32), (5, 37, (4, 2), torch.float16)]
 )
 def test_fused_product(name, tokens, rows, blocks, dtype):
     storage = sample(name, rows, blocks[BY_NAME[name].block == 256])
@@ -265,9 +264,11 @@ def compiled(kernel, types: dict[str, str], constants: dict, options: dict, capa
     at = {name: (kernel.arg_names.index(name),) for name in (*types, *constants)}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     source = ASTSource(
-        kernel, signature, {at[k]: v for k, v in constants.items()},
+        kernel,
+        signature,
+        {at[k]: v for k, v in constants.items()},
         {at[k]: [["tt.divisibility", 16]] for k in types if k not in UNEVEN},
-    )  # fmt: skip
+    )
     return compile(source, target=GPUTarget("cuda", capability, 32), options=options | EXACT)
 
 
@@ -294,7 +295,11 @@ def test_kernels_compile_for_cards(tmp_path):
     pytest.importorskip("triton.backends.nvidia", reason="this triton has no NVIDIA compiler")
     code = "from tests import conftest, test_triton as t; t.compile_all(80); print('done')"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "done", done.stderr[-3000:]

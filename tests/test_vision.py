@@ -32,18 +32,40 @@ CONFIGS = {
     "three heads, small windows": VisionConfig(3, 96, 3, 100, out=32, window=56, full=(2,)),
 }
 SIZES = (
-    (33, 47), (47, 33), (1, 1), (7, 300), (300, 7), (61, 61), (113, 127), (224, 112), (225, 113),
-    (251, 509), (509, 251), (337, 991), (401, 401), (449, 449), (113, 29), (29, 113), (167, 561),
-    (673, 223), (57, 1009), (785, 113),
-)  # fmt: skip
+    (33, 47),
+    (47, 33),
+    (1, 1),
+    (7, 300),
+    (300, 7),
+    (61, 61),
+    (113, 127),
+    (224, 112),
+    (225, 113),
+    (251, 509),
+    (509, 251),
+    (337, 991),
+    (401, 401),
+    (449, 449),
+    (113, 29),
+    (29, 113),
+    (167, 561),
+    (673, 223),
+    (57, 1009),
+    (785, 113),
+)
 
 
 def their_vision(c: VisionConfig) -> dict:
     """The same numbers as transformers calls them."""
     return dict(
-        depth=c.depth, hidden_size=c.width, intermediate_size=c.ff, num_heads=c.heads,
-        out_hidden_size=c.out, window_size=c.window, fullatt_block_indexes=list(c.full),
-    )  # fmt: skip
+        depth=c.depth,
+        hidden_size=c.width,
+        intermediate_size=c.ff,
+        num_heads=c.heads,
+        out_hidden_size=c.out,
+        window_size=c.window,
+        fullatt_block_indexes=list(c.full),
+    )
 
 
 def towers(c: VisionConfig):
@@ -197,11 +219,17 @@ def models(width: int = 32, kv: int = 1):
     """A tiny Qwen2.5-VL of transformers with random weights."""
     c = dataclasses.replace(CONFIGS["two full blocks"], out=width)
     text = dict(
-        hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=kv, vocab_size=300, rms_norm_eps=1e-6, bos_token_id=None,
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=kv,
+        vocab_size=300,
+        rms_norm_eps=1e-6,
+        bos_token_id=None,
         eos_token_id=None,
         rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]),
-    )  # fmt: skip
+    )
     config = transformers.Qwen2_5_VLConfig(
         image_token_id=PAD, text_config=text, vision_config=their_vision(c)
     )
@@ -233,15 +261,22 @@ def sequence(grids):
     return [*ids, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("grids", [[(22, 36)], [(4, 6), (10, 28)], [(2, 2), (18, 4), (6, 6)]],
-                         ids=["one", "two", "three"])  # fmt: skip
+@pytest.mark.parametrize(
+    "grids",
+    [[(22, 36)], [(4, 6), (10, 28)], [(2, 2), (18, 4), (6, 6)]],
+    ids=["one", "two", "three"],
+)
 def test_states_with_pictures(encoder, grids):
     """Against the reference with token types; without them it numbers picture tokens like text."""
     patches = [torch.randn(rows * columns, 588) for rows, columns in grids]
     ids = sequence(grids)
     both = torch.cat(patches).view(-1, 3, 1, 196).expand(-1, -1, 2, -1).flatten(1)
-    call = dict(input_ids=torch.tensor([ids]), pixel_values=both, output_hidden_states=True,
-                image_grid_thw=torch.tensor([[1, *grid] for grid in grids]))  # fmt: skip
+    call = dict(
+        input_ids=torch.tensor([ids]),
+        pixel_values=both,
+        output_hidden_states=True,
+        image_grid_thw=torch.tensor([[1, *grid] for grid in grids]),
+    )
     tower = VisionTower(dataclasses.replace(CONFIGS["two full blocks"], out=32))
     text = TextEncoder(TextConfig(2, 32, 2, 1, 16, 64, 300))
     tower.load_state_dict(encoder.model.visual.state_dict())
@@ -307,24 +342,34 @@ def pipeline(name: str, model):
 
     kind = {"edit": "QwenImageEditPipeline", "edit-plus": "QwenImageEditPlusPipeline"}[name]
     return getattr(diffusers, kind)(
-        scheduler=None, vae=None, text_encoder=model, tokenizer=tiny.tokenizer(),
-        processor=Processor(), transformer=None,
-    )  # fmt: skip
+        scheduler=None,
+        vae=None,
+        text_encoder=model,
+        tokenizer=tiny.tokenizer(),
+        processor=Processor(),
+        transformer=None,
+    )
 
 
 @pytest.mark.parametrize(
     "name, sizes, prompt",
-    [("edit", [(90, 61)], "make the {sky} red"), ("edit", [(33, 470)], " "),
-     ("edit-plus", [(33, 47)], " "), ("edit-plus", [(640, 301), (47, 90)], "a 招牌"),
-     ("edit-plus", [(64, 64), (300, 101), (101, 300)], "put 1 into 3")],
-)  # fmt: skip
+    [
+        ("edit", [(90, 61)], "make the {sky} red"),
+        ("edit", [(33, 470)], " "),
+        ("edit-plus", [(33, 47)], " "),
+        ("edit-plus", [(640, 301), (47, 90)], "a 招牌"),
+        ("edit-plus", [(64, 64), (300, 101), (101, 300)], "put 1 into 3"),
+    ],
+)
 def test_states_of_an_edit(encoder, ours, monkeypatch, name, sizes, prompt):
     """prompt_embeds of the pipelines, with the positions that they mean."""
     edit = QWEN_IMAGE.edit(name)
     pictures = [image(*size, seed=n) for n, size in enumerate(sizes)]
     pipe = pipeline(name, encoder)
-    copies = [pipe.image_processor.resize(theirs, *area_size(*theirs.size, edit.area)[::-1])
-              for theirs, _ in pictures]  # fmt: skip
+    copies = [
+        pipe.image_processor.resize(theirs, *area_size(*theirs.size, edit.area)[::-1])
+        for theirs, _ in pictures
+    ]
     copies = copies[0] if name == "edit" else copies
     with torch.no_grad():
         wrong, _ = pipe.encode_prompt(prompt, image=copies)
@@ -489,10 +534,11 @@ def test_a_damaged_mmproj_is_told_by_an_edit(tmp_path):
         for table, told, words in (
             (some, {}, "1 tensors do not fit.*norm2.weight has shape nothing, expected .80."),
             ({n: n for n in whole if "patch" not in n}, {}, "cannot be built"),
-            (whole, {"num_heads": 3}, "3 heads"), (whole, {"num_heads": "many"}, "'many' heads"),
+            (whole, {"num_heads": 3}, "3 heads"),
+            (whole, {"num_heads": "many"}, "'many' heads"),
             (whole, {"window_size": 14}, "windows of 14"),
             (whole, {"fullatt_block_indexes": 5}, "full blocks 5"),
-        ):  # fmt: skip
+        ):
             with pytest.raises(InkstoneError, match=words):
                 open_tower(file, table, told, want)
         with pytest.raises(InkstoneError, match="of width 256, this one has 3584"):
@@ -526,7 +572,7 @@ def test_what_an_mmproj_header_tells():
         ([torch.rand(190, 1, 3)], "a", EDIT, "1x190.*200:1"),  # its copy is narrower: 64 x 14112
         ([torch.rand(9, 9, 3)], "a <|image_pad|>", EDIT_PLUS, "Take it out of the prompt"),
     ],
-)  # fmt: skip
+)
 def test_bad_calls_are_told(ours, pictures, prompt, edit, words):
     with pytest.raises(InkstoneError, match=words):
         ours.encode_edit(prompt, pictures, edit)

@@ -15,10 +15,17 @@ def node(number: int, kind: str, values: Any = None, ins: Any = (), outs: Any = 
         for i in ins
     ]
     made = {
-        "id": number, "type": kind, "pos": [0, 0], "size": [200, 100], "flags": {}, "order": number,
-        "mode": 0, "inputs": inputs, "properties": {"Node name for S&R": kind},
+        "id": number,
+        "type": kind,
+        "pos": [0, 0],
+        "size": [200, 100],
+        "flags": {},
+        "order": number,
+        "mode": 0,
+        "inputs": inputs,
+        "properties": {"Node name for S&R": kind},
         "outputs": [{"name": o, "type": o, "links": None} for o in outs],
-    }  # fmt: skip
+    }
     return made | ({"widgets_values": values} if values is not None else {}) | more
 
 
@@ -31,10 +38,17 @@ def graph(nodes: list[dict], links: list[list], **more: Any) -> dict:
             slot = origin["outputs"][link[2]]
             slot["links"] = [*(slot["links"] or []), link[0]]
     return {
-        "id": "00000000-0000-0000-0000-000000000000", "revision": 0,
-        "last_node_id": max(by_id), "last_link_id": max((k[0] for k in links), default=0),
-        "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4,
-    } | more  # fmt: skip
+        "id": "00000000-0000-0000-0000-000000000000",
+        "revision": 0,
+        "last_node_id": max(by_id),
+        "last_link_id": max((k[0] for k in links), default=0),
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    } | more
 
 
 def subgraph(key: str, nodes: list[dict], links: list[list], ins: list, outs: list) -> dict:
@@ -42,19 +56,34 @@ def subgraph(key: str, nodes: list[dict], links: list[list], ins: list, outs: li
     made = graph(nodes, links)
     names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     ends = [
-        [{"id": f"{key[:-1]}{n}{side}", "name": name, "type": kind, "linkIds": ids}
-         for n, (name, kind, ids) in enumerate(items)]
+        [
+            {"id": f"{key[:-1]}{n}{side}", "name": name, "type": kind, "linkIds": ids}
+            for n, (name, kind, ids) in enumerate(items)
+        ]
         for side, items in (("a", ins), ("b", outs))
-    ]  # fmt: skip
+    ]
     return {
-        "id": key, "version": 1, "revision": 0, "config": {}, "name": f"Sub {key[:4]}",
-        "state": {"lastGroupId": 0, "lastNodeId": made["last_node_id"],
-                  "lastLinkId": made["last_link_id"], "lastRerouteId": 0},
+        "id": key,
+        "version": 1,
+        "revision": 0,
+        "config": {},
+        "name": f"Sub {key[:4]}",
+        "state": {
+            "lastGroupId": 0,
+            "lastNodeId": made["last_node_id"],
+            "lastLinkId": made["last_link_id"],
+            "lastRerouteId": 0,
+        },
         "inputNode": {"id": -10, "bounding": [0, 0, 100, 100]},
         "outputNode": {"id": -20, "bounding": [900, 0, 100, 100]},
-        "inputs": ends[0], "outputs": ends[1], "widgets": [], "nodes": nodes, "groups": [],
-        "links": [dict(zip(names, link, strict=True)) for link in links], "extra": {},
-    }  # fmt: skip
+        "inputs": ends[0],
+        "outputs": ends[1],
+        "widgets": [],
+        "nodes": nodes,
+        "groups": [],
+        "links": [dict(zip(names, link, strict=True)) for link in links],
+        "extra": {},
+    }
 
 
 def empty(number: int, link: int | None = None, **more) -> dict:
@@ -111,17 +140,31 @@ def _plain() -> dict[str, dict]:
         ),
         "link objects as ids": graph([empty(1), save(2, 1)], link, version=0.4),
         "upload": graph(
-            [node(1, "LoadImage", ["a.png", "image"], [], [IMAGE, "MASK"]),
-             node(2, "LoadImageMask", ["b.png", "red", "image"], [], ["MASK"]), save(3, 1)],
+            [
+                node(1, "LoadImage", ["a.png", "image"], [], [IMAGE, "MASK"]),
+                node(2, "LoadImageMask", ["b.png", "red", "image"], [], ["MASK"]),
+                save(3, 1),
+            ],
             [[1, 1, 0, 3, 0, IMAGE]],
         ),
-    }  # fmt: skip
+    }
 
 
 PROMPTS = [
-    "{a|b} c", "{only}", r"\{kept\}", "x // gone\ny", "x /* gone */ y", "{a {b|c}|d} e", "{a|b",
-    "a } b | c", '{"key": "value"}', r"a\|b {c\|d|e}", "http://x.y/z", "{}", "{|a}",
-]  # fmt: skip
+    "{a|b} c",
+    "{only}",
+    r"\{kept\}",
+    "x // gone\ny",
+    "x /* gone */ y",
+    "{a {b|c}|d} e",
+    "{a|b",
+    "a } b | c",
+    '{"key": "value"}',
+    r"a\|b {c\|d|e}",
+    "http://x.y/z",
+    "{}",
+    "{|a}",
+]
 
 
 def _modes() -> dict[str, dict]:
@@ -145,8 +188,12 @@ def _modes() -> dict[str, dict]:
             [[1, 1, 0, 3, 0, "MASK"], [3, 3, 0, 4, 0, IMAGE]],
         ),
         "bypassed: second output": graph(
-            [empty(1), solid, probe_node,
-             node(4, "MaskToImage", None, [("mask", "MASK", 3)], [IMAGE])],
+            [
+                empty(1),
+                solid,
+                probe_node,
+                node(4, "MaskToImage", None, [("mask", "MASK", 3)], [IMAGE]),
+            ],
             [[1, 1, 0, 3, 0, IMAGE], [2, 2, 0, 3, 2, "MASK"], [3, 3, 1, 4, 0, "MASK"]],
         ),
         "bypassed: any": graph(
@@ -154,9 +201,17 @@ def _modes() -> dict[str, dict]:
             [[1, 1, 0, 3, 0, IMAGE], [2, 2, 0, 3, 2, "MASK"], [3, 3, 1, 4, 0, "MASK"]],
         ),
         "bypassed: two in a row": graph(
-            [empty(1), scale | {"id": 2, "mode": 4},
-             {**scale, "mode": 4, "inputs": [{"name": "image", "type": IMAGE, "link": 2}],
-              "outputs": [{"name": IMAGE, "type": IMAGE, "links": [3]}]}, save(4, 3)],
+            [
+                empty(1),
+                scale | {"id": 2, "mode": 4},
+                {
+                    **scale,
+                    "mode": 4,
+                    "inputs": [{"name": "image", "type": IMAGE, "link": 2}],
+                    "outputs": [{"name": IMAGE, "type": IMAGE, "links": [3]}],
+                },
+                save(4, 3),
+            ],
             [[1, 1, 0, 2, 0, IMAGE], [2, 2, 0, 3, 0, IMAGE], [3, 3, 0, 4, 0, IMAGE]],
         ),
         "muted widget source": graph(
@@ -164,7 +219,7 @@ def _modes() -> dict[str, dict]:
             [[1, 1, 0, 2, 0, "INT"], [2, 2, 0, 3, 0, IMAGE]],
         ),
         "modes 1 and 3": graph([empty(1, mode=1), save(2, 1, mode=3)], [[1, 1, 0, 2, 0, IMAGE]]),
-    }  # fmt: skip
+    }
 
 
 def _virtual() -> dict[str, dict]:
@@ -186,8 +241,10 @@ def _virtual() -> dict[str, dict]:
         "native reroute": graph(
             [empty(1), save(2, 1)],
             [[1, 1, 0, 2, 0, IMAGE]],
-            extra={"reroutes": [{"id": 1, "pos": [9, 9], "linkIds": [1]}],
-                   "linkExtensions": [{"id": 1, "parentId": 1}]},
+            extra={
+                "reroutes": [{"id": 1, "pos": [9, 9], "linkIds": [1]}],
+                "linkExtensions": [{"id": 1, "parentId": 1}],
+            },
         ),
         "primitive": graph(
             [number, empty(2, 1), save(3, 2)], [[1, 1, 0, 2, 0, "INT"], [2, 2, 0, 3, 0, IMAGE]]
@@ -200,7 +257,7 @@ def _virtual() -> dict[str, dict]:
             [whole, empty(2, 1), save(3, 2)], [[1, 1, 0, 2, 0, "INT"], [2, 2, 0, 3, 0, IMAGE]]
         ),
         "converted, open": graph([empty(2), save(3, 2)], [[2, 2, 0, 3, 0, IMAGE]]),
-    }  # fmt: skip
+    }
 
 
 def _dynamic() -> dict[str, dict]:
@@ -226,12 +283,19 @@ def _dynamic() -> dict[str, dict]:
         ),
         "list value": graph([node(1, "ImageCompare", [], [("image_a", IMAGE, None)])], []),
         "save advanced": graph(
-            [empty(2),
-             node(1, "SaveImageAdvanced", ["p", "exr", "32-bit float"], [("images", IMAGE, 1)],
-                  [IMAGE])],
+            [
+                empty(2),
+                node(
+                    1,
+                    "SaveImageAdvanced",
+                    ["p", "exr", "32-bit float"],
+                    [("images", IMAGE, 1)],
+                    [IMAGE],
+                ),
+            ],
             [[1, 2, 0, 1, 0, IMAGE]],
         ),
-    }  # fmt: skip
+    }
 
 
 A, B = "aaaa0000-0000-4000-8000-000000000000", "bbbb0000-0000-4000-8000-000000000000"
@@ -243,10 +307,15 @@ def _inner() -> dict:
     return subgraph(
         A,
         [empty(11, 1), node(12, "ImageScale", ["area", 5, 6, "center"], scale, [IMAGE])],
-        [[1, -10, 0, 11, 0, "INT"], [2, 11, 0, 12, 0, IMAGE], [3, -10, 1, 12, 1, "INT"],
-         [4, 12, 0, -20, 0, IMAGE]],
-        [("width", "INT", [1]), ("w2", "INT", [3])], [("IMAGE", IMAGE, [4])],
-    )  # fmt: skip
+        [
+            [1, -10, 0, 11, 0, "INT"],
+            [2, 11, 0, 12, 0, IMAGE],
+            [3, -10, 1, 12, 1, "INT"],
+            [4, 12, 0, -20, 0, IMAGE],
+        ],
+        [("width", "INT", [1]), ("w2", "INT", [3])],
+        [("IMAGE", IMAGE, [4])],
+    )
 
 
 def _instance(number: int = 5, values: Any = (100, 200), links: Any = (None, None), **more) -> dict:
@@ -259,9 +328,10 @@ def _subgraphs() -> dict[str, dict]:
 
     def one(instance: dict, more: Any = (), links: Any = (), definition: Any = None) -> dict:
         return graph(
-            [instance, save(9, 1), *more], [*out, *links],
+            [instance, save(9, 1), *more],
+            [*out, *links],
             definitions={"subgraphs": [definition or _inner()]},
-        )  # fmt: skip
+        )
 
     def whole(link: int) -> dict:
         return node(1, "PrimitiveInt", [9, "fixed"], [], ["INT"])
@@ -273,26 +343,32 @@ def _subgraphs() -> dict[str, dict]:
     outer = subgraph(
         B,
         [_instance(21, (300, 400), (1, None)), batch(22, 2, 3)],
-        [[1, -10, 0, 21, 0, "INT"], [2, 21, 0, 22, 0, IMAGE], [3, 21, 0, 22, 1, IMAGE],
-         [4, 22, 0, -20, 0, IMAGE]],
-        [("wide", "INT", [1])], [("IMAGE", IMAGE, [4])],
-    )  # fmt: skip
+        [
+            [1, -10, 0, 21, 0, "INT"],
+            [2, 21, 0, 22, 0, IMAGE],
+            [3, 21, 0, 22, 1, IMAGE],
+            [4, 22, 0, -20, 0, IMAGE],
+        ],
+        [("wide", "INT", [1])],
+        [("IMAGE", IMAGE, [4])],
+    )
     nested = node(5, B, [77], [("wide", "INT", None, "wide")], [IMAGE])
     return {
         "subgraph": one(_instance()),
         "subgraph: no values": one(_instance(values=())),
         "subgraph: proxies": one(_instance(values=(), properties=proxies)),
-        "subgraph: linked": one(
-            _instance(links=(2, None)), [whole(2)], [[2, 1, 0, 5, 0, "INT"]]
-        ),
+        "subgraph: linked": one(_instance(links=(2, None)), [whole(2)], [[2, 1, 0, 5, 0, "INT"]]),
         "subgraph: primitive": one(
-            _instance(links=(2, None)), [node(1, "PrimitiveNode", [320, "fixed"], [], ["INT"])],
+            _instance(links=(2, None)),
+            [node(1, "PrimitiveNode", [320, "fixed"], [], ["INT"])],
             [[2, 1, 0, 5, 0, "INT"]],
         ),
         "subgraph: muted": one(_instance(mode=2)),
         "subgraph: bypassed": one(_instance(mode=4)),
         "subgraph: passes through": one(
-            node(5, A, [], [("in", IMAGE, 2)], [IMAGE]), [empty(1)], [[2, 1, 0, 5, 0, IMAGE]],
+            node(5, A, [], [("in", IMAGE, 2)], [IMAGE]),
+            [empty(1)],
+            [[2, 1, 0, 5, 0, IMAGE]],
             passing,
         ),
         "subgraph: twice": graph(
@@ -305,9 +381,10 @@ def _subgraphs() -> dict[str, dict]:
         ),
         "subgraph: nested, linked": graph(
             [node(5, B, [77], [("wide", "INT", 2, "wide")], [IMAGE]), save(9, 1), whole(2)],
-            [*out, [2, 1, 0, 5, 0, "INT"]], definitions={"subgraphs": [_inner(), outer]},
+            [*out, [2, 1, 0, 5, 0, "INT"]],
+            definitions={"subgraphs": [_inner(), outer]},
         ),
-    }  # fmt: skip
+    }
 
 
 def feature_graphs() -> dict[str, dict]:

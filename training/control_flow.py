@@ -52,9 +52,7 @@ class ControlStage:
     save_every: int = 250
 
 
-STAGES = (
-    ControlStage("control", 7500, 32, 1e-3, {"scenes": 3600, "shapes": 1200, "free": 5200}),
-)
+STAGES = (ControlStage("control", 7500, 32, 1e-3, {"scenes": 3600, "shapes": 1200, "free": 5200}),)
 
 
 class ControlWeights(nn.Module):
@@ -185,9 +183,13 @@ def encode_maps(
 
 
 def run_stage(
-    model: Controlled, stage: ControlStage, data: list[Maps], empty: list[int], folder: Path,
+    model: Controlled,
+    stage: ControlStage,
+    data: list[Maps],
+    empty: list[int],
+    folder: Path,
     seed: int,
-) -> None:  # fmt: skip
+) -> None:
     """Trains or resumes one stage; the branch ends on the averaged weights."""
     sizes = np.array([len(group.ids) for group in data], dtype=float)
 
@@ -210,9 +212,13 @@ def run_stage(
 
 
 def train_control(
-    vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, flow: FlowModel, folder: Path,
+    vae: VAE,
+    stats: tuple[Tensor, Tensor],
+    tokenizer: Tokenizer,
+    flow: FlowModel,
+    folder: Path,
     seed: int,
-) -> ControlWeights:  # fmt: skip
+) -> ControlWeights:
     """All stages, each resumed where it stopped; the model stays as it is."""
     torch.manual_seed(seed + 3)
     model = Controlled(flow, ControlWeights(flow))

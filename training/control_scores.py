@@ -59,9 +59,13 @@ def no_words(scene: Scene) -> str:
 
 
 def drawn(
-    models: Bundle, branch: ControlModel | None, scenes: Sequence[Scene], preset: Preset, made: Map,
+    models: Bundle,
+    branch: ControlModel | None,
+    scenes: Sequence[Scene],
+    preset: Preset,
+    made: Map,
     said: Callable[[Scene], str] = prompt,
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """Pictures uint8 [H,W,3] of all scenes, with the control on their maps; seeds count from 0."""
     pictures = []
     negative = models.text_encoder.encode(preset.negative) if preset.cfg > 1 else None

@@ -60,12 +60,24 @@ STAGES = (
         4400,
         32,
         8e-4,
-        {"edit-scenes": 0.55, "edit-shapes": 0.15, "edit-strips": 0.1, "scenes": 0.13,
-         "shapes": 0.05, "strips": 0.02},
-        {"edit-scenes": 9000, "edit-shapes": 3000, "edit-strips": 3000, "scenes": 6000,
-         "shapes": 2000, "strips": 1500},
+        {
+            "edit-scenes": 0.55,
+            "edit-shapes": 0.15,
+            "edit-strips": 0.1,
+            "scenes": 0.13,
+            "shapes": 0.05,
+            "strips": 0.02,
+        },
+        {
+            "edit-scenes": 9000,
+            "edit-shapes": 3000,
+            "edit-strips": 3000,
+            "scenes": 6000,
+            "shapes": 2000,
+            "strips": 1500,
+        },
     ),
-)  # fmt: skip
+)
 
 
 class EditModel(nn.Module):
@@ -151,11 +163,7 @@ def encode_pairs(
 
 
 def _loss(
-    model: nn.Module,
-    group: Pairs | Pictures,
-    rng: np.random.Generator,
-    size: int,
-    empty: list[int],
+    model: nn.Module, group: Pairs | Pictures, rng: np.random.Generator, size: int, empty: list[int]
 ) -> Tensor:
     """One batch of a group; a tenth of the requests is empty."""
     rows, drop = rng.integers(0, len(group.ids), size), rng.random(size) < 0.1

@@ -39,8 +39,12 @@ def test_edits(count: int) -> list[Edit]:
 def judge(picture: np.ndarray, edit: Edit) -> tuple[bool, bool]:
     """uint8 [H,W,3] -> (the asked change is made, everything else is as it was)."""
     seen = look(picture, edit.target)
-    facts = [(i, key, bool(value)) for i, item in enumerate(seen.items) for key, value in
-             item.items() if key != "letters"]  # fmt: skip
+    facts = [
+        (i, key, bool(value))
+        for i, item in enumerate(seen.items)
+        for key, value in item.items()
+        if key != "letters"
+    ]
     if edit.kind == "ground":
         return seen.ground, seen.stray and all(v for _, _, v in facts)
     if edit.kind == "remove":
@@ -96,8 +100,10 @@ def edited(models: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np.nda
         _, rows, columns = token_grid(width, height)
         table = sigmas(models.model.schedule, preset.steps, rows * columns)
         source = torch.from_numpy(render(edit.source)).float() / 255
-        texts = [models.text_encoder.encode_edit(text, [source], template)
-                 for text in (edit.text, preset.negative)]  # fmt: skip
+        texts = [
+            models.text_encoder.encode_edit(text, [source], template)
+            for text in (edit.text, preset.negative)
+        ]
         reference = (models.vae.encode(source[None]),)
         request = Request(width, height, table, seed, 1, preset.cfg, references=reference)
         latent = denoise(models.model, texts[0], texts[1] if preset.cfg > 1 else None, request)

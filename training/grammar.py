@@ -227,13 +227,7 @@ def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     gap = (y + CELL[1], height) if above else (0, y)
     middle = (gap[0] + gap[1]) // 2
     shape = Shape(
-        pick(rng, KINDS),
-        ink(rng, ground),
-        "",
-        "bottom" if above else "top",
-        width // 2,
-        middle,
-        40,
+        pick(rng, KINDS), ink(rng, ground), "", "bottom" if above else "top", width // 2, middle, 40
     )
     what = (
         f'a {plate} sign that says "{word.text}" in {colour}'

@@ -19,9 +19,11 @@ VECTORS = "F16"
 
 
 def save_gguf(
-    path: Path, tensors: Mapping[str, Tensor], type_of: Callable[[str], str],
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    type_of: Callable[[str], str],
     said: Mapping[str, Value],
-) -> None:  # fmt: skip
+) -> None:
     """tensors under their names, matrices as the type that `type_of` gives; said: metadata.
 
     The file appears whole or not at all.

@@ -90,10 +90,20 @@ def schemas() -> dict[str, object]:
 def page(schema: object, language: str, text: str, told: dict) -> str:
     """One page in Markdown; told: what the language's nodeDefs.json has of the node."""
     inputs, head, outputs, optional = HEADS[language]
-    lines = [f"# {told.get('display_name', schema.display_name)}", "",
-             told.get("description", schema.description), "",
-             f"![{schema.display_name}](pictures/{schema.node_id}.jpg)", "", text, "",
-             f"## {inputs}", "", head, "|---|---|"]  # fmt: skip
+    lines = [
+        f"# {told.get('display_name', schema.display_name)}",
+        "",
+        told.get("description", schema.description),
+        "",
+        f"![{schema.display_name}](pictures/{schema.node_id}.jpg)",
+        "",
+        text,
+        "",
+        f"## {inputs}",
+        "",
+        head,
+        "|---|---|",
+    ]
     for item in schema.inputs:
         own = told.get("inputs", {}).get(key_of(item.id), {})
         name = own.get("name", item.display_name or item.id)

@@ -133,31 +133,49 @@ def _evening() -> Image.Image:
 CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     "text_to_image_qwen_image": (lambda: (words_box(), scene()), "Qwen-Image\n50 steps, CFG 4"),
     "text_to_image_gguf_lightning_lora": (
-        lambda: (words_box(), scene()), "Qwen-Image GGUF\n+ Lightning LoRA, 8 steps"),
+        lambda: (words_box(), scene()),
+        "Qwen-Image GGUF\n+ Lightning LoRA, 8 steps",
+    ),
     "text_to_image_lightning_8_steps": (
-        lambda: (words_box(), scene()), "Qwen-Image Lightning\n8 steps, CFG 1"),
+        lambda: (words_box(), scene()),
+        "Qwen-Image Lightning\n8 steps, CFG 1",
+    ),
     "image_to_image_qwen_image": (lambda: (scene(), _evening()), "Qwen-Image\nimage to image"),
     "inpaint_qwen_image": (_mask, "Qwen-Image inpaint\nthe rest stays bit for bit"),
     "outpaint_qwen_image": (lambda: (wider(False), wider(True)), "Qwen-Image\noutpaint"),
     "edit_2509": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2509\none picture"),
     "edit_2511": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2511\none picture"),
-    **{f"edit_{n}_three_pictures": (
-        lambda: (three(), scene()), f"Qwen-Image-Edit-{n}\nthree pictures") for n in (2509, 2511)},
+    **{
+        f"edit_{n}_three_pictures": (
+            lambda: (three(), scene()),
+            f"Qwen-Image-Edit-{n}\nthree pictures",
+        )
+        for n in (2509, 2511)
+    },
     "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
-    **{f"controlnet_union_{kind}": (
-        lambda kind=kind: (mapped(kind), _evening() if kind != "pose" else scene()),
-        f"InstantX Union\n{kind.replace('_', ' ')}")
-       for kind in ("canny", "soft_edge", "lineart", "depth", "pose")},
+    **{
+        f"controlnet_union_{kind}": (
+            lambda kind=kind: (mapped(kind), _evening() if kind != "pose" else scene()),
+            f"InstantX Union\n{kind.replace('_', ' ')}",
+        )
+        for kind in ("canny", "soft_edge", "lineart", "depth", "pose")
+    },
     "controlnet_inpainting": (_mask, "InstantX Inpainting\nthe rest stays bit for bit"),
-    **{f"controlnet_blockwise_{kind}": (
-        lambda kind=kind: (mapped(kind), _evening()), f"DiffSynth blockwise\n{kind}")
-       for kind in ("canny", "depth")},
+    **{
+        f"controlnet_blockwise_{kind}": (
+            lambda kind=kind: (mapped(kind), _evening()),
+            f"DiffSynth blockwise\n{kind}",
+        )
+        for kind in ("canny", "depth")
+    },
     "controlnet_blockwise_inpaint": (_mask, "DiffSynth blockwise\ninpaint"),
     "controlnet_in_context": (lambda: (mapped("canny"), _evening()), "In-context LoRA\ncanny"),
     "controlnet_fun_union": (lambda: (mapped("canny"), _evening()), "Fun Union, 2512\ncanny"),
     "controlnet_fun_union_inpaint": (
-        lambda: (mapped("canny"), painted(scene(), True)), "Fun Union, 2512\ncanny and inpaint"),
-}  # fmt: skip
+        lambda: (mapped("canny"), painted(scene(), True)),
+        "Fun Union, 2512\ncanny and inpaint",
+    ),
+}
 
 
 def saved(name: str) -> Image.Image:

@@ -47,14 +47,29 @@ MAPS = {  # type -> what the note says of it
 }
 PROMPTS = {
     "pose": "A full-length photograph of a dancer in a red coat on a rainy street at night, "
-    "reflections, cinematic light.",
+    "reflections, cinematic light."
 }
 PROMPT = "A watercolour of the same scene in warm evening light, soft paper texture."
 _BODY = (  # a standing person with one hand up, parts of the sides
-    (0.50, 0.16), (0.50, 0.28), (0.40, 0.28), (0.36, 0.43), (0.34, 0.56), (0.60, 0.28),
-    (0.68, 0.20), (0.70, 0.07), (0.44, 0.56), (0.43, 0.74), (0.42, 0.92), (0.56, 0.56),
-    (0.58, 0.74), (0.60, 0.92), (0.48, 0.14), (0.52, 0.14), (0.45, 0.16), (0.55, 0.16),
-)  # fmt: skip
+    (0.50, 0.16),
+    (0.50, 0.28),
+    (0.40, 0.28),
+    (0.36, 0.43),
+    (0.34, 0.56),
+    (0.60, 0.28),
+    (0.68, 0.20),
+    (0.70, 0.07),
+    (0.44, 0.56),
+    (0.43, 0.74),
+    (0.42, 0.92),
+    (0.56, 0.56),
+    (0.58, 0.74),
+    (0.60, 0.92),
+    (0.48, 0.14),
+    (0.52, 0.14),
+    (0.45, 0.16),
+    (0.55, 0.16),
+)
 
 
 def keypoints() -> str:
@@ -82,38 +97,40 @@ _PATCH = "qwen_image_{}_diffsynth_controlnet.safetensors"
 _FUN = "Qwen-Image-2512-Fun-Controlnet-Union"
 _PAINT = """Right-click *Load Image*, open the mask editor and paint what is drawn anew; the prompt
 says what the whole picture shows. Outside the mask every value stays as it is."""
-ROWS = {
-    f"controlnet_union_{kind}": Row(UNION, kind, said)
-    for kind, said in MAPS.items()
-} | {
+ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, said) for kind, said in MAPS.items()} | {
     "controlnet_inpainting": Row(INPAINTING, "", _PAINT),
     **{
-        f"controlnet_blockwise_{kind}": Row(
-            _PATCH.format(kind), kind, MAPS[kind]
-        )
+        f"controlnet_blockwise_{kind}": Row(_PATCH.format(kind), kind, MAPS[kind])
         for kind in ("canny", "depth")
     },
-    "controlnet_blockwise_inpaint": Row(
-        _PATCH.format("inpaint"), "", _PAINT, 40
-    ),
+    "controlnet_blockwise_inpaint": Row(_PATCH.format("inpaint"), "", _PAINT, 40),
     "controlnet_in_context": Row(
-        "qwen_image_union_diffsynth_lora.safetensors", "canny",
+        "qwen_image_union_diffsynth_lora.safetensors",
+        "canny",
         "A LoRA that reads the map beside the picture. Its prompts begin with `Context_Control. `. "
         "It takes soft edge, depth, pose and line art too: set *type* of *Control Picture*.",
-        40, begin="Context_Control. ",
+        40,
+        begin="Context_Control. ",
     ),
     "controlnet_fun_union": Row(
-        f"{_FUN}.safetensors", "canny",
+        f"{_FUN}.safetensors",
+        "canny",
         "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
         "*Control Picture*. A *strength* of 0.7 to 0.95 suits it best.",
-        40, 0.8, NEWER,
+        40,
+        0.8,
+        NEWER,
     ),
     "controlnet_fun_union_inpaint": Row(
-        f"{_FUN}.safetensors", "canny",
+        f"{_FUN}.safetensors",
+        "canny",
         "For Qwen-Image-2512: what is drawn anew follows the map, too. " + _PAINT,
-        40, 0.8, NEWER, repaint=True,
+        40,
+        0.8,
+        NEWER,
+        repaint=True,
     ),
-}  # fmt: skip
+}
 
 
 def embedded(
@@ -144,15 +161,24 @@ def embedded(
 
 
 def apply(
-    edits: ModuleType, positive: list, ends: tuple[list, list], picture: list, strength: float,
+    edits: ModuleType,
+    positive: list,
+    ends: tuple[list, list],
+    picture: list,
+    strength: float,
     **more: list,
-) -> dict:  # fmt: skip
+) -> dict:
     """The node; ends: control and VAE; more: links of mask and source."""
     control, vae = ends
     return edits.node(
-        "InkstoneApplyControlNet", positive=positive, control=control, vae=vae, image=picture,
-        strength=strength, **more,
-    )  # fmt: skip
+        "InkstoneApplyControlNet",
+        positive=positive,
+        control=control,
+        vae=vae,
+        image=picture,
+        strength=strength,
+        **more,
+    )
 
 
 def published(edits: ModuleType, loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:

@@ -53,15 +53,26 @@ def _draw(start: int, wires: Mapping[str, Link], run: Mapping, title: str = "") 
     said = [f"{title}: {what}" if title else "" for what in ("schedule", "denoise", "decode")]
     graph = {
         schedule: node(
-            "InkstoneSchedule", said[0], model=wires["model"], latent=wires["latent"],
-            steps=run["steps"], schedule=run["schedule"], strength=run.get("strength", 1.0),
+            "InkstoneSchedule",
+            said[0],
+            model=wires["model"],
+            latent=wires["latent"],
+            steps=run["steps"],
+            schedule=run["schedule"],
+            strength=run.get("strength", 1.0),
         ),
         denoise: node(
-            "InkstoneDenoise", said[1], model=wires["model"], positive=wires["positive"],
-            sigmas=[schedule, 0], latent=wires["latent"], seed=run["seed"], cfg=run["cfg"],
+            "InkstoneDenoise",
+            said[1],
+            model=wires["model"],
+            positive=wires["positive"],
+            sigmas=[schedule, 0],
+            latent=wires["latent"],
+            seed=run["seed"],
+            cfg=run["cfg"],
         ),
         decode: node("InkstoneDecode", said[2], vae=wires["vae"], latent=[denoise, 0]),
-    }  # fmt: skip
+    }
     if run["cfg"] > 1:
         graph[denoise]["inputs"]["negative"] = wires["negative"]
     return graph
@@ -81,10 +92,14 @@ def _lower_half(width: int, height: int) -> Graph:
         "10": node("SolidMask", "Mask: keep", value=0.0, width=width, height=height),
         "11": node("SolidMask", "Mask: draw anew", value=1.0, width=width, height=height // 2),
         "12": node(
-            "MaskComposite", destination=["10", 0], source=["11", 0], x=0, y=height // 2,
+            "MaskComposite",
+            destination=["10", 0],
+            source=["11", 0],
+            x=0,
+            y=height // 2,
             operation="add",
         ),
-    }  # fmt: skip
+    }
 
 
 def embedded(load_all: dict, canvas: Mapping, schedule: str) -> dict[str, tuple[Graph, str]]:
@@ -98,10 +113,11 @@ def embedded(load_all: dict, canvas: Mapping, schedule: str) -> dict[str, tuple[
         **_draw(
             4,
             dict(model=model, vae=vae, positive=["2", 0], negative=["2", 1], latent=["3", 0]),
-            run | {"seed": 7}, "Source",
+            run | {"seed": 7},
+            "Source",
         ),
         "7": node("PreviewImage", "Source", images=["6", 0]),
-    }  # fmt: skip
+    }
     wires = dict(model=model, vae=vae, positive=["8", 0], negative=["8", 1])
     changed = {
         **source,
@@ -123,14 +139,19 @@ def embedded(load_all: dict, canvas: Mapping, schedule: str) -> dict[str, tuple[
         **source,
         "2": _prompt(text, EDITED, "", "Source: prompt"),
         "8": node(
-            "InkstoneEncodeEdit", text_encoder=text, model=model, vae=vae,
-            prompt="make the star green", negative="", **{"images.picture_1": ["6", 0]},
+            "InkstoneEncodeEdit",
+            text_encoder=text,
+            model=model,
+            vae=vae,
+            prompt="make the star green",
+            negative="",
+            **{"images.picture_1": ["6", 0]},
         ),
         **_draw(
             9, wires | {"latent": ["8", 2]}, run | {"seed": 3, "steps": 8, "cfg": 1.0}, "Result"
         ),
         **_save("12", ["11", 0], "edit"),
-    }  # fmt: skip
+    }
     return {
         "edit_embedded": (edited, NOTE_EDIT),
         "image_to_image_embedded": (changed, NOTE_IMAGE),
@@ -180,9 +201,10 @@ def qwen_image(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]
         "image_to_image_qwen_image": (image, note + "\nThe result has the picture's exact size."),
         "inpaint_qwen_image": (inpaint, note + painted),
         "outpaint_qwen_image": (
-            outpaint, note + "\nThe prompt says what the whole picture shows, the new part too."
+            outpaint,
+            note + "\nThe prompt says what the whole picture shows, the new part too.",
         ),
-    }  # fmt: skip
+    }
 
 
 EDITS = {  # name -> variant, file, pictures
@@ -209,15 +231,21 @@ def edits(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
             **loaders(file, variant=variant),
             **pictures,
             "7": node(
-                "InkstoneEncodeEdit", text_encoder=["2", 0], model=["1", 0], vae=["3", 0],
-                prompt=ONE if count == 1 else THREE, negative=" ", **inputs,
+                "InkstoneEncodeEdit",
+                text_encoder=["2", 0],
+                model=["1", 0],
+                vae=["3", 0],
+                prompt=ONE if count == 1 else THREE,
+                negative=" ",
+                **inputs,
             ),
             **_draw(
-                8, wires | {"latent": ["7", 2]},
+                8,
+                wires | {"latent": ["7", 2]},
                 {"steps": 40, "schedule": schedule, "cfg": 4.0, "seed": 42},
             ),
             **_save("11", ["10", 0], name),
-        }  # fmt: skip
+        }
         note = FILES.format(tower=TOWER)
         told = f"\nMost files do not say which variant they are, so the loader does: *{variant}*. "
         made[name] = graph, note + told + "The result has the exact size of Picture 1."
@@ -232,17 +260,23 @@ def layered(loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
         **loaders("qwen_image_layered_bf16.safetensors", vae),
         "4": node("LoadImage", image=EXAMPLE),
         "5": node(
-            "InkstoneEncodeLayers", text_encoder=["2", 0], vae=["3", 0], image=["4", 0],
-            prompt="What the picture shows, in one or two sentences.", negative=" ", layers=4,
+            "InkstoneEncodeLayers",
+            text_encoder=["2", 0],
+            vae=["3", 0],
+            image=["4", 0],
+            prompt="What the picture shows, in one or two sentences.",
+            negative=" ",
+            layers=4,
         ),
         **_draw(
-            6, wires | {"latent": ["5", 2]},
+            6,
+            wires | {"latent": ["5", 2]},
             {"steps": 50, "schedule": schedule, "cfg": 4.0, "seed": 42},
         ),
         **_save("9", ["8", 0], "layer"),
         "10": node("InkstoneSplitLayers", layers=["8", 0]),
         "11": node("PreviewImage", images=["10", 0]),
-    }  # fmt: skip
+    }
     note = FILES.format(tower="")
     told = "\nEvery layer is saved as a PNG with alpha, of the picture's exact size."
     return {"layered": (graph, note + told)}

@@ -21,23 +21,35 @@ _PLACES = (
     (_EDIT, "diffusion_models", ("qwen_image_edit_2509_bf16", "qwen_image_edit_2511_bf16")),
     (_LAYERED, "diffusion_models", ("qwen_image_layered_bf16",)),
     (_LAYERED, "vae", ("qwen_image_layered_vae",)),
-    (_INSTANTX, "controlnet", ("Qwen-Image-InstantX-ControlNet-Union",
-                               "Qwen-Image-InstantX-ControlNet-Inpainting")),
-    (_DIFFSYNTH, "model_patches", ("qwen_image_canny_diffsynth_controlnet",
-                                   "qwen_image_depth_diffsynth_controlnet",
-                                   "qwen_image_inpaint_diffsynth_controlnet")),
-)  # fmt: skip
+    (
+        _INSTANTX,
+        "controlnet",
+        ("Qwen-Image-InstantX-ControlNet-Union", "Qwen-Image-InstantX-ControlNet-Inpainting"),
+    ),
+    (
+        _DIFFSYNTH,
+        "model_patches",
+        (
+            "qwen_image_canny_diffsynth_controlnet",
+            "qwen_image_depth_diffsynth_controlnet",
+            "qwen_image_inpaint_diffsynth_controlnet",
+        ),
+    ),
+)
 _OTHERS = {  # file -> (folder, address)
     "qwen_image_union_diffsynth_lora.safetensors": ("controlnet", f"{_DIFFSYNTH}/loras"),
     "Qwen-Image-2512-Fun-Controlnet-Union.safetensors": ("controlnet", _FUN),
     "Qwen-Image-2512-Fun-Controlnet-Union-2602.safetensors": ("controlnet", _FUN),
     "Qwen-Image-Lightning-8steps-V1.1.safetensors": (
-        "loras", f"{_HUB}/lightx2v/Qwen-Image-Lightning/resolve/main"),
-    "qwen-image-Q4_K_M.gguf": (
-        "diffusion_models", f"{_HUB}/city96/Qwen-Image-gguf/resolve/main"),
+        "loras",
+        f"{_HUB}/lightx2v/Qwen-Image-Lightning/resolve/main",
+    ),
+    "qwen-image-Q4_K_M.gguf": ("diffusion_models", f"{_HUB}/city96/Qwen-Image-gguf/resolve/main"),
     "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf": (
-        "text_encoders", f"{_HUB}/unsloth/Qwen2.5-VL-7B-Instruct-GGUF/resolve/main"),
-}  # fmt: skip
+        "text_encoders",
+        f"{_HUB}/unsloth/Qwen2.5-VL-7B-Instruct-GGUF/resolve/main",
+    ),
+}
 
 
 def _all() -> dict[str, dict[str, str]]:
@@ -55,8 +67,13 @@ MODELS = _all()
 
 
 # input of a loader -> folder of models/ where no link says it
-_FOLDERS = {"model": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae",
-            "lora": "loras", "control": "controlnet"}  # fmt: skip
+_FOLDERS = {
+    "model": "diffusion_models",
+    "text_encoder": "text_encoders",
+    "vae": "vae",
+    "lora": "loras",
+    "control": "controlnet",
+}
 
 
 def files(graph: dict) -> dict[str, str]:

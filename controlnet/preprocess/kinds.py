@@ -92,9 +92,7 @@ LINEART = Knob(
 SIGMA = Knob("gaussian_sigma", 6.0, "Lines are darker than a blur so wide, in pixels.", 0.1, 100.0)
 INTENSITY = Knob("intensity_threshold", 8, "Grey levels that are no line yet.", 0, 16)
 DEPTH = Knob(
-    "model",
-    "",
-    "A Depth-Anything V2 model: .safetensors file or folder. Empty: a guess, no depth.",
+    "model", "", "A Depth-Anything V2 model: .safetensors file or folder. Empty: a guess, no depth."
 )
 VITPOSE = Knob(
     "model",

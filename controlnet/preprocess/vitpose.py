@@ -81,8 +81,10 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     row = torch.arange(len(maps), device=maps.device)
     here = logs[row, y, x]
     moved = []
-    for before, after in ((logs[row, y, x - 1], logs[row, y, x + 1]),
-                          (logs[row, y - 1, x], logs[row, y + 1, x])):  # fmt: skip
+    for before, after in (
+        (logs[row, y, x - 1], logs[row, y, x + 1]),
+        (logs[row, y - 1, x], logs[row, y + 1, x]),
+    ):
         bend = 2 * here - before - after
         step = (after - before) / (2 * bend.clamp(min=1e-6))
         moved.append(torch.where(bend > 1e-6, step.clamp(-0.5, 0.5), 0.0))

@@ -24,10 +24,25 @@ UNPACK_ROWS = 64  # rows of one program of the plain unpacker
 
 @triton.jit
 def product_kernel(
-    x, raw, bias, y, M, N, K, x_stride, row_bytes, part_steps,
-    UNPACK: tl.constexpr, PLANES: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr, BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
+    x,
+    raw,
+    bias,
+    y,
+    M,
+    N,
+    K,
+    x_stride,
+    row_bytes,
+    part_steps,
+    UNPACK: tl.constexpr,
+    PLANES: tl.constexpr,
+    RUN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
     """y [parts, M, N] = x [M, K] W^T + bias; a program has BLOCK_M x BLOCK_N of one part of K."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -56,10 +71,17 @@ def product_kernel(
 
 @triton.jit
 def unpack_kernel(
-    raw, out, N, K, row_bytes,
-    UNPACK: tl.constexpr, PLANES: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    raw,
+    out,
+    N,
+    K,
+    row_bytes,
+    UNPACK: tl.constexpr,
+    PLANES: tl.constexpr,
+    RUN: tl.constexpr,
+    BLOCK: tl.constexpr,
     BLOCK_N: tl.constexpr,
-):  # fmt: skip
+):
     """out [N, K] = W; a program has one step of BLOCK_N rows."""
     step = tl.program_id(0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -132,11 +154,25 @@ def fused(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -> Tensor
     raw, add = _bytes(storage), bias is not None and parts == 1
     with torch.cuda.device_of(x):
         product_kernel[(*tiles, parts)](
-            flat, raw, bias if add else y, y, M, N, K, flat.stride(0), raw.stride(0),
-            triton.cdiv(steps, parts), **constants(storage.format, storage.kind.block),
-            WHOLE=K % step == 0, BIAS=add, BLOCK_M=size.tokens, BLOCK_N=size.rows,
-            num_warps=size.warps, num_stages=size.stages, **EXACT,
-        )  # fmt: skip
+            flat,
+            raw,
+            bias if add else y,
+            y,
+            M,
+            N,
+            K,
+            flat.stride(0),
+            raw.stride(0),
+            triton.cdiv(steps, parts),
+            **constants(storage.format, storage.kind.block),
+            WHOLE=K % step == 0,
+            BIAS=add,
+            BLOCK_M=size.tokens,
+            BLOCK_N=size.rows,
+            num_warps=size.warps,
+            num_stages=size.stages,
+            **EXACT,
+        )
     if parts == 1:
         return y[0].view(*x.shape[:-1], N)
     total = y.sum(0) if bias is None else y.sum(0).add_(bias)
@@ -152,7 +188,14 @@ def unpack(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
     grid = triton.cdiv(K, cut.step), triton.cdiv(N, UNPACK_ROWS)
     with torch.cuda.device_of(raw):
         unpack_kernel[grid](
-            raw, out, N, K, raw.stride(0), **constants(storage.format, storage.kind.block),
-            BLOCK_N=UNPACK_ROWS, num_warps=4, **EXACT,
-        )  # fmt: skip
+            raw,
+            out,
+            N,
+            K,
+            raw.stride(0),
+            **constants(storage.format, storage.kind.block),
+            BLOCK_N=UNPACK_ROWS,
+            num_warps=4,
+            **EXACT,
+        )
     return out

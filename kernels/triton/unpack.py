@@ -252,8 +252,16 @@ class Cut:
 
 
 CUTS: dict[str, Cut] = {
-    "Q4_0": Cut(q4_0, 2, 16), "Q4_1": Cut(q4_1, 2, 16), "Q5_0": Cut(q5_0, 2, 16),
-    "Q5_1": Cut(q5_1, 2, 16), "IQ4_NL": Cut(iq4_nl, 2, 16), "IQ4_XS": Cut(iq4_xs, 2, 16),
-    "Q8_0": Cut(q8_0, 2), "Q4_K": Cut(q4_k, 2), "Q5_K": Cut(q5_k, 2),
-    "Q2_K": Cut(q2_k, 4), "Q3_K": Cut(q3_k, 4), "Q6_K": Cut(q6_k, 4),
-}  # fmt: skip
+    "Q4_0": Cut(q4_0, 2, 16),
+    "Q4_1": Cut(q4_1, 2, 16),
+    "Q5_0": Cut(q5_0, 2, 16),
+    "Q5_1": Cut(q5_1, 2, 16),
+    "IQ4_NL": Cut(iq4_nl, 2, 16),
+    "IQ4_XS": Cut(iq4_xs, 2, 16),
+    "Q8_0": Cut(q8_0, 2),
+    "Q4_K": Cut(q4_k, 2),
+    "Q5_K": Cut(q5_k, 2),
+    "Q2_K": Cut(q2_k, 4),
+    "Q3_K": Cut(q3_k, 4),
+    "Q6_K": Cut(q6_k, 4),
+}

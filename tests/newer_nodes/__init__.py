@@ -34,17 +34,23 @@ def _choice(**options: dict):
 
 
 def _switch(name: str, **more):
-    return ("COMFY_MATCHTYPE_V3", {"lazy": True, "template": {"template_id": "switch",
-            "allowed_types": "*"}, **more})  # fmt: skip
+    return (
+        "COMFY_MATCHTYPE_V3",
+        {"lazy": True, "template": {"template_id": "switch", "allowed_types": "*"}, **more},
+    )
 
 
 BITS = _combo("8-bit", "16-bit")
 SPACE = _combo("sRGB", "linear", advanced=True)
 SAMPLING = dict(
-    temperature=_number("FLOAT", 0.7), top_k=_number("INT", 64), top_p=_number("FLOAT", 0.95),
-    min_p=_number("FLOAT", 0.05), repetition_penalty=_number("FLOAT", 1.05),
-    seed=_number("INT", 0), presence_penalty=_number("FLOAT", 0.0),
-)  # fmt: skip
+    temperature=_number("FLOAT", 0.7),
+    top_k=_number("INT", 64),
+    top_p=_number("FLOAT", 0.95),
+    min_p=_number("FLOAT", 0.05),
+    repetition_penalty=_number("FLOAT", 1.05),
+    seed=_number("INT", 0),
+    presence_penalty=_number("FLOAT", 0.0),
+)
 RESIZE = {
     "scale dimensions": dict(
         width=_number("INT", 512), height=_number("INT", 512), crop=_combo("disabled", "center")
@@ -58,50 +64,68 @@ RESIZE = {
 NEWER = {
     "ComfySwitchNode": (
         dict(switch=("BOOLEAN", {}), on_false=_switch("a"), on_true=_switch("b")),
-        {}, ("*",),
+        {},
+        ("*",),
     ),
     "ResizeImageMaskNode": (
         dict(
-            input=("IMAGE,MASK", {}), resize_type=_choice(**RESIZE),
-            scale_method=_combo("nearest-exact", "bilinear", "area", "bicubic", "lanczos",
-                                default="area"),
+            input=("IMAGE,MASK", {}),
+            resize_type=_choice(**RESIZE),
+            scale_method=_combo(
+                "nearest-exact", "bilinear", "area", "bicubic", "lanczos", default="area"
+            ),
         ),
-        {}, ("IMAGE",),
+        {},
+        ("IMAGE",),
     ),
     "SaveImageAdvanced": (
         dict(
-            images=("IMAGE", {}), filename_prefix=("STRING", {"default": "ComfyUI"}),
-            format=_choice(png=dict(bit_depth=BITS, input_color_space=SPACE),
-                           exr=dict(bit_depth=_combo("16-bit float", "32-bit float"))),
+            images=("IMAGE", {}),
+            filename_prefix=("STRING", {"default": "ComfyUI"}),
+            format=_choice(
+                png=dict(bit_depth=BITS, input_color_space=SPACE),
+                exr=dict(bit_depth=_combo("16-bit float", "32-bit float")),
+            ),
         ),
-        {}, ("IMAGE",),
+        {},
+        ("IMAGE",),
     ),
     "ImageCompare": (
         dict(compare_view=("IMAGECOMPARE", {"socketless": True})),
-        dict(image_a=("IMAGE", {}), image_b=("IMAGE", {})), (),
+        dict(image_a=("IMAGE", {}), image_b=("IMAGE", {})),
+        (),
     ),
     "QwenImage21Cache": (
         dict(model=("MODEL", {}), device=_combo("auto", "cpu"), dtype=_combo("default", "fp8")),
-        {}, ("MODEL",),
+        {},
+        ("MODEL",),
     ),
     "TextEncodeQwenImage21": (
         dict(
-            clip=("CLIP", {}), prompt=("STRING", {"multiline": True, "dynamicPrompts": True}),
+            clip=("CLIP", {}),
+            prompt=("STRING", {"multiline": True, "dynamicPrompts": True}),
             negative_prompt=("STRING", {"multiline": True, "dynamicPrompts": True}),
-            resolution=_number("INT", 1024, step=32), images=_grown("IMAGE", "image_", 17, 1),
+            resolution=_number("INT", 1024, step=32),
+            images=_grown("IMAGE", "image_", 17, 1),
         ),
-        dict(vae=("VAE", {})), ("CONDITIONING", "CONDITIONING", "LATENT"),
+        dict(vae=("VAE", {})),
+        ("CONDITIONING", "CONDITIONING", "LATENT"),
     ),
     "BatchImagesNode": (dict(images=_grown("IMAGE", "image", 50, 2)), {}, ("IMAGE",)),
     "TextGenerate": (
         dict(
-            clip=("CLIP", {}), prompt=("STRING", {"multiline": True, "dynamicPrompts": True}),
-            max_length=_number("INT", 256), sampling_mode=_choice(on=SAMPLING, off={}),
+            clip=("CLIP", {}),
+            prompt=("STRING", {"multiline": True, "dynamicPrompts": True}),
+            max_length=_number("INT", 256),
+            sampling_mode=_choice(on=SAMPLING, off={}),
         ),
         dict(
-            image=("IMAGE", {}), video=("IMAGE", {}), audio=("AUDIO", {}),
+            image=("IMAGE", {}),
+            video=("IMAGE", {}),
+            audio=("AUDIO", {}),
             thinking=("BOOLEAN", {"default": False}),
-            use_default_template=("BOOLEAN", {"default": True}), mtp=_combo("auto", "off"),
+            use_default_template=("BOOLEAN", {"default": True}),
+            mtp=_combo("auto", "off"),
             system_prompt=("STRING", {"forceInput": True}),
         ),
         ("STRING", "STRING"),
@@ -109,66 +133,89 @@ NEWER = {
     "ResolutionSelector": (
         dict(
             aspect_ratio=_combo("1:1 (Square)", "16:9 (Widescreen)"),
-            megapixels=_number("FLOAT", 1.0), multiple=_number("INT", 8),
+            megapixels=_number("FLOAT", 1.0),
+            multiple=_number("INT", 8),
         ),
-        {}, ("INT", "INT"),
+        {},
+        ("INT", "INT"),
     ),
     "ManualSigmas": (dict(sigmas=("STRING", {"default": "1, 0.5"})), {}, ("SIGMAS",)),
     "LatentCutToBatch": (
         dict(samples=("LATENT", {}), dim=_combo("t", "x", "y"), slice_size=_number("INT", 1)),
-        {}, ("LATENT",),
+        {},
+        ("LATENT",),
     ),
     "EmptyQwenImageLayeredLatentImage": (
-        dict(width=_number("INT", 640), height=_number("INT", 640), layers=_number("INT", 3),
-             batch_size=_number("INT", 1)),
-        {}, ("LATENT",),
+        dict(
+            width=_number("INT", 640),
+            height=_number("INT", 640),
+            layers=_number("INT", 3),
+            batch_size=_number("INT", 1),
+        ),
+        {},
+        ("LATENT",),
     ),
     "CameraAngle": (
         dict(
-            horizontal_angle=_number("INT", 0), vertical_angle=_number("INT", 0),
-            zoom=_number("FLOAT", 5.0), view=_combo("camera", "object"),
+            horizontal_angle=_number("INT", 0),
+            vertical_angle=_number("INT", 0),
+            zoom=_number("FLOAT", 5.0),
+            view=_combo("camera", "object"),
         ),
-        dict(image=("IMAGE", {})), ("LOAD3D_CAMERA", "STRING"),
+        dict(image=("IMAGE", {})),
+        ("LOAD3D_CAMERA", "STRING"),
     ),
-}  # fmt: skip
+}
 PROBES = {
     "ProbeWidgets": (
         dict(
-            seed=_number("INT", 3), steps=_number("INT", 20, control_after_generate=True),
+            seed=_number("INT", 3),
+            steps=_number("INT", 20, control_after_generate=True),
             name=_combo("a", "b", control_after_generate=True),
             words=("STRING", {"default": "w", "multiline": True, "dynamicPrompts": True}),
-            ratio=_number("FLOAT", 0.5), on=("BOOLEAN", {"default": True}),
-            forced=("INT", {"default": 9, "forceInput": True}), old=(["x", "y", "z"],),
+            ratio=_number("FLOAT", 0.5),
+            on=("BOOLEAN", {"default": True}),
+            forced=("INT", {"default": 9, "forceInput": True}),
+            old=(["x", "y", "z"],),
         ),
         dict(late=("STRING", {"default": "late"}), extra=("IMAGE", {})),
         ("INT", "STRING"),
     ),
     "ProbeSink": (
         dict(text=("STRING", {"default": "", "forceInput": True})),
-        dict(more=("*", {}), size=_number("INT", 64)), (),
+        dict(more=("*", {}), size=_number("INT", 64)),
+        (),
     ),
     "ProbeGrow": (
-        dict(images=_named("IMAGE", ["picture_1", "picture_2", "picture_3"]),
-             label=("STRING", {"default": "l"})),
-        {}, ("IMAGE",),
+        dict(
+            images=_named("IMAGE", ["picture_1", "picture_2", "picture_3"]),
+            label=("STRING", {"default": "l"}),
+        ),
+        {},
+        ("IMAGE",),
     ),
     "ProbeChoice": (
         dict(
             first=("STRING", {"default": "f"}),
             mode=_choice(
                 one=dict(size=_number("INT", 8), seed=_number("INT", 5)),
-                two=dict(inner=_choice(deep=dict(depth=_number("INT", 2)), flat={}),
-                         picture=("IMAGE", {})),
+                two=dict(
+                    inner=_choice(deep=dict(depth=_number("INT", 2)), flat={}),
+                    picture=("IMAGE", {}),
+                ),
                 none={},
             ),
             last=_number("INT", 42),
         ),
-        {}, ("STRING",),
+        {},
+        ("STRING",),
     ),
     "ProbePictures": (
-        dict(a=("IMAGE", {}), b=("IMAGE", {})), dict(mask=("MASK", {})), ("IMAGE", "MASK"),
+        dict(a=("IMAGE", {}), b=("IMAGE", {})),
+        dict(mask=("MASK", {})),
+        ("IMAGE", "MASK"),
     ),
-}  # fmt: skip
+}
 OUTPUT_NODES = ("SaveImageAdvanced", "ImageCompare", "ProbeSink")
 
 
