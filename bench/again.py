@@ -26,7 +26,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Rows of the table: encode, denoise and decode of both runs."""
     import torch
 
-    from inkstone.loaders.bundle import load_all
+    from inkstone.loaders.models.load import load_all
     from inkstone.nodes.decode import Decode
     from inkstone.nodes.edit import EncodeEdit
     from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import harness
-from tests.batches import check_whole, records, write_jobs
+from tests.support.batches import check_whole, records, write_jobs
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")
@@ -43,14 +43,14 @@ def jobs_file(folder: Path, count: int, **more: object) -> Path:
 def command(jobs: Path, out: Path, *more: str) -> list[str]:
     """The command line of a run."""
     fixed = ["batch", str(jobs), "--output", str(out), "--quiet"]
-    return [sys.executable, "-m", "inkstone.headless.cli", *fixed, *more]
+    return [sys.executable, "-m", "inkstone.headless.cli.main", *fixed, *more]
 
 
 def soak(folder: Path, count: int) -> dict:
     """One process; memory and handles are looked at from inside, after each job. A queue runs its
     sizes one after the other, and each has a level of its own: the slope is that within a size.
     """
-    from inkstone.headless.batch import BatchCall, Watch, batch
+    from inkstone.headless.queue.run import BatchCall, Watch, batch
     from inkstone.kernels.memory import process_bytes
 
     seen: dict[str, list[float]] = {}
@@ -126,7 +126,7 @@ def run_apart(jobs: Path, out: Path) -> int:
     child = os.fork()
     if child:
         return child
-    from inkstone.headless.cli import main as inkstone
+    from inkstone.headless.cli.main import main as inkstone
 
     status = 1
     try:

@@ -44,7 +44,7 @@ def _inputs(args: argparse.Namespace, device: str):
 def _ours(args: argparse.Namespace, device: str = "cpu"):
     import torch
 
-    from inkstone.kernels.control import ControlBranch, Spread
+    from inkstone.kernels.control_instantx import ControlBranch, Spread
     from inkstone.kernels.modulation import Modulation
 
     config, dtype = _config(args), getattr(torch, args.dtype)
@@ -73,7 +73,7 @@ def _table(args: argparse.Namespace):
     import torch
 
     from inkstone.kernels.modulation import modulation, modulation_keys
-    from inkstone.loaders.layout import controlnet_layout
+    from inkstone.loaders.arch.expected_tensors import controlnet_layout
 
     config, dtype = _config(args), getattr(torch, args.dtype)
     shapes = controlnet_layout(config, CONDITION)

@@ -36,17 +36,17 @@ from bench import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.controlnet.in_context import InContext, drawing, opened  # noqa: E402
-from inkstone.controlnet.union import kept_cells  # noqa: E402
+from inkstone.controlnet.masks import kept_cells  # noqa: E402
 from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
-from inkstone.loaders import layout  # noqa: E402
-from inkstone.loaders.bundle import load_diffusion_model  # noqa: E402
-from inkstone.loaders.opening import AS_FOUND  # noqa: E402
-from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
-from inkstone.sampling.control import Control  # noqa: E402
+from inkstone.loaders.arch import expected_tensors  # noqa: E402
+from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
+from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
+from inkstone.loaders.models.weight_file import AS_FOUND  # noqa: E402
 from inkstone.sampling.denoise import euler  # noqa: E402
 from inkstone.sampling.geometry import pack, unpack  # noqa: E402
 from inkstone.sampling.noise import noise  # noqa: E402
-from inkstone.sampling.run import Request, denoise, raw_latents  # noqa: E402
+from inkstone.sampling.request import Control, Request  # noqa: E402
+from inkstone.sampling.sampler import denoise, raw_latents  # noqa: E402
 from inkstone.sampling.schedule import LINEAR, sigmas  # noqa: E402
 
 UNUSED = (
@@ -117,7 +117,7 @@ def tanh_gelu(layer: Any, x: Tensor) -> Tensor:
     return F.gelu(layer.proj(x), approximate="tanh")
 
 
-def random_state(shapes: layout.Layout, seed: int) -> State:
+def random_state(shapes: expected_tensors.Layout, seed: int) -> State:
     """Every tensor non-trivial: norms near 1, vectors small, matrices by fan-in. Noise is drawn
     once and repeated, from another place in each tensor: drawing all of it takes minutes.
     """
@@ -133,7 +133,7 @@ def random_state(shapes: layout.Layout, seed: int) -> State:
 
 def random_lora(layers: int, seed: int) -> State:
     """An in-context LoRA in its published spelling."""
-    shapes = layout.mmdit_layout(MMDiTConfig(layers))
+    shapes = expected_tensors.mmdit_layout(MMDiTConfig(layers))
     g, state = torch.Generator().manual_seed(seed), {}
     for i in range(layers):
         for target in TARGETS:
@@ -288,10 +288,10 @@ class Sides:
 
     def __init__(self, program: SimpleNamespace, layers: int, folder: Path, world: World) -> None:
         self.program, self.world = program, world
-        self.state = random_state(layout.mmdit_layout(MMDiTConfig(layers)), 2)
+        self.state = random_state(expected_tensors.mmdit_layout(MMDiTConfig(layers)), 2)
         self.lora = random_lora(layers, 9)
         states = [
-            random_state(layout.blockwise_layout(3072, layers, condition), condition)
+            random_state(expected_tensors.blockwise_layout(3072, layers, condition), condition)
             for condition in (64, 68)
         ]
         files = {"base": self.state, "lora": self.lora, "0": states[0], "1": states[1]}

@@ -25,7 +25,7 @@ from bench import common, harness  # noqa: E402
 STAGES = ("load", "encode", "denoise", "decode")
 RUN = (
     "import sys; sys.path.insert(0, {root!r}); from bench import harness; harness.register(); "
-    "from inkstone.headless.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from inkstone.headless.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 
 

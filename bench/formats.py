@@ -28,15 +28,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness  # noqa: E402
-from tests.dfloat11_encoder import encode as dfloat11  # noqa: E402
+from tests.support.dfloat11_encoder import encode as dfloat11  # noqa: E402
 
 harness.register()
-from inkstone.headless.quantise import QuantiseCall, quantise  # noqa: E402
 from inkstone.kernels.linear import Linear  # noqa: E402
-from inkstone.loaders import gguf_mix  # noqa: E402
-from inkstone.loaders.bundle import EMBEDDED_FOLDER, load_all  # noqa: E402
-from inkstone.loaders.matrices import Matrices  # noqa: E402
-from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all  # noqa: E402
+from inkstone.pipeline import gguf_recipes  # noqa: E402
+from inkstone.pipeline.quantize import quantise  # noqa: E402
+from inkstone.pipeline.quantize_request import QuantiseCall  # noqa: E402
+from inkstone.pipeline.weight_rows import Matrices  # noqa: E402
 from inkstone.quant.dfloat11 import ORDER  # noqa: E402
 from inkstone.quant.encode import encode  # noqa: E402
 from inkstone.quant.gguf import dequantise  # noqa: E402
@@ -87,9 +88,11 @@ def folder_of(kind: str, work: Path) -> tuple[Path, int]:
 
 def pressed(kind: str, out: Path) -> int:
     """Writes float32 weights that went through a K type; returns the bytes that they had there."""
-    mix = replace(gguf_mix.MIXES[kind], edge="", first=(0, ""))
+    mix = replace(gguf_recipes.MIXES[kind], edge="", first=(0, ""))
     with Matrices(EMBEDDED_FOLDER) as model:
-        types, replaced = gguf_mix.types_of({n: _folded(s) for n, s in model.shapes.items()}, mix)
+        types, replaced = gguf_recipes.types_of(
+            {n: _folded(s) for n, s in model.shapes.items()}, mix
+        )
         assert not replaced, replaced
         weights = {name: _through(model.whole(name), types[name]) for name in model.shapes}
         save_safetensors(out, weights, dict(model.source.metadata))

@@ -34,8 +34,8 @@ harness.register()
 from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
 from inkstone.kernels.text_encoder import TextConfig  # noqa: E402
 from inkstone.kernels.vae import VAEConfig  # noqa: E402
-from inkstone.loaders import keys, keys_gguf, layout  # noqa: E402
-from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_gguf  # noqa: E402
+from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 
 MODEL, TEXT, VAE = "qwen-image-Q4_K_M.gguf", "qwen2.5-vl-7b-Q4_K_M.gguf", "vae.safetensors"
 PROMPT = "a cat with a hat on a mat"
@@ -94,7 +94,7 @@ def text_type(name: str, shape: tuple[int, ...]) -> str:
 def write_gguf(
     path: Path,
     arch: str,
-    tensors: layout.Layout,
+    tensors: expected_tensors.Layout,
     kind_of: Callable[[str, tuple[int, ...]], str],
     prepare: Callable[[object], None] = lambda writer: None,
 ) -> None:
@@ -160,14 +160,16 @@ def prepare(folder: Path) -> None:
     """Writes what is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MODEL).exists():
-        write_gguf(folder / MODEL, "qwen_image", layout.mmdit_layout(MMDiTConfig()), mmdit_type)
+        write_gguf(
+            folder / MODEL, "qwen_image", expected_tensors.mmdit_layout(MMDiTConfig()), mmdit_type
+        )
     if not (folder / TEXT).exists():
-        ours = layout.text_layout(TextConfig())
+        ours = expected_tensors.text_layout(TextConfig())
         named = {gguf_text_name(name): shape for name, shape in ours.items()}
         write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary)
     if not (folder / VAE).exists():
-        wan = {ours: theirs for theirs, ours in keys.wan_vae_table().items()}
-        shapes = layout.vae_layout(VAEConfig())
+        wan = {ours: theirs for theirs, ours in key_maps.wan_vae_table().items()}
+        shapes = expected_tensors.vae_layout(VAEConfig())
         gen = torch.Generator().manual_seed(5)
         tensors = {
             wan[name]: torch.randn(shape, generator=gen).mul_(0.03).bfloat16()
@@ -179,7 +181,7 @@ def prepare(folder: Path) -> None:
 
 def gguf_text_name(ours: str) -> str:
     """Our name of a language model's tensor -> that of GGUF."""
-    for theirs, name in keys_gguf.TEXT:
+    for theirs, name in key_maps_gguf.TEXT:
         pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
         found = re.fullmatch(pattern.replace(r"\{leaf\}", "(?P<leaf>weight|bias)"), ours)
         if found:
@@ -189,11 +191,14 @@ def gguf_text_name(ours: str) -> str:
 
 def ours(folder: Path, args: argparse.Namespace) -> Ran:
     """The functions that `inkstone draw` calls, timed one by one."""
-    from inkstone.headless.arguments import memory
-    from inkstone.headless.draw import DrawCall, open_models, wanted
-    from inkstone.loaders.plan import plan
+    from inkstone.headless.arg_types import memory
+    from inkstone.headless.draw.pipeline import wanted
+    from inkstone.headless.draw.request import DrawCall
+    from inkstone.headless.draw.session import open_models
+    from inkstone.pipeline.memory_plan import plan
     from inkstone.sampling.geometry import parse_size
-    from inkstone.sampling.run import Hooks, Request, denoise
+    from inkstone.sampling.request import Hooks, Request
+    from inkstone.sampling.sampler import denoise
     from inkstone.sampling.schedule import sigmas
 
     size = parse_size(args.size)

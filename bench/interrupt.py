@@ -2,7 +2,7 @@
 
 The graph is the shipped GGUF one without its LoRA, at CFG 1. It is stopped at random moments: while
 the prompt is encoded, while weights come in, in the midst of blocks. Files are those of
-bench/full_size.py; the server is made from INKSTONE_COMFYUI_SOURCE (tests/comfy_server.py).
+bench/full_size.py; the server is made from INKSTONE_COMFYUI_SOURCE (tests/support/comfy_server.py).
 
 python bench/interrupt.py --folder /tmp/inkstone-full --size 512x512 --times 9
 """
@@ -26,8 +26,8 @@ from bench import harness  # noqa: E402
 harness.register()
 from bench.full_size import MODEL, TEXT, VAE  # noqa: E402
 from inkstone.nodes.sample import CUSTOM  # noqa: E402
-from tests.comfy_install import given_source  # noqa: E402
-from tests.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
+from tests.support.comfy_install import given_source  # noqa: E402
+from tests.support.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.loaders.bundle import load_diffusion_model  # noqa: E402
-from inkstone.loaders.safetensors_file import save_safetensors  # noqa: E402
+from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
+from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
 
 CONFIG = {
     "_class_name": "QwenImageTransformer2DModel",

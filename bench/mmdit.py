@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.beside import Beside, References  # noqa: E402
 from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear  # noqa: E402
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig  # noqa: E402
 from inkstone.kernels.modulation import Modulation, modulation  # noqa: E402
+from inkstone.kernels.references import Beside, References  # noqa: E402
 
 CONFIG = MMDiTConfig(layers=4)
 STEPS = 8  # sigmas of the modulation row

@@ -26,7 +26,7 @@ GOAL = 2e9  # bytes
 # the process says its own peak: what the system counts for a child begins with its parent's
 RUN = (
     "import sys; sys.path.insert(0, {root!r}); from bench import harness; harness.register(); "
-    "from inkstone.headless.cli import main; status = main(sys.argv[1:]); "
+    "from inkstone.headless.cli.main import main; status = main(sys.argv[1:]); "
     "print(harness.RESULT + str(harness.peak())); sys.exit(status)"
 )
 

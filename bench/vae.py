@@ -16,7 +16,7 @@ from bench import harness  # noqa: E402
 
 harness.register()
 from inkstone.kernels.vae import VAE, VAEConfig  # noqa: E402
-from inkstone.kernels.vae_rows import decode_rows, moments_rows, plan_rows  # noqa: E402
+from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows  # noqa: E402
 
 
 def _size(text: str) -> tuple[int, int]:

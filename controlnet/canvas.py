@@ -11,11 +11,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
 from ..sampling.geometry import Box
-from ..sampling.lock import Lock, Size, check_picture, colour, lock, pad_edges, resized, size_of
+from ..sampling.inpaint import Crop
 from ..sampling.masks import mask_for
-from ..sampling.repaint import Crop
+from ..sampling.pixel_lock import (
+    Lock,
+    Size,
+    check_picture,
+    colour,
+    lock,
+    pad_edges,
+    resized,
+    size_of,
+)
 
 log = logging.getLogger(__name__)
 

@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..kernels.errors import InkstoneError
-from ..sampling.control import Control
-from ..sampling.request import Context
+from ..errors import InkstoneError
+from ..sampling.request import Context, Control
 
 if TYPE_CHECKING:
-    from ..loaders.control import ControlModel
-    from ..loaders.lora import Lora
-    from ..loaders.models import DiffusionModel
-    from ..loaders.opening import Want
-    from .canvas import Canvas
-    from .union import ControlPicture
+    from ..loaders.lora.file import Lora
+    from ..loaders.models.control import ControlModel
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from ..loaders.models.weight_file import Want
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ class InContextModel:
 
 def opened(path: str | Path, want: Want) -> ControlModel | InContextModel:
     """Any control file, or a folder with one."""
-    from ..loaders.control import ControlModel, open_control
+    from ..loaders.models.control import ControlModel, open_control
 
     made = open_control(path, want)
     return made if isinstance(made, ControlModel) else InContextModel(made)
@@ -64,30 +61,13 @@ class InContext:
     strength: float
 
 
-def placed(given: ControlPicture, canvas: Canvas) -> InContext:
-    """The map of a picture for this control, encoded at the size of the canvas."""
-    name, effect = given.branch.path.name, given.effect
-    if (effect.start, effect.end) != (0.0, 1.0):
-        raise InkstoneError(
-            f"The control {name} is an in-context LoRA, which acts in all steps: start "
-            f"{effect.start:g} and end {effect.end:g} cannot be had. Set them to 0 and 1."
-        )
-    if given.mask is not None or given.source is not None:
-        raise InkstoneError(
-            f"The control {name} is an in-context LoRA, which takes its map and no mask. Take out "
-            "the mask, or use a control that has one."
-        )
-    latent = given.vae.encode(canvas.picture(given.picture))
-    return InContext(given.branch, latent, effect.strength)
-
-
 def drawing(
     model: DiffusionModel, controls: Sequence[Control | InContext]
 ) -> tuple[DiffusionModel, tuple[Control, ...], Context]:
     """The model with the LoRAs of in-context controls, the other controls, and the maps that stand
     beside the picture.
     """
-    from ..loaders.lora_stack import Adapter
+    from ..loaders.lora.adapters import Adapter
 
     found = [c for c in controls if isinstance(c, InContext) and c.strength != 0]
     others = tuple(c for c in controls if isinstance(c, Control))

@@ -1,4 +1,4 @@
-"""Draws the README's picture: `python docs/make_pictures.py` (workflows/cards.py draws the
+"""Draws the README's picture: `python docs/make_pictures.py` (scripts/workflows/cards.py draws the
 thumbnails of the example graphs)."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def drawn(prompt: str, size: tuple[int, int], seed: int) -> Image.Image:
     """One picture of the embedded model, as `inkstone draw` makes it."""
     import tempfile
 
-    from inkstone.headless.cli import main
+    from inkstone.headless.cli.main import main
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "p.png"

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .interrupt import beat
 from .linear import cpu_backend, onednn_linear
-from .pulse import beat
 
 _QUERIES = 256  # per piece: its float32 scores against 4096 keys (4 MB) stay in the cache
 _LONG = 1 << 20  # queries x keys from which our path is faster (measured at 1056^2 and 4128^2)

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .block_streaming import Stream
 from .linear import Linear
 from .mmdit import RMSWeight
-from .stream import Stream
 
 _EPS = 1e-6
 _SLABS = 4  # [tokens, D] float32 alive in a patch: normed sum, hidden, result, what is added

@@ -1,9 +1,10 @@
 """The control branch of VideoX-Fun (Fun Union for Qwen-Image-2512): five blocks beside the model.
 
-It differs from InstantX's branch (control.py) in three ways. It has no embeddings of its own: the
-noisy latents, the text and the time go through the base model's. It reads the picture together with
-a mask and the picture that is repainted: 33 latent channels. And its samples are added behind some
-blocks only (0, 12, 24 ... of 60), so the text's two halves of CFG need a pass each.
+It differs from InstantX's branch (control_instantx.py) in three ways. It has no embeddings of its
+own: the noisy latents, the text and the time go through the base model's. It reads the picture
+together with a mask and the picture that is repainted: 33 latent channels. And its samples are
+added behind some blocks only (0, 12, 24 ... of 60), so the text's two halves of CFG need a pass
+each.
 
 Our module names: `controlnet_x_embedder` (the file's `control_img_in`), `before_proj`,
 `transformer_blocks.K` (`control_blocks.K`), `controlnet_blocks.K` (`control_blocks.K.after_proj`).
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .control import ControlBlocks, ControlWalk
+from .control_instantx import ControlBlocks, ControlWalk
 from .linear import Linear
 from .mmdit import MMDiT, MMDiTConfig, Watch, embed_text, shared_pass
 from .modulation import Modulation
@@ -36,7 +37,7 @@ class FunBranch(ControlBlocks):
         self.add_blocks()
 
     borrows = True  # embeddings of the base model
-    masked = False  # its mask is a choice: see controlnet/union.py
+    masked = False  # its mask is a choice: see controlnet/control_picture.py
 
     def walk(
         self,

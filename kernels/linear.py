@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quant.kitchen import matmul_of
+from ..errors import InkstoneError
+from ..quant.comfy_kitchen import matmul_of
 from ..quant.storage import Storage
-from .errors import InkstoneError
-from .pulse import beat
+from .interrupt import beat
 
 _LARGE = 1 << 20  # elements of a weight from which the choice of library matters
 _LARGE_GELU = 1 << 16  # the same where a GELU follows (both measured on a Zen 4 core)

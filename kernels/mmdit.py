@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adaln import ImgRows, gated_add, modulated_norm, pieces
 from .attention import attention
-from .beside import Beside, References
+from .block_streaming import Stream, Walk, in_step
 from .linear import UNPACKED, Linear
-from .modulated import ImgRows, gated_add, modulated_norm, pieces
 from .modulation import Modulation
+from .references import Beside, References
 from .rope import Grid, joint_rope, rotate
-from .stream import Stream, Walk, in_step
 
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
 # (block, blocks, image stream [B,S,D]) -> the stream with what a control adds to it there

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quant.storage import Storage
+from .interrupt import beat
 from .linear import packed_product
-from .pulse import beat
 
 Weights = Callable[[str], Tensor | Storage]  # key name -> tensor of any float type, or packed
 Branches = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # layer -> LoRA branch in float32

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InkstoneError
 from ..quant.storage import Storage
 from .attention import attention
-from .errors import InkstoneError
+from .block_streaming import Stream
+from .interrupt import beat
 from .linear import Linear
-from .pulse import beat
-from .stream import Stream
 
 Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
 

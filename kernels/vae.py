@@ -3,7 +3,7 @@
 What is unusual: a causal 3-D convolution on one frame pads two empty frames in front, so it equals
 a 2-D convolution with the last temporal slice of its kernel. The whole network is therefore 2-D
 here: a third of the weights and 2.4 times fewer operations than the reference
-(diffusers `AutoencoderKLQwenImage`), with equal numbers. `vae_rows.py` runs the same modules in
+(diffusers `AutoencoderKLQwenImage`), with equal numbers. `vae_strips.py` runs the same modules in
 strips of rows, which is exact because every norm is per pixel.
 
 With gradients everything is plain autograd. Without them, on a CPU, norms run in pieces and in
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .pulse import beat
+from .interrupt import beat
 
 
 @dataclass(frozen=True)

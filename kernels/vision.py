@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .block_streaming import Stream
+from .interrupt import beat
 from .linear import Linear
-from .pulse import beat
-from .stream import Stream
 from .text_encoder import GatedMLP, RMSNorm
 
 Turns = tuple[Tensor, Tensor]  # cos and (-sin, sin) [N,1,1,d] float32

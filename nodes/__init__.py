@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ..kernels.errors import InkstoneError
-from .bridge import ToCLIP, ToModel, ToVAE
+from ..errors import InkstoneError
+from ..host.api import ComfyExtension, io
+from ..host.progress import listen
+from .bridge.nodes import ToCLIP, ToModel, ToVAE
 from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
-from .host import ComfyExtension, io
-from .host_show import listen
 from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
 from .preprocess import ControlPicture
-from .quantise import Quantise
+from .quantize import Quantise
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
 
 NODES: list[type[io.ComfyNode]] = [

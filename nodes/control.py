@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import host, sockets
-from .host import io, schema
+from ..host import model_folders
+from ..host.api import io, schema
+from . import sockets
 from .load import EMBEDDED, dtype_input, wanted
 
 
@@ -26,7 +27,7 @@ class LoadControlNet(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "control",
-                    options=[EMBEDDED, *host.model_files("controlnet")],
+                    options=[EMBEDDED, *model_folders.model_files("controlnet")],
                     default=EMBEDDED,
                     tooltip="A file in models/controlnet, or the small one of the embedded model.",
                 ),
@@ -37,14 +38,18 @@ class LoadControlNet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, control: str) -> bool | str:
-        return control == EMBEDDED or host.known_model("controlnet", control)
+        return control == EMBEDDED or model_folders.known_model("controlnet", control)
 
     @classmethod
     def execute(cls, control: str, dtype: str) -> io.NodeOutput:
         from ..controlnet.in_context import opened
-        from ..loaders.bundle import EMBEDDED_FOLDER
+        from ..loaders.models.load import EMBEDDED_FOLDER
 
-        path = EMBEDDED_FOLDER if control == EMBEDDED else host.model_path("controlnet", control)
+        path = (
+            EMBEDDED_FOLDER
+            if control == EMBEDDED
+            else model_folders.model_path("controlnet", control)
+        )
         return io.NodeOutput(opened(path, wanted(dtype)))
 
 
@@ -125,9 +130,9 @@ class ApplyControlNet(io.ComfyNode):
         mask: Any = None,
         source: Any = None,
     ) -> io.NodeOutput:
+        from ..controlnet.control_picture import ControlPicture, Effect
         from ..controlnet.in_context import InContextModel, check_prompt
-        from ..controlnet.union import ControlPicture, Effect
-        from ..loaders.control import ControlModel
+        from ..loaders.models.control import ControlModel
 
         sockets.require_models(vae=vae)
         if isinstance(control, InContextModel):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..host.api import io, schema
 from . import sockets
-from .host import io, schema
 
 
 class Decode(io.ComfyNode):
@@ -31,7 +31,7 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, latent: dict) -> io.NodeOutput:
-        from ..loaders.bundle import VAEModel
+        from ..loaders.models.vae import VAEModel
 
         sockets.require_type(vae, VAEModel, "vae", "Inkstone Load VAE")
         pictures = vae.decode(sockets.latent_samples(latent, layers=True))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..loaders.editing import AUTO, LAYER_AREAS, WORK_SIZES
+from ..host.api import io, schema
+from ..pipeline.edit import AUTO, LAYER_AREAS, WORK_SIZES
 from . import sockets
-from .host import io, schema
 
 MOST = 16  # pictures of a growing input
 FIXED = 4  # sockets on a host without growing inputs
@@ -93,7 +93,7 @@ class EncodeEdit(io.ComfyNode):
         **fixed: Any,
     ) -> io.NodeOutput:
         # **fixed: the host's own names of the fixed sockets, "images.picture_1"
-        from ..loaders.editing import edit_states, locks_for, references, template_of
+        from ..pipeline.edit import edit_states, locks_for, references, template_of
 
         sockets.require_models(model=model, text_encoder=text_encoder, vae=vae)
         edit, pictures = template_of(model), sockets.grown(images, fixed)
@@ -131,7 +131,7 @@ class ImageToLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, image: Any, work_size: str) -> io.NodeOutput:
-        from ..loaders.editing import encoded, lock_for
+        from ..pipeline.edit import encoded, lock_for
 
         sockets.require_models(vae=vae)
         lock = lock_for(vae.family, image, work_size)
@@ -182,7 +182,7 @@ class EncodeLayers(io.ComfyNode):
         layers: int,
         area: str,
     ) -> io.NodeOutput:
-        from ..loaders.editing import whole_picture
+        from ..pipeline.edit import whole_picture
 
         sockets.require_models(text_encoder=text_encoder, vae=vae)
         z, lock = whole_picture(vae, image, area)
@@ -214,7 +214,7 @@ class SplitLayers(io.ComfyNode):
 
     @classmethod
     def execute(cls, layers: Any) -> io.NodeOutput:
-        from ..sampling.lock import check_picture, colour
+        from ..sampling.pixel_lock import check_picture, colour
 
         check_picture(layers, "A layer")
         clear = 1.0 - layers[..., 3] if layers.shape[-1] == 4 else layers.new_zeros(())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..host.api import io, schema
 from . import sockets
-from .host import io, schema
 
 
 class EncodePrompt(io.ComfyNode):
@@ -46,7 +46,7 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder: Any, prompt: str, negative: str) -> io.NodeOutput:
-        from ..loaders.bundle import TextEncoderModel
+        from ..loaders.models.text_encoder import TextEncoderModel
 
         sockets.require_type(
             text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..host.api import io, schema, ui
 from . import sockets
-from .host import io, schema, ui
 
 
 class ModelInfo(io.ComfyNode):
@@ -35,9 +35,9 @@ class ModelInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, steps: int, latent: dict | None = None) -> io.NodeOutput:
-        from ..loaders.bundle import DiffusionModel
-        from ..loaders.info import describe_model
-        from ..loaders.plan import Wanted
+        from ..loaders.models.diffusion_model import DiffusionModel
+        from ..pipeline.describe import describe_model
+        from ..pipeline.memory_plan import Wanted
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         if latent is None:

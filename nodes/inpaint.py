@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..loaders.editing import CROPS
+from ..host.api import io, schema
+from ..pipeline.edit import CROPS
 from . import sockets
 from .edit import work_input
-from .host import io, schema
 
 FILLS = ("edge", "mirror", "grey")  # of sampling/masks.py; as text, so that no torch is imported
 
@@ -73,7 +73,7 @@ class Inpaint(io.ComfyNode):
     def execute(
         cls, vae: Any, image: Any, mask: Any, grow: int, feather: int, crop: str, work_size: str
     ) -> io.NodeOutput:
-        from ..loaders.editing import repaint_for
+        from ..pipeline.edit import repaint_for
 
         sockets.require_models(vae=vae)
         made = repaint_for(vae.family, image, mask, (grow, feather), (work_size, crop))
@@ -104,8 +104,8 @@ class StitchPart(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, stitch: Any) -> io.NodeOutput:
-        from ..loaders.editing import put_back
-        from ..sampling.repaint import Repaint
+        from ..pipeline.edit import put_back
+        from ..sampling.inpaint import Repaint
 
         sockets.require_type(stitch, Repaint, "stitch", "Inkstone Inpaint")
         return io.NodeOutput(put_back(stitch, image))
@@ -155,6 +155,6 @@ class PadForOutpaint(io.ComfyNode):
         cls, image: Any, left: int, top: int, right: int, bottom: int, fill: str, feather: int
     ) -> io.NodeOutput:
         from ..sampling.geometry import Sides
-        from ..sampling.repaint import pad_out
+        from ..sampling.inpaint import pad_out
 
         return io.NodeOutput(*pad_out(image, Sides(left, top, right, bottom), fill, feather))

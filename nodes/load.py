@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..loaders.variant import CHOICES
-from . import host, sockets
-from .host import io, schema
-from .host_memory import room
+from ..host import memory, model_folders
+from ..host.api import io, schema
+from ..host.memory import room
+from ..loaders.arch.variant import CHOICES
+from . import sockets
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def torch_dtype(name: str) -> Any:
     """A dtype choice -> torch dtype, or None for auto."""
     import torch
 
-    from ..kernels.errors import InkstoneError
+    from ..errors import InkstoneError
 
     if name not in DTYPES:
         raise InkstoneError(f"dtype is {name!r}: expected one of {', '.join(DTYPES)}.")
@@ -51,16 +52,16 @@ def torch_dtype(name: str) -> Any:
 
 def wanted(dtype: str, variant: str = AUTO) -> Any:
     """Weights are read when they are used; the host makes room."""
-    from ..loaders.bundle import Want
+    from ..loaders.models.weight_file import Want
 
     chosen = None if variant == AUTO else variant
-    return Want(torch_dtype(dtype), host.torch_device(), wait=True, free=room, variant=chosen)
+    return Want(torch_dtype(dtype), memory.torch_device(), wait=True, free=room, variant=chosen)
 
 
 def _say_plan(bundle: Any) -> None:
     """The line of `inkstone plan`, for the model's usual size."""
-    from ..kernels.errors import InkstoneError
-    from ..loaders.plan import plan
+    from ..errors import InkstoneError
+    from ..pipeline.memory_plan import plan
 
     try:
         log.info("%s", plan(bundle).sentence())
@@ -83,7 +84,7 @@ class LoadDiffusionModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=host.model_files("diffusion_models"),
+                    options=model_folders.model_files("diffusion_models"),
                     tooltip="A file in models/diffusion_models, or a model folder in "
                     "models/diffusers.",
                 ),
@@ -95,14 +96,15 @@ class LoadDiffusionModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool | str:
-        return host.known_model("diffusion_models", model)
+        return model_folders.known_model("diffusion_models", model)
 
     @classmethod
     def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
-        from ..loaders.bundle import Bundle, open_diffusion_model
+        from ..loaders.models.bundle import Bundle
+        from ..loaders.models.load import open_diffusion_model
 
         want = wanted(dtype, variant)
-        made = open_diffusion_model(host.model_path("diffusion_models", model), want)
+        made = open_diffusion_model(model_folders.model_path("diffusion_models", model), want)
         _say_plan(Bundle(made, None, None))
         return io.NodeOutput(made)
 
@@ -122,7 +124,7 @@ class LoadTextEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=host.model_files("text_encoders"),
+                    options=model_folders.model_files("text_encoders"),
                     tooltip="A file in models/text_encoders, or a model folder in "
                     "models/diffusers.",
                 ),
@@ -133,13 +135,13 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, text_encoder: str) -> bool | str:
-        return host.known_model("text_encoders", text_encoder)
+        return model_folders.known_model("text_encoders", text_encoder)
 
     @classmethod
     def execute(cls, text_encoder: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.bundle import open_text_encoder
+        from ..loaders.models.load import open_text_encoder
 
-        path = host.model_path("text_encoders", text_encoder)
+        path = model_folders.model_path("text_encoders", text_encoder)
         return io.NodeOutput(open_text_encoder(path, wanted(dtype)))
 
 
@@ -157,7 +159,7 @@ class LoadVAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae",
-                    options=host.model_files("vae"),
+                    options=model_folders.model_files("vae"),
                     tooltip="A file in models/vae, or a model folder in models/diffusers.",
                 ),
                 io.Combo.Input(
@@ -173,14 +175,14 @@ class LoadVAE(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, vae: str) -> bool | str:
-        return host.known_model("vae", vae)
+        return model_folders.known_model("vae", vae)
 
     @classmethod
     def execute(cls, vae: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.bundle import load_vae
+        from ..loaders.models.load import load_vae
 
-        path = host.model_path("vae", vae)
-        return io.NodeOutput(load_vae(path, torch_dtype(dtype), host.torch_device()))
+        path = model_folders.model_path("vae", vae)
+        return io.NodeOutput(load_vae(path, torch_dtype(dtype), memory.torch_device()))
 
 
 class LoadAll(io.ComfyNode):
@@ -198,7 +200,7 @@ class LoadAll(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[EMBEDDED, *host.model_files("diffusers")],
+                    options=[EMBEDDED, *model_folders.model_files("diffusers")],
                     default=EMBEDDED,
                     tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
                 ),
@@ -214,13 +216,13 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
-        return folder == EMBEDDED or host.known_model("diffusers", folder)
+        return folder == EMBEDDED or model_folders.known_model("diffusers", folder)
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
-        from ..loaders.bundle import open_all
+        from ..loaders.models.load import open_all
 
-        path = None if folder == EMBEDDED else host.model_path("diffusers", folder)
+        path = None if folder == EMBEDDED else model_folders.model_path("diffusers", folder)
         bundle = open_all(path, wanted(dtype, variant))
         _say_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import host, sockets
-from .host import io, schema
+from ..host import model_folders
+from ..host.api import io, schema
+from . import sockets
 
 FIXED = 4  # sockets on a host without growing inputs
 MOST = 50  # sockets of a growing input
@@ -31,7 +32,9 @@ class LoadLora(io.ComfyNode):
             search_aliases=["lora", "lycoris", "lokr", "loha", "dora", "lightning"],
             inputs=[
                 io.Combo.Input(
-                    "lora", options=host.model_files("loras"), tooltip="A file in models/loras."
+                    "lora",
+                    options=model_folders.model_files("loras"),
+                    tooltip="A file in models/loras.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -54,14 +57,16 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool | str:
-        return host.known_model("loras", lora)
+        return model_folders.known_model("loras", lora)
 
     @classmethod
     def execute(cls, lora: str, strength: float, blocks: str) -> io.NodeOutput:
-        from ..loaders.lora import load_lora
-        from ..loaders.lora_stack import Adapter
+        from ..loaders.lora.adapters import Adapter
+        from ..loaders.lora.file import load_lora
 
-        return io.NodeOutput(Adapter(load_lora(host.model_path("loras", lora)), strength, blocks))
+        return io.NodeOutput(
+            Adapter(load_lora(model_folders.model_path("loras", lora)), strength, blocks)
+        )
 
 
 def _lora_inputs() -> list[Any]:
@@ -111,8 +116,9 @@ class LoraStack(io.ComfyNode):
         cls, model: Any, loras: dict | None = None, text_encoder: Any = None, **fixed: Any
     ) -> io.NodeOutput:
         # **fixed: the host's own names of the fixed sockets, "loras.lora_0", are no parameters
-        from ..loaders.bundle import DiffusionModel, TextEncoderModel
-        from ..loaders.lora_stack import Adapter, dress
+        from ..loaders.lora.adapters import Adapter, dress
+        from ..loaders.models.diffusion_model import DiffusionModel
+        from ..loaders.models.text_encoder import TextEncoderModel
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         if text_encoder is not None:

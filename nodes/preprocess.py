@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from ..controlnet.preprocess.kinds import COARSE, HIGH, KINDS, LOW, RESOLUTION, SAFE, Knob
-from . import host
-from .host import io, schema, ui
+from ..host import model_folders
+from ..host.api import io, schema, ui
 
 NO_FILE = "none: the method without weights"
 _FOLDER = "annotators"
@@ -33,7 +33,7 @@ class ControlPicture(io.ComfyNode):
                 *(_widget(knob) for knob in (RESOLUTION, LOW, HIGH, SAFE, COARSE)),
                 io.Combo.Input(
                     "model",
-                    options=[NO_FILE, *host.model_files(_FOLDER)],
+                    options=[NO_FILE, *model_folders.model_files(_FOLDER)],
                     default=NO_FILE,
                     tooltip="A network of yours from models/annotators, as .safetensors: HED for "
                     "soft_edge, the lineart generator for lineart, Depth-Anything V2 for depth, "
@@ -64,7 +64,7 @@ class ControlPicture(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool | str:
-        return model == NO_FILE or host.known_model(_FOLDER, model)
+        return model == NO_FILE or model_folders.known_model(_FOLDER, model)
 
     @classmethod
     def execute(
@@ -79,7 +79,7 @@ class ControlPicture(io.ComfyNode):
         # **knobs: those of the table that have a widget; each type takes its own
         from ..controlnet.preprocess.kinds import keypoints_of, kind_named, preprocess
 
-        knobs["model"] = "" if model == NO_FILE else str(host.model_path(_FOLDER, model))
+        knobs["model"] = "" if model == NO_FILE else str(model_folders.model_path(_FOLDER, model))
         knobs["keypoints"] = keypoints if pose_keypoint is None else json.dumps(pose_keypoint)
         own = {knob.name for knob in kind_named(type).knobs}
         knobs = {n: v for n, v in knobs.items() if n in own}

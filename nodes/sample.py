@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
+from ..host.api import io, schema
+from ..host.progress import StepBar, previewer
 from . import sockets
-from .host import io, schema
-from .host_show import StepBar, previewer
 
 CUSTOM = "custom (width and height below)"
 SMALL = "128x128 (embedded model)"
@@ -130,7 +130,7 @@ class ScheduleSigmas(io.ComfyNode):
     def execute(
         cls, model: Any, latent: dict, steps: int, schedule: str, strength: float = 1.0
     ) -> io.NodeOutput:
-        from ..loaders.bundle import DiffusionModel
+        from ..loaders.models.diffusion_model import DiffusionModel
         from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
@@ -205,8 +205,9 @@ class Denoise(io.ComfyNode):
         negative: list | None = None,
     ) -> io.NodeOutput:
         from ..controlnet.in_context import drawing
-        from ..loaders.bundle import DiffusionModel
-        from ..sampling.run import Hooks, Request, denoise
+        from ..loaders.models.diffusion_model import DiffusionModel
+        from ..sampling.request import Hooks, Request
+        from ..sampling.sampler import denoise
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         samples = sockets.latent_samples(latent)

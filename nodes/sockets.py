@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.errors import InkstoneError
-from .host import io
+from ..errors import InkstoneError
+from ..host.api import io
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..controlnet.control_picture import ControlPicture
     from ..controlnet.in_context import InContext
-    from ..controlnet.union import ControlPicture
-    from ..sampling.control import Control as Placed
+    from ..sampling.request import Control as Placed
 
 Model = io.Custom("INKSTONE_MODEL")
 TextEncoder = io.Custom("INKSTONE_TEXT_ENCODER")
@@ -131,8 +131,8 @@ def repaint_mask(latent: dict) -> Tensor | None:
     drawn if any pixel of it is.
     """
     from ..sampling.geometry import LATENT
-    from ..sampling.lock import lock
     from ..sampling.masks import bounds, latent_mask, mask_for
+    from ..sampling.pixel_lock import lock
 
     mask, (height, width) = latent.get("noise_mask"), latent["samples"].shape[-2:]
     if mask is None:
@@ -170,11 +170,11 @@ def require_type(value: Any, kind: type, name: str, node: str) -> Any:
 
 def require_models(**wires: Any) -> None:
     """Refuses wires `model`, `text_encoder`, `vae` that carry something else."""
-    from ..loaders import bundle
+    from ..loaders.models import load
 
-    kinds = {"model": (bundle.DiffusionModel, "Diffusion Model")}
-    kinds["text_encoder"] = (bundle.TextEncoderModel, "Text Encoder")
-    kinds["vae"] = (bundle.VAEModel, "VAE")
+    kinds = {"model": (load.DiffusionModel, "Diffusion Model")}
+    kinds["text_encoder"] = (load.TextEncoderModel, "Text Encoder")
+    kinds["vae"] = (load.VAEModel, "VAE")
     for name, value in wires.items():
         kind, shown = kinds[name]
         require_type(value, kind, name, f"Inkstone Load {shown}")

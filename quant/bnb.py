@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .parts import Parts
-from .pieces import Pieced, Rows, look_up_pairs, pair_table, scale_groups
+from .chunked import Pieced, Rows, look_up_pairs, pair_table, scale_groups
+from .packed_layer import Parts
 from .storage import Found, Source
 
 _KINDS = ("nf4", "fp4")

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .block_floats import block_float_found
 from .fp8 import E4M3, E5M2, fp8_found
-from .integers import awq_found, row_scaled_found, w4a8_found
-from .parts import Parts, in_full_precision
+from .int_quant import awq_found, row_scaled_found, w4a8_found
+from .microscaling import block_float_found
+from .packed_layer import Parts, in_full_precision
 from .storage import Found, Source
 
 MARK = ".comfy_quant"

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InkstoneError
 from . import huffman
-from .errors import InkstoneError
-from .parts import AGAIN, Parts
+from .packed_layer import AGAIN, Parts
 from .storage import Found, Source, Storage
 
 THREADS, CHUNK_BYTES = 512, 8  # chunks of a piece, bytes of a chunk: the only published numbers

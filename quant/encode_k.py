@@ -2,9 +2,9 @@
 
 Three stages: the best scale (and minimum) of every sub-block, these as small integers times an f16
 number of the super-block, and the codes, taken again for the numbers that were stored. The layouts
-are those of gguf_super.py. With `importance`, one number per weight (mean square of the input that
-meets it), the error that counts is that of the product. All functions turn rows [r, columns] into
-bytes [blocks, bytes].
+are those of gguf_k_quants.py. With `importance`, one number per weight (mean square of the input
+that meets it), the error that counts is that of the product. All functions turn rows [r, columns]
+into bytes [blocks, bytes].
 """
 
 from typing import NamedTuple

@@ -2,7 +2,7 @@
 
 Without importance by rounding, and the bytes are ggml's: codes are taken for the float32 scale,
 which is stored as f16 afterwards. With it the scale is searched for as in the K types. Layouts:
-gguf_blocks.py. All functions turn rows [r, columns] into bytes [blocks, bytes].
+gguf_block_quants.py. All functions turn rows [r, columns] into bytes [blocks, bytes].
 """
 
 import torch

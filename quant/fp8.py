@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .parts import BYTES, FLOATS, Parts, in_full_precision
+from .packed_layer import BYTES, FLOATS, Parts, in_full_precision
 from .storage import Found, Source, Storage
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import gguf_blocks, gguf_super
+from . import gguf_block_quants, gguf_k_quants
 from .gguf_codes import Codes
 from .gguf_types import BlockType
 
@@ -20,22 +20,22 @@ UNPACKED = 2**22  # weights whose codes are unpacked at once
 FLOATS = 2**18  # weights that are scaled at once: 1 MiB of float32
 
 UNPACK: dict[str, Callable[[Tensor], Codes]] = {
-    "Q4_0": gguf_blocks.q4_0,
-    "Q4_1": gguf_blocks.q4_1,
-    "Q5_0": gguf_blocks.q5_0,
-    "Q5_1": gguf_blocks.q5_1,
-    "Q8_0": gguf_blocks.q8_0,
-    "IQ4_NL": gguf_blocks.iq4_nl,
-    "MXFP4": gguf_blocks.mxfp4,
-    "NVFP4": gguf_blocks.nvfp4,
-    "Q2_K": gguf_super.q2_k,
-    "Q3_K": gguf_super.q3_k,
-    "Q4_K": gguf_super.q4_k,
-    "Q5_K": gguf_super.q5_k,
-    "Q6_K": gguf_super.q6_k,
-    "IQ4_XS": gguf_super.iq4_xs,
-    "TQ1_0": gguf_super.tq1_0,
-    "TQ2_0": gguf_super.tq2_0,
+    "Q4_0": gguf_block_quants.q4_0,
+    "Q4_1": gguf_block_quants.q4_1,
+    "Q5_0": gguf_block_quants.q5_0,
+    "Q5_1": gguf_block_quants.q5_1,
+    "Q8_0": gguf_block_quants.q8_0,
+    "IQ4_NL": gguf_block_quants.iq4_nl,
+    "MXFP4": gguf_block_quants.mxfp4,
+    "NVFP4": gguf_block_quants.nvfp4,
+    "Q2_K": gguf_k_quants.q2_k,
+    "Q3_K": gguf_k_quants.q3_k,
+    "Q4_K": gguf_k_quants.q4_k,
+    "Q5_K": gguf_k_quants.q5_k,
+    "Q6_K": gguf_k_quants.q6_k,
+    "IQ4_XS": gguf_k_quants.iq4_xs,
+    "TQ1_0": gguf_k_quants.tq1_0,
+    "TQ2_0": gguf_k_quants.tq2_0,
 }
 
 

@@ -1,7 +1,7 @@
 """The tensor types of GGUF files: id, name, weights per block, bytes per block.
 
-Source: the type table of ggml. Numbers of the layouts themselves are in gguf_blocks.py (blocks of
-32 and 64 weights) and gguf_super.py (256 weights).
+Source: the type table of ggml. Numbers of the layouts themselves are in gguf_block_quants.py
+(blocks of 32 and 64 weights) and gguf_k_quants.py (256 weights).
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 A network holds such a storage in place of a float parameter. It knows its shape and how to write
 any of its rows as floats; the linear door (kernels/linear.py) asks for as many rows as stay in the
-cache and multiplies. Formats are found by what a file holds (`finders.py`), never by its name. What
-this module knows of a file is the small interface `Source`, so nothing here imports a reader.
+cache and multiplies. Formats are found by what a file holds (`registry.py`), never by its name.
+What this module knows of a file is the small interface `Source`, so nothing here imports a reader.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .chunked import E2M1, INT4, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
 from .fp8 import E4M3
-from .integers import GroupScaledStorage
-from .parts import FLOATS, Parts
-from .pieces import E2M1, INT4, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
+from .int_quant import GroupScaledStorage
+from .packed_layer import FLOATS, Parts
 from .storage import Found, Source
 
 _HALVES = frozenset({torch.bfloat16, torch.float16})

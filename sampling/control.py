@@ -13,72 +13,29 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.control import ControlBranch, ControlWalk, Spread, sample_bytes
+from ..errors import InkstoneError
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
-from ..kernels.errors import InkstoneError
+from ..kernels.control_instantx import ControlBranch, ControlWalk, Spread, sample_bytes
 from ..kernels.mmdit import After, MMDiTConfig, Watch, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from .finite import check
 from .geometry import LATENT, TOKEN, pack, token_grid
+from .nan_check import check
+from .request import Branch, Control
 
 if TYPE_CHECKING:
-    from .request import Request
-    from .run import Hooks, Model
+    from .request import Hooks, Model, Request
 
 log = logging.getLogger(__name__)
 
 MOST_STRENGTH = 10.0
-
-
-class Branch(Protocol):
-    """What a run needs of a loaded control."""
-
-    network: ControlBranch | BlockwiseBranch | FunBranch
-    dtype: torch.dtype
-    device: torch.device
-    weights_format: str
-    path: Path
-    weights: object | None  # where they are: has them in place, see Model.ready
-
-    def modulation(self, sigmas: Tensor, time: Callable[[Tensor], Tensor]) -> Modulation:
-        """The table for these sigmas. time: the diffusion model's, see `Model.time`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Control:
-    """One picture for one branch: latent [n,16,1,h,w] raw; kept [n,1,h,w], 1 = stays, for branches
-    that take a mask; where [n,1,h/2,w/2] 0..1 per token, None = everywhere; source: of Fun, the
-    latent of the picture that is repainted, beside its map; n = 1 or the batch.
-    """
-
-    branch: Branch
-    latent: Tensor
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    kept: Tensor | None = None
-    where: Tensor | None = None
-    source: Tensor | None = None
-
-    def acts(self, step: int, steps: int) -> bool:
-        """In step 0 .. steps - 1: those that lie within start .. end as a whole."""
-        within = step / steps >= self.start and (step + 1) / steps <= self.end
-        return self.strength != 0 and within
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.branch.path.name
 
 
 def check_controls(base: MMDiTConfig, r: Request) -> None:

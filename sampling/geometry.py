@@ -13,7 +13,7 @@ import re
 from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
 
 if TYPE_CHECKING:
     from torch import Tensor  # node schemas and the command line read sizes without torch

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
 from .geometry import LATENT, Box
-from .lock import Lock, Size, check_range, pad_edges, size_of
+from .pixel_lock import Lock, Size, check_range, pad_edges, size_of
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
 
 
 def noise(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.errors import InkstoneError
+from ..errors import InkstoneError
 
 LIGHTNING_MU = math.log(3.0)  # ModelTC's Lightning card: fixed shift 3 at every size, no terminal
 

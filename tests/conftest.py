@@ -36,7 +36,7 @@ def place(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
     """The folder of a tiny model of a variant ("edit-2511"), random weights, built once a file."""
-    from .edits import build
+    from .support.edits import build
 
     made = {}
 
@@ -53,8 +53,8 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
     """The file of a control for a tiny model, by the words in a name ("union", "inpainting",
     "blockwise canny", "blockwise inpaint", "fun", "context"), random weights.
     """
-    from . import control_kinds, controls
-    from .test_control_context import TARGETS, lora_file
+    from .controlnet.test_control_context import TARGETS, lora_file
+    from .support import control_kinds, controls
 
     sizes = {"net.2": (32, 128), "mod.1": (192, 32)}  # of "even": width 32
     shapes = {
@@ -84,7 +84,7 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
 @pytest.fixture
 def fails(place, capsys) -> Callable[..., str]:
     """Runs a command that must fail with this status and these words, and leave no file."""
-    from inkstone.headless.cli import main
+    from inkstone.headless.cli.main import main
 
     def run(arguments: tuple, words: tuple[str, ...], status: int = 1) -> str:
         try:

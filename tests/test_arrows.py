@@ -11,18 +11,44 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PACKAGES = "controlnet embedded headless kernels loaders nodes quant sampling training".split()
+PACKAGES = (
+    "controlnet embedded files headless host kernels loaders nodes pipeline quant sampling training"
+).split()
+BELOW_LOADERS = {"files", "quant", "kernels", "sampling"}
+LOADERS = {f"loaders/{part}" for part in ("formats", "arch", "memory", "lora", "models")}
+BELOW_NODES = BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "host"}
+BELOW_HEADLESS = BELOW_NODES | {"nodes", "headless", "embedded"}
+# room -> the rooms it may import from, itself included; errors.py and the door are open to all.
+# A room is a package, or one folder of loaders/, headless/ or nodes/.
 MAY_IMPORT = {
+    "": {"nodes", "headless/api"},
+    "files": {"files"},
     "quant": {"quant"},
-    "kernels": {"kernels", "quant"},
-    "sampling": {"sampling", "kernels"},
-    "loaders": {"loaders", "sampling", "kernels", "quant"},
-    "controlnet": {"controlnet", "sampling", "loaders", "kernels", "quant"},
-    "training": {"training", "controlnet", "sampling", "loaders", "kernels", "quant", "embedded"},
-    "embedded": {"embedded"},
+    "kernels": {"quant"},
+    "sampling": {"kernels"},
+    "loaders/formats": {"files", "quant"},
+    "loaders/arch": {"loaders/formats", "sampling", "kernels", "quant"},
+    "loaders/memory": {"loaders/formats", "kernels", "quant"},
+    "loaders/lora": {"loaders/arch", "loaders/formats", "loaders/memory", "sampling", "kernels"},
+    "loaders/models": BELOW_LOADERS | LOADERS,
+    "controlnet": BELOW_LOADERS | LOADERS,
+    "pipeline": BELOW_LOADERS | LOADERS | {"controlnet"},
+    "host": BELOW_LOADERS | LOADERS,
+    "training": BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "embedded"},
+    "nodes": BELOW_NODES | {"nodes/bridge"},  # the list of nodes names those of the bridge
+    "nodes/bridge": BELOW_NODES | {"nodes"},  # the sockets
+    "embedded": set(),
+    "headless": BELOW_NODES,
+    "headless/graph": BELOW_HEADLESS,
+    "headless/core_nodes": BELOW_HEADLESS,
+    "headless/workflow": BELOW_HEADLESS | {"headless/graph", "headless/core_nodes"},
+    "headless/draw": BELOW_HEADLESS
+    | {f"headless/{x}" for x in ("workflow", "graph", "core_nodes")},
 }
+MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
+MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "training"}
 # the one file that knows comfy-kitchen, and only inside a function
-ALLOWED = {Path("quant/kitchen.py"): {"torch", "comfy_kitchen"}}
+ALLOWED = {Path("quant/comfy_kitchen.py"): {"torch", "comfy_kitchen"}}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfyui_version", "folder_paths", "server"}
 COMFYUI |= {"execution", "latent_preview", "node_helpers", "nodes"}
 NEVER = {"diffusers", "transformers", "accelerate", "pickle", "cPickle", "dill", "shelve"}
@@ -55,17 +81,32 @@ def imports(file: Path) -> list[tuple[str, int]]:
     return found
 
 
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a file or an imported name: "sampling", "loaders/arch", "" for the door."""
+    for depth in (2, 1):
+        name = "/".join(parts[:depth])
+        if name in MAY_IMPORT and (depth == 1 or len(parts) > 1):
+            return name
+    return ""
+
+
+def points_up(file: Path, name: str) -> bool:
+    """True where a relative import leads to a room that this file's room must not know."""
+    own, other = room_of(file.parts[:-1]), room_of(tuple(name[1:].split(".")))
+    return other not in MAY_IMPORT[own] | {own, ""}
+
+
 def faults(file: Path) -> list[str]:
     """What this file imports against the rules."""
     package, wrong = file.parts[0] if len(file.parts) > 1 else "", []
     for name, line in imports(file):
         top = name.removeprefix(".").split(".")[0]
         if name.startswith("."):
-            bad = package in MAY_IMPORT and top not in MAY_IMPORT[package]
+            bad = points_up(file, name)
         elif name in PICKLES:
             bad = True
         elif top in COMFYUI:
-            bad = not (package == "nodes" and file.stem.startswith("host"))  # who knows ComfyUI
+            bad = room_of(file.parts[:-1]) not in ("host", "nodes/bridge")
         elif top == "triton":
             bad = file.parts[:2] != ("kernels", "triton")  # optional: nothing else may need it
         elif package in ("kernels", "sampling", "quant"):
@@ -84,6 +125,74 @@ def test_the_list_of_packages_is_whole():
     assert len(modules()) > 40 and Path("kernels/mmdit.py") in modules()
 
 
+def folders() -> set[str]:
+    """Every room that exists."""
+    return {room_of(file.parts[:-1]) for file in modules()}
+
+
+def test_every_folder_has_its_row():
+    """A folder of loaders/, headless/ or nodes/ without a row would hide behind its parent's."""
+    found = {"/".join(f.parts[:-1]) for f in modules() if f.parts[0] in ("loaders", "headless")}
+    assert found - {"loaders"} <= set(MAY_IMPORT), found - set(MAY_IMPORT)
+    assert set(MAY_IMPORT) - {"headless/api"} <= folders() | {""}
+
+
+def circles() -> list[list[str]]:
+    """Groups of files that import each other, directly or through others; also inside functions."""
+    known = {file.as_posix() for file in modules()}
+    arrows: dict[str, set[str]] = {}
+    for file in modules():
+        for name, _ in imports(file):
+            if not name.startswith("."):
+                continue
+            path = name[1:].replace(".", "/")
+            ends = (f"{path}.py", f"{path.rpartition('/')[0]}.py", f"{path}/__init__.py")
+            ends += (f"{path.rpartition('/')[0]}/__init__.py".removeprefix("/"),)
+            target = next((end for end in ends if end in known), None)
+            if target and target != file.as_posix():
+                arrows.setdefault(file.as_posix(), set()).add(target)
+    return [sorted(group) for group in strongly_connected(arrows) if len(group) > 1]
+
+
+def strongly_connected(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Groups within which every point reaches every other (by plain reachability)."""
+
+    def reach(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for one in arrows.get(todo.pop(), set()) - seen:
+                seen.add(one)
+                todo.append(one)
+        return seen
+
+    reached = {point: reach(point) for point in arrows}
+    groups: list[set[str]] = []
+    for point in arrows:
+        if not any(point in group for group in groups):
+            back = {p for p in reached[point] if point in reached.get(p, set())}
+            groups.append({point} | back)
+    return groups
+
+
+def test_no_file_imports_itself_through_others():
+    assert circles() == []
+
+
+def test_a_circle_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    for name, text in (
+        ("a", "from .b import x"),
+        ("b", "def f():\n    from . import c"),
+        ("c", ""),
+    ):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{name}.py").write_text(text)
+    (tmp_path / "__init__.py").touch()
+    assert circles() == []
+    (tmp_path / "files" / "c.py").write_text("from .a import y")
+    assert circles() == [["files/a.py", "files/b.py", "files/c.py"]]
+
+
 def test_arrows_point_one_way():
     wrong = [fault for file in modules() for fault in faults(file)]
     assert not wrong, "\n".join(wrong)
@@ -94,20 +203,28 @@ def test_arrows_point_one_way():
     [
         ("kernels/x.py", "import numpy"),
         ("kernels/x.py", "import triton.language as tl"),
-        ("headless/x.py", "from triton import jit"),
+        ("headless/cli/x.py", "from triton import jit"),
         ("kernels/triton/x.py", "import numpy"),
-        ("kernels/triton/x.py", "from ...loaders import bundle"),
+        ("kernels/triton/x.py", "from ...loaders.models import bundle"),
         ("kernels/x.py", "from ..sampling.noise import noise"),
         ("kernels/x.py", "from .. import nodes"),
-        ("sampling/x.py", "from ..loaders import bundle"),
-        ("loaders/x.py", "def f():\n    import comfy.sd"),
-        ("loaders/x.py", "from ..headless.draw import draw"),
+        ("sampling/x.py", "from ..loaders.models import bundle"),
+        ("loaders/arch/x.py", "def f():\n    import comfy.sd"),
+        ("loaders/arch/x.py", "from ...headless.draw.request import DrawCall"),
+        ("loaders/arch/x.py", "from ..models.bundle import Bundle"),
+        ("loaders/formats/x.py", "from ..memory import residency"),
+        ("pipeline/x.py", "from ..host import api"),
+        ("host/x.py", "from ..nodes.load import LoadAll"),
+        ("nodes/x.py", "from ..headless.graph import executor"),
+        ("nodes/x.py", "import comfy.utils"),
+        ("headless/graph/x.py", "from ..draw.request import DrawCall"),
+        ("headless/draw/x.py", "from ..cli import main"),
         ("nodes/x.py", "import folder_paths"),
         ("nodes/x.py", "from inkstone.kernels import vae"),
-        ("headless/x.py", "from kernels import vae"),
-        ("loaders/x.py", "from torch import load"),
+        ("headless/cli/x.py", "from kernels import vae"),
+        ("loaders/arch/x.py", "from torch import load"),
         ("training/x.py", "importlib.import_module('pickle')"),
-        ("headless/x.py", "from diffusers import DiffusionPipeline"),
+        ("headless/cli/x.py", "from diffusers import DiffusionPipeline"),
     ],
 )
 def test_a_wrong_arrow_is_seen(file, line, tmp_path, monkeypatch):
@@ -139,9 +256,9 @@ def test_nothing_that_ships_unpickles():
 
 LIGHT = {
     "the door": "import inkstone",
-    "the host and the executor": "import inkstone.nodes.host, inkstone.headless.executor",
+    "the host and the executor": "import inkstone.host.api, inkstone.headless.graph.executor",
     "the nodes": "import inkstone.nodes; [n.define_schema() for n in inkstone.nodes.NODES]",
-    "the command line": "from inkstone.headless.options import build_parser; build_parser()",
+    "the command line": "from inkstone.headless.cli.parser import build_parser; build_parser()",
 }
 HEAVY = ("torch", "numpy", "PIL", "tokenizers", "safetensors", "transformers", "diffusers", "scipy")
 HEAVY += ("triton",)

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from inkstone.headless.options import build_parser
+from inkstone.headless.cli.parser import build_parser
 
 TEXT = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

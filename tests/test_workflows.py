@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inkstone.headless.cli import main
-from inkstone.headless.executor import Executor
-from inkstone.headless.graph import parse_graph, validate
-from inkstone.headless.png import read_text_chunks
-from inkstone.headless.run import node_classes, run_file
-from inkstone.loaders import editing
-from inkstone.nodes.host import HeadlessHost
+from inkstone.files.png import read_text_chunks
+from inkstone.headless.cli.main import main
+from inkstone.headless.core_nodes.registry import node_classes
+from inkstone.headless.graph.api_graph import parse_graph, validate
+from inkstone.headless.graph.executor import Executor
+from inkstone.headless.workflow.run import run_file
+from inkstone.host.headless import HeadlessHost
+from inkstone.pipeline import edit
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
@@ -22,7 +23,7 @@ API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
 def builder():
     spec = importlib.util.spec_from_file_location(
-        "workflows_build", ROOT / "workflows" / "build.py"
+        "workflows_build", ROOT / "scripts" / "workflows" / "build.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,10 +36,10 @@ def test_files_are_what_the_builder_writes():
         str(p.relative_to(ROOT / "workflows").as_posix())
         for p in (ROOT / "workflows").rglob("*.json")
     }
-    assert kept == set(made), "run python workflows/build.py"
+    assert kept == set(made), "run python scripts/workflows/build.py"
     for name, text in made.items():
         assert (ROOT / "workflows" / name).read_text(encoding="utf-8") == text, (
-            f"{name}: run python workflows/build.py"
+            f"{name}: run python scripts/workflows/build.py"
         )
 
 
@@ -134,7 +135,7 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, monkeypatch):
     """Every picture has the size of the one that it started from."""
-    monkeypatch.setitem(editing.LAYER_AREAS, "640x640", 4096)
+    monkeypatch.setitem(edit.LAYER_AREAS, "640x640", 4096)
     (tmp_path / "input").mkdir()
     data = np.random.default_rng(0).integers(0, 255, (37, 53, 4), np.uint8)
     data[..., 3] = 255

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..loaders.safetensors_file import SafetensorsFile, save_safetensors
+from ..loaders.formats.safetensors import SafetensorsFile, save_safetensors
 
 
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..controlnet.preprocess.kinds import preprocess
-from ..kernels.control import ControlBranch, Spread
+from ..kernels.control_instantx import ControlBranch, Spread
 from ..kernels.mmdit import Watch
 from ..kernels.modulation import Modulation, modulation
 from ..kernels.vae import VAE
-from ..loaders.tokenizer import Tokenizer
+from ..loaders.models.tokenizer import Tokenizer
 from ..sampling.geometry import pack
 from .checkpoint import Checkpoint, step_rng
 from .flow import CONFIG, TEMPLATE, FlowModel, ModulationWeights, flow_loss

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..loaders.bundle import Bundle, load_all
-from ..loaders.control import ControlModel, open_control
-from ..loaders.family import Preset
-from ..sampling.control import Control
+from ..loaders.arch.family import Preset
+from ..loaders.models.bundle import Bundle
+from ..loaders.models.control import ControlModel, open_control
+from ..loaders.models.load import load_all
 from ..sampling.geometry import token_grid
-from ..sampling.run import Request, denoise
+from ..sampling.request import Control, Request
+from ..sampling.sampler import denoise
 from ..sampling.schedule import sigmas
 from .control_flow import EDGES, OTHERS, free_scene
 from .evaluate import SEED

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.beside import Beside, References
+from ..kernels.references import Beside, References
 from ..kernels.vae import VAE
-from ..loaders.safetensors_file import SafetensorsFile
-from ..loaders.tokenizer import Tokenizer
+from ..loaders.formats.safetensors import SafetensorsFile
+from ..loaders.models.tokenizer import Tokenizer
 from .checkpoint import Checkpoint, step_rng
 from .edits import Edit, sample_edit
 from .flow import (

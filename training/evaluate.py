@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..loaders.bundle import Bundle, load_all
-from ..loaders.family import Preset
+from ..loaders.arch.family import Preset
+from ..loaders.models.bundle import Bundle
+from ..loaders.models.load import load_all
 from ..sampling.geometry import token_grid
-from ..sampling.run import Request, denoise
+from ..sampling.request import Request
+from ..sampling.sampler import denoise
 from ..sampling.schedule import sigmas
 from . import reader
 from .grammar import Scene, prompt, sample

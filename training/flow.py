@@ -22,8 +22,8 @@ from ..kernels.mmdit import MMDiT, MMDiTConfig
 from ..kernels.modulation import Modulation, modulation
 from ..kernels.text_encoder import TextConfig, TextEncoder
 from ..kernels.vae import VAE
-from ..loaders.family import EMBEDDED_TEMPLATE
-from ..loaders.tokenizer import Tokenizer
+from ..loaders.arch.family import EMBEDDED_TEMPLATE
+from ..loaders.models.tokenizer import Tokenizer
 from ..sampling.geometry import pack
 from .checkpoint import Checkpoint, step_rng
 from .grammar import Scene, prompt, sample

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..loaders.gguf_writer import Value, gguf_layout
+from ..loaders.formats.gguf_writer import Value, gguf_layout
 from ..quant.encode import encode
 from ..quant.gguf_types import BY_NAME
 

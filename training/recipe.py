@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..kernels.mmdit import MMDiTConfig
 from ..kernels.vae import VAE
-from ..loaders.bundle import load_vae
-from ..loaders.family import EMBEDDED
-from ..loaders.safetensors_file import save_safetensors
-from ..loaders.tokenizer import Tokenizer, load_tokenizer
+from ..loaders.arch.family import EMBEDDED
+from ..loaders.formats.safetensors import save_safetensors
+from ..loaders.models.load import load_vae
+from ..loaders.models.tokenizer import Tokenizer, load_tokenizer
 from . import control_flow, edit_flow, flow
 from . import vae as vae_training
 from .packed import save_gguf

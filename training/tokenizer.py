@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..loaders.family import EMBEDDED
+from ..loaders.arch.family import EMBEDDED
 
 SPECIAL = (
     "<|endoftext|>",

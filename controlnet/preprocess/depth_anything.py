@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import InkstoneError
 from ...kernels.attention import attention
-from ...kernels.errors import InkstoneError
-from ...loaders.folder import read_json
+from ...loaders.formats.hf_folder import read_json
 from ...sampling.geometry import cells_size
-from ...sampling.lock import resized, size_of
+from ...sampling.pixel_lock import resized, size_of
 from .filters import planes
 from .weights import check_shapes, read_network
 

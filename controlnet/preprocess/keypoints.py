@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InkstoneError
+from ...errors import InkstoneError
 
 Point = tuple[float, float, float]
 """x and y in pixels, and a score; a score of 0: missing."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...kernels.errors import InkstoneError
+from ...errors import InkstoneError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,7 +192,7 @@ def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = Non
     `knobs` by name as in KINDS[kind].knobs; pictures of a batch do not see each other.
     """
     from ...sampling.geometry import shorter_side_size
-    from ...sampling.lock import check_picture, resized, size_of
+    from ...sampling.pixel_lock import check_picture, resized, size_of
 
     found = kind_named(kind)
     values = found.values(knobs or {})
@@ -208,7 +208,7 @@ def keypoints_of(picture: Tensor, knobs: Mapping[str, Any] | None = None) -> lis
     """[B,H,W,1|3|4] 0..1 and pose's knobs -> POSE_KEYPOINT documents: what `preprocess` would draw,
     and draws again when they are its `keypoints`.
     """
-    from ...sampling.lock import check_picture, size_of
+    from ...sampling.pixel_lock import check_picture, size_of
     from .keypoints import write_people
     from .pose import people_of
 
@@ -231,7 +231,7 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
 
 def on_white(picture: Tensor) -> Tensor:
     """[B,H,W,1|3|4] -> [B,H,W,3] float32; alpha is blended on white."""
-    from ...sampling.lock import colour
+    from ...sampling.pixel_lock import colour
 
     if picture.shape[-1] != 4:
         made = colour(picture).float()

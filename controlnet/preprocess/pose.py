@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...kernels.errors import InkstoneError
+from ...errors import InkstoneError
 from .keypoints import Person, Point, read_people
 
 if TYPE_CHECKING:

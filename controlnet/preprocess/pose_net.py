@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...loaders.safetensors_file import open_weights
+from ...loaders.formats.open import open_weights
 
 FILE = Path(__file__).with_name("pose_net.safetensors")
 DETECT_SIDE, MARKS_SIDE = 224, 256  # pixels that they see

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import InkstoneError
 from ...kernels.attention import attention
-from ...kernels.errors import InkstoneError
 from .filters import planes
 from .keypoints import MISSING, Person, in_order
 from .people import Place, cut_out, placed, places

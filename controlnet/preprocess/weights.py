@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...kernels.errors import InkstoneError
-from ...loaders.safetensors_file import open_weights
+from ...errors import InkstoneError
+from ...loaders.formats.open import open_weights
 
 _TOLD = 5  # names in a message
 _CONVERT = (

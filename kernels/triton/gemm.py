@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...errors import InkstoneError
 from ...quant.gguf_storage import GGUFStorage
-from ..errors import InkstoneError
 from .tiles import splits, tile
 from .unpack import CUTS, EXACT, columns
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import InkstoneError
 from ...quant.gguf_storage import GGUFStorage
 from ...quant.gguf_types import BY_NAME
 from ...quant.storage import Storage
-from ..errors import InkstoneError
 from .tiles import choose
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,219 @@
+"""PNG files as ComfyUI writes them: numbered names, text chunks, and nothing half-written.
+
+A picture is written to a temporary file beside its place and moved there in one step. Chunks are
+read by walking the file, without decoding pixels; tEXt, zTXt and iTXt are understood (PNG
+specification 11.3.3).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import struct
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..errors import InkstoneError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# comf: as tEXt, what ComfyUI's SaveAnimatedPNG writes
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
+_MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1 MB
+
+
+def save_png(
+    path: Path | str, array: Any, text_chunks: Mapping[str, str] | None = None, new: bool = False
+) -> Path:
+    """Writes [H,W], [H,W,1], [H,W,3] or [H,W,4] as a PNG, atomically; returns the path.
+    `new`: FileExistsError where the name is taken; otherwise the file is replaced.
+
+    uint8 goes as it is; floats are 0..1 and are cut (not rounded) to 8 bits, as the core does.
+    Raises InkstoneError for a wrong shape, values that are not finite, or a folder that refuses.
+    """
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    path = Path(path)
+    picture = Image.fromarray(_to_bytes(np.asarray(array), path))
+    info = PngInfo()
+    for key, text in (text_chunks or {}).items():
+        info.add_text(key, text)
+    ensure_writable(path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, format="PNG", pnginfo=info, compress_level=4)
+        os.chmod(temporary, 0o666 & ~_umask())
+        _put(temporary, path, new)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise InkstoneError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another folder."
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _put(temporary: str, path: Path, new: bool) -> None:
+    """Gives a finished file its name in one step."""
+    if new:
+        try:
+            return os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: the best it has
+            if path.exists():
+                raise FileExistsError(path) from None
+    os.replace(temporary, path)
+
+
+def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
+    """uint8 [H,W] or [H,W,C] of a picture."""
+    import numpy as np
+
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if (
+        array.ndim not in (2, 3)
+        or array.size == 0
+        or (array.ndim == 3 and array.shape[2] not in (3, 4))
+    ):
+        raise InkstoneError(
+            f"{path.name}: expected a picture [H,W] or [H,W,3 or 4], got {list(array.shape)}."
+        )
+    if array.dtype == np.uint8:
+        return array
+    if not np.isfinite(array).all():
+        raise InkstoneError(
+            f"{path.name} is not saved: the picture holds NaN or infinite values. "
+            "The model overflowed: use --dtype float32 or bfloat16."
+        )
+    return np.clip(array.astype(np.float32) * 255.0, 0, 255).astype(np.uint8)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def ensure_writable(folder: Path) -> None:
+    """Makes the folder and tries a file in it; InkstoneError names the folder and the reason."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InkstoneError(
+            f"Cannot write into the folder {folder}: {error.strerror or error}. "
+            "Make it writable or choose another one with --output."
+        ) from error
+
+
+def read_text_chunks(path: Path | str) -> dict[str, str]:
+    """The text chunks of a PNG by key; InkstoneError for a file that is no PNG or is cut off."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if file.read(8) != _SIGNATURE:
+                raise InkstoneError(f"{path} is not a PNG file: its first bytes are others.")
+            return dict(_texts(file, path))
+    except OSError as error:
+        raise InkstoneError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
+    found = []
+    while True:
+        head = file.read(8)
+        if len(head) < 8:
+            raise InkstoneError(f"{path} is cut off: the PNG has no end chunk. Copy it again.")
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND":
+            return found
+        if kind not in _TEXTS or length > _MAX_TEXT:
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        data = file.read(length)
+        file.seek(4, os.SEEK_CUR)
+        key, _, rest = data.partition(b"\0")
+        try:
+            found.append((key.decode("latin-1"), _text(kind, rest)))
+        except (zlib.error, UnicodeDecodeError, IndexError, ValueError) as error:
+            log.warning("%s: the text chunk %r cannot be read: %s", path, key[:40], error)
+
+
+def _text(kind: bytes, rest: bytes) -> str:
+    if kind in (b"tEXt", b"comf"):
+        return rest.decode("latin-1")
+    if kind == b"zTXt":
+        return _inflate(rest[1:]).decode("latin-1")
+    packed, rest = rest[0], rest[2:]  # flag, method, language \0, translated key \0, text
+    body = rest.split(b"\0", 2)[2]
+    return (_inflate(body) if packed else body).decode("utf-8")
+
+
+def _inflate(data: bytes) -> bytes:
+    worker = zlib.decompressobj()
+    text = worker.decompress(data, _MAX_TEXT)
+    if worker.unconsumed_tail:
+        raise ValueError(f"more than {_MAX_TEXT} bytes unpacked")
+    return text
+
+
+def numbered_path(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:
+    """Where NAME_00001_.png goes: (full folder, name, next counter) for a prefix like "sub/NAME".
+
+    %width% %height% %year% %month% %day% %hour% %minute% %second% are filled in. Counters go on
+    from the highest there. InkstoneError when the prefix leads out of `folder` or names nothing.
+    """
+    now = time.localtime()
+    values = {"width": width, "height": height, "year": now.tm_year} | {
+        name: f"{value:02d}"
+        for name, value in zip(
+            ("month", "day", "hour", "minute", "second"),
+            (now.tm_mon, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec),
+            strict=True,
+        )
+    }
+    for name, value in values.items():
+        prefix = prefix.replace(f"%{name}%", str(value))
+    root = folder.resolve()
+    full = Path(os.path.normpath(root / prefix))
+    if not full.is_relative_to(root) or full == root:
+        raise InkstoneError(
+            f"filename_prefix {prefix!r} does not name a file inside the output folder {folder}; "
+            'give a name such as "picture" or "sub/picture".'
+        )
+    return full.parent, full.name, _next_counter(full.parent, full.name)
+
+
+def _next_counter(folder: Path, name: str) -> int:
+    pattern = re.compile(re.escape(os.path.normcase(name)) + r"_(\d*)")
+    files = os.listdir(folder) if folder.is_dir() else []
+    matches = [pattern.match(os.path.normcase(file)) for file in files]
+    return max((int(match[1] or 0) for match in matches if match), default=0) + 1
+
+
+def text_chunks(hidden: Any) -> dict[str, str]:
+    """The chunks from a node's hidden values: `prompt`, then one per key of extra_pnginfo."""
+    chunks = {}
+    if getattr(hidden, "prompt", None) is not None:
+        chunks["prompt"] = json.dumps(hidden.prompt)
+    for key, value in (getattr(hidden, "extra_pnginfo", None) or {}).items():
+        chunks[key] = json.dumps(value)
+    return chunks

@@ -1,0 +1,74 @@
+"""`inkstone train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...errors import CallError
+from ..arg_types import between, command
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ...training import control_scores, edit_scores, evaluate, recipe
+
+    seed = recipe.SEED if args.seed is None else args.seed
+    if args.start is not None and not (args.start / "transformer").is_dir():
+        raise CallError(f"--start {args.start}: expected a model folder, such as embedded/model.")
+    if args.only and args.start is None and not args.score:
+        raise CallError(f"--only {args.only} needs --start MODEL, the model that it is taught to.")
+    if args.only and not args.score:
+        recipe.copy_model(args.start, args.out)
+        recipe.teach_control(args.out / "checkpoints", args.out, seed)
+    elif not args.score:
+        recipe.train(args.out / "checkpoints", args.out, seed, args.start)
+    if not args.only:
+        print(evaluate.report(args.out, args.prompts))
+        print(edit_scores.report(args.out, args.prompts))
+    print(control_scores.report(args.out, max(1, args.prompts // 4)))
+    return 0
+
+
+def _add_train(commands) -> None:
+    p = command(
+        commands,
+        "train",
+        "train the embedded model again (resumes after a stop)",
+        "inkstone train --out my-model",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="model folder to write; checkpoints go to FOLDER/checkpoints",
+    )
+    p.add_argument(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="a model folder that draws already: only edits and control are trained, its VAE is "
+        "kept",
+    )
+    p.add_argument(
+        "--only",
+        choices=("control",),
+        metavar="STAGE",
+        help="with --start: train (or score) only this, and keep all else of the model; control",
+    )
+    p.add_argument(
+        "--seed",
+        type=between(0, 2**31, int),
+        metavar="N",
+        help="seed of weights and data (default: the shipped model's)",
+    )
+    p.add_argument(
+        "--score", action="store_true", help="only score the model in FOLDER on unseen prompts"
+    )
+    p.add_argument(
+        "--prompts",
+        type=between(1, 10000, int),
+        default=200,
+        metavar="N",
+        help="unseen prompts to score on (default 200)",
+    )

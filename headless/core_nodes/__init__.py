@@ -1,0 +1,1 @@
+"""Stand-ins for ComfyUI's own nodes."""

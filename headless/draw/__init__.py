@@ -1,0 +1,1 @@
+"""`inkstone draw`: a call from prompt to picture."""

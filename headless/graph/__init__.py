@@ -1,0 +1,1 @@
+"""API graphs and their executor."""

@@ -1,0 +1,327 @@
+"""Runs API graphs in this process: only what output nodes need, in order, with a cache by content.
+
+An `Executor` keeps the results of nodes between runs: same class, inputs and ancestors means the
+same value, whatever the node ids. Output nodes always run again (a saved picture may be gone).
+Differences from ComfyUI: a fault anywhere stops the run before anything is computed; list outputs
+and run-time expansion are refused; nodes run one after the other, async ones too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...errors import InkstoneError
+from ...files.png import ensure_writable
+from ...host import directories, headless, progress
+from ...host.api import io
+from ...host.headless import HeadlessHost
+from .api_graph import Graph, Link, Node, output_nodes, to_api, validate
+from .input_values import schema_of
+from .invoke import finished, inference, normalised, overrides, prepared
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What happens in a run. `kind` and its `data`:
+
+    start {nodes: [ids that an output needs]}, cached {}, executing {class_type, title},
+    progress {value, max, preview: PIL image or None}, executed {ui, seconds}, done {seconds}.
+    `node` is the node's id, "" for start and done.
+    """
+
+    kind: str
+    node: str = ""
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclasses.dataclass
+class RunResult:
+    """`outputs`: {node id: ui dict}; ids that ran, came from the cache, were blocked; seconds."""
+
+    outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    executed: list[str] = dataclasses.field(default_factory=list)
+    cached: list[str] = dataclasses.field(default_factory=list)
+    blocked: dict[str, str] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class NodeError(InkstoneError):
+    """A node failed; `node`, `class_type`, `title` say which, `__cause__` is what it raised."""
+
+    def __init__(self, node: Node, error: BaseException) -> None:
+        self.node, self.class_type, self.title = node.id, node.class_type, node.title
+        what = (
+            str(error) if isinstance(error, InkstoneError) else f"{type(error).__name__}: {error}"
+        )
+        super().__init__(f"Node {node.id} ({node.title}, {node.class_type}) failed. {what}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocked:
+    """Stands for every output of a node that blocked what comes after it."""
+
+    reason: str
+
+
+def run_graph(
+    graph: Graph, nodes: Mapping[str, type], host: HeadlessHost, on_event: OnEvent | None = None
+) -> RunResult:
+    """One run with a fresh cache; see Executor.run."""
+    return Executor(nodes).run(graph, host, on_event)
+
+
+class Executor:
+    """Runs graphs of these node classes and keeps what it computed for the next run."""
+
+    def __init__(self, nodes: Mapping[str, type]) -> None:
+        self.nodes = nodes
+        self._cache: dict[str, tuple[Any, ...] | _Blocked] = {}
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        """Forgets all results, models included."""
+        self._cache.clear()
+
+    def run(
+        self,
+        graph: Graph,
+        host: HeadlessHost,
+        on_event: OnEvent | None = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+    ) -> RunResult:
+        """Checks and runs a graph; results of earlier runs that it does not use are dropped.
+
+        Raises GraphError before anything is computed, InkstoneError for an output folder that
+        refuses, NodeError for a failing node, Interrupted once `host.interrupt` is set.
+        """
+        with self._lock, headless.using(host):
+            return _Run(self, graph, on_event or (lambda event: None), extra_pnginfo).execute()
+
+
+class _Run:
+    """One run: the state between its nodes."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        graph: Graph,
+        emit: OnEvent,
+        extra_pnginfo: Mapping[str, Any] | None,
+    ) -> None:
+        self.nodes, self.cache, self.emit = executor.nodes, executor._cache, emit
+        self.graph = validate(graph, self.nodes)
+        self.schemas = {key: schema_of(self.nodes[n.class_type]) for key, n in self.graph.items()}
+        self.hidden = {"PROMPT": to_api(graph), "EXTRA_PNGINFO": extra_pnginfo}
+        self.keys: dict[str, str] = {}
+        self.values: dict[str, tuple[Any, ...] | _Blocked] = {}
+        self.result = RunResult()
+
+    def execute(self) -> RunResult:
+        started = time.perf_counter()
+        targets = output_nodes(self.graph, self.nodes)
+        self._check_output_folder(targets)
+        order = self._order(targets)
+        for key in order:
+            self._refuse_unsupported(key)
+            self.keys[key] = self._content_key(key)
+        self.emit(Event("start", data={"nodes": order}))
+        for target in targets:
+            self._resolve(target)
+        used = {self.keys[key] for key in order}
+        for stale in set(self.cache) - used:
+            del self.cache[stale]
+        self.result.seconds = time.perf_counter() - started
+        self.emit(Event("done", data={"seconds": self.result.seconds}))
+        return self.result
+
+    def _check_output_folder(self, targets: list[str]) -> None:
+        """Fails early where a picture could not be saved after minutes of work."""
+        classes = [self.nodes[self.graph[key].class_type] for key in targets]
+        if any(getattr(node_class, "WRITES_TO", "output") == "output" for node_class in classes):
+            ensure_writable(directories.output_directory())
+
+    def _order(self, targets: list[str]) -> list[str]:
+        """The targets and all their ancestors, ancestors first (the graph has no cycle)."""
+        order: dict[str, None] = {}
+        stack = list(reversed(targets))
+        while stack:
+            parents = [link.node for link in self.graph[stack[-1]].links().values()]
+            missing = [key for key in parents if key not in order]
+            if missing:
+                stack.extend(missing)
+            else:
+                order[stack.pop()] = None
+        return list(order)
+
+    def _refuse_unsupported(self, key: str) -> None:
+        schema, node = self.schemas[key], self.graph[key]
+        if schema.is_input_list or any(out.is_output_list for out in schema.outputs or []):
+            raise NodeError(node, InkstoneError("Nodes with list sockets do not run headless."))
+
+    def _content_key(self, key: str) -> str:
+        """A digest of the class, its constants and fingerprint, and its ancestors' digests."""
+        node, schema = self.graph[key], self.schemas[key]
+        host = headless.headless_host()
+        inputs = {
+            name: ["link", self.keys[value.node], value.slot] if isinstance(value, Link) else value
+            for name, value in node.inputs.items()
+        }
+        fixed = io.Hidden.unique_id in (schema.hidden or []) or schema.not_idempotent
+        parts = [
+            node.class_type,
+            inputs,
+            self._fingerprint(node),
+            key if fixed else None,
+            [str(path) for path in (*host.models, host.input)],
+            host.device,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
+
+    def _fingerprint(self, node: Node) -> Any:
+        node_class = self.nodes[node.class_type]
+        if not overrides(node_class, "fingerprint_inputs"):
+            return None
+        return self._guarded(
+            node,
+            lambda: node_class.fingerprint_inputs(
+                **self._named(
+                    node, list(inspect.signature(node_class.fingerprint_inputs).parameters)
+                )
+            ),
+        )
+
+    @staticmethod
+    def _named(node: Node, names: list[str]) -> dict[str, Any]:
+        """Constants by name, links as None."""
+        values = {name: node.inputs.get(name) for name in names}
+        return {name: None if isinstance(value, Link) else value for name, value in values.items()}
+
+    def _resolve(self, target: str) -> None:
+        """Computes `target` after what it needs, without recursion."""
+        stack = [target]
+        while stack:
+            key = stack[-1]
+            if key in self.values or self._from_cache(key):
+                stack.pop()
+            elif missing := self._missing(key):
+                stack.extend(reversed(missing))
+            else:
+                self._compute(key)
+                stack.pop()
+
+    def _from_cache(self, key: str) -> bool:
+        if self.schemas[key].is_output_node or self.keys[key] not in self.cache:
+            return False
+        self.values[key] = self.cache[self.keys[key]]
+        self.result.cached.append(key)
+        self.emit(Event("cached", key))
+        return True
+
+    def _missing(self, key: str) -> list[str]:
+        """Ids of nodes whose values this node needs now: lazy inputs only when it asks for them."""
+        node = self.graph[key]
+        lazy = {item.id for item in self.schemas[key].inputs or [] if item.lazy}
+        open_links = {
+            name: link.node for name, link in node.links().items() if link.node not in self.values
+        }
+        missing = [source for name, source in open_links.items() if name not in lazy]
+        if missing or not open_links:
+            return missing
+        inputs = self._inputs(node)
+        if any(isinstance(value, _Blocked) for value in inputs.values()):
+            return []
+        node_class = self._prepared(key)
+        names = self._guarded(node, lambda: node_class.check_lazy_status(**inputs)) or []
+        return [open_links[name] for name in names if name in open_links]
+
+    def _inputs(self, node: Node) -> dict[str, Any]:
+        """The node's inputs by name; None for a link that is not computed."""
+        return {
+            name: self._linked(value) if isinstance(value, Link) else value
+            for name, value in node.inputs.items()
+        }
+
+    def _linked(self, link: Link) -> Any:
+        values = self.values.get(link.node)
+        return values[link.slot] if isinstance(values, tuple) else values
+
+    def _prepared(self, key: str) -> type:
+        node_class = self.nodes[self.graph[key].class_type]
+        return prepared(node_class, self.schemas[key], self.hidden | {"UNIQUE_ID": key})
+
+    def _compute(self, key: str) -> None:
+        node, inputs = self.graph[key], self._inputs(self.graph[key])
+        blocked = next((value for value in inputs.values() if isinstance(value, _Blocked)), None)
+        if blocked is not None:
+            self.values[key], self.result.blocked[key] = blocked, blocked.reason
+            return
+        progress.throw_if_interrupted()
+        self.emit(Event("executing", key, {"class_type": node.class_type, "title": node.title}))
+        started = time.perf_counter()
+        node_class = self._prepared(key)
+        with headless.using(self._reporting_host(key)), inference(self.schemas[key]):
+            output = normalised(self._guarded(node, lambda: finished(node_class.execute(**inputs))))
+        self._store(key, output)
+        seconds = time.perf_counter() - started
+        self.emit(Event("executed", key, {"ui": self.result.outputs.get(key), "seconds": seconds}))
+
+    def _reporting_host(self, key: str) -> HeadlessHost:
+        """The host of the run; its progress also becomes events of this node."""
+        base = headless.headless_host()
+
+        def report(value: int, total: int, preview: Any) -> None:
+            if base.on_progress is not None:
+                base.on_progress(value, total, preview)
+            self.emit(Event("progress", key, {"value": value, "max": total, "preview": preview}))
+
+        return dataclasses.replace(base, on_progress=report)
+
+    def _store(self, key: str, output: Any) -> None:
+        node, schema = self.graph[key], self.schemas[key]
+        if output.expand is not None:
+            raise NodeError(
+                node, InkstoneError("Nodes that expand into a graph do not run headless.")
+            )
+        count = len(schema.outputs or [])
+        if output.block_execution is not None:
+            self.values[key] = _Blocked(output.block_execution)
+            self.result.blocked[key] = output.block_execution
+        elif len(output.args) not in (count, 0) or (
+            count and not output.args and output.ui is None
+        ):
+            got = f"Its execute() must return {count} values, got {len(output.args)}."
+            raise NodeError(node, InkstoneError(got))
+        else:
+            self.values[key] = tuple(output.args) or (None,) * count
+        if not schema.is_output_node:
+            self.cache[self.keys[key]] = self.values[key]
+        self.result.executed.append(key)
+        if output.ui is not None:
+            self.result.outputs[key] = (
+                output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
+            )
+
+    @staticmethod
+    def _guarded(node: Node, call: Callable[[], Any]) -> Any:
+        """Runs a node's code; whatever it raises comes back as a NodeError, except a stop."""
+        try:
+            return call()
+        except headless.Interrupted:
+            raise
+        except (
+            Exception
+        ) as error:  # the boundary to code of any node: everything is named and chained
+            raise NodeError(node, error) from error

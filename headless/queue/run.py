@@ -1,0 +1,164 @@
+"""`inkstone batch`: a queue of jobs that can be stopped or killed anywhere and goes on.
+
+The order is that of the file, grouped by models and within them by size. What a run left is in
+the output folder: see journal.py (journal and files) and metrics.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...errors import CallError
+from .jobs import Job, in_order, read_jobs
+from .journal import DONE, FolderFull, Outcome, Results
+from .metrics import Metrics
+from .worker import Checker, Places, Told, Worker, here
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchCall:
+    """What was asked. defaults: values of DrawCall for lines that do not say them."""
+
+    jobs: Path
+    output: Path
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    places: Places = Places()
+    retry_failed: bool = False
+    ray: str | None = None
+    workers: int | None = None
+    retries: int = 1  # of a job whose worker was lost
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told: of steps, of records as they are written."""
+
+    step: Told | None = None
+    record: Callable[[dict], None] = lambda record: None
+
+
+def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
+    """Runs what is not done; returns counts and metrics.
+
+    KeyboardInterrupt after a stop, FolderFull on a full disk: then the same call goes on.
+    """
+    if call.workers is not None and call.ray is None:
+        raise CallError("--workers is for --ray: a run without it has one worker, this process.")
+    metrics = Metrics(call.output)
+    with stoppable() as stop, Results(call.output, metrics.count) as results:
+        check = Checker(call.places)
+        settled = partial(_is_settled, call, results)
+        jobs = read_jobs(call.jobs, call.defaults, lambda j: None if settled(j) else check(j))
+        left = in_order(job for job in jobs if not settled(job))
+        _announce(call, jobs, left, results)
+        metrics.left = len(left)
+        try:
+            with closing(_outcomes(call, left, results, metrics, watch, stop)) as outcomes:
+                for outcome in outcomes:
+                    _settle(outcome, results, metrics, watch)
+        finally:
+            _close(metrics)
+        failed = sum(not results.is_done(job) for job in jobs)
+        return {
+            "jobs": len(jobs),
+            "done": len(jobs) - failed,
+            "failed": failed,
+            "output": str(call.output),
+            "metrics": metrics.facts(),
+        }
+
+
+def _outcomes(
+    call: BatchCall,
+    jobs: Sequence[Job],
+    results: Results,
+    metrics: Metrics,
+    watch: Watch,
+    stop: threading.Event,
+) -> Generator[Outcome]:
+    if call.ray is None or not jobs:
+        return here(jobs, Worker(results.work, call.places, stop, watch.step), stop)
+    from .ray_pool import Pool, on_ray
+
+    pool = Pool(call.ray, call.workers, call.retries, call.places)
+    return on_ray(jobs, pool, results.work, metrics, stop)
+
+
+def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: Watch) -> None:
+    record = results.commit(outcome)
+    metrics.left -= 1
+    try:
+        metrics.add(record)
+    except OSError as error:
+        raise FolderFull(
+            f"{results.folder}: cannot be written to: {error.strerror or error}. Make room; the "
+            "same call goes on where this one stopped."
+        ) from error
+    count = len(record["files"])
+    said = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
+    log.info(
+        "%s %s in %.2f s (%s); %d left, %.0f images per hour",
+        record["id"],
+        outcome.status,
+        record.get("total_seconds", 0),
+        said,
+        metrics.left,
+        metrics.images_per_hour,
+    )
+    watch.record(record)
+
+
+def _close(metrics: Metrics) -> None:
+    try:
+        metrics.close()
+    except OSError as error:  # the fault that ended the run must be what is said
+        log.warning("metrics were not written: %s", error)
+
+
+def _is_settled(call: BatchCall, results: Results, job: Job) -> bool:
+    """It does not run: it is done, or has failed and is not to be tried again."""
+    return results.is_done(job) or (results.has_failed(job) and not call.retry_failed)
+
+
+def _announce(call: BatchCall, jobs: Sequence[Job], left: Sequence[Job], results: Results) -> None:
+    done = sum(map(results.is_done, jobs))
+    log.info("%s: %d jobs, %d to run, %d done before", call.jobs, len(jobs), len(left), done)
+    failed = len(jobs) - len(left) - done
+    if failed:
+        log.info("%d failed before and are left out: --retry-failed runs them again", failed)
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Within it Ctrl-C and SIGTERM set the event, and work ends after its step; a second one ends
+    it at once.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        log.info("stops after this step; once more stops at once")
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

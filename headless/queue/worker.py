@@ -1,0 +1,187 @@
+"""One worker of a queue: runs jobs one after the other, and keeps models from job to job.
+
+A queue has one in its own process, or with Ray one on every GPU. Results are files in a folder of
+the worker's own; whoever started it brings them to their place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import InkstoneError
+from ...kernels.memory import process_bytes
+from ..draw.pipeline import draw
+from ..draw.session import Session
+from .jobs import Job, check_files
+from .journal import DONE, FAILED, FolderFull, Outcome, no_room
+from .metrics import peak_memory
+
+if TYPE_CHECKING:
+    from ...host.headless import HeadlessHost
+
+log = logging.getLogger(__name__)
+
+AHEAD = 16  # jobs whose prompts are encoded in one go
+_GOES_ON = "Make room; the same call goes on where this one stopped."
+
+Told = Callable[[Job, int, int], None]  # job, steps done, steps
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where graphs find their files, and what they run on."""
+
+    models: Path = Path("models")
+    input: Path = Path("input")
+    device: str | None = None
+
+    def host(self, output: Path, stop: threading.Event) -> HeadlessHost:
+        """A host for graphs that write to this folder."""
+        from ...host.headless import HeadlessHost
+
+        return HeadlessHost(
+            (self.models,),
+            self.input,
+            output,
+            output / "temp",
+            self.device,
+            previews=False,
+            interrupt=stop,
+        )
+
+
+class Checker:
+    """Says before anything runs what a job lacks."""
+
+    def __init__(self, places: Places) -> None:
+        self._places, self._nodes = places, None
+
+    def __call__(self, job: Job) -> None:
+        """Raises InkstoneError where a job cannot run."""
+        check_files(job)
+        if job.graph is None:
+            return
+        from ...host.headless import using
+        from ..core_nodes.registry import node_classes
+        from ..graph.api_graph import validate
+        from ..workflow.run import graph_of
+
+        self._nodes = self._nodes or node_classes()
+        with using(self._places.host(Path("."), threading.Event())):
+            validate(graph_of(job.graph, job.settings, self._nodes), self._nodes)
+
+
+class Worker:
+    """Runs jobs. `work`: folder for what they make; `stop`: set where the user wants an end."""
+
+    def __init__(
+        self, work: Path, places: Places, stop: threading.Event, told: Told | None = None
+    ) -> None:
+        self.work, self.session = work, Session()
+        self._places, self._stop, self._told = places, stop, told
+        self._executor = None
+
+    def run(self, job: Job) -> Outcome:
+        """The job's outcome; a fault is one too. KeyboardInterrupt once `stop` is set, FolderFull
+        where the disk is full.
+        """
+        began, started = time.time(), time.perf_counter()
+        self._clear()
+        try:
+            files, facts = self._drawn(job) if job.call else self._graph(job)
+            status = DONE
+        except InkstoneError as error:
+            if no_room(error):
+                raise FolderFull(f"{error} {_GOES_ON}") from error
+            files, facts, status = (), {"error": str(error)}, FAILED
+        except Exception as error:  # one job's surprise must not cost the jobs after it
+            if no_room(error):
+                raise FolderFull(f"{self.work}: {error}. {_GOES_ON}") from error
+            log.warning("job %s: not an expected fault", job.name, exc_info=True)
+            files, facts, status = (), {"error": f"{type(error).__name__}: {error}"}, FAILED
+        facts |= {
+            "started": round(began, 3),
+            "total_seconds": round(time.perf_counter() - started, 4),
+            "peak_memory_bytes": peak_memory(),
+            "resident_bytes": process_bytes(),
+            "prompts_encoded": self.session.prompts,
+            "models_opened": self.session.opened,
+        }
+        return Outcome(job, status, files, facts)
+
+    def ahead(self, jobs: Sequence[Job]) -> None:
+        """Encodes the prompts of jobs that come next."""
+        for call in [job.call for job in jobs if job.call]:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            try:
+                self.session.ahead(call)
+            except Exception as error:  # the job itself will say it, if it is still so
+                log.debug("not encoded ahead: %s", error)
+
+    def _clear(self) -> None:
+        """What an earlier job left: a failed one its first pictures, a graph its empty folders."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def _drawn(self, job: Job) -> tuple[list[Path], dict]:
+        if self._executor is not None:
+            self._executor.clear()  # its models make room
+        latent = self.work / f"{job.name}.safetensors" if job.latent else None
+        call = replace(job.call, out=self.work / f"{job.name}.png", save_latent=latent)
+        facts = draw(call, lambda done, of: self._step(job, done, of), self.session)
+        files = [Path(f) for f in (*facts.pop("files"), facts.pop("latent", None)) if f]
+        return files, facts
+
+    def _graph(self, job: Job) -> tuple[list[Path], dict]:
+        from ...host.headless import Interrupted
+        from ..core_nodes.registry import node_classes
+        from ..graph.executor import Executor
+        from ..workflow.run import run_file
+
+        self.session.clear()
+        self._executor = self._executor or Executor(node_classes())
+        folder = self.work / job.name
+        folder.mkdir(parents=True, exist_ok=True)
+        host = self._places.host(folder, self._stop)
+        try:
+            facts = run_file(
+                job.graph,
+                job.settings,
+                host,
+                lambda done, of: self._step(job, done, of),
+                self._executor,
+            )
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        call = {"graph": str(job.graph), "set": list(job.settings)}
+        return files, {"call": call, "seconds": {"run": facts["seconds"]}}
+
+    def _step(self, job: Job, done: int, of: int) -> None:
+        if self._told is not None:
+            self._told(job, done, of)
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+
+
+def here(jobs: Sequence[Job], worker: Worker, stop: threading.Event) -> Generator[Outcome]:
+    """The outcomes of jobs in this process, in their order."""
+    encoded = 0
+    for number, job in enumerate(jobs):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if number >= encoded:
+            same = itertools.takewhile(lambda j, own=job.group: j.group == own, jobs[number:])
+            near = list(itertools.islice(same, AHEAD))
+            worker.ahead(near)
+            encoded = number + len(near)
+        yield worker.run(job)

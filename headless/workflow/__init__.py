@@ -1,0 +1,1 @@
+"""Workflow files: read, convert, check, run."""

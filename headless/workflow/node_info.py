@@ -1,0 +1,276 @@
+"""What a node class looks like to ComfyUI's page: its widgets in order, from schemas or
+`/object_info`.
+
+A workflow file keeps the values of a node's widgets as a bare list: reading one needs this order.
+Facts of the page that this file holds: required inputs stand before optional ones; a number named
+seed or with control_after_generate has one more place in the list, a combo with it two; upload
+buttons come after the required widgets; a choice (DynamicCombo) is followed by the widgets of the
+chosen key only; growing inputs have no place.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...errors import InkstoneError
+from ..graph.input_values import default_value, is_widget, schema_of, socket_type
+
+PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+# widget types of the page that are neither plain nor sockets -> (keeps a place, is sent, default)
+ODD = {
+    "IMAGECOMPARE": (False, True, ["", ""]),
+    "COLOR": (True, True, "#ffffff"),
+    "MARKDOWN": (True, True, ""),
+    "TEXTAREA": (True, True, ""),
+    "AUDIO_UI": (False, False, ""),
+    "AUDIO_RECORD": (True, True, ""),
+    "WEBCAM": (True, True, ""),
+    "LOAD_3D": (True, True, ""),
+    "PREVIEW_3D": (True, True, ""),
+}
+CHOICE, GROWING, MATCHED = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
+SEED_NAMES = ("seed", "noise_seed")
+_UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload")
+_MOST = 64 << 20  # bytes of an object_info: a server with hundreds of packs stays below
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Widget:
+    """One input of a class. `controls`: places for what a seed or combo does after each run."""
+
+    name: str
+    kind: str
+    default: Any = None
+    place: bool = True
+    sent: bool = True
+    controls: int = 0
+    dynamic: bool = False  # {a|b} and comments in the text mean something
+    choices: Mapping[str, tuple[Widget | Socket, ...]] | None = None
+    asked: bool = False  # the class asks for control_after_generate
+
+
+@dataclass(frozen=True)
+class Socket:
+    """An input that takes links only. `places`: those of a socket by force in old files."""
+
+    name: str
+    kind: str
+    places: int = 0
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A class: its inputs in the page's order, the types of its outputs, its shown name."""
+
+    name: str
+    inputs: tuple[Widget | Socket, ...] = ()
+    outputs: tuple[str, ...] = ()
+    title: str = ""
+    growing: tuple[str, ...] = field(default=())
+
+    def values(self, given: list[Any]) -> Iterator[tuple[Widget, Any]]:
+        """(widget, value) from a positional list; what the list is too short for has defaults."""
+        rest = list(given)
+        yield from _read(self.inputs, rest, "")
+
+
+def _read(
+    inputs: tuple[Widget | Socket, ...], rest: list[Any], prefix: str
+) -> Iterator[tuple[Widget, Any]]:
+    for item in inputs:
+        if isinstance(item, Socket):
+            continue
+        named = item if not prefix else _renamed(item, prefix)
+        value = item.default
+        if item.place and rest:
+            value = rest.pop(0)
+            del rest[: item.controls]
+        yield named, value
+        if item.choices is not None:
+            yield from _read(item.choices.get(str(value), ()), rest, f"{named.name}.")
+
+
+def _renamed(item: Widget, prefix: str) -> Widget:
+    return replace(item, name=prefix + item.name)
+
+
+# ---- from our schemas ----------------------------------------------------------------------------
+
+
+def interface_of(node_class: type) -> Interface:
+    """The interface of one of our node classes or stand-ins."""
+    schema = schema_of(node_class)
+    items = sorted(schema.inputs or [], key=lambda item: bool(item.optional))
+    inputs, uploads = [], False
+    for item in items:
+        if not is_widget(item):
+            forced = int(bool(getattr(item, "force_input", None)))
+            inputs.append(Socket(item.id, socket_type(item), forced))
+            continue
+        kind = socket_type(item)
+        asked = bool(getattr(item, "control_after_generate", None))
+        controls = _controls(kind, item.id, asked)
+        dynamic = bool(getattr(item, "dynamic_prompts", None))
+        inputs.append(
+            Widget(
+                item.id, kind, default_value(item), controls=controls, dynamic=dynamic, asked=asked
+            )
+        )
+        uploads = uploads or getattr(item, "upload", None) is not None
+    if uploads:
+        inputs.append(_upload())
+    outputs = tuple(socket_type(item) for item in schema.outputs or [])
+    return Interface(schema.node_id, tuple(inputs), outputs, schema.display_name or "")
+
+
+def _controls(kind: str, name: str, asked: bool) -> int:
+    if kind == "COMBO":
+        return 2 if asked else 0
+    return int(kind == "INT" and (asked or name in SEED_NAMES))
+
+
+def _upload() -> Widget:
+    return Widget("upload", "UPLOAD", sent=False)
+
+
+# ---- from a server's object_info -----------------------------------------------------------------
+
+
+def read_interfaces(source: str) -> dict[str, Interface]:
+    """All classes of an `/object_info` file or of a server's address. Raises InkstoneError.
+
+    An address must be this machine's (http on the loopback): lists of other machines come as files.
+    """
+    data = _fetched(source) if source.startswith(("http:", "https:")) else _from_file(source)
+    if not isinstance(data, dict) or not any(_is_class(entry) for entry in data.values()):
+        raise InkstoneError(
+            f"{source}: expected the JSON of a ComfyUI server's /object_info (class -> inputs), "
+            f"got {type(data).__name__}. Save it with: curl http://127.0.0.1:8188/object_info"
+        )
+    return {name: parse_interface(name, told) for name, told in data.items() if _is_class(told)}
+
+
+def _is_class(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("input"), dict)
+
+
+def _from_file(source: str) -> Any:
+    path = Path(source)
+    try:
+        if path.stat().st_size > _MOST:
+            raise InkstoneError(f"{source} is larger than any object_info: {_MOST >> 20} MiB.")
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InkstoneError(f"Cannot read the object_info {source}: {error}.") from error
+
+
+def _fetched(source: str) -> Any:
+    parts = urlsplit(source)
+    if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
+        raise InkstoneError(
+            f"{source}: only http://127.0.0.1:PORT is asked. Save the /object_info of another "
+            "machine to a file and give the file."
+        )
+    url = (
+        source
+        if parts.path.rstrip("/").endswith("object_info")
+        else (source.rstrip("/") + "/object_info")
+    )
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.loads(answer.read(_MOST))
+    except (urllib.error.URLError, OSError, ValueError, RecursionError) as error:
+        raise InkstoneError(f"No object_info from {url}: {error}. Is the server up?") from error
+
+
+def parse_interface(name: str, told: Mapping[str, Any]) -> Interface:
+    """The interface of one class as /object_info tells it."""
+    groups, order = told["input"], told.get("input_order") or {}
+    inputs: list[Widget | Socket] = []
+    growing: list[str] = []
+    for group in ("required", "optional"):
+        specs = groups.get(group)
+        if not isinstance(specs, dict):
+            continue
+        names = [key for key in order.get(group) or () if key in specs]
+        upload = False
+        for key in [*names, *(key for key in specs if key not in names)]:
+            kind, options = _spec(specs[key])
+            if kind == GROWING:
+                growing.append(key)
+            else:
+                inputs.append(_item(key, kind, options))
+            upload = upload or any(options.get(flag) for flag in _UPLOADS)
+        if upload:
+            inputs.append(_upload())
+    outputs = told.get("output") or ()
+    kinds = tuple(kind if isinstance(kind, str) else "COMBO" for kind in outputs)
+    title = told.get("display_name")
+    return Interface(name, tuple(inputs), kinds, str(title or ""), tuple(growing))
+
+
+def _spec(spec: Any) -> tuple[str, dict[str, Any]]:
+    """(type, options) of an input: [type, {options}?]; the type may be the list of choices."""
+    spec = spec if isinstance(spec, list) and spec else ["*"]
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    if isinstance(spec[0], list):
+        return "COMBO", {"options": spec[0], **options}
+    return str(spec[0]), options
+
+
+def _item(name: str, kind: str, options: dict[str, Any]) -> Widget | Socket:
+    if options.get("forceInput"):
+        return Socket(name, kind, 1 + int(bool(options.get("control_after_generate"))))
+    if kind not in (*PLAIN, *ODD, CHOICE):
+        return Socket(name, kind)
+    if kind == CHOICE:
+        choices = {key: children for key, children in map(_option, options.get("options") or ())}
+        return Widget(name, "COMBO", next(iter(choices), None), choices=choices)
+    if kind in ODD:
+        place, sent, default = ODD[kind]
+        return Widget(name, kind, options.get("default", default), place, sent)
+    asked = bool(options.get("control_after_generate"))
+    dynamic = kind == "STRING" and bool(options.get("dynamicPrompts"))
+    return Widget(
+        name,
+        kind,
+        _default(kind, options),
+        controls=_controls(kind, name, asked),
+        dynamic=dynamic,
+        asked=asked,
+    )
+
+
+def _option(option: Any) -> tuple[str, tuple[Widget | Socket, ...]]:
+    """(key, inputs) of one choice; its seeds have no place of their own for what comes after."""
+    option = option if isinstance(option, dict) else {}
+    groups = option.get("inputs") if isinstance(option.get("inputs"), dict) else {}
+    children = []
+    for group in ("required", "optional"):
+        for name, spec in (groups.get(group) or {}).items():
+            kind, options = _spec(spec)
+            item = _item(name, kind, options)
+            if isinstance(item, Widget) and name in SEED_NAMES:
+                asked = bool(options.get("control_after_generate"))
+                item = Widget(item.name, item.kind, item.default, controls=int(asked))
+            children.append(item)
+    return str(option.get("key")), tuple(children)
+
+
+def _default(kind: str, options: dict[str, Any]) -> Any:
+    """What the page shows in a fresh widget."""
+    if options.get("default") is not None:
+        return options["default"]
+    if kind == "COMBO":
+        return next(iter(options.get("options") or ()), None)
+    if kind in ("INT", "FLOAT"):
+        return max(0, options.get("min", 0))
+    return {"BOOLEAN": False}.get(kind, "")

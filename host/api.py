@@ -1,0 +1,68 @@
+"""The file that knows ComfyUI: node interface, folders, progress, stop, memory, device.
+
+Inside ComfyUI everything goes to its own modules; elsewhere `io`, `ui` and `ComfyExtension` come
+from host/io_stub.py and the services from a `HeadlessHost`, set for the current context with
+`using`. ComfyUI is the host when `comfy_api` can be found and INKSTONE_HOST is not "headless"; a
+HeadlessHost that is set wins even there. torch is imported when a function needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+from typing import Any
+
+from ..errors import InkstoneError
+from .headless import IN_COMFYUI, headless_host
+
+__all__ = ["ComfyExtension", "io", "ui"]  # the host's names; the functions below are public too
+log = logging.getLogger(__name__)
+
+
+if IN_COMFYUI:
+    from comfy_api.latest import ComfyExtension, io, ui
+else:
+    from .io_stub import ComfyExtension, io, ui
+
+
+def schema(**fields: Any) -> Any:
+    """io.Schema from these fields, without those that an older host does not know.
+
+    Keywords are passed through because the set belongs to the host, e.g. search_aliases is new.
+    """
+    known = {item.name for item in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
+
+
+def advanced(item: Any) -> Any:
+    """Marks an input as folded away where the host knows that; elsewhere it stays as it is."""
+    if hasattr(item, "advanced"):
+        item.advanced = True
+    return item
+
+
+def require_comfyui(node: str) -> None:
+    """Raises headless: what this node makes is ComfyUI's own."""
+    if headless_host() is not None:
+        raise InkstoneError(
+            f"{node} makes an object of ComfyUI's, which is not here: run this graph in ComfyUI, "
+            "or draw with Inkstone Denoise."
+        )
+
+
+def versions() -> str:
+    """One line for logs and bug reports: host, frontend, torch, python."""
+    known = IN_COMFYUI and importlib.util.find_spec("comfyui_version") is not None
+    module = importlib.import_module("comfyui_version") if known else None
+    number = getattr(module, "__version__", "of unknown version")
+    parts = [f"ComfyUI {number}" if IN_COMFYUI else "headless"]
+    for label, package in (("frontend", "comfyui-frontend-package"), ("torch", "torch")):
+        try:
+            parts.append(f"{label} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            if package == "torch":
+                parts.append("torch missing")
+    return ", ".join([*parts, f"python {sys.version.split()[0]}"])

@@ -1,0 +1,31 @@
+"""The input, output and temp folders of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .headless import headless_host
+
+
+def output_directory() -> Path:
+    """Where finished pictures go."""
+    return _directory("output")
+
+
+def input_directory() -> Path:
+    """Where pictures for LoadImage lie."""
+    return _directory("input")
+
+
+def temp_directory() -> Path:
+    """Where previews go."""
+    return _directory("temp")
+
+
+def _directory(kind: str) -> Path:
+    headless = headless_host()
+    if headless is not None:
+        return Path(getattr(headless, kind))
+    import folder_paths
+
+    return Path(getattr(folder_paths, f"get_{kind}_directory")())

@@ -1,0 +1,68 @@
+"""The host where there is no ComfyUI: folders, progress, stop and device of one context."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+
+def in_comfyui() -> bool:
+    """True where ComfyUI hosts us; looks for its package without importing it."""
+    if os.environ.get("INKSTONE_HOST") == "headless":
+        return False
+    return "comfy_api" in sys.modules or importlib.util.find_spec("comfy_api") is not None
+
+
+IN_COMFYUI = in_comfyui()
+
+
+class Interrupted(Exception):
+    """The user stopped a headless run. (ComfyUI raises its own exception; let both pass.)"""
+
+
+@dataclasses.dataclass
+class HeadlessHost:
+    """What ComfyUI would have given: folders, a place for progress, a stop switch, a device.
+
+    `on_progress(value, total, preview)` gets PIL previews or None, `on_detail` a line where one
+    step takes long; `device` None = the best.
+    """
+
+    models: tuple[Path, ...] = (Path("models"),)
+    input: Path = Path("input")
+    output: Path = Path("output")
+    temp: Path = Path("temp")
+    device: str | None = None
+    on_progress: Callable[[int, int, Any], None] | None = None
+    on_detail: Callable[[str], None] | None = None
+    previews: bool = True
+    interrupt: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+
+_headless: ContextVar[HeadlessHost | None] = ContextVar("inkstone_headless_host", default=None)
+
+
+_default_headless = HeadlessHost()
+
+
+@contextmanager
+def using(headless: HeadlessHost) -> Iterator[HeadlessHost]:
+    """Within the block the services of this module go to `headless`."""
+    token = _headless.set(headless)
+    try:
+        yield headless
+    finally:
+        _headless.reset(token)
+
+
+def headless_host() -> HeadlessHost | None:
+    """The headless host in force, or None where ComfyUI serves."""
+    return _headless.get() or (None if IN_COMFYUI else _default_headless)

@@ -1,0 +1,294 @@
+"""The part of ComfyUI's node interface that our nodes use, for machines without ComfyUI.
+
+`io`, `ui` and `ComfyExtension` have the surface of the oldest host we support (0.3.64) and nothing
+more: a field that host would refuse is a TypeError here too, so tests catch it. What differs: no V1
+view of a node, no per-run lock of the class. Nodes get these names through host/api.py only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+_COMMON = {
+    "display_name": None,
+    "optional": False,
+    "tooltip": None,
+    "lazy": None,
+    "extra_dict": None,
+}
+_WIDGET = _COMMON | {"default": None, "socketless": None, "force_input": None}
+_RANGE = {"min": None, "max": None, "step": None}
+
+# io_type -> (name in `io`, extra input fields beside the widget's own; None = a plain socket)
+_KINDS: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "INT": ("Int", _RANGE | {"control_after_generate": None, "display_mode": None}),
+    "FLOAT": ("Float", _RANGE | {"round": None, "display_mode": None}),
+    "STRING": ("String", {"multiline": False, "placeholder": None, "dynamic_prompts": None}),
+    "BOOLEAN": ("Boolean", {"label_on": None, "label_off": None}),
+    "COMBO": (
+        "Combo",
+        {"control_after_generate": None, "upload": None, "image_folder": None, "remote": None},
+    ),
+    "IMAGE": ("Image", None),
+    "MASK": ("Mask", None),
+    "LATENT": ("Latent", None),
+    "CONDITIONING": ("Conditioning", None),
+    "SIGMAS": ("Sigmas", None),
+    "SAMPLER": ("Sampler", None),
+    "NOISE": ("Noise", None),
+    "GUIDER": ("Guider", None),
+    "MODEL": ("Model", None),
+    "CLIP": ("Clip", None),
+    "VAE": ("Vae", None),
+    "CONTROL_NET": ("ControlNet", None),
+    "*": ("AnyType", None),
+}
+
+
+class _Socket:
+    """What every input and output has: `io_type` of its kind."""
+
+    io_type = "*"
+
+    def get_io_type(self) -> str:
+        return self.io_type
+
+
+class _InputBase(_Socket):
+    """Inputs: the id comes first, everything else by name; combos take Enum classes as options."""
+
+    def __post_init__(self) -> None:
+        options = getattr(self, "options", None)
+        if isinstance(options, type) and issubclass(options, Enum):
+            self.options = [item.value for item in options]
+        if isinstance(getattr(self, "default", None), Enum) and self.io_type == "COMBO":
+            self.default = self.default.value
+        if self.extra_dict is None:
+            self.extra_dict = {}
+
+
+def _make_input(io_type: str, extra: dict[str, Any] | None) -> type:
+    """The Input class of one kind, a dataclass whose only fields are the ones the host knows."""
+    values = _COMMON if extra is None else _WIDGET | extra
+    first = [("id", str)] + ([("options", Any, field(default=None))] if io_type == "COMBO" else [])
+    rest = [(name, Any, field(default=value)) for name, value in values.items()]
+    made = make_dataclass("Input", first + rest, bases=(_InputBase,))
+    made.io_type = io_type
+    return made
+
+
+def _make_kind(io_type: str, extra: dict[str, Any] | None = None) -> type:
+    """The class `io.Image`, `io.Int`, ...: holds io_type, Input and Output."""
+    extras = [("options", Any, field(default=None))] if io_type == "COMBO" else []
+    names = [("id", Any, field(default=None)), ("display_name", Any, field(default=None))]
+    rest = [("tooltip", Any, field(default=None)), ("is_output_list", Any, field(default=False))]
+    output = make_dataclass("Output", names + extras + rest, bases=(_Socket,))
+    output.io_type = io_type
+    return type(
+        io_type, (), {"io_type": io_type, "Input": _make_input(io_type, extra), "Output": output}
+    )
+
+
+class _MultiType:
+    """An input that takes several types: `MultiType.Input("x", [io.Int, io.Float])`."""
+
+    @staticmethod
+    def Input(
+        id: str, types: list[type], optional: bool = False, tooltip: str | None = None
+    ) -> Any:
+        made = _make_input(",".join(kind.io_type for kind in types), None)
+        return made(id, optional=optional, tooltip=tooltip)
+
+
+class Hidden(str, Enum):
+    """Values that the executor gives a node through `cls.hidden`."""
+
+    unique_id = "UNIQUE_ID"
+    prompt = "PROMPT"
+    extra_pnginfo = "EXTRA_PNGINFO"
+    dynprompt = "DYNPROMPT"
+
+
+class FolderType(str, Enum):
+    """Where a picture lies."""
+
+    input = "input"
+    output = "output"
+    temp = "temp"
+
+
+class UploadType(str, Enum):
+    """Marks a combo that has an upload button."""
+
+    image = "image_upload"
+
+
+class NumberDisplay(str, Enum):
+    """How a number widget is drawn."""
+
+    number = "number"
+    slider = "slider"
+
+
+@dataclass
+class Schema:
+    """What a node is: ids, sockets and flags, with the fields of host 0.3.64."""
+
+    node_id: str
+    display_name: str | None = None
+    category: str = "sd"
+    inputs: list[Any] | None = None
+    outputs: list[Any] | None = None
+    hidden: list[Hidden] | None = None
+    description: str = ""
+    is_input_list: bool = False
+    is_output_node: bool = False
+    is_deprecated: bool = False
+    is_experimental: bool = False
+    is_api_node: bool = False
+    not_idempotent: bool = False
+    enable_expand: bool = False
+
+    def validate(self) -> None:
+        """Input and output ids must be unique, and must not meet. Raises ValueError."""
+        ids = [
+            item.id for item in (self.inputs or []) + (self.outputs or []) if item.id is not None
+        ]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise ValueError(f"Node {self.node_id}: the ids {twice} are used more than once.")
+
+
+class NodeOutput:
+    """What execute() returns: values by output slot, and what the page shows."""
+
+    def __init__(
+        self,
+        *args: Any,
+        ui: Any = None,
+        expand: dict | None = None,
+        block_execution: str | None = None,
+    ) -> None:
+        self.args = args
+        self.ui = ui
+        self.expand = expand
+        self.block_execution = block_execution
+
+    @property
+    def result(self) -> tuple[Any, ...] | None:
+        return self.args or None
+
+    def __getitem__(self, index: int) -> Any:
+        return self.args[index]
+
+
+class ComfyNode:
+    """Base of the node classes: classmethods only, no state."""
+
+    hidden: Any = None
+
+    @classmethod
+    def define_schema(cls) -> Schema:
+        raise NotImplementedError(f"{cls.__name__} has no define_schema")
+
+    @classmethod
+    def execute(cls) -> NodeOutput:
+        raise NotImplementedError(f"{cls.__name__} has no execute")
+
+    @classmethod
+    def validate_inputs(cls) -> bool | str:
+        raise NotImplementedError
+
+    @classmethod
+    def fingerprint_inputs(cls) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Called with every input by name; by default all that are missing are wanted."""
+        return [name for name, value in inputs.items() if value is None]
+
+    @classmethod
+    def GET_SCHEMA(cls) -> Schema:
+        """The validated schema."""
+        schema = cls.define_schema()
+        schema.validate()
+        return schema
+
+
+class ComfyExtension:
+    """A pack's list of nodes."""
+
+    async def on_load(self) -> None:
+        return None
+
+    async def get_node_list(self) -> list[type[ComfyNode]]:
+        raise NotImplementedError
+
+
+class PreviewText:
+    """Shows a text on the node."""
+
+    def __init__(self, value: str, **_host_fields: Any) -> None:
+        self.value = value
+
+    def as_dict(self) -> dict:
+        return {"text": [self.value]}
+
+
+class PreviewImage:
+    """Shows pictures [B,H,W,C] on the node; they go to the temp folder."""
+
+    def __init__(
+        self, image: Any, animated: bool = False, cls: type[ComfyNode] | None = None
+    ) -> None:
+        from .save_images import save_pictures
+
+        self.values = save_pictures(image, "inkstone_preview", "temp", getattr(cls, "hidden", None))
+
+    def as_dict(self) -> dict:
+        return {"images": self.values}
+
+
+class ImageSaveHelper:
+    """Saves pictures [B,H,W,C] as the core does."""
+
+    @staticmethod
+    def get_save_images_ui(
+        images: Any, filename_prefix: str, cls: type[ComfyNode] | None = None
+    ) -> Any:
+        from .save_images import save_pictures
+
+        saved = save_pictures(images, filename_prefix, "output", getattr(cls, "hidden", None))
+        return SimpleNamespace(as_dict=lambda: {"images": saved})
+
+
+def Custom(io_type: str) -> type:
+    """A socket type of our own; links connect when the strings are equal."""
+    return _make_kind(io_type)
+
+
+_COMMON_NAMES = {
+    item.__name__: item
+    for item in (
+        Hidden,
+        FolderType,
+        UploadType,
+        NumberDisplay,
+        Schema,
+        NodeOutput,
+        ComfyNode,
+        Custom,
+    )
+}
+io = SimpleNamespace(
+    **_COMMON_NAMES,
+    **{name: _make_kind(io_type, extra) for io_type, (name, extra) in _KINDS.items()},
+    MultiType=_MultiType,
+)
+ui = SimpleNamespace(
+    PreviewText=PreviewText, PreviewImage=PreviewImage, ImageSaveHelper=ImageSaveHelper
+)

@@ -1,0 +1,1 @@
+"""Which network a file holds: families, variants, key maps, recognition."""

@@ -1,0 +1,144 @@
+"""Sizes of networks, told by the shapes of their tensors: the one place that infers them.
+
+Nothing here raises. A size that a file does not tell is 0: a damaged file is still described
+(recognizers.py compares it with the layout that it should have), and config.py refuses the 0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from .expected_tensors import VisionNumbers
+
+Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
+
+# size -> (tensor of ours that tells it, axis)
+MMDIT_SIZES = {
+    "width": ("img_in.weight", 0),
+    "channels": ("img_in.weight", 1),
+    "joint": ("txt_norm.weight", 0),
+    "head_dim": ("transformer_blocks.0.attn.norm_q.weight", 0),
+    "ff": ("transformer_blocks.0.img_mlp.net.0.proj.weight", 0),
+}
+FUN_SIZES = MMDIT_SIZES | {
+    "width": ("controlnet_x_embedder.weight", 0),
+    "channels": ("controlnet_x_embedder.weight", 1),
+    "joint": ("controlnet_x_embedder.weight", 0),  # it has no text of its own
+}
+BLOCKWISE_SIZES = {"width": ("img_in.weight", 0), "condition": ("img_in.weight", 1)}
+TEXT_SIZES = {
+    "vocab": ("embed_tokens.weight", 0),
+    "width": ("embed_tokens.weight", 1),
+    "queries": ("layers.0.self_attn.q_proj.weight", 0),
+    "keys": ("layers.0.self_attn.k_proj.weight", 0),
+    "ff": ("layers.0.mlp.gate_proj.weight", 0),
+}
+HEAD = 128  # head size of every published Qwen2.5 from 3B up
+MOST_LAYERS, MOST_BLOCKS = 256, 16  # an absurd number in a name must not cost an absurd layout
+_UP = re.compile(r"(?:^|\.)decoder\.up_blocks\.(\d{1,6})\.(?:resnets\.(\d{1,6})\.)?")
+_DOWN = re.compile(r"(?:^|\.)encoder\.down_blocks\.(\d{1,6})\.")
+
+
+def size(shapes: Shapes, name: str, axis: int = 0) -> int:
+    """One side of one tensor; 0 when the tensor or the axis is not there."""
+    return next(iter(shapes.get(name, ())[axis : axis + 1]), 0)
+
+
+def sizes(shapes: Shapes, table: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Every size of a table such as MMDIT_SIZES."""
+    return {key: size(shapes, *where) for key, where in table.items()}
+
+
+def count(names: Iterable[str], start: str, most: int = MOST_LAYERS) -> int:
+    """1 + the largest number behind `start`, at most `most`; 0 when there is none."""
+    found = (re.match(re.escape(start) + r"(\d{1,6})\.", name) for name in names)
+    return max((min(int(m[1]) + 1, most) for m in found if m), default=0)
+
+
+def mmdit_sizes(shapes: Shapes) -> dict[str, int]:
+    """Sizes of an MMDiT or of a ControlNet of its shape."""
+    return sizes(shapes, MMDIT_SIZES) | {"layers": count(shapes, "transformer_blocks.")}
+
+
+def text_sizes(shapes: Shapes) -> dict[str, int]:
+    """Sizes of the language model; heads are not among them (see text_heads)."""
+    return sizes(shapes, TEXT_SIZES) | {"layers": count(shapes, "layers.")}
+
+
+def text_heads(told: Mapping[str, int], extra: Mapping[str, object]) -> tuple[int, int, int] | None:
+    """(heads, key-value heads, head size) by config.json, else heads of 128; None = no fit."""
+    inner = extra.get("text_config")
+    extra = {**extra, **inner} if isinstance(inner, Mapping) else extra
+    heads, head = extra.get("num_attention_heads"), extra.get("head_dim")
+    if not _natural(head):
+        head = told["queries"] // heads if _natural(heads) else HEAD
+    if not head or not told["keys"] or told["queries"] % head or told["keys"] % head:
+        return None
+    heads, kv_heads = told["queries"] // head, told["keys"] // head
+    return None if heads % kv_heads else (heads, kv_heads, head)
+
+
+def _natural(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def vision_sizes(shapes: Shapes) -> VisionNumbers | None:
+    """Sizes of the vision tower; None where the file has none."""
+    patch = shapes.get("visual.patch_embed.proj.weight", ())
+    if len(patch) != 5:
+        return None
+    joined = size(shapes, "visual.merger.mlp.0.bias")
+    return VisionNumbers(
+        depth=count(shapes, "visual.blocks."),
+        width=patch[0],
+        channels=patch[1],
+        ff=size(shapes, "visual.blocks.0.mlp.gate_proj.bias"),
+        temporal=patch[2],
+        patch=patch[3],
+        merge=math.isqrt(joined // max(1, patch[0])),
+        out=size(shapes, "visual.merger.mlp.2.bias"),
+    )
+
+
+def vae_blocks(names: Iterable[str]) -> tuple[int, int]:
+    """(stages, residual blocks per encoder stage) of diffusers names, under any prefix.
+
+    Blocks that a damaged file lacks are still counted where the other stages, or the encoder,
+    know of them. Wan names number all blocks through: for them the published (4, 2).
+    """
+    names = list(names)
+    ups = [found for found in map(_UP.search, names) if found]
+    downs = [int(found[1]) for found in map(_DOWN.search, names) if found]
+    blocks: dict[int, int] = {}  # stage -> resnets of the decoder there
+    for up in ups:
+        stage, number = int(up[1]), int(up[2]) + 1 if up[2] else 0
+        blocks[stage] = max(blocks.get(stage, 0), number)
+    if not any(blocks.values()):
+        return 4, 2
+    seen = Counter(blocks.values())
+    usual = max(seen, key=lambda number: (seen[number], number))
+    usual = min(max(2, usual), MOST_BLOCKS)  # the decoder has one block more than the encoder
+    stages = max(max(blocks) + 1, math.ceil((max(downs, default=-1) + 2) / usual))
+    return min(stages, MOST_BLOCKS), usual - 1
+
+
+def vae_sizes(shapes: Shapes) -> dict[str, object]:
+    """Sizes of the VAE (our names): base, mult, res_blocks, z, channels."""
+    stages, blocks = vae_blocks(shapes)
+    widths = [
+        size(shapes, f"decoder.up_blocks.{stages - 1 - stage}.resnets.0.conv1.weight")
+        or size(shapes, f"encoder.down_blocks.{stage * (blocks + 1)}.conv1.weight")
+        for stage in range(stages)
+    ]
+    base = max(1, widths[0])
+    return {
+        "base": base,
+        "mult": tuple(width // base for width in widths),
+        "res_blocks": blocks,
+        "z": size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight"),
+        "channels": size(shapes, "decoder.conv_out.weight")
+        or size(shapes, "encoder.conv_in.weight", 1),
+    }

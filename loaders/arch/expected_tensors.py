@@ -1,0 +1,256 @@
+"""Every tensor name and shape of a published file, derived from config numbers alone.
+
+Counts for the published configs: MMDiT 1933 tensors and 20,430,401,088 parameters (layered: one
+tensor of 2 x 3072 more), VAE 194 and 126,892,531, text encoder 729 with vision and lm_head.
+Names are ours (see key_maps.py). Shapes are those of the file: 3-D convolutions, unfolded.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+Layout = dict[str, tuple[int, ...]]
+
+TIME_FREQUENCIES = 256  # width of the sinusoid of the timestep
+
+
+class MMDiTNumbers(Protocol):
+    """What mmdit_layout reads of kernels.mmdit.MMDiTConfig."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    channels: int
+    joint: int
+    ff: int
+
+
+class VAENumbers(Protocol):
+    """What vae_layout reads of kernels.vae.VAEConfig."""
+
+    base: int
+    mult: tuple[int, ...]
+    res_blocks: int
+    z: int
+    channels: int
+
+
+class TextNumbers(Protocol):
+    """What text_layout reads of kernels.text_encoder.TextConfig."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ff: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class VisionNumbers:
+    """Shape of the vision tower. Defaults are Qwen2.5-VL-7B."""
+
+    depth: int = 32
+    width: int = 1280
+    ff: int = 3420
+    patch: int = 14
+    temporal: int = 2
+    merge: int = 2
+    channels: int = 3
+    out: int = 3584
+
+
+def _linear(name: str, out: int, into: int, bias: bool = True) -> Layout:
+    weight: Layout = {f"{name}.weight": (out, into)}
+    return weight | {f"{name}.bias": (out,)} if bias else weight
+
+
+def _mmdit_block(at: str, config: MMDiTNumbers) -> Layout:
+    width, layout = config.heads * config.head_dim, {}
+    for stream in ("img", "txt"):
+        layout |= _linear(f"{at}.{stream}_mod.1", 6 * width, width)
+        layout |= _linear(f"{at}.{stream}_mlp.net.0.proj", config.ff, width)
+        layout |= _linear(f"{at}.{stream}_mlp.net.2", width, config.ff)
+    for name in (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    ):
+        layout |= _linear(f"{at}.attn.{name}", width, width)
+    for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+        layout[f"{at}.attn.{name}.weight"] = (config.head_dim,)
+    return layout
+
+
+def _mmdit_entry(config: MMDiTNumbers) -> Layout:
+    """Embeddings that the MMDiT and its ControlNets share."""
+    width = config.heads * config.head_dim
+    time = "time_text_embed.timestep_embedder"
+    layout = _linear(f"{time}.linear_1", width, TIME_FREQUENCIES)
+    layout |= _linear(f"{time}.linear_2", width, width)
+    layout |= {"txt_norm.weight": (config.joint,)}
+    layout |= _linear("img_in", width, config.channels)
+    return layout | _linear("txt_in", width, config.joint)
+
+
+def mmdit_layout(config: MMDiTNumbers, layered: bool = False) -> Layout:
+    """The MMDiT file; `layered` adds the embedding of the additional condition."""
+    width, layout = config.heads * config.head_dim, _mmdit_entry(config)
+    if layered:
+        layout["time_text_embed.addition_t_embedding.weight"] = (2, width)
+    for number in range(config.layers):
+        layout |= _mmdit_block(f"transformer_blocks.{number}", config)
+    layout |= _linear("norm_out.linear", 2 * width, width)
+    return layout | _linear("proj_out", config.channels, width)
+
+
+def controlnet_layout(config: MMDiTNumbers, condition: int = 64) -> Layout:
+    """The InstantX ControlNet file; `condition` is 64 (union) or 68 (inpainting)."""
+    width, layout = config.heads * config.head_dim, _mmdit_entry(config)
+    for number in range(config.layers):
+        layout |= _mmdit_block(f"transformer_blocks.{number}", config)
+        layout |= _linear(f"controlnet_blocks.{number}", width, width)
+    return layout | _linear("controlnet_x_embedder", width, condition)
+
+
+def blockwise_layout(width: int, layers: int, condition: int = 64) -> Layout:
+    """DiffSynth's blockwise control; `condition` is 64 (canny, depth) or 68 (inpainting)."""
+    layout = _linear("img_in", width, condition)
+    for number in range(layers):
+        at = f"controlnet_blocks.{number}"
+        layout |= {f"{at}.x_rms.weight": (width,), f"{at}.y_rms.weight": (width,)}
+        layout |= _linear(f"{at}.input_proj", width, width)
+        layout |= _linear(f"{at}.output_proj", width, width)
+    return layout
+
+
+def fun_layout(config: MMDiTNumbers, condition: int = 132) -> Layout:
+    """VideoX-Fun's control for Qwen-Image-2512, by our names (keys.FUN_NAMES)."""
+    width, layout = config.heads * config.head_dim, {}
+    for number in range(config.layers):
+        layout |= _mmdit_block(f"transformer_blocks.{number}", config)
+        layout |= _linear(f"controlnet_blocks.{number}", width, width)
+    layout |= _linear("before_proj", width, width)
+    return layout | _linear("controlnet_x_embedder", width, condition)
+
+
+def _conv3(name: str, out: int, into: int, size: int = 3) -> Layout:
+    return {f"{name}.weight": (out, into, size, size, size), f"{name}.bias": (out,)}
+
+
+def _conv2(name: str, out: int, into: int, size: int) -> Layout:
+    return {f"{name}.weight": (out, into, size, size), f"{name}.bias": (out,)}
+
+
+def _time_conv(at: str, out: int, into: int) -> Layout:
+    return {f"{at}.time_conv.weight": (out, into, 3, 1, 1), f"{at}.time_conv.bias": (out,)}
+
+
+def _resnet(at: str, into: int, out: int) -> Layout:
+    layout = {f"{at}.norm1.gamma": (into, 1, 1, 1), f"{at}.norm2.gamma": (out, 1, 1, 1)}
+    layout |= _conv3(f"{at}.conv1", out, into) | _conv3(f"{at}.conv2", out, out)
+    return layout | (_conv3(f"{at}.conv_shortcut", out, into, 1) if into != out else {})
+
+
+def _middle(at: str, width: int) -> Layout:
+    layout = _resnet(f"{at}.resnets.0", width, width) | _resnet(f"{at}.resnets.1", width, width)
+    layout[f"{at}.attentions.0.norm.gamma"] = (width, 1, 1)
+    layout |= _conv2(f"{at}.attentions.0.to_qkv", 3 * width, width, 1)
+    return layout | _conv2(f"{at}.attentions.0.proj", width, width, 1)
+
+
+def _encoder(config: VAENumbers) -> Layout:
+    """Stages of res_blocks blocks and one stride-2 step; time_conv from the second step on."""
+    layout = _conv3("encoder.conv_in", config.base * config.mult[0], config.channels)
+    width, number = config.base * config.mult[0], 0
+    for stage, mult in enumerate(config.mult):
+        for _ in range(config.res_blocks):
+            layout |= _resnet(f"encoder.down_blocks.{number}", width, config.base * mult)
+            width, number = config.base * mult, number + 1
+        if stage < len(config.mult) - 1:
+            at = f"encoder.down_blocks.{number}"
+            layout |= _conv2(f"{at}.resample.1", width, width, 3)
+            layout |= _time_conv(at, width, width) if stage else {}
+            number += 1
+    layout |= _middle("encoder.mid_block", width)
+    layout["encoder.norm_out.gamma"] = (width, 1, 1, 1)
+    return layout | _conv3("encoder.conv_out", 2 * config.z, width)
+
+
+def _decoder(config: VAENumbers) -> Layout:
+    """Mirror of the encoder with one block more per stage; each upsampling halves the width."""
+    width, last = config.base * config.mult[-1], len(config.mult) - 1
+    layout = _conv3("decoder.conv_in", width, config.z) | _middle("decoder.mid_block", width)
+    for stage, mult in enumerate(reversed(config.mult)):
+        at = f"decoder.up_blocks.{stage}"
+        for number in range(config.res_blocks + 1):
+            layout |= _resnet(f"{at}.resnets.{number}", width, config.base * mult)
+            width = config.base * mult
+        if stage < last:
+            layout |= _conv2(f"{at}.upsamplers.0.resample.1", width // 2, width, 3)
+            layout |= _time_conv(f"{at}.upsamplers.0", 2 * width, width) if stage < last - 1 else {}
+            width //= 2
+    layout["decoder.norm_out.gamma"] = (width, 1, 1, 1)
+    return layout | _conv3("decoder.conv_out", config.channels, width)
+
+
+def vae_layout(config: VAENumbers) -> Layout:
+    """The VAE file in diffusers names, with the time_convs that one frame never needs."""
+    layout = _encoder(config) | _conv3("quant_conv", 2 * config.z, 2 * config.z, 1)
+    return layout | _conv3("post_quant_conv", config.z, config.z, 1) | _decoder(config)
+
+
+def _text_layer(at: str, config: TextNumbers) -> Layout:
+    width = config.width
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    layout = _linear(f"{at}.self_attn.q_proj", queries, width)
+    layout |= _linear(f"{at}.self_attn.k_proj", keys, width)
+    layout |= _linear(f"{at}.self_attn.v_proj", keys, width)
+    layout |= _linear(f"{at}.self_attn.o_proj", width, queries, bias=False)
+    for name in ("gate_proj", "up_proj"):
+        layout |= _linear(f"{at}.mlp.{name}", config.ff, width, bias=False)
+    layout |= _linear(f"{at}.mlp.down_proj", width, config.ff, bias=False)
+    norms = ("input_layernorm", "post_attention_layernorm")
+    return layout | {f"{at}.{name}.weight": (width,) for name in norms}
+
+
+def vision_layout(vision: VisionNumbers) -> Layout:
+    """The vision tower under `visual.`."""
+    width, joined = vision.width, vision.width * vision.merge**2
+    layout: Layout = {
+        "visual.patch_embed.proj.weight": (
+            width,
+            vision.channels,
+            vision.temporal,
+            vision.patch,
+            vision.patch,
+        )
+    }
+    for number in range(vision.depth):
+        at = f"visual.blocks.{number}"
+        layout |= {f"{at}.{name}.weight": (width,) for name in ("norm1", "norm2")}
+        layout |= _linear(f"{at}.attn.qkv", 3 * width, width)
+        layout |= _linear(f"{at}.attn.proj", width, width)
+        for name in ("gate_proj", "up_proj"):
+            layout |= _linear(f"{at}.mlp.{name}", vision.ff, width)
+        layout |= _linear(f"{at}.mlp.down_proj", width, vision.ff)
+    layout["visual.merger.ln_q.weight"] = (width,)
+    layout |= _linear("visual.merger.mlp.0", joined, joined)
+    return layout | _linear("visual.merger.mlp.2", vision.out, joined)
+
+
+def text_layout(
+    config: TextNumbers, vision: VisionNumbers | None = None, lm_head: bool = False
+) -> Layout:
+    """The text encoder file in our names: language model, vision tower and lm_head if wanted."""
+    layout: Layout = {"embed_tokens.weight": (config.vocab, config.width)}
+    for number in range(config.layers):
+        layout |= _text_layer(f"layers.{number}", config)
+    layout["norm.weight"] = (config.width,)
+    layout |= vision_layout(vision) if vision else {}
+    return layout | (_linear("lm_head", config.vocab, config.width, False) if lm_head else {})

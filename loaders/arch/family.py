@@ -1,0 +1,245 @@
+"""Family records: every fact about a model that its tensors do not say, as frozen data.
+
+A new family is a new record here; loaders, nodes and sampling read records and never compare names.
+Sources: the published config files and model cards of Qwen-Image; `embedded/README.md` for ours.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...errors import InkstoneError
+from ...sampling.schedule import LIGHTNING, QWEN, Schedule
+
+T2I_TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
+
+EDIT_HEAD = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, "
+    "texture, objects, background), then explain how the user's text instruction should alter or "
+    "modify the image. Generate a new image that meets the user's requirements while maintaining "
+    "consistency with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
+)
+TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower makes rows
+PICTURE = f"<|vision_start|>{PICTURE_PAD}<|vision_end|>"
+
+WAN_MEAN = (
+    -0.7571,
+    -0.7089,
+    -0.9113,
+    0.1075,
+    -0.1745,
+    0.9653,
+    -0.1517,
+    1.5508,
+    0.4134,
+    -0.0715,
+    0.5517,
+    -0.3632,
+    -0.1922,
+    -0.9497,
+    0.2503,
+    -0.2921,
+)
+WAN_STD = (
+    2.8184,
+    1.4541,
+    2.3275,
+    2.6558,
+    1.2196,
+    1.7708,
+    2.6052,
+    2.0743,
+    3.2687,
+    2.1526,
+    2.8652,
+    1.5579,
+    1.6382,
+    1.1253,
+    2.8251,
+    1.9160,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together."""
+
+    steps: int
+    cfg: float
+    negative: str
+    size: tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a model with a small vocabulary was taught; what leaves it is said, never refused."""
+
+    words: tuple[str, ...]  # outside quotes
+    written: str  # pattern of a word in double quotes
+
+    def strangers(self, prompt: str) -> list[str]:
+        """The parts of a prompt that the model never saw, in order."""
+        quoted = re.findall(r'"([^"]*)"', prompt)
+        plain = re.findall(r"[^\s.,;:!?]+", re.sub(r'"[^"]*"?', " ", prompt))
+        unknown = [word for word in plain if word not in self.words]
+        return unknown + [f'"{q}"' for q in quoted if not re.fullmatch(self.written, q)]
+
+
+@dataclass(frozen=True)
+class EditTemplate:
+    """How a prompt and its pictures become one text, and how the vision tower sees the pictures."""
+
+    name: str
+    template: str  # with one {}: the pictures, then the prompt
+    picture: str  # of each picture; {} is its number, from 1
+    drop: int  # tokens of the template's head that are cut after encoding
+    area: int  # pixels of the copy that the vision tower sees
+    most: int | None  # pictures; None = any number
+    usual: int  # pictures that the model was tried with: more are said
+    steps: int  # of the model card
+    cfg: float
+    sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
+
+    def text(self, prompt: str, pictures: int) -> str:
+        """The text with one place for each picture."""
+        shown = "".join(self.picture.format(number + 1) for number in range(pictures))
+        return self.template.format(shown + prompt)
+
+    def check(self, pictures: int) -> None:
+        """Raises for a number of pictures that this kind of edit does not take."""
+        if pictures < 1 or (self.most is not None and pictures > self.most):
+            many = f"{self.most} picture" if self.most else "at least 1 picture"
+            raise InkstoneError(
+                f"This model's edits ({self.name}) take {many}, got {pictures}. "
+                + ("Connect a picture." if pictures < 1 else "Use Edit-2509 or 2511 for more.")
+            )
+
+
+EDIT = EditTemplate(
+    "edit",
+    EDIT_HEAD + "{}" + TAIL,
+    PICTURE,
+    drop=64,
+    area=1024 * 1024,
+    most=1,
+    usual=1,
+    steps=50,
+    cfg=4.0,
+)
+EDIT_PLUS = EditTemplate(
+    "edit-plus",
+    EDIT_HEAD + "{}" + TAIL,
+    "Picture {}: " + PICTURE,
+    drop=64,
+    area=384 * 384,
+    most=None,
+    usual=3,
+    steps=40,
+    cfg=4.0,
+)
+
+EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
+REFERENCES = EditTemplate(
+    "references",
+    EMBEDDED_TEMPLATE,
+    "",
+    drop=0,
+    area=0,
+    most=1,
+    usual=1,
+    steps=8,
+    cfg=1.0,
+    sees=False,
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What belongs to a model family beside its weights."""
+
+    name: str
+    template: str  # prompt template with one {}
+    drop: int  # tokens of the template's head that are cut after encoding
+    most_tokens: int  # kept tokens of a prompt; longer prompts lose their end, and it is said
+    axes_share: tuple[int, int, int]  # rope axes in sixteenths of the head dimension
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    schedule: Schedule
+    preset: Preset
+    fast: Preset  # few steps, no CFG
+    grammar: Grammar | None = None
+    edits: tuple[EditTemplate, ...] = ()
+
+    def edit(self, name: str) -> EditTemplate:
+        """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
+        found = next((edit for edit in self.edits if edit.name == name), None)
+        if found is None:
+            known = ", ".join(edit.name for edit in self.edits) or "none"
+            raise InkstoneError(
+                f"The {self.name} model has no edits of the kind {name!r}; it has {known}. "
+                "Use a Qwen-Image-Edit model."
+            )
+        return found
+
+    def axes(self, head_dim: int) -> tuple[int, int, int]:
+        """Rope axes for a head dimension: even, summing to it."""
+        frame = head_dim * self.axes_share[0] // 16 // 2 * 2
+        side = (head_dim - frame) // 2
+        return frame, side, side
+
+
+QWEN_IMAGE = Family(
+    name="qwen-image",
+    template=T2I_TEMPLATE,
+    drop=34,
+    most_tokens=512,
+    axes_share=(2, 7, 7),
+    latent_mean=WAN_MEAN,
+    latent_std=WAN_STD,
+    schedule=QWEN,
+    preset=Preset(50, 4.0, " ", (1328, 1328)),
+    fast=Preset(8, 1.0, " ", (1328, 1328)),
+    edits=(EDIT, EDIT_PLUS),
+)
+
+EMBEDDED = Family(
+    name="inkstone-embedded",
+    template=EMBEDDED_TEMPLATE,
+    edits=(REFERENCES,),
+    drop=0,
+    most_tokens=96,
+    axes_share=(4, 6, 6),
+    latent_mean=(0.0,) * 16,  # its own statistics are in its VAE config
+    latent_std=(1.0,) * 16,
+    schedule=LIGHTNING,
+    preset=Preset(20, 2.0, "", (128, 128)),
+    fast=Preset(8, 1.0, "", (128, 128)),
+    grammar=Grammar(
+        words=tuple(
+            """a an the word in on at and sign that says above below background left right top
+            bottom center small large white black red green blue yellow orange purple pink cyan
+            circle square triangle star make remove add""".split()
+        ),
+        written="[A-Z0-9]{1,6}",
+    ),
+)
+
+FAMILIES = {family.name: family for family in (QWEN_IMAGE, EMBEDDED)}
+
+
+def family_of(metadata: dict[str, str]) -> Family:
+    """The record that a file's metadata names under `inkstone_family`, else Qwen-Image."""
+    name = metadata.get("inkstone_family", QWEN_IMAGE.name)
+    if name not in FAMILIES:
+        raise InkstoneError(
+            f"The file says it belongs to the family {name!r}; this version knows "
+            f"{', '.join(FAMILIES)}. Update Inkstone."
+        )
+    return FAMILIES[name]

@@ -1,0 +1,126 @@
+"""Variants of the diffusion model: what kind of work a file was trained for, as frozen data.
+
+Qwen-Image, 2512, Edit and Edit-2509 have identical tensors, so most single files do not say which
+they are. What does say it: a tensor that only the layered variant has, the mark of zero_cond_t, the
+pipeline class of a whole folder, metadata. Where nothing does, the variant is None and edits ask
+for a choice: nothing is guessed, because a wrong variant draws a plausible, worse picture.
+
+No torch here: node schemas and the command line list these names.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ...errors import InkstoneError
+
+log = logging.getLogger(__name__)
+
+VARIANT_KEY = "inkstone_variant"  # metadata of files that we write
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`edit` names the family's EditTemplate (None: takes no reference pictures); `zero_cond_t`:
+    references have a time of their own; `layered`: draws layers of one picture; `draws`: an edit
+    model that understands descriptions too, so pictures can also be what it starts from."""
+
+    name: str
+    words: str
+    edit: str | None = None
+    zero_cond_t: bool = False
+    layered: bool = False
+    draws: bool = False
+    family: str = "qwen-image"  # name of a record in family.py
+
+
+_ALL = (
+    Variant("qwen-image", "Qwen-Image and 2512: text to image"),
+    Variant("edit", "Qwen-Image-Edit: one picture", edit="edit"),
+    Variant("edit-2509", "Qwen-Image-Edit-2509: numbered pictures", edit="edit-plus"),
+    Variant("edit-2511", "Qwen-Image-Edit-2511: numbered pictures", "edit-plus", zero_cond_t=True),
+    Variant("layered", "Qwen-Image-Layered: a picture into layers", layered=True),
+    Variant("embedded", "the embedded model: text to image", family="inkstone-embedded"),
+    Variant(
+        "embedded-edit",
+        "the embedded model: draws, and edits pictures",
+        edit="references",
+        zero_cond_t=True,
+        draws=True,
+        family="inkstone-embedded",
+    ),
+)
+VARIANTS = {variant.name: variant for variant in _ALL}
+CHOICES = tuple(v.name for v in _ALL if v.family == "qwen-image")  # what a user can say of a file
+
+# `_class_name` in the model_index.json of a whole folder -> variants; without a mark, the first
+CLASSES = {
+    "QwenImagePipeline": ("qwen-image",),
+    "QwenImageImg2ImgPipeline": ("qwen-image",),
+    "QwenImageInpaintPipeline": ("qwen-image",),
+    "QwenImageControlNetPipeline": ("qwen-image",),
+    "QwenImageControlNetInpaintPipeline": ("qwen-image",),
+    "QwenImageEditPipeline": ("edit",),
+    "QwenImageEditInpaintPipeline": ("edit",),
+    "QwenImageEditPlusPipeline": ("edit-2509", "edit-2511"),
+    "QwenImageLayeredPipeline": ("layered",),
+}
+
+
+def marked(family: str, zero_cond_t: bool, layered: bool) -> Variant | None:
+    """The variant that a file's own marks say; None where it has none."""
+    if not zero_cond_t and not layered:
+        return None
+    return next(
+        (
+            v
+            for v in _ALL
+            if (v.family, v.layered) == (family, layered) and (layered or v.zero_cond_t)
+        ),
+        None,
+    )
+
+
+def told(family: str, mark: str, pipeline: str) -> Variant | None:
+    """What a model says of itself. mark: a variant's name by the weights or their metadata, or
+    anything else; pipeline: the class that its folder's model_index.json names, or ""."""
+    by_weights = VARIANTS.get(mark)
+    by_folder = CLASSES.get(pipeline, ()) if family == "qwen-image" else ()
+    if by_weights is None:
+        without_mark = by_folder[:1] or [
+            v.name for v in _ALL if v.family == family and not (v.zero_cond_t or v.layered)
+        ]
+        return VARIANTS[without_mark[0]] if len(without_mark) == 1 else None
+    if by_folder and by_weights.name not in by_folder:
+        log.warning(
+            "the weights are those of %s, the folder is one of a %s: the weights count",
+            by_weights.name,
+            pipeline,
+        )
+    return by_weights
+
+
+def settled(said: Variant | None, wanted: str | None, family: str, where: object) -> Variant | None:
+    """What the model says, or what the user chose where it says nothing; never against it."""
+    if not wanted:
+        return said
+    known = [v.name for v in _ALL if v.family == family]
+    if wanted not in known:
+        raise InkstoneError(
+            f"{where}: variant {wanted!r} is not one of the {family} models: expected auto or "
+            f"one of {', '.join(known)}."
+        )
+    chosen = VARIANTS[wanted]
+    if said not in (None, chosen):
+        raise InkstoneError(
+            f"{where}: the variant was chosen to be {wanted}, the model says that it is "
+            f"{said.name} ({said.words}). Choose auto, or load the file of {wanted}."
+        )
+    if chosen.layered and said is None:
+        raise InkstoneError(
+            f"{where}: the variant was chosen to be {wanted}, and the file lacks the tensor "
+            "time_text_embed.addition_t_embedding.weight that this variant has. Choose another "
+            f"variant, or load the file of {wanted}."
+        )
+    return chosen

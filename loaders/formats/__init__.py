@@ -1,0 +1,1 @@
+"""Containers: safetensors, GGUF, Hugging Face folders."""

@@ -1,0 +1,135 @@
+"""Positioned reads of an open file, the same for every container.
+
+Unusual: no mmap. Data comes straight into the tensor's own memory, so the peak is one tensor, and a
+file that shrinks while it is read gives an error in words instead of SIGBUS.
+"""
+
+import io
+import math
+import mmap
+import os
+import threading
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from .safetensors_header import Entry, show
+
+PIECE = 2**20  # bytes per read where data is converted or goes to another device
+LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
+AGAIN = "Download it again and compare its size with the publisher's."
+
+
+def open_raw(path: Path, kind: str = ".safetensors") -> io.RawIOBase:
+    """The file, unbuffered; InkstoneError where it cannot be opened."""
+    if path.is_dir():
+        raise InkstoneError(f"{path} is a folder, expected a {kind} file. Name the file.")
+    try:
+        return open(path, "rb", buffering=0)
+    except FileNotFoundError:
+        raise InkstoneError(f"{path} does not exist. Check the name and the folder.") from None
+    except OSError as error:
+        raise InkstoneError(f"{path} cannot be opened: {error.strerror}. Check it.") from None
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor as writable bytes."""
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+
+
+def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A short-lived tensor whose memory does not come from malloc.
+
+    From there it would leave holes between the weights that glibc cannot fill again: the same load
+    then held 3 % or 29 % more than its weights, by chance.
+    """
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def find_entry(path: Path, entries: Mapping[str, Entry], name: str) -> Entry:
+    """The entry of a tensor; InkstoneError with near names where there is none."""
+    entry = entries.get(name)
+    if entry is None:
+        near = ", ".join(get_close_matches(name, entries, 3)) or "nothing similar"
+        raise InkstoneError(
+            f"{path}: no tensor {show(name)} among {len(entries)}; it has {near}. "
+            "Check that the file is the model it should be with `inkstone inspect`."
+        )
+    return entry
+
+
+def check_target(
+    path: Path, name: str, shape: tuple[int, ...], out: Tensor, dtype: torch.dtype | None
+) -> None:
+    """InkstoneError unless a tensor of `shape` can be read into `out` as `dtype`."""
+    if tuple(out.shape) != shape or dtype not in (None, out.dtype):
+        raise InkstoneError(
+            f"{path}: tensor {name} {list(shape)} cannot be read into "
+            f"{list(out.shape)} {out.dtype} (asked for {dtype}). Pass a matching tensor."
+        )
+
+
+class DiskFile:
+    """One open file. Safe to read from several threads."""
+
+    def __init__(self, path: Path, kind: str = ".safetensors") -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._file = open_raw(path, kind)
+
+    def close(self) -> None:
+        """Closes the file; reading afterwards is an error."""
+        self._file.close()
+
+    def stamp(self) -> tuple[int, int]:
+        """(size, time of the last change)."""
+        try:
+            told = os.fstat(self._file.fileno())
+        except (OSError, ValueError) as error:
+            raise InkstoneError(f"{self.path}: cannot be read: {error}. Check the disk.") from None
+        return told.st_size, told.st_mtime_ns
+
+    def fill(self, view: memoryview, offset: int, name: str) -> None:
+        """Fills `view` with the file's bytes from `offset`; a short file is an error."""
+        done, size = 0, len(view)
+        while done < size:
+            part = view[done : min(size, done + LARGEST_READ)]
+            try:
+                got = self._read_once(part, offset + done)
+            except (OSError, ValueError) as error:
+                raise InkstoneError(
+                    f"{self.path}: cannot read {name}: {error}. Check the disk and "
+                    "whether the file is still there."
+                ) from None
+            if not got:
+                raise InkstoneError(
+                    f"{self.path}: the file was cut while it was read: {name} needs {size} bytes, "
+                    f"got {done}. Wait until the download is complete, or {AGAIN.lower()}"
+                )
+            done += got
+
+    def _read_once(self, part: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [part], offset)
+        with self._lock:  # Windows and old macOS
+            self._file.seek(offset)
+            return self._file.readinto(part) or 0
+
+    def read_numbers(self, out: Tensor, stored: torch.dtype, start: int, name: str) -> None:
+        """Fills contiguous `out` of any device and type with numbers of type `stored`."""
+        if out.dtype == stored and out.device.type == "cpu":
+            return self.fill(bytes_of(out), start, name)
+        flat, step = out.view(-1), max(1, PIECE // stored.itemsize)
+        piece = scratch((min(step, flat.numel()),), stored)
+        with torch.no_grad():
+            for at in range(0, flat.numel(), step):
+                part = piece[: min(step, flat.numel() - at)]
+                self.fill(bytes_of(part), start + at * stored.itemsize, name)
+                flat[at : at + part.numel()].copy_(part)

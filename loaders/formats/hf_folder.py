@@ -1,0 +1,120 @@
+"""A Hugging Face model folder: where the parts of a model lie, and what their configs say.
+
+A part may be named by its folder, its index, or the weight file itself; its config.json counts in
+all three cases, and so do `scheduler/` and `vae/` of the folder it lies in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ...errors import InkstoneError
+
+log = logging.getLogger(__name__)
+_MOST = 16 << 20  # bytes of a config.json that are still believable
+_USUAL = ("diffusion_pytorch_model", "model")  # stems of weight files in published folders
+_UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx")
+_LATER_GGUF = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$|mmproj")
+
+# A config.json beside a single file counts only when it names one of these.
+CLASSES = frozenset(
+    {
+        "QwenImageTransformer2DModel",
+        "QwenImageControlNetModel",
+        "AutoencoderKLQwenImage",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5_VLModel",
+        "Qwen2_5_VLTextModel",
+        "qwen2_5_vl",
+        "qwen2_5_vl_text",
+    }
+)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a small file; {} where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _MOST:
+            raise InkstoneError(
+                f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again."
+            )
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except InkstoneError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InkstoneError(
+            f"{path}: not readable as JSON ({error}). Get the file again."
+        ) from None
+    if not isinstance(value, dict):
+        raise InkstoneError(
+            f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again."
+        )
+    return value
+
+
+def part_of(path: Path, name: str) -> Path:
+    """A component folder of a Hugging Face folder, or the path itself."""
+    return path / name if path.is_dir() and (path / name).is_dir() else path
+
+
+def weights_in(folder: Path) -> Path:
+    """The one index or weight file of a folder, the usual names first; else InkstoneError."""
+    for suffix in (".safetensors.index.json", ".safetensors", ".gguf"):
+        found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
+        if suffix == ".gguf":  # later parts are opened with the first, mmproj with the encoder
+            found = [p for p in found if not _LATER_GGUF.search(p.name)] or found
+        usual = [p for p in found if p.name in {stem + suffix for stem in _USUAL}]
+        chosen = usual or found
+        if len(chosen) == 1:
+            return chosen[0]
+        if len(chosen) > 1:
+            names = ", ".join(p.name for p in chosen[:5])
+            hint = " (shards without their index JSON?)" if "-of-" in names else ""
+            raise InkstoneError(
+                f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one file."
+            )
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNREADABLE]
+    inner = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
+    remedy = f" Name the file or one of its folders ({inner})." if inner else " Name the file."
+    if others:
+        remedy = (
+            f" It has {', '.join(others[:3])}, which this version does not read: get the "
+            "publisher's .safetensors files."
+        )
+    raise InkstoneError(f"{folder} holds no .safetensors file and no index JSON.{remedy}")
+
+
+def known_config(config: Mapping[str, object]) -> Mapping[str, object]:
+    """A config.json that names a class that we know, else {}."""
+    listed = config.get("architectures")
+    named = [config.get("_class_name"), config.get("model_type")]
+    named += listed if isinstance(listed, list) else []
+    return config if any(isinstance(n, str) and n in CLASSES for n in named) else {}
+
+
+def config_of(part: Path) -> dict:
+    """config.json of a weight folder, or beside an index or a file.
+
+    Beside a file it counts only when the file is alone there and the config is of a known class:
+    a folder of many models has no config of one of them.
+    """
+    folder = part if part.is_dir() else part.parent
+    if part == folder:
+        return read_json(folder / "config.json")
+    if part.suffix != ".json" and len(list(folder.glob("*" + part.suffix))) != 1:
+        return {}
+    return dict(known_config(read_json(folder / "config.json")))
+
+
+def _homes(root: Path) -> Iterator[Path]:
+    """Folders in which `vae/` and `scheduler/` of the model at `root` may lie, nearest first."""
+    folder = root if root.is_dir() else root.parent
+    yield folder
+    if root.is_dir() or (folder.parent / "model_index.json").is_file():
+        yield folder.parent

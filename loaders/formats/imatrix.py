@@ -1,0 +1,174 @@
+"""Importance matrices: for every linear layer the mean square of each column of its input.
+
+Read from the two forms that llama.cpp's tools write (GGUF, older .dat), written as GGUF. Layers
+that have one input (q, k, v of a stream, modulation of all blocks) share what is known of one.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...files.atomic import atomic
+from ...quant.gguf_types import BY_NAME
+from .gguf import GGUFFile
+from .gguf_writer import gguf_layout
+
+SUM, COUNT = ".in_sum2", ".counts"
+_MOST_DAT = 1 << 30  # bytes of a .dat file that are still believable
+_TINY = 1e-6  # of the mean: no column may count nothing
+
+# Layers of one input, as (pattern, replacements): the others' names from one name.
+_SHARED = (
+    (re.compile(r"(.*\.)(?:to_q|to_k|to_v)(\.weight)"), ("to_q", "to_k", "to_v")),
+    (
+        re.compile(r"(.*\.)(?:add_q_proj|add_k_proj|add_v_proj)(\.weight)"),
+        ("add_q_proj", "add_k_proj", "add_v_proj"),
+    ),
+    (re.compile(r"(.*\.)(?:q_proj|k_proj|v_proj)(\.weight)"), ("q_proj", "k_proj", "v_proj")),
+    (re.compile(r"(.*\.)(?:attn_q|attn_k|attn_v)(\.weight)"), ("attn_q", "attn_k", "attn_v")),
+    (re.compile(r"(.*\.)(?:gate_proj|up_proj)(\.weight)"), ("gate_proj", "up_proj")),
+    (re.compile(r"(.*\.)(?:ffn_gate|ffn_up)(\.weight)"), ("ffn_gate", "ffn_up")),
+    (re.compile(r"(.*\.)(?:img_mod|txt_mod)(\.1\.weight)"), ("img_mod", "txt_mod")),
+)
+
+
+def sharing(name: str) -> list[str]:
+    """Names of the layers that have the same input, this one first."""
+    for pattern, parts in _SHARED:
+        match = pattern.fullmatch(name)
+        if match:
+            return [name, *(n for p in parts if (n := match[1] + p + match[2]) != name)]
+    return [name]
+
+
+class Importance:
+    """Mean squares by name of a layer's weight (ours, or that of a GGUF file)."""
+
+    def __init__(self, values: Mapping[str, Tensor], path: Path, text: str = "") -> None:
+        self.values, self.path, self.text = values, path, text
+
+    def of(self, names: tuple[str, ...], columns: int) -> Tensor | None:
+        """[columns] > 0 for the first of the names (or a layer that shares its input) that is
+        known; None where nothing is. InkstoneError where it has another width."""
+        for name in (n for one in names for n in sharing(one)):
+            found = self.values.get(name)
+            if found is None:
+                continue
+            if len(found) != columns:
+                raise InkstoneError(
+                    f"{self.path}: {name} has {len(found)} columns, the model's layer {columns}: "
+                    "the importance matrix is of another model. Make one with --prompts."
+                )
+            mean = float(found.mean())
+            return found.clamp(min=mean * _TINY) if mean > 0 else None
+        return None
+
+
+def _checked(name: str, values: Tensor, path: Path) -> Tensor:
+    if not bool((values.isfinite() & (values >= 0)).all()):
+        raise InkstoneError(
+            f"{path}: {name} holds values that are negative or no numbers. Make "
+            "the importance matrix again."
+        )
+    return values
+
+
+def read_imatrix(path: Path) -> Importance:
+    """An importance matrix in either form; InkstoneError for anything else."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return _read_gguf(path) if head == b"GGUF" else _read_dat(path)
+
+
+def _read_gguf(path: Path) -> Importance:
+    with GGUFFile(path) as file:
+        names = [n.removesuffix(SUM) for n in file.entries if n.endswith(SUM)]
+        if not names:
+            raise InkstoneError(
+                f"{path}: no tensor ends in {SUM}, so it is no importance matrix. "
+                "Choose another file, or use --prompts."
+            )
+        found = {}
+        for name in names:
+            total = file.read(name + SUM, dtype=torch.float32).flatten()
+            count = 1.0
+            if name + COUNT in file.entries:
+                count = float(file.read(name + COUNT, dtype=torch.float32).flatten()[0])
+            if count > 0:
+                found[name] = _checked(name, total / count, path)
+        return Importance(found, path, file.metadata.get("inkstone.prompts", ""))
+
+
+def _read_dat(path: Path) -> Importance:
+    """i32 count; per layer: i32 length, name, i32 calls, i32 columns, f32[columns]."""
+    size = path.stat().st_size
+    data = path.read_bytes() if size <= _MOST_DAT else b""
+    at, found = 0, {}
+
+    def number() -> int:
+        nonlocal at
+        value = struct.unpack_from("<i", data, at)[0]
+        at += 4
+        return value
+
+    try:
+        for _ in range(number()):
+            length = number()
+            if not 0 < length <= 1024:
+                raise ValueError(f"a name of {length} bytes")
+            name = data[at : at + length].decode("utf-8")
+            at += length
+            calls, columns = number(), number()
+            if not 0 < columns <= (len(data) - at) // 4:
+                raise ValueError(f"{columns} columns")
+            values = torch.frombuffer(bytearray(data[at : at + 4 * columns]), dtype=torch.float32)
+            at += 4 * columns
+            found[name] = _checked(name, values / max(1, calls), path)
+    except (struct.error, ValueError, UnicodeDecodeError) as error:
+        if isinstance(error, InkstoneError):
+            raise
+        found = {}
+    if not found:
+        raise InkstoneError(
+            f"{path}: neither form of an importance matrix (GGUF or .dat), or it "
+            "is cut. Get it again, or use --prompts."
+        )
+    return Importance(found, path)
+
+
+def save_imatrix(
+    path: Path, sums: Mapping[str, tuple[Tensor, int]], text: str, source: str
+) -> None:
+    """Writes (sum of squares [columns], number of rows) of each layer, atomically.
+
+    `text` says what it was made from, for whoever wants to know whether it is still the right one.
+    """
+    kind = BY_NAME["F32"]
+    tensors = {}
+    for name, (total, _) in sums.items():
+        tensors[name + SUM] = ((1, len(total)), kind)
+        tensors[name + COUNT] = ((1, 1), kind)
+    values = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [source],
+        "imatrix.chunk_count": 1,
+        "imatrix.chunk_size": 1,
+        "inkstone.prompts": text,
+    }
+    head, slots, size = gguf_layout(values, tensors)
+    data = bytearray(size)
+    data[: len(head)] = head
+    for slot in slots:
+        name, _, leaf = slot.name.rpartition(".")
+        total, count = sums[name]
+        numbers = total.float() if f".{leaf}" == SUM else torch.tensor([float(count)])
+        data[slot.begin : slot.begin + slot.nbytes] = numbers.contiguous().numpy().tobytes()
+    with atomic(path) as file:
+        file.write(data)

@@ -1,0 +1,33 @@
+"""Opens any weight file: safetensors, GGUF, an index, or a folder with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .file_reader import open_raw
+from .gguf import GGUFFile
+from .hf_folder import weights_in
+from .safetensors import SafetensorsFile, ShardedFiles
+
+
+def open_weights(path: str | Path) -> Weights:
+    """Opens a .safetensors or GGUF file, an index JSON, or a folder that holds one of them.
+
+    What a file is, its first bytes say; one that is neither is told by its suffix, in words.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = weights_in(path)
+    if path.suffix == ".json":
+        return ShardedFiles(path)
+    return GGUFFile(path) if _is_gguf(path) else SafetensorsFile(path)
+
+
+def _is_gguf(path: Path) -> bool:
+    with open_raw(path) as file:
+        head = file.read(16) or b""
+    safetensors = head[8:9] == b"{" and not head.startswith(b"GGUF")
+    return head.startswith(b"GGUF") or path.suffix.lower() == ".gguf" and not safetensors
+
+
+Weights = SafetensorsFile | ShardedFiles | GGUFFile

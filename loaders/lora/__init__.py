@@ -1,0 +1,1 @@
+"""LoRA files of every spelling, and their side branches on a model."""

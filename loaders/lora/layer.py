@@ -1,0 +1,208 @@
+"""One layer of a LoRA file: its tensors, checked, as a change of a linear layer.
+
+Read are LoRA, LoKr, LoHa, dense differences (`.diff`, `.diff_b`), and DoRA on any of them. What the
+tensors of a layer do not explain together is refused by name, never left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...kernels.lora import Change
+from ...kernels.lora_delta import Delta, Dense, Hadamard, Kron, LowRank
+from ..formats.open import Weights
+from .alpha import Said
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a file: what is done to it, and the numbers to tell."""
+
+    change: Change
+    kind: str  # LoRA, LoKr, LoHa, diff, with "DoRA " in front where it is one
+    shape: tuple[int, int] | None  # of the weight; None where only a bias changes
+    rank: int | None = None
+    alpha: float | None = None
+
+
+class LayerReader:
+    """Makes the change of one layer from its tensors."""
+
+    def __init__(self, source: Weights, parts: dict[str, str], scales: Said, module: str) -> None:
+        self.source, self.parts, self.scales, self.module = source, parts, scales, module
+        self.used: set[str] = set()
+
+    def layers(self, count: int) -> list[Layer]:
+        """The layer; of a fused one its `count` parts."""
+        kind, delta, rank, alpha = self._delta()
+        change = Change(delta, self._magnitude(delta), self._bias(delta))
+        self._refuse_unread()
+        kind = f"DoRA {kind}" if change.magnitude is not None else kind
+        shape = delta.shape if delta is not None else None
+        layer = Layer(change, kind, shape, rank, alpha)
+        return self._split(layer, count) if count > 1 else [layer]
+
+    def _refuse_unread(self) -> None:
+        unread = set(self.parts) - self.used - {"alpha"}
+        if unread:
+            raise self._error(
+                f"{self._name(min(unread))} does not go with the other tensors of its layer "
+                f"({', '.join(sorted(set(self.parts) - unread))})"
+            )
+
+    def _delta(self) -> tuple[str, Delta | None, int | None, float | None]:
+        """(kind, delta, rank, alpha)."""
+        held = set(self.parts)
+        for kind, mark in (("LoKr", "lokr_"), ("LoHa", "hada_")):
+            if any(part.startswith(mark) for part in held):
+                return kind, *(self._lokr() if kind == "LoKr" else self._loha())
+        if held & {"down", "up"}:
+            down, up = self._matrix("down"), self._matrix("up")
+            self._meets("up", up, "down", down)
+            scale, alpha = self._scale(down.shape[0])
+            return "LoRA", LowRank(down, up, scale), down.shape[0], alpha
+        if "diff" in held:
+            return "diff", Dense(self._matrix("diff")), None, None
+        if held <= {"diff_b"}:
+            return "diff", None, None, None
+        raise self._error(f"{self._name(sorted(held)[0])} stands alone, without its matrices")
+
+    def _lokr(self) -> tuple[Delta, int | None, float | None]:
+        sides, rank = [], None
+        for side in ("lokr_w1", "lokr_w2"):
+            if side in self.parts:
+                sides.append((self._matrix(side),))
+                continue
+            a, b = self._matrix(side + "_a"), self._matrix(side + "_b")
+            self._meets(side + "_a", a, side + "_b", b)
+            sides.append((a, b))
+            rank = b.shape[0]  # the second side's, where both are factored
+        scale, alpha = self._scale(rank) if rank else (1.0, None)
+        return Kron(*sides, scale), rank, alpha
+
+    def _loha(self) -> tuple[Delta, int, float | None]:
+        a1, b1, a2, b2 = (self._matrix(f"hada_{p}") for p in ("w1_a", "w1_b", "w2_a", "w2_b"))
+        self._meets("hada_w1_a", a1, "hada_w1_b", b1)
+        self._meets("hada_w2_a", a2, "hada_w2_b", b2)
+        if (a1.shape[0], b1.shape[1]) != (a2.shape[0], b2.shape[1]):
+            raise self._error(
+                f"the two products of {self._name('hada_w1_a')} have shapes "
+                f"{[a1.shape[0], b1.shape[1]]} and {[a2.shape[0], b2.shape[1]]}, expected the same"
+            )
+        scale, alpha = self._scale(b1.shape[0])
+        return Hadamard(a1, b1, a2, b2, scale), b1.shape[0], alpha
+
+    def _magnitude(self, delta: Delta | None) -> Tensor | None:
+        if "magnitude" not in self.parts or delta is None:
+            return None
+        tensor = self._squeezed("magnitude")
+        n, k = delta.shape
+        if tuple(tensor.shape) not in ((n,), (n, 1), (1, k)):
+            raise self._error(
+                f"{self._name('magnitude')} has shape {list(tensor.shape)}, expected [{n}], "
+                f"[{n}, 1] or [1, {k}]"
+            )
+        return tensor
+
+    def _bias(self, delta: Delta | None) -> Tensor | None:
+        """`.diff_b`, and PEFT's bias of the second matrix with the LoRA's factor."""
+        found = []
+        for part, factor in (("diff_b", 1.0), ("up_bias", getattr(delta, "scale", 1.0))):
+            if part in self.parts:
+                tensor = self._tensor(part).flatten() * factor
+                if delta is not None and tensor.numel() != delta.shape[0]:
+                    raise self._error(
+                        f"{self._name(part)} has {tensor.numel()} elements, expected "
+                        f"{delta.shape[0]}"
+                    )
+                found.append(tensor)
+        return sum(found[1:], found[0]) if found else None
+
+    def _split(self, layer: Layer, count: int) -> list[Layer]:
+        """A layer fused of `count` as that many: rows of its second matrix."""
+        delta, bias = layer.change.delta, layer.change.bias
+        if layer.change.magnitude is not None or isinstance(delta, Kron | Hadamard):
+            raise self._error(
+                f"{self.module} and its neighbours are fused into one layer, which this version "
+                "takes apart only for plain LoRA"
+            )
+        rows = delta.shape[0] if delta is not None else bias.numel()
+        if rows % count:
+            raise self._error(f"{rows} rows of a fused layer do not part into {count}")
+        shifts = bias.chunk(count) if bias is not None else (None,) * count
+        made = [Change(_rows(delta, i, count), None, shift) for i, shift in enumerate(shifts)]
+        return [
+            replace(layer, change=c, shape=None if c.delta is None else c.delta.shape) for c in made
+        ]
+
+    def _scale(self, rank: int) -> tuple[float, float | None]:
+        alpha = None
+        if "alpha" in self.parts:
+            tensor = self._tensor("alpha")
+            if tensor.numel() != 1:
+                raise self._error(
+                    f"{self._name('alpha')} has shape {list(tensor.shape)}, expected one number"
+                )
+            alpha = tensor.item()
+        return self.scales.scale(self.module, rank, alpha)
+
+    def _matrix(self, part: str) -> Tensor:
+        """A factor [rows, columns]."""
+        tensor = self._squeezed(part)
+        if tensor.dim() != 2 or not tensor.numel():
+            raise self._error(
+                f"{self._name(part)} has shape {list(tensor.shape)}, expected a matrix"
+            )
+        return tensor
+
+    def _squeezed(self, part: str) -> Tensor:
+        """A tensor without the trailing 1s of a 1x1 convolution."""
+        tensor = self._tensor(part)
+        while tensor.dim() > 2 and tensor.shape[-1] == 1:
+            tensor = tensor.squeeze(-1)
+        return tensor
+
+    def _tensor(self, part: str) -> Tensor:
+        """A finite float tensor."""
+        if part not in self.parts:
+            raise self._error(
+                f"{self._name(sorted(self.parts)[0])} is there, its other half ({part}) is missing"
+            )
+        self.used.add(part)
+        name = self.parts[part]
+        stored = self.source.entries[name].dtype
+        if not stored.is_floating_point:
+            if part == "alpha":
+                return self.source.read(name).float()
+            raise self._error(f"{name} holds {stored}, expected floats")
+        tensor = self.source.read(name, dtype=torch.bfloat16 if stored.itemsize == 1 else None)
+        if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+            raise self._error(f"{name} holds NaN or infinity")
+        return tensor
+
+    def _meets(self, outer: str, a: Tensor, inner: str, b: Tensor) -> None:
+        if a.shape[1] != b.shape[0]:
+            raise self._error(
+                f"ranks differ: {self._name(outer)} has shape {list(a.shape)}, "
+                f"{self._name(inner)} {list(b.shape)}; expected {b.shape[0]} columns in the first"
+            )
+
+    def _name(self, part: str) -> str:
+        return self.parts.get(part, f"{self.module} ({part})")
+
+    def _error(self, what: str) -> InkstoneError:
+        return InkstoneError(
+            f"{self.source.path}: {what}. The file is damaged or of an unknown writer: download it "
+            "again, or save it again with its trainer."
+        )
+
+
+def _rows(delta: Delta | None, index: int, count: int) -> Delta | None:
+    """The index-th of `count` equal parts of the output rows."""
+    if isinstance(delta, LowRank):
+        return replace(delta, up=delta.up.chunk(count)[index])
+    return None if delta is None else Dense(delta.weight.chunk(count)[index])

@@ -1,0 +1,1 @@
+"""Where weights are: resident, streamed, or in the file."""

@@ -1,0 +1,154 @@
+"""A loaded diffusion model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...kernels.lora import attached
+from ...kernels.mmdit import MMDiT
+from ...kernels.modulation import Modulation, modulation, modulation_keys, time_embedding
+from ...quant.storage import Found, Storage
+from ...sampling.lightning import Distilled
+from ...sampling.schedule import Schedule
+from ..arch.expected_tensors import mmdit_layout
+from ..arch.family import EditTemplate, Family, Preset
+from ..arch.variant import Variant
+from ..formats.open import Weights
+from ..lora import adapters as lora_stack
+from ..lora.adapters import Adapter, Fitted
+from ..lora.file import Lora
+from ..memory.lru import Recent
+from ..memory.param_slots import read_weight
+from ..memory.residency import Residency, settle_together
+
+_KEPT_TABLES = 2  # one wire with LoRAs, one without
+
+
+_KEPT_LORAS = 4  # files that stay read while their strengths are tried
+
+
+@dataclass
+class DiffusionModel:
+    """A loaded MMDiT. Its modulation weights are read from the file when a table is asked for."""
+
+    network: MMDiT
+    family: Family
+    schedule: Schedule
+    dtype: torch.dtype
+    device: torch.device
+    weights_format: str
+    latent_mean: Tensor  # [1,16,1,1]
+    latent_std: Tensor
+    source: Weights
+    names: Mapping[str, str]  # our key -> the file's key
+    path: Path
+    preview: Tensor | None = None  # [17,3], see sampling/preview.py
+    found: Mapping[str, Found] = field(default_factory=dict, repr=False)  # packed weights
+    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    budget: int | None = None  # bytes for the whole process; None = what is free
+    adapters: tuple[Fitted, ...] = ()
+    variant: Variant | None = None  # None = neither the file nor the user says
+    # shared with all copies of this model
+    _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
+    _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
+
+    def ready(self, working: int, beside: Sequence[Residency] = ()) -> None:
+        """Sees to it that the weights are in place for work that needs `working` bytes itself, and
+        those of controls that work in the same steps.
+        """
+        working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+        settle_together(self.weights, beside, self.budget, working)
+
+    def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
+        """A light copy that draws with these too; this model and the shared network stay as they
+        are. InkstoneError when one does not fit at all.
+        """
+        layout = mmdit_layout(self.network.config)
+        fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
+        self._loras.extend(a.lora for a in adapters if a.lora not in self._loras)
+        lora_stack.warn_of_fp8(fitted, self.weights_format)
+        own = self.family.schedule if self.distilled else self.schedule
+        schedule = lora_stack.schedule_with(fitted, own, self.family.schedule)
+        return replace(self, adapters=fitted, schedule=schedule)
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within it the network has the side branches of this model's LoRAs."""
+        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, found)
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """Set where a LoRA makes this a few-step model."""
+        return next((f.distilled for f in self.adapters if f.distilled), None)
+
+    def modulation(self, sigmas: Tensor) -> Modulation:
+        """The rows for sigmas [n], and those of references where they have a time of their own (0).
+
+        The last tables are kept, so a new seed costs nothing.
+        """
+        layers = self.network.config.layers
+        names = (key.rpartition(".")[0] for key in modulation_keys(layers))
+        loras = lora_stack.TableBranches(self.adapters, names)
+
+        def table() -> Modulation:
+            branches = loras.at(self.read, self.device)
+            levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
+            made = modulation(
+                self.read,
+                levels.to(self.device),
+                layers,
+                self.dtype,
+                0 if self.layered else None,
+                branches,
+            )
+            return made.with_references() if self.apart else made
+
+        return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
+
+    def time(self, sigmas: Tensor) -> Tensor:
+        """Embedded timesteps [n,D] float32, for a control that has no embedding of its own."""
+        names = (key.rpartition(".")[0] for key in modulation_keys(0))
+        loras = lora_stack.TableBranches(self.adapters, names)
+        levels = sigmas.to(self.device)
+        return time_embedding(self.read, levels, branches=loras.at(self.read, self.device))
+
+    @property
+    def edit(self) -> EditTemplate | None:
+        """How this model's edits are encoded; None where it has none or the variant is not said."""
+        name = self.variant.edit if self.variant else None
+        return None if name is None else self.family.edit(name)
+
+    def preset(self, pictures: int = 0) -> Preset:
+        """Settings of the model card, for a drawing or for an edit of so many pictures."""
+        preset = self.family.preset
+        if not pictures or self.edit is None:
+            return preset
+        return replace(preset, steps=self.edit.steps, cfg=self.edit.cfg)
+
+    @property
+    def apart(self) -> bool:
+        """References have a time of their own (zero_cond_t)."""
+        return self.variant is not None and self.variant.zero_cond_t
+
+    @property
+    def layered(self) -> bool:
+        """Draws layers of one picture."""
+        return self.variant is not None and self.variant.layered
+
+    @property
+    def modulation_bytes(self) -> int:
+        """Bytes of modulation weights, which stay in the file."""
+        keys = modulation_keys(self.network.config.layers, self.layered)
+        plain = [self.source.entries[self.names[k]] for k in keys if k in self.names]
+        return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
+
+    def read(self, name: str) -> Tensor | Storage:
+        """One weight from the file, by our name: packed as it is, else as the file has it."""
+        return read_weight(self.source, self.names, self.found, name).to(self.device)

@@ -1,0 +1,191 @@
+"""A loaded text encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...kernels.lora import attached
+from ...kernels.text_encoder import Past, TextEncoder, picture_positions
+from ..arch.expected_tensors import text_layout
+from ..arch.family import PICTURE_PAD, EditTemplate, Family
+from ..lora import adapters as lora_stack
+from ..lora.adapters import Adapter, Fitted
+from ..memory.lru import Recent
+from ..memory.residency import Residency
+from .tokenizer import Tokenizer
+from .vision import Seen, TowerPlace, with_pictures
+
+log = logging.getLogger(__name__)
+
+
+_KEPT_HEADS = 2  # of prompts, of edits
+
+
+_KEPT_TEXTS = 8  # prompts and their negatives, before and after a change
+
+
+@dataclass
+class TextEncoderModel:
+    """A loaded language model with its tokenizer and template."""
+
+    network: TextEncoder
+    tokenizer: Tokenizer
+    family: Family
+    dtype: torch.dtype
+    device: torch.device
+    path: Path
+    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    budget: int | None = None  # bytes for the whole process; None = what is free
+    adapters: tuple[Fitted, ...] = ()
+    vision: TowerPlace | None = field(default=None, repr=False)  # asked only by edits
+    _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
+    _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
+
+    def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
+        """A light copy that encodes with these too, with a prefix of its own."""
+        layout = text_layout(self.network.config)
+        fitted = tuple(lora_stack.fit(a, "text", layout) for a in adapters)
+        own = dict(_prefix={}, _texts=Recent(_KEPT_TEXTS))
+        return replace(self, adapters=(*self.adapters, *fitted), **own)
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within it the network has the side branches of this model's LoRAs."""
+        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, found)
+
+    def encode(self, prompt: str) -> Tensor:
+        """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept.
+
+        Kept by content: the same words are not encoded again.
+        """
+        return self._texts.get(prompt, lambda: self._encode(prompt))
+
+    def _encode(self, prompt: str) -> Tensor:
+        f = self.family
+        ids = self._ids(f.template.format(prompt), f.drop)
+        kept = len(ids) - f.drop
+        if kept > f.most_tokens:
+            log.warning(
+                "the prompt has %d tokens, this model takes %d: the last %d are not used, "
+                "shorten it",
+                kept,
+                f.most_tokens,
+                kept - f.most_tokens,
+            )
+            ids = ids[: f.drop + f.most_tokens]
+        strangers = f.grammar.strangers(prompt) if f.grammar else []
+        if strangers:
+            log.warning(
+                "the %s model was never taught %s; it knows %s, and words in double quotes that "
+                "match %s",
+                f.name,
+                ", ".join(strangers[:5]),
+                " ".join(f.grammar.words),
+                f.grammar.written,
+            )
+        self._ready(len(ids))
+        with self.adapted(), torch.inference_mode():
+            return self._states(ids, f.drop)
+
+    def _states(self, ids: list[int], drop: int) -> Tensor:
+        """States behind the head. The first prompt encodes the head with itself, in one pass over
+        the weights, and its keys and values are kept for all later ones.
+        """
+        if drop and tuple(ids[:drop]) not in self._prefix:
+            states, past = self.network(torch.tensor([ids], device=self.device))
+            self._keep(ids[:drop], [tuple(x[:, :, :drop].clone() for x in kv) for kv in past])
+            return states[:, drop:]
+        past = self._past(ids[:drop])
+        return self.network(torch.tensor([ids[drop:]], device=self.device), past)[0]
+
+    def encode_edit(self, prompt: str, pictures: Sequence[Tensor], edit: EditTemplate) -> Tensor:
+        """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
+
+        Kept by content: the same words and pictures are not encoded again.
+        """
+        edit.check(len(pictures))
+        if not edit.sees:
+            return self.encode(prompt)
+        if len(pictures) > edit.usual:
+            log.warning("%d pictures: the model was tried with up to %d", len(pictures), edit.usual)
+        if self.vision is None:
+            raise InkstoneError(f"{self.path}: this text encoder was loaded without vision tower.")
+        tower = self.vision.open()
+        pad, places = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
+        if places.count(PICTURE_PAD) != len(pictures):
+            raise InkstoneError(
+                f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
+                "Take it out of the prompt."
+            )
+        seen = [tower.encode(picture, edit.area) for picture in pictures]
+        key = (edit.name, prompt, *(picture.digest for picture in seen))
+
+        def states() -> Tensor:
+            ids = with_pictures(self._ids(places, edit.drop), pad, [s.grid for s in seen])
+            return self._seen_states(ids, pad, seen, edit.drop)
+
+        return self._texts.get(key, states)
+
+    def _seen_states(self, ids: list[int], pad: int, seen: Sequence[Seen], drop: int) -> Tensor:
+        """States of ids [L] behind the head, with the rows of pictures at `pad`."""
+        positions = picture_positions(ids, pad, [picture.grid for picture in seen])
+        self._ready(len(ids))
+        with self.adapted(), torch.inference_mode():
+            past = self._past(ids[:drop])
+            tail = torch.tensor([ids[drop:]], device=self.device)
+            embeds = self.network.embed(tail)
+            embeds[tail == pad] = torch.cat([s.rows for s in seen]).to(embeds)
+            return self.network(tail, past, embeds, positions[:, drop:])[0]
+
+    def _ids(self, text: str, drop: int) -> list[int]:
+        """Tokens of a prompt in its template, checked."""
+        ids = self.tokenizer.encode(text)
+        if len(ids) <= drop:
+            raise InkstoneError(
+                f"The prompt has {len(ids)} tokens with its template; {drop} of them belong to "
+                "the template's head, so nothing is left. The tokenizer is not the one of this "
+                "model: use the folder `tokenizer` that came with the text encoder."
+            )
+        self._check_vocabulary(ids)
+        return ids
+
+    def _ready(self, tokens: int) -> None:
+        if self.weights is not None:
+            self.weights.settle(self.budget, self.working_bytes(tokens))
+
+    def working_bytes(self, tokens: int) -> int:
+        """Bytes of activations (streams, q, k, v, scores, gated hidden state of one layer), and of
+        LoRAs beside the layers."""
+        c = self.network.config
+        floats = tokens * (8 * c.width + 3 * c.ff + 2 * c.heads * tokens)
+        copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+        return floats * torch.float32.itemsize + copied
+
+    def _past(self, head: list[int]) -> Past | None:
+        if not head:
+            return None
+        if tuple(head) not in self._prefix:
+            self._keep(head, self.network(torch.tensor([head], device=self.device))[1])
+        return self._prefix[tuple(head)]
+
+    def _keep(self, head: list[int], past: Past) -> None:
+        while len(self._prefix) >= _KEPT_HEADS:
+            del self._prefix[next(iter(self._prefix))]
+        self._prefix[tuple(head)] = past
+
+    def _check_vocabulary(self, ids: list[int]) -> None:
+        rows = self.network.config.vocab
+        if max(ids) >= rows:
+            raise InkstoneError(
+                f"The tokenizer gives token {max(ids)}, the text encoder has only {rows} tokens: "
+                "they belong to different models. Use the tokenizer folder that came with the "
+                "text encoder."
+            )

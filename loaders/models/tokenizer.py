@@ -1,0 +1,261 @@
+"""The byte-level BPE of Qwen2.5 on the light `tokenizers` package, and where its files are found.
+
+Unlike the reference no transformers import is needed; ids are equal to those of its Qwen2Tokenizer.
+Special tokens inside the text (`<|im_start|>`) become single ids, as templates need it.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InkstoneError
+
+log = logging.getLogger(__name__)
+
+MAX_FILE = 64 * 2**20  # bytes; the published tokenizer.json has 7 MB
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+NEEDED = ("<|im_start|>", "<|im_end|>")  # without them no Qwen-Image template can be encoded
+HOST_FOLDER = Path("text_encoders") / "qwen25_tokenizer"  # inside the host's `comfy` package
+
+# Words of Qwen2.5: contractions, letters with one leading mark, single digits, punctuation, breaks.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token outside the BPE vocabulary."""
+
+    content: str
+    id: int
+    special: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+class Tokenizer:
+    """Text to ids. Built by load_tokenizer."""
+
+    def __init__(self, backend: object, source: Path) -> None:
+        self._backend, self.source = backend, source
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, special tokens split out, nothing put before or after."""
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            raise InkstoneError(
+                f"the text {ascii(text)[:80]} cannot be tokenised: expected valid Unicode text, "
+                f"got {type(text).__name__}. Remove the broken characters."
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens included."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def token_id(self, token: str) -> int:
+        """The id of one token, e.g. `<|image_pad|>`; InkstoneError where there is none."""
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise InkstoneError(
+                f"{self.source}: the tokenizer has no {token}. Use the tokenizer "
+                "files of Qwen-Image or Qwen2.5-VL."
+            )
+        return found
+
+    def to_json(self) -> str:
+        """The whole tokenizer as a tokenizer.json."""
+        return self._backend.to_str()
+
+    def __len__(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise InkstoneError(
+                f"{path}: {path.stat().st_size} bytes, a tokenizer file has at most 64 MiB. "
+                "Download it again."
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InkstoneError(f"{path} is missing. Put {', '.join(FILES)} into one folder.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InkstoneError(f"{path} cannot be read as text: {error}. Download it again.") from None
+
+
+def _object(path: Path) -> dict:
+    try:
+        value = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InkstoneError(f"{path} is not JSON: {error}. Download it again.") from None
+    if not isinstance(value, dict):
+        raise InkstoneError(
+            f"{path}: expected a JSON object, got {type(value).__name__}. Download it again."
+        )
+    return value
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        line = line.rstrip("\r")
+        if not line.strip() or line.startswith("#version"):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2:
+            raise InkstoneError(
+                f"{path}: line {number} should hold two tokens, got "
+                f"{line[:60]!a}. Download it again."
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _added(folder: Path) -> list[Added]:
+    """Added tokens of tokenizer_config.json, else of added_tokens.json, by id."""
+    config, plain = folder / "tokenizer_config.json", folder / "added_tokens.json"
+    found: dict[str, Added] = {}
+    if config.is_file():
+        for number, entry in _object(config).get("added_tokens_decoder", {}).items():
+            flags = {k: v for k, v in entry.items() if k in Added.__dataclass_fields__}
+            found[entry["content"]] = Added(**(flags | {"id": int(number)}))
+    if plain.is_file():
+        for content, number in _object(plain).items():
+            found.setdefault(content, Added(content, number))
+    return sorted(found.values(), key=lambda token: token.id)
+
+
+def _from_parts(folder: Path) -> object:
+    vocab, merges = _object(folder / FILES[0]), _merges(folder / FILES[1])
+    return build(vocab, merges, _added(folder), folder)
+
+
+def build(
+    vocab: dict[str, int], merges: list[tuple[str, str]], added: Sequence[Added], source: Path
+) -> object:
+    """The `tokenizers` object for a vocabulary; `source` is named in errors. Changes `vocab`."""
+    from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import BPE
+
+    for token in added:  # in the vocabulary itself, so that gaps between ids do not shift them
+        if vocab.setdefault(token.content, token.id) != token.id:
+            raise InkstoneError(
+                f"{source}: {token.content} has the ids {vocab[token.content]} and "
+                f"{token.id}. Use files of one model."
+            )
+    backend = Backend(BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    for t in added:
+        token = AddedToken(
+            t.content,
+            single_word=t.single_word,
+            lstrip=t.lstrip,
+            rstrip=t.rstrip,
+            normalized=t.normalized,
+            special=t.special,
+        )
+        (backend.add_special_tokens if t.special else backend.add_tokens)([token])
+    return backend
+
+
+def _from_json(path: Path) -> object:
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend.from_str(_text(path))
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
+    """A tokenizer from tokenizer.json, or from vocab.json + merges.txt (+ added tokens).
+
+    Raises InkstoneError when files are missing, damaged or of a model without Qwen's templates.
+    """
+    path = Path(folder_or_file)
+    if path.is_file() and path.name in (*FILES, "added_tokens.json"):
+        path = path.parent
+    if path.is_dir():
+        path = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
+    elif not path.exists():
+        raise InkstoneError(f"{path} does not exist. Name a folder with {', '.join(FILES)}.")
+    return finished(lambda: _from_parts(path) if path.is_dir() else _from_json(path), path)
+
+
+def finished(make: Callable[[], object], path: Path) -> Tokenizer:
+    """The tokenizer that `make` builds from `path`, if it is one of Qwen; else a sentence."""
+    try:
+        backend = make()
+    except InkstoneError:
+        raise
+    except ImportError:
+        raise InkstoneError(
+            "the package `tokenizers` is missing. Install it with `pip install tokenizers`."
+        ) from None
+    except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
+        raise InkstoneError(
+            f"{path}: not a usable tokenizer: {error}. Download it again."
+        ) from None
+    tokenizer = Tokenizer(backend, path)
+    missing = [token for token in NEEDED if backend.token_to_id(token) is None]
+    if missing:
+        raise InkstoneError(
+            f"{path}: the tokenizer lacks {', '.join(missing)}: it is of another model, or "
+            "tokenizer_config.json (added_tokens_decoder) is not beside vocab.json. Add it."
+        )
+    log.debug("tokenizer of %d tokens from %s", len(tokenizer), path)
+    return tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    parts = all((folder / name).is_file() for name in FILES[:2])
+    return parts or (folder / "tokenizer.json").is_file()
+
+
+def _host_folders() -> list[Path]:
+    """The ComfyUI host's own copy, found without importing the host."""
+    try:
+        spec = importlib.util.find_spec("comfy")
+    except (ImportError, ValueError):
+        return []
+    places = spec.submodule_search_locations if spec else None
+    return [Path(place) / HOST_FOLDER for place in places or ()]
+
+
+def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path:
+    """The folder with the tokenizer of the text encoder `near` (a file or folder).
+
+    Order: the folder itself, tokenizer/ in it, tokenizer/ beside it, the same for each of `extra`,
+    then the ComfyUI host's files. Raises InkstoneError that names the files and a place for them.
+    """
+    bases = ([near if near.is_dir() else near.parent] if near else []) + [Path(p) for p in extra]
+    places = [
+        place for base in bases for place in (base / "tokenizer", base, base.parent / "tokenizer")
+    ]
+    places += _host_folders()
+    found = next((place for place in places if _has_tokenizer(place)), None)
+    if found is None:
+        where = bases[0] / "tokenizer" if bases else "a folder that you name"
+        raise InkstoneError(
+            f"no tokenizer found; expected {', '.join(FILES)} (or tokenizer.json), looked in "
+            f"{', '.join(map(str, places)) or 'no folder'}. Copy the three files of the folder "
+            f"`tokenizer` of a Qwen-Image repository to {where}."
+        )
+    return found

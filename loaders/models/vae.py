@@ -1,0 +1,135 @@
+"""The loaded VAE, between raw latents and pictures. load.py makes it."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...kernels.memory import free_bytes
+from ...kernels.vae import VAE
+from ...kernels.vae_strips import decode_rows, moments_rows, plan_rows
+from ...sampling.preview import chart, fitted
+from ..arch.family import QWEN_IMAGE, Family
+from ..memory.lru import Recent
+from .image_processor import digest
+
+log = logging.getLogger(__name__)
+
+_KEPT_LATENTS = 8  # of pictures that were encoded
+_alive: weakref.WeakValueDictionary[int, VAEModel] = weakref.WeakValueDictionary()
+
+
+def vae_in_use(mean: Tensor) -> VAEModel | None:
+    """A loaded VAE whose latents have this mean; None where there is none."""
+    fits = (v for v in _alive.values() if v.mean.shape == mean.shape)
+    return next((v for v in fits if torch.allclose(v.mean, mean)), None)
+
+
+def picture_for(pictures: Tensor, channels: int) -> Tensor:
+    """[B,H,W,C], opaque where the VAE has an alpha and the picture has none."""
+    if channels == 4 and pictures.shape[-1] == 3:
+        return torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
+    return pictures
+
+
+@dataclass
+class VAEModel:
+    """A loaded VAE with its latent statistics. Latents on the outside are raw [B,16,1,h,w]."""
+
+    network: VAE
+    mean: Tensor
+    std: Tensor
+    dtype: torch.dtype
+    device: torch.device
+    path: Path
+    budget: int | None = None  # bytes for activations; None = three quarters of what is free
+    family: Family = QWEN_IMAGE
+    _told: str = field(default="", init=False, repr=False)
+    _factors: Tensor | None = field(default=None, init=False, repr=False)
+    _encoded: Recent[Tensor] = field(
+        default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        _alive[id(self)] = self
+
+    def preview_factors(self) -> Tensor:
+        """[17,3] of latents to colours (see sampling/preview.py), fitted at the first call."""
+        if self._factors is None:
+            picture = chart()
+            z = self._encode(picture_for(picture, self.network.config.channels))[:, :, 0]
+            self._factors = fitted((z - self.mean) / self.std, picture)
+        return self._factors
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
+
+        Of layers [B,16,layers,h,w] one picture each, [B*layers,H,W,4]: those of a row together.
+        """
+        z = latent.transpose(1, 2).flatten(0, 1) if latent.dim() == 5 else latent
+        c = self.network.config
+        if z.dim() != 4 or z.shape[1] != c.z or 0 in z.shape:
+            raise InkstoneError(
+                f"The latent has shape {list(latent.shape)}: expected [batch, {c.z}, 1, height/8, "
+                "width/8]. Connect the latent of an Inkstone or Qwen-Image sampler."
+            )
+        height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
+        rows, sentence = self._plan(height, width)
+        self._tell(sentence)
+        with torch.inference_mode():
+            z = z.to(self.device, self.dtype)
+            pixels = [
+                self.network.decode(item) if rows is None else decode_rows(self.network, item, rows)
+                for item in z.split(1)
+            ]
+            picture = torch.cat(pixels).float().clamp(-1, 1).add(1).div(2)
+        return picture.permute(0, 2, 3, 1).contiguous().cpu()
+
+    def _plan(self, height: int, width: int) -> tuple[int | None, str]:
+        """Rows of a strip (None = whole) and the sentence that says so."""
+        budget = self.budget or free_bytes(self.device) * 3 // 4
+        c = self.network.config
+        rows, _, said = plan_rows(c, height, width, self.dtype, budget, self.device.type)
+        return rows, said
+
+    def _tell(self, plan: str) -> None:
+        """One line per plan, not per picture: scoring a model decodes hundreds alike."""
+        if plan != self._told:
+            log.info("%s", plan)
+            self._told = plan
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
+
+        Of a VAE with alpha (layered), pictures without it are taken as opaque. Kept by content: a
+        picture that was just encoded is not encoded again.
+        """
+        c = self.network.config
+        pictures = picture_for(pictures, c.channels)
+        _, height, width, channels = pictures.shape
+        if height % c.scale or width % c.scale or channels != c.channels:
+            raise InkstoneError(
+                f"The picture is {width}x{height} with {channels} channels: expected sides that "
+                f"are multiples of {c.scale} and {c.channels} channels. Resize or convert it first."
+            )
+        items = pictures.float().cpu().split(1)
+        return torch.cat([self._encoded.get(digest(x), partial(self._encode, x)) for x in items])
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        """[1,H,W,C] -> [1,16,1,h,w]"""
+        rows, sentence = self._plan(*picture.shape[1:3])
+        self._tell(sentence.replace("decode", "encode"))
+        with torch.inference_mode():
+            x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
+            if rows is None:
+                means, _ = self.network.moments(x)
+            else:
+                means, _ = moments_rows(self.network, x, rows)
+        return means.float().cpu()[:, :, None]

@@ -1,0 +1,165 @@
+"""The vision tower of a GGUF text encoder: a file of its own, called mmproj, and how it is found.
+
+Unusual: some of our tensors are several in the file (q, k and v; two frames of a kernel). A
+VisionFile shows them under our names, joined as they are read, so a loader sees one plain file.
+It is told by its content, never by its name; the name only decides between several that fit.
+"""
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...quant.gguf_types import BY_NAME
+from ..arch import key_maps_gguf
+from ..arch.dims import size
+from ..formats.file_reader import AGAIN, check_target, find_entry
+from ..formats.gguf import GGUFFile, architecture_of
+from ..formats.gguf_header import GGUFEntry
+
+log = logging.getLogger(__name__)
+
+_MOST_FILES = 200  # GGUF files of a folder that are looked into
+_QUANT = re.compile(r"[-._]((ud[-._])?i?q\d\w*|bf16|f16|f32|fp16|mxfp4\w*|tq\d\w*)$", re.IGNORECASE)
+
+
+class VisionFile:
+    """An mmproj file with the interface of SafetensorsFile, under our `visual.` names.
+
+    An entry whose parts have one type keeps it and can be read raw; one of mixed types is float32.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = GGUFFile(path)
+        self.path, self.metadata = self._file.path, self._file.metadata
+        try:
+            self._table, strange = key_maps_gguf.vision_parts(self._file.entries)
+            if strange or not self._table:
+                raise InkstoneError(
+                    f"{self.path}: {len(strange)} tensors are not part of the vision tower of "
+                    f"Qwen2.5-VL ({', '.join(strange[:5])}). Use the mmproj file of Qwen2.5-VL-7B."
+                )
+            self.entries = {ours: self._entry(ours) for ours in self._table}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "VisionFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; reading afterwards is an error."""
+        self._file.close()
+
+    def read(
+        self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """As SafetensorsFile.read."""
+        entry = find_entry(self.path, self.entries, name)
+        parts = self._table[name]
+        if len(parts.names) == 1:
+            return self._file.read(parts.names[0], out, dtype)
+        if out is None:
+            out = torch.empty(entry.shape, dtype=dtype or entry.kind.dtype or torch.float32)
+        check_target(self.path, name, entry.shape, out, dtype)
+        at = 0
+        with torch.no_grad():
+            for part in parts.names:
+                if parts.stack:
+                    self._file.read(part, out.select(parts.axis, at))
+                    at += 1
+                    continue
+                n = self._file.entries[part].shape[parts.axis]
+                self._file.read(part, out.narrow(parts.axis, at, n))
+                at += n
+        return out
+
+    def raw(self, name: str) -> Tensor:
+        """The bytes of a matrix, uint8 [rows, bytes of a row]; parts below each other."""
+        entry, parts = find_entry(self.path, self.entries, name), self._table[name]
+        if entry.kind is not self._file.entries[parts.names[0]].kind or parts.stack or parts.axis:
+            raise InkstoneError(f"{self.path}: {name} is not of one type. Read it as floats.")
+        return torch.cat([self._file.raw(part) for part in parts.names])
+
+    def _entry(self, ours: str) -> GGUFEntry:
+        parts = self._table[ours]
+        found = [self._file.entries[name] for name in parts.names]
+        rest = parts.axis + (not parts.stack)
+        if len({e.shape[: parts.axis] + e.shape[rest:] for e in found}) > 1:
+            shapes = ", ".join(f"{n} {list(e.shape)}" for n, e in zip(parts.names, found))
+            raise InkstoneError(f"{self.path}: {shapes} cannot be joined to {ours}. {AGAIN}")
+        shape, first = parts.shape(e.shape for e in found), found[0]
+        if len(found) > 1 and any(e.kind is not first.kind or e.factor != 1 for e in found):
+            first = replace(first, kind=BY_NAME["F32"], dtype=torch.float32, factor=1.0)
+        size = sum(e.nbytes for e in found)
+        return replace(first, shape=shape, begin=0, end=size)
+
+
+@dataclass(frozen=True)
+class Mmproj:
+    """What was found beside a text encoder: the file or None, and a sentence that says so."""
+
+    path: Path | None
+    words: str
+
+
+def find_mmproj(encoder: Path, width: int) -> Mmproj:
+    """The vision tower for a GGUF text encoder of this width, in the encoder's folder.
+
+    Never raises for what lies there: text to image does not need it.
+    """
+    encoder = Path(encoder)
+    stem = _stem(encoder)
+    fitting = [p for p in _towers(encoder) if _fits(p, width)]
+    named = [p for p in fitting if stem in _plain(p.stem)]
+    chosen = fitting if len(fitting) == 1 else named
+    if len(chosen) == 1:
+        return Mmproj(chosen[0], f"vision tower {chosen[0].name}")
+    if fitting:
+        names = ", ".join(p.name for p in (named or fitting)[:5])
+        return Mmproj(
+            None,
+            f"{len(named or fitting)} vision towers fit ({names}): text-to-image "
+            "only; keep one of them beside the encoder for edits",
+        )
+    return Mmproj(
+        None,
+        f"no vision tower beside it: text-to-image only; an edit needs "
+        f"mmproj-{encoder.name} (the mmproj file that its publisher offers with "
+        f"it) in {encoder.parent}",
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-._ ]+", "-", name.lower())
+
+
+def _stem(encoder: Path) -> str:
+    """The model's name without its quantisation: qwen2.5-vl-7b-instruct."""
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", encoder.stem)
+    return _plain(_QUANT.sub("", name))
+
+
+def _towers(encoder: Path) -> list[Path]:
+    """GGUF files of the encoder's folder that say they are a vision tower."""
+    folder = encoder if encoder.is_dir() else encoder.parent
+    files = sorted(p for p in folder.glob("*.gguf") if p.is_file() and p != encoder)
+    files.sort(key=lambda p: "mmproj" not in p.name.lower())  # the limit must not hide these
+    return [p for p in files[:_MOST_FILES] if architecture_of(p) == "clip"]
+
+
+def _fits(path: Path, width: int) -> bool:
+    try:
+        with VisionFile(path) as file:
+            shapes = {name: entry.shape for name, entry in file.entries.items()}
+    except InkstoneError as error:
+        log.debug("not a vision tower of ours: %s", error)
+        return False
+    return size(shapes, "visual.merger.mlp.2.weight") == width

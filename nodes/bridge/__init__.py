@@ -1,0 +1,1 @@
+"""Our networks as ComfyUI's own MODEL, CLIP and VAE."""

@@ -1,0 +1,91 @@
+"""Bridges: our models on core's sockets: its nodes and other packs work on our kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...host import api
+from ...host.api import io, schema
+from .. import sockets
+
+_CORE = "core nodes and other packs"
+
+
+class ToModel(io.ComfyNode):
+    """Our diffusion model as MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneToModel",
+            display_name="Inkstone to MODEL",
+            category="inkstone/bridge",
+            description=f"The diffusion model for {_CORE}: KSampler and all other samplers, "
+            "schedulers and guiders, ModelSamplingAuraFlow, CFGNorm, LoraLoaderModelOnly.",
+            search_aliases=["ksampler", "bridge", "convert", "unet"],
+            inputs=[
+                sockets.Model.Input(
+                    "model", tooltip="From Load Diffusion Model or Load All, with its LoRAs."
+                )
+            ],
+            outputs=[io.Model.Output("core_model", display_name="MODEL")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        sockets.require_models(model=model)
+        api.require_comfyui("Inkstone to MODEL")
+        from .model_patcher import core_model
+
+        return io.NodeOutput(core_model(model))
+
+
+class ToCLIP(io.ComfyNode):
+    """Our text encoder as CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneToCLIP",
+            display_name="Inkstone to CLIP",
+            category="inkstone/bridge",
+            description=f"The text encoder for {_CORE}: CLIPTextEncode, TextEncodeQwenImageEdit "
+            "and TextEncodeQwenImageEditPlus.",
+            search_aliases=["clip text encode", "bridge", "convert"],
+            inputs=[
+                sockets.TextEncoder.Input(
+                    "text_encoder", tooltip="From Load Text Encoder or Load All."
+                )
+            ],
+            outputs=[io.Clip.Output("core_clip", display_name="CLIP")],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: Any) -> io.NodeOutput:
+        from .clip_vae import CoreCLIP
+
+        sockets.require_models(text_encoder=text_encoder)
+        return io.NodeOutput(CoreCLIP(text_encoder))
+
+
+class ToVAE(io.ComfyNode):
+    """Our VAE as VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneToVAE",
+            display_name="Inkstone to VAE",
+            category="inkstone/bridge",
+            description=f"The VAE for {_CORE}: VAEDecode, VAEEncode, also tiled and for inpaint.",
+            search_aliases=["vae decode", "vae encode", "bridge", "convert"],
+            inputs=[sockets.VAE.Input("vae", tooltip="From Load VAE or Load All.")],
+            outputs=[io.Vae.Output("core_vae", display_name="VAE")],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any) -> io.NodeOutput:
+        from .clip_vae import CoreVAE
+
+        sockets.require_models(vae=vae)
+        return io.NodeOutput(CoreVAE(vae))

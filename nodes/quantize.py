@@ -1,0 +1,100 @@
+"""The quantiser as a node: a model of the list in, a smaller file beside the others out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InkstoneError
+from ..host import model_folders
+from ..host import progress as progress_module
+from ..host.api import io, schema
+
+# As `inkstone quantize --type` takes them; kept here as text, so that no torch is imported.
+TYPES = (
+    "Q4_K_M",
+    "Q2_K",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q4_0",
+    "Q4_1",
+    "Q4_K_S",
+    "Q5_0",
+    "Q5_1",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "Q8_0",
+    "BF16",
+    "fp8_scaled",
+)
+KIND = "diffusion_models"
+
+
+def output_file(name: str, kind: str) -> Path:
+    """The file for a name that the user gave, in the first folder of diffusion models."""
+    suffix = ".safetensors" if kind == "fp8_scaled" else ".gguf"
+    plain = name.strip().removesuffix(suffix)
+    if not plain or plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|\0'):
+        raise InkstoneError(
+            f"{name!r} is no file name: expected a plain name without folders, "
+            "for example qwen-image-Q4_K_M."
+        )
+    folder = model_folders.model_folders(KIND)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (plain + suffix)
+
+
+class Quantise(io.ComfyNode):
+    """Writes a model in fewer bits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="InkstoneQuantise",
+            display_name="Inkstone Quantise Model",
+            category="inkstone/tools",
+            description="Writes a diffusion model as GGUF or scaled fp8 into "
+            "models/diffusion_models. A run that was stopped goes on where it was.",
+            search_aliases=["gguf", "fp8", "quantize", "convert", "compress"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_folders.model_files(KIND),
+                    tooltip="The model to make smaller, best in bf16.",
+                ),
+                io.Combo.Input(
+                    "type",
+                    options=list(TYPES),
+                    default=TYPES[0],
+                    tooltip="Q4_K_M: a third of bf16 and hardly a loss. Q8_0: half, no loss to "
+                    "see. Q2_K and Q3_K: for little memory. fp8_scaled: for cards with fp8 units.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="qwen-image-Q4_K_M",
+                    tooltip="Name of the new file, without folders. A file of this name is "
+                    "replaced when the new one is complete.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        return model_folders.known_model(KIND, model)
+
+    @classmethod
+    def execute(cls, model: str, type: str, name: str) -> io.NodeOutput:
+        from ..pipeline.quantize import quantise
+        from ..pipeline.quantize_request import QuantiseCall
+
+        bar: list[progress_module.Progress] = []
+
+        def progress(value: int, total: int) -> None:
+            bar[:] = bar or [progress_module.progress(total)]
+            bar[0].update(value)
+
+        call = QuantiseCall(model_folders.model_path(KIND, model), output_file(name, type), type)
+        path = quantise(call, progress)["file"]
+        return io.NodeOutput(path, ui={"text": (path,)})

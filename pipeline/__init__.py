@@ -1,0 +1,1 @@
+"""Work on whole models that is no node: memory plan, description, quantization."""

@@ -1,0 +1,219 @@
+"""What a quantised file will hold: header, places and types, before any weight is read.
+
+Two kinds of file: GGUF with the mixes of gguf_recipes.py, and fp8 with one scale per matrix as
+ComfyUI reads it (`scale_weight`, marked by `scaled_fp8`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import InkstoneError
+from ..loaders.arch.config import text_config
+from ..loaders.arch.key_maps_gguf import TEXT
+from ..loaders.formats.gguf_writer import Value, gguf_layout
+from ..loaders.formats.safetensors_header import write_header
+from ..loaders.models.tokenizer_gguf import tokenizer_for
+from ..quant.gguf_types import BlockType
+from .gguf_recipes import VECTORS, is_matrix, mix_named, replaced_words, types_of
+from .weight_rows import Matrices
+
+FP8 = "FP8_SCALED"
+ROPE_SECTIONS = [16, 24, 24, 0]  # of Qwen2.5-VL: time, height, width
+_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to write. `kind` None = fp8 codes, whose scale goes to `scale_at`."""
+
+    name: str  # ours; "" for marks, which have no data to compute
+    saved_as: str
+    shape: tuple[int, ...]
+    begin: int
+    kind: BlockType | None = None
+    dtype: torch.dtype | None = None  # of plain numbers
+    scale_at: int = 0
+
+    @property
+    def form(self) -> str:
+        """Its type in words."""
+        return self.kind.name if self.kind else str(self.dtype or torch.float8_e4m3fn)[6:]
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight."""
+        return self.kind.bits if self.kind else 8.0 * (self.dtype or torch.float8_e4m3fn).itemsize
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A whole file: `head` comes first, then the pieces, in order."""
+
+    head: bytes
+    pieces: list[Piece]
+    size: int
+    said: list[str] = field(default_factory=list)  # lines for the user
+
+
+def plan_file(model: Matrices, kind: str) -> FilePlan:
+    """The plan for a type: a row of gguf_mix.MIXES, or FP8_SCALED."""
+    return _fp8(model) if kind.upper() == FP8 else _gguf(model, kind)
+
+
+def suffix_of(kind: str) -> str:
+    """What files of a type are called."""
+    return ".safetensors" if kind.upper() == FP8 else ".gguf"
+
+
+# --- GGUF
+
+
+def _text_names() -> dict[str, str]:
+    return {ours: theirs for theirs, ours in TEXT}
+
+
+def _gguf_name(ours: str, role: str) -> str:
+    """A name as ComfyUI-GGUF expects it: of the text encoder llama.cpp's."""
+    if role == "diffusion_model":
+        return ours
+    parts, leaf = ours.split("."), ours.rpartition(".")[2]
+    number = parts[1] if parts[0] == "layers" else ""
+    for template, theirs in _text_names().items():
+        if template.format(n=number, leaf=leaf) == ours:
+            return theirs.format(n=number, leaf=leaf)
+    raise InkstoneError(
+        f"{ours} has no name in GGUF files of text encoders. Use a text encoder of Qwen2.5-VL."
+    )
+
+
+def _gguf(model: Matrices, kind: str) -> FilePlan:
+    mix, said = mix_named(kind), []
+    shapes = model.shapes
+    if model.role == "text_encoder":
+        shapes = {n: s for n, s in shapes.items() if not n.startswith("visual.")}
+        if len(shapes) < len(model.shapes):
+            said.append("the vision tower is left out: in GGUF it is a file of its own (mmproj)")
+    if model.left_out:
+        said.append(f"left out, not needed for pictures: {', '.join(model.left_out[:3])}")
+    types, replaced = types_of(shapes, mix)
+    said += replaced_words(replaced)
+    tensors = {_gguf_name(n, model.role): (shapes[n], types[n]) for n in shapes}
+    vector = next(k for k in types.values() if k.name == VECTORS)
+    marks = {m: (tuple(model.source.entries[t].shape), vector) for m, t in model.marks.items()}
+    head, slots, size = gguf_layout(_values(model, mix.file_type, said), tensors | marks)
+    pieces = [
+        Piece(ours, slot.name, slot.shape, slot.begin, slot.kind)
+        for ours, slot in zip([*shapes, *[""] * len(marks)], slots)
+    ]
+    return FilePlan(head, pieces, size, said)
+
+
+def _values(model: Matrices, file_type: int, said: list[str]) -> dict[str, Value]:
+    text = model.role == "text_encoder"
+    values: dict[str, Value] = {"general.architecture": "qwen2vl" if text else "qwen_image"}
+    values |= {"general.quantization_version": 2, "general.file_type": file_type}
+    values |= model.said
+    return values | (_text_values(model, said) if text else {})
+
+
+def _text_values(model: Matrices, said: list[str]) -> dict[str, Value]:
+    config = text_config(model.shapes, model.config)
+    told = {
+        "block_count": config.layers,
+        "embedding_length": config.width,
+        "feed_forward_length": config.ff,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads,
+        "rope.freq_base": float(config.theta),
+        "attention.layer_norm_rms_epsilon": float(config.eps),
+        "rope.dimension_sections": ROPE_SECTIONS,
+    }
+    longest = model.config.get("max_position_embeddings")
+    if isinstance(longest, int):
+        told["context_length"] = longest
+    values: dict[str, Value] = {f"qwen2vl.{key}": value for key, value in told.items()}
+    try:
+        return values | _tokenizer_values(model, config.vocab)
+    except InkstoneError as error:
+        said.append(f"no tokenizer goes into the file: {error}")
+        return values
+
+
+def _tokenizer_values(model: Matrices, vocabulary: int) -> dict[str, Value]:
+    """tokens, token_type, merges and special ids, as llama.cpp writes them for Qwen2."""
+    backend = json.loads(tokenizer_for(model.path, model.source).to_json())
+    ids: dict[str, int] = backend["model"]["vocab"]
+    tokens = [f"[PAD{number}]" for number in range(vocabulary)]
+    kinds = [_UNUSED] * vocabulary
+    for token, number in ids.items():
+        if number < vocabulary:
+            tokens[number], kinds[number] = token, _NORMAL
+    added = {entry["content"]: entry["id"] for entry in backend["added_tokens"]}
+    for entry in backend["added_tokens"]:
+        if entry["id"] < vocabulary:
+            tokens[entry["id"]] = entry["content"]
+            kinds[entry["id"]] = _CONTROL if entry["special"] else _USER
+    merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
+    found = {
+        "model": "gpt2",
+        "pre": "qwen2",
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": merges,
+        "add_bos_token": False,
+    }
+    for key, token in (("eos_token_id", "<|im_end|>"), ("padding_token_id", "<|endoftext|>")):
+        if token in added:
+            found[key] = added[token]
+    return {f"tokenizer.ggml.{key}": value for key, value in found.items()}
+
+
+# --- fp8
+
+
+def _fp8(model: Matrices) -> FilePlan:
+    """Matrices of blocks in e4m3 with a scale; other tensors as they are in the source."""
+    start = "model." if model.role == "text_encoder" else ""
+    meta: dict[str, torch.Tensor] = {}
+    ours_of: dict[str, str] = {}
+
+    def add(saved: str, shape: tuple[int, ...], dtype: torch.dtype, ours: str = "") -> None:
+        meta[saved] = torch.empty(shape, dtype=dtype, device="meta")
+        ours_of[saved] = ours
+
+    for ours, shape in model.shapes.items():
+        saved = ours if ours.startswith("visual.") else start + ours
+        if is_matrix(ours, shape) and not ours.startswith("embed_tokens"):
+            add(saved, shape, torch.float8_e4m3fn, ours)
+            add(saved.removesuffix("weight") + "scale_weight", (), torch.float32)
+        else:
+            kept = model.dtype(ours) if model.dtype(ours).itemsize > 1 else torch.bfloat16
+            add(saved, shape, kept, ours)
+    add("scaled_fp8", (0,), torch.float8_e4m3fn)
+    for mark, theirs in model.marks.items():
+        add(mark, tuple(model.source.entries[theirs].shape), torch.float32)
+    return _placed(meta, ours_of, model)
+
+
+def _placed(meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices) -> FilePlan:
+    ordered = dict(sorted(meta.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    head = write_header(ordered, {"format": "pt"} | model.said)
+    places, at = {}, len(head)
+    for saved, tensor in ordered.items():
+        places[saved] = at
+        at += tensor.numel() * tensor.dtype.itemsize
+    pieces = []
+    for saved, tensor in ordered.items():
+        codes = tensor.dtype == torch.float8_e4m3fn and ours_of[saved]
+        scale = places[saved.removesuffix("weight") + "scale_weight"] if codes else 0
+        if saved.endswith(".scale_weight"):
+            continue  # written with its matrix
+        dtype = None if codes else tensor.dtype
+        pieces.append(
+            Piece(ours_of[saved], saved, tuple(tensor.shape), places[saved], None, dtype, scale)
+        )
+    return FilePlan(head, pieces, at)

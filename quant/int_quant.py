@@ -1,0 +1,235 @@
+"""Integer weights as ComfyUI writes them: int8, and 4 or 6 bits with scales by row or by group.
+
+Formats with ConvRot were rotated before they were rounded (every `group` inputs times a Hadamard
+matrix), so that no input stands out; rows are turned back here, as integers and so without error
+(comfy-kitchen, the reference, turns floats; without ConvRot results are its own bit for bit).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chunked import (
+    INT4,
+    Pieced,
+    Rows,
+    known_pairs,
+    look_up_pairs,
+    pair_table,
+    rotate_back,
+    scale_groups,
+)
+from .fp8 import E4M3, IGNORED
+from .packed_layer import BYTES, FLOATS, Parts
+from .storage import Found
+
+_UNSIGNED = tuple(q - 8.0 for q in range(16))
+_COUNTED = tuple(float(q) for q in range(16))
+
+
+class RowScaledStorage(Pieced):
+    """int8 [N, K], or two int4 a byte [N, K/2] low first; scale float32 () or [N, 1]; `rotated`
+    is the group of ConvRot, 0 without it."""
+
+    def __init__(self, form: str, codes: Tensor, scale: Tensor, bits: int, rotated: int) -> None:
+        super().__init__((len(codes), codes.shape[1] * 8 // bits))
+        self.format, self.bits, self.rotated = form, bits, rotated
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale.reshape(-1, 1) if scale.numel() > 1 else scale.view(()))
+
+    def fill(self, rows: Rows, out: Tensor) -> None:
+        codes = self.codes[rows]
+        if self.bits == 8:
+            out.copy_(codes)
+        else:
+            look_up_pairs(known_pairs(INT4, False, out.device), codes.view(torch.uint8), out)
+        scale = self.scale[rows] if self.scale.dim() else self.scale
+        if self.rotated:
+            rotate_back(out, self.rotated)
+            scale = scale / math.sqrt(self.rotated)
+        out.mul_(scale)
+
+
+class W4A8Storage(Pieced):
+    """Codes of 4 bits (6: high pairs behind the row's nibbles) that stand for int8 numbers:
+    clamp(round(level * small)) with small [N, K/group], then scale [N, 1], plus `offset`
+    [K/group, N] if there is one, then turned back."""
+
+    def __init__(
+        self, codes: Tensor, parts: Mapping[str, Tensor], group: int, rotated: int
+    ) -> None:
+        small = parts["small"]
+        super().__init__((len(codes), small.shape[1] * group))
+        self.group, self.rotated = group, rotated
+        self.bits = codes.shape[1] * 8 // self.shape[1]
+        self.format = f"asym_w{self.bits}a8_int8"
+        self.register_buffer("codes", codes.view(torch.uint8))
+        self.register_buffer("small", small.view(torch.uint8) if small.dtype == E4M3 else small)
+        for name in ("scale", "codebook", "offset"):
+            self.register_buffer(name, parts.get(name))
+        self._pairs: Tensor | None = None
+
+    def fill(self, rows: Rows, out: Tensor) -> None:
+        if self.bits == 4:
+            look_up_pairs(self._table(), self.codes[rows], out)
+        else:
+            out.copy_(self._six_bits(self.codes[rows])).sub_(32)
+        small = self.small[rows]
+        scale_groups(out, (small.view(E4M3) if small.dtype == torch.uint8 else small).float())
+        root = math.sqrt(self.rotated)
+        rotate_back(out.round_().clamp_(-127, 127), self.rotated).mul_(self.scale[rows] / root)
+        if self.offset is not None:
+            # no integers: in float64 the order of additions does not reach the last bit of float32
+            offset = self.offset[:, rows].t().double().repeat_interleave(self.group, 1)
+            out.add_(rotate_back(offset, self.rotated).div_(root).float())
+
+    def _table(self) -> Tensor:
+        if self._pairs is None or self._pairs.device != self.codes.device:
+            plain = torch.tensor(_UNSIGNED, device=self.codes.device)
+            self._pairs = pair_table(plain if self.codebook is None else self.codebook)
+        return self._pairs
+
+    def _six_bits(self, packed: Tensor) -> Tensor:
+        """Bytes [n, 3K/4] -> codes [n, K] of 0..63."""
+        columns = self.shape[1]
+        low, high = packed[:, : columns // 2], packed[:, columns // 2 :]
+        codes = torch.stack([low & 15, low >> 4], -1).view(len(packed), columns)
+        shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=packed.device)
+        return codes | (((high.unsqueeze(-1) >> shifts) & 3) << 4).view(len(packed), columns)
+
+
+class GroupScaledStorage(Pieced):
+    """Two codes a byte [N, K/2], low first: (q - middle) * scale + zero, these [N, K/group] each in
+    their float type; middle is 8, or 0."""
+
+    def __init__(
+        self, form: str, codes: Tensor, scale: Tensor, zero: Tensor, middle: int = 8
+    ) -> None:
+        super().__init__((len(codes), codes.shape[1] * 2))
+        self.format, self.levels = form, _UNSIGNED if middle else _COUNTED
+        self.register_buffer("codes", codes.view(torch.uint8))
+        self.register_buffer("scale", scale.contiguous())
+        self.register_buffer("zero", zero.contiguous())
+
+    def fill(self, rows: Rows, out: Tensor) -> None:
+        look_up_pairs(known_pairs(self.levels, False, out.device), self.codes[rows], out)
+        scale_groups(out, self.scale[rows].float())
+        out.view(*self.scale[rows].shape, -1).add_(self.zero[rows].float().unsqueeze(-1))
+
+
+def _number(parts: Parts, layer: str, conf: Mapping[str, Any], key: str, default: int) -> int:
+    value = conf.get(key, default)
+    if type(value) is not int or not 0 < value <= 1 << 20:
+        raise parts.fault(layer, f"its {key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def _rotation(parts: Parts, layer: str, conf: Mapping[str, Any], columns: int) -> int:
+    """The group of ConvRot: a power of 4 that divides the columns."""
+    group = _number(parts, layer, conf, "convrot_groupsize", 256)
+    if columns % group or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0:
+        raise parts.fault(
+            layer,
+            f"its convrot_groupsize is {group}, expected a power of 4 that divides the "
+            f"{columns} columns",
+        )
+    return group
+
+
+def row_scaled_found(
+    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+) -> Found:
+    """int8_tensorwise and convrot_w4a4."""
+    bits = 8 if form == "int8_tensorwise" else 4
+    weight = parts.matrix(layer, BYTES if bits == 4 else {torch.int8})
+    rows, width = parts.shape(weight)
+    columns = width * 8 // bits
+    scale = parts.need(layer, ".weight_scale")
+    one = len(parts.shape(scale)) == 0 or parts.shape(scale) == (1,)
+    parts.need(layer, ".weight_scale", () if one and bits == 8 else (rows,))
+    turned = bits == 4 or bool(conf.get("convrot"))
+    rotated = _rotation(parts, layer, conf, columns) if turned else 0
+    name = form + " convrot" * (turned and bits == 8)
+
+    def load() -> RowScaledStorage:
+        return RowScaledStorage(name, parts.read(weight), parts.floats(layer, scale), bits, rotated)
+
+    size = rows * width + 4 * (1 if one else rows)
+    used = (weight, scale, *parts.present(layer, IGNORED), *extra)
+    return Found(weight, (rows, columns), name, size, used, load)
+
+
+_W4A8 = (
+    ("scale", ".weight_s_channel"),
+    ("codebook", ".weight_codebook"),
+    ("offset", ".weight_correction"),
+)
+
+
+def _load_w4a8(parts: Parts, layer: str, group: int, rotated: int) -> W4A8Storage:
+    held = {
+        key: parts.floats(layer, layer + suffix) for key, suffix in _W4A8 if layer + suffix in parts
+    }
+    held["scale"] = held["scale"].reshape(-1, 1)
+    small = layer + ".weight_s_rel"
+    parts.floats(layer, small)
+    held["small"] = parts.read(small)
+    return W4A8Storage(parts.read(layer + ".weight"), held, group, rotated)
+
+
+def w4a8_found(
+    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+) -> Found:
+    """asym_w4a8_int8 with 4 or 6 bits."""
+    weight = parts.matrix(layer, BYTES)
+    small = parts.matrix(layer, FLOATS | {E4M3}, ".weight_s_rel")
+    rows, width = parts.shape(weight)
+    group = _number(parts, layer, conf, "group_size", 16)
+    columns = parts.shape(small)[1] * group
+    bits = width * 8 // columns
+    if parts.shape(small)[0] != rows or bits not in (4, 6) or bits * columns != width * 8:
+        raise parts.fault(
+            layer,
+            f"its weight {[rows, width]} and scales {list(parts.shape(small))} do not fit "
+            f"codes of 4 or 6 bits in groups of {group}",
+        )
+    used = [weight, small, parts.need(layer, ".weight_s_channel", (rows,))]
+    size = parts.nbytes(weight, small) + 4 * rows
+    optional = ((".weight_codebook", (16,)), (".weight_correction", (columns // group, rows)))
+    for suffix, shape in optional:
+        if layer + suffix in parts:
+            used.append(parts.need(layer, suffix, shape))
+            size += 4 * math.prod(shape)
+    rotated = _rotation(parts, layer, conf, columns)
+    load = partial(_load_w4a8, parts, layer, group, rotated)
+    name = f"asym_w{bits}a8_int8"
+    used += parts.present(layer, IGNORED)
+    return Found(weight, (rows, columns), name, size, (*used, *extra), load)
+
+
+def awq_found(
+    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+) -> Found:
+    """awq_w4a16."""
+    weight = parts.matrix(layer, BYTES)
+    rows, width = parts.shape(weight)
+    group = _number(parts, layer, conf, "group_size", 64)
+    if 2 * width % group:
+        raise parts.fault(layer, f"groups of {group} do not divide its {2 * width} columns")
+    grid = (2 * width // group, rows)
+    both = [parts.need(layer, suffix, grid) for suffix in (".weight_scale", ".weight_zeros")]
+
+    def load() -> GroupScaledStorage:
+        for name in both:
+            parts.floats(layer, name)
+        scale, zero = (parts.read(name).reshape(grid).t() for name in both)
+        return GroupScaledStorage(form, parts.read(weight), scale, zero)
+
+    used = (weight, *both, *parts.present(layer, IGNORED), *extra)
+    return Found(weight, (rows, 2 * width), form, parts.nbytes(weight, *both), used, load)

@@ -1,0 +1,151 @@
+"""Refuses a request that a model cannot draw, before the first weight is read."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..errors import InkstoneError
+from .geometry import LATENT, check_canvas
+from .nan_check import check
+from .request import MOST_LAYERS, Drawer, Request
+from .schedule import check_sigmas
+
+
+def check_request(model: Drawer, r: Request) -> None:
+    """Raises InkstoneError where this model cannot draw this."""
+    check_canvas(r.width, r.height)
+    check_sigmas(r.sigmas)
+    _check_variant(model, r)
+    for number, picture in enumerate(r.references, 1):
+        _check_reference(f"Reference picture {number}", picture)
+    for number, picture in enumerate(r.context, 1):
+        _check_context(model, f"In-context map {number}", picture, r)
+    if model.layered:
+        _check_layers(r)
+    elif r.layers:
+        raise InkstoneError(
+            f"{r.layers} layers are asked of {_name(model)}, which draws one picture. Use "
+            "Qwen-Image-Layered, or leave layers at 0."
+        )
+    if r.latent is not None and (r.sigmas[0] < 1 or r.repaint is not None):
+        _check_latent(r.latent, r)
+    if r.repaint is not None:
+        _check_repaint(r.repaint, r)
+
+
+def _name(model: Drawer) -> str:
+    return model.variant.name if model.variant else "a model whose variant is not said"
+
+
+def _check_variant(model: Drawer, r: Request) -> None:
+    own = model.variant
+    if r.encoded_for and (own is None or own.name != r.encoded_for):
+        raise InkstoneError(
+            f"The prompt was encoded for {r.encoded_for}, the diffusion model is {_name(model)}: "
+            "each variant was trained with its own template. Encode the prompt with this diffusion "
+            "model connected, or load the model that it was encoded for."
+        )
+    if not r.references or model.layered:
+        return
+    pictures = f"{len(r.references)} reference picture{'s' * (len(r.references) > 1)}"
+    if own is None:
+        raise InkstoneError(
+            f"{pictures} for a model that does not say which variant it is (the tensors of "
+            "Qwen-Image, Edit and Edit-2509 are identical). Choose the variant where the model is "
+            "loaded: edit, edit-2509 or edit-2511."
+        )
+    if model.edit is None:
+        raise InkstoneError(
+            f"{pictures} for {own.name}, which takes none. Use a Qwen-Image-Edit model; to start "
+            "from a picture, give its latent and a strength below 1."
+        )
+    if model.edit.most is not None and len(r.references) > model.edit.most:
+        raise InkstoneError(
+            f"{pictures} for {own.name}, which takes {model.edit.most}. Leave out some, or use "
+            "Edit-2509 or 2511."
+        )
+
+
+def _check_reference(name: str, picture: Tensor) -> None:
+    shape = list(picture.shape)
+    if len(shape) != 5 or shape[:3] != [1, 16, 1] or min(shape) < 1:
+        raise InkstoneError(
+            f"{name} has shape {shape}: expected one latent [1, 16, 1, height/8, width/8]. Encode "
+            "one picture with the VAE of Qwen-Image."
+        )
+    check(name, picture, "of the VAE")
+
+
+def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> None:
+    if model.layered or model.apart or model.edit is not None:
+        raise InkstoneError(
+            f"{name} for {_name(model)}: in-context controls were made for Qwen-Image. Load that, "
+            "or take out the control."
+        )
+    _check_reference(name, picture[:1])
+    check(name, picture, "of the VAE")
+    if len(picture) not in (1, r.batch):
+        raise InkstoneError(
+            f"{name} holds {len(picture)} maps, {r.batch} are drawn: expected 1"
+            f"{f' or {r.batch}' if r.batch > 1 else ''}. Give one for all, or one for each."
+        )
+    got, wanted = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if got != wanted:
+        raise InkstoneError(
+            f"{name} is {got[1] * LATENT}x{got[0] * LATENT}, the canvas {r.width}x{r.height}: both "
+            "must have the same size."
+        )
+
+
+def _check_layers(r: Request) -> None:
+    if len(r.references) != 1:
+        raise InkstoneError(
+            f"Qwen-Image-Layered takes one picture apart, got {len(r.references)} pictures. "
+            "Give the picture, with its alpha channel, as the one reference."
+        )
+    if not 1 <= r.layers <= MOST_LAYERS:
+        raise InkstoneError(f"Layers is {r.layers}: expected 1 to {MOST_LAYERS}. 4 is usual.")
+    got, wanted = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if got != wanted:
+        raise InkstoneError(
+            f"The picture to take apart is {got[1] * LATENT}x{got[0] * LATENT}, the canvas "
+            f"{r.width}x{r.height}: layers have the size of their picture. Make both the same."
+        )
+    if r.repaint is not None or r.sigmas[0] < 1:
+        raise InkstoneError(
+            "Qwen-Image-Layered draws its layers from noise alone: no mask, and a schedule that "
+            "starts at 1."
+        )
+
+
+def _check_latent(latent: Tensor, r: Request) -> None:
+    wanted = [16, 1, r.height // LATENT, r.width // LATENT]
+    if latent.dim() != 5 or list(latent.shape[1:]) != wanted or len(latent) not in (1, r.batch):
+        count = "1" if r.batch == 1 else f"1 or {r.batch}"
+        raise InkstoneError(
+            f"The latent to start from has shape {list(latent.shape)}, the canvas is {r.width}x"
+            f"{r.height}: expected {count} of {wanted}. Encode a picture of that size with the VAE."
+        )
+    check("the latent to start from", latent, "of the VAE")
+
+
+def _check_repaint(mask: Tensor, r: Request) -> None:
+    if r.latent is None:
+        raise InkstoneError(
+            "A mask is given and no latent: what is kept comes from the latent. Encode the "
+            "picture with the VAE."
+        )
+    wanted = [1, r.height // LATENT, r.width // LATENT]
+    if mask.dim() != 4 or list(mask.shape[1:]) != wanted or len(mask) not in (1, r.batch):
+        raise InkstoneError(
+            f"The repaint mask has shape {list(mask.shape)}: expected one value per latent pixel, "
+            f"[1, {', '.join(map(str, wanted))}] for this {r.width}x{r.height} canvas. Bring the "
+            "mask to the size of the picture first."
+        )
+    check("the repaint mask", mask, "of the mask")
+    low, high = mask.min().item(), mask.max().item()
+    if low < 0 or high > 1:
+        raise InkstoneError(
+            f"The repaint mask has values from {low:g} to {high:g}: expected 0 (keep) to 1 "
+            "(repaint)."
+        )

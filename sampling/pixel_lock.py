@@ -1,0 +1,119 @@
+"""The pixel lock: what comes back has exactly the size of the picture, and nothing has moved.
+
+A picture is padded to the canvas by repeating its last column and row, and the result is cropped
+again: no pixel is resampled, whatever the size. Only where another working area is asked for is it
+resized, from pixel centres to pixel centres and back by the same scale, so that even the rounding
+of the sides cancels. The reference resizes every picture to about 1 megapixel and returns that
+size, which is what people see as zoom and drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InkstoneError
+from .geometry import locked_sizes
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """How a picture lies on its canvas: at the left and top, at work size; the rest is padding."""
+
+    picture: Size
+    work: Size  # the picture's own size, or that at which it is edited
+    canvas: Size  # work padded to multiples of 16
+
+    def to_canvas(self, picture: Tensor) -> Tensor:
+        """[B,H,W,C] 0..1 of the picture's size -> [B,H,W,C] of the canvas's size."""
+        check_picture(picture)
+        _check_size("The picture", picture, self.picture)
+        return pad_edges(resized(picture, self.work), self.canvas)
+
+    def from_canvas(self, result: Tensor) -> Tensor:
+        """[B,H,W,C] of the canvas's size -> [B,H,W,C] of the picture's size."""
+        check_picture(result, "The result")
+        _check_size("The result", result, self.canvas)
+        width, height = self.work
+        return resized(result[:, :height, :width], self.picture).contiguous()
+
+
+def lock(width: int, height: int, area: int | None = None, enlarge: bool = True) -> Lock:
+    """The lock of a picture of any size, worked on as it is (area None) or at about `area` pixels.
+
+    enlarge=False: a picture that is smaller than `area` stays as it is. Sides within 5 % of the
+    wanted ones stay too: resampling would cost more than it gives.
+    """
+    return Lock((width, height), *locked_sizes(width, height, area, enlarge))
+
+
+def size_of(picture: Tensor) -> Size:
+    """(width, height) of [B,H,W,C] or [B,H,W]."""
+    return picture.shape[2], picture.shape[1]
+
+
+def resized(picture: Tensor, size: Size) -> Tensor:
+    """[B,H,W,C] -> [B,height,width,C] about pixel centres; the same tensor if it has that size."""
+    if size_of(picture) == size:
+        return picture
+    x = picture.movedim(-1, 1).float()
+    x = F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=True)
+    return x.clamp_(0, 1).movedim(1, -1).to(picture.dtype)  # bicubic overshoots at edges
+
+
+def pad_edges(x: Tensor, size: Size) -> Tensor:
+    """[B,H,W,...] with its last column and row repeated to the right and below, up to `size`."""
+    (width, height), (w, h) = size_of(x), size
+    if (width, height) == size:
+        return x
+    out = x.new_empty(len(x), h, w, *x.shape[3:])
+    out[:, :height, :width] = x
+    out[:, :height, width:] = x[:, :, -1:]
+    out[:, height:] = out[:, height - 1 : height]
+    return out
+
+
+def colour(picture: Tensor) -> Tensor:
+    """[B,H,W,1|3|4] -> [B,H,W,3], what the VAE encodes: grey three times, alpha left out."""
+    return picture.expand(-1, -1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
+
+
+def check_picture(picture: Tensor, name: str = "The picture") -> None:
+    """Raises unless it is [B,H,W,C] float 0..1 with 1, 3 or 4 channels and at least one pixel."""
+    shape = list(picture.shape)
+    if len(shape) != 4 or min(shape) < 1 or shape[-1] not in (1, 3, 4):
+        raise InkstoneError(
+            f"{name} has shape {shape}: expected [pictures, height, width, channels] with 1 (grey),"
+            " 3 (RGB) or 4 (RGBA) channels and at least one pixel."
+        )
+    if not picture.is_floating_point():
+        raise InkstoneError(
+            f"{name} has {picture.dtype} values: expected floats from 0 to 1. Divide 8-bit values "
+            "by 255, 16-bit values by 65535."
+        )
+    check_range(name, picture, 0.5)
+
+
+def check_range(name: str, x: Tensor, slack: float) -> None:
+    """Raises unless all values are numbers from 0 to 1; filters may overshoot by `slack`."""
+    low, high = (v.item() for v in torch.aminmax(x))  # NaN if one value is
+    if not (-slack <= low and high <= 1 + slack):
+        raise InkstoneError(
+            f"{name} has values from {low:g} to {high:g}: expected numbers from 0 to 1. "
+            "Check the step that made it (8-bit values are to be divided by 255)."
+        )
+
+
+def _check_size(name: str, picture: Tensor, size: Size) -> None:
+    got = size_of(picture)
+    if got != size:
+        raise InkstoneError(
+            f"{name} is {got[0]}x{got[1]}, its lock was made for {size[0]}x{size[1]}. Use the "
+            "picture and the result that belong to this lock, unresized."
+        )

@@ -1,0 +1,242 @@
+"""From encoded prompts to latents: joins model, noise, schedule, guidance and loop in one place.
+
+Nodes, command line and tests all call `denoise`. Rows of a batch share prompt and size; item k
+draws its noise from seed + k, so a batch of N equals N singles.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import InkstoneError
+from ..kernels.block_streaming import Walk
+from ..kernels.mmdit import Watch, activation_bytes
+from ..kernels.modulation import Modulation, table_bytes
+from ..kernels.references import Beside, References
+from ..kernels.rope import Grid
+from .checks import check_request
+from .control import Controlled, acting, check_controls, condition, control_bytes, say
+from .denoise import Kept, euler
+from .geometry import LATENT, even, pack, token_grid, unpack
+from .lightning import misfit
+from .nan_check import check
+from .noise import noise
+from .request import NO_HOOKS, Hooks, Model, Request, reference_grid
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Run:
+    """One denoising run: the velocity function and what it needs."""
+
+    model: Model
+    request: Request
+    texts: dict[str, Tensor]
+    hooks: Hooks
+    table: Modulation
+    grids: list[Grid]  # of the pictures that are drawn, then of the references
+    beside: Beside
+    controls: Controlled | None = None
+    ahead: Tensor | None = None  # the negative's velocity, computed with the positive's
+
+    def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
+        """Where weights are streamed, both halves of CFG go over them together."""
+        if which == "negative" and self.ahead is not None:
+            v, self.ahead = self.ahead, None
+            return v
+        stream = self.model.network.stream
+        streamed = stream is not None and stream.passing
+        halves = list(self.texts) if streamed and which == "positive" else [which]
+        found = self.model.network.together([self._walk(x, step, half) for half in halves])
+        found = [v.float() for v in found]
+        for v in found if step == 0 else ():
+            check("final projection", v, self.model.weights_format)
+        self.ahead = found[1] if len(found) > 1 else None
+        return found[0]
+
+    def _walk(self, x: Tensor, step: int, which: str) -> Walk:
+        m, on_block = self.model, self.hooks.on_block
+        txt = self.texts[which].to(m.device, m.dtype).expand(x.shape[0], -1, -1)
+        watch = Watch(
+            on_block=None if on_block is None else (lambda block: on_block(step, block)),
+            probe=self._probe if step == 0 else None,
+            after=self.controls.after(x, step, which) if self.controls else (),
+        )
+        return m.network.walk(
+            x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
+        )
+
+    def _probe(self, block: int, name: str, x: Tensor) -> None:
+        check(f"block {block}, {name}", x, self.model.weights_format)
+
+
+def denoise(
+    model: Model,
+    positive: Tensor,
+    negative: Tensor | None,
+    request: Request,
+    hooks: Hooks = NO_HOOKS,
+) -> Tensor:
+    """Raw VAE latents [B,16,1,h,w] float32 on the CPU; of the layered variant [B,16,layers,h,w].
+
+    positive, negative: [1,L,J] text states. cfg > 1 needs a negative; at cfg <= 1 it is not used.
+    """
+    r = request
+    check_request(model, r)
+    check_controls(model.network.config, r)
+    _check_guidance(r.cfg, negative)
+    texts = {"positive": _check_text(positive, model, "positive")}
+    if r.cfg > 1 and negative is not None:
+        texts["negative"] = _check_text(negative, model, "negative")
+    said = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
+    if said:
+        log.warning("%s", said)
+    start, kept = _start(model, r)
+    branches = {id(c.branch): c.branch for c in acting(r)}.values()
+    weights = [branch.weights for branch in branches if branch.weights is not None]
+    model.ready(working_bytes(model, r, texts), weights)
+    with model.adapted(), torch.inference_mode():
+        table = model.modulation(r.sigmas[:-1])
+        controls = _controls(model, r, texts, hooks)
+        run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
+        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
+        return raw_latents(model, x, r)
+
+
+def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+    """Bytes that a run needs beside the weights: activations of one forward, the table, and what
+    is kept of references between the steps.
+    """
+    config, size = model.network.config, model.dtype.itemsize
+    tokens = [math.prod(grid) for grid in _grids(r)]
+    references = sum(tokens[_drawn(r) :])
+    kept = max(map(len, r.beside), default=1)
+    per_token = config.width * (4 * kept + (2 * size * r.batch if model.apart else 0))
+    text = max(t.shape[1] for t in texts.values())
+    rows = len(r.sigmas) - 1 + model.apart
+    waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
+    samples, branches = control_bytes(r, texts["positive"].shape[1])
+    activations = activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
+    return (
+        max(activations, branches)  # branches work first
+        + samples
+        + waiting  # the streams of CFG's other half, where weights are streamed
+        + table_bytes(config.layers, config.width, rows, model.dtype)
+        + references * per_token
+    )
+
+
+def _drawn(r: Request) -> int:
+    """Pictures that are drawn together: one, or the layers and, before them, their sum."""
+    return 1 + r.layers
+
+
+def _grids(r: Request) -> list[Grid]:
+    """Tokens of the pictures that are drawn, then of the references."""
+    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.beside]
+
+
+def _beside(model: Model, r: Request) -> Beside:
+    """The references, in one object for all steps and both halves of CFG."""
+    if not r.beside:
+        return Beside()
+    count = max(map(len, r.beside))  # maps may be one for each picture
+    seen = [_normalised(model, z).expand(count, -1, -1) for z in r.beside]
+    tokens = torch.cat(seen, dim=1)  # [n,R,64]
+    references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
+    return Beside(references, _drawn(r) if model.layered else 0)
+
+
+def _controls(
+    model: Model, r: Request, texts: Mapping[str, Tensor], hooks: Hooks
+) -> Controlled | None:
+    """The controls of a run; None where none acts."""
+    say(r)
+    found = acting(r)
+    if not found:
+        return None
+    seen = [condition(c, partial(_normalised, model)) for c in found]
+    return Controlled(found, seen, texts, r, model, hooks)
+
+
+def _normalised(model: Model, latent: Tensor) -> Tensor:
+    """Raw latents [n,16,1,h,w] -> what the network sees [n,S,64]."""
+    z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
+    return pack(even(z))  # pictures that other nodes encoded may have odd sides
+
+
+def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:
+    """Noise [B,S,64], mixed with the latent where the schedule starts below 1; what is kept."""
+    drawn = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
+    x = pack(drawn).reshape(r.batch, -1, model.network.config.channels).to(model.device)
+    first = r.sigmas[0].item()
+    if first >= 1 and r.repaint is None:
+        return x, None
+    if r.latent is None:
+        raise InkstoneError(
+            f"The schedule starts at sigma {first:g} and there is no latent to start from. "
+            "Give a latent, or a schedule that starts at 1."
+        )
+    picture = _normalised(model, r.latent).to(model.device)
+    mixed = first * x + (1 - first) * picture
+    if r.repaint is None:
+        return mixed, None
+    mask = pack(r.repaint.float().expand(-1, 16, -1, -1)).to(model.device)
+    return mixed, Kept(picture, x, mask)
+
+
+def normalised_latents(x: Tensor, request: Request) -> Tensor:
+    """Of a packed normalised state [B,S,64] the latents of its pictures [n,16,h,w]: of each row
+    the picture, or its layers behind the picture that is their sum.
+    """
+    _, rows, columns = token_grid(request.width, request.height)
+    return unpack(x.float().reshape(-1, rows * columns, x.shape[-1]), rows, columns)
+
+
+def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
+    """Packed normalised state [B,S,64] -> raw VAE latents [B,16,1,h,w] on the CPU; of layers
+    [B,16,layers,h,w], without the picture that is their sum.
+    """
+    _, rows, columns = token_grid(request.width, request.height)
+    tokens = x.float().cpu().reshape(-1, rows * columns, x.shape[-1])
+    z = unpack(tokens, rows, columns) * model.latent_std + model.latent_mean
+    frames = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)  # [B,16,F,h,w]
+    return frames[:, :, 1:] if request.layers else frames
+
+
+def _check_guidance(cfg: float, negative: Tensor | None) -> None:
+    if not 0 <= cfg <= 100:
+        raise InkstoneError(
+            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Lightning models 1."
+        )
+    if cfg > 1 and negative is None:
+        raise InkstoneError(
+            f"CFG is {cfg} but there is no negative prompt, so there is nothing to guide away "
+            'from. Connect a negative prompt (a single space " " is the usual one) or set CFG to 1.'
+        )
+    if cfg <= 1 and negative is not None:
+        log.info("CFG is off at %g: the negative prompt is not used, each step runs once", cfg)
+
+
+def _check_text(text: Tensor, model: Model, name: str) -> Tensor:
+    joint = model.network.config.joint
+    if text.dim() != 3 or text.shape[0] != 1 or text.shape[1] == 0:
+        raise InkstoneError(
+            f"The {name} prompt has shape {list(text.shape)}: expected [1, tokens, {joint}]. "
+            "Encode one prompt with the Inkstone text encoder node."
+        )
+    if text.shape[2] != joint:
+        raise InkstoneError(
+            f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects "
+            f"{joint}. Load the text encoder that belongs to it (Qwen2.5-VL 7B for Qwen-Image)."
+        )
+    check(f"the {name} prompt", text, "of the text encoder")
+    return text

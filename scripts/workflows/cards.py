@@ -1,0 +1,208 @@
+"""Draws the thumbnails that the template browser shows: `python scripts/workflows/cards.py`.
+
+Graphs of the embedded model show the picture that they save. Nothing was drawn with the 20B weights
+here, so the others are cards: a small scheme of what goes in and what comes out, maps by our own
+preprocessors, and words below. The browser's label covers the upper left corner.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+HERE = Path(__file__).resolve().parent
+GRAPHS = HERE.parents[1] / "workflows"
+SIDE, EDGE, TOP, WORDS = 384, 24, 64, 272  # the card; where the scheme and the words begin
+GROUND, INK, PALE = (32, 34, 40), (230, 230, 230), (120, 126, 140)
+BOX = (150, 150)  # one picture of a scheme
+
+
+def scene(sky: tuple = (96, 140, 200), sun: tuple = (250, 210, 80)) -> Image.Image:
+    """A picture that stands for any."""
+    image = Image.new("RGB", BOX, sky)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((96, 18, 132, 54), fill=sun)
+    draw.polygon(((0, 150), (0, 96), (52, 60), (104, 110), (150, 84), (150, 150)), (70, 130, 84))
+    return image
+
+
+def words_box(text: str = "Aa") -> Image.Image:
+    """A prompt."""
+    image = Image.new("RGB", BOX, (48, 51, 60))
+    draw = ImageDraw.Draw(image)
+    draw.text((18, 14), text, font=ImageFont.load_default(size=40), fill=INK)
+    for n, width in enumerate((114, 92, 104)):
+        draw.rectangle((18, 76 + 22 * n, 18 + width, 84 + 22 * n), fill=PALE)
+    return image
+
+
+def painted(image: Image.Image, done: bool) -> Image.Image:
+    """A scene with a mask, or with a balloon where the mask was."""
+    draw = ImageDraw.Draw(image)
+    if done:
+        draw.ellipse((26, 14, 66, 58), fill=(214, 70, 60))
+        draw.rectangle((42, 62, 50, 70), fill=(120, 80, 50))
+    else:
+        draw.ellipse((18, 8, 74, 76), fill=(245, 245, 245), outline=PALE, width=3)
+    return image
+
+
+def wider(done: bool) -> Image.Image:
+    """A scene with room at its right, empty or drawn."""
+    whole = Image.new("RGB", BOX, (48, 51, 60))
+    narrow = scene().crop((0, 0, 96, 150))
+    if done:
+        return scene()
+    whole.paste(narrow)
+    ImageDraw.Draw(whole).rectangle((97, 1, 148, 148), outline=PALE, width=2)
+    return whole
+
+
+def sheets() -> Image.Image:
+    """Layers, one behind the other."""
+    image = Image.new("RGB", BOX, GROUND)
+    draw = ImageDraw.Draw(image)
+    for n, fill in enumerate(((96, 140, 200), (70, 130, 84), (250, 210, 80))):
+        x, y = 8 + 26 * n, 8 + 26 * n
+        draw.rectangle((x, y, x + 80, y + 80), fill=fill, outline=INK, width=2)
+    return image
+
+
+def three() -> Image.Image:
+    """Three pictures at once."""
+    image = Image.new("RGB", BOX, GROUND)
+    skies = ((96, 140, 200), (200, 120, 90), (110, 90, 160))
+    for sky, place in zip(skies, ((0, 0), (78, 0), (39, 78))):
+        image.paste(scene(sky).resize((72, 72), Image.Resampling.LANCZOS), place)
+    return image
+
+
+def mapped(kind: str) -> Image.Image:
+    """A control map, made by the pack's own preprocessor."""
+    from inkstone.headless.cli.main import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "in.png", Path(folder) / "out.png"
+        scene().resize((210, 210), Image.Resampling.LANCZOS).save(source)
+        more = []
+        if kind == "pose":
+            more = ["--keypoints", str(Path(folder) / "pose.json")]
+            Path(more[1]).write_text(_sibling("controls").keypoints(), "utf-8")
+        assert main(["preprocess", kind, str(source), str(out), *more, "--quiet"]) == 0
+        return Image.open(out).convert("RGB").resize(BOX, Image.Resampling.LANCZOS)
+
+
+def card(before: Image.Image, after: Image.Image, words: str) -> Image.Image:
+    """before -> after, words below in the largest letters that fit."""
+    image = Image.new("RGB", (SIDE, SIDE), GROUND)
+    draw = ImageDraw.Draw(image)
+    image.paste(before, (EDGE, TOP + 20))
+    image.paste(after, (SIDE - EDGE - BOX[0], TOP + 20))
+    middle = TOP + 20 + BOX[1] // 2
+    draw.polygon(((182, middle - 12), (182, middle + 12), (203, middle)), fill=INK)
+    size = 30
+    while draw.multiline_textbbox((0, 0), words, _font(size), spacing=8)[2] > SIDE - 2 * EDGE:
+        size -= 1
+    draw.multiline_text((EDGE, WORDS), words, fill=INK, font=_font(size), spacing=8)
+    return image
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=size)
+
+
+def _sibling(name: str):
+    spec = importlib.util.spec_from_file_location(f"workflows_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _mask() -> tuple[Image.Image, Image.Image]:
+    return painted(scene(), False), painted(scene(), True)
+
+
+def _evening() -> Image.Image:
+    return scene((214, 130, 90), (250, 240, 200))
+
+
+CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
+    "text_to_image_qwen_image": (lambda: (words_box(), scene()), "Qwen-Image\n50 steps, CFG 4"),
+    "text_to_image_gguf_lightning_lora": (
+        lambda: (words_box(), scene()),
+        "Qwen-Image GGUF\n+ Lightning LoRA, 8 steps",
+    ),
+    "text_to_image_lightning_8_steps": (
+        lambda: (words_box(), scene()),
+        "Qwen-Image Lightning\n8 steps, CFG 1",
+    ),
+    "image_to_image_qwen_image": (lambda: (scene(), _evening()), "Qwen-Image\nimage to image"),
+    "inpaint_qwen_image": (_mask, "Qwen-Image inpaint\nthe rest stays bit for bit"),
+    "outpaint_qwen_image": (lambda: (wider(False), wider(True)), "Qwen-Image\noutpaint"),
+    "edit_2509": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2509\none picture"),
+    "edit_2511": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2511\none picture"),
+    **{
+        f"edit_{n}_three_pictures": (
+            lambda: (three(), scene()),
+            f"Qwen-Image-Edit-{n}\nthree pictures",
+        )
+        for n in (2509, 2511)
+    },
+    "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
+    **{
+        f"controlnet_union_{kind}": (
+            lambda kind=kind: (mapped(kind), _evening() if kind != "pose" else scene()),
+            f"InstantX Union\n{kind.replace('_', ' ')}",
+        )
+        for kind in ("canny", "soft_edge", "lineart", "depth", "pose")
+    },
+    "controlnet_inpainting": (_mask, "InstantX Inpainting\nthe rest stays bit for bit"),
+    **{
+        f"controlnet_blockwise_{kind}": (
+            lambda kind=kind: (mapped(kind), _evening()),
+            f"DiffSynth blockwise\n{kind}",
+        )
+        for kind in ("canny", "depth")
+    },
+    "controlnet_blockwise_inpaint": (_mask, "DiffSynth blockwise\ninpaint"),
+    "controlnet_in_context": (lambda: (mapped("canny"), _evening()), "In-context LoRA\ncanny"),
+    "controlnet_fun_union": (lambda: (mapped("canny"), _evening()), "Fun Union, 2512\ncanny"),
+    "controlnet_fun_union_inpaint": (
+        lambda: (mapped("canny"), painted(scene(), True)),
+        "Fun Union, 2512\ncanny and inpaint",
+    ),
+}
+
+
+def saved(name: str) -> Image.Image:
+    """What a graph of the embedded model saves."""
+    from inkstone.headless.workflow.run import run_file
+    from inkstone.host.headless import HeadlessHost
+
+    with tempfile.TemporaryDirectory() as folder:
+        host = HeadlessHost(output=Path(folder), temp=Path(folder) / "temp")
+        graph = GRAPHS / "api" / f"{name}.json"
+        files = run_file(graph, [], host, lambda value, total: None)["files"]
+        (file,) = (f for f in files if Path(f).parent.name == "inkstone")
+        size = (SIDE, SIDE)
+        return Image.open(file).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def embedded() -> list[str]:
+    """Names of the graphs that need no file."""
+    graphs = {p.stem: json.loads(p.read_text("utf-8")) for p in (GRAPHS / "api").glob("*.json")}
+    load = "InkstoneLoadAll"
+    return sorted(k for k, g in graphs.items() if any(n["class_type"] == load for n in g.values()))
+
+
+if __name__ == "__main__":
+    _sibling("build").package()
+    for graph in embedded():
+        saved(graph).save(GRAPHS / f"{graph}.jpg", quality=88)
+    for graph, (scheme, said) in CARDS.items():
+        card(*scheme(), said).save(GRAPHS / f"{graph}.jpg", quality=88)

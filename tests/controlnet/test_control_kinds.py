@@ -1,0 +1,338 @@
+"""Blockwise (DiffSynth) and Fun (VideoX-Fun) controls against a plain restatement on diffusers'
+transformer: final latents within 1e-4 relative at float32, with CFG, in parts of the steps, in
+batches, several kinds at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from inkstone.controlnet.canvas import canvas_of
+from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.errors import InkstoneError
+from inkstone.headless.draw.controls import Asked, Controls
+from inkstone.headless.draw.task import Task
+from inkstone.loaders.arch import expected_tensors
+from inkstone.loaders.arch.identify import identify
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.lora.adapters import Adapter
+from inkstone.loaders.lora.file import load_lora
+from inkstone.loaders.models.control import open_control
+from inkstone.loaders.models.load import load_all
+from inkstone.pipeline.edit import repaint_for
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise
+from inkstone.sampling.schedule import LINEAR, sigmas
+
+from ..kernels.test_vision import image
+from ..support import tiny
+from ..support.control_kinds import Acting, acting, kept, made, packed, saved, tokens
+from ..support.controls import mask_of
+from ..support.oracle import relative
+from .test_control_pipelines import LIMIT, compare, ours, theirs
+
+SHAPE = "five layers, one wide head"  # Fun with two blocks: behind blocks 0, 2, and not 4
+KINDS = {"canny": 5, "inpaint": 5, "fun": 2}  # kind -> layers
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(plain pipeline, bundle of the same weights, {kind: (restatement, our branch)})."""
+    torch.manual_seed(6)
+    root = tmp_path_factory.mktemp("kinds")
+    plain = tiny.pipeline(SHAPE)
+    bundle = load_all(tiny.save(plain, root / "model"), torch.float32)
+    nets = {}
+    for kind, layers in KINDS.items():
+        net = made(kind, SHAPE, layers)
+        path = saved(net, root / f"{kind}.safetensors", "diffusion_model." * (kind == "fun"))
+        nets[kind] = net, open_control(path)
+    branch = nets["fun"][1].network
+    assert branch.config.axes == bundle.model.network.config.axes
+    return plain, bundle, nets
+
+
+def seen(plain, kind: str, pixels, mask, source=None):
+    """What a control of a kind sees, by the published rules."""
+    if kind == "canny":
+        return tokens(plain, pixels)
+    if kind == "inpaint":
+        return torch.cat([tokens(plain, pixels * (mask < 0.5)[..., None]), kept(mask)], -1)
+    rest = torch.zeros(1, pixels.shape[1] * pixels.shape[2] // 256, 68)
+    if source is not None:
+        grey = (source * 2 - 1) * (mask < 0.5)[..., None]  # 0 in -1..1
+        rest = torch.cat([kept(mask), tokens(plain, grey / 2 + 0.5)], -1)
+    return torch.cat([tokens(plain, pixels), rest], -1)
+
+
+RUNS = [  # size, strength, start, end, steps, cfg, batch
+    ((80, 48), 1.0, 0.0, 1.0, 2, 4.0, 1),
+    ((48, 64), 0.7, 0.25, 0.75, 4, 4.0, 2),
+    ((32, 32), 0.4, 0.0, 0.5, 3, 1.0, 2),
+]
+
+
+@pytest.mark.parametrize("size, strength, start, end, steps, cfg, batch", RUNS)
+@pytest.mark.parametrize("kind", ["canny", "inpaint", "fun", "fun with a picture"])
+def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch):
+    plain, bundle, nets = world
+    net, model = nets[kind.split()[0]]
+    pixels, source = image(*size, seed=3)[1][None], None
+    mask = None if kind in ("canny", "fun") else mask_of(*size)
+    if kind == "fun with a picture":
+        source = image(*size, seed=8)[1][None]
+    run = dict(steps=steps, cfg=cfg, batch=batch)
+    shown = seen(plain, kind.split()[0], pixels, mask, source)
+    with acting(plain, [Acting(net, shown, strength, start, end)], run):
+        want = theirs(plain, {}, run, size)
+    effect = Effect(strength, start, end)
+    control = ControlPicture(model, bundle.vae, pixels, effect, mask, source)
+    compare(ours(bundle, [control], size, run), want, ours(bundle, [], size, run))
+
+
+def test_several_kinds_at_once(world):
+    """All see the same stream, so their order does not matter: what they add is a sum."""
+    plain, bundle, nets = world
+    size, run = (64, 48), dict(steps=3, cfg=4.0, batch=2)
+    mask = mask_of(*size)
+    asked = [
+        ("canny", Effect(0.8, 0.0, 0.7)),
+        ("fun", Effect(0.5)),
+        ("inpaint", Effect(-0.3)),
+        ("canny", Effect(0.4, 0.3, 1.0)),
+    ]
+    references, controls = [], []
+    for seed, (kind, e) in enumerate(asked):
+        net, model = nets[kind]
+        pixels, own = image(*size, seed=seed)[1][None], mask if kind == "inpaint" else None
+        shown = seen(plain, kind, pixels, own)
+        references.append(Acting(net, shown, e.strength, e.start, e.end))
+        controls.append(ControlPicture(model, bundle.vae, pixels, e, own))
+    with acting(plain, references, run):
+        want = theirs(plain, {}, run, size)
+    got = ours(bundle, controls, size, run)
+    compare(got, want, ours(bundle, [], size, run))
+    turned = relative(ours(bundle, controls[::-1], size, run), got)
+    assert turned < 1e-5, f"in another order {turned:.1e}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
+    plain, bundle, nets = world
+    _, model = nets[kind]
+    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    pixels = torch.cat([image(*size, seed=n)[1][None] for n in (1, 2)])
+    mask = mask_of(*size) if kind == "inpaint" else None
+
+    def drawn(pictures, strength, seed, batch):
+        made = (
+            ()
+            if pictures is None
+            else (
+                ControlPicture(model, bundle.vae, pictures, Effect(strength), mask).on(
+                    canvas_of(*size)
+                ),
+            )
+        )
+        table = sigmas(LINEAR, 2, 6)
+        request = Request(*size, table, seed=seed, batch=batch, controls=made)
+        return denoise(bundle.model, text, None, request)
+
+    both = drawn(pixels, 1.0, 4, 2)
+    for k in (0, 1):
+        alone = drawn(pixels[k : k + 1], 1.0, 4 + k, 1)
+        assert relative(both[k : k + 1], alone) < 1e-6
+    assert torch.equal(drawn(pixels, 0.0, 4, 2), drawn(None, 0, 4, 2))
+
+
+@pytest.mark.parametrize("kind", ["canny", "fun"])
+def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
+    """A patch or a sample counts by token: with a region of nothing it adds nothing."""
+    plain, bundle, nets = world
+    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 1, 6)
+
+    def drawn(mask):
+        made = ControlPicture(nets[kind][1], bundle.vae, pixels, Effect(), mask)
+        request = Request(*size, table, seed=4, controls=(made.on(canvas_of(*size)),))
+        return denoise(bundle.model, text, None, request)
+
+    whole, half = drawn(None), drawn(mask_of(*size))
+    plainly = denoise(bundle.model, text, None, Request(*size, table, seed=4))
+    assert torch.equal(drawn(torch.zeros(1, 32, 48)), plainly)
+    assert torch.equal(drawn(torch.ones(1, 32, 48)), whole)
+    assert relative(half, whole) > LIMIT < relative(half, plainly)
+
+
+def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
+    """Its table is made of the model's time embedding: one control, two models, a LoRA there."""
+    plain, bundle, nets = world
+    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 2, 6)
+    names = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)]
+    g, lora, other = torch.Generator().manual_seed(3), {}, copy.deepcopy(plain)
+    for name in names:
+        linear = other.transformer.get_submodule(name)
+        out, into = linear.weight.shape
+        a, b = (torch.randn(shape, generator=g) * 0.3 for shape in ((2, into), (out, 2)))
+        linear.weight.data += b @ a
+        lora |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    save_safetensors(tmp_path / "lora.safetensors", lora, {})
+    moved = load_all(tiny.save(other, tmp_path / "other"), torch.float32).model
+    dressed = bundle.model.with_loras([Adapter(load_lora(tmp_path / "lora.safetensors"))])
+    one = nets["fun"][1]
+
+    def drawn(model, branch):
+        control = ControlPicture(branch, bundle.vae, pixels).on(canvas_of(*size))
+        return denoise(model, text, None, Request(*size, table, seed=4, controls=(control,)))
+
+    first = drawn(bundle.model, one)
+    want = drawn(moved, open_control(one.path))
+    assert relative(want, first) > 100 * LIMIT
+    assert torch.equal(drawn(moved, one), want), "a table of another model was taken"
+    error = relative(drawn(dressed, one), want)
+    assert error < LIMIT, f"with a LoRA on the time embedding {error:.1e}"
+    assert torch.equal(drawn(bundle.model, one), first)
+
+
+def test_a_call_that_repaints_shows_fun_the_picture(world):
+    """--image, --mask and a map: the picture and the mask reach Fun, a canny patch only its map."""
+    plain, bundle, nets = world
+    size, mask = (64, 48), mask_of(64, 48)
+    picture, pixels = (image(*size, seed=n)[1][None] for n in (1, 2))
+    repaint = repaint_for(bundle.model.family, picture, mask, (0, 0), ("auto", "off"))
+    task = Task("image", (repaint.canvas(),), (repaint.crop.lock,), repaint, 1.0)
+    asked = (Asked("map", Path("map.png")),)
+    placed = {
+        kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
+        for kind in ("fun", "canny")
+    }
+    want = ControlPicture(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
+    want, got = want.on(canvas_of(*size)), placed["fun"]
+    for name in ("latent", "kept", "source"):
+        assert torch.equal(getattr(got, name), getattr(want, name)), name
+    alone = placed["canny"]
+    assert (alone.kept, alone.source, alone.where) == (None, None, None)
+
+
+def test_mask_channels_are_the_last_four_features():
+    channels = torch.arange(17.0).view(1, 17, 1, 1).expand(1, 17, 4, 4)
+    assert packed(channels)[0, 0].view(17, 4)[:, 0].tolist() == list(range(17))
+    assert torch.equal(packed(channels)[..., 64:], torch.full((1, 4, 4), 16.0))
+
+
+def test_files_are_told_by_what_is_in_them(world, tmp_path):
+    plain, bundle, nets = world
+    for kind, variant in (
+        ("canny", "blockwise"),
+        ("inpaint", "blockwise inpainting"),
+        ("fun", "fun union"),
+    ):
+        facts = identify(nets[kind][1].path)
+        assert (facts.role, facts.variant, facts.problem) == ("controlnet", variant, "")
+        assert facts.layers == KINDS[kind]
+
+
+@pytest.mark.parametrize("kind, words", [("canny", "patch 3"), ("fun", "a sample")])
+def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_path, kind, words):
+    _, bundle, nets = world
+    net, size = copy.deepcopy(nets[kind][0]), (48, 32)
+    broken = (
+        net.controlnet_blocks[3].output_proj
+        if kind == "canny"
+        else (net.control_blocks[1].after_proj)
+    )
+    broken.bias.data[5] = torch.nan
+    model = open_control(saved(net, tmp_path / "broken.safetensors"))
+    control = ControlPicture(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
+    text = bundle.text_encoder.encode("a star")
+    request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
+    with pytest.raises(InkstoneError, match=f"control broken.safetensors, {words}: .*not finite"):
+        denoise(bundle.model, text, None, request)
+
+
+def refused(tmp_path, tensors, words):
+    path = tmp_path / "control.safetensors"
+    save_safetensors(path, tensors, {})
+    with pytest.raises(InkstoneError, match=words):
+        open_control(path)
+
+
+def test_wrong_files_are_refused_in_words(world, tmp_path):
+    _, _, nets = world
+    state = {k: {n: v.contiguous() for n, v in nets[k][0].state_dict().items()} for k in nets}
+    cut = {n: v for n, v in state["canny"].items() if "3.output_proj" not in n}
+    refused(tmp_path, cut, "2 tensors are missing.*controlnet_blocks.3.output_proj")
+    extra = state["canny"] | {"controlnet_blocks.0.gate": torch.zeros(4)}
+    refused(tmp_path, extra, "controlnet_blocks.0.gate")
+    wide = state["canny"] | {"img_in.weight": torch.zeros(64, 72)}
+    refused(tmp_path, wide, "72 features per token.*kind that this version does not have")
+    other = state["fun"] | {"control_img_in.weight": torch.zeros(64, 129)}
+    refused(tmp_path, other, "Qwen-Image-2.1; use the one for Qwen-Image-2512")
+    some = state["fun"] | {"control_img_in.weight": torch.zeros(64, 128)}
+    refused(tmp_path, some, "128 features per token, expected 132")
+    fewer = {n: v for n, v in state["fun"].items() if "1.after_proj" not in n}
+    refused(tmp_path, fewer, "missing.*controlnet_blocks.1.weight")
+
+
+FOREIGN = {
+    "a FLUX ControlNet": (
+        "controlnet_x_embedder.weight",
+        "transformer_blocks.0.attn.to_q.weight",
+        "single_transformer_blocks.0.attn.to_q.weight",
+    ),
+    "a Stable Diffusion 3 ControlNet": (
+        "controlnet_blocks.0.weight",
+        "pos_embed_input.proj.weight",
+        "pos_embed.proj.weight",
+        "transformer_blocks.0.attn.add_k_proj.weight",
+    ),
+    "a Stable Diffusion ControlNet": ("control_model.input_hint_block.0.weight",),
+    "a Stable Diffusion control LoRA": ("lora_controlnet", "input_hint_block.0.weight"),
+    "a T2I-Adapter": ("adapter.body.0.resnets.0.block1.weight",),
+    "a Z-Image ControlNet": ("control_all_x_embedder.2-1.weight",),
+}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_controls_for_other_models_are_refused_by_name(tmp_path, words):
+    refused(tmp_path, {name: torch.zeros(4, 4) for name in FOREIGN[words]}, f"it is {words}")
+
+
+def test_a_control_for_another_model_is_refused(world, tmp_path):
+    _, bundle, nets = world
+    size = (32, 32)
+    pixels = image(*size, seed=1)[1][None]
+    text, table = bundle.text_encoder.encode("a star"), sigmas(LINEAR, 1, 4)
+    for kind, layers, words in (
+        ("canny", 4, "blocks 4 where the model has 5"),
+        ("fun", 2, "width 96 where the model has 64"),
+    ):
+        shape = SHAPE if kind == "canny" else "odd layers, three heads"
+        model = open_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
+        control = ControlPicture(model, bundle.vae, pixels).on(canvas_of(*size))
+        with pytest.raises(InkstoneError, match=words):
+            denoise(bundle.model, text, None, Request(*size, table, controls=(control,)))
+    with pytest.raises(InkstoneError, match="got no mask"):
+        ControlPicture(nets["inpaint"][1], bundle.vae, pixels).on(canvas_of(*size))
+    with pytest.raises(InkstoneError, match="only Fun Union does"):
+        ControlPicture(nets["canny"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
+    with pytest.raises(InkstoneError, match="got no mask"):
+        ControlPicture(nets["fun"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
+
+
+def test_the_published_files_have_these_counts():
+    """Tensors and parameters of the files on the hub, by our layouts at full size."""
+    numbers = SimpleNamespace(layers=5, heads=24, head_dim=128, ff=12288, channels=132, joint=3072)
+    for found, want in (
+        (expected_tensors.blockwise_layout(3072, 60), (362, 1_133_399_040)),
+        (expected_tensors.blockwise_layout(3072, 60, 68), (362, 1_133_411_328)),
+        (expected_tensors.fun_layout(numbers), (174, 1_756_206_592)),
+    ):
+        assert (len(found), sum(map(math.prod, found.values()))) == want

@@ -1,0 +1,196 @@
+"""`inkstone check`: what is missing and where to get it, wrong files, other files, --pin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inkstone.files.hashes import file_hash
+from inkstone.headless.cli.main import main
+
+from ...support.ui_graphs import feature_graphs
+
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = ROOT / "embedded" / "model"
+GRAPH = ROOT / "workflows" / "text_to_image_qwen_image.json"
+PLACES = {
+    "transformer": ("diffusion_models", "qwen_image_bf16.safetensors"),
+    "text_encoder": ("text_encoders", "qwen_2.5_vl_7b.safetensors"),
+    "vae": ("vae", "qwen_image_vae.safetensors"),
+}
+
+
+def weights(part: str) -> Path:
+    return sorted((MODEL / part).glob("*.safetensors"))[0]
+
+
+@pytest.fixture
+def models(tmp_path) -> Path:
+    """A models folder with the embedded model's parts under the names of the real ones."""
+    for part, (folder, name) in PLACES.items():
+        place = tmp_path / "models" / folder
+        place.mkdir(parents=True)
+        shutil.copy(weights(part), place / name)
+    return tmp_path / "models"
+
+
+def check(graph: Path, *words: str) -> tuple[int, dict]:
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main(["check", str(graph), "--json", "--quiet", *map(str, words)])
+    return status, json.loads(out.getvalue())
+
+
+def told(tmp_path: Path, **models: dict) -> Path:
+    """The graph with properties.models on its loaders, by class."""
+    ui = json.loads(GRAPH.read_text("utf-8"))
+    for node in ui["nodes"]:
+        node["properties"].pop("models", None)
+        if node["type"] in models:
+            node["properties"]["models"] = [models[node["type"]]]
+    path = tmp_path / "told.json"
+    path.write_text(json.dumps(ui))
+    return path
+
+
+def test_graph_of_the_embedded_model_runs():
+    status, facts = check(ROOT / "workflows" / "text_to_image_embedded.json", "--memory")
+    assert (status, facts["runs"], facts["faults"], facts["missing"]) == (0, True, [], [])
+    assert len(facts["memory"]) == 1 and facts["memory"][0].startswith("128x128, 20 steps: ")
+
+
+def test_memory_of_canvases_that_come_from_pictures(tmp_path):
+    from inkstone.headless.graph.api_graph import parse_graph
+    from inkstone.headless.workflow.memory_estimate import drawings
+    from inkstone.host.headless import HeadlessHost, using
+    from inkstone.loaders.models.load import load_all
+
+    model = load_all(None).model
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side
+    Image.new("RGB", (90, 50)).save(tmp_path / "turned.jpg", exif=turned)
+
+    def told(name: str, **more) -> tuple[str, object]:
+        graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+        for values in (node["inputs"] for node in graph.values()):
+            linked = {k for k, v in values.items() if isinstance(v, list)}
+            values |= {k: v for k, v in more.items() if k in values.keys() - linked}
+        with using(HeadlessHost(input=tmp_path)):
+            return drawings(parse_graph(graph), model)[-1]
+
+    said, wanted = told("image_to_image_qwen_image", image="turned.jpg")
+    assert said.startswith("64x96, ") and said.endswith("(of turned.jpg)"), said
+    assert wanted.size == (64, 96)
+    said, wanted = told("image_to_image_qwen_image", image="gone.jpg")
+    assert "gone.jpg is not in the input folder" in said and wanted.size is None
+    said, wanted = told("edit_2511_three_pictures")
+    assert wanted.pictures == 3 and "3 reference pictures" in said
+    said, wanted = told("layered")
+    assert wanted.layers == 4 and "4 layers" in said
+    said, wanted = told("edit_embedded")
+    assert "comes from InkstoneDecode" in said and wanted.size is None
+    preset = "16:9 (1664x928)"
+    said, wanted = told("text_to_image_qwen_image", size=preset, width=64, height=64, batch_size=2)
+    assert wanted.size == (1664, 928) and wanted.batch == 2 and "batch of 2" in said
+
+
+def test_missing_files_with_where_to_get_them(tmp_path):
+    url = "https://huggingface.co/x/resolve/main/qwen_image_vae.safetensors"
+    entry = {"name": "qwen_image_vae.safetensors", "url": url, "directory": "vae"}
+    entry["size"] = 25 * 10**7
+    path = told(tmp_path, InkstoneLoadVAE=entry)
+    ui = json.loads(path.read_text())
+    note = next(n for n in ui["nodes"] if n["type"] == "MarkdownNote")
+    link = "https://example.org/a/qwen_image_bf16.safetensors"
+    note["widgets_values"][0] = f"[model]({link}?download=true)"
+    path.write_text(json.dumps(ui))
+    status, facts = check(path, "--models", tmp_path)
+    found = {entry["name"]: entry for entry in facts["missing"]}
+    assert status == 1 and len(found) == 3
+    assert url in found["qwen_image_vae.safetensors"]["said"]
+    assert "0.25 GB" in found["qwen_image_vae.safetensors"]["said"]
+    assert found["qwen_image_bf16.safetensors"]["url"].startswith(link)
+    assert not facts["faults"], "a missing file is told once"
+
+
+def test_files_that_are_here(models):
+    status, facts = check(GRAPH, "--models", models)
+    assert (status, facts["faults"], facts["missing"]) == (0, [], [])
+    assert len(facts["models"]) == 3
+
+
+def test_file_of_the_wrong_kind(models):
+    shutil.copy(weights("vae"), models.joinpath(*PLACES["transformer"]))
+    status, facts = check(GRAPH, "--models", models)
+    assert status == 1
+    assert any("expected a diffusion model" in f and "VAE" in f for f in facts["faults"])
+
+
+def test_damaged_file(models):
+    place = models.joinpath(*PLACES["vae"])
+    place.write_bytes(place.read_bytes()[:5000])
+    status, facts = check(GRAPH, "--models", models)
+    assert status == 1 and any("qwen_image_vae" in fault for fault in facts["faults"])
+
+
+@pytest.mark.parametrize("key", ["hash", "size"])
+def test_another_file_of_the_same_name(models, tmp_path, key):
+    entry = {"name": PLACES["vae"][1], "hash_type": "SHA256", "directory": "vae"}
+    right = file_hash(models.joinpath(*PLACES["vae"])).partition(":")[2].upper()
+    path = told(tmp_path, InkstoneLoadVAE=entry | {"hash": right})
+    assert check(path, "--models", models)[0] == 0
+    wrong = {"hash": "0" * 64} if key == "hash" else {"size": 7}
+    status, facts = check(told(tmp_path, InkstoneLoadVAE=entry | wrong), "--models", models)
+    assert status == 1 and "another file" in facts["faults"][0]
+
+
+def test_pinned_graph_knows_its_files(models, tmp_path):
+    out = tmp_path / "pinned.json"
+    assert check(GRAPH, "--models", models, "--pin", "-o", out)[0] == 0
+    pinned = json.loads(out.read_text("utf-8"))
+    place = models.joinpath(*PLACES["vae"])
+    entry = pinned["extra"]["inkstone"]["models"][place.name]
+    assert (entry["hash"], entry["size"]) == (file_hash(place), place.stat().st_size)
+    (loader,) = (n for n in pinned["nodes"] if n["type"] == "InkstoneLoadVAE")
+    assert loader["properties"]["models"][0]["name"] == place.name
+    assert check(out, "--models", models)[0] == 0
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1
+    place.write_bytes(data)
+    status, facts = check(out, "--models", models)
+    assert status == 1 and "another file: hash" in facts["faults"][0]
+
+
+def test_pin_without_a_place_is_a_wrong_call(capsys):
+    assert main(["check", str(GRAPH), "--pin"]) == 2
+    assert "-o OUT.json" in capsys.readouterr().err
+
+
+def test_bad_values_links_and_pictures(tmp_path):
+    ui = json.loads((ROOT / "workflows" / "text_to_image_embedded.json").read_text("utf-8"))
+    schedule = next(n for n in ui["nodes"] if n["type"] == "InkstoneSchedule")
+    schedule["widgets_values"][0] = -3
+    saved = next(n for n in ui["nodes"] if n["type"] == "SaveImage")
+    saved["inputs"][0]["link"] = None
+    (tmp_path / "g.json").write_text(json.dumps(ui))
+    status, facts = check(tmp_path / "g.json")
+    assert status == 1 and any("'images'" in fault for fault in facts["faults"])
+
+
+def test_unknown_nodes(tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(feature_graphs()["choice: one"]))
+    status, facts = check(tmp_path / "g.json")
+    assert status == 1 and "ProbeChoice" in facts["faults"][0]
+
+
+def test_words_for_people(capsys, tmp_path):
+    assert main(["check", str(GRAPH), "--models", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "will not run here" in said and said.count("missing: ") == 3

@@ -1,0 +1,254 @@
+"""UI graph -> API graph: what ComfyUI's page made of every rule and of the official templates.
+
+The page's answers are recorded (tests/pages, by tests/support/record_pages.py); with a server and a
+browser at hand they are compared live too.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from inkstone.errors import InkstoneError
+from inkstone.files.png import save_png
+from inkstone.headless.cli.main import main
+from inkstone.headless.core_nodes.registry import node_classes
+from inkstone.headless.workflow.load import read_graph_file
+from inkstone.headless.workflow.node_info import interface_of, parse_interface, read_interfaces
+from inkstone.headless.workflow.parse_ui import parse_workflow
+from inkstone.headless.workflow.to_api import Flattener
+
+from ...support.browser_check import differences
+from ...support.comfy_install import given_source
+from ...support.ui_graphs import A, B, empty, feature_graphs, graph, node, probe, save, subgraph
+from ..workflow.test_exchange import templates
+
+ROOT = Path(__file__).resolve().parents[3]
+SUPPORT = ROOT / "tests" / "support"
+PAGES = SUPPORT / "pages"
+FEATURES = json.loads((PAGES / "features.json").read_text("utf-8"))
+TEMPLATES = json.loads(lzma.decompress((PAGES / "templates.json.xz").read_bytes()))
+CLASSES = read_interfaces(str(PAGES / "object_info.json"))
+SHIPPED = sorted((ROOT / "workflows").glob("*.json"))
+GRAPHS = feature_graphs()
+
+
+def converted(ui: dict) -> dict:
+    return Flattener(parse_workflow(ui), CLASSES).api()
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_feature_is_converted_as_the_page_does(name):
+    assert not differences(FEATURES[name], converted(GRAPHS[name]))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_official_template_is_converted_as_the_page_does(name):
+    assert TEMPLATES[name]["api"], "the page converted it"
+    assert not differences(TEMPLATES[name]["api"], converted(TEMPLATES[name]["ui"]))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_graph_is_converted_to_its_stored_form(path, tmp_path):
+    out = tmp_path / "api.json"
+    assert main(["convert", str(path), "-o", str(out), "--quiet"]) == 0
+    stored = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
+    assert json.loads(out.read_text("utf-8")) == stored
+
+
+def test_version_1_links_and_outer_definitions():
+    """Links as objects at the root, and a definition inside the definition that uses it."""
+    ui = copy.deepcopy(GRAPHS["subgraph: nested"])
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    ui["links"] = [dict(zip(names, link, strict=True)) for link in ui["links"]]
+    first, second = ui["definitions"]["subgraphs"]
+    second["definitions"] = {"subgraphs": [first]}
+    ui["definitions"]["subgraphs"] = [second]
+    assert not differences(FEATURES["subgraph: nested"], converted(ui))
+
+
+def test_subgraph_that_only_passes_on():
+    """The page stops with an error here; the picture is what comes in."""
+    made = converted(GRAPHS["subgraph: passes through"])
+    assert made["9"]["inputs"]["images"] == ["1", 0]
+
+
+def test_values_by_name_are_kept():
+    """Packs of videos save them so, with a script of theirs; without it the page has defaults."""
+    made = converted(graph([probe({"seed": 88, "ratio": 0.75})], []))["1"]["inputs"]
+    assert (made["seed"], made["ratio"], made["steps"]) == (88, 0.75, 20)
+
+
+@pytest.mark.parametrize("names", [("SetNode", "GetNode"), ("easy setNode", "easy getNode")])
+def test_set_and_get(names):
+    setter = node(2, names[0], ["pic"], [("IMAGE", "IMAGE", 1)], ["*"])
+    getter = node(3, names[1], ["pic"], [], ["IMAGE"])
+    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 3, 0, 4, 0, "IMAGE"]]
+    assert converted(graph([empty(1), setter, getter, save(4, 2)], links))["4"]["inputs"] == {
+        "filename_prefix": "x",
+        "images": ["1", 0],
+    }
+    getter["widgets_values"] = ["other"]
+    with pytest.raises(InkstoneError, match="no Set node"):
+        converted(graph([empty(1), setter, getter, save(4, 2)], links))
+
+
+def loop(first: str, second: str) -> dict:
+    """Two subgraphs that hold each other, or one that holds itself."""
+    inner = subgraph(first, [node(11, second, [], [], [])], [], [], [])
+    other = subgraph(second, [node(12, first, [], [], [])], [], [], [])
+    found = [inner] if first == second else [inner, other]
+    return graph([node(5, first, [], [], [])], [], definitions={"subgraphs": found})
+
+
+BAD = {
+    "subgraph in itself": (loop(A, A), "hold themselves"),
+    "subgraphs in each other": (loop(A, B), "hold themselves"),
+    "links in a circle": (
+        graph(
+            [
+                node(1, "Reroute", None, [("", "*", 2)], ["*"]),
+                node(2, "Reroute", None, [("", "*", 1)], ["*"]),
+                save(3, 3),
+            ],
+            [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 1, 0, "*"], [3, 2, 0, 3, 0, "IMAGE"]],
+        ),
+        "in a circle",
+    ),
+    "group node": (graph([node(1, "workflow>mine", [])], []), "old group node 'mine'"),
+    "node without a type": ({"nodes": [{"id": 1}]}, "no id or type"),
+    "node that is a text": ({"nodes": ["x"]}, "Expected an object"),
+    "link that is a number": ({"nodes": [], "links": [7]}, "no list of id"),
+    "slots that are words": ({"nodes": [], "links": [[1, 1, "a", 2, 0]]}, "no numbers"),
+    "two of one id": ({"nodes": [empty(1), empty(1)]}, "Two nodes"),
+    "links that are a text": ({"nodes": [], "links": "x"}, "Expected a list"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_graph_is_refused_in_a_sentence(name, tmp_path, capsys):
+    data, words = BAD[name]
+    (tmp_path / "g.json").write_text(json.dumps(data))
+    assert main(["convert", str(tmp_path / "g.json")]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+
+
+FILES = {
+    "truncated": (b'{"nodes": [', "is not JSON"),
+    "empty": (b"", "is empty"),
+    "junk": (os.urandom(1 << 16) * 160, "neither a PNG nor JSON"),
+    "10 MB of brackets": (b"[" * 10_000_000, "not JSON"),
+    "a number": (b"7", "expected a graph"),
+    "an empty object": (b"{}", "expected a graph"),
+    "cut PNG": (b"\x89PNG\r\n\x1a\n\x00\x00", "cut off"),
+}
+
+
+@pytest.mark.parametrize("command", ["convert", "run", "check"])
+@pytest.mark.parametrize("name", FILES)
+def test_wrong_file_is_refused_in_a_sentence(command, name, tmp_path, capsys):
+    data, words = FILES[name]
+    (tmp_path / "g.json").write_bytes(data)
+    assert main([command, str(tmp_path / "g.json"), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["convert", "run", "check"])
+def test_missing_file_is_a_wrong_call(command, tmp_path, capsys):
+    assert main([command, str(tmp_path / "none.json")]) == 2
+    assert "no such graph file" in capsys.readouterr().err
+
+
+def test_unknown_classes_are_named_with_their_pack(tmp_path, capsys):
+    nodes = [
+        node(1, "Strange", [], properties={"cnr_id": "some-pack"}),
+        node(2, "Strange", [], properties={"cnr_id": "some-pack"}),
+        node(3, "KSampler", [], mode=2),
+        node(4, "Odd", [], mode=4),
+        node(5, "Other", []),
+    ]
+    (tmp_path / "g.json").write_text(json.dumps(graph(nodes, [])))
+    assert main(["convert", str(tmp_path / "g.json")]) == 1
+    said = capsys.readouterr().err
+    assert "Strange x2 (of the pack some-pack), Other." in said and "--object-info" in said
+    assert "KSampler" not in said and "Odd" not in said
+
+
+def test_classes_come_from_an_object_info_file(tmp_path, capsys):
+    (tmp_path / "g.json").write_text(json.dumps(GRAPHS["widgets"]))
+    info = str(PAGES / "object_info.json")
+    assert main(["convert", str(tmp_path / "g.json"), "--object-info", info]) == 0
+    assert not differences(FEATURES["widgets"], json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("https://example.com/object_info", "only http://127.0.0.1"),
+        ("http://127.0.0.1:9", "Is the server up"),
+        ("none.json", "Cannot read"),
+    ],
+)
+def test_bad_object_info(source, words):
+    with pytest.raises(InkstoneError, match=words):
+        read_interfaces(source)
+
+
+def test_picture_gives_what_the_page_showed(tmp_path, capsys):
+    import numpy as np
+
+    ui = json.loads((ROOT / "workflows/text_to_image_embedded.json").read_text("utf-8"))
+    path = save_png(tmp_path / "x.png", np.zeros((4, 4, 3)), {"workflow": json.dumps(ui)})
+    assert main(["convert", str(path)]) == 0
+    stored = json.loads((ROOT / "workflows/api/text_to_image_embedded.json").read_text("utf-8"))
+    assert json.loads(capsys.readouterr().out) == stored
+    assert read_graph_file(path).ui == ui
+
+
+def test_interfaces_of_our_classes_agree_with_their_object_info():
+    """Stand-ins and a server's answer lead to the same order of widgets."""
+    classes = node_classes()
+    for name in ("LoadImage", "EmptyImage", "PrimitiveInt", "SaveImage", "SolidMask"):
+        if name in CLASSES:
+            ours, theirs = interface_of(classes[name]), CLASSES[name]
+            assert [w.name for w, _ in ours.values([])] == [w.name for w, _ in theirs.values([])]
+    told = {
+        "input": {"required": {"b": ["INT"], "a": [["x", "y"]]}},
+        "input_order": {"required": ["a", "b"]},
+        "output": ["IMAGE"],
+    }
+    assert [(w.name, v) for w, v in parse_interface("N", told).values([])] == [("a", "x"), ("b", 0)]
+
+
+BROWSER = os.environ.get("INKSTONE_BROWSER_PYTHON")
+
+
+@pytest.mark.skipif(
+    given_source() is None or not BROWSER,
+    reason="needs INKSTONE_COMFYUI_SOURCE and INKSTONE_BROWSER_PYTHON (one with Playwright)",
+)
+def test_live_page_agrees(tmp_path):
+    from ...support.comfy_install import PACK
+    from ...support.comfy_server import ComfyServer
+
+    graphs = {p.stem: json.loads(p.read_text("utf-8")) for p in SHIPPED}
+    graphs |= {name: GRAPHS[name] for name in FEATURES}
+    graphs |= {p.stem: json.loads(p.read_text("utf-8")) for p in templates()}  # where installed
+    (tmp_path / "in.json").write_text(json.dumps(graphs))
+    with ComfyServer(given_source(), packs=(PACK, SUPPORT / "newer_nodes")) as server:
+        classes = read_interfaces(server.url)
+        script, files = SUPPORT / "page_convert.py", (tmp_path / "in.json", tmp_path / "out.json")
+        subprocess.run([BROWSER, script, "--server", server.url, *files], check=True)
+    pages = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert pages.keys() == graphs.keys() and all(pages.values())
+    made = {n: Flattener(parse_workflow(graphs[n]), classes).api() for n in pages}
+    found = {n: differences(page, made[n]) for n, page in pages.items()}
+    assert not any(found.values()), {n: d[:4] for n, d in found.items() if d}

@@ -1,0 +1,148 @@
+"""Passes that share one reading of streamed weights: the same bits, each block read once a step."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from inkstone.kernels.control_instantx import Spread
+from inkstone.kernels.mmdit import MMDiT, MMDiTConfig, Watch
+from inkstone.kernels.modulation import modulation
+from inkstone.kernels.references import Beside, References
+from inkstone.loaders.memory import residency
+from inkstone.loaders.memory.residency import Residency, Stream
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, open_diffusion_model
+from inkstone.loaders.models.weight_file import Want
+from inkstone.sampling.request import Hooks, Request
+from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.schedule import LINEAR, sigmas
+
+from .test_mmdit import CONFIGS, pair
+
+GRID = (1, 5, 7)
+
+
+class Counting:
+    """A stream that only notes what it is asked for."""
+
+    passing = True
+
+    def __init__(self) -> None:
+        self.entered: list[int] = []
+
+    def enter(self, index: int) -> None:
+        self.entered.append(index)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def network(name: str) -> tuple[MMDiT, MMDiTConfig, object]:
+    config = CONFIGS[name]
+    _, ours, state = pair(config)
+    table = modulation(state.__getitem__, torch.tensor([0.7, 0.0]), config.layers)
+    return ours, config, table
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("references", [False, True])
+def test_passes_together_are_passes_alone(name, references):
+    ours, config, table = network(name)
+    torch.manual_seed(3)
+    img = torch.randn(2, 35, 64)
+    texts = [torch.randn(2, length, config.joint) for length in (11, 3, 1)]
+    tokens = torch.randn(1, 12, 64)
+    grids = [GRID, (1, 3, 4)] if references else [GRID]
+    mod = (table.with_references() if references else table).step(0)
+    added = [torch.randn(2, 35, config.width)]
+
+    def walks(watches, beside):
+        return [
+            ours.walk(img.clone(), text, mod, grids, watch=watch, beside=beside)
+            for text, watch in zip(texts, watches)
+        ]
+
+    def beside():
+        return Beside(References(tokens, fixed=True) if references else None)
+
+    with torch.no_grad():
+        shared = beside()
+        one_by_one = [
+            ours(img.clone(), text, mod, grids, watch=watch, beside=shared)
+            for text, watch in zip(texts, (Watch(), Watch(after=[Spread(added)]), Watch()))
+        ]
+        ours.stream = Counting()
+        watches = Watch(), Watch(after=[Spread(added)]), Watch()
+        together = ours.together(walks(watches, beside()))
+    assert ours.stream.entered == list(range(config.layers))
+    for alone, beside_others in zip(one_by_one, together):
+        assert torch.equal(alone, beside_others), f"{(alone - beside_others).abs().max():.2e}"
+
+
+def test_every_pass_is_asked_before_a_block_is_read():
+    """A pass may stop the work: then nothing more is read."""
+    ours, config, table = network("five layers")
+    ours.stream, seen = Counting(), []
+
+    def stop(block: int) -> None:
+        seen.append(block)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    walks = [
+        ours.walk(
+            torch.zeros(1, 35, 64),
+            torch.zeros(1, 2, config.joint),
+            table.step(0),
+            [GRID],
+            watch=Watch(stop),
+        )
+        for _ in range(2)
+    ]
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        ours.together(walks)
+    assert seen == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    monkeypatch.setattr(residency, "_all", type(residency._all)())
+    return open_diffusion_model(EMBEDDED_FOLDER, Want(wait=True))
+
+
+STEPS = 3
+
+
+def drawn(model, hooks):
+    g = torch.Generator().manual_seed(5)
+    positive, negative = torch.randn(1, 12, 128, generator=g), torch.randn(1, 2, 128, generator=g)
+    request = Request(96, 64, sigmas(LINEAR, STEPS, 24), seed=3, cfg=3.0, batch=2)
+    asked = working_bytes(model, request, {"positive": positive, "negative": negative})
+    return denoise(model, positive, negative, request, hooks), asked
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
+    """Bit for bit the picture of resident weights, and no block is read twice in a step."""
+    monkeypatch.setattr(Residency, "_room", lambda *_: 1 << 40)
+    whole, asked = drawn(embedded, Hooks())
+    embedded.weights.park()
+    rest, groups = embedded.weights.sizes
+    room = rest + sum(groups[:kept]) + 2 * max(groups[kept:]) + asked
+    monkeypatch.setattr(Residency, "_room", lambda *_: room)
+    read, blocks = Counter(), []
+    fetch = Stream._read
+
+    def count(self, index):
+        read[index] += 1
+        return fetch(self, index)
+
+    monkeypatch.setattr(Stream, "_read", count)
+    streamed, _ = drawn(embedded, Hooks(on_block=lambda step, block: blocks.append((step, block))))
+    first = embedded.weights.placement.kept
+    assert embedded.weights.placement.streamed and first >= kept
+    assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
+    # the first block to be streamed is fetched ahead for a step that does not come
+    want = {i: STEPS + (i == first) for i in range(first, len(groups))}
+    assert read == want | dict.fromkeys(range(first), 1), read
+    assert blocks == [(s, b) for s in range(STEPS) for b in range(len(groups)) for _ in range(2)]

@@ -1,0 +1,136 @@
+"""Every node has a help page with a picture, a Chinese name for all it shows, aliases, defaults."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from inkstone.headless.graph.input_values import is_widget
+from inkstone.host import api as host_module
+from inkstone.nodes import NODES
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "web" / "docs"
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+# characters that Taiwan does not write, and that our zh texts are full of
+SIMPLIFIED = set("载图层编码权给随机样张种调节点显类强应来线设变则数个为这与网络输")
+# what is called the same in Chinese
+SAME = {"vae", "lora", "dtype", "cfg", "latent", "sigmas", "VAE", "LoRA", "CFG", "Latent", "Sigmas"}
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location(
+        "web_build", ROOT / "scripts" / "web" / "build.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
+
+
+def test_no_schema_is_refused_by_the_host():
+    """One refused schema and ComfyUI loads none of our nodes."""
+    for node in NODES:
+        node.GET_SCHEMA()
+
+
+def test_pages_are_what_the_builder_writes():
+    made = builder().render_all()
+    kept = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
+    assert sorted(kept) == sorted(made), "run python scripts/web/build.py"
+    assert [p for p in made if kept[p] != made[p]] == [], "run python scripts/web/build.py"
+
+
+def test_every_chinese_text_has_its_counterpart_for_taiwan():
+    build = builder()
+    table = json.loads((ROOT / "scripts" / "web" / "traditional.json").read_text("utf-8"))
+    wanted = build.chinese_texts()
+    assert [text for text in wanted if not table.get(text)] == [], (
+        "run python scripts/web/traditional.py"
+    )
+    assert sorted(set(table) - set(wanted)) == [], "no zh text says this any more"
+    simplified = {text: sorted(set(text) & SIMPLIFIED) for text in table.values()}
+    assert {text: found for text, found in simplified.items() if found} == {}
+
+
+def test_locales_are_what_the_builder_writes():
+    for name, text in builder().render_locales().items():
+        assert (ROOT / "locales" / name).read_text("utf-8") == text, (
+            "run python scripts/web/build.py"
+        )
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_every_node_has_words_and_a_picture(name):
+    from PIL import Image
+
+    en, zh = builder().words()[name]
+    assert len(en) > 40 and CHINESE.search(zh) and not CHINESE.search(en)
+    picture = DOCS / "pictures" / f"{name}.jpg"
+    assert picture.is_file(), f"{name}: run tests/support/help_pictures.py on a server"
+    assert picture.stat().st_size < 60_000
+    assert min(Image.open(picture).size) >= 60
+
+
+def test_no_page_for_what_does_not_exist():
+    assert set(builder().words()) == set(SCHEMAS)
+    assert {p.stem for p in (DOCS / "pictures").glob("*.jpg")} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_chinese_is_whole(name):
+    schema, told = SCHEMAS[name], builder().translations().get(name)
+    assert told, f"{name} is not in locales/zh/nodeDefs.json"
+    key = builder().key_of
+    wanted = {key(item.id) for item in schema.inputs}
+    grown = {item.id.split(".")[0] for item in schema.inputs if "." in item.id}
+    assert set(told["inputs"]) == wanted | grown, name
+    assert set(told["outputs"]) == {str(i) for i in range(len(schema.outputs))}
+    assert CHINESE.search(told["display_name"]) and CHINESE.search(told["description"])
+    for item, words in told["inputs"].items():
+        assert CHINESE.search(words["tooltip"]), f"{name}.{item}"
+        same = words["name"] in SAME or re.fullmatch(r"LoRA \d|VAE|LoRA", words["name"])
+        assert CHINESE.search(words["name"]) or same, f"{name}.{item}: {words['name']}"
+
+
+def test_chinese_categories():
+    told = json.loads((ROOT / "locales" / "zh" / "main.json").read_text("utf-8"))
+    parts = {part for schema in SCHEMAS.values() for part in schema.category.split("/")}
+    assert parts <= set(told["nodeCategories"])
+    own = {i.get_io_type() for s in SCHEMAS.values() for i in s.inputs}
+    assert {kind for kind in own if kind.startswith("INKSTONE_")} <= set(told["dataTypes"])
+
+
+def test_no_translation_for_what_does_not_exist():
+    assert set(builder().translations()) == set(SCHEMAS)
+
+
+def test_every_node_is_found_by_other_words_and_has_defaults(monkeypatch):
+    asked = {}
+    plain = host_module.schema
+
+    def seen(**fields):
+        asked[fields["node_id"]] = fields.get("search_aliases", [])
+        return plain(**fields)
+
+    for node in NODES:
+        module = __import__(node.__module__, fromlist=["schema"])
+        monkeypatch.setattr(module, "schema", seen)
+        schema = node.define_schema()
+        assert asked[schema.node_id], f"{schema.node_id} has no search aliases"
+        for item in schema.inputs:
+            if is_widget(item) and item.get_io_type() != "COMBO":  # a list of files may be empty
+                assert item.default is not None, f"{schema.node_id}.{item.id} has no default"
+
+
+def test_the_host_is_told_of_the_pages():
+    import inkstone
+
+    assert (ROOT / inkstone.WEB_DIRECTORY / "docs").is_dir()
+    assert not list((ROOT / "web").rglob("*.js")), "the pack needs no script in the page"

@@ -1,0 +1,395 @@
+"""Which variant a model is, what it refuses, and what is computed once in an edit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from inkstone.errors import InkstoneError
+from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, EditTemplate
+from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, settled, told
+from inkstone.loaders.formats.open import open_weights
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, open_diffusion_model
+from inkstone.loaders.models.weight_file import Want
+from inkstone.pipeline.weight_rows import Matrices
+from inkstone.sampling import sampler
+from inkstone.sampling.lightning import Distilled, misfit
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.schedule import LAYERED, LIGHTNING, LINEAR, QWEN, sigmas, tail
+
+from ..support.edits import build
+from ..support.oracle import relative
+
+SIZE = (80, 48)
+LEVELS = sigmas(LINEAR, 2, 15)
+WAITING = Want(torch.float32, wait=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = {}
+
+    def get(kind: str):
+        if kind not in made:
+            torch.manual_seed(12)
+            place = tmp_path_factory.mktemp(kind) / "model"
+            made[kind] = build(kind, place, "heads as published").folder
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    made = {}
+
+    def get(kind: str):
+        if kind not in made:
+            made[kind] = open_diffusion_model(folder(kind), Want(torch.float32))
+        return made[kind]
+
+    return get
+
+
+def latent(width: int = 80, height: int = 48, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 16, 1, height // 8, width // 8, generator=g)
+
+
+def text(tokens: int = 7, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, tokens, 256, generator=torch.Generator().manual_seed(seed))
+
+
+def single(folder, place, metadata=None, extra=None):
+    """The transformer of a folder as a file of its own."""
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    with open_weights(path) as file:
+        tensors = {n: file.read(n).clone() for n in file.entries} | (extra or {})
+    save_safetensors(place / "one.safetensors", tensors, metadata)
+    return place / "one.safetensors"
+
+
+# --- what a model says of itself
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("qwen-image", "qwen-image"),
+        ("img2img", "qwen-image"),
+        ("edit", "edit"),
+        ("edit-inpaint", "edit"),
+        ("edit-2509", "edit-2509"),
+        ("edit-2511", "edit-2511"),
+        ("layered", "layered"),
+    ],
+)
+def test_a_folder_says_its_variant(folder, kind, name):
+    for root in (folder(kind), folder(kind) / "transformer"):
+        model = open_diffusion_model(root, WAITING)
+        assert model.variant is VARIANTS[name] and model.apart == (name == "edit-2511")
+        same = settled(model.variant, name, "qwen-image", root)
+        assert same is model.variant
+    templates = {"edit": EDIT, "edit-2509": EDIT_PLUS, "edit-2511": EDIT_PLUS}
+    assert model.edit is templates.get(name)
+    if name == "layered":  # its schedule follows one layer's tokens, as the pipeline does it
+        assert model.schedule.by_root and model.schedule.mu(1024) == 2
+        assert torch.equal(sigmas(model.schedule, 9, 300), sigmas(LAYERED, 9, 300))
+    else:
+        assert model.schedule == QWEN
+
+
+@pytest.mark.parametrize("kind", ["qwen-image", "edit-2509"])
+def test_a_file_without_marks_says_nothing(folder, kind, tmp_path):
+    """Tensors of base, Edit and Edit-2509 are identical; the user says it, and can be wrong only
+    where nothing speaks against it."""
+    path = single(folder(kind), tmp_path)
+    assert open_diffusion_model(path, WAITING).variant is None
+    for name in CHOICES:
+        want = Want(torch.float32, wait=True, variant=name)
+        if name == "layered":
+            with pytest.raises(InkstoneError, match="lacks the tensor .*addition_t_embedding"):
+                open_diffusion_model(path, want)
+        else:
+            assert open_diffusion_model(path, want).variant is VARIANTS[name]
+
+
+def test_a_file_with_a_mark_says_it(folder, tmp_path):
+    path = single(folder("qwen-image"), tmp_path, None, {"__index_timestep_zero__": torch.empty(0)})
+    assert open_diffusion_model(path, WAITING).variant is VARIANTS["edit-2511"]
+    path = single(folder("layered"), tmp_path)
+    assert open_diffusion_model(path, WAITING).variant is VARIANTS["layered"]
+    assert open_diffusion_model(path, WAITING).schedule == LAYERED
+    path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "edit"})
+    assert open_diffusion_model(path, WAITING).variant is VARIANTS["edit"]
+    path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "another"})
+    assert open_diffusion_model(path, WAITING).variant is None
+    path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "layered"})
+    with pytest.raises(InkstoneError, match="addition_t_embedding.*got nothing"):
+        open_diffusion_model(path, WAITING)
+
+
+@pytest.mark.parametrize(
+    "kind, wanted",
+    [
+        ("edit-2511", "edit-2509"),
+        ("edit-2509", "edit-2511"),
+        ("layered", "qwen-image"),
+        ("qwen-image", "edit"),
+    ],
+)
+def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
+    with pytest.raises(InkstoneError, match=f"chosen to be {wanted}.* is {kind} "):
+        open_diffusion_model(folder(kind), Want(torch.float32, wait=True, variant=wanted))
+
+
+def test_unknown_choices(folder):
+    with pytest.raises(InkstoneError, match="'edit-2600' is not one.*auto or one of qwen-image, e"):
+        open_diffusion_model(folder("edit"), Want(wait=True, variant="edit-2600"))
+    with pytest.raises(InkstoneError, match="'edit' is not one of the inkstone-embedded models"):
+        open_diffusion_model(EMBEDDED_FOLDER, Want(wait=True, variant="edit"))
+
+
+def test_weights_count_more_than_the_folder(folder, caplog):
+    """A 2511 transformer in a folder of the first Edit."""
+    assert told("qwen-image", "edit-2511", "QwenImageEditPipeline") is VARIANTS["edit-2511"]
+    assert "weights are those of edit-2511" in caplog.text
+    caplog.clear()
+    assert told("qwen-image", "edit-2511", "QwenImageEditPlusPipeline") is VARIANTS["edit-2511"]
+    assert told("qwen-image", "", "FluxPipeline") is None
+    assert told("inkstone-embedded", "", "QwenImagePipeline") is VARIANTS["embedded"]
+    assert told("inkstone-embedded", "embedded-edit", "QwenImagePipeline").edit == "references"
+    assert not caplog.text
+    assert {name for names in CLASSES.values() for name in names} <= set(CHOICES)
+
+
+def test_the_embedded_model_is_one_without_or_with_edits(tmp_path):
+    made = open_diffusion_model(EMBEDDED_FOLDER, WAITING)
+    assert made.variant is VARIANTS["embedded-edit"] and made.apart
+    source = EMBEDDED_FOLDER / "transformer"
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"zero_cond_t": False}))
+    made = open_diffusion_model(tmp_path, WAITING)
+    assert made.variant is VARIANTS["embedded"] and not made.apart
+
+
+def test_a_quantised_copy_keeps_the_variant(folder):
+    for kind in ("edit-2511", "edit-2509"):
+        with Matrices(folder(kind)) as model:
+            assert model.said == {"inkstone_variant": kind}
+    with Matrices(EMBEDDED_FOLDER) as model:
+        assert model.said["inkstone_variant"].startswith("embedded")
+
+
+def test_templates_without_pictures_encode_the_prompt(folder):
+    """Small models get pictures only in the diffusion model."""
+    words = load_all(folder("edit")).text_encoder
+    blind = EditTemplate("references", "{}", "", 0, 1, 2, 2, steps=1, cfg=1.0, sees=False)
+    picture = torch.rand(20, 20, 3)
+    assert torch.equal(words.encode_edit("a cat", [picture], blind), words.encode("a cat"))
+    assert words.vision._made is None, "the vision tower was opened"
+    with pytest.raises(InkstoneError, match="take 2 picture, got 3"):
+        words.encode_edit("a cat", [picture] * 3, blind)
+
+
+# --- what it refuses
+
+ONE, NAN = latent(), torch.full((1, 16, 1, 6, 10), torch.nan)
+MASK = torch.ones(1, 1, 6, 10)
+REFUSED = [
+    ("qwen-image", dict(references=(ONE,)), "1 reference picture for qwen-image, which takes none"),
+    ("edit", dict(references=(ONE, ONE)), "2 reference pictures for edit, which takes 1"),
+    (
+        "edit-2511",
+        dict(references=(ONE,), encoded_for="edit-2509"),
+        "encoded for edit-2509, the diffusion model is edit-2511",
+    ),
+    ("qwen-image", dict(encoded_for="edit"), "encoded for edit, the diffusion model is qwen-image"),
+    ("edit", dict(references=(ONE[:, :8],)), "Reference picture 1 has shape"),
+    ("edit", dict(references=(ONE[:, :, 0],)), r"picture 1 has shape \[1, 16, 6, 10\]"),
+    ("edit-2509", dict(references=(ONE, torch.cat([ONE, ONE]))), "picture 2 has shape.*one latent"),
+    ("edit-2509", dict(references=(ONE, NAN)), "Reference picture 2: 960 of 960 values are not"),
+    ("edit", dict(references=(ONE,), layers=2), "2 layers are asked of edit"),
+    ("qwen-image", dict(repaint=MASK), "no latent"),
+    ("qwen-image", dict(repaint=MASK[..., :9], latent=ONE), r"\[1, 1, 6, 9\].*\[1, 1, 6, 10\]"),
+    ("qwen-image", dict(repaint=torch.ones(1, 1, 48, 80), latent=ONE), "one value per latent"),
+    ("qwen-image", dict(repaint=MASK.expand(3, -1, -1, -1), latent=ONE), r"mask has shape \[3"),
+    ("qwen-image", dict(repaint=MASK * torch.nan, latent=ONE), "repaint mask: 60 of 60"),
+    ("qwen-image", dict(repaint=MASK * 255, latent=ONE), "values from 255 to 255"),
+    ("qwen-image", dict(repaint=-MASK, latent=ONE), "values from -1"),
+    ("qwen-image", dict(latent=latent(64, 48), sigmas=tail(LEVELS, 0.5)), "canvas is 80x48"),
+    ("qwen-image", dict(latent=latent(batch=3), sigmas=tail(LEVELS, 0.5)), "expected 1 of"),
+    ("qwen-image", dict(latent=NAN, sigmas=tail(LEVELS, 0.5)), "latent to start from: 960"),
+    ("qwen-image", dict(sigmas=tail(LEVELS, 0.5)), "no latent to start from"),
+    ("layered", dict(layers=2), "takes one picture apart, got 0"),
+    ("layered", dict(layers=2, references=(ONE, ONE)), "got 2 pictures"),
+    ("layered", dict(references=(ONE,)), "Layers is 0: expected 1 to 64"),
+    ("layered", dict(layers=65, references=(ONE,)), "Layers is 65"),
+    ("layered", dict(layers=2, references=(latent(64, 48),)), "apart is 64x48, the canvas 80x48"),
+    ("layered", dict(layers=2, references=(ONE,), repaint=MASK, latent=ONE), "from noise alone"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda c: f"{c[0]}: {c[2][:40]}")
+def test_refusals(model, monkeypatch, case):
+    """A sentence each, before any weight is used."""
+    kind, changed, words = case
+    monkeypatch.setattr(sampler.Beside, "__init__", lambda *_: pytest.fail("the run began"))
+    call = dict(width=80, height=48, sigmas=LEVELS) | changed
+    with pytest.raises(InkstoneError, match=words):
+        denoise(model(kind), text(), None, Request(**call))
+
+
+def test_references_need_a_variant(folder, tmp_path):
+    unknown = open_diffusion_model(single(folder("edit"), tmp_path), WAITING)
+    with pytest.raises(InkstoneError, match="not say which variant.*Choose the variant"):
+        denoise(unknown, text(), None, Request(*SIZE, LEVELS, references=(ONE,)))
+
+
+def test_without_references_every_variant_draws_the_same(folder, tmp_path):
+    """Weights being equal; the row of t = 0 is then read by nobody."""
+    path = single(folder("qwen-image"), tmp_path)
+    drawn = [
+        denoise(
+            open_diffusion_model(path, Want(torch.float32, variant=name)),
+            text(),
+            None,
+            Request(*SIZE, LEVELS),
+        )
+        for name in (None, "qwen-image", "edit", "edit-2509", "edit-2511")
+    ]
+    assert all(torch.equal(one, drawn[0]) for one in drawn)
+
+
+def test_a_run_from_a_picture_may_have_fewer_lightning_steps():
+    eight = Distilled(8, "as the test says")
+    whole = sigmas(LIGHTNING, 8, 1)
+    assert misfit(eight, whole, 1.0) is misfit(eight, tail(whole, 0.5), 1.0) is None
+    assert "4 steps" in misfit(eight, sigmas(LIGHTNING, 4, 1), 1.0)
+    assert "24 steps" in misfit(eight, tail(sigmas(LIGHTNING, 40, 1), 0.6), 1.0)
+
+
+@pytest.mark.parametrize("strength", [0, -1, 1.1, float("nan")])
+def test_strengths_out_of_range(strength):
+    with pytest.raises(InkstoneError, match="Strength is .*expected more than 0 up to 1"):
+        tail(LEVELS, strength)
+
+
+# --- masks of ones and zeros, odd references, batches
+
+
+def test_a_mask_of_ones_draws_all_and_one_of_zeros_nothing(model):
+    call = dict(sigmas=tail(sigmas(LINEAR, 4, 15), 0.5), seed=3, latent=ONE)
+    free, ones, zeros = (
+        denoise(model("qwen-image"), text(), None, Request(*SIZE, **call, repaint=mask))
+        for mask in (None, MASK, MASK * 0)
+    )
+    assert relative(ones, free) < 1e-6 and relative(zeros, ONE) < 1e-6
+    half = denoise(model("qwen-image"), text(), None, Request(*SIZE, **call, repaint=MASK * 0.5))
+    assert relative(half, ONE) > 1e-2 and relative(half, free) > 1e-2
+
+
+def test_a_reference_with_odd_sides_gets_its_edge_repeated(model):
+    """Core nodes encode at multiples of 8."""
+    odd = latent(88, 40)
+    assert odd.shape[-2:] == (5, 11)
+    padded = torch.cat([odd, odd[..., -1:]], dim=-1)
+    padded = torch.cat([padded, padded[..., -1:, :]], dim=-2)
+    got, want = (
+        denoise(model("edit"), text(), None, Request(*SIZE, LEVELS, references=(z,)))
+        for z in (odd, padded)
+    )
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("kind", ["edit", "edit-2509", "edit-2511", "layered", "inpaint"])
+def test_a_batch_is_its_singles(model, kind, cfg):
+    """Also with a latent, and a mask, of one or of each."""
+    more = dict(sigmas=LEVELS)
+    if kind == "inpaint":
+        more = dict(sigmas=tail(sigmas(LINEAR, 4, 15), 0.6))
+    elif kind == "layered":
+        more |= dict(references=(ONE,), layers=2)
+    else:
+        more |= dict(references=(latent(96, 32), latent(48, 64))[: 1 + (kind != "edit")])
+    latents, masks = latent(batch=2, seed=4), (torch.rand(2, 1, 6, 10) > 0.5).float()
+
+    def drawn(seed: int, rows: slice) -> torch.Tensor:
+        own = dict(latent=latents[rows], repaint=masks[rows]) if kind == "inpaint" else {}
+        batch = len(latents[rows])
+        request = Request(*SIZE, seed=seed, batch=batch, cfg=cfg, **more, **own)
+        return denoise(model(kind), text(), text(5, 1) if cfg > 1 else None, request)
+
+    both = drawn(7, slice(0, 2))
+    for k in range(2):
+        error = relative(both[k : k + 1], drawn(7 + k, slice(k, k + 1)))
+        assert error < 1e-5, f"item {k} differs by {error:.1e} relative"
+    assert relative(both[:1], both[1:]) > 0.1
+
+
+# --- what is done once, and what it needs
+
+
+@pytest.mark.parametrize("kind, keys", [("edit-2509", 6), ("edit-2511", 7)])
+def test_references_are_embedded_once(model, kind, keys, monkeypatch):
+    """3 steps, both halves of CFG: 6 forwards. Under zero_cond_t the first block's keys of
+    references too; their outputs in the last block never."""
+    made, net = [], model(kind).network
+    right = sampler.References
+    monkeypatch.setattr(
+        sampler, "References", lambda *a, **k: made.append(right(*a, **k)) or made[-1]
+    )
+    seen: dict[str, list[int]] = {"img_in": [], "to_k": [], "to_out": []}
+    parts = {
+        "img_in": net.img_in,
+        "to_k": net.transformer_blocks[0].attn.to_k,
+        "to_out": net.transformer_blocks[-1].attn.to_out[0],
+    }
+    hooks = [
+        part.register_forward_pre_hook(lambda _, args, n=name: seen[n].append(args[0].shape[1]))
+        for name, part in parts.items()
+    ]
+    request = Request(
+        *SIZE, sigmas(LINEAR, 3, 15), cfg=4.0, references=(latent(96, 32), latent(48, 64))
+    )
+    denoise(model(kind), text(), text(5, 1), request)
+    for hook in hooks:
+        hook.remove()
+    assert len(made) == 1 and made[0].tokens.shape == (1, 24, 64)
+    assert sorted(seen["img_in"]) == [15] * 6 + [24]
+    assert len(seen["to_k"]) == keys and seen["to_out"] == [15] * 6
+    assert sorted(set(seen["to_k"])) == ([15, 24] if kind == "edit-2511" else [39])
+
+
+def test_a_new_seed_computes_no_table(model, monkeypatch):
+    from inkstone.loaders.models import diffusion_model
+
+    own = model("edit-2511")
+    call = dict(sigmas=sigmas(LINEAR, 2, 15) * 0.97, latent=ONE, references=(ONE,))
+    denoise(own, text(), None, Request(*SIZE, **call))
+    monkeypatch.setattr(diffusion_model, "modulation", lambda *_: pytest.fail("computed again"))
+    denoise(own, text(), None, Request(*SIZE, **call, seed=2))
+
+
+def test_working_memory_counts_references(model):
+    texts = {"positive": text()}
+    plain = Request(*SIZE, LEVELS)
+    one, two = (Request(*SIZE, LEVELS, references=(latent(96, 32), ONE)[:n]) for n in (1, 2))
+    need = [working_bytes(model("edit-2509"), r, texts) for r in (plain, one, two)]
+    apart = [working_bytes(model("edit-2511"), r, texts) for r in (plain, one, two)]
+    width = model("edit-2509").network.config.width
+    assert need[1] - need[0] > 12 * width * 4 * 8 and need[2] - need[1] > 15 * width * 4 * 8
+    row = apart[0] - need[0]  # the table's row of t = 0
+    assert row > 0 and apart[1] - need[1] - row == 12 * width * 8
+    layers = [
+        working_bytes(model("layered"), Request(*SIZE, LEVELS, references=(ONE,), layers=n), texts)
+        for n in (1, 2, 3)
+    ]
+    assert layers[2] - layers[1] == layers[1] - layers[0] > 15 * width * 4 * 8

@@ -1,0 +1,239 @@
+"""The memory plan counts LoRA branches, the vision tower and references, and follows `settle`."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from inkstone.errors import InkstoneError
+from inkstone.headless.cli.main import main
+from inkstone.headless.draw.request import DrawCall
+from inkstone.headless.draw.session import open_models
+from inkstone.kernels.vision import VisionConfig, VisionTower, activation_bytes
+from inkstone.loaders.arch.family import EDIT_PLUS
+from inkstone.loaders.arch.variant import VARIANTS
+from inkstone.loaders.lora.adapters import Adapter, dress
+from inkstone.loaders.lora.file import load_lora
+from inkstone.loaders.memory import residency
+from inkstone.loaders.memory.param_slots import Slot
+from inkstone.loaders.memory.residency import Placement, Residency
+from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.vision import TowerPlace, VisionModel
+from inkstone.pipeline.memory_plan import Stage, Wanted, follow, plan
+from inkstone.sampling.geometry import encoder_sizes
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.schedule import LINEAR, sigmas
+
+CPU = torch.device("cpu")
+
+
+# --- stages
+
+
+def test_stages_leave_when_the_next_has_no_room():
+    one, two = Stage((10, [5, 5]), 3), Stage((4, [8, 8, 8]), 2)
+    whole = [Placement(2, 0, 20), Placement(3, 0, 28)]
+    assert follow([one, two], 50, 0) == (whole, 50, True)
+    assert follow([one, two], 49, 0) == (whole, 30, False)
+    assert follow([replace(one, leaves=True), two], 50, 9) == (whole, 37, False)
+    placed, most, _ = follow([one, two], 29, 0)
+    assert placed[1] == Placement(0, 3, 20) and most == 23, "the first needs most"
+
+
+class Blocks(nn.Module):
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.outer = nn.Linear(1, 1, bias=False)
+            self.blocks = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(groups))
+        self.stream = None
+
+
+def residence(rest: int, groups: list[int]) -> Residency:
+    """Weights that say to be of these sizes."""
+    network = Blocks(len(groups))
+    places = zip([network.outer, *network.blocks], [rest, *groups])
+    slots = [Slot(m, "weight", size, lambda: torch.zeros(1, 1), m.weight) for m, size in places]
+    return Residency(network, slots, CPU, network.blocks)
+
+
+def test_stages_are_what_settle_does(monkeypatch):
+    draw = random.Random(4)
+    for _ in range(60):
+        monkeypatch.setattr(residency, "_all", type(residency._all)())
+        stages = [
+            Stage(
+                (draw.randint(1, 9), [draw.randint(1, 9)] * draw.randint(2, 6)),
+                draw.randint(0, 5),
+                leaves=draw.random() < 0.3,
+            )
+            for _ in range(3)
+        ]
+        room = draw.randint(30, 130)
+        monkeypatch.setattr(Residency, "_room", lambda self, budget, room=room: room)
+        placed, most, stay = follow(stages, room, 0)
+        real = [residence(*stage.sizes) for stage in stages]
+        seen = 0
+        for one, stage, want in zip(real, stages, placed):
+            assert one.settle(None, stage.working) == want, (stages, room)
+            seen = max(seen, sum(r.held for r in real) + stage.working)
+            if stage.leaves:
+                one.park()
+        assert seen == most, (stages, room)
+        assert stay == all(r.held and r.placement.nbytes == r.held for r in real)
+        for one in real:
+            one.park()
+
+
+# --- LoRA
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_all(None)
+
+
+def write_lora(path: Path, layers: list[str], shape: tuple[int, int], dtype: torch.dtype) -> Path:
+    n, k = shape
+    ends = {"lora_down.weight": (4, k), "lora_up.weight": (n, 4)}
+    tensors = {f"{m}.{e}": torch.ones(s, dtype=dtype) for m in layers for e, s in ends.items()}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_lora_branches_are_counted(tmp_path, embedded, dtype):
+    """A branch in the file's own type takes nothing more; in another it is a copy."""
+    layers = [f"transformer_blocks.{i}.attn.to_k" for i in range(6)]
+    file = load_lora(write_lora(tmp_path / "a.safetensors", layers, (128, 128), dtype))
+    model, text, _ = dress(embedded.model, embedded.text_encoder, [Adapter(file)])
+    before = plan(embedded)
+    after = plan(replace(embedded, model=model))
+    copied = 0 if dtype == torch.float32 else 6 * 2 * 4 * 128 * 4
+    assert after.lora_branches == copied
+    assert after.peak - after.runtime == before.peak - before.runtime + copied
+    assert ("LoRA branches 0.00 GB" in after.sentence()) == bool(copied)
+    assert "LoRA" not in before.sentence()
+
+
+def test_lora_on_the_text_encoder_is_counted(tmp_path, embedded):
+    layers = [f"text_encoder.layers.{i}.self_attn.o_proj" for i in range(2)]
+    file = load_lora(write_lora(tmp_path / "t.safetensors", layers, (128, 128), torch.bfloat16))
+    _, text, _ = dress(embedded.model, embedded.text_encoder, [Adapter(file)])
+    more = text.working_bytes(8) - embedded.text_encoder.working_bytes(8)
+    assert more == 2 * 2 * 4 * 128 * 4
+
+
+# --- edits
+
+
+def towered(bundle, pictures: int = 2):
+    """The embedded models as if they edited, with a small tower."""
+    config = VisionConfig(2, 80, 1, 60, out=128, full=(1,))
+    with torch.device("meta"):
+        network = VisionTower(config)
+    slots = [
+        Slot(
+            network.get_submodule(n.rpartition(".")[0]),
+            n.rpartition(".")[2],
+            4 * p.numel(),
+            lambda: None,
+            p,
+        )
+        for n, p in network.named_parameters()
+    ]
+    weights = Residency(network, slots, CPU, network.blocks)
+    tower = VisionModel(network, torch.float32, CPU, Path("tower"), weights)
+    family = replace(bundle.model.family, edits=(EDIT_PLUS,))
+    model = replace(bundle.model, variant=VARIANTS["edit-2509"], family=family)
+    place = TowerPlace("with its vision tower", make=lambda: tower)
+    return replace(bundle, model=model, text_encoder=replace(bundle.text_encoder, vision=place))
+
+
+def test_an_edit_counts_tower_rows_and_references():
+    bundle = open_models(DrawCall(""))
+    edits, size = towered(bundle), (160, 96)
+    tower = edits.text_encoder.vision.open()
+    plain, made = plan(edits, Wanted(size, 4)), plan(edits, Wanted(size, 4, pictures=2))
+    assert plain.vision_tower == 0 and "vision tower" not in plain.sentence()
+    assert made.vision_tower == tower.weights.nbytes and "vision tower 0.00 GB" in made.sentence()
+    table = sigmas(LINEAR, 4, 60)
+    text = torch.empty(1, 64, 128)
+    texts = {"positive": text, "negative": text}
+    picture = torch.zeros(1, 16, 1, 12, 20)
+    want = working_bytes(edits.model, Request(*size, table, references=(picture,) * 2), texts)
+    decode = plan(edits, Wanted(size, 4)).activations
+    assert made.activations == max(decode, want - made.modulation_table)
+    _, (width, height) = encoder_sizes(*size, EDIT_PLUS.area)
+    patches = width * height // 14**2
+    words = edits.text_encoder.working_bytes(64 + 2 * patches // 4)
+    seeing = activation_bytes(tower.network.config, patches, torch.float32)
+    # the tower stays beside the text encoder, whose work over all rows is what takes most here
+    both = tower.weights.nbytes + edits.text_encoder.weights.nbytes
+    whole = both + edits.model.weights.nbytes
+    held = made.peak - made.runtime - made.vae
+    assert want > decode
+    assert held == max(tower.weights.nbytes + seeing, both + words, whole + want), held
+
+
+def test_a_picture_costs_nothing_that_nobody_sees():
+    bundle = towered(open_models(DrawCall("")))
+    blind = replace(EDIT_PLUS, sees=False)
+    family = replace(bundle.model.family, edits=(blind,))
+    model = replace(bundle.model, family=family)
+    assert plan(replace(bundle, model=model), Wanted(pictures=1)).vision_tower == 0
+
+
+def test_layers_are_drawn_side_by_side():
+    """With their sum before them and the picture behind them; not told, as many as usual."""
+    bundle = open_models(DrawCall(""))
+    model = replace(bundle.model, variant=VARIANTS["layered"])
+    bundle, size = replace(bundle, model=model, vae=None), (160, 96)
+    table, picture = sigmas(LINEAR, 4, 60), torch.zeros(1, 16, 1, 12, 20)
+    text = torch.empty(1, 64, 128)
+    for layers, told in ((4, 0), (7, 7)):
+        made = plan(bundle, Wanted(size, 4, layers=told))
+        request = Request(*size, table, references=(picture,), layers=layers)
+        want = working_bytes(model, request, {"positive": text, "negative": text})
+        assert made.activations + made.modulation_table == want, layers
+
+
+def test_an_edit_without_a_tower_is_told():
+    bundle = towered(open_models(DrawCall("")))
+    place = TowerPlace("no tower", missing="there is no mmproj beside it")
+    text = replace(bundle.text_encoder, vision=place)
+    with pytest.raises(InkstoneError, match="vision tower is missing.*no mmproj"):
+        plan(replace(bundle, text_encoder=text), Wanted(pictures=1))
+
+
+def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
+    bundle = open_models(DrawCall(""))
+    asked = []
+    settle = Residency.settle
+
+    def listen(self, budget=None, working=0, *others):
+        asked.append(working)
+        return settle(self, budget, working, *others)
+
+    monkeypatch.setattr(Residency, "settle", listen)
+    text = torch.randn(1, 64, 128)
+    denoise(bundle.model, text, text, Request(96, 64, sigmas(LINEAR, 2, 24), cfg=2.0))
+    made = plan(replace(bundle, vae=None), Wanted((96, 64), 2))
+    assert asked == [made.activations + made.modulation_table]
+
+
+def test_the_command_line_counts_loras(tmp_path, capsys):
+    layers = [f"transformer_blocks.{i}.attn.to_k" for i in range(6)]
+    path = write_lora(tmp_path / "a.safetensors", layers, (128, 128), torch.bfloat16)
+    assert main(["plan", "--quiet", "--lora", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lora_branches"] == 6 * 2 * 4 * 128 * 4
+    assert main(["plan", "--quiet", "--lora", str(tmp_path / "none"), "--json"]) == 2
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,358 @@
+"""`inkstone quantize` as a whole: sources of every layout, kills and resumption, refusals, memory,
+the node."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inkstone.errors import CallError, InkstoneError
+from inkstone.files import resumable
+from inkstone.files.resumable import PartialFile
+from inkstone.host.headless import HeadlessHost, using
+from inkstone.kernels.mmdit import MMDiTConfig
+from inkstone.loaders.arch.expected_tensors import mmdit_layout
+from inkstone.loaders.formats.gguf import GGUFFile
+from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
+from inkstone.loaders.models.load import EMBEDDED_FOLDER
+from inkstone.nodes.quantize import Quantise
+from inkstone.pipeline import quantize as job
+from inkstone.pipeline.quantize import quantise
+from inkstone.pipeline.quantize_request import QuantiseCall
+from inkstone.quant.encode import encode
+from inkstone.quant.gguf_types import BY_NAME
+
+gguf = pytest.importorskip("gguf")
+resource = pytest.importorskip("resource")  # and with it fork and kill
+
+SMALL = MMDiTConfig(layers=3, heads=2, head_dim=128, channels=64, joint=256, ff=512)
+Q = "transformer_blocks.1.attn.to_q.weight"
+
+
+def quiet(value: int, total: int) -> None:
+    """No progress."""
+
+
+def tensors(config: MMDiTConfig = SMALL) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {n: (torch.randn(s) * 0.02).bfloat16() for n, s in mmdit_layout(config).items()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "small.safetensors"
+    save_safetensors(path, tensors())
+    return path
+
+
+@pytest.fixture(scope="module")
+def q4(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("q4") / "small.gguf"
+    facts = quantise(QuantiseCall(source, out, "Q4_K_M"), quiet)
+    assert facts["bytes"] == out.stat().st_size
+    return out
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+# --- what comes out
+
+
+def test_values_and_names_by_the_package(source, q4):
+    reader = gguf.GGUFReader(q4)
+    assert reader.fields["general.architecture"].contents() == "qwen_image"
+    assert reader.fields["general.file_type"].contents() == 15
+    weights = tensors()
+    assert {t.name for t in reader.tensors} == set(weights)
+    kinds = set()
+    with GGUFFile(q4) as ours:
+        for t in reader.tensors:
+            plain, kind = weights[t.name].float(), BY_NAME[t.tensor_type.name]
+            kinds.add(kind.name)
+            found = gguf.dequantize(t.data, t.tensor_type).reshape(plain.shape)
+            assert np.array_equal(found, ours.read(t.name, dtype=torch.float32).numpy()), t.name
+            if plain.dim() == 2:
+                wanted = encode(plain, kind).numpy().reshape(-1)
+                assert np.array_equal(t.data.reshape(-1).view(np.uint8), wanted), t.name
+            else:
+                assert kind.name == "F32" and np.array_equal(found, plain.numpy()), t.name
+    assert kinds == {"F32", "BF16", "Q4_K", "Q5_K", "Q6_K"}
+
+
+def test_threads_change_no_byte(source, q4, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        quantise(QuantiseCall(source, tmp_path / "x.gguf", "q4_k_m"), quiet)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "x.gguf").read_bytes() == q4.read_bytes()
+    assert left(tmp_path) == ["x.gguf"]
+
+
+def test_prefix_and_mark_and_shards(q4, tmp_path):
+    weights, start = tensors(), "model.diffusion_model."
+    marked = {start + n: t for n, t in weights.items()}
+    marked[start + "__index_timestep_zero__"] = torch.zeros(0)
+    save_safetensors(tmp_path / "one.safetensors", marked)
+    quantise(QuantiseCall(tmp_path / "one.safetensors", tmp_path / "one.gguf", "Q4_K_M"), quiet)
+    with GGUFFile(tmp_path / "one.gguf") as one, GGUFFile(q4) as plain:
+        assert one.entries["__index_timestep_zero__"].shape == (0,)
+        assert all(torch.equal(one.raw(n), plain.raw(n)) for n in weights)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    names, where = list(weights), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
+        save_safetensors(folder / file, {n: weights[n] for n in part})
+        where |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    quantise(QuantiseCall(folder, tmp_path / "two.gguf", "Q4_K_M"), quiet)
+    with GGUFFile(tmp_path / "two.gguf") as two, GGUFFile(q4) as plain:
+        assert all(torch.equal(two.raw(n), plain.raw(n)) for n in weights)
+
+
+def test_from_gguf(q4, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    quantise(QuantiseCall(q4, tmp_path / "same.gguf", "Q4_K_M"), quiet)
+    assert (tmp_path / "same.gguf").read_bytes() == q4.read_bytes(), "blocks are copied"
+    assert "does not come back" not in caplog.text
+    quantise(QuantiseCall(q4, tmp_path / "up.gguf", "Q8_0"), quiet)
+    assert re.search(r"\d+ weights are Q4_K in the source and become Q8_0", caplog.text)
+    with GGUFFile(tmp_path / "up.gguf") as up, GGUFFile(q4) as low:
+        wanted = encode(low.read(Q), BY_NAME["Q8_0"])
+        assert torch.equal(up.raw(Q).view(-1), wanted.view(-1))
+
+
+def test_fp8_with_scales(source, tmp_path):
+    out = tmp_path / "x.safetensors"
+    facts = quantise(QuantiseCall(source, out, "fp8_scaled"), quiet)
+    assert facts["tensors"] == {"bfloat16": len(tensors()) - 42, "float8_e4m3fn": 42}
+    with SafetensorsFile(out) as file:
+        assert file.entries["scaled_fp8"].dtype == torch.float8_e4m3fn
+        for name, plain in tensors().items():
+            if not name.startswith("transformer_blocks.") or plain.dim() < 2:
+                assert torch.equal(file.read(name), plain), name
+                continue
+            scale = file.read(name.removesuffix("weight") + "scale_weight")
+            assert scale.shape == () and scale == plain.float().abs().max() / 448
+            found = file.read(name).float() * scale
+            error = float((found - plain.float()).norm() / plain.float().norm())
+            assert error < 0.028, f"{name}: {error}"
+
+
+# --- kills
+
+
+def forked(run) -> int:
+    """Runs in a child process; returns its id. (A fork, since importing torch takes seconds.)"""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        torch.set_num_threads(1)
+        run()
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def dying(call: QuantiseCall, writes: int) -> None:
+    """In a child: killed in the middle of a write, after so many others."""
+    write, count = PartialFile.write, 0
+
+    def half(self: PartialFile, at: int, data: memoryview) -> None:
+        nonlocal count
+        count += 1
+        if count == writes:
+            write(self, at, data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, at, data)
+
+    PartialFile.write = half
+    quantise(call, quiet)
+
+
+def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
+    source, q4, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(job, "CHUNK", 1 << 14)  # several writes to a tensor
+    call, dice, seen = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M"), random.Random(7), []
+    for _ in range(6):
+        writes = dice.randint(1, 60)
+        child = forked(lambda: dying(call, writes))  # noqa: B023
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert not call.out.exists(), "never half a file under its name"
+        seen.append(len((tmp_path / ".x.gguf.part.journal").read_text().split()))
+    assert sorted(seen) == seen and len(set(seen)) > 3, f"every run goes on: {seen}"
+    quantise(call, quiet)
+    assert "going on behind tensor" in caplog.text
+    assert call.out.read_bytes() == q4.read_bytes()
+    assert left(tmp_path) == ["x.gguf"]
+
+
+class Stop(Exception):
+    """In place of a kill."""
+
+
+def stopped(call: QuantiseCall, after: int) -> None:
+    """Leaves a partial file after so many tensors."""
+
+    def stop(value: int, total: int) -> None:
+        if value == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        quantise(call, stop)
+
+
+def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
+    call = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M")
+    other = tmp_path / "other.safetensors"
+    save_safetensors(other, {n: t * 2 for n, t in tensors().items()})
+    for before in (replace(call, type="Q4_K_S"), replace(call, source=other)):
+        stopped(before, 50)
+        quantise(call, quiet)
+        assert call.out.read_bytes() == q4.read_bytes()
+    assert "begun again" in caplog.text and "going on" not in caplog.text
+    stopped(call, 50)
+    quantise(call, quiet)
+    assert "going on behind tensor 50" in caplog.text
+    assert call.out.read_bytes() == q4.read_bytes()
+
+
+def test_a_source_that_changed_is_begun_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
+    path = tmp_path / "s.safetensors"
+    save_safetensors(path, tensors())
+    call = QuantiseCall(path, tmp_path / "x.gguf", "Q8_0")
+    stopped(call, 40)
+    save_safetensors(path, {n: -t for n, t in tensors().items()})
+    quantise(call, quiet)
+    assert "going on" not in caplog.text
+    with GGUFFile(call.out) as file:
+        assert torch.equal(file.raw(Q).view(-1), encode(-tensors()[Q], BY_NAME["Q8_0"]).view(-1))
+
+
+def test_two_runs_of_one_file_are_kept_apart(tmp_path):
+    with PartialFile(tmp_path / "x", 100, {}):
+        with pytest.raises(InkstoneError, match="another run"):
+            PartialFile(tmp_path / "x", 100, {}).__enter__()
+
+
+# --- refusals
+
+
+def test_too_little_room_is_said_before_the_work(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(resumable.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(InkstoneError, match="GB are free.*smaller type"):
+        quantise(QuantiseCall(source, tmp_path / "x.gguf", "Q8_0"), quiet)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [(float("nan"), "no finite"), (-float("inf"), "no finite"), (1e6, "more than 65504")],
+)
+def test_numbers_that_cannot_be_stored(value, words, tmp_path):
+    weights = tensors()
+    weights[Q][200, 17] = value
+    path = tmp_path / "bad.safetensors"
+    save_safetensors(path, weights)
+    with pytest.raises(InkstoneError, match=f"{re.escape(Q)}.* row 200, column 17.*{words}"):
+        quantise(QuantiseCall(path, tmp_path / "x.gguf", "Q4_K_M"), quiet)
+    assert left(tmp_path) == ["bad.safetensors"]
+
+
+def test_wrong_calls(source, q4, tmp_path):
+    call = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M")
+    cases = [
+        (replace(call, out=source), "is written as .gguf"),
+        (replace(call, source=q4, out=q4), "model that is read"),
+        (replace(call, type="Q9"), "Q9.*expected one of Q2_K.*fp8_scaled"),
+        (replace(call, out=tmp_path / "none" / "x.gguf"), "folder that exists"),
+        (replace(call, source=tmp_path / "none"), "no such file"),
+        (replace(call, imatrix=source, prompts=source), "twice"),
+    ]
+    for case, words in cases:
+        with pytest.raises(CallError, match=words):
+            quantise(case, quiet)
+    with pytest.raises(InkstoneError, match="expected a diffusion model"):
+        quantise(replace(call, source=EMBEDDED_FOLDER / "vae"), quiet)
+    assert left(tmp_path) == []
+
+
+# --- memory
+
+
+def peak_of(run) -> int:
+    """Bytes by which a child's memory grew at most."""
+    read, write = os.pipe()
+
+    def measured() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        run()
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        os.write(write, str(most - pages * resource.getpagesize()).encode())
+
+    status = os.waitpid(forked(measured), 0)[1]
+    os.close(write)
+    assert status == 0
+    with os.fdopen(read) as answer:
+        return int(answer.read())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_peak_memory_is_one_tensor_and_chunks(tmp_path):
+    config = MMDiTConfig(layers=2, heads=8, head_dim=128, joint=512, ff=4096)
+    path = tmp_path / "big.safetensors"
+    weights = {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in mmdit_layout(config).items()}
+    save_safetensors(path, weights)
+    largest = max(t.numel() * 2 for t in weights.values())
+    del weights
+    size = path.stat().st_size
+    peak = peak_of(lambda: quantise(QuantiseCall(path, tmp_path / "x.gguf", "Q8_0"), quiet))
+    limit = largest + 40 * job.CHUNK
+    assert limit < size / 2
+    assert peak < limit, f"peak {peak / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB"
+
+
+# --- the node
+
+
+def test_the_node(source, q4, tmp_path):
+    folder = tmp_path / "models" / "diffusion_models"
+    folder.mkdir(parents=True)
+    (folder / "small.safetensors").write_bytes(source.read_bytes())
+    told = []
+    host = HeadlessHost(models=(tmp_path / "models",), on_progress=lambda *a: told.append(a))
+    with using(host):
+        result = Quantise.execute("small.safetensors", "Q4_K_M", "mine.gguf").result
+        assert result == (str(folder / "mine.gguf"),)
+        for name in ("", "../x", "a/b", ".x", "C:x"):
+            with pytest.raises(InkstoneError, match="no file name"):
+                Quantise.execute("small.safetensors", "Q4_K_M", name)
+        with pytest.raises(InkstoneError, match="model that is read"):
+            Quantise.execute("mine.gguf", "Q4_K_M", "mine")
+    assert (folder / "mine.gguf").read_bytes() == q4.read_bytes()
+    assert told[-1][0] == told[-1][1] == len(tensors())

@@ -1,0 +1,353 @@
+"""DFloat11: bit-exact from streams of an encoder that restates the format; damage is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from inkstone.errors import InkstoneError
+from inkstone.loaders.arch import key_maps
+from inkstone.loaders.arch.expected_tensors import VisionNumbers, vision_layout
+from inkstone.loaders.formats.open import open_weights
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
+from inkstone.loaders.models.vision import TowerWant, tower_place
+from inkstone.quant import huffman
+from inkstone.quant.dfloat11 import ORDER
+
+from ..support.dfloat11_encoder import code_table, encode
+from ..support.packed import check, found_in, opened, refused
+
+BLOCK = "transformer_blocks.0"
+MEMBERS = ORDER[r"transformer_blocks\.\d+"]
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randn(rows, columns, generator=g) * 0.02).bfloat16()
+
+
+def every_exponent(rows: int, columns: int) -> torch.Tensor:
+    """Exponents 0 to 239 (the format has no others), signs and mantissas at random; zeros too."""
+    g = torch.Generator().manual_seed(1)
+    exponent = torch.arange(rows * columns) % 240
+    rest = torch.randint(0, 256, (rows * columns,), generator=g)
+    bits = (rest & 0x80) << 8 | exponent << 7 | rest & 0x7F
+    bits[::7] = 0
+    return bits.to(torch.int16).view(torch.bfloat16).view(rows, columns)
+
+
+def one(weight: torch.Tensor, counts: dict[int, int] | None = None) -> dict[str, torch.Tensor]:
+    """A file with one matrix in a stream of its own."""
+    stream = encode([weight], counts)
+    return {"a" + k: v for k, v in stream.items()} | {"a.bias": torch.zeros(len(weight))}
+
+
+STEEP = {e: 2 ** (e - 100) for e in range(101, 130)}  # lengths 1 .. 29: codes over all four levels
+CASES = {
+    "normal": (normal(300, 256), None),
+    "one row": (normal(1, 64), None),
+    "every exponent": (every_exponent(64, 240), None),
+    "only zeros": (torch.zeros(33, 32).bfloat16(), None),
+    "two values": (torch.tensor([[1.0, 2.0] * 40] * 90).bfloat16(), None),
+    "codes of 1 to 29 bits": (
+        (torch.arange(101, 131).clamp_max(129).repeat(300) << 7)
+        .to(torch.int16)
+        .view(torch.bfloat16)
+        .view(300, 30),
+        STEEP,
+    ),
+    "the longest code alone": (torch.full((64, 64), 2.0**-26).bfloat16(), STEEP),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exact(case, tmp_path):
+    weight, counts = CASES[case]
+    found = found_in(tmp_path, one(weight, counts))["a.weight"]
+    storage = found.load()
+    assert found.shape == tuple(weight.shape) and found.nbytes == storage.nbytes
+    check(storage, weight.float())
+    assert torch.equal(
+        storage.dequantise(torch.bfloat16).view(torch.int16), weight.view(torch.int16)
+    ), "bits, the sign of zero included"
+
+
+def test_the_steep_tree_has_long_codes():
+    assert max(bits for bits, _ in code_table(STEEP).values()) >= 29
+
+
+def test_rows_alone_and_into_a_view(tmp_path):
+    weight = normal(200, 512)
+    storage = found_in(tmp_path, one(weight))["a.weight"].load()
+    for start, count in ((0, 1), (199, 1), (37, 64), (5, 190)):
+        got = storage.rows_into(start, torch.empty(count, 512))
+        assert torch.equal(got, weight[start : start + count].float()), f"rows {start} + {count}"
+    wide = torch.zeros(30, 600)
+    storage.rows_into(10, wide[:, :512])
+    assert torch.equal(wide[:, :512], weight[10:40].float()) and not wide[:, 512:].any()
+
+
+def block(sizes: int = 48) -> tuple[dict, dict]:
+    """A block whose 14 matrices share a stream, and the matrices by name."""
+    weights = {
+        name: normal(sizes + 4 * at, 64 + 8 * (at % 3), at) for at, name in enumerate(MEMBERS)
+    }
+    tensors = {BLOCK + k: v for k, v in encode(list(weights.values())).items()}
+    tensors |= {f"{BLOCK}.{n}.bias": torch.zeros(len(w)) for n, w in weights.items()}
+    return tensors, weights
+
+
+CONFIG = {
+    "dfloat11_config": {
+        "version": "0.5.0",
+        "threads_per_block": [512],
+        "bytes_per_thread": 8,
+        "pattern_dict": {k: list(v) for k, v in ORDER.items()},
+    }
+}
+
+
+@pytest.mark.parametrize("config", [None, CONFIG])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_block_shares_a_stream(config, prefix, tmp_path):
+    tensors, weights = block()
+    found = found_in(tmp_path, tensors, config=config, prefix=prefix)
+    assert set(found) == {f"{BLOCK}.{n}.weight" for n in MEMBERS}
+    held = {name for name in tensors if not name.endswith(".bias")}
+    for name, weight in weights.items():
+        one = found[f"{BLOCK}.{name}.weight"]
+        storage = one.load()
+        assert set(one.parts) == held and one.nbytes == storage.nbytes
+        check(storage, weight.float())
+
+
+def test_matrices_without_bias_take_the_width_of_the_network(tmp_path):
+    table = {"norm.weight": torch.ones(64), "layers.0.self_attn.q_proj.bias": torch.ones(32)}
+    names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
+    shapes = [(32, 64), (64, 40), (96, 64), (64, 96)]
+    weights = [normal(*shape, seed) for seed, shape in enumerate(shapes)]
+    table |= {"layers.0" + k: v for k, v in encode(weights).items()}
+    table |= {"embed_tokens" + k: v for k, v in encode([normal(50, 64)]).items()}
+    patterns = {r"model\.layers\.\d+": names, r"model\.embed_tokens": []}
+    config = {"dfloat11_config": {"pattern_dict": patterns}}
+    found = found_in(tmp_path, table, config=config, prefix="model.")
+    assert found["embed_tokens.weight"].shape == (50, 64)
+    for name, weight in zip(names, weights):
+        check(found[f"layers.0.{name}.weight"].load(), weight.float())
+
+
+# --- text encoders
+
+LANGUAGE = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+]
+
+
+def text_encoders(folder: Path) -> tuple[Path, Path]:
+    """The embedded text encoder in bfloat16, and as DFloat11 with the settings of its streams."""
+    shutil.copytree(EMBEDDED_FOLDER / "text_encoder", folder / "plain")
+    shutil.copytree(EMBEDDED_FOLDER / "tokenizer", folder / "tokenizer")
+    file = folder / "plain" / "model.safetensors"
+    with open_weights(file) as source:
+        metadata = dict(source.metadata)
+        plain = {n: source.read(n).bfloat16() for n in source.entries}
+    save_safetensors(file, plain, metadata)
+    shutil.copytree(folder / "plain", folder / "packed")
+    start = next(n for n in plain if "layers.0.mlp.up_proj" in n).partition("layers.")[0]
+    for layer in (f"{start}layers.0", f"{start}layers.1"):
+        weights = [plain.pop(f"{layer}.{n}.weight") for n in LANGUAGE]
+        plain |= {layer + k: v for k, v in encode(weights).items()}
+    tokens = f"{start}embed_tokens"
+    plain |= {tokens + k: v for k, v in encode([plain.pop(tokens + ".weight")]).items()}
+    save_safetensors(folder / "packed" / "model.safetensors", plain, metadata)
+    dots = start.replace(".", r"\.")
+    order = {dots + r"layers\.\d+": LANGUAGE, dots + "embed_tokens": []}
+    path = folder / "packed" / "config.json"
+    said = json.loads(path.read_text()) | {"dfloat11_config": {"pattern_dict": order}}
+    path.write_text(json.dumps(said))
+    return folder / "plain", folder / "packed"
+
+
+def test_a_text_encoder_draws_the_same_bits(tmp_path):
+    plain, packed = (
+        load_text_encoder(f, tokenizer=tmp_path / "tokenizer") for f in text_encoders(tmp_path)
+    )
+    gate = packed.network.layers[1].mlp.gate_proj
+    assert gate.storage.format == "DFloat11"
+    assert packed.weights.nbytes < plain.weights.nbytes
+    prompt = 'a red circle and the word "INK"'
+    a, b = plain.encode(prompt), packed.encode(prompt)
+    assert torch.equal(a, b), f"{(a - b).abs().max():.2e}"
+
+
+def test_a_text_encoder_whose_streams_nobody_explains(tmp_path):
+    """gate and up have one shape: their order must not be guessed."""
+    _, packed = text_encoders(tmp_path)
+    (packed / "config.json").unlink()
+    words = r"nothing says which\. Put the publisher's config\.json"
+    with pytest.raises(InkstoneError, match=words):
+        load_text_encoder(packed)
+
+
+def test_a_vision_tower_in_streams(tmp_path):
+    numbers = VisionNumbers(2, 80, 60, out=64)
+    torch.manual_seed(5)
+    plain = {n: torch.randn(s).bfloat16() * 0.1 for n, s in vision_layout(numbers).items()}
+    names = ["attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    streams = dict(plain)
+    for block in ("visual.blocks.0", "visual.blocks.1"):
+        weights = [streams.pop(f"{block}.{n}.weight") for n in names]
+        streams |= {block + k: v for k, v in encode(weights).items()}
+    source = opened(tmp_path, streams)
+    names_ = key_maps.Names({n: n for n in source.entries})
+    order = {"dfloat11_config": {"pattern_dict": {r"visual\.blocks\.\d+": names}}}
+    want = TowerWant(64, torch.float32, torch.device("cpu"))
+    tower = tower_place(source, names_, order, want).open()
+    tower.weights.settle()
+    tower.weights.fill()
+    for name in names:
+        for at in (0, 1):
+            found = tower.network.get_submodule(f"blocks.{at}.{name}").dequantise()
+            assert torch.equal(found, plain[f"visual.blocks.{at}.{name}.weight"].float()), name
+    refused(("nothing says which",), lambda: tower_place(source, names_, {}, want).open())
+
+
+# --- damage
+
+
+def _put(name, change):
+    def run(t):
+        t[name] = change(t[name])
+
+    return run
+
+
+def _drop(name):
+    return lambda t: t.pop(name)
+
+
+def _set(at, value):
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor[at] = value
+        return tensor
+
+    return change
+
+
+def _flip(tensor):
+    tensor = tensor.clone()
+    tensor[5000:5064] ^= 0xFF
+    return tensor
+
+
+DAMAGE = {
+    "no tables": (_drop("a.luts"), ("a.luts is missing",)),
+    "no gaps": (_drop("a.gaps"), ("a.gaps is missing",)),
+    "no signs": (_drop("a.sign_mantissa"), ("a.sign_mantissa is missing",)),
+    "stream cut": (_put("a.encoded_exponent", lambda t: t[:4096]), ("cut or of another version",)),
+    "stream empty": (_put("a.encoded_exponent", lambda t: t[:0]), ("cut or of another version",)),
+    "stream cut a little": (_put("a.encoded_exponent", lambda t: t[:-100]), ("numbers, expected",)),
+    "signs cut": (_put("a.sign_mantissa", lambda t: t[:-5]), ("elements, expected 0 ..",)),
+    "gaps cut": (_put("a.gaps", lambda t: t[:-200]), ("a.gaps has",)),
+    "positions cut": (_put("a.output_positions", lambda t: t[:-4]), ("a.output_positions has",)),
+    "positions fall": (_put("a.output_positions", _set(slice(8, 12), 0)), ("does not rise",)),
+    "positions jump": (_put("a.output_positions", _set(7, 255)), ("does not rise",)),
+    "positions off": (_put("a.output_positions", _set(4, 0)), ("numbers, expected",)),
+    "tables in floats": (_put("a.luts", lambda t: t.float()), ("holds float32",)),
+    "tables of another width": (_put("a.luts", lambda t: t[:, :128]), ("[2 to 18, 256]",)),
+    "tables point outside": (_put("a.luts", _set((0, 3), 241)), ("pointer to row 15",)),
+    "a length of 0": (_put("a.luts", _set((-1, slice(None)), 0)), ("0 bits", "Huffman")),
+    "a length of 77": (_put("a.luts", _set((-1, slice(None)), 77)), ("77 bits",)),
+    "other lengths": (_put("a.luts", _set((-1, slice(None)), 9)), ("numbers, expected",)),
+    "pointers in a circle": (_put("a.luts", _set(slice(0, -1), 255)), ("no symbol",)),
+    "gaps of another stream": (
+        _put("a.gaps", lambda t: torch.full_like(t, 0xFF)),
+        ("numbers, expected",),
+    ),
+    "bits flipped": (_put("a.encoded_exponent", _flip), ("numbers, expected", "layer a")),
+    "no shape": (_drop("a.bias"), ("tells the shape",)),
+    "bias of another length": (_put("a.bias", lambda t: t[:-1]), ("no matrix with 299 rows",)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_told(name, tmp_path):
+    change, words = DAMAGE[name]
+    tensors = one(normal(300, 256))
+    change(tensors)
+    refused(words, lambda: found_in(tmp_path, tensors)["a.weight"].load().dequantise())
+
+
+def _with(**changes):
+    return {"dfloat11_config": {**CONFIG["dfloat11_config"], **changes}}
+
+
+BLOCK_DAMAGE = {
+    "no split": (_drop(BLOCK + ".split_positions"), None, ("split_positions is missing",)),
+    "split too short": (
+        _put(BLOCK + ".split_positions", lambda t: t[1:]),
+        None,
+        ("into 14 matrices",),
+    ),
+    "split falls": (_put(BLOCK + ".split_positions", _set(3, 0)), None, ("into 14 matrices",)),
+    "split elsewhere": (_put(BLOCK + ".split_positions", _set(0, 100)), None, ("no matrix with",)),
+    "other threads": (lambda t: None, _with(threads_per_block=[256]), ("expected", "512")),
+    "other order": (lambda t: None, _with(pattern_dict={"a": "b"}), ("another form",)),
+    "unknown order": (lambda t: None, _with(pattern_dict={}), ("nothing says which",)),
+    "a pattern that runs away": (
+        lambda t: None,
+        _with(pattern_dict={"(a+)+b": []}),
+        ("'(a+)+b'", "not known"),
+    ),
+    "no settings": (lambda t: None, {"dfloat11_config": 3}, ("no object",)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCK_DAMAGE)
+def test_damaged_blocks_are_told(name, tmp_path):
+    change, config, words = BLOCK_DAMAGE[name]
+    tensors, _ = block(32)
+    change(tensors)
+    refused(words, lambda: found_in(tmp_path, tensors, config=config))
+
+
+def test_tables_that_loop_end():
+    """Random tables that pass the check: decoding ends, whatever it gives."""
+    g = torch.Generator().manual_seed(3)
+    for _ in range(6):
+        luts = torch.randint(0, 256, (18, 256), generator=g, dtype=torch.uint8)
+        luts[-1] = torch.randint(1, 33, (256,), generator=g)
+        assert huffman.fault(luts) == ""
+        stream = torch.randint(0, 256, (808,), generator=g, dtype=torch.uint8)
+        tables = huffman.tables(bytes(luts.flatten().tolist()), torch.device("cpu"))
+        found, counts = huffman.decode(stream, torch.zeros(100), tables)
+        assert len(found) == counts.sum()
+
+
+def test_only_the_bytes_of_a_matrix_are_read(tmp_path, monkeypatch):
+    """The last of 14 matrices does not cost the whole stream."""
+    from inkstone.loaders.formats.safetensors import SafetensorsFile
+
+    tensors, weights = block(200)
+    one = found_in(tmp_path, tensors)[f"{BLOCK}.{MEMBERS[-1]}.weight"]
+    read, real = [], SafetensorsFile.read_bytes
+    monkeypatch.setattr(
+        SafetensorsFile,
+        "read_bytes",
+        lambda self, name, a, b: read.append(b - a) or real(self, name, a, b),
+    )
+    check(one.load(), weights[MEMBERS[-1]].float())
+    whole = sum(t.nbytes for t in tensors.values())
+    assert sum(read) < whole / 5, f"{sum(read)} of {whole} bytes"

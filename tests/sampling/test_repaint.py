@@ -1,0 +1,433 @@
+"""Masks, paste, crop and stitch, outpainting: against written-out loops, and bit by bit."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from inkstone.errors import InkstoneError
+from inkstone.sampling.denoise import Kept, euler
+from inkstone.sampling.geometry import Box, Sides, check_canvas, context_box, pack, unpack
+from inkstone.sampling.inpaint import Repaint, crop_for, pad_out, paste, stitch, whole
+from inkstone.sampling.masks import bounds, latent_mask, mask_for, soften
+from inkstone.sampling.pixel_lock import lock, size_of
+
+from ..support.locked import SIZES, MockVAE, drift, picture
+
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def spot(width: int, height: int, box: Box) -> torch.Tensor:
+    mask = torch.zeros(1, height, width)
+    box.of(mask).fill_(1)
+    return mask
+
+
+def blobs(width: int, height: int, seed: int = 0, soft: bool = False) -> torch.Tensor:
+    """A mask with parts of several shapes; soft: with values between."""
+    coarse = torch.rand(height // 5 + 1, width // 5 + 1, generator=torch.manual_seed(seed))
+    fine = coarse.repeat_interleave(5, 0).repeat_interleave(5, 1)[None, :height, :width]
+    return ((fine - 0.5) * 2).clamp(0, 1) if soft else (fine > 0.7).float()
+
+
+def edited(original: torch.Tensor, mask: torch.Tensor, done: torch.Tensor) -> int:
+    """Checks what must hold of every result; the count of pixels that changed."""
+    assert done.shape[1:3] == original.shape[1:3]
+    bits = BITS[done.element_size()]
+    changed = (done.view(bits) != original.view(bits)).any(-1)
+    outside = mask <= 0
+    assert not (changed & outside).any(), "outside the mask bits have changed"
+    return int(changed.sum())
+
+
+# --- the whole way, over all sizes
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_hostile_edit_and_null_edit(size):
+    """Crop on and off by turns. A denoiser that ruins everything changes nothing outside the mask,
+    one that changes nothing leaves everything in its place."""
+    width, height = size
+    x, vae = picture(width, height), MockVAE()
+    box = Box(width // 3, height // 4, width // 3 + max(9, width // 5), height // 4 + height // 3)
+    mask = soften(mask_for(spot(width, height, box), size), 2, 5)
+    cropped = SIZES.index(size) % 2 or width * height > 2**21
+    crop = crop_for(mask, 16, 2**17) if cropped else whole(width, height)
+    job = Repaint(x, mask, crop)
+
+    canvas = job.canvas()
+    check_canvas(*size_of(canvas))
+    z, marked = vae.encode(canvas), job.latent_mask()
+    assert marked.shape == (1, 1, *z.shape[-2:]) and marked.any()
+
+    changed = edited(x, mask, job.stitch(1 - canvas))
+    inside = int((mask > 0).sum())
+    assert 0.98 * inside <= changed <= inside  # a grey of 0.5 is its own negative
+    null = job.stitch(vae.decode(z))
+    edited(x, mask, null)
+    moved = drift(job.crop.box.of(x)[0], job.crop.box.of(null)[0])
+    assert moved < (0.1 if min(size) > 64 else 0.2), f"moved by {moved:.3f} pixels"
+
+
+@pytest.mark.parametrize("size", [(33, 47), (97, 89), (191, 193), (256, 256)])
+def test_kept_latents_lie_under_kept_pixels(size):
+    """Through the loop: cells off the mask come back as they were, whatever the velocity says."""
+    mask, vae = mask_for(blobs(*size), size), MockVAE()
+    job = Repaint(picture(*size), mask, whole(*size))
+    z = vae.encode(job.canvas())
+    tokens = pack(z[:, :, 0])
+    kept = Kept(tokens, torch.randn_like(tokens), pack(job.latent_mask().expand(-1, 16, -1, -1)))
+    sigmas = torch.tensor([1.0, 0.5, 0.0])
+    x = euler(lambda x, i, which: torch.full_like(x, 7.0), kept.noise, sigmas, kept=kept)
+    after = unpack(x, z.shape[-2] // 2, z.shape[-1] // 2)[:, :, None]
+    same = (after == z).all(1)
+    assert torch.equal(same, job.latent_mask() == 0)
+    cells = job.latent_mask().repeat_interleave(8, 2).repeat_interleave(8, 3)[:, 0]
+    under = cells[:, : size[1], : size[0]]
+    assert (under[mask > 0] == 1).all(), "a marked pixel lies on a kept cell"
+    assert changed_only(job, vae.decode(after))
+
+
+def changed_only(job: Repaint, result: torch.Tensor) -> bool:
+    return edited(job.picture, job.mask, job.stitch(result)) > 0
+
+
+# --- masks
+
+
+def stretched(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    h, w = mask.shape
+    out = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(y * h // height, -(-(y + 1) * h // height))
+            out[y, x] = mask[rows, x * w // width : -(-(x + 1) * w // width)].max()
+    return out
+
+
+@pytest.mark.parametrize("mask_size", [(1, 1), (7, 5), (33, 47), (64, 64), (101, 90), (2, 200)])
+@pytest.mark.parametrize("size", [(33, 47), (1, 1), (80, 13)])
+def test_a_mask_of_any_size_is_stretched_by_the_rule(mask_size, size):
+    mask = torch.rand(2, mask_size[1], mask_size[0])
+    got = mask_for(mask, size)
+    for mine, item in zip(got, mask):
+        assert np.array_equal(mine.numpy(), stretched(item.numpy(), *size))
+    hard = mask_for(mask > 0.5, size)
+    assert set(hard.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_shapes_and_types_of_masks():
+    mask = torch.rand(5, 7)
+    for form in (mask, mask[None], mask[None, None], mask.double(), (mask * 1.005).clamp(0, 1.005)):
+        assert mask_for(form, (7, 5)).shape == (1, 5, 7)
+        assert mask_for(form, (7, 5)).dtype == torch.float32
+    assert torch.equal(mask_for(mask > 0.5, (7, 5))[0], (mask > 0.5).float())
+    assert mask_for(mask * 1.005, (7, 5)).max() <= 1
+
+
+def test_another_ratio_is_said(caplog):
+    mask_for(torch.ones(64, 64), (128, 128))
+    assert not caplog.records
+    mask_for(torch.ones(64, 64), (128, 96))
+    assert "mask is 64x64, the picture 128x96" in caplog.text
+
+
+def distances(seeds: np.ndarray) -> np.ndarray:
+    """Of every pixel to the nearest seed."""
+    ys, xs = np.nonzero(seeds)
+    y, x = np.indices(seeds.shape)
+    return np.sqrt((y[..., None] - ys) ** 2 + (x[..., None] - xs) ** 2).min(-1)
+
+
+@pytest.mark.parametrize("grow", [1, 3, 40])
+@pytest.mark.parametrize("size", [(37, 41), (150, 20), (1, 30)])
+def test_growing_and_shrinking_are_round(grow, size):
+    mask = blobs(*size, seed=5)
+    solid = mask[0].numpy() >= 0.5
+    assert solid.any() and not solid.all()
+    assert np.array_equal(soften(mask, grow)[0].numpy(), distances(solid) <= grow)
+    assert np.array_equal(soften(mask, -grow)[0].numpy(), distances(~solid) > grow)
+
+
+@pytest.mark.parametrize("feather", [1, 4, 60])
+@pytest.mark.parametrize("size", [(37, 41), (150, 20)])
+def test_fading_lies_inside_the_mask(feather, size):
+    mask = blobs(*size, seed=4)
+    soft = soften(mask, feather=feather)
+    depth = np.minimum(distances(mask[0].numpy() == 0), feather + 1)
+    error = np.abs(soft[0].numpy() - depth / depth.max()).max()
+    assert error < 1e-6, f"largest error {error:.2e}"
+    assert torch.equal(soft > 0, mask > 0) and soft.max() == 1
+    inner = soften(mask, 2, feather)
+    assert torch.equal(inner > 0, soften(mask, 2) > 0)
+
+
+def test_the_rim_of_the_picture_is_no_seam():
+    mask = torch.zeros(1, 40, 40)
+    mask[:, :, 20:] = 1
+    soft = soften(mask, feather=4)
+    assert torch.equal(soft, soft[:, :1].expand_as(soft)), "faded at the top or bottom"
+    assert soft[0, 0, 18:27].tolist() == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+    assert (soft[..., 24:] == 1).all(), "faded at the right"
+
+
+def test_soft_masks_keep_their_values():
+    mask = blobs(60, 50, soft=True)
+    assert torch.equal(soften(mask), mask)
+    grown = soften(mask, 3)
+    near = torch.from_numpy(distances(mask[0].numpy() >= 0.5) <= 3)
+    assert (grown[0][near] == 1).all() and torch.equal(grown[0][~near], mask[0][~near])
+    faded = soften(mask, feather=3)
+    assert (faded <= mask).all() and torch.equal(faded > 0, mask > 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "grow, feather", [(0, 0), (5, 0), (-5, 0), (0, 5), (5, 5), (-600 + 100, 9)]
+)
+def test_masks_of_one_value_stay_as_they_are(value, grow, feather):
+    mask = torch.full((2, 9, 11), value)
+    assert torch.equal(soften(mask, grow, feather), mask)
+
+
+def test_each_mask_of_a_batch_is_softened_alone():
+    masks = torch.cat([blobs(40, 30, 1), torch.zeros(1, 30, 40), blobs(40, 30, 2)])
+    got = soften(masks, 2, 6)
+    alone = torch.cat([soften(m[None], 2, 6) for m in masks])
+    assert torch.equal(got, alone)
+
+
+@pytest.mark.parametrize("size, area", [((33, 47), None), ((64, 48), None), ((97, 89), 2000)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cell_is_drawn_if_any_of_its_pixels_is(size, area, seed):
+    held, mask = lock(*size, area), blobs(*size, seed) * 1e-3
+    at_work = stretched(mask[0].numpy(), *held.work)
+    rows, columns = (
+        np.minimum(np.arange(n), w - 1) for n, w in zip(held.canvas[::-1], at_work.shape)
+    )
+    canvas = at_work[rows][:, columns]
+    h, w = canvas.shape
+    wanted = canvas.reshape(h // 8, 8, w // 8, 8).max((1, 3)) > 0
+    assert np.array_equal(latent_mask(mask, held)[0, 0].numpy(), wanted.astype(np.float32))
+
+
+# --- paste
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_paste_keeps_bits_outside_and_takes_the_result_inside(dtype, channels):
+    x = torch.rand(1, 30, 40, channels).to(dtype)
+    x[0, 0, :4] = torch.tensor([-0.0, 1e-40, 1.0, 5e-8], dtype=dtype)[:, None]
+    mask = blobs(40, 30, soft=True)
+    mask[0, 0, :4] = 0
+    new = torch.rand(1, 30, 40, channels).to(dtype)
+    done = paste(x, new, mask)
+    assert done.dtype == dtype and edited(x, mask, done) > 100
+    assert torch.equal(done[mask == 1], new[mask == 1])
+    m = mask[..., None].double()
+    error = (done - (x * (1 - m) + new * m)).abs().max().item()
+    assert error <= 2 * torch.finfo(dtype).eps or dtype == torch.float64 and error < 1e-6, error
+
+
+def test_masks_of_zeros_and_ones():
+    x, new = torch.rand(2, 9, 7, 3), torch.rand(2, 9, 7, 3)
+    assert torch.equal(paste(x, new, torch.zeros(1, 9, 7)), x)
+    assert torch.equal(paste(x, new, torch.ones(1, 9, 7)), new)
+    assert torch.equal(paste(x, new), new)
+    held = lock(7, 9)
+    assert latent_mask(torch.zeros(1, 9, 7), held).sum() == 0
+    assert latent_mask(torch.ones(1, 9, 7), held).mean() == 1
+    with pytest.raises(InkstoneError, match="mask is empty.*Paint"):
+        crop_for(torch.zeros(1, 9, 7))
+    assert crop_for(torch.ones(1, 9, 7)).box == Box(0, 0, 7, 9)
+
+
+@pytest.mark.parametrize(
+    "counts", [(1, 1, 1), (1, 4, 1), (4, 4, 1), (4, 1, 4), (1, 1, 4), (4, 4, 4)]
+)
+def test_counts_of_pictures_results_and_masks(counts):
+    n = [torch.rand(c, 8, 9, 3) for c in counts[:2]]
+    mask = torch.cat([blobs(9, 8, seed) for seed in range(counts[2])])
+    done = paste(*n, mask)
+    assert len(done) == max(counts)
+    for i, item in enumerate(done):
+        one = (t[i : i + 1] if len(t) > 1 else t for t in (*n, mask))
+        assert torch.equal(item, paste(*one)[0])
+
+
+def test_alpha_is_kept_and_grey_becomes_colour():
+    rgba, rgb, grey = torch.rand(1, 8, 9, 4), torch.rand(1, 8, 9, 3), torch.rand(1, 8, 9, 1)
+    mask = spot(9, 8, Box(2, 2, 6, 6))
+    done = paste(rgba, rgb, mask)
+    assert torch.equal(done[..., 3], rgba[..., 3]) and edited(rgba, mask, done) == 16
+    assert torch.equal(paste(rgba, rgb)[..., :3], rgb)
+    done = paste(grey, rgb, mask)
+    assert edited(grey.repeat(1, 1, 1, 3), mask, done) == 16
+    assert paste(grey, torch.rand(1, 8, 9, 1), mask).shape[-1] == 1
+    assert edited(rgb, mask, paste(rgb, grey, mask)) == 16
+    done = paste(rgb, rgba, mask)  # what brings an alpha of its own leaves the rest opaque
+    assert torch.equal(done[mask == 1], rgba[mask == 1]) and (done[mask == 0][:, 3] == 1).all()
+    own = paste(rgba, torch.rand(1, 8, 9, 4), mask)
+    assert edited(rgba, mask, own) == 16 and not torch.equal(own[..., 3], rgba[..., 3])
+
+
+def test_the_original_is_left_alone():
+    x, new, mask = torch.rand(1, 40, 40, 3), torch.rand(1, 40, 40, 3), blobs(40, 40)
+    before = [t.clone() for t in (x, new, mask)]
+    done = paste(x, new, soften(mask, 2, 2))
+    job = Repaint(x, mask, crop_for(mask, 0))
+    pieces = [done, job.canvas(), job.stitch(job.canvas()), paste(x, new), pad_out(x, Sides(1))[0]]
+    for piece in pieces:
+        piece.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, new, mask)))
+
+
+# --- crop and stitch
+
+
+def test_the_box_of_a_crop():
+    draw = random.Random(5)
+    for _ in range(500):
+        width, height, margin = draw.randint(1, 900), draw.randint(1, 900), draw.randint(0, 99)
+        left, top = draw.randrange(width), draw.randrange(height)
+        inner = Box(left, top, draw.randint(left + 1, width), draw.randint(top + 1, height))
+        box = context_box(inner, width, height, margin)
+        wanted = inner.wider(margin, width, height)
+        assert 0 <= box.left <= wanted.left and wanted.right <= box.right <= width
+        assert 0 <= box.top <= wanted.top and wanted.bottom <= box.bottom <= height
+        for side, other, room in ((0, 1, width), (1, 0, height)):
+            length = box.size[side]
+            full = length == room
+            assert full or length % 16 == 0
+            assert full or (length >= 64 and 3 * length >= box.size[other])
+
+
+def test_a_small_part_of_a_large_picture_is_edited_at_full_resolution():
+    x = picture(2999, 1999, 4)
+    mask = spot(2999, 1999, Box(2901, 7, 2960, 40))
+    crop = crop_for(mask, 32, 512 * 512)
+    assert crop.box.size == (128, 112) and crop.box.right <= 2999 and crop.box.top == 0
+    assert abs(crop.lock.work[0] * crop.lock.work[1] / 512**2 - 1) < 0.1
+    job = Repaint(x, mask, crop)
+    done = job.stitch(torch.zeros_like(job.canvas()))
+    assert edited(x, mask, done) == 59 * 33
+    assert torch.equal(done[..., 3], x[..., 3]), "alpha is kept"
+    large = crop_for(spot(2999, 1999, Box(10, 10, 2900, 1900)), 0, 512 * 512)
+    assert large.lock.work[0] * large.lock.work[1] < 1.1 * 512**2
+    assert crop_for(mask, 32, 512 * 512, enlarge=False).lock.work == crop.box.size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (20000, 10), (10, 20000)])
+def test_tiny_and_long_pictures(size):
+    x = torch.rand(1, size[1], size[0], 3)
+    mask = torch.zeros(1, size[1], size[0])
+    mask[:, -1, -1] = 1
+    for area in (None, 65536):
+        job = Repaint(x, mask, crop_for(mask, 8, area))
+        assert edited(x, mask, job.stitch(1 - job.canvas())) == 1
+        assert job.latent_mask().sum() >= 1
+
+
+def test_a_batch_is_cut_and_put_back_by_one_box():
+    x, mask = torch.rand(2, 90, 200, 3), torch.cat([blobs(200, 90, s) for s in (1, 2)])
+    mask[:, :, :50] = 0
+    job = Repaint(x, mask, crop_for(mask, 4))
+    assert len(job.canvas()) == len(job.latent_mask()) == 2
+    assert edited(x, mask, job.stitch(1 - job.canvas())) > 0
+    many = dataclasses.replace(job, picture=x[:1], mask=mask[:1])
+    done = many.stitch(torch.rand(3, *job.canvas().shape[1:]))
+    assert len(done) == 3 and edited(x[:1], mask[:1], done) > 0
+
+
+# --- outpainting
+
+
+@pytest.mark.parametrize("fill, mode", [("edge", "edge"), ("mirror", "symmetric"), ("grey", None)])
+@pytest.mark.parametrize("sides", [(3, 0, 0, 0), (5, 7, 1, 2), (0, 0, 0, 40), (90, 0, 71, 33)])
+def test_new_parts_on_the_sides(fill, mode, sides):
+    sides, x = Sides(*sides), torch.rand(2, 13, 17, 4)
+    got, mask = pad_out(x, sides, fill)
+    if mode:
+        around = ((0, 0), (sides.top, sides.bottom), (sides.left, sides.right), (0, 0))
+        assert np.array_equal(got.numpy(), np.pad(x.numpy(), around, mode=mode))
+    box = Box(sides.left, sides.top, sides.left + 17, sides.top + 13)
+    assert torch.equal(box.of(got), x) and (box.of(mask) == 0).all()
+    assert int(mask.sum()) == mask.numel() - 13 * 17
+    if fill == "grey":
+        assert (got[mask.expand(2, -1, -1) == 1] == torch.tensor([0.5, 0.5, 0.5, 1])).all()
+
+
+def test_the_mask_of_new_parts_fades_in_them_only():
+    x = torch.rand(1, 50, 60, 3)
+    padded, mask = pad_out(x, Sides(right=32), feather=7)
+    assert (mask[..., :60] == 0).all() and (mask[..., 60:] > 0).all()
+    assert torch.equal(mask, mask[:, :1].expand_as(mask))
+    assert mask[0, 0, 60:69].tolist() == pytest.approx([k / 8 for k in range(1, 9)] + [1])
+    job = Repaint(padded, mask, whole(*size_of(padded)))
+    done = job.stitch(1 - job.canvas())
+    edited(padded, mask, done)
+    assert torch.equal(done[:, :, :60], x)
+
+
+# --- what is refused
+
+
+def refuses(words: str, call, *arguments, **named) -> None:
+    with pytest.raises(InkstoneError, match=words):
+        call(*arguments, **named)
+
+
+BAD_MASKS = {
+    "NaN": (torch.full((1, 4, 4), torch.nan), "mask has values from nan"),
+    "8 bits as floats": (torch.full((1, 4, 4), 255.0), "values from 255 to 255: expected"),
+    "below 0": (torch.full((1, 4, 4), -0.5), "values from -0.5"),
+    "whole numbers": (torch.ones(1, 4, 4, dtype=torch.int64), "int64.*floats"),
+    "8 bits": (torch.ones(1, 4, 4, dtype=torch.uint8), "uint8.*255"),
+    "a picture": (torch.rand(1, 4, 4, 3), "one channel of a picture"),
+    "no pixels": (torch.rand(1, 0, 4), "at least one pixel"),
+    "no masks": (torch.rand(0, 4, 4), "at least one pixel"),
+    "a number": (torch.tensor(1.0), "expected .masks, height, width"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_bad_masks_are_refused_in_a_sentence(name):
+    bad, words = BAD_MASKS[name]
+    refuses(words, mask_for, bad, (4, 4))
+
+
+def test_bad_calls_are_refused_in_a_sentence():
+    x, mask = torch.rand(1, 40, 30, 3), torch.ones(1, 40, 30)
+    refuses("Grow is 513.*usual", soften, mask, 513)
+    refuses("Feather is -1", soften, mask, feather=-1)
+    refuses("result is 31x40, the picture 30x40", paste, x, torch.rand(1, 40, 31, 3), mask)
+    refuses(r"mask has shape \[1, 40, 31\]", paste, x, x, torch.ones(1, 40, 31))
+    refuses("The result.*nan", paste, x, x * torch.nan, mask)
+    refuses("2 pictures, 3 results", paste, x.repeat(2, 1, 1, 1), x.repeat(3, 1, 1, 1))
+    refuses("2 masks", paste, x.repeat(3, 1, 1, 1), x, mask.repeat(2, 1, 1))
+    refuses(r"\[1, 41, 30\]", latent_mask, torch.ones(1, 41, 30), lock(30, 40))
+    refuses("margin around the mask is -1", crop_for, mask, -1)
+    crop = crop_for(mask)
+    refuses(
+        "picture is 31x40, the crop was made in 30x40",
+        stitch,
+        x[:, :, :1].repeat(1, 1, 31, 1),
+        x,
+        mask,
+        crop,
+    )
+    refuses("result is 30x40, its lock was made for 32x48", stitch, x, x, mask, crop)
+    refuses("Fill 'blur'.*edge, mirror, grey", pad_out, x, Sides(1), "blur")
+    refuses("-3 pixels.*at the top.*crop", pad_out, x, Sides(1, -3))
+    refuses("2.5 pixels.*at the left", pad_out, x, Sides(2.5))
+    refuses("All four sides", pad_out, x, Sides())
+    refuses("would become 16390x40", pad_out, x, Sides(16360))
+
+
+def test_bounds():
+    mask = torch.zeros(2, 9, 8)
+    mask[0, 2, 3] = mask[1, 5, 6] = 1e-6
+    assert bounds(mask) == Box(3, 2, 7, 6)

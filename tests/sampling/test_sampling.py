@@ -1,0 +1,354 @@
+"""Schedules, guidance, noise, the loop and geometry against diffusers and written-out numbers."""
+
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline, calculate_shift
+
+from inkstone.errors import InkstoneError
+from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
+from inkstone.kernels.modulation import modulation, modulation_keys
+from inkstone.sampling.denoise import euler
+from inkstone.sampling.geometry import SIZES, check_canvas, pack, parse_size, token_grid, unpack
+from inkstone.sampling.guidance import guide
+from inkstone.sampling.noise import noise
+from inkstone.sampling.request import Hooks, Request
+from inkstone.sampling.sampler import denoise
+from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, from_config, sigmas
+
+from ..support.oracle import fill
+
+QWEN_CONFIG = dict(
+    use_dynamic_shifting=True,
+    base_image_seq_len=256,
+    max_image_seq_len=8192,
+    base_shift=0.5,
+    max_shift=0.9,
+    shift_terminal=0.02,
+    time_shift_type="exponential",
+)
+LOG3 = math.log(3)
+LIGHTNING_CONFIG = dict(QWEN_CONFIG, base_shift=LOG3, max_shift=LOG3, shift_terminal=None)
+SCHEDULES = {
+    "Qwen-Image": (QWEN, QWEN_CONFIG),
+    "Lightning": (LIGHTNING, LIGHTNING_CONFIG),
+    "plain linear": (LINEAR, {}),
+    "fixed shift": (None, dict(shift=3.1)),
+    "fixed shift with terminal": (None, dict(shift=2.0, shift_terminal=0.1)),
+    "time_shift_type linear": (None, dict(QWEN_CONFIG, time_shift_type="linear")),
+}
+_SIZES = "1328x1328 1664x928 928x1664 1472x1104 1104x1472 1584x1056 1056x1584"
+OFFICIAL = [tuple(map(int, size.split("x"))) for size in _SIZES.split()]
+CANVASES = [*OFFICIAL, (512, 512), (304, 208), (16, 16), (2048, 2048), (3584, 16)]
+
+
+# --- schedules
+
+
+def reference_sigmas(config: dict, steps: int, tokens: int) -> torch.Tensor:
+    scheduler = FlowMatchEulerDiscreteScheduler(**config)
+    c = scheduler.config
+    mu = calculate_shift(
+        tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
+    )
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    return scheduler.sigmas
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 50, 1000])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_equals_the_reference_scheduler(name, steps):
+    record, config = SCHEDULES[name]
+    read = from_config(dict(FlowMatchEulerDiscreteScheduler(**config).config))
+    for width, height in CANVASES:
+        tokens = math.prod(token_grid(width, height))
+        got = sigmas(read, steps, tokens)
+        stretched = steps == 1 and config.get("shift_terminal")  # 0/0 in the reference
+        want = torch.tensor([1.0, 0]) if stretched else reference_sigmas(config, steps, tokens)
+        assert got.shape == want.shape and got.dtype == torch.float32
+        error = (got - want).abs().max().item()
+        assert error <= 1e-6, f"{width}x{height}: sigmas differ by {error:.1e}"
+        assert got[0] == 1 and got[-1] == 0 and (got.diff() < 0).all(), got
+        if record is not None:
+            assert torch.equal(sigmas(record, steps, tokens), got)
+
+
+def test_schedule_numbers_written_out():
+    def near(got, want):
+        error = (got - torch.tensor(want)).abs().max().item()
+        assert error < 1e-6, f"{error:.1e}: {got.tolist()}"
+
+    near(sigmas(LIGHTNING, 4, 6889), [1, 0.9, 0.75, 0.5, 0])
+    near(sigmas(LIGHTNING, 8, 64), [1, 21 / 22, 0.9, 5 / 6, 0.75, 9 / 14, 0.5, 0.3, 0])
+    near(sigmas(LINEAR, 4, 6889), [1, 0.75, 0.5, 0.25, 0])
+    assert QWEN.mu(83 * 83) == pytest.approx(0.834325, abs=1e-6)
+    some = sigmas(QWEN, 20, 83 * 83)[[1, 2, 10, 18, 19]]
+    near(some, [0.975452, 0.949432, 0.667359, 0.125102, 0.02])
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(time_shift_type="cosine"), "time_shift_type"),
+        (dict(stochastic_sampling=True), "stochastic_sampling"),
+        (dict(use_karras_sigmas=True), "use_karras_sigmas"),
+        (dict(_class_name="UniPCMultistepScheduler"), "UniPCMultistepScheduler"),
+    ],
+)
+def test_scheduler_configs_of_other_samplers_are_refused(change, words):
+    with pytest.raises(InkstoneError, match=words):
+        from_config({**QWEN_CONFIG, **change})
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1001])
+def test_impossible_step_counts(steps):
+    with pytest.raises(InkstoneError, match=f"Steps is {steps}: expected 1 to 1000"):
+        sigmas(QWEN, steps, 64)
+
+
+# --- guidance
+
+
+def test_guidance_by_hand():
+    """neg + 4 (pos - neg) = (9, 16), as long as pos = (3, 4): 5 / sqrt(337) of it."""
+    got = guide(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 0.0]]]), 4.0)
+    want = torch.tensor([[[45 / math.sqrt(337), 80 / math.sqrt(337)]]])
+    assert torch.allclose(got, want, atol=1e-6, rtol=0), got
+
+
+def test_guidance_per_token():
+    """The reference's formula in numpy float64, token by token: lengths are never mixed."""
+    positive, negative = torch.randn(2, 3, 5, 64) * torch.tensor([0.01, 1, 30.0]).view(1, 3, 1, 1)
+    got = guide(positive, negative, 2.5).numpy()
+    worst = 0.0
+    for b in range(3):
+        for s in range(5):
+            p, n = positive[b, s].double().numpy(), negative[b, s].double().numpy()
+            c = n + 2.5 * (p - n)
+            want = c * np.sqrt((p * p).sum()) / np.sqrt((c * c).sum())
+            worst = max(worst, np.abs(got[b, s] - want).max() / np.abs(want).max())
+    assert worst < 1e-6, f"relative error {worst:.1e}"
+    assert guide(torch.zeros(1, 2, 64), torch.zeros(1, 2, 64), 4.0).abs().max() == 0
+
+
+# --- noise
+
+
+@pytest.mark.parametrize("rows, columns", [(8, 12), (26, 38), (2, 2), (166, 166)])
+def test_noise_is_the_references_and_comfyuis(rows, columns):
+    before = torch.random.get_rng_state()
+    got = noise(2**40 + 7, 1, rows, columns)
+    assert torch.equal(torch.random.get_rng_state(), before), "the global generator was used"
+    generator = torch.Generator("cpu").manual_seed(2**40 + 7)
+    drawn = torch.randn((1, 1, 16, rows, columns), generator=generator)
+    packed = QwenImagePipeline._pack_latents(drawn, 1, 16, rows, columns)
+    assert torch.equal(pack(got), packed)
+    comfy = torch.randn([1, 16, 1, rows, columns], generator=generator.manual_seed(2**40 + 7))
+    assert torch.equal(got[:, :, None], comfy)
+
+
+@pytest.mark.parametrize("seed", [0, 41, 2**64 - 2])
+def test_noise_of_item_k_is_that_of_seed_plus_k(seed):
+    batch = noise(seed, 4, 6, 10)
+    for k in range(4):
+        assert torch.equal(batch[k : k + 1], noise((seed + k) % 2**64, 1, 6, 10)), f"item {k}"
+    assert not torch.equal(batch[0], batch[1])
+
+
+@pytest.mark.parametrize(
+    "seed, batch, words", [(-1, 1, "Seed is -1"), (2**64, 1, "Seed is"), (1, 0, "Batch is 0")]
+)
+def test_impossible_noise(seed, batch, words):
+    with pytest.raises(InkstoneError, match=words):
+        noise(seed, batch, 4, 4)
+
+
+# --- the loop
+
+
+def test_euler_equals_the_reference_steps():
+    scheduler = FlowMatchEulerDiscreteScheduler(**QWEN_CONFIG)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6), mu=QWEN.mu(15))
+    start, mix = torch.randn(2, 15, 64), torch.randn(64, 64) / 8
+    x = start
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.tanh(x @ mix), t, x).prev_sample
+    got = euler(lambda x, step, which: torch.tanh(x @ mix), start, sigmas(QWEN, 6, 15))
+    error = (got - x).abs().max().item()
+    assert error < 1e-5, f"states differ by {error:.1e}"
+
+
+def test_every_step_is_reported_with_the_picture_it_predicts():
+    """Straight paths: v = noise - data, so every x0 is the data and so is the end."""
+    data, start, seen = torch.randn(1, 4, 64), torch.randn(1, 4, 64), []
+    levels = sigmas(LIGHTNING, 4, 4)
+    end = euler(lambda x, step, which: start - data, start, levels, on_step=seen.append)
+    assert [(s.index, s.total, s.sigma) for s in seen] == [
+        (i, 4, levels[i].item()) for i in range(4)
+    ]
+    for s in seen:
+        assert torch.allclose(s.x0, data, atol=1e-5), f"step {s.index}"
+    assert torch.equal(seen[-1].x, end) and torch.allclose(end, data, atol=1e-5)
+
+
+@pytest.mark.parametrize("cfg, passes", [(0.0, 1), (1.0, 1), (1.01, 2)])
+def test_the_negative_runs_only_where_guidance_is_on(cfg, passes):
+    asked = []
+
+    def velocity(x, step, which):
+        asked.append((step, which))
+        return x
+
+    euler(velocity, torch.ones(1, 1, 64), sigmas(LINEAR, 2, 1), cfg)
+    assert asked == [(i, w) for i in (0, 1) for w in ("positive", "negative")[:passes]]
+
+
+def random_model(layers: int = 3):
+    """What `denoise` needs of a model, with random weights."""
+    config = MMDiTConfig(layers, 2, 16, 64, 32, 64, (4, 6, 6))
+    d = config.width
+    rows = {"linear_1": d, "linear_2": d, "norm_out": 2 * d, "img_mod": 6 * d, "txt_mod": 6 * d}
+
+    def weight(key):
+        out = next(n for part, n in rows.items() if part in key)
+        return torch.randn(out, 256 if "linear_1" in key else d) * 0.1
+
+    weights = {k: weight(k) for k in modulation_keys(layers)}
+    weights = {k: w[:, 0] if k.endswith("bias") else w for k, w in weights.items()}
+    return SimpleNamespace(
+        network=fill(MMDiT(config)),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        weights_format="float32",
+        latent_mean=torch.randn(1, 16, 1, 1),
+        latent_std=torch.rand(1, 16, 1, 1) + 0.5,
+        distilled=None,
+        variant=None,
+        edit=None,
+        apart=False,
+        layered=False,
+        adapted=nullcontext,
+        ready=lambda working, beside: None,
+        modulation=lambda s: modulation(weights.__getitem__, s, layers),
+    )
+
+
+def first_state(model, request: Request) -> torch.Tensor:
+    """What the network is given first."""
+    seen = []
+    hook = model.network.img_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    denoise(model, torch.randn(1, 5, 32), None, request)
+    hook.remove()
+    return seen[0]
+
+
+def test_a_run_starts_from_the_references_noise():
+    got = first_state(random_model(1), Request(48, 80, sigmas(QWEN, 2, 15), seed=9, batch=3))
+    for k in range(3):
+        drawn = torch.randn((1, 1, 16, 10, 6), generator=torch.Generator().manual_seed(9 + k))
+        assert torch.equal(got[k : k + 1], QwenImagePipeline._pack_latents(drawn, 1, 16, 10, 6))
+
+
+def test_a_schedule_that_starts_below_one_mixes_the_latent_in():
+    model, latent = random_model(1), torch.randn(1, 16, 1, 4, 6)
+    got = first_state(model, Request(48, 32, torch.tensor([0.6, 0.3, 0]), 4, latent=latent))
+    clean = (latent[:, :, 0] - model.latent_mean) / model.latent_std
+    want = pack(0.6 * noise(4, 1, 4, 6) + 0.4 * clean)
+    error = (got - want).abs().max().item()
+    assert error < 1e-6, f"differs by {error:.1e}"
+
+
+@pytest.mark.parametrize(
+    "levels, words",
+    [
+        ([], "0 sigmas"),
+        ([1.0], "1 sigmas"),
+        ([14.6, 3.0, 0.0], "14.6"),
+        ([1.0, 0.2, 0.5, 0.0], "rise"),
+        ([1.0, math.nan, 0.0], "nan"),
+        ([0.5, 0.0], "no latent"),
+    ],
+)
+def test_sigmas_of_other_models_are_told_in_words(levels, words):
+    with pytest.raises(InkstoneError, match=words):
+        denoise(random_model(1), torch.randn(1, 5, 32), None, Request(32, 32, torch.tensor(levels)))
+
+
+@pytest.mark.parametrize("cfg, stop", [(1.0, 4), (4.0, 4), (4.0, 9)])
+def test_stopping_between_blocks(cfg, stop):
+    """The hook raises on its call number `stop`: that block and all after it never run."""
+    model, asked, ran, steps = random_model(), [], [], []
+    for block in model.network.transformer_blocks:
+        block.register_forward_hook(lambda *_: ran.append(1))
+
+    def on_block(step, block):
+        asked.append((step, block))
+        if len(asked) > stop:
+            raise KeyboardInterrupt
+
+    hooks = Hooks(steps.append, on_block)
+    text = torch.randn(1, 5, 32)
+    with pytest.raises(KeyboardInterrupt):
+        denoise(model, text, text, Request(32, 32, sigmas(LINEAR, 3, 4), cfg=cfg), hooks)
+    per_step = 3 if cfg == 1 else 6
+    assert asked == [(i // per_step, i % 3) for i in range(stop + 1)]
+    assert len(ran) == stop and len(steps) == stop // per_step
+
+
+# --- geometry
+
+
+def test_official_sizes():
+    assert sorted(SIZES.values()) == sorted(OFFICIAL)
+    for name, (width, height) in SIZES.items():
+        assert f"({width}x{height})" in name and parse_size(f"{width}x{height}") == (width, height)
+        assert token_grid(width, height) == (1, height // 16, width // 16)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (304, 208), (16, 16384), (5008, 48)])
+def test_any_multiple_of_16(size):
+    check_canvas(*size)
+    assert parse_size(f" {size[0]} X {size[1]}") == parse_size(f"{size[0]}×{size[1]}") == size
+
+
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ((17, 23), "17x23 is not a multiple of 16 on both sides. .* works is 16x16"),
+        ((1330, 1328), "nearest size that works is 1328x1328"),
+        ((0, 64), "width 0 is out of range: expected 16 to 16384"),
+        ((64, -16), "height -16 is out of range"),
+        ((64, 16400), "height 16400 is out of range"),
+        ((64.5, 64), "width 64.5 is not a whole number"),
+        ((64, math.nan), "height nan is not a whole number"),
+        (("64", 64), "width '64' is not a whole number"),
+        ((64, None), "height None is not a whole number"),
+    ],
+)
+def test_impossible_canvases(size, words):
+    with pytest.raises(InkstoneError, match=words):
+        check_canvas(*size)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "64", "64x", "64x64x64", "-16x16", "1.5x16", "axb", "²x16", "9" * 5000 + "x16"]
+)
+def test_impossible_size_texts(text):
+    with pytest.raises(InkstoneError, match="is not WIDTHxHEIGHT.* 1328x928"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (13, 19), (83, 83), (5, 7)])
+def test_packing(rows, columns):
+    latent = torch.randn(2, 16, 2 * rows, 2 * columns)
+    tokens = pack(latent)
+    assert tokens.shape == (2, rows * columns, 64)
+    assert torch.equal(unpack(tokens, rows, columns), latent)
+    for r, c in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
+        square = latent[1, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]  # [channel, dy, dx]
+        assert torch.equal(tokens[1, r * columns + c], square.flatten()), (r, c)
