@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench import harness
-from tests.support.batches import check_whole, records, write_jobs
+from ..tests.support.batches import check_whole, records, write_jobs
+from . import harness
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")
@@ -50,7 +50,7 @@ def soak(folder: Path, count: int) -> dict:
     """One process; memory and handles are looked at from inside, after each job. A queue runs its
     sizes one after the other, and each has a level of its own: the slope is that within a size.
     """
-    from inkstone.headless.queue.run import BatchCall, Watch, batch
+    from inkstone.headless.queue.run import BatchCall, QueueCallbacks, batch
     from inkstone.kernels.memory import process_bytes
 
     seen: dict[str, list[float]] = {}
@@ -61,7 +61,7 @@ def soak(folder: Path, count: int) -> dict:
         handles.add(len(os.listdir("/proc/self/fd")))
 
     started = time.perf_counter()
-    facts = batch(BatchCall(jobs_file(folder, count), folder / "out"), Watch(record=look))
+    facts = batch(BatchCall(jobs_file(folder, count), folder / "out"), QueueCallbacks(record=look))
     check_whole(folder / "out", count)
     measures = facts["metrics"]
     return {

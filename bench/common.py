@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bench import harness
+from . import harness
 
 if TYPE_CHECKING:
     import torch

@@ -32,10 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
+from . import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.controlnet.in_context import InContext, drawing, opened  # noqa: E402
+from inkstone.controlnet.in_context import InContext, apply_in_context_loras, opened  # noqa: E402
 from inkstone.controlnet.masks import kept_cells  # noqa: E402
 from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
 from inkstone.loaders.arch import expected_tensors  # noqa: E402
@@ -230,7 +230,7 @@ def theirs(
 
 def ours(model: Any, controls: Sequence[Control | InContext], world: World) -> Tensor:
     """Raw latents by `denoise`."""
-    dressed, branches, context = drawing(model, controls)
+    dressed, branches, context = apply_in_context_loras(model, controls)
     request = Request(
         WIDTH, HEIGHT, world.sigmas, SEED, cfg=CFG, controls=branches, context=context
     )

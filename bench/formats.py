@@ -27,20 +27,20 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
-from tests.support.dfloat11_encoder import encode as dfloat11  # noqa: E402
+from ..tests.support.dfloat11_encoder import encode as dfloat11  # noqa: E402
+from . import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.kernels.linear import Linear  # noqa: E402
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all  # noqa: E402
 from inkstone.pipeline import gguf_recipes  # noqa: E402
-from inkstone.pipeline.quantize import quantise  # noqa: E402
-from inkstone.pipeline.quantize_request import QuantiseCall  # noqa: E402
+from inkstone.pipeline.quantize import quantize  # noqa: E402
+from inkstone.pipeline.quantize_request import QuantizeCall  # noqa: E402
 from inkstone.pipeline.weight_rows import Matrices  # noqa: E402
 from inkstone.quant.dfloat11 import ORDER  # noqa: E402
 from inkstone.quant.encode import encode  # noqa: E402
-from inkstone.quant.gguf import dequantise  # noqa: E402
+from inkstone.quant.gguf import dequantize  # noqa: E402
 from inkstone.quant.gguf_types import BlockType  # noqa: E402
 from inkstone.training import evaluate, reader  # noqa: E402
 
@@ -82,7 +82,7 @@ def folder_of(kind: str, work: Path) -> tuple[Path, int]:
         huffman(inner)
     else:
         out = inner / ("model.safetensors" if kind == "fp8_scaled" else "model.gguf")
-        quantise(QuantiseCall(EMBEDDED_FOLDER, out, kind), lambda *_: None)
+        quantize(QuantizeCall(EMBEDDED_FOLDER, out, kind), lambda *_: None)
     return folder, sum(p.stat().st_size for p in inner.iterdir() if p.suffix != ".json")
 
 
@@ -110,7 +110,7 @@ def _through(weight: Tensor, kind: BlockType) -> Tensor:
     """A weight as it comes back from a type."""
     if kind.dtype is not None:
         return weight.to(kind.dtype).float()
-    return dequantise(encode(weight.view(_folded(weight.shape)), kind), kind).view(weight.shape)
+    return dequantize(encode(weight.view(_folded(weight.shape)), kind), kind).view(weight.shape)
 
 
 def huffman(inner: Path) -> None:
@@ -141,8 +141,8 @@ def weight_error(folder: Path) -> float:
     true, got = load_all(EMBEDDED_FOLDER).model.network, load_all(folder).model.network
     off = norm = 0.0
     for (_, a), (_, b) in zip(_linears(true), _linears(got), strict=True):
-        off += (b.dequantise() - a.dequantise()).square().sum().item()
-        norm += a.dequantise().square().sum().item()
+        off += (b.dequantize() - a.dequantize()).square().sum().item()
+        norm += a.dequantize().square().sum().item()
     return (off / norm) ** 0.5
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
+from . import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402

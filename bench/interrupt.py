@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness  # noqa: E402
+from . import harness  # noqa: E402
 
 harness.register()
-from bench.full_size import MODEL, TEXT, VAE  # noqa: E402
 from inkstone.nodes.sample import CUSTOM  # noqa: E402
-from tests.support.comfy_install import given_source  # noqa: E402
-from tests.support.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
+
+from ..tests.support.comfy_install import given_source  # noqa: E402
+from ..tests.support.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
+from .full_size import MODEL, TEXT, VAE  # noqa: E402
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}

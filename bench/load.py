@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
+from . import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402

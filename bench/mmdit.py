@@ -31,13 +31,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
+from . import common, harness  # noqa: E402
 
 harness.register()
 from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear  # noqa: E402
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig  # noqa: E402
 from inkstone.kernels.modulation import Modulation, modulation  # noqa: E402
-from inkstone.kernels.references import Beside, References  # noqa: E402
+from inkstone.kernels.references import ReferenceContext, References  # noqa: E402
 
 CONFIG = MMDiTConfig(layers=4)
 STEPS = 8  # sigmas of the modulation row
@@ -75,11 +75,11 @@ def _two_depths(module: nn.Module) -> dict[int, nn.ModuleList]:
     return {2: nn.ModuleList([blocks[0], blocks[-1]]), 4: nn.ModuleList(blocks)}
 
 
-def _beside(img: Tensor, references: int) -> Beside | None:
+def _beside(img: Tensor, references: int) -> ReferenceContext | None:
     """So many clean pictures of the target's size."""
     if not references:
         return None
-    return Beside(References(img.repeat(1, references, 1), fixed=True))
+    return ReferenceContext(References(img.repeat(1, references, 1), fixed=True))
 
 
 def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:

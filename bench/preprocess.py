@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
+from . import common, harness  # noqa: E402
 
 Work = Callable[[], object]
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness  # noqa: E402
+from . import harness  # noqa: E402
 
 RESULTS = harness.ROOT / "bench" / "RESULTS.md"
 HEAD = """# Results
@@ -97,10 +97,10 @@ FIGURES = {
         ("load.py",),
         ("--layers", "1", "--rounds", "1"),
     ),
-    "quantise": Figure(
-        "Quantising two full-width blocks",
+    "quantize": Figure(
+        "Quantizing two full-width blocks",
         "the process holds at most 2 GB",
-        ("quantise.py",),
+        ("quantize.py",),
         ("--layers", "1", "--types", "Q8_0"),
     ),
     "full-256": Figure(
@@ -146,7 +146,7 @@ def run(figure: Figure, args: argparse.Namespace) -> str:
     call = [sys.executable, str(harness.ROOT / "bench" / file), *rest]
     call += figure.quick if args.quick else ()
     call += ["--threads", str(args.threads)]
-    if file in ("load.py", "quantise.py", "full_size.py"):
+    if file in ("load.py", "quantize.py", "full_size.py"):
         call += ["--folder", str(args.folder)]
     done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

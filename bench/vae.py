@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness  # noqa: E402
+from . import harness  # noqa: E402
 
 harness.register()
 from inkstone.kernels.vae import VAE, VAEConfig  # noqa: E402

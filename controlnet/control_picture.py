@@ -39,7 +39,7 @@ class Effect:
 
 
 @dataclass(frozen=True, eq=False)
-class ControlPicture:
+class ControlInput:
     """A picture for a control, before the canvas is known. picture [n,H,W,C] 0..1; mask [n,H,W]:
     what is drawn anew (inpainting), where the control acts (all others). source [n,H,W,C]: of Fun,
     the picture that is repainted beside its map; the mask is then what is drawn anew.
@@ -91,7 +91,7 @@ class ControlPicture:
         return self.branch.masked or self.source is not None
 
 
-def placed(given: ControlPicture, canvas: Canvas) -> InContext:
+def placed(given: ControlInput, canvas: Canvas) -> InContext:
     """The map of a picture for this control, encoded at the size of the canvas."""
     name, effect = given.branch.path.name, given.effect
     if (effect.start, effect.end) != (0.0, 1.0):

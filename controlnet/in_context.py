@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..loaders.lora.file import Lora
     from ..loaders.models.control import ControlModel
     from ..loaders.models.diffusion_model import DiffusionModel
-    from ..loaders.models.weight_file import Want
+    from ..loaders.models.weight_file import LoadOptions
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class InContextModel:
         return self.lora.path
 
 
-def opened(path: str | Path, want: Want) -> ControlModel | InContextModel:
+def opened(path: str | Path, want: LoadOptions) -> ControlModel | InContextModel:
     """Any control file, or a folder with one."""
     from ..loaders.models.control import ControlModel, open_control
 
@@ -61,7 +61,7 @@ class InContext:
     strength: float
 
 
-def drawing(
+def apply_in_context_loras(
     model: DiffusionModel, controls: Sequence[Control | InContext]
 ) -> tuple[DiffusionModel, tuple[Control, ...], Context]:
     """The model with the LoRAs of in-context controls, the other controls, and the maps that stand

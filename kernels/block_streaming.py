@@ -17,7 +17,7 @@ Walk = Generator[None, None, Tensor]
 Result = TypeVar("Result")
 
 
-class Stream(Protocol):
+class BlockStream(Protocol):
     """Brings blocks in. Who does it, and from where, is loaders/memory/residency.py."""
 
     passing: bool  # some blocks leave again: each further pass over the network reads them anew
@@ -30,7 +30,7 @@ class Stream(Protocol):
 
 
 def in_step(
-    walks: Sequence[Generator[None, None, Result]], blocks: int, stream: Stream | None
+    walks: Sequence[Generator[None, None, Result]], blocks: int, stream: BlockStream | None
 ) -> list[Result]:
     """The results of passes over one network, block by block: their numbers never meet."""
     for index in range(blocks):

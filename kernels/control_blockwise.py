@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .block_streaming import Stream
+from .block_streaming import BlockStream
 from .linear import Linear
 from .mmdit import RMSWeight
 
@@ -57,7 +57,7 @@ class BlockwiseBranch(nn.Module):
         self.config, self.condition = config, condition
         self.img_in = Linear(condition, config.width)
         self.controlnet_blocks = nn.ModuleList(Patch(config.width) for _ in range(config.layers))
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # brings in weights that are not resident
 
     borrows = False  # embeddings of the base model
 

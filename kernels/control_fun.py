@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .control_instantx import ControlBlocks, ControlWalk
 from .linear import Linear
-from .mmdit import MMDiT, MMDiTConfig, Watch, embed_text, shared_pass
+from .mmdit import ForwardHooks, MMDiT, MMDiTConfig, embed_text, shared_pass
 from .modulation import Modulation
 from .rope import Grid
 
@@ -47,7 +47,7 @@ class FunBranch(ControlBlocks):
         txt: Tensor,
         mod: Modulation,
         grid: Grid,
-        watch: Watch,
+        watch: ForwardHooks,
     ) -> ControlWalk:
         """A pass that stops before each block and returns one sample [B,S,D] per block.
 

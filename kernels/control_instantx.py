@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from .adaln import ImgRows
-from .block_streaming import Stream, in_step
+from .block_streaming import BlockStream, in_step
 from .linear import Linear
-from .mmdit import Block, MMDiTConfig, Pass, RMSWeight, Watch, embed_text, shared_pass
+from .mmdit import Block, ForwardHooks, MMDiTConfig, Pass, RMSWeight, embed_text, shared_pass
 from .modulation import Modulation
 from .rope import Grid
 
@@ -33,7 +33,7 @@ class ControlBlocks(nn.Module):
     and Fun's (control_fun.py) have in common."""
 
     config: MMDiTConfig
-    stream: Stream | None = None  # brings in weights that are not resident
+    stream: BlockStream | None = None  # brings in weights that are not resident
 
     def add_blocks(self) -> None:
         """The blocks of `config`, and their layers for samples."""
@@ -49,7 +49,9 @@ class ControlBlocks(nn.Module):
         """Passes for several pictures: streamed weights are read once for all of them."""
         return in_step(walks, len(self.transformer_blocks), self.stream)
 
-    def samples(self, x: Tensor, y: Tensor, at: Pass, mod: Modulation, watch: Watch) -> ControlWalk:
+    def samples(
+        self, x: Tensor, y: Tensor, at: Pass, mod: Modulation, watch: ForwardHooks
+    ) -> ControlWalk:
         """Streams x [B,S,D] and y [B,L,D] through the blocks, with a stop before each."""
         samples = []
         for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
@@ -98,10 +100,10 @@ class ControlBranch(ControlBlocks):
         txt: Tensor,
         mod: Modulation,
         grid: Grid,
-        watch: Watch | None = None,
+        watch: ForwardHooks | None = None,
     ) -> ControlWalk:
         """What `forward` computes, with a stop before each block."""
-        watch = watch or Watch()
+        watch = watch or ForwardHooks()
         at = shared_pass(self.config, img, txt, [grid])
         y = embed_text(self, txt)
         x = self.img_in(img).float() + self.controlnet_x_embedder(picture).float()

@@ -125,9 +125,9 @@ class Linear(nn.Linear):
             return product(x, self.weight, self.bias, gelu)
         return packed_product(x, self.storage, self.bias, gelu)
 
-    def dequantise(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The plain weight [out, in] in float32, whatever it is stored as."""
-        return self.weight.float() if self.storage is None else self.storage.dequantise()
+        return self.weight.float() if self.storage is None else self.storage.dequantize()
 
 
 UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
@@ -176,7 +176,7 @@ def packed_product(
     """x [...,K], a packed weight [N,K] -> x W^T + b [...,N], through GELU (tanh form) if asked."""
     name, _ = packed_backend(storage, x.device, x.dtype)
     if name == "whole":
-        return product(x, storage.dequantise(x.dtype), bias, gelu)
+        return product(x, storage.dequantize(x.dtype), bias, gelu)
     if name == "pieces":
         return _in_pieces(x, storage, bias, gelu)
     if name == "triton":
@@ -196,7 +196,7 @@ def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
 
     y = triton_product(x, storage, bias, must=_forced.get() is not None)
     if y is None:  # said there, once: a kernel failed
-        return product(x, storage.dequantise(x.dtype), bias, gelu)
+        return product(x, storage.dequantize(x.dtype), bias, gelu)
     return _gelu(y) if gelu else y
 
 
@@ -205,7 +205,7 @@ def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
     rows, width = storage.shape
     step = max(1, UNPACKED // width)
     if step >= rows:
-        return product(x, storage.dequantise(x.dtype), bias, gelu)
+        return product(x, storage.dequantize(x.dtype), bias, gelu)
     buffer = x.new_empty(step, width)
     out = x.new_empty(*x.shape[:-1], rows)
     for at in range(0, rows, step):

@@ -38,7 +38,7 @@ class Base(Protocol):
     def bias(self) -> Tensor | None:
         """[N]."""
 
-    def dequantise(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The plain weight [N,K], float32."""
 
     def product(self, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Change:
         key = getattr(base, "linear", None)
         if key is not None and key in self._gains:
             return self._gains[key]
-        weight = base.dequantise()
+        weight = base.dequantize()
         whole = weight + self.delta.dense().to(weight.device)
         by_column = self.magnitude.dim() == 2 and self.magnitude.shape[0] == 1 < whole.shape[0]
         norm = whole.norm(dim=0, keepdim=True) if by_column else whole.norm(dim=1)
@@ -73,7 +73,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class BaseLayer:
     """A layer of a network as the base of a branch. It is asked only while the layer works: its
     weights may come and go.
     """
@@ -84,8 +84,8 @@ class Beside:
     def bias(self) -> Tensor | None:
         return self.linear.bias
 
-    def dequantise(self) -> Tensor:
-        return self.linear.dequantise()
+    def dequantize(self) -> Tensor:
+        return self.linear.dequantize()
 
     def product(self, x: Tensor) -> Tensor:
         if self.linear.storage is None:
@@ -104,12 +104,12 @@ class InFile:
     def bias(self) -> Tensor | None:
         return self.weights(f"{self.name}.bias").float()
 
-    def dequantise(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         weight = self.weights(f"{self.name}.weight")
-        return weight.dequantise() if isinstance(weight, Storage) else weight.float()
+        return weight.dequantize() if isinstance(weight, Storage) else weight.float()
 
     def product(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.dequantise())
+        return F.linear(x, self.dequantize())
 
 
 class _Stacked:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from .adaln import ImgRows, gated_add, modulated_norm, pieces
 from .attention import attention
-from .block_streaming import Stream, Walk, in_step
+from .block_streaming import BlockStream, Walk, in_step
 from .linear import UNPACKED, Linear
 from .modulation import Modulation
-from .references import Beside, References
+from .references import ReferenceContext, References
 from .rope import Grid, joint_rope, rotate
 
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
@@ -273,7 +273,7 @@ class MMDiT(nn.Module):
             Block(config, i == last) for i in range(config.layers)
         )
         self.proj_out = Linear(config.width, config.channels)
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # brings in weights that are not resident
 
     def forward(
         self,
@@ -282,8 +282,8 @@ class MMDiT(nn.Module):
         mod: Modulation,
         grids: Sequence[Grid],
         mask: Tensor | None = None,
-        watch: Watch | None = None,
-        beside: Beside | None = None,
+        watch: ForwardHooks | None = None,
+        beside: ReferenceContext | None = None,
     ) -> Tensor:
         """Velocity (noise - data) of the target tokens.
 
@@ -304,11 +304,11 @@ class MMDiT(nn.Module):
         mod: Modulation,
         grids: Sequence[Grid],
         mask: Tensor | None = None,
-        watch: Watch | None = None,
-        beside: Beside | None = None,
+        watch: ForwardHooks | None = None,
+        beside: ReferenceContext | None = None,
     ) -> Walk:
         """What `forward` computes, with a stop before each block."""
-        watch, beside = watch or Watch(), beside or Beside()
+        watch, beside = watch or ForwardHooks(), beside or ReferenceContext()
         at = shared_pass(self.config, img, txt, grids, mask, beside.layers)
         x, y = self.img_in(img).float(), embed_text(self, txt)
         refs = beside.references
@@ -327,7 +327,7 @@ class MMDiT(nn.Module):
         return self.proj_out(modulated_norm(x[:, : at.tokens], shift, scale, img.dtype))
 
 
-class Watch:
+class ForwardHooks:
     """Hooks of one forward: subclass or fill in what is wanted.
 
     on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;

@@ -72,7 +72,7 @@ def time_embedding(
     for i in (1, 2):
         name = _EMBED.format(i)
         w, b = weights(f"{name}.weight"), weights(f"{name}.bias")
-        w = w.dequantise() if isinstance(w, Storage) else w.float()
+        w = w.dequantize() if isinstance(w, Storage) else w.float()
         x = x if i == 1 else F.silu(x)
         y = F.linear(x, w, b.float())
         x = branches[name](x, y) if name in branches else y

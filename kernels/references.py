@@ -27,7 +27,7 @@ class References:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ReferenceContext:
     """What a picture is drawn beside: references, and how many layers are drawn (layered variant;
     0 elsewhere), which moves the condition's place."""
 

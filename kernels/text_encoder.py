@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import InkstoneError
 from ..quant.storage import Storage
 from .attention import attention
-from .block_streaming import Stream
+from .block_streaming import BlockStream
 from .interrupt import beat
 from .linear import Linear
 
@@ -105,7 +105,7 @@ class GatedMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(self, c: TextConfig) -> None:
@@ -153,9 +153,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = Embedding(config.vocab, config.width)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # brings in weights that are not resident
 
     def forward(
         self,

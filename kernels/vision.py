@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
-from .block_streaming import Stream
+from .block_streaming import BlockStream
 from .interrupt import beat
 from .linear import Linear
 from .text_encoder import GatedMLP, RMSNorm
@@ -188,7 +188,7 @@ class VisionTower(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.merger = Merger(config)
-        self.stream: Stream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # brings in weights that are not resident
 
     @torch.no_grad()
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from .lora import LoadLora, LoraStack
 from .preprocess import ControlPicture
-from .quantize import Quantise
+from .quantize import Quantize
 from .sample import Denoise, EmptyLatent, ScheduleSigmas
 
 NODES: list[type[io.ComfyNode]] = [
@@ -41,7 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     Decode,
     StitchPart,
     SplitLayers,
-    Quantise,
+    Quantize,
     ToModel,
     ToCLIP,
     ToVAE,

@@ -130,7 +130,7 @@ class ApplyControlNet(io.ComfyNode):
         mask: Any = None,
         source: Any = None,
     ) -> io.NodeOutput:
-        from ..controlnet.control_picture import ControlPicture, Effect
+        from ..controlnet.control_picture import ControlInput, Effect
         from ..controlnet.in_context import InContextModel, check_prompt
         from ..loaders.models.control import ControlModel
 
@@ -139,5 +139,5 @@ class ApplyControlNet(io.ComfyNode):
             check_prompt(sockets.prompt_of(positive), control.path.name)
         else:
             sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
-        made = ControlPicture(control, vae, image, Effect(strength, start, end), mask, source)
+        made = ControlInput(control, vae, image, Effect(strength, start, end), mask, source)
         return io.NodeOutput(sockets.with_control(positive, made))

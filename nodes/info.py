@@ -37,14 +37,14 @@ class ModelInfo(io.ComfyNode):
     def execute(cls, model: Any, steps: int, latent: dict | None = None) -> io.NodeOutput:
         from ..loaders.models.diffusion_model import DiffusionModel
         from ..pipeline.describe import describe_model
-        from ..pipeline.memory_plan import Wanted
+        from ..pipeline.memory_plan import PlanRequest
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         if latent is None:
-            wanted = Wanted(steps=steps)
+            wanted = PlanRequest(steps=steps)
         else:
             batch, _, _, h, w = sockets.latent_samples(latent).shape
             size, layers = (w * 8, h * 8), latent.get(sockets.LAYERS, 0)
-            wanted = Wanted(size, steps, batch, layers=layers)
+            wanted = PlanRequest(size, steps, batch, layers=layers)
         text = describe_model(model, wanted)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -52,10 +52,12 @@ def torch_dtype(name: str) -> Any:
 
 def wanted(dtype: str, variant: str = AUTO) -> Any:
     """Weights are read when they are used; the host makes room."""
-    from ..loaders.models.weight_file import Want
+    from ..loaders.models.weight_file import LoadOptions
 
     chosen = None if variant == AUTO else variant
-    return Want(torch_dtype(dtype), memory.torch_device(), wait=True, free=room, variant=chosen)
+    return LoadOptions(
+        torch_dtype(dtype), memory.torch_device(), wait=True, free=room, variant=chosen
+    )
 
 
 def _say_plan(bundle: Any) -> None:

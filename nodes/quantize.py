@@ -1,4 +1,4 @@
-"""The quantiser as a node: a model of the list in, a smaller file beside the others out."""
+"""The quantizer as a node: a model of the list in, a smaller file beside the others out."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def output_file(name: str, kind: str) -> Path:
     return folder / (plain + suffix)
 
 
-class Quantise(io.ComfyNode):
+class Quantize(io.ComfyNode):
     """Writes a model in fewer bits."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="InkstoneQuantise",
-            display_name="Inkstone Quantise Model",
+            display_name="Inkstone Quantize Model",
             category="inkstone/tools",
             description="Writes a diffusion model as GGUF or scaled fp8 into "
             "models/diffusion_models. A run that was stopped goes on where it was.",
@@ -86,8 +86,8 @@ class Quantise(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, type: str, name: str) -> io.NodeOutput:
-        from ..pipeline.quantize import quantise
-        from ..pipeline.quantize_request import QuantiseCall
+        from ..pipeline.quantize import quantize
+        from ..pipeline.quantize_request import QuantizeCall
 
         bar: list[progress_module.Progress] = []
 
@@ -95,6 +95,6 @@ class Quantise(io.ComfyNode):
             bar[:] = bar or [progress_module.progress(total)]
             bar[0].update(value)
 
-        call = QuantiseCall(model_folders.model_path(KIND, model), output_file(name, type), type)
-        path = quantise(call, progress)["file"]
+        call = QuantizeCall(model_folders.model_path(KIND, model), output_file(name, type), type)
+        path = quantize(call, progress)["file"]
         return io.NodeOutput(path, ui={"text": (path,)})

@@ -204,7 +204,7 @@ class Denoise(io.ComfyNode):
         cfg: float,
         negative: list | None = None,
     ) -> io.NodeOutput:
-        from ..controlnet.in_context import drawing
+        from ..controlnet.in_context import apply_in_context_loras
         from ..loaders.models.diffusion_model import DiffusionModel
         from ..sampling.request import Hooks, Request
         from ..sampling.sampler import denoise
@@ -212,7 +212,7 @@ class Denoise(io.ComfyNode):
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         samples = sockets.latent_samples(latent)
         batch, _, _, h, w = samples.shape
-        model, controls, context = drawing(model, sockets.controls(positive, latent))
+        model, controls, context = apply_in_context_loras(model, sockets.controls(positive, latent))
         request = Request(
             w * 8,
             h * 8,

@@ -12,7 +12,7 @@ from ..host.api import io
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..controlnet.control_picture import ControlPicture
+    from ..controlnet.control_picture import ControlInput
     from ..controlnet.in_context import InContext
     from ..sampling.request import Control as Placed
 
@@ -83,7 +83,7 @@ def _latents(options: dict) -> tuple[Tensor, ...]:
     return tuple(x[:, :, None] if x.dim() == 4 else x for x in options.get(REFERENCES) or ())
 
 
-def with_control(conditioning: list, control: ControlPicture) -> list:
+def with_control(conditioning: list, control: ControlInput) -> list:
     """A conditioning with one more control; the one that came in stays as it is."""
     states, options = _only(conditioning, "positive")
     return [[states, options | {CONTROLS: (*options.get(CONTROLS, ()), control)}]]

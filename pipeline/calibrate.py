@@ -29,7 +29,7 @@ from .weight_rows import Matrices
 
 if TYPE_CHECKING:
     from ..loaders.models.diffusion_model import DiffusionModel
-    from .quantize_request import QuantiseCall
+    from .quantize_request import QuantizeCall
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def kept_at(out: Path) -> Path:
     return out.with_name(f"{out.stem}.imatrix.gguf")
 
 
-def from_prompts(call: QuantiseCall, model: Matrices, progress: Progress) -> Importance:
+def from_prompts(call: QuantizeCall, model: Matrices, progress: Progress) -> Importance:
     """The importance matrix of call.source for the prompts of call.prompts."""
     if model.role != "diffusion_model":
         raise CallError(
@@ -103,7 +103,7 @@ class _Look:
         return y
 
 
-def measure(call: QuantiseCall, prompts: list[str], progress: Progress) -> Sums:
+def measure(call: QuantizeCall, prompts: list[str], progress: Progress) -> Sums:
     """Draws every prompt and returns (sums [columns], rows) by names of weights in blocks."""
     from ..loaders.models.load import load_diffusion_model, load_text_encoder
 
@@ -135,7 +135,7 @@ def _looks(model: DiffusionModel) -> dict[str, _Look]:
     return found
 
 
-def _of_modulation(call: QuantiseCall, model: DiffusionModel, schedule: Tensor) -> Sums:
+def _of_modulation(call: QuantizeCall, model: DiffusionModel, schedule: Tensor) -> Sums:
     """Every modulation layer sees the timestep alone."""
     with Matrices(call.source) as file, torch.inference_mode():
         x = F.silu(time_embedding(file.whole, schedule))  # [steps, D]
@@ -144,7 +144,7 @@ def _of_modulation(call: QuantiseCall, model: DiffusionModel, schedule: Tensor) 
     return {f"{_BLOCKS}{i}.img_mod.1.weight": (total, len(x)) for i in range(layers)}
 
 
-def _text_encoder(call: QuantiseCall) -> Path:
+def _text_encoder(call: QuantizeCall) -> Path:
     """As given, or in the same model folder."""
     if call.text_encoder is not None:
         return call.text_encoder
@@ -158,7 +158,7 @@ def _text_encoder(call: QuantiseCall) -> Path:
     )
 
 
-def _fingerprint(call: QuantiseCall, model: Matrices, prompts: list[str]) -> str:
+def _fingerprint(call: QuantizeCall, model: Matrices, prompts: list[str]) -> str:
     """Changes with the model, the prompts and the way of drawing."""
     stamps = sorted((n, tuple(e.shape)) for n, e in model.source.entries.items())
     size = model.path.stat().st_size if model.path.is_file() else 0

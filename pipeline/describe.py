@@ -8,10 +8,10 @@ from ..errors import InkstoneError
 from ..kernels.linear import packed_backend
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.diffusion_model import DiffusionModel
-from .memory_plan import Wanted, plan
+from .memory_plan import PlanRequest, plan
 
 
-def describe_model(model: DiffusionModel, wanted: Wanted) -> str:
+def describe_model(model: DiffusionModel, wanted: PlanRequest) -> str:
     """Some lines: file, family, formats with counts, backends, LoRAs, placement, plan."""
     c = model.network.config
     lines = [

@@ -59,7 +59,7 @@ FALLBACK = {
     "Q8_0": "F16",
 }
 
-# Our names. Only matrices inside blocks are quantised (and the table of tokens).
+# Our names. Only matrices inside blocks are quantized (and the table of tokens).
 _BLOCK = re.compile(r"(?:transformer_blocks|layers)\.(\d+)\..*\.weight")
 _V = re.compile(r".*\.(?:to_v|add_v_proj|v_proj)\.weight")
 _DOWN = re.compile(r".*\.(?:(?:img|txt)_mlp\.net\.2|mlp\.down_proj)\.weight")
@@ -77,7 +77,7 @@ def mix_named(name: str) -> Mix:
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """True for what is quantised."""
+    """True for what is quantized."""
     return len(shape) == 2 and (bool(_BLOCK.fullmatch(name)) or name == _TOKENS)
 
 

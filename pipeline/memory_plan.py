@@ -28,7 +28,7 @@ _PROMPT = 64  # tokens of a prompt and of its template's head, unless told
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanRequest:
     """What is to be drawn; None = the model's own preset, and what is free."""
 
     size: tuple[int, int] | None = None
@@ -89,7 +89,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlanStage:
     """A model that works, then the next one does. sizes: see `Residency.sizes`."""
 
     sizes: tuple[int, Sequence[int]]
@@ -97,7 +97,7 @@ class Stage:
     leaves: bool = False  # once its work is done, whether there is room or not
 
 
-def follow(stages: Sequence[Stage], room: int, last: int) -> tuple[list[Placement], int, bool]:
+def follow(stages: Sequence[PlanStage], room: int, last: int) -> tuple[list[Placement], int, bool]:
     """(placement of each, the most that is held at once, whether all stay), as `settle` does it:
     those that worked first leave first. last: working bytes of what has no stage (the VAE).
     """
@@ -117,7 +117,7 @@ def follow(stages: Sequence[Stage], room: int, last: int) -> tuple[list[Placemen
     return placed, max(most, sum(held) + last), stay
 
 
-def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
+def plan(models: Bundle, call: PlanRequest = PlanRequest()) -> Plan:
     """Headers only: the models are opened and may be waiting. A text encoder or VAE that is None is
     left out of the plan.
     """
@@ -140,10 +140,10 @@ def plan(models: Bundle, call: Wanted = Wanted()) -> Plan:
     stages = [_seeing(tower, seen)] if tower else []
     if text:
         rows = call.pictures * seen // tower.network.config.merge**2 if tower else 0
-        stages.append(Stage(text.weights.sizes, text.working_bytes(_PROMPT + rows), call.once))
+        stages.append(PlanStage(text.weights.sizes, text.working_bytes(_PROMPT + rows), call.once))
     own = {id(c): c.weights for c in call.controls if c.weights is not None}
     controls = sum(weights.nbytes for weights in own.values())
-    stages.append(Stage(model.weights.sizes, drawing + branches + controls))
+    stages.append(PlanStage(model.weights.sizes, drawing + branches + controls))
     placed, most, stay = follow(stages, budget - fixed, decode)
     none = Placement(0, 0, 0)
     return Plan(
@@ -190,25 +190,27 @@ def _patches(tower: VisionModel, area: int, size: tuple[int, int]) -> int:
     return width * height // tower.network.config.patch**2
 
 
-def _seeing(tower: VisionModel, patches: int) -> Stage:
+def _seeing(tower: VisionModel, patches: int) -> PlanStage:
     from ..kernels.vision import activation_bytes
 
-    return Stage(tower.weights.sizes, activation_bytes(tower.network.config, patches, tower.dtype))
+    return PlanStage(
+        tower.weights.sizes, activation_bytes(tower.network.config, patches, tower.dtype)
+    )
 
 
-def _rows(call: Wanted, models: Bundle) -> int:
+def _rows(call: PlanRequest, models: Bundle) -> int:
     """Noise levels of the table."""
     return (call.steps or models.model.preset(call.pictures).steps) + models.model.apart
 
 
-def _table(call: Wanted, models: Bundle) -> int:
+def _table(call: PlanRequest, models: Bundle) -> int:
     from ..kernels.modulation import table_bytes
 
     c, model = models.model.network.config, models.model
     return table_bytes(c.layers, c.width, _rows(call, models), model.dtype)
 
 
-def _drawing(call: Wanted, models: Bundle, size: tuple[int, int]) -> int:
+def _drawing(call: PlanRequest, models: Bundle, size: tuple[int, int]) -> int:
     """Bytes of activations, of the table and of references while the MMDiT works: what the run
     itself asks for, with tensors of the same shapes.
     """

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CallError
 from ..kernels.interrupt import beat, waited
-from .quantize_request import BadWeights, QuantiseCall
+from .quantize_request import BadWeights, QuantizeCall
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 Encode = Callable[["Tensor"], "Tensor"]  # float rows -> bytes
 
 
-def quantise(call: QuantiseCall, progress: Progress) -> dict:
+def quantize(call: QuantizeCall, progress: Progress) -> dict:
     """Writes call.out; returns facts: file, bytes, tensors per type."""
     from .quantize_layout import plan_file
     from .weight_rows import Matrices
@@ -54,7 +54,7 @@ def quantise(call: QuantiseCall, progress: Progress) -> dict:
         return _facts(call, model, plan)
 
 
-def _check(call: QuantiseCall) -> None:
+def _check(call: QuantizeCall) -> None:
     """What is wrong with the call itself, before anything is opened."""
     from .gguf_recipes import MIXES
     from .quantize_layout import FP8, suffix_of
@@ -103,7 +103,7 @@ def _raised(model: Matrices, plan: FilePlan) -> Iterator[str]:
         )
 
 
-def _importance(call: QuantiseCall, model: Matrices, progress: Progress) -> Importance | None:
+def _importance(call: QuantizeCall, model: Matrices, progress: Progress) -> Importance | None:
     from ..loaders.formats.imatrix import read_imatrix
 
     if call.type.upper() in ("FP8_SCALED", "BF16", "F16", "Q8_0"):
@@ -122,7 +122,7 @@ def _importance(call: QuantiseCall, model: Matrices, progress: Progress) -> Impo
 
 
 def _identity(
-    call: QuantiseCall, model: Matrices, plan: FilePlan, importance: Importance | None
+    call: QuantizeCall, model: Matrices, plan: FilePlan, importance: Importance | None
 ) -> dict[str, object]:
     """What must be equal for a partial file to be gone on with."""
     folder = model.path if model.path.is_dir() else model.path.parent
@@ -145,7 +145,7 @@ def _identity(
 
 
 def _write(
-    call: QuantiseCall,
+    call: QuantizeCall,
     model: Matrices,
     plan: FilePlan,
     importance: Importance | None,
@@ -190,7 +190,7 @@ def _threads() -> Iterator[ThreadPoolExecutor | None]:
         return
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count, "inkstone-quantise") as pool:
+        with ThreadPoolExecutor(count, "inkstone-quantize") as pool:
             yield pool
     finally:
         torch.set_num_threads(count)
@@ -327,7 +327,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def _facts(call: QuantiseCall, model: Matrices, plan: FilePlan) -> dict:
+def _facts(call: QuantizeCall, model: Matrices, plan: FilePlan) -> dict:
     counts: dict[str, int] = {}
     for piece in plan.pieces:
         counts[piece.form] = counts.get(piece.form, 0) + bool(piece.name)

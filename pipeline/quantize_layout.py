@@ -1,4 +1,4 @@
-"""What a quantised file will hold: header, places and types, before any weight is read.
+"""What a quantized file will hold: header, places and types, before any weight is read.
 
 Two kinds of file: GGUF with the mixes of gguf_recipes.py, and fp8 with one scale per matrix as
 ComfyUI reads it (`scale_weight`, marked by `scaled_fp8`).

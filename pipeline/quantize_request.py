@@ -13,7 +13,7 @@ class BadWeights(InkstoneError):
 
 
 @dataclass(frozen=True)
-class QuantiseCall:
+class QuantizeCall:
     """What was asked. Without imatrix and prompts all inputs count alike."""
 
     source: Path

@@ -100,7 +100,7 @@ class Matrices:
     def whole(self, name: str) -> Tensor:
         """One tensor as float32; for small ones."""
         if name in self.found:
-            return self.found[name].load().dequantise()
+            return self.found[name].load().dequantize()
         return self.source.read(self.names[name], dtype=torch.float32)
 
     def rows(self, name: str) -> Rows:

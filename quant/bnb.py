@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .chunked import Pieced, Rows, look_up_pairs, pair_table, scale_groups
-from .packed_layer import Parts
-from .storage import Found, Source
+from .packed_layer import PackedParts
+from .storage import Found, WeightSource
 
 _KINDS = ("nf4", "fp4")
 _STATE = ".weight.quant_state.bitsandbytes__"
@@ -79,14 +79,14 @@ class BnbInt8Storage(Pieced):
         out.copy_(self.codes[rows]).mul_(self.largest[rows]).div_(127)
 
 
-def _whole(parts: Parts, layer: str, state: Mapping[str, Any], key: str) -> int:
+def _whole(parts: PackedParts, layer: str, state: Mapping[str, Any], key: str) -> int:
     value = state.get(key)
     if type(value) is not int or not 0 < value <= 1 << 20:
         raise parts.fault(layer, f"its {key} is {value!r}, expected a whole number above 0")
     return value
 
 
-def _shape(parts: Parts, layer: str, state: Mapping[str, Any]) -> tuple[int, int]:
+def _shape(parts: PackedParts, layer: str, state: Mapping[str, Any]) -> tuple[int, int]:
     shape = state.get("shape")
     sound = isinstance(shape, list) and len(shape) == 2
     if not sound or not all(type(n) is int and 0 < n < 1 << 32 for n in shape) or shape[1] % 2:
@@ -94,7 +94,7 @@ def _shape(parts: Parts, layer: str, state: Mapping[str, Any]) -> tuple[int, int
     return tuple(shape)
 
 
-def _four_bit(parts: Parts, layer: str, kind: str) -> Found:
+def _four_bit(parts: PackedParts, layer: str, kind: str) -> Found:
     mark = layer + _STATE + kind
     state = parts.settings(layer, mark)
     if state.get("quant_type") != kind:
@@ -131,14 +131,14 @@ def _four_bit(parts: Parts, layer: str, kind: str) -> Found:
     return Found(layer + ".weight", shape, form, size, (*used.values(), mark), load)
 
 
-def _sound(parts: Parts, layer: str, name: str) -> Tensor:
+def _sound(parts: PackedParts, layer: str, name: str) -> Tensor:
     """A part as it is, floats of it finite."""
     if parts.dtype(name) == torch.uint8:
         return parts.read(name)
     return parts.floats(layer, name).flatten()
 
 
-def _load_int8(parts: Parts, layer: str) -> BnbInt8Storage:
+def _load_int8(parts: PackedParts, layer: str) -> BnbInt8Storage:
     form = layer + ".weight_format"
     if form in parts and bool(parts.read(form).any()):
         raise parts.fault(
@@ -150,7 +150,7 @@ def _load_int8(parts: Parts, layer: str) -> BnbInt8Storage:
     return BnbInt8Storage(parts.read(layer + ".weight"), largest)
 
 
-def _eight_bit(parts: Parts, layer: str) -> Found:
+def _eight_bit(parts: PackedParts, layer: str) -> Found:
     weight = parts.matrix(layer, {torch.int8})
     shape = parts.shape(weight)
     used = (weight, parts.need(layer, ".SCB", (shape[0],)))
@@ -160,9 +160,9 @@ def _eight_bit(parts: Parts, layer: str) -> Found:
     return Found(weight, shape, BnbInt8Storage.format, size, used + extra, load)
 
 
-def find_bnb(source: Source, table: dict[str, str]) -> dict[str, Found]:
+def find_bnb(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
     """Every matrix that bitsandbytes packed."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     found = [
         _four_bit(parts, layer, kind) for kind in _KINDS for layer in parts.layers(_STATE + kind)
     ]

@@ -10,21 +10,23 @@ from typing import Any
 from .fp8 import E4M3, E5M2, fp8_found
 from .int_quant import awq_found, row_scaled_found, w4a8_found
 from .microscaling import block_float_found
-from .packed_layer import Parts, in_full_precision
-from .storage import Found, Source
+from .packed_layer import PackedParts, in_full_precision
+from .storage import Found, WeightSource
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
 FULL = "full_precision_matrix_mult"
-_Maker = Callable[[Parts, str, str, Mapping[str, Any], tuple[str, ...]], Found]
+_Maker = Callable[[PackedParts, str, str, Mapping[str, Any], tuple[str, ...]], Found]
 
 
-def _fp8(parts: Parts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
+def _fp8(parts: PackedParts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
     kind = E5M2 if form == "float8_e5m2" else E4M3
     return fp8_found(parts, layer, kind, ".weight_scale", extra)
 
 
-def _block(parts: Parts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
+def _block(
+    parts: PackedParts, layer: str, form: str, conf: object, extra: tuple[str, ...]
+) -> Found:
     return block_float_found(parts, layer, form, extra)
 
 
@@ -46,7 +48,7 @@ def _flat(conf: Mapping[str, Any]) -> dict[str, Any]:
     return {**(inner if isinstance(inner, dict) else {}), **conf}
 
 
-def _by_metadata(parts: Parts) -> dict[str, dict[str, Any]]:
+def _by_metadata(parts: PackedParts) -> dict[str, dict[str, Any]]:
     """Our layer -> its settings, from the file's metadata. Layers of other parts are left out."""
     text = parts.source.metadata.get(METADATA)
     if text is None:
@@ -70,9 +72,9 @@ def _by_metadata(parts: Parts) -> dict[str, dict[str, Any]]:
     return found
 
 
-def find_comfy_quant(source: Source, table: dict[str, str]) -> dict[str, Found]:
+def find_comfy_quant(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
     """Every layer with settings of its own, whatever their format."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     layers = _by_metadata(parts)
     for layer in parts.layers(MARK):
         layers[layer] = parts.settings(layer, layer + MARK)

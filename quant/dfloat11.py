@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from . import huffman
-from .packed_layer import AGAIN, Parts
-from .storage import Found, Source, Storage
+from .packed_layer import AGAIN, PackedParts
+from .storage import Found, Storage, WeightSource
 
 THREADS, CHUNK_BYTES = 512, 8  # chunks of a piece, bytes of a chunk: the only published numbers
 PIECE = THREADS * CHUNK_BYTES
@@ -147,7 +147,7 @@ def _gaps(packed: Tensor) -> Tensor:
 class _Stream:
     """One stream of a file: its layer (a block or a single matrix) and where its pieces start."""
 
-    parts: Parts
+    parts: PackedParts
     layer: str
     positions: list[int]
     used: tuple[str, ...]
@@ -160,7 +160,7 @@ class _Stream:
         return self.positions[-1]
 
 
-def _open(parts: Parts, layer: str) -> _Stream:
+def _open(parts: PackedParts, layer: str) -> _Stream:
     """Checks the tensors of a stream against each other. Reads where pieces start, and no more."""
     used = [parts.need(layer, suffix, dtypes={torch.uint8}) for suffix in STREAM]
     sizes = {suffix: parts.nbytes(layer + suffix) for suffix in STREAM}
@@ -220,7 +220,7 @@ def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
     return bounds
 
 
-def _shape(parts: Parts, layer: str, count: int) -> tuple[int, int]:
+def _shape(parts: PackedParts, layer: str, count: int) -> tuple[int, int]:
     """Rows and columns of a matrix that the file does not have as such: from its bias, or from the
     width of the network."""
     if layer + ".bias" in parts:
@@ -270,10 +270,10 @@ def _pieces(stream: _Stream, start: int, end: int) -> tuple[int, int]:
 
 
 def find_dfloat11(
-    source: Source, table: dict[str, str], config: Mapping[str, object] | None = None
+    source: WeightSource, table: dict[str, str], config: Mapping[str, object] | None = None
 ) -> dict[str, Found]:
     """Every matrix in a DFloat11 stream; `config` is the config.json beside the file."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     layers = parts.layers(STREAM[0])
     settings = (config or {}).get("dfloat11_config", {}) if layers else {}
     _check_settings(parts, settings)
@@ -306,7 +306,7 @@ class _Loader:
         return _load(self.stream, self.shape, self.start)
 
 
-def _check_settings(parts: Parts, settings: object) -> None:
+def _check_settings(parts: PackedParts, settings: object) -> None:
     """Raises where config.json asks for numbers or names of another kind."""
     wanted = {"threads_per_block": [THREADS], "bytes_per_thread": CHUNK_BYTES}
     wrong = "no object"

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .packed_layer import BYTES, FLOATS, Parts, in_full_precision
-from .storage import Found, Source, Storage
+from .packed_layer import BYTES, FLOATS, PackedParts, in_full_precision
+from .storage import Found, Storage, WeightSource
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FP8 = frozenset({E4M3, E5M2})
@@ -77,7 +77,9 @@ class Fp8Storage(Storage):
         return self._table
 
 
-def check_codes(parts: Parts, layer: str, name: str, codes: Tensor, kind: torch.dtype) -> None:
+def check_codes(
+    parts: PackedParts, layer: str, name: str, codes: Tensor, kind: torch.dtype
+) -> None:
     """Raises where a code is NaN or infinite."""
     flat = codes.view(torch.uint8).reshape(-1)
     for at in range(0, len(flat), 1 << 20):
@@ -92,7 +94,7 @@ def check_codes(parts: Parts, layer: str, name: str, codes: Tensor, kind: torch.
             )
 
 
-def load_fp8(parts: Parts, layer: str, kind: torch.dtype, scale: str | None) -> Fp8Storage:
+def load_fp8(parts: PackedParts, layer: str, kind: torch.dtype, scale: str | None) -> Fp8Storage:
     """Reads a layer whose names are already checked."""
     name = layer + ".weight"
     factor = parts.floats(layer, scale) if scale else None
@@ -102,7 +104,11 @@ def load_fp8(parts: Parts, layer: str, kind: torch.dtype, scale: str | None) -> 
 
 
 def fp8_found(
-    parts: Parts, layer: str, kind: torch.dtype, scale: str | None, extra: tuple[str, ...] = ()
+    parts: PackedParts,
+    layer: str,
+    kind: torch.dtype,
+    scale: str | None,
+    extra: tuple[str, ...] = (),
 ) -> Found:
     """A Found for a layer in fp8; `scale` is a suffix, `extra` what else belongs to it."""
     weight = parts.matrix(layer, FP8 | BYTES)
@@ -120,7 +126,7 @@ def fp8_found(
     return Found(weight, shape, form, size, (*used, *extra), load)
 
 
-def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, bool]:
+def _marked_kind(parts: PackedParts) -> tuple[torch.dtype | None, bool]:
     """What the marker of a scaled file says its bytes are, and whether it asks for products in full
     precision (by having two elements)."""
     entries, one = parts.source.entries, next(iter(parts.table.values()), "")
@@ -133,7 +139,9 @@ def _marked_kind(parts: Parts) -> tuple[torch.dtype | None, bool]:
     return kind if kind in FP8 else E4M3, math.prod(entries[theirs].shape) == 2
 
 
-def _candidates(parts: Parts, marked: torch.dtype | None) -> Iterator[tuple[str, torch.dtype]]:
+def _candidates(
+    parts: PackedParts, marked: torch.dtype | None
+) -> Iterator[tuple[str, torch.dtype]]:
     """Layers whose weight is a matrix in fp8, or bytes in an old file that says they are fp8."""
     for layer in parts.layers(".weight"):
         name = layer + ".weight"
@@ -146,9 +154,9 @@ def _candidates(parts: Parts, marked: torch.dtype | None) -> Iterator[tuple[str,
             yield layer, marked or E4M3
 
 
-def find_fp8(source: Source, table: dict[str, str]) -> dict[str, Found]:
+def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
     """Plain and scaled fp8 matrices by our names. Layers with `comfy_quant` are not for here."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     marked, full = _marked_kind(parts)
     marker = tuple(n for n in table if n.rpartition(".")[2] == MARKER)
     scaled = marked is not None or any(n.endswith(SCALES) for n in table)

@@ -1,4 +1,4 @@
-"""Dequantising GGUF blocks of every type on any device, the same bits as ggml's own routines.
+"""Dequantizing GGUF blocks of every type on any device, the same bits as ggml's own routines.
 
 Unusual: two sizes of pieces. Codes are unpacked for many blocks at once, since an operation of
 torch costs microseconds whatever its size; the float32 work, four times as wide, goes in smaller
@@ -58,7 +58,7 @@ def _scale(found: Codes, out: Tensor) -> None:
             out[part].copy_(piece)
 
 
-def dequantise(
+def dequantize(
     raw: Tensor, kind: BlockType, out: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Bytes [..., n * kind.bytes] -> weights [..., n * kind.block], into `out` if given.
@@ -70,7 +70,7 @@ def dequantise(
         out = torch.empty(shape, dtype=dtype, device=raw.device)
     with torch.no_grad():
         if not out.is_contiguous():
-            return out.copy_(dequantise(raw, kind, dtype=out.dtype))
+            return out.copy_(dequantize(raw, kind, dtype=out.dtype))
         if kind.dtype is not None:
             return out.copy_(raw.contiguous().view(kind.dtype))
         blocks, flat = raw.reshape(-1, kind.bytes), out.view(-1, kind.block)

@@ -1,4 +1,4 @@
-"""Codes of quantised blocks and the ways to unpack them, eight bytes of a block at a time.
+"""Codes of quantized blocks and the ways to unpack them, eight bytes of a block at a time.
 
 Unusual: bytes are handled as 64-bit lanes. A shift and a mask then work on eight codes at once,
 which in torch is 2-3 times faster than on bytes; what a shift carries over from the neighbouring

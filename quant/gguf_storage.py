@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gguf import dequantise
+from .gguf import dequantize
 from .gguf_types import BlockType
-from .storage import Found, Plain, Source, Storage
+from .storage import Found, Plain, Storage, WeightSource
 
 
 class GGUFStorage(Storage):
@@ -40,11 +40,11 @@ class GGUFStorage(Storage):
 
     def _unpack(self, raw: Tensor, out: Tensor) -> Tensor:
         if self.factor == 1:
-            return dequantise(raw, self.kind, out)
-        return out.copy_(dequantise(raw, self.kind).mul_(self.factor))
+            return dequantize(raw, self.kind, out)
+        return out.copy_(dequantize(raw, self.kind).mul_(self.factor))
 
 
-def _load(source: Source, name: str) -> Storage:
+def _load(source: WeightSource, name: str) -> Storage:
     entry = source.entries[name]
     if not _whole_rows(entry):
         return Plain(source.read(name, dtype=torch.bfloat16))
@@ -60,7 +60,7 @@ def _whole_rows(entry: Any) -> bool:
     return not entry.kind.codebook and entry.shape[1] % entry.kind.block == 0
 
 
-def find_gguf(source: Source, table: Mapping[str, str]) -> dict[str, Found]:
+def find_gguf(source: WeightSource, table: Mapping[str, str]) -> dict[str, Found]:
     """The packed matrices of a GGUF file by our names. `table`: our name -> the file's.
 
     Empty for files of other containers. Floats, vectors and kernels are left to `source.read`,

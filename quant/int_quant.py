@@ -26,7 +26,7 @@ from .chunked import (
     scale_groups,
 )
 from .fp8 import E4M3, IGNORED
-from .packed_layer import BYTES, FLOATS, Parts
+from .packed_layer import BYTES, FLOATS, PackedParts
 from .storage import Found
 
 _UNSIGNED = tuple(q - 8.0 for q in range(16))
@@ -123,14 +123,14 @@ class GroupScaledStorage(Pieced):
         out.view(*self.scale[rows].shape, -1).add_(self.zero[rows].float().unsqueeze(-1))
 
 
-def _number(parts: Parts, layer: str, conf: Mapping[str, Any], key: str, default: int) -> int:
+def _number(parts: PackedParts, layer: str, conf: Mapping[str, Any], key: str, default: int) -> int:
     value = conf.get(key, default)
     if type(value) is not int or not 0 < value <= 1 << 20:
         raise parts.fault(layer, f"its {key} is {value!r}, expected a whole number above 0")
     return value
 
 
-def _rotation(parts: Parts, layer: str, conf: Mapping[str, Any], columns: int) -> int:
+def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, Any], columns: int) -> int:
     """The group of ConvRot: a power of 4 that divides the columns."""
     group = _number(parts, layer, conf, "convrot_groupsize", 256)
     if columns % group or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0:
@@ -143,7 +143,7 @@ def _rotation(parts: Parts, layer: str, conf: Mapping[str, Any], columns: int) -
 
 
 def row_scaled_found(
-    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
 ) -> Found:
     """int8_tensorwise and convrot_w4a4."""
     bits = 8 if form == "int8_tensorwise" else 4
@@ -172,7 +172,7 @@ _W4A8 = (
 )
 
 
-def _load_w4a8(parts: Parts, layer: str, group: int, rotated: int) -> W4A8Storage:
+def _load_w4a8(parts: PackedParts, layer: str, group: int, rotated: int) -> W4A8Storage:
     held = {
         key: parts.floats(layer, layer + suffix) for key, suffix in _W4A8 if layer + suffix in parts
     }
@@ -184,7 +184,7 @@ def _load_w4a8(parts: Parts, layer: str, group: int, rotated: int) -> W4A8Storag
 
 
 def w4a8_found(
-    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
 ) -> Found:
     """asym_w4a8_int8 with 4 or 6 bits."""
     weight = parts.matrix(layer, BYTES)
@@ -214,7 +214,7 @@ def w4a8_found(
 
 
 def awq_found(
-    parts: Parts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
 ) -> Found:
     """awq_w4a16."""
     weight = parts.matrix(layer, BYTES)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .chunked import E2M1, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
 from .fp8 import E4M3, IGNORED, check_codes
-from .packed_layer import BYTES, Parts
-from .storage import Found, Source
+from .packed_layer import BYTES, PackedParts
+from .storage import Found, WeightSource
 
 E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)  # torch < 2.7 has no such type
 _SCALE_TYPES = frozenset({E4M3, E8M0, torch.uint8})
@@ -88,7 +88,9 @@ class BlockFloatStorage(Pieced):
         return scale if self.whole is None else scale * self.whole
 
 
-def _load(parts: Parts, layer: str, form: str, rows: int, plain_order: bool) -> BlockFloatStorage:
+def _load(
+    parts: PackedParts, layer: str, form: str, rows: int, plain_order: bool
+) -> BlockFloatStorage:
     codes = parts.read(layer + ".weight").view(torch.uint8)
     scale = parts.read(layer + ".weight_scale").view(torch.uint8)
     mask, value = _NAN[form]
@@ -110,7 +112,7 @@ def _load(parts: Parts, layer: str, form: str, rows: int, plain_order: bool) -> 
     return BlockFloatStorage(form, codes, scale, rows, **found)
 
 
-def _true_rows(parts: Parts, layer: str, stored: int, step: int) -> int:
+def _true_rows(parts: PackedParts, layer: str, stored: int, step: int) -> int:
     """Rows without the padding to a multiple of `step`, as the bias tells them."""
     if layer + ".bias" not in parts:
         return stored
@@ -121,7 +123,11 @@ def _true_rows(parts: Parts, layer: str, stored: int, step: int) -> int:
 
 
 def block_float_found(
-    parts: Parts, layer: str, form: str, extra: tuple[str, ...] = (), plain_order: bool = False
+    parts: PackedParts,
+    layer: str,
+    form: str,
+    extra: tuple[str, ...] = (),
+    plain_order: bool = False,
 ) -> Found:
     """A Found for a layer in `form`; `extra` is what else belongs to it."""
     nv = form == "nvfp4"
@@ -146,9 +152,9 @@ def block_float_found(
     return Found(weight, (rows, columns), form, size, (*used, *extra), load)
 
 
-def find_modelopt(source: Source, table: dict[str, str]) -> dict[str, Found]:
+def find_modelopt(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
     """nvfp4 as ModelOpt writes it: two scales and no other mark, low nibble first, plain order."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     return {
         layer + ".weight": block_float_found(parts, layer, "nvfp4", plain_order=True)
         for layer in parts.layers(".weight_scale_2")

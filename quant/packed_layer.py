@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .storage import Found, Source, Storage
+from .storage import Found, Storage, WeightSource
 
 AGAIN = "The file is damaged or was made by a faulty tool: download it again, or use another file."
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
@@ -24,10 +24,10 @@ BYTES = frozenset({torch.uint8, torch.int8})
 MAX_JSON = 1 << 20  # bytes of a layer's settings that are still believable
 
 
-class Parts:
+class PackedParts:
     """What a file holds under our names. `table` maps them to the file's."""
 
-    def __init__(self, source: Source, table: Mapping[str, str]) -> None:
+    def __init__(self, source: WeightSource, table: Mapping[str, str]) -> None:
         self.source, self.table = source, table
 
     def __contains__(self, name: str) -> bool:

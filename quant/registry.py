@@ -17,11 +17,11 @@ from .dfloat11 import find_dfloat11
 from .fp8 import find_fp8
 from .gguf_storage import find_gguf
 from .microscaling import find_modelopt
-from .packed_layer import FLOATS, Parts
-from .storage import Found, Source
+from .packed_layer import FLOATS, PackedParts
+from .storage import Found, WeightSource
 from .svdquant import find_svdquant
 
-Finder = Callable[[Source, dict[str, str]], dict[str, Found]]
+Finder = Callable[[WeightSource, dict[str, str]], dict[str, Found]]
 
 # End of a name that marks a format that we refuse, and how people call it.
 REFUSED = (
@@ -47,7 +47,7 @@ FINDERS: tuple[Finder, ...] = (
 
 
 def find_packed(
-    source: Source, table: Mapping[str, str], config: Mapping[str, object] | None = None
+    source: WeightSource, table: Mapping[str, str], config: Mapping[str, object] | None = None
 ) -> dict[str, Found]:
     """Our weight name -> how it is packed, for every packed matrix of a file.
 
@@ -64,11 +64,11 @@ def find_packed(
         found |= new
         used = {part for one in new.values() for part in one.parts}
         rest = {ours: theirs for ours, theirs in rest.items() if ours not in used}
-    _refuse(Parts(source, rest))
+    _refuse(PackedParts(source, rest))
     return found
 
 
-def _refuse(parts: Parts) -> None:
+def _refuse(parts: PackedParts) -> None:
     """Raises for marks of other formats and for integers among the weights that are left."""
     for name in parts.table:
         for end, form in REFUSED:

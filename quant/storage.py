@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """What a format needs of an open weight file (loaders.safetensors_file, loaders.gguf_file)."""
 
     path: Any
@@ -49,7 +49,7 @@ class Storage(nn.Module):
         """
         raise NotImplementedError
 
-    def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The whole matrix [out, in]."""
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
         return self.rows_into(0, out)

@@ -17,8 +17,8 @@ from torch import Tensor
 from .chunked import E2M1, INT4, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
 from .fp8 import E4M3
 from .int_quant import GroupScaledStorage
-from .packed_layer import FLOATS, Parts
-from .storage import Found, Source
+from .packed_layer import FLOATS, PackedParts
+from .storage import Found, WeightSource
 
 _HALVES = frozenset({torch.bfloat16, torch.float16})
 _ROWS = 128  # of a tile, outermost in memory: thirds of a fused matrix are runs of bytes
@@ -86,7 +86,7 @@ class SvdqStorage(Pieced):
 class _Layer:
     """A matrix of the file, or the third of one: rows start .. start + rows of `layer`."""
 
-    parts: Parts
+    parts: PackedParts
     layer: str
     start: int
     rows: int
@@ -148,7 +148,7 @@ class _Layer:
         return bias
 
 
-def _branch_found(parts: Parts, layer: str) -> dict[str, Found]:
+def _branch_found(parts: PackedParts, layer: str) -> dict[str, Found]:
     """A matrix with a branch of low rank, under one of our names or three."""
     weight = parts.matrix(layer, {torch.int8, torch.uint8}, MARK)
     rows, columns = parts.shape(weight)[0], parts.shape(weight)[1] * 2
@@ -204,7 +204,7 @@ def _by_part(rows: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, PARTS_OF_MODULATION)).transpose(0, 1).flatten(0, 1)
 
 
-def _modulation_found(parts: Parts, layer: str) -> Found:
+def _modulation_found(parts: PackedParts, layer: str) -> Found:
     """Modulation: codes, scales and minimums for 64 columns, rows interleaved."""
     weight = parts.matrix(layer, {torch.int32}, MARK)
     rows, columns = parts.shape(weight)[0] * 4, parts.shape(weight)[1] * 2
@@ -248,9 +248,9 @@ def _words_to_rows(words: Tensor, rows: int, columns: int) -> Tensor:
     return codes[:, 0::2] | codes[:, 1::2] << 4
 
 
-def find_svdquant(source: Source, table: dict[str, str]) -> dict[str, Found]:
+def find_svdquant(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
     """Every matrix of a nunchaku file that has 4 bits."""
-    parts = Parts(source, table)
+    parts = PackedParts(source, table)
     found: dict[str, Found] = {}
     for layer in parts.layers(MARK):
         if layer + ".wzeros" in parts and layer.endswith(MODULATION):

@@ -24,7 +24,7 @@ from ..errors import InkstoneError
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
 from ..kernels.control_instantx import ControlBranch, ControlWalk, Spread, sample_bytes
-from ..kernels.mmdit import After, MMDiTConfig, Watch, activation_bytes
+from ..kernels.mmdit import After, ForwardHooks, MMDiTConfig, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from .geometry import LATENT, TOKEN, pack, token_grid
 from .nan_check import check
@@ -148,7 +148,7 @@ def condition(control: Control, tokens: Tokens) -> Tensor:
     return F.pad(seen, (0, control.branch.network.condition - seen.shape[-1]))
 
 
-class Controlled:
+class ActiveControls:
     """The controls of one run."""
 
     def __init__(
@@ -225,7 +225,7 @@ class Controlled:
     ) -> ControlWalk:
         text = self._texts[which].to(branch.device, branch.dtype).expand(len(x), -1, -1)
         on_block = self._hooks.on_block
-        watch = Watch(on_block=None if on_block is None else partial(on_block, step))
+        watch = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
         seen = x, picture, text, self._tables[id(branch)].step(step), self._grid, watch
         base = (self._model.network,) if branch.network.borrows else ()
         return branch.network.walk(*base, *seen)

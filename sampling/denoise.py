@@ -30,7 +30,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptRegion:
     """A picture of which only a part is drawn anew (reference: QwenImageInpaintPipeline).
 
     picture, noise and mask [n,S,64] packed; mask 1 = drawn, 0 = stays; between: mixed.
@@ -52,7 +52,7 @@ def euler(
     sigmas: Tensor,
     cfg: float = 1.0,
     on_step: Callable[[Step], None] | None = None,
-    kept: Kept | None = None,
+    kept: KeptRegion | None = None,
     rescale: bool = True,
 ) -> Tensor:
     """x [B,S,64] packed, normalised -> the denoised latents. cfg > 1 asks for "negative" too.

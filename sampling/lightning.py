@@ -17,7 +17,7 @@ class Distilled:
     """A model made for few steps without CFG. `steps` None = the file does not say (4 or 8)."""
 
     steps: int | None
-    why: str  # how it was recognised
+    why: str  # how it was recognized
 
     def words(self) -> str:
         """E.g. "a distilled Lightning one (8 steps)"."""

@@ -32,7 +32,7 @@ class Edits(Protocol):
     most: int | None  # pictures; None = any number
 
 
-class Kind(Protocol):
+class VariantLike(Protocol):
     """What is asked of a variant."""
 
     name: str
@@ -41,7 +41,7 @@ class Kind(Protocol):
 class Drawer(Protocol):
     """What is asked of a model before it draws."""
 
-    variant: Kind | None  # None = neither the file nor the user says
+    variant: VariantLike | None  # None = neither the file nor the user says
 
     @property
     def apart(self) -> bool:

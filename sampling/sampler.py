@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from ..kernels.block_streaming import Walk
-from ..kernels.mmdit import Watch, activation_bytes
+from ..kernels.mmdit import ForwardHooks, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from ..kernels.references import Beside, References
+from ..kernels.references import ReferenceContext, References
 from ..kernels.rope import Grid
 from .checks import check_request
-from .control import Controlled, acting, check_controls, condition, control_bytes, say
-from .denoise import Kept, euler
+from .control import ActiveControls, acting, check_controls, condition, control_bytes, say
+from .denoise import KeptRegion, euler
 from .geometry import LATENT, even, pack, token_grid, unpack
 from .lightning import misfit
 from .nan_check import check
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Run:
+class _DenoiseRun:
     """One denoising run: the velocity function and what it needs."""
 
     model: Model
@@ -43,8 +43,8 @@ class _Run:
     hooks: Hooks
     table: Modulation
     grids: list[Grid]  # of the pictures that are drawn, then of the references
-    beside: Beside
-    controls: Controlled | None = None
+    beside: ReferenceContext
+    controls: ActiveControls | None = None
     ahead: Tensor | None = None  # the negative's velocity, computed with the positive's
 
     def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
@@ -65,7 +65,7 @@ class _Run:
     def _walk(self, x: Tensor, step: int, which: str) -> Walk:
         m, on_block = self.model, self.hooks.on_block
         txt = self.texts[which].to(m.device, m.dtype).expand(x.shape[0], -1, -1)
-        watch = Watch(
+        watch = ForwardHooks(
             on_block=None if on_block is None else (lambda block: on_block(step, block)),
             probe=self._probe if step == 0 else None,
             after=self.controls.after(x, step, which) if self.controls else (),
@@ -106,7 +106,7 @@ def denoise(
     with model.adapted(), torch.inference_mode():
         table = model.modulation(r.sigmas[:-1])
         controls = _controls(model, r, texts, hooks)
-        run = _Run(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
+        run = _DenoiseRun(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
         return raw_latents(model, x, r)
 
@@ -144,27 +144,27 @@ def _grids(r: Request) -> list[Grid]:
     return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.beside]
 
 
-def _beside(model: Model, r: Request) -> Beside:
+def _beside(model: Model, r: Request) -> ReferenceContext:
     """The references, in one object for all steps and both halves of CFG."""
     if not r.beside:
-        return Beside()
+        return ReferenceContext()
     count = max(map(len, r.beside))  # maps may be one for each picture
     seen = [_normalised(model, z).expand(count, -1, -1) for z in r.beside]
     tokens = torch.cat(seen, dim=1)  # [n,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
-    return Beside(references, _drawn(r) if model.layered else 0)
+    return ReferenceContext(references, _drawn(r) if model.layered else 0)
 
 
 def _controls(
     model: Model, r: Request, texts: Mapping[str, Tensor], hooks: Hooks
-) -> Controlled | None:
+) -> ActiveControls | None:
     """The controls of a run; None where none acts."""
     say(r)
     found = acting(r)
     if not found:
         return None
     seen = [condition(c, partial(_normalised, model)) for c in found]
-    return Controlled(found, seen, texts, r, model, hooks)
+    return ActiveControls(found, seen, texts, r, model, hooks)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _normalised(model: Model, latent: Tensor) -> Tensor:
     return pack(even(z))  # pictures that other nodes encoded may have odd sides
 
 
-def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:
+def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     """Noise [B,S,64], mixed with the latent where the schedule starts below 1; what is kept."""
     drawn = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
     x = pack(drawn).reshape(r.batch, -1, model.network.config.channels).to(model.device)
@@ -190,7 +190,7 @@ def _start(model: Model, r: Request) -> tuple[Tensor, Kept | None]:
     if r.repaint is None:
         return mixed, None
     mask = pack(r.repaint.float().expand(-1, 16, -1, -1)).to(model.device)
-    return mixed, Kept(picture, x, mask)
+    return mixed, KeptRegion(picture, x, mask)
 
 
 def normalised_latents(x: Tensor, request: Request) -> Tensor:

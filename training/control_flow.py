@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..controlnet.preprocess.kinds import preprocess
 from ..kernels.control_instantx import ControlBranch, Spread
-from ..kernels.mmdit import Watch
+from ..kernels.mmdit import ForwardHooks
 from ..kernels.modulation import Modulation, modulation
 from ..kernels.vae import VAE
 from ..loaders.models.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ class ControlWeights(nn.Module):
         return modulation(weights.__getitem__, sigma, BRANCH.layers, final=False)
 
 
-class Controlled(nn.Module):
+class ControlledModel(nn.Module):
     """The frozen model with a branch; only the branch has parameters here."""
 
     def __init__(self, flow: FlowModel, control: ControlWeights) -> None:
@@ -98,7 +98,7 @@ class Controlled(nn.Module):
             mod = flow.mod(sigma, CONFIG.layers)
         shape = (1, *grid)
         samples = self.control.branch(x, maps, txt, self.control.table(sigma), shape)
-        return flow.mmdit(x, txt, mod, [shape], watch=Watch(after=[Spread(samples)]))
+        return flow.mmdit(x, txt, mod, [shape], watch=ForwardHooks(after=[Spread(samples)]))
 
 
 @dataclass
@@ -183,7 +183,7 @@ def encode_maps(
 
 
 def run_stage(
-    model: Controlled,
+    model: ControlledModel,
     stage: ControlStage,
     data: list[Maps],
     empty: list[int],
@@ -221,7 +221,7 @@ def train_control(
 ) -> ControlWeights:
     """All stages, each resumed where it stopped; the model stays as it is."""
     torch.manual_seed(seed + 3)
-    model = Controlled(flow, ControlWeights(flow))
+    model = ControlledModel(flow, ControlWeights(flow))
     empty = tokenizer.encode(TEMPLATE.format(""))
     for stage in STAGES:
         data: list[Maps] = []

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..kernels.references import Beside, References
+from ..kernels.references import ReferenceContext, References
 from ..kernels.vae import VAE
 from ..loaders.formats.safetensors import SafetensorsFile
 from ..loaders.models.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ class EditModel(nn.Module):
         times = torch.cat([sigma, sigma.new_zeros(1)])
         mod = self.flow.mod(times, CONFIG.layers).with_references()
         seen = None if bool(mask.all()) else mask
-        beside, grids = Beside(References(refs, fixed=True)), [(1, *grid)] * 2
+        beside, grids = ReferenceContext(References(refs, fixed=True)), [(1, *grid)] * 2
         return self.flow.mmdit(x, txt, mod, grids, seen, beside=beside)
 
 

@@ -23,7 +23,7 @@ Loss = Callable[[np.random.Generator], tuple[Tensor, int]]
 """The generator of a step -> (loss of its batch, pictures in it)."""
 
 
-class Stage(Protocol):
+class TrainStage(Protocol):
     """What the loop needs of a stage."""
 
     name: str
@@ -32,7 +32,7 @@ class Stage(Protocol):
     save_every: int
 
 
-def run_loop(model: nn.Module, stage: Stage, loss_of: Loss, folder: Path, seed: int) -> None:
+def run_loop(model: nn.Module, stage: TrainStage, loss_of: Loss, folder: Path, seed: int) -> None:
     """Trains or resumes one stage; the model ends on the averaged weights."""
     ema, file = EMA(model), Checkpoint(folder / f"{stage.name}.safetensors")
     optimiser = torch.optim.AdamW(

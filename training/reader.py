@@ -29,7 +29,7 @@ def nearest_colour(rgb: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Reading:
     """What is right in a picture: the ground, each item's facts in the scene's order, no stray ink.
 
     A word's facts: letters (number right), words (all of them), word_colour. A shape's: kind,
@@ -49,7 +49,7 @@ def ground_and_ink(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ground, np.linalg.norm(p - ground, axis=2) > FAR
 
 
-def look(picture: np.ndarray, scene: Scene) -> Seen:
+def look(picture: np.ndarray, scene: Scene) -> Reading:
     """uint8 [H,W,3] against a scene, item by item."""
     p = picture.astype(np.float32)
     ground, ink = ground_and_ink(p)
@@ -62,7 +62,7 @@ def look(picture: np.ndarray, scene: Scene) -> Seen:
         else:
             found = _read_shape(p, ink, item, scene)
             items.append(dict(zip(("kind", "colour", "place", "size"), found)))
-    return Seen(nearest_colour(ground) == scene.ground, items, _stray(ink, scene) <= STRAY)
+    return Reading(nearest_colour(ground) == scene.ground, items, _stray(ink, scene) <= STRAY)
 
 
 def read(picture: np.ndarray, scene: Scene) -> Verdict:

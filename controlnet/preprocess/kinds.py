@@ -114,7 +114,7 @@ POSE = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class MapKind:
     """A kind of map; `what` says what it is."""
 
     name: str
@@ -138,32 +138,32 @@ class Kind:
 
 
 _ALL = (
-    Kind(
+    MapKind(
         "canny",
         "Thin edges by Canny's method, the same as OpenCV's. What the control models were trained "
         "on; no network exists or is needed.",
         (LOW, HIGH, RESOLUTION),
     ),
-    Kind(
+    MapKind(
         "soft_edge",
         "Outlines, strong ones bright. Without a file: gradients at three blurs less the texture "
         "around, which knows no things; with a HED file: that network.",
         (SAFE, HED, RESOLUTION),
     ),
-    Kind(
+    MapKind(
         "lineart",
         "Lines of ink: what is darker than its surroundings, by differences of blurs, no network. "
         "Copies drawings and clear outlines well; in photographs shadows become ink too. With a "
         "file of the lineart generator: that network.",
         (COARSE, SIGMA, INTENSITY, LINEART, RESOLUTION),
     ),
-    Kind(
+    MapKind(
         "depth",
         "Near is white. With a Depth-Anything V2 file: that network. Without one it is a guess "
         "from the layout (lower is nearer), not depth.",
         (DEPTH, RESOLUTION),
     ),
-    Kind(
+    MapKind(
         "pose",
         "Skeletons of 18 points in OpenPose's colours, drawn at the size of the picture. The "
         "bundled networks (MediaPipe's) find people who fill a good part of it, and miss small "
@@ -172,10 +172,10 @@ _ALL = (
         POSE,
     ),
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+KINDS: dict[str, MapKind] = {kind.name: kind for kind in _ALL}
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> MapKind:
     """A kind of the table, or InkstoneError with the nearest."""
     if name in KINDS:
         return KINDS[name]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .filters import planes
 from .keypoints import MISSING, Person, Point
-from .pose_net import DETECT_SIDE, MARKS_SIDE, Network, load, run
+from .pose_net import DETECT_SIDE, MARKS_SIDE, PoseNet, load, run
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ def find_people(picture: Tensor) -> list[list[Person]]:
 # --- where
 
 
-def places(net: Network, x: Tensor) -> list[Place]:
+def places(net: PoseNet, x: Tensor) -> list[Place]:
     """[1,3,H,W] -> the square around each person."""
     return [_between(*box[4:8].tolist()) for box in merged(*detections(net, x))]
 
 
 @torch.inference_mode()
-def detections(net: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+def detections(net: PoseNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """[1,3,H,W] -> boxes [n,12] in pixels: left, top, right, bottom, then four points of which the
     first is between the hips, the second on a circle around the body; their scores [n,2], of
     which one is 0: as is, mirrored.
@@ -139,7 +139,7 @@ def _between(x: float, y: float, rim_x: float, rim_y: float) -> Place:
 
 
 @torch.inference_mode()
-def _person(net: Network, x: Tensor, place: Place) -> Person | None:
+def _person(net: PoseNet, x: Tensor, place: Place) -> Person | None:
     for _ in range(_LOOKS):
         at, seen, presence = _both_ways(net, cut_out(x, place))
         if not presence > _PRESENT:
@@ -154,7 +154,7 @@ def _person(net: Network, x: Tensor, place: Place) -> Person | None:
     return Person(tuple(_neck(held) if i < 0 else held[i] for i in _ORDER))
 
 
-def _both_ways(net: Network, x: Tensor) -> tuple[Tensor, Tensor, float]:
+def _both_ways(net: PoseNet, x: Tensor) -> tuple[Tensor, Tensor, float]:
     """[1,3,256,256] -> 35 points [35,2], how visible each is [35], how sure the person is: the
     averages of the picture and its mirror image.
     """

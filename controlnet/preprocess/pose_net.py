@@ -27,14 +27,14 @@ _ACTS: dict[str, Callable[[Tensor], Tensor]] = {"": lambda x: x, "relu": F.relu,
 
 
 @dataclass(frozen=True)
-class Network:
+class PoseNet:
     """Operations in order, and the weights that they name, float32."""
 
     steps: list[list[Any]]
     weights: dict[str, Tensor]
 
 
-def load(name: str, device: torch.device) -> Network:
+def load(name: str, device: torch.device) -> PoseNet:
     """`detect`: [B,3,224,224] -1..1 -> boxes [B,2254,12], logits [B,2254,1];
     `marks`: [B,3,256,256] 0..1 -> points [B,1,195], presence [B,1,1].
     """
@@ -42,7 +42,7 @@ def load(name: str, device: torch.device) -> Network:
         said = file.metadata
         shapes = json.loads(said[f"{name}.shapes"])
         weights = {n: _weight(file, f"{name}.{n}", s).to(device) for n, s in shapes.items()}
-    return Network(json.loads(said[name]), weights)
+    return PoseNet(json.loads(said[name]), weights)
 
 
 def _weight(file: Any, name: str, shape: list[int]) -> Tensor:
@@ -55,7 +55,7 @@ def _weight(file: Any, name: str, shape: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def run(net: Network, x: Tensor) -> list[Tensor]:
+def run(net: PoseNet, x: Tensor) -> list[Tensor]:
     """[B,3,H,W] -> the network's outputs."""
     held = {0: x}
     for kind, out, sources, options in net.steps:
@@ -66,7 +66,7 @@ def run(net: Network, x: Tensor) -> list[Tensor]:
     raise AssertionError("the list of operations ends with its outputs")
 
 
-def _conv(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tensor:
+def _conv(net: PoseNet, given: list[Tensor], options: dict[str, Any]) -> Tensor:
     name, pad = options["weight"], options["pad"]
     left, right, top, bottom = pad
     x, even = given[0], left == right and top == bottom
@@ -77,11 +77,11 @@ def _conv(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tensor:
     return _ACTS[options["act"]](x)
 
 
-def _resize(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tensor:
+def _resize(net: PoseNet, given: list[Tensor], options: dict[str, Any]) -> Tensor:
     return F.interpolate(given[0], tuple(options["size"]), mode="bilinear")
 
 
-def _shuffle(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tensor:
+def _shuffle(net: PoseNet, given: list[Tensor], options: dict[str, Any]) -> Tensor:
     """Four channels to 2 x 2 pixels; the place is the outer part of a channel's number, where
     torch's pixel_shuffle has it as the inner one.
     """
@@ -91,12 +91,12 @@ def _shuffle(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tens
     return x.reshape(b, c // 4, 2 * h, 2 * w)
 
 
-def _rows(net: Network, given: list[Tensor], options: dict[str, Any]) -> Tensor:
+def _rows(net: PoseNet, given: list[Tensor], options: dict[str, Any]) -> Tensor:
     """[B,C,H,W] -> [B,places,width], channels of one place together."""
     return given[0].permute(0, 2, 3, 1).reshape(len(given[0]), -1, options["width"])
 
 
-_KINDS: dict[str, Callable[[Network, list[Tensor], dict[str, Any]], Tensor]] = {
+_KINDS: dict[str, Callable[[PoseNet, list[Tensor], dict[str, Any]], Tensor]] = {
     "conv": _conv,
     "add": lambda net, given, options: _ACTS[options["act"]](given[0] + given[1]),
     "pool": lambda net, given, options: F.max_pool2d(given[0], 2),

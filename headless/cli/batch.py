@@ -78,7 +78,7 @@ def add_batch(commands) -> None:
 
 def run_batch(args: argparse.Namespace) -> int:
     """Runs it; 1 where a job failed."""
-    from ..queue.run import BatchCall, Watch, batch
+    from ..queue.run import BatchCall, QueueCallbacks, batch
     from ..queue.worker import Places
 
     call = BatchCall(
@@ -95,7 +95,7 @@ def run_batch(args: argparse.Namespace) -> int:
     out = sys.stdout
     tell = _nothing if args.json else partial(_print_files, args, out)
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints of lost workers on its own
-        facts = batch(call, Watch(bar, tell))
+        facts = batch(call, QueueCallbacks(bar, tell))
     if args.json:
         print(json.dumps(facts, ensure_ascii=False, indent=1))
     return 1 if facts["failed"] else 0

@@ -182,12 +182,12 @@ def _named_anyway(file: GraphFile) -> list[WantedModel]:
 def _memory(graph: Graph, verdict: Verdict) -> list[str]:
     """A plan of each drawing; what cannot be planned is said."""
     try:
-        from ...pipeline.memory_plan import Wanted, plan
+        from ...pipeline.memory_plan import PlanRequest, plan
 
         bundle = _bundle(graph)
         if bundle is None:
             return ["no plan: the graph has no diffusion model of ours"]
-        found = drawings(graph, bundle.model) or [("the model's own size", Wanted())]
+        found = drawings(graph, bundle.model) or [("the model's own size", PlanRequest())]
         return [f"{said}: {plan(bundle, wanted).sentence()}" for said, wanted in found]
     except InkstoneError as error:
         verdict.faults.append(str(error))
@@ -200,10 +200,10 @@ def _bundle(graph: Graph) -> Any:
     from ...host.model_folders import model_path
     from ...loaders.models import load as bundle
     from ...loaders.models.bundle import Bundle
-    from ...loaders.models.weight_file import Want
+    from ...loaders.models.weight_file import LoadOptions
     from ...nodes.load import EMBEDDED
 
-    want = Want(device=torch_device(), wait=True)
+    want = LoadOptions(device=torch_device(), wait=True)
     by_class = {node.class_type: node for node in reversed(graph.values())}
     whole = by_class.get("InkstoneLoadAll")
     if whole is not None:

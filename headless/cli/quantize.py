@@ -11,12 +11,12 @@ from .progress import ProgressLine
 
 
 def _quantize(args: argparse.Namespace) -> int:
-    from ...pipeline.quantize import quantise
-    from ...pipeline.quantize_request import QuantiseCall
+    from ...pipeline.quantize import quantize
+    from ...pipeline.quantize_request import QuantizeCall
 
-    names = QuantiseCall.__dataclass_fields__
-    call = QuantiseCall(**{k: v for k, v in vars(args).items() if k in names})
-    facts = quantise(call, ProgressLine(args.quiet))
+    names = QuantizeCall.__dataclass_fields__
+    call = QuantizeCall(**{k: v for k, v in vars(args).items() if k in names})
+    facts = quantize(call, ProgressLine(args.quiet))
     print(json.dumps(facts, ensure_ascii=False, indent=1) if args.json else facts["file"])
     return 0
 

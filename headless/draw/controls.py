@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...controlnet.in_context import InContext, InContextModel
     from ...loaders.models.bundle import Bundle
     from ...loaders.models.control import ControlModel
-    from ...loaders.models.weight_file import Want
+    from ...loaders.models.weight_file import LoadOptions
     from ...sampling.request import Control
     from .task import Task
 
@@ -142,7 +142,7 @@ class Controls:
         repainted, where the controls act. Fun Union is shown the picture that is repainted.
         """
         from ...controlnet.canvas import canvas_of
-        from ...controlnet.control_picture import ControlPicture, Effect
+        from ...controlnet.control_picture import ControlInput, Effect
 
         if not self.maps:
             return ()
@@ -151,7 +151,7 @@ class Controls:
         for asked, model, made, shown in zip(self.asked, self.models, self.maps, self.shown(task)):
             effect = Effect(asked.strength, asked.start, asked.end)
             source, own = task.repaint.picture if shown[0] else None, mask if shown[1] else None
-            found.append(ControlPicture(model, bundle.vae, made, effect, own, source).on(canvas))
+            found.append(ControlInput(model, bundle.vae, made, effect, own, source).on(canvas))
         return tuple(found)
 
     def shown(self, task: Task) -> tuple[tuple[bool, bool], ...]:
@@ -184,10 +184,10 @@ def _reads_source(model: ControlModel | InContextModel) -> bool:
 
 
 NONE = Controls()
-Opener = Callable[[Path, "Want"], "ControlModel | InContextModel"]
+Opener = Callable[[Path, "LoadOptions"], "ControlModel | InContextModel"]
 
 
-def read_controls(call: Call, want: Want, opener: Opener | None = None) -> Controls:
+def read_controls(call: Call, want: LoadOptions, opener: Opener | None = None) -> Controls:
     """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
     from ...controlnet.in_context import opened
 

@@ -20,7 +20,7 @@ _WHOLE = "diffusers"  # the folder of whole model folders
 
 
 @dataclass(frozen=True)
-class Held:
+class PictureTraits:
     """What a picture file holds that a graph has to know."""
 
     clear: bool = False  # a pixel is transparent
@@ -28,7 +28,7 @@ class Held:
     coloured: bool = False  # not grey; only masks are asked
 
 
-class Names:
+class FileNames:
     """The name of each file, in the order in which they are asked for."""
 
     def __init__(self) -> None:
@@ -74,22 +74,22 @@ def is_embedded(path: Path | None) -> bool:
     return path is None or Path(os.path.abspath(path)) == EMBEDDED_FOLDER
 
 
-def held_of(paths: Iterable[Path], mask: Path | None) -> dict[Path, Held]:
+def held_of(paths: Iterable[Path], mask: Path | None) -> dict[Path, PictureTraits]:
     """What each of these pictures and the mask hold."""
     held = {path: _held(path, False) for path in dict.fromkeys(paths)}
     return held if mask is None else held | {mask: _held(mask, True)}
 
 
-def _held(path: Path, mask: bool) -> Held:
+def _held(path: Path, mask: bool) -> PictureTraits:
     """Pixels are read only where they matter: the draw has read them once already."""
     from ...files.images import frames, glance
 
     seen = glance(path)
     if not (seen.clear or mask):
-        return Held(moving=seen.moving)
+        return PictureTraits(moving=seen.moving)
     colours, alpha = frames(path, most=1)[0]
     grey = bool((colours == colours[..., :1]).all())
-    return Held(alpha is not None and bool(alpha.min() < 1), seen.moving, not grey)
+    return PictureTraits(alpha is not None and bool(alpha.min() < 1), seen.moving, not grey)
 
 
 def _below(path: Path, kind: str) -> str | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...loaders.models.bundle import Bundle
-    from ...pipeline.memory_plan import Wanted
+    from ...pipeline.memory_plan import PlanRequest
     from .to_graph import Drawn
 
 
@@ -39,7 +39,7 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
 
     import torch
 
-    from ...controlnet.in_context import drawing
+    from ...controlnet.in_context import apply_in_context_loras
     from ...sampling.request import Hooks, Request
     from ...sampling.sampler import denoise
 
@@ -60,7 +60,7 @@ def draw(call: DrawCall, progress: Progress, models: Once = ONCE) -> dict:
         negative = models.states(call, bundle, task, settings.negative)
     models.encoded(bundle)
     found = controls.on(task, given.mask, bundle, settings.size)
-    model, branches, context = drawing(bundle.model, found)
+    model, branches, context = apply_in_context_loras(bundle.model, found)
     request = Request(
         *settings.size,
         _sigmas(bundle, settings),
@@ -114,11 +114,11 @@ def _save(call: DrawCall, pictures: torch.Tensor, facts: dict, drawn: Drawn) -> 
     return outputs
 
 
-def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> Wanted:
+def wanted(call: DrawCall, task: Task = TEXT, controls: Controls = NONE) -> PlanRequest:
     """What the plan needs of a call."""
-    from ...pipeline.memory_plan import Wanted
+    from ...pipeline.memory_plan import PlanRequest
 
-    return Wanted(
+    return PlanRequest(
         task.size or call.size,
         call.steps,
         call.batch,

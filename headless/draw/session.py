@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ...loaders.models.bundle import Bundle
     from ...loaders.models.control import ControlModel
-    from ...loaders.models.weight_file import Want
-    from ...pipeline.memory_plan import Wanted
+    from ...loaders.models.weight_file import LoadOptions
+    from ...pipeline.memory_plan import PlanRequest
     from .request import DrawCall
 
 log = logging.getLogger(__name__)
@@ -71,15 +71,15 @@ def open_models(call: DrawCall, partly: bool = False) -> Bundle:
     return models
 
 
-def want_of(call: DrawCall) -> Want:
+def want_of(call: DrawCall) -> LoadOptions:
     """How the models of a call are opened."""
     import torch
 
-    from ...loaders.models.weight_file import Want
+    from ...loaders.models.weight_file import LoadOptions
 
     dtype = None if call.dtype is None else getattr(torch, call.dtype)
     device = call.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Want(dtype, device, call.memory, wait=True, variant=call.variant)
+    return LoadOptions(dtype, device, call.memory, wait=True, variant=call.variant)
 
 
 def parts_of(call: DrawCall, partly: bool = False) -> tuple[Path, Path | None, Path | None]:
@@ -113,7 +113,7 @@ class Once:
         """A prompt, encoded for this task."""
         return task.states(bundle, text)
 
-    def planned(self, bundle: Bundle, wanted: Wanted) -> None:
+    def planned(self, bundle: Bundle, wanted: PlanRequest) -> None:
         """What a call will hold in memory is known."""
         from ...pipeline.memory_plan import plan
 
@@ -168,7 +168,7 @@ class Session(Once):
         """The call's controls; their files are opened once."""
         return read_controls(call, want_of(call), self._control)
 
-    def _control(self, path: Path, want: Want) -> ControlModel:
+    def _control(self, path: Path, want: LoadOptions) -> ControlModel:
         from ...controlnet.in_context import opened
 
         key = (path, want.dtype, want.device, want.budget)
@@ -191,7 +191,7 @@ class Session(Once):
             self._states.popitem(last=False)
         return self._states[key]
 
-    def planned(self, bundle: Bundle, wanted: Wanted) -> None:
+    def planned(self, bundle: Bundle, wanted: PlanRequest) -> None:
         """As of many calls: checked, not said for each."""
         from ...pipeline.memory_plan import plan
 

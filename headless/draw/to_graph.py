@@ -21,7 +21,7 @@ from ...nodes.sample import CUSTOM, SCHEDULES, sizes
 from ...pipeline.edit import AUTO as WORK
 from ...pipeline.edit import CROPS, LAYER_AREAS
 from .controls import MAP
-from .file_names import INPUT, Held, Names, is_embedded
+from .file_names import INPUT, FileNames, PictureTraits, is_embedded
 from .task import FEATHER
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Drawn:
     layers: int = 0
     framed: bool = False  # no picture is given, and the result has the size of the first map
     shown: tuple[tuple[bool, bool], ...] = ()  # of each control: the repainted picture, the mask
-    held: Mapping[Path, Held] = field(default_factory=dict)
+    held: Mapping[Path, PictureTraits] = field(default_factory=dict)
     statistics: bool = True  # latents are those of the model's own folder
 
 
@@ -57,7 +57,7 @@ class CallGraph:
 
     api: Graph
     notes: tuple[str, ...]
-    names: Names
+    names: FileNames
     grown: bool = False
 
 
@@ -72,7 +72,7 @@ class _Maker:
     def __init__(self, call: DrawCall, drawn: Drawn, seed: int) -> None:
         self.call, self.drawn, self.seed = call, drawn, seed
         self.graph: Graph = {}
-        self.names = Names()
+        self.names = FileNames()
         self.notes: list[str] = []
         self._pictures: dict[Path, Link] = {}
         self.dtype = call.dtype or "auto"
@@ -169,7 +169,7 @@ class _Maker:
     def _picture(self, path: Path, title: str) -> Link:
         """A picture as a draw reads it: one frame, with alpha where a pixel is transparent."""
         if path not in self._pictures:
-            held = self.drawn.held.get(path, Held())
+            held = self.drawn.held.get(path, PictureTraits())
             loaded = self.add("LoadImage", {"image": self.names.of(INPUT, path)}, title)
             image, mask = loaded, [loaded[0], 1]
             if held.clear:
@@ -185,7 +185,7 @@ class _Maker:
         path = self.call.mask
         if path is None:
             return None
-        held = self.drawn.held.get(path, Held())
+        held = self.drawn.held.get(path, PictureTraits())
         if held.coloured and not held.clear:
             self.notes.append(f"of the mask {path.name}, which has colours, it reads the red alone")
         name = self.names.of(INPUT, path)
@@ -299,7 +299,7 @@ class _Maker:
         if painted:
             return self.add("InkstoneStitch", {"image": image, "stitch": [painted[0], 1]})
         first = next(iter(self.call.image), None)
-        held = self.drawn.held.get(first, Held())
+        held = self.drawn.held.get(first, PictureTraits())
         if self.drawn.kind not in ("image", "edit") or not held.clear:
             return image
         mask = [next(k for k, n in self.graph.items() if n["class_type"] == "LoadImage"), 1]

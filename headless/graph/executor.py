@@ -108,10 +108,10 @@ class Executor:
         refuses, NodeError for a failing node, Interrupted once `host.interrupt` is set.
         """
         with self._lock, headless.using(host):
-            return _Run(self, graph, on_event or (lambda event: None), extra_pnginfo).execute()
+            return _GraphRun(self, graph, on_event or (lambda event: None), extra_pnginfo).execute()
 
 
-class _Run:
+class _GraphRun:
     """One run: the state between its nodes."""
 
     def __init__(

@@ -40,14 +40,14 @@ class BatchCall:
 
 
 @dataclass(frozen=True)
-class Watch:
+class QueueCallbacks:
     """Who is told: of steps, of records as they are written."""
 
     step: Told | None = None
     record: Callable[[dict], None] = lambda record: None
 
 
-def batch(call: BatchCall, watch: Watch = Watch()) -> dict:
+def batch(call: BatchCall, watch: QueueCallbacks = QueueCallbacks()) -> dict:
     """Runs what is not done; returns counts and metrics.
 
     KeyboardInterrupt after a stop, FolderFull on a full disk: then the same call goes on.
@@ -83,7 +83,7 @@ def _outcomes(
     jobs: Sequence[Job],
     results: Results,
     metrics: Metrics,
-    watch: Watch,
+    watch: QueueCallbacks,
     stop: threading.Event,
 ) -> Generator[Outcome]:
     if call.ray is None or not jobs:
@@ -94,7 +94,7 @@ def _outcomes(
     return on_ray(jobs, pool, results.work, metrics, stop)
 
 
-def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: Watch) -> None:
+def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCallbacks) -> None:
     record = results.commit(outcome)
     metrics.left -= 1
     try:

@@ -16,13 +16,13 @@ from ..graph.api_graph import Graph, Link, Node
 
 if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
-    from ...pipeline.memory_plan import Wanted
+    from ...pipeline.memory_plan import PlanRequest
 
 _EDIT, _LAYERS = "InkstoneEncodeEdit", "InkstoneEncodeLayers"
 _FIRST = {_EDIT: "images.picture_1"}  # the picture that gives the canvas; elsewhere "image"
 
 
-def drawings(graph: Graph, model: DiffusionModel) -> list[tuple[str, Wanted]]:
+def drawings(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRequest]]:
     """(what it is, what is wanted) of each denoise node of ours, equal ones once."""
     found = {}
     for node in graph.values():
@@ -32,8 +32,8 @@ def drawings(graph: Graph, model: DiffusionModel) -> list[tuple[str, Wanted]]:
     return list(found.items())
 
 
-def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Wanted]:
-    from ...pipeline.memory_plan import Wanted
+def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
+    from ...pipeline.memory_plan import PlanRequest
 
     latent = _behind(graph, node, "latent")
     schedule = _behind(graph, node, "sigmas")
@@ -57,7 +57,7 @@ def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Want
         more["layers"] = latent.inputs["layers"]
         words.append(f"{more['layers']} layers")
     words += ["controls not counted"] if controlled else []
-    return ", ".join(words) + (f" ({why})" if why else ""), Wanted(**more)
+    return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**more)
 
 
 def _canvas(

@@ -19,7 +19,7 @@ _MOST_NODES = 100_000
 
 
 @dataclass(frozen=True)
-class Slot:
+class InputSlot:
     """An input of a node in the file: `widget` is the name of the widget it stands for."""
 
     name: str
@@ -48,13 +48,13 @@ class UINode:
     mode: int = RUN
     order: int = 0
     title: str | None = None
-    inputs: list[Slot] = field(default_factory=list)
+    inputs: list[InputSlot] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)  # types
     values: list[Any] | dict[str, Any] = field(default_factory=list)
     named: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
 
-    def input_named(self, name: str) -> tuple[int, Slot] | None:
+    def input_named(self, name: str) -> tuple[int, InputSlot] | None:
         """The position and slot of an input, also by the name of its widget."""
         for index, slot in enumerate(self.inputs):
             if name in (slot.name, slot.widget):
@@ -77,8 +77,8 @@ class Sheet:
     title: str = ""
     nodes: dict[str, UINode] = field(default_factory=dict)
     links: dict[str, UILink] = field(default_factory=dict)
-    inputs: list[Slot] = field(default_factory=list)
-    outputs: list[Slot] = field(default_factory=list)
+    inputs: list[InputSlot] = field(default_factory=list)
+    outputs: list[InputSlot] = field(default_factory=list)
 
     def leaving(self, node: str, slot: int | None = None) -> list[UILink]:
         """The links from a node, of one output or all."""
@@ -189,12 +189,12 @@ def _node(entry: dict[str, Any], sheet: str) -> UINode:
     )
 
 
-def _slot(entry: Any, place: str) -> Slot:
+def _slot(entry: Any, place: str) -> InputSlot:
     entry = _object(entry, f"a socket of {place}")
     widget = entry.get("widget")
     name = widget.get("name") if isinstance(widget, dict) else None
     link = entry.get("link")
-    return Slot(
+    return InputSlot(
         str(entry.get("name", "")),
         _kind(entry.get("type")),
         None if link is None else str(link),

@@ -73,7 +73,7 @@ class UnknownClasses(InkstoneError):
 
 
 @dataclass(frozen=True)
-class Source:
+class OutputRef:
     """An output of a node that really runs, by its id in the API graph."""
 
     id: str
@@ -166,7 +166,7 @@ class Flattener:
                 made[widget.name] = _wrapped(self._text(node, widget, value))
         for index, slot in enumerate(node.inputs):
             found = self._incoming(level, node, index, slot.kind, frozenset())
-            if isinstance(found, Source):
+            if isinstance(found, OutputRef):
                 made[slot.widget or slot.name] = [found.id, found.slot]
             elif isinstance(found, Constant):
                 made[slot.widget or slot.name] = _wrapped(found.value)
@@ -219,7 +219,7 @@ class Flattener:
 
     def _incoming(
         self, level: Level, node: UINode, index: int, kind: str, seen: frozenset
-    ) -> Source | Constant | None:
+    ) -> OutputRef | Constant | None:
         """What an input is connected to in the end; None: nothing."""
         if index >= len(node.inputs) or node.inputs[index].link is None:
             return None
@@ -228,7 +228,7 @@ class Flattener:
 
     def _from(
         self, level: Level, link: UILink, kind: str, seen: frozenset
-    ) -> Source | Constant | None:
+    ) -> OutputRef | Constant | None:
         place = (level.path, link.origin, link.origin_slot)
         if place in seen:
             raise InkstoneError(
@@ -255,11 +255,11 @@ class Flattener:
             return None
         if origin.kind in VIRTUAL:
             return self._incoming(level, origin, link.origin_slot, kind, seen)
-        return Source(level.name(origin), link.origin_slot)
+        return OutputRef(level.name(origin), link.origin_slot)
 
     def _from_setter(
         self, level: Level, getter: UINode, kind: str, seen: frozenset
-    ) -> Source | Constant | None:
+    ) -> OutputRef | Constant | None:
         """A Get node is connected to the Set node of its name, on the same sheet or further out."""
         name = _first(getter.values)
         while level is not None:
@@ -271,7 +271,7 @@ class Flattener:
 
     def _from_outside(
         self, level: Level, index: int, kind: str, seen: frozenset
-    ) -> Source | Constant | None:
+    ) -> OutputRef | Constant | None:
         """Input `index` of a subgraph: the instance's link, else the value of its widget."""
         outer, instance, sheet = level.outer, level.instance, level.sheet
         if outer is None or instance is None or index >= len(sheet.inputs):

@@ -180,7 +180,7 @@ def fused(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -> Tensor
 
 
 def unpack(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
-    """The plain weight [N, K] in one pass, the bits of `storage.dequantise(dtype)`."""
+    """The plain weight [N, K] in one pass, the bits of `storage.dequantize(dtype)`."""
     _check(storage, storage.device, dtype)
     N, K = storage.shape
     raw, cut = _bytes(storage), CUTS[storage.format]

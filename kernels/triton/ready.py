@@ -87,7 +87,7 @@ def trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Small products with a weight of this type against torch's own: what is wrong, or None."""
     gemm, storage = kernels(), sample(name, 40, 3 * 256 if BY_NAME[name].block == 256 else 3 * 32)
     storage = storage.to(device)
-    want = storage.dequantise(dtype)
+    want = storage.dequantize(dtype)
     if not torch.equal(gemm.unpack(storage, dtype), want):
         return f"its {name} weights are not those of torch"
     if choose(name, dtype, 1, device)[0] != "fused":

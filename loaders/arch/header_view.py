@@ -1,4 +1,4 @@
-"""A weight file as the recognisers look at it: names, shapes, and in which formats it is stored.
+"""A weight file as the recognizers look at it: names, shapes, and in which formats it is stored.
 
 With only a header, formats are told by marks in names. With the file itself, the finders of quant/
 say it layer by layer, and shapes are those of the plain matrices.
@@ -14,8 +14,8 @@ from functools import cached_property
 from ...errors import InkstoneError
 from ...quant.gguf_types import TYPES
 from ...quant.registry import find_packed
-from ...quant.storage import Found, Source
-from ..formats.safetensors_header import Entry
+from ...quant.storage import Found, WeightSource
+from ..formats.safetensors_header import TensorEntry
 from . import key_maps
 from .dims import Shapes
 
@@ -49,17 +49,19 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A header as the recognisers look at it."""
+class HeaderView:
+    """A header as the recognizers look at it."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     config: Mapping[str, object]  # of the config.json beside the file, or empty
-    bare: Mapping[str, Entry]  # entries without the usual prefixes
-    source: Source | None = None  # the file itself, for the few bytes that say how it is packed
+    bare: Mapping[str, TensorEntry]  # entries without the usual prefixes
+    source: WeightSource | None = (
+        None  # the file itself, for the few bytes that say how it is packed
+    )
     _packed: dict[tuple[str, str], Packed] = field(default_factory=dict)
 
-    def packed(self, names: key_maps.Names) -> Packed:
+    def packed(self, names: key_maps.KeyMap) -> Packed:
         """Its packed matrices; none where only the header is at hand."""
         key = names.layout, names.prefix
         if self.source is None:
@@ -73,7 +75,7 @@ class Seen:
             self._packed[key] = found
         return self._packed[key]
 
-    def shapes(self, names: key_maps.Names) -> Shapes:
+    def shapes(self, names: key_maps.KeyMap) -> Shapes:
         """Shapes by our names, of packed matrices those of the plain ones."""
         packed = self.packed(names)
         return {
@@ -89,8 +91,8 @@ class Seen:
         return any(name.startswith(start) for name in self.bare)
 
 
-def formats_of(seen: Seen, packed: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    """Storage formats in the file, quantised ones first, then plain dtypes by count.
+def formats_of(seen: HeaderView, packed: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """Storage formats in the file, quantized ones first, then plain dtypes by count.
 
     packed: matrices per format, as far as they were looked at.
     """

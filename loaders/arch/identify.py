@@ -13,8 +13,8 @@ from ...errors import InkstoneError
 from ..formats.gguf_metadata import ARCHITECTURE
 from ..formats.hf_folder import config_of, known_config
 from ..formats.open import Weights, open_weights
-from ..formats.safetensors_header import MAX_HEADER, Entry, sniff
-from .recognizers import FileFacts, recognise
+from ..formats.safetensors_header import MAX_HEADER, TensorEntry, sniff
+from .recognizers import FileFacts, recognize
 
 __all__ = ["ROLES", "FileFacts", "describe", "identify", "require"]
 
@@ -53,7 +53,7 @@ def _sentence(facts: FileFacts) -> str:
 
 
 def describe(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, TensorEntry],
     metadata: Mapping[str, str],
     config: Mapping[str, object] | None = None,
     want: str | None = None,
@@ -61,7 +61,7 @@ def describe(
 ) -> FileFacts:
     """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle;
     `source` the open file, where there is one: settings of packed layers are read from it."""
-    facts = recognise(entries, metadata, known_config(config or {}), want, source)
+    facts = recognize(entries, metadata, known_config(config or {}), want, source)
     facts = facts or FileFacts("unknown", problem="no model that this version knows has such names")
     counts = Counter(entry.type_name for entry in entries.values())
     total = facts.parameters or sum(entry.numel for entry in entries.values())

@@ -129,7 +129,7 @@ OUTER_PARTS = (
 NORMS = ("norm", "norm1", "norm2", "norm_out")
 
 
-# Marks of quantised files, first match wins: (end of a tensor name, format).
+# Marks of quantized files, first match wins: (end of a tensor name, format).
 FORMAT_MARKS = (
     (".wscales", "SVDQuant (nunchaku)"),
     (".encoded_exponent", "DFloat11"),
@@ -261,7 +261,7 @@ FOREIGN = (
         "a T5 text encoder",
     ),
 )
-# Prefixes that are looked through when a file is recognised.
+# Prefixes that are looked through when a file is recognized.
 STRIP = (
     "text_encoders.qwen25_7b.transformer.",
     "model.diffusion_model.",
@@ -278,7 +278,7 @@ STRIP = (
 
 
 @dataclass(frozen=True)
-class Names:
+class KeyMap:
     """Result of a renaming. `table` maps our names to the file's; the rest lists file names."""
 
     table: dict[str, str]
@@ -303,7 +303,7 @@ def _sort(
     layout: str,
     rename: Callable[[str], str | None],
     unused: Callable[[str], bool],
-) -> Names:
+) -> KeyMap:
     """Splits the file's names into the four groups of Names."""
     table: dict[str, str] = {}
     known: list[str] = []
@@ -320,10 +320,10 @@ def _sort(
             others.append(name)
         else:
             table[ours] = name
-    return Names(table, tuple(known), tuple(others), tuple(outside), prefix, layout)
+    return KeyMap(table, tuple(known), tuple(others), tuple(outside), prefix, layout)
 
 
-def mmdit_names(names: Iterable[str]) -> Names:
+def mmdit_names(names: Iterable[str]) -> KeyMap:
     """Qwen-Image MMDiT (or ControlNet): our names are the file's without the prefix."""
     names = list(names)
     prefix = find_prefix(names, MMDIT_ANCHORS, MMDIT_PREFIXES)
@@ -331,7 +331,7 @@ def mmdit_names(names: Iterable[str]) -> Names:
     return replace(found, marks=_marks(names))
 
 
-def fun_names(names: Iterable[str]) -> Names:
+def fun_names(names: Iterable[str]) -> KeyMap:
     """VideoX-Fun's control -> our names, see FUN_NAMES."""
     names = list(names)
     prefix = find_prefix(names, FUN_MARKS, MMDIT_PREFIXES)
@@ -384,7 +384,7 @@ def wan_vae_table(stages: int = 4, res_blocks: int = 2) -> dict[str, str]:
     return {theirs: ours for ours, theirs in pairs}
 
 
-def vae_names(names: Iterable[str], stages: int = 4, res_blocks: int = 2) -> Names:
+def vae_names(names: Iterable[str], stages: int = 4, res_blocks: int = 2) -> KeyMap:
     """VAE in Wan / Comfy or diffusers layout -> diffusers names. time_conv is known unused."""
     names = list(names)
     prefix = find_prefix(names, (WAN_MARK, DIFFUSERS_VAE_MARK), VAE_PREFIXES)
@@ -396,7 +396,7 @@ def vae_names(names: Iterable[str], stages: int = 4, res_blocks: int = 2) -> Nam
     return _sort(names, prefix, layout, rename, lambda name: ".time_conv." in name)
 
 
-def text_names(names: Iterable[str]) -> Names:
+def text_names(names: Iterable[str]) -> KeyMap:
     """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. lm_head and rotary tables are
     unused."""
     names = list(names)
@@ -407,7 +407,7 @@ def text_names(names: Iterable[str]) -> Names:
         for layout, anchor, rules in TEXT_LAYOUTS:
             if held & {prefix + anchor, prefix + anchor.removesuffix("weight") + STREAM}:
                 return _sort(names, prefix, layout, _renamer(rules), _text_unused)
-    return Names({}, others=tuple(names), layout="unknown")
+    return KeyMap({}, others=tuple(names), layout="unknown")
 
 
 def _text_unused(name: str) -> bool:

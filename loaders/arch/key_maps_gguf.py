@@ -60,7 +60,7 @@ SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Parts:
+class JoinedTensors:
     """Tensors of a file that together are one of ours, joined along `axis`."""
 
     names: tuple[str, ...]
@@ -101,28 +101,28 @@ def text_name(name: str) -> str | None:
     return _renamed(name, _TEXT)
 
 
-def vision_parts(names: Iterable[str]) -> tuple[dict[str, Parts], tuple[str, ...]]:
+def vision_parts(names: Iterable[str]) -> tuple[dict[str, JoinedTensors], tuple[str, ...]]:
     """(our name -> tensors of the file, names that are not known) of a vision tower.
 
     A tensor of which one part is missing is left out; its other parts are then not known.
     """
     held = set(names)
-    table: dict[str, Parts] = {}
+    table: dict[str, JoinedTensors] = {}
     for name in held:
         for pattern, ours, stack, axis, templates in _JOINED:
             match = pattern.fullmatch(name)
             parts = tuple(t.format(**match.groupdict()) for t in templates) if match else ()
             if match and held.issuperset(parts):
-                table[ours.format(**match.groupdict())] = Parts(parts, axis, stack)
+                table[ours.format(**match.groupdict())] = JoinedTensors(parts, axis, stack)
         ours = _renamed(name, _VISION)
         if ours:
-            table[ours] = Parts((name,))
+            table[ours] = JoinedTensors((name,))
     used = {part for parts in table.values() for part in parts.names}
     return dict(sorted(table.items())), tuple(sorted(held - used))
 
 
 def joined_shapes(
-    shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, Parts]
+    shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, JoinedTensors]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes by our names from those of the file."""
     return {

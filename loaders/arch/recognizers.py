@@ -1,4 +1,4 @@
-"""Recognisers: which network a header is of, one function per kind, tried in order.
+"""Recognizers: which network a header is of, one function per kind, tried in order.
 
 Each looks at names and shapes and gives facts, or None where the file is of another kind. Known
 families are compared with the layout that their own sizes call for, so that what is missing,
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
-from ...quant.storage import Source
+from ...quant.storage import WeightSource
 from ..formats import gguf_metadata
-from ..formats.safetensors_header import Entry
+from ..formats.safetensors_header import TensorEntry
 from . import expected_tensors, key_maps, key_maps_gguf
 from .dims import (
     BLOCKWISE_SIZES,
@@ -31,7 +31,7 @@ from .dims import (
     vae_sizes,
     vision_sizes,
 )
-from .header_view import MARKED, SUPPORTED, Seen, formats_of
+from .header_view import MARKED, SUPPORTED, HeaderView, formats_of
 from .key_maps_lora import CONTEXT_MODULES, CONTEXT_RANK, Named, seems_for, understand
 from .variant import VARIANT_KEY, marked
 
@@ -72,7 +72,7 @@ class _Compared:
     words: str = ""
 
 
-def _compare(shapes: Shapes, names: key_maps.Names, wanted: expected_tensors.Layout) -> _Compared:
+def _compare(shapes: Shapes, names: key_maps.KeyMap, wanted: expected_tensors.Layout) -> _Compared:
     """Names and shapes against a layout; another rank is for the loader to judge."""
     missing = tuple(name for name in wanted if name not in shapes)
     extra = tuple(file for ours, file in names.table.items() if ours not in wanted)
@@ -93,9 +93,9 @@ def _listed(what: str, names: tuple[str, ...]) -> str:
 
 
 def _finish(
-    seen: Seen,
+    seen: HeaderView,
     facts: FileFacts,
-    names: key_maps.Names,
+    names: key_maps.KeyMap,
     wanted: expected_tensors.Layout,
     shapes: Shapes | None = None,
 ) -> FileFacts:
@@ -134,7 +134,7 @@ def _mmdit_config(shapes: Shapes) -> dict[str, object]:
     return known | {"heads": told["width"] // head, "head_dim": head, "ff": ff}
 
 
-def _mmdit(seen: Seen) -> FileFacts | None:
+def _mmdit(seen: HeaderView) -> FileFacts | None:
     if not (
         seen.has("txt_norm.weight", "img_in.weight")
         and seen.starts("transformer_blocks.0.attn.")
@@ -164,7 +164,7 @@ def _mmdit(seen: Seen) -> FileFacts | None:
     return _finish(seen, facts, names, wanted)
 
 
-def _blockwise(seen: Seen) -> FileFacts | None:
+def _blockwise(seen: HeaderView) -> FileFacts | None:
     if not seen.has(key_maps.BLOCKWISE_MARK):
         return None
     names = key_maps.mmdit_names(seen.entries)
@@ -176,7 +176,7 @@ def _blockwise(seen: Seen) -> FileFacts | None:
     return _finish(seen, facts, names, wanted)
 
 
-def _fun(seen: Seen) -> FileFacts | None:
+def _fun(seen: HeaderView) -> FileFacts | None:
     if not seen.has(*key_maps.FUN_MARKS):
         return None
     names = key_maps.fun_names(seen.entries)
@@ -209,7 +209,7 @@ def _fun(seen: Seen) -> FileFacts | None:
     return _finish(seen, facts, names, wanted)
 
 
-def _two_one(seen: Seen) -> FileFacts | None:
+def _two_one(seen: HeaderView) -> FileFacts | None:
     if not seen.has("txt_in.text_norm.weight", "modulation.1.weight"):
         return None
     return FileFacts(
@@ -221,7 +221,7 @@ def _two_one(seen: Seen) -> FileFacts | None:
     )
 
 
-def _lora(seen: Seen) -> FileFacts | None:
+def _lora(seen: HeaderView) -> FileFacts | None:
     marked = [name for name in seen.entries if key_maps.LORA_MARK.search(name)]
     if not marked:
         return None
@@ -242,7 +242,7 @@ def _lora(seen: Seen) -> FileFacts | None:
     return FileFacts("lora", family, variant, "lora", formats=formats_of(seen), problem=problem)
 
 
-def _in_context(seen: Seen, known: Mapping[str, Named | None]) -> bool:
+def _in_context(seen: HeaderView, known: Mapping[str, Named | None]) -> bool:
     """Has the modules and the rank of DiffSynth's union control. Other LoRAs may have them too."""
     reached = {one.ours[0].split(".", 2)[-1] for one in known.values() if one and one.ours}
     downs = [seen.entries[name] for name, one in known.items() if one and one.part == "down"]
@@ -250,7 +250,7 @@ def _in_context(seen: Seen, known: Mapping[str, Named | None]) -> bool:
     return reached == CONTEXT_MODULES and ranks == {CONTEXT_RANK}
 
 
-def _qwen_vae(seen: Seen) -> FileFacts | None:
+def _qwen_vae(seen: HeaderView) -> FileFacts | None:
     if not (seen.has(key_maps.WAN_MARK) or seen.has(key_maps.DIFFUSERS_VAE_MARK)):
         return None
     firsts = (seen.bare.get(n) for n in ("decoder.conv1.weight", "decoder.conv_in.weight"))
@@ -280,7 +280,7 @@ def _qwen_vae(seen: Seen) -> FileFacts | None:
     return _finish(seen, facts, names, wanted)
 
 
-def _other_vae(seen: Seen) -> FileFacts | None:
+def _other_vae(seen: HeaderView) -> FileFacts | None:
     """VAEs of the Stable Diffusion line: one network, told apart by the latent channels."""
     marks = ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight")
     if not any(mark in seen.bare for mark in marks) or not seen.has("decoder.conv_in.weight"):
@@ -311,7 +311,7 @@ def _text_config(
     return config, config | {"heads": told["queries"], "kv_heads": told["keys"], "head_dim": 1}
 
 
-def _text(seen: Seen) -> FileFacts | None:
+def _text(seen: HeaderView) -> FileFacts | None:
     names = key_maps.text_names(seen.entries)
     if (
         not {
@@ -353,7 +353,7 @@ def _text(seen: Seen) -> FileFacts | None:
     )
 
 
-def _mmproj(seen: Seen) -> FileFacts | None:
+def _mmproj(seen: HeaderView) -> FileFacts | None:
     """The vision tower of a GGUF text encoder, a file of its own."""
     if not seen.starts("v.blk.") or not seen.starts("mm."):
         return None
@@ -369,7 +369,7 @@ def _mmproj(seen: Seen) -> FileFacts | None:
             problem="it is the vision "
             "part of another model, Qwen-Image needs that of Qwen2.5-VL-7B",
         )
-    names = key_maps.Names(
+    names = key_maps.KeyMap(
         {n: parts.names[0] for n, parts in table.items()}, (), others, layout="gguf"
     )
     facts = FileFacts(
@@ -382,7 +382,7 @@ def _mmproj(seen: Seen) -> FileFacts | None:
     return _finish(seen, facts, names, expected_tensors.vision_layout(sizes), shapes)
 
 
-def _foreign(seen: Seen) -> FileFacts | None:
+def _foreign(seen: HeaderView) -> FileFacts | None:
     for marks, role, family, words in key_maps.FOREIGN:
         if seen.has(*marks):
             return FileFacts(
@@ -394,8 +394,8 @@ def _foreign(seen: Seen) -> FileFacts | None:
     return None
 
 
-_Recogniser = Callable[[Seen], FileFacts | None]
-_RECOGNISERS: tuple[_Recogniser, ...] = (
+_Recognizer = Callable[[HeaderView], FileFacts | None]
+_RECOGNISERS: tuple[_Recognizer, ...] = (
     _lora,
     _two_one,
     _blockwise,
@@ -407,17 +407,17 @@ _RECOGNISERS: tuple[_Recogniser, ...] = (
     _text,
     _mmproj,
 )
-_WANTED: dict[str, _Recogniser] = {"vae": _qwen_vae, "text_encoder": _text}
+_WANTED: dict[str, _Recognizer] = {"vae": _qwen_vae, "text_encoder": _text}
 
 
-def recognise(
-    entries: Mapping[str, Entry],
+def recognize(
+    entries: Mapping[str, TensorEntry],
     metadata: Mapping[str, str],
     config: Mapping[str, object],
     want: str | None = None,
-    source: Source | None = None,
+    source: WeightSource | None = None,
 ) -> FileFacts | None:
-    """Facts by the first recogniser that knows the file; `want` names the part to try first.
+    """Facts by the first recognizer that knows the file; `want` names the part to try first.
 
     With the open file, packed formats are told layer by layer and compared with the layout too.
     """
@@ -425,7 +425,7 @@ def recognise(
         next((n[len(p) :] for p in key_maps.STRIP if n.startswith(p)), n): e
         for n, e in entries.items()
     }
-    seen = Seen(entries, metadata, config, bare, source)
+    seen = HeaderView(entries, metadata, config, bare, source)
     first = (_WANTED[want],) if want in _WANTED else ()
     found = (look(seen) for look in (*first, *_RECOGNISERS))
     return next(filter(None, found), None)

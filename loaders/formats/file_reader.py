@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from .safetensors_header import Entry, show
+from .safetensors_header import TensorEntry, show
 
 PIECE = 2**20  # bytes per read where data is converted or goes to another device
 LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
@@ -53,7 +53,7 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
-def find_entry(path: Path, entries: Mapping[str, Entry], name: str) -> Entry:
+def find_entry(path: Path, entries: Mapping[str, TensorEntry], name: str) -> TensorEntry:
     """The entry of a tensor; InkstoneError with near names where there is none."""
     entry = entries.get(name)
     if entry is None:

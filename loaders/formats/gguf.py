@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...quant.gguf import bad_block, dequantise
+from ...quant.gguf import bad_block, dequantize
 from .file_reader import AGAIN, PIECE, DiskFile, bytes_of, check_target, find_entry, scratch
 from .gguf_header import GGUFEntry, GGUFHeader, read_architecture, read_gguf_header
 from .gguf_metadata import decode_array
@@ -180,9 +180,9 @@ class GGUFFile:
                 if kind.codebook:
                     part.copy_(self._by_package(piece, entry, name))
                 elif entry.factor != 1:
-                    part.copy_(dequantise(piece.to(out.device), kind).mul_(entry.factor))
+                    part.copy_(dequantize(piece.to(out.device), kind).mul_(entry.factor))
                 else:
-                    dequantise(piece.to(out.device), kind, part)
+                    dequantize(piece.to(out.device), kind, part)
 
     def _pieces(self, entry: GGUFEntry, name: str, out: Tensor | None = None) -> Iterator[Tensor]:
         """The bytes of a tensor in runs of whole blocks, in `out` or in one short-lived buffer."""

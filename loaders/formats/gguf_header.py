@@ -23,7 +23,7 @@ from .gguf_metadata import (
     decode_array,
     read_values,
 )
-from .safetensors_header import MAX_RANK, MAX_TENSORS, Entry, show, sniff
+from .safetensors_header import MAX_RANK, MAX_TENSORS, TensorEntry, show, sniff
 
 MAX_DIMENSION, MAX_NUMEL = 2**40, 2**48
 MAX_ALIGNMENT = 2**20
@@ -32,7 +32,7 @@ _OLD = {b"lmgg", b"tjgg", b"fmgg", b"algg"}  # containers from before GGUF
 
 
 @dataclass(frozen=True)
-class GGUFEntry(Entry):
+class GGUFEntry(TensorEntry):
     """One tensor: `begin` and `end` count from the start of the file. Packed ones are uint8.
 
     `factor` multiplies all weights of the tensor (the second scale of NVFP4).

@@ -24,7 +24,7 @@ _STRING, _ARRAY, _I32 = 8, 9, 5
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlot:
     """A tensor's place in a file: `begin` counts from the start of the file."""
 
     name: str
@@ -66,7 +66,7 @@ def _value(key: str, value: Value) -> bytes:
     return _text(key) + struct.pack("<I", number) + struct.pack(form, value)
 
 
-def _info(slot: Slot, data: int) -> bytes:
+def _info(slot: TensorSlot, data: int) -> bytes:
     """Name, dimensions with the fastest first, type, place after the header."""
     sides = struct.pack(f"<I{len(slot.shape)}Q", len(slot.shape), *reversed(slot.shape))
     return _text(slot.name) + sides + struct.pack("<IQ", slot.kind.id, slot.begin - data)
@@ -76,7 +76,7 @@ def _up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _place(tensors: Mapping[str, tuple[tuple[int, ...], BlockType]], at: int) -> list[Slot]:
+def _place(tensors: Mapping[str, tuple[tuple[int, ...], BlockType]], at: int) -> list[TensorSlot]:
     slots = []
     for name, (shape, kind) in tensors.items():
         if shape and shape[-1] % kind.block:
@@ -84,14 +84,14 @@ def _place(tensors: Mapping[str, tuple[tuple[int, ...], BlockType]], at: int) ->
                 f"{name}: rows of {shape[-1]} are no whole blocks of {kind.name}, which needs a "
                 f"multiple of {kind.block}. Choose another type for it."
             )
-        slots.append(Slot(name, shape, kind, at))
+        slots.append(TensorSlot(name, shape, kind, at))
         at += _up(slots[-1].nbytes)
     return slots
 
 
 def gguf_layout(
     values: Mapping[str, Value], tensors: Mapping[str, tuple[tuple[int, ...], BlockType]]
-) -> tuple[bytes, Sequence[Slot], int]:
+) -> tuple[bytes, Sequence[TensorSlot], int]:
     """(header with its padding, places of the tensors in the order given, bytes of the file).
 
     Ints are written as u32, floats as f32, lists of ints as i32. Shapes are torch's.

@@ -71,7 +71,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file: torch dtype, shape in torch order, byte range in the data section."""
 
     dtype: torch.dtype
@@ -173,7 +173,7 @@ def _check_name(name: str, what: str) -> None:
         raise InkstoneError(f"{what} has a name that is not valid Unicode") from None
 
 
-def _entry(name: str, value: object) -> Entry:
+def _entry(name: str, value: object) -> TensorEntry:
     """Checks one header entry; the message of an error names the tensor but not yet the file."""
     what = f"tensor {show(name)}"
     _check_name(name, what)
@@ -197,10 +197,10 @@ def _entry(name: str, value: object) -> Entry:
     if offsets[1] - offsets[0] != size:
         got = offsets[1] - offsets[0]
         raise InkstoneError(f"{what} needs {size} bytes by type and shape, its offsets give {got}")
-    return Entry(dtype, shape, *offsets)
+    return TensorEntry(dtype, shape, *offsets)
 
 
-def _check_cover(entries: Mapping[str, Entry], data: int) -> None:
+def _check_cover(entries: Mapping[str, TensorEntry], data: int) -> None:
     """The tensors must tile the data section of `data` bytes exactly, without holes or overlaps."""
     at, last = 0, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -214,7 +214,7 @@ def _check_cover(entries: Mapping[str, Entry], data: int) -> None:
         raise InkstoneError(f"{data - at} bytes follow the last tensor, where none may be")
 
 
-def _check_header(header: dict[str, object]) -> tuple[dict[str, Entry], dict[str, str]]:
+def _check_header(header: dict[str, object]) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if metadata is None:
         metadata = {}
@@ -225,7 +225,7 @@ def _check_header(header: dict[str, object]) -> tuple[dict[str, Entry], dict[str
     return {name: _entry(name, value) for name, value in header.items()}, metadata
 
 
-def read_header(text: bytes, data: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def read_header(text: bytes, data: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """(tensors, metadata) of a header in front of `data` bytes, or InkstoneError."""
     entries, metadata = _check_header(parse_json(text, HeaderRules()))
     _check_cover(entries, data)

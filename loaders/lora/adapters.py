@@ -20,13 +20,13 @@ from torch import nn
 from ...errors import InkstoneError
 from ...kernels import lora as kernels
 from ...kernels.linear import Linear
-from ...kernels.lora import Beside, Branch, InFile
+from ...kernels.lora import BaseLayer, Branch, InFile
 from ...kernels.modulation import Weights
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import LIGHTNING, Schedule
 from ..arch.expected_tensors import Layout
 from .file import Lora
-from .layer import Layer
+from .layer import LoraLayer
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Fitted:
     """An adapter on a model of known shapes: the layers that fit, and what does not, in words."""
 
     adapter: Adapter
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, LoraLayer]
     misses: tuple[str, ...]
 
     @property
@@ -148,7 +148,7 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> Fitted:
     return fitted
 
 
-def _fits(layer: Layer, wanted: tuple[int, ...]) -> bool:
+def _fits(layer: LoraLayer, wanted: tuple[int, ...]) -> bool:
     bias = layer.change.bias
     return (layer.shape is None or layer.shape == wanted) and (
         bias is None or bias.numel() == wanted[0]
@@ -188,7 +188,7 @@ def branches(
     """
     held = {n: m for n, m in network.named_modules() if isinstance(m, Linear)} if stack else {}
     return {
-        name: kernels.branch_of(changes, Beside(held[name]), device, dtype)
+        name: kernels.branch_of(changes, BaseLayer(held[name]), device, dtype)
         for name, changes in _changes(stack).items()
         if name in held
     }

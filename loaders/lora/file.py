@@ -23,7 +23,7 @@ from ..arch.key_maps import OTHER_LORA_MARK, QWEN_LORA_MARK
 from ..arch.key_maps_lora import DISTILLED_MODULES, Named, other_words, seems_for, understand
 from ..formats.open import Weights, open_weights
 from .alpha import said
-from .layer import Layer, LayerReader
+from .layer import LayerReader, LoraLayer
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class Lora:
     """A file. `strangers` are modules, as the file spells them, that are none of ours."""
 
     path: Path
-    model: Mapping[str, Layer]  # our name of a layer of the MMDiT -> what is done to it
-    text: Mapping[str, Layer]  # the same of the text encoder
+    model: Mapping[str, LoraLayer]  # our name of a layer of the MMDiT -> what is done to it
+    text: Mapping[str, LoraLayer]  # the same of the text encoder
     strangers: tuple[str, ...] = ()
     distilled: Distilled | None = None
     serial: int = field(default_factory=lambda: next(_serials))  # tells files apart, never reused
 
-    def layers(self, role: str) -> Mapping[str, Layer]:
+    def layers(self, role: str) -> Mapping[str, LoraLayer]:
         """Of "model" or "text"."""
         return self.model if role == "model" else self.text
 
@@ -73,7 +73,7 @@ def _identity(path: Path) -> tuple:
 
 def _read(source: Weights) -> Lora:
     groups, strangers = _grouped(source)
-    layers: dict[str, dict[str, Layer]] = {"model": {}, "text": {}}
+    layers: dict[str, dict[str, LoraLayer]] = {"model": {}, "text": {}}
     scales = {role: said(source.metadata, source.path, role) for role in layers}
     for (role, ours), parts in groups.items():
         beat()
@@ -140,7 +140,7 @@ def _refuse_other_models(path: Path, names: list[str], named: Mapping[str, Named
 
 
 def _distilled(
-    layers: Mapping[str, Layer], groups: _Groups, metadata: Mapping[str, str]
+    layers: Mapping[str, LoraLayer], groups: _Groups, metadata: Mapping[str, str]
 ) -> Distilled | None:
     """Told by the metadata, else by what the published Lightning files have in common: rank 64 on
     every layer of every block but modulation, an alpha tensor each, bare names.

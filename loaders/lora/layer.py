@@ -19,7 +19,7 @@ from .alpha import Said
 
 
 @dataclass(frozen=True)
-class Layer:
+class LoraLayer:
     """One layer of a file: what is done to it, and the numbers to tell."""
 
     change: Change
@@ -36,14 +36,14 @@ class LayerReader:
         self.source, self.parts, self.scales, self.module = source, parts, scales, module
         self.used: set[str] = set()
 
-    def layers(self, count: int) -> list[Layer]:
+    def layers(self, count: int) -> list[LoraLayer]:
         """The layer; of a fused one its `count` parts."""
         kind, delta, rank, alpha = self._delta()
         change = Change(delta, self._magnitude(delta), self._bias(delta))
         self._refuse_unread()
         kind = f"DoRA {kind}" if change.magnitude is not None else kind
         shape = delta.shape if delta is not None else None
-        layer = Layer(change, kind, shape, rank, alpha)
+        layer = LoraLayer(change, kind, shape, rank, alpha)
         return self._split(layer, count) if count > 1 else [layer]
 
     def _refuse_unread(self) -> None:
@@ -122,7 +122,7 @@ class LayerReader:
                 found.append(tensor)
         return sum(found[1:], found[0]) if found else None
 
-    def _split(self, layer: Layer, count: int) -> list[Layer]:
+    def _split(self, layer: LoraLayer, count: int) -> list[LoraLayer]:
         """A layer fused of `count` as that many: rows of its second matrix."""
         delta, bias = layer.change.delta, layer.change.bias
         if layer.change.magnitude is not None or isinstance(delta, Kron | Hadamard):

@@ -29,7 +29,7 @@ _MANY = 1 << 28  # bytes from which a second reader pays
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParamSlot:
     """One parameter: its place, its bytes in memory, and how it is read (to the CPU)."""
 
     module: nn.Module
@@ -56,7 +56,7 @@ class Slot:
         self.module._parameters[self.leaf] = self.blank
 
 
-def fill_all(slots: Iterable[Slot], device: torch.device) -> None:
+def fill_all(slots: Iterable[ParamSlot], device: torch.device) -> None:
     """Fills every slot; large amounts with two readers."""
     slots = list(slots)
     total, done = sum(slot.nbytes for slot in slots), 0
@@ -76,12 +76,12 @@ def fill_all(slots: Iterable[Slot], device: torch.device) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _value(slot: Slot, device: torch.device) -> Tensor | Storage:
+def _value(slot: ParamSlot, device: torch.device) -> Tensor | Storage:
     return slot.read().to(device)
 
 
 @dataclass(frozen=True)
-class Kept:
+class WeightPolicy:
     """How weights are kept: the type that is computed in, and whether floats of half that size stay
     as they are in the file (a model too large to be widened)."""
 
@@ -94,8 +94,8 @@ def slots_of(
     source: Weights,
     table: Mapping[str, str],
     found: Mapping[str, Found],
-    kept: Kept,
-) -> list[Slot]:
+    kept: WeightPolicy,
+) -> list[ParamSlot]:
     """A slot for every parameter of a network on the meta device.
 
     table: our name -> the file's; found: weights in packed formats. Raises InkstoneError for what
@@ -115,7 +115,7 @@ def slots_of(
             read = partial(_bias, biases[name], kept.dtype)
         else:
             nbytes, read = _plain(source, name, table, found, blank, module, kept)
-        slots.append(Slot(module, leaf, nbytes, read, blank))
+        slots.append(ParamSlot(module, leaf, nbytes, read, blank))
     return slots
 
 
@@ -139,18 +139,18 @@ def _plain(
     found: Mapping[str, Found],
     blank: nn.Parameter,
     module: nn.Module,
-    kept: Kept,
+    kept: WeightPolicy,
 ) -> tuple[int, Callable[[], Tensor | Storage]]:
     """Bytes and reader of a parameter that is a float tensor in memory."""
     shape = tuple(blank.shape)
     if name in found:  # a packed weight where the network needs floats
         load, dtype = found[name].load, kept.dtype
-        return blank.numel() * dtype.itemsize, lambda: load().dequantise(dtype)
+        return blank.numel() * dtype.itemsize, lambda: load().dequantize(dtype)
     entry = source.entries[table[name]]
     if not entry.dtype.is_floating_point and getattr(entry, "kind", None) is None:
         raise InkstoneError(
             f"{source.path}: tensor {table[name]} holds {dtype_name(entry.dtype)}, expected "
-            "floats. The file is quantised in a form that this version does not read: use the file "
+            "floats. The file is quantized in a form that this version does not read: use the file "
             "in bf16."
         )
     half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32

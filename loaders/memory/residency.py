@@ -25,7 +25,7 @@ from ...errors import InkstoneError
 from ...kernels.interrupt import waited
 from ...kernels.memory import free_bytes, hand_back, process_bytes
 from ...quant.storage import Storage
-from .param_slots import Slot, fill_all
+from .param_slots import ParamSlot, fill_all
 
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
@@ -69,7 +69,7 @@ def place(rest: int, groups: Sequence[int], room: int | None) -> Placement:
     )
 
 
-class Stream:
+class Prefetcher:
     """Brings blocks in, ahead of the one at work. Call `enter(i)` before block i works.
 
     The first `kept` blocks stay once they are here: a run begins while they are still read. The
@@ -77,7 +77,7 @@ class Stream:
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[Slot]], kept: int, device: torch.device, arrived: int
+        self, groups: Sequence[Sequence[ParamSlot]], kept: int, device: torch.device, arrived: int
     ) -> None:
         self.arrived = arrived  # blocks 0 .. arrived - 1 are here to stay
         self._groups, self._kept, self._device = groups, kept, device
@@ -157,12 +157,16 @@ class Residency:
     """The weights of one network. `blocks` are its layers in order of work, where it has some."""
 
     def __init__(
-        self, network: nn.Module, slots: Sequence[Slot], device: torch.device, blocks: nn.ModuleList
+        self,
+        network: nn.Module,
+        slots: Sequence[ParamSlot],
+        device: torch.device,
+        blocks: nn.ModuleList,
     ) -> None:
         self.network, self.device, self.free = network, device, free_after_asking
         owner = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
-        self.groups: list[list[Slot]] = [[] for _ in blocks]
-        self.rest: list[Slot] = []
+        self.groups: list[list[ParamSlot]] = [[] for _ in blocks]
+        self.rest: list[ParamSlot] = []
         for slot in slots:
             at = owner.get(id(slot.module))
             (self.rest if at is None else self.groups[at]).append(slot)
@@ -270,7 +274,7 @@ class Residency:
         self.placement = wanted
         arrived = wanted.kept if now else min(had, wanted.kept)
         if wanted.streamed or arrived < wanted.kept:
-            self.network.stream = Stream(self.groups, wanted.kept, self.device, arrived)
+            self.network.stream = Prefetcher(self.groups, wanted.kept, self.device, arrived)
 
     def _close_stream(self) -> None:
         stream = getattr(self.network, "stream", None)

@@ -27,14 +27,14 @@ from ..arch.dims import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, sizes
 from ..arch.expected_tensors import Layout, controlnet_layout, fun_layout
 from ..arch.family import Family, family_of
 from ..arch.identify import identify, require
-from ..arch.key_maps import MMDIT_UNREAD, Names, fun_names, mmdit_names
+from ..arch.key_maps import MMDIT_UNREAD, KeyMap, fun_names, mmdit_names
 from ..formats.hf_folder import config_of, part_of
 from ..formats.open import Weights, open_weights
 from ..lora.file import Lora, load_lora
 from ..memory.lru import Recent
 from ..memory.param_slots import read_weight
 from ..memory.residency import Residency
-from .weight_file import AS_FOUND, Want, check_table, refuse_unknown, short, weight_file
+from .weight_file import AS_FOUND, LoadOptions, check_table, refuse_unknown, short, weight_file
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class ControlModel:
         return read_weight(self.source, self.names, self.found, name).to(self.device)
 
 
-def open_control(path: str | Path, want: Want = AS_FOUND) -> ControlModel | Lora:
+def open_control(path: str | Path, want: LoadOptions = AS_FOUND) -> ControlModel | Lora:
     """A weight file, or a folder with one (`controlnet/` of a whole folder too). The in-context
     control is a LoRA.
     """
@@ -156,7 +156,7 @@ class _Kind:
     """What is special of a kind of control file."""
 
     maker: str
-    names: Callable[[Iterable[str]], Names]
+    names: Callable[[Iterable[str]], KeyMap]
     build: Callable[[Path, Shapes, Family], Network]
     keys: Callable[[Network], list[str]]  # of its modulation
     layout: Callable[[Network], Layout]

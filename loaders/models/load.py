@@ -27,7 +27,7 @@ from ..arch.key_maps_gguf import settings
 from ..arch.variant import settled, told
 from ..formats.hf_folder import config_of, part_of
 from ..formats.open import open_weights
-from ..memory.param_slots import Kept, dtype_name, fill_all, slots_of
+from ..memory.param_slots import WeightPolicy, dtype_name, fill_all, slots_of
 from .bundle import Bundle
 from .diffusion_model import DiffusionModel
 from .text_encoder import TextEncoderModel
@@ -35,7 +35,15 @@ from .tokenizer import load_tokenizer
 from .tokenizer_gguf import tokenizer_for
 from .vae import VAEModel
 from .vision import TowerWant, tower_place
-from .weight_file import AS_FOUND, Want, check_table, refuse_unknown, shapes_of, short, weight_file
+from .weight_file import (
+    AS_FOUND,
+    LoadOptions,
+    check_table,
+    refuse_unknown,
+    shapes_of,
+    short,
+    weight_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +54,10 @@ def load_diffusion_model(
     path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> DiffusionModel:
     """A weight file, an index json, a transformer folder or a whole Hugging Face folder."""
-    return open_diffusion_model(path, Want(dtype, device))
+    return open_diffusion_model(path, LoadOptions(dtype, device))
 
 
-def open_diffusion_model(path: str | Path, want: Want = AS_FOUND) -> DiffusionModel:
+def open_diffusion_model(path: str | Path, want: LoadOptions = AS_FOUND) -> DiffusionModel:
     """As load_diffusion_model, with a memory budget."""
     root, device = Path(path), torch.device(want.device)
     part = part_of(root, "transformer")
@@ -108,11 +116,11 @@ def load_text_encoder(
     tokenizer: str | Path | None = None,
 ) -> TextEncoderModel:
     """A text encoder file or folder, and its tokenizer (found beside it unless given)."""
-    return open_text_encoder(path, Want(dtype, device), tokenizer)
+    return open_text_encoder(path, LoadOptions(dtype, device), tokenizer)
 
 
 def open_text_encoder(
-    path: str | Path, want: Want = AS_FOUND, tokenizer: str | Path | None = None
+    path: str | Path, want: LoadOptions = AS_FOUND, tokenizer: str | Path | None = None
 ) -> TextEncoderModel:
     """As load_text_encoder, with a memory budget."""
     root, device = Path(path), torch.device(want.device)
@@ -165,7 +173,7 @@ def load_vae(
     with torch.device("meta"):
         network = VAE(config)
     dtype = dtype or torch.float32
-    fill_all(slots_of(network, source, names.table, {}, Kept(dtype)), device)
+    fill_all(slots_of(network, source, names.table, {}, WeightPolicy(dtype)), device)
     network.to(memory_format=torch.channels_last)
     family = family_of(source.metadata)
     mean, std = latent_statistics(root, family)
@@ -185,10 +193,10 @@ def load_all(
     device: str | torch.device = "cpu",
 ) -> Bundle:
     """A folder with transformer/, text_encoder/, vae/ and tokenizer/; None = the embedded model."""
-    return open_all(path, Want(dtype, device))
+    return open_all(path, LoadOptions(dtype, device))
 
 
-def open_all(path: str | Path | None, want: Want) -> Bundle:
+def open_all(path: str | Path | None, want: LoadOptions) -> Bundle:
     """As load_all, with a memory budget."""
     root = Path(path) if path is not None else EMBEDDED_FOLDER
     wanted = ("transformer", "text_encoder", "vae")

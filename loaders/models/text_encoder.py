@@ -21,7 +21,7 @@ from ..lora.adapters import Adapter, Fitted
 from ..memory.lru import Recent
 from ..memory.residency import Residency
 from .tokenizer import Tokenizer
-from .vision import Seen, TowerPlace, with_pictures
+from .vision import EncodedPicture, TowerPlace, with_pictures
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ class TextEncoderModel:
 
         return self._texts.get(key, states)
 
-    def _seen_states(self, ids: list[int], pad: int, seen: Sequence[Seen], drop: int) -> Tensor:
+    def _seen_states(
+        self, ids: list[int], pad: int, seen: Sequence[EncodedPicture], drop: int
+    ) -> Tensor:
         """States of ids [L] behind the head, with the rows of pictures at `pad`."""
         positions = picture_positions(ids, pad, [picture.grid for picture in seen])
         self._ready(len(ids))

@@ -21,10 +21,10 @@ from ...kernels.vision import VisionConfig, VisionTower, activation_bytes
 from ...sampling.geometry import CELL, vision_patches
 from ..arch.dims import Shapes, vision_sizes
 from ..arch.expected_tensors import vision_layout
-from ..arch.key_maps import Names
+from ..arch.key_maps import KeyMap
 from ..formats.open import Weights
 from ..memory.lru import Recent
-from ..memory.param_slots import Kept, slots_of
+from ..memory.param_slots import WeightPolicy, slots_of
 from ..memory.residency import Residency
 from .image_processor import digest, rgb_bytes, tower_pixels
 from .vision_gguf import VisionFile, find_mmproj
@@ -42,7 +42,7 @@ HEADS, PATTERN = "clip.vision.attention.head_count", "clip.vision.n_wa_pattern"
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedPicture:
     """A picture in the language model's terms: rows [n,W] and the (rows, columns) they make."""
 
     rows: Tensor
@@ -68,22 +68,24 @@ class VisionModel:
     path: Path
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
-    _kept: Recent[Seen] = field(default_factory=lambda: Recent(_KEPT_PICTURES), repr=False)
+    _kept: Recent[EncodedPicture] = field(
+        default_factory=lambda: Recent(_KEPT_PICTURES), repr=False
+    )
 
-    def encode(self, picture: Tensor, area: int) -> Seen:
+    def encode(self, picture: Tensor, area: int) -> EncodedPicture:
         """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy."""
         pixels = rgb_bytes(picture)
         name = f"{digest(pixels)} {area}"
         return self._kept.get(name, lambda: self._encode(tower_pixels(pixels, area), name))
 
-    def _encode(self, pixels: Tensor, name: str) -> Seen:
+    def _encode(self, pixels: Tensor, name: str) -> EncodedPicture:
         c = self.network.config
         patches = vision_patches(pixels, c.patch, c.merge)
         rows, columns = pixels.shape[1] // c.patch, pixels.shape[2] // c.patch
         self.weights.settle(self.budget, activation_bytes(c, len(patches), self.dtype))
         with torch.inference_mode():
             found = self.network(patches.to(self.device), (rows, columns))
-        return Seen(found, (rows // c.merge, columns // c.merge), name)
+        return EncodedPicture(found, (rows // c.merge, columns // c.merge), name)
 
 
 @dataclass
@@ -116,7 +118,7 @@ class TowerWant:
 
 
 def tower_place(
-    source: Weights, names: Names, config: Mapping[str, object], want: TowerWant
+    source: Weights, names: KeyMap, config: Mapping[str, object], want: TowerWant
 ) -> TowerPlace:
     """Looks beside an open text encoder; `config` is its config.json. Reads no weights."""
     table = {ours: name for ours, name in names.table.items() if ours.startswith(START)}
@@ -169,7 +171,7 @@ def open_tower(
     inner = {name.removeprefix(START): theirs for name, theirs in table.items()}
     packed = {name.removeprefix(START): weight for name, weight in found.items()}
     large = sum(torch.Size(shape).numel() for shape in shapes.values()) >= SMALL
-    slots = slots_of(network, source, inner, packed, Kept(want.dtype, narrow=large))
+    slots = slots_of(network, source, inner, packed, WeightPolicy(want.dtype, narrow=large))
     weights = Residency(network, slots, want.device, network.blocks)
     weights.free = want.free or weights.free
     log.info(

@@ -142,7 +142,7 @@ def _plain(name: str) -> str:
 
 
 def _stem(encoder: Path) -> str:
-    """The model's name without its quantisation: qwen2.5-vl-7b-instruct."""
+    """The model's name without its quantization: qwen2.5-vl-7b-instruct."""
     name = re.sub(r"-\d{5}-of-\d{5}$", "", encoder.stem)
     return _plain(_QUANT.sub("", name))
 

@@ -17,7 +17,7 @@ from ...kernels.linear import best_dtype
 from ...quant.storage import Found
 from ..formats.hf_folder import config_of
 from ..formats.open import Weights
-from ..memory.param_slots import Kept, biases_of, dtype_name, slots_of
+from ..memory.param_slots import WeightPolicy, biases_of, dtype_name, slots_of
 from ..memory.residency import Residency, free_after_asking
 
 SMALL = 100_000_000  # parameters below which float32 is fast enough everywhere
@@ -106,7 +106,7 @@ def _kept_as(source: Weights, table: Mapping[str, str], found: Mapping[str, Foun
 
 
 @dataclass(frozen=True)
-class Want:
+class LoadOptions:
     """How a model is loaded. budget: bytes for the whole process, None = what is free when needed;
     wait: nothing but headers is read until the model is used;
     free: asks the host for room, see residency;
@@ -121,11 +121,11 @@ class Want:
     variant: str | None = None
 
 
-AS_FOUND = Want()
+AS_FOUND = LoadOptions()
 
 
 @dataclass(frozen=True)
-class Held:
+class LoadedWeights:
     """A network's weights, the type that is computed in, and a line about both."""
 
     weights: Residency
@@ -147,11 +147,11 @@ class WeightFile:
         """Storage formats in words."""
         return _kept_as(self.source, self.table, self.found)
 
-    def hold(self, network: nn.Module, blocks: nn.ModuleList, want: Want) -> Held:
+    def hold(self, network: nn.Module, blocks: nn.ModuleList, want: LoadOptions) -> LoadedWeights:
         """The file's weights for a network on the meta device; `blocks` can be streamed."""
         device, count = torch.device(want.device), _parameters(self.shapes)
         dtype, reason = choose_dtype(want.dtype, device, count)
-        kept = Kept(dtype, narrow=count >= SMALL)
+        kept = WeightPolicy(dtype, narrow=count >= SMALL)
         slots = slots_of(network, self.source, self.table, self.found, kept)
         weights = Residency(network, slots, device, blocks)
         weights.free = want.free
@@ -159,7 +159,7 @@ class WeightFile:
             weights.settle(want.budget)
             weights.fill()
         said = f"{_amount(count)} parameters, {self.form} computed in {dtype_name(dtype)}"
-        return Held(weights, dtype, f"{said} ({reason})")
+        return LoadedWeights(weights, dtype, f"{said} ({reason})")
 
 
 def weight_file(source: Weights, table: Mapping[str, str]) -> WeightFile:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
 
 
-class Entry(torch.nn.Module):
+class CoreStreams(torch.nn.Module):
     """Image and text tokens, positions and the embedded timestep, as core's network gives them."""
 
     patch_size = TOKEN // LATENT

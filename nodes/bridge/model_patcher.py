@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...host.memory import guest_of
-from .network import LORAS, Network
+from .network import LORAS, CoreNetwork
 
 if TYPE_CHECKING:
     from ...loaders.lora.adapters import Adapter
@@ -84,7 +84,7 @@ def core_model(model: DiffusionModel) -> Any:
             core.diffusion_model.rest()
 
     core = Core(config, device=model.device)
-    core.diffusion_model = Network(core, model)
+    core.diffusion_model = CoreNetwork(core, model)
     patcher = Patcher(
         core, model_management.get_torch_device(), model_management.unet_offload_device(), size=1
     )
@@ -105,7 +105,7 @@ def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapte
     from ...kernels.lora_delta import LowRank
     from ...loaders.lora.adapters import Adapter
     from ...loaders.lora.file import Lora
-    from ...loaders.lora.layer import Layer
+    from ...loaders.lora.layer import LoraLayer
 
     layers = {}
     for key, patch in patches.items():
@@ -123,7 +123,9 @@ def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapte
         scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
         shape = up.shape[0], down.shape[1]
         ours = name.removeprefix(_START).removesuffix(".weight")
-        layers[ours] = Layer(Change(LowRank(down, up, scale)), "LoRA", shape, down.shape[0], alpha)
+        layers[ours] = LoraLayer(
+            Change(LowRank(down, up, scale)), "LoRA", shape, down.shape[0], alpha
+        )
     if kept != 1.0 and layers:
         raise InkstoneError(
             f"A node scales the weights of the model by {kept:g} before its change: packed weights "

@@ -18,15 +18,15 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...host import progress
 from ...kernels.lora import attached
-from ...kernels.mmdit import Watch
+from ...kernels.mmdit import ForwardHooks
 from ...kernels.modulation import Modulation
-from ...kernels.references import Beside, References
+from ...kernels.references import ReferenceContext, References
 from ...loaders.lora.adapters import branches
 from ...sampling.geometry import LATENT, even, pack, token_grid, unpack
 from ...sampling.request import Request, reference_grid
 from ...sampling.sampler import working_bytes
 from ..sockets import INDEX, INDEX_ZERO, NEGATIVE
-from .control_adapter import Entry
+from .control_adapter import CoreStreams
 
 if TYPE_CHECKING:
     from ...loaders.lora.adapters import Adapter
@@ -39,7 +39,7 @@ _SAME = 1e-6  # two timesteps that differ by less are one
 _BEHIND = "double_block"  # patches of the image stream behind a block
 
 
-class Network(Entry):
+class CoreNetwork(CoreStreams):
     """What core calls as its network: (x, timestep, context, ...) -> velocity."""
 
     def __init__(self, core: Any, model: DiffusionModel) -> None:
@@ -54,7 +54,7 @@ class Network(Entry):
 
     def rest(self) -> None:
         """The end of a run: lets go of what is the same in all its steps."""
-        self._beside: Beside | None = None
+        self._beside: ReferenceContext | None = None
         self._branches: Mapping[str, Any] | None = None  # of LoRAs
         self._working = 0  # bytes that room was made for
 
@@ -104,7 +104,7 @@ class Network(Entry):
             grids = [token_grid(*size)] * drawn + [reference_grid(r) for r in references]
             tokens = pack(z).reshape(len(x), -1, model.network.config.channels)
             after = [*behind, *_core_control(control)]
-            watch = Watch(lambda _: progress.throw_if_interrupted(), after=after)
+            watch = ForwardHooks(lambda _: progress.throw_if_interrupted(), after=after)
             v = model.network(
                 tokens.to(model.device, model.dtype),
                 context.to(model.device, model.dtype),
@@ -192,18 +192,18 @@ class Network(Entry):
 
     def _kept_beside(
         self, model: DiffusionModel, references: Sequence[Tensor], drawn: int
-    ) -> Beside:
+    ) -> ReferenceContext:
         """The references as tokens; the same object while they are the same."""
         if not references:
-            return Beside()
+            return ReferenceContext()
         tokens = [pack(even(z[:, :, 0])) for z in references]
         found = torch.cat(tokens, dim=1).to(model.device, model.dtype)
         held = self._beside.references if self._beside else None
         if held is None or held.tokens.shape != found.shape or not torch.equal(held.tokens, found):
             layers = drawn if model.layered else 0
-            self._beside = Beside(References(found, fixed=False), layers)
+            self._beside = ReferenceContext(References(found, fixed=False), layers)
         if model.apart:  # keys and values are kept for one batch size only: a fresh object
-            return Beside(References(found, fixed=True))
+            return ReferenceContext(References(found, fixed=True))
         return self._beside
 
 

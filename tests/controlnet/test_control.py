@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from inkstone.controlnet.canvas import canvas_of
-from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.controlnet.masks import region
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
@@ -24,7 +24,7 @@ from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.control import open_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, open_diffusion_model
-from inkstone.loaders.models.weight_file import Want
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.control import ApplyControlNet, LoadControlNet
 from inkstone.nodes.inpaint import Inpaint
 from inkstone.nodes.sample import Denoise
@@ -72,7 +72,7 @@ def inpainting(files):
 
 def control(model, bundle, seed=0, mask=None, effect=(), size=SIZE, count=1):
     pictures = torch.cat([picture(*size, seed=seed + k) for k in range(count)])
-    return ControlPicture(model, bundle.vae, pictures, Effect(*effect), mask).on(canvas_of(*SIZE))
+    return ControlInput(model, bundle.vae, pictures, Effect(*effect), mask).on(canvas_of(*SIZE))
 
 
 def drawn(model, *controls, batch=1, cfg=3.0, seed=3, **more):
@@ -163,7 +163,7 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     """An edit model: controls move the target, and streaming changes no bit."""
     monkeypatch.setattr(residency, "_all", type(residency._all)())
     monkeypatch.setattr(Residency, "_room", lambda *_: 1 << 40)
-    want = Want(torch.float32, wait=True)
+    want = LoadOptions(torch.float32, wait=True)
     model, branch = open_diffusion_model(EMBEDDED_FOLDER, want), open_control(files["union"], want)
     model = replace(model, variant=VARIANTS["embedded-edit"])
     one = control(branch, bundle)
@@ -192,7 +192,7 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
 def test_room_for_a_control_is_made_and_kept(files, monkeypatch):
     """The control comes first, the model is streamed beside it; a second run moves nothing."""
     monkeypatch.setattr(residency, "_all", type(residency._all)())
-    want = Want(torch.float32, wait=True)
+    want = LoadOptions(torch.float32, wait=True)
     model = open_diffusion_model(EMBEDDED_FOLDER, want).weights
     branch = open_control(files["union"], want).weights
     room = branch.nbytes + model.least + 1000

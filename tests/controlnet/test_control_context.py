@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from inkstone.controlnet.canvas import canvas_of
-from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.controlnet.in_context import (
     PREFIX,
     InContext,
     InContextModel,
-    drawing,
+    apply_in_context_loras,
     opened,
     prefixed,
 )
@@ -151,7 +151,7 @@ def reference(pipe, prompt, run, size):
 
 def ours(bundle, controls, size, run, prompt):
     placed = [c.on(canvas_of(*size)) for c in controls]
-    model, branches, context = drawing(bundle.model, placed)
+    model, branches, context = apply_in_context_loras(bundle.model, placed)
     texts = [bundle.text_encoder.encode(t) for t in (prompt, "blurry")]
     table = sigmas(model.schedule, run["steps"], size[0] // 16 * (size[1] // 16))
     request = Request(
@@ -168,7 +168,7 @@ def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
     pictures = [image(*size, seed=n)[1][None] for n in range(maps)]
     with beside(merged, [tokens(plain, p) for p in pictures]):
         want = reference(merged, prompt, run, size)
-    controls = [ControlPicture(model, bundle.vae, p, Effect(STRENGTH)) for p in pictures]
+    controls = [ControlInput(model, bundle.vae, p, Effect(STRENGTH)) for p in pictures]
     got = ours(bundle, controls, size, run, prompt)
     error, effect = relative(got, want), relative(got, ours(bundle, [], size, run, prompt))
     assert error < LIMIT < effect, f"{error:.1e} relative, moved by {effect:.1e}"
@@ -181,8 +181,8 @@ def test_a_batch_with_a_map_for_each_is_its_singles(world):
     pixels = torch.cat([image(*size, seed=n)[1][None] for n in (1, 2, 3)])
 
     def drawn(maps, seed, batch):
-        placed = [ControlPicture(model, bundle.vae, p).on(canvas_of(*size)) for p in maps]
-        dressed, _, context = drawing(bundle.model, placed)
+        placed = [ControlInput(model, bundle.vae, p).on(canvas_of(*size)) for p in maps]
+        dressed, _, context = apply_in_context_loras(bundle.model, placed)
         request = Request(*size, sigmas(LINEAR, 2, 6), seed=seed, batch=batch, context=context)
         return denoise(dressed, text, None, request)
 
@@ -209,8 +209,8 @@ def test_beside_another_control(world, tmp_path):
     with beside(merged, [seen]), acting(merged, [Acting(net, seen, 0.6)], run):
         want = reference(merged, prompt, run, size)
     controls = [
-        ControlPicture(model, bundle.vae, pixels, Effect(STRENGTH)),
-        ControlPicture(branch, bundle.vae, pixels, Effect(0.6)),
+        ControlInput(model, bundle.vae, pixels, Effect(STRENGTH)),
+        ControlInput(branch, bundle.vae, pixels, Effect(0.6)),
     ]
     error = relative(ours(bundle, controls, size, run, prompt), want)
     assert error < LIMIT, f"{error:.1e} relative"
@@ -240,18 +240,18 @@ def test_strength_0_is_no_control_and_a_loaded_lora_counts_once(world, caplog):
     _, _, bundle, model = world
     size, run = (32, 32), dict(steps=1, cfg=1.0, batch=1)
     pixels = image(*size, seed=1)[1][None]
-    off = ControlPicture(model, bundle.vae, pixels, Effect(0.0))
+    off = ControlInput(model, bundle.vae, pixels, Effect(0.0))
     plainly = ours(bundle, [], size, run, "a star")
     assert torch.equal(ours(bundle, [off], size, run, "a star"), plainly)
-    on = ControlPicture(model, bundle.vae, pixels, Effect(0.5)).on(canvas_of(*size))
+    on = ControlInput(model, bundle.vae, pixels, Effect(0.5)).on(canvas_of(*size))
     worn = bundle.model.with_loras([Adapter(model.lora, 0.9)])
     with caplog.at_level(logging.INFO):
-        dressed, branches, context = drawing(worn, [on])
+        dressed, branches, context = apply_in_context_loras(worn, [on])
     assert dressed is worn and not branches and len(context) == 1
     assert "is on the model already" in caplog.text
     other = InContext(model, on.latent, 0.4)
     with pytest.raises(InkstoneError, match="strengths 0.4 and 0.5"):
-        drawing(bundle.model, [on, other])
+        apply_in_context_loras(bundle.model, [on, other])
 
 
 def test_what_it_does_not_take_is_refused(world):
@@ -260,18 +260,20 @@ def test_what_it_does_not_take_is_refused(world):
     canvas, text = canvas_of(*size), bundle.text_encoder.encode("a star")
 
     def on(effect=None, mask=None, picture=pixels):
-        return ControlPicture(model, bundle.vae, picture, effect or Effect(), mask).on(canvas)
+        return ControlInput(model, bundle.vae, picture, effect or Effect(), mask).on(canvas)
 
     with pytest.raises(InkstoneError, match="acts in all steps: start 0.2"):
         on(Effect(1.0, 0.2, 1.0))
     with pytest.raises(InkstoneError, match="takes its map and no mask"):
         on(mask=torch.ones(1, 32, 32))
     table = sigmas(LINEAR, 1, 4)
-    dressed, _, context = drawing(bundle.model, [on(picture=pixels.expand(2, -1, -1, -1))])
+    dressed, _, context = apply_in_context_loras(
+        bundle.model, [on(picture=pixels.expand(2, -1, -1, -1))]
+    )
     for batch, words in ((1, "expected 1. Give"), (3, "expected 1 or 3")):
         with pytest.raises(InkstoneError, match=f"holds 2 maps, {batch} are drawn: {words}"):
             denoise(dressed, text, None, Request(*size, table, batch=batch, context=context))
-    dressed, _, context = drawing(bundle.model, [on()])
+    dressed, _, context = apply_in_context_loras(bundle.model, [on()])
     with pytest.raises(InkstoneError, match="32x32, the canvas 48x32"):
         denoise(dressed, text, None, Request(48, 32, sigmas(LINEAR, 1, 6), context=context))
     edits = dataclasses.replace(dressed, variant=VARIANTS["edit-2511"])
@@ -335,8 +337,8 @@ def test_nodes(small):
     held = ApplyControlNet.execute(right, control, models.vae, pixels, 0.5, 0.0, 1.0).result
     table = sigmas(LINEAR, 1, 12)
     got = Denoise.execute(models.model, held[0], table, latent, 3, 1.0).result[0]["samples"]
-    on = ControlPicture(control, models.vae, pixels, Effect(0.5)).on(canvas_of(64, 48))
-    model, _, context = drawing(models.model, [on])
+    on = ControlInput(control, models.vae, pixels, Effect(0.5)).on(canvas_of(64, 48))
+    model, _, context = apply_in_context_loras(models.model, [on])
     text = models.text_encoder.encode(PREFIX + "a red circle")
     want = denoise(model, text, None, Request(64, 48, table, seed=3, context=context))
     assert torch.equal(got, want)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from inkstone.controlnet.canvas import canvas_of
-from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.errors import InkstoneError
 from inkstone.headless.draw.controls import Asked, Controls
 from inkstone.headless.draw.task import Task
@@ -92,7 +92,7 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
     with acting(plain, [Acting(net, shown, strength, start, end)], run):
         want = theirs(plain, {}, run, size)
     effect = Effect(strength, start, end)
-    control = ControlPicture(model, bundle.vae, pixels, effect, mask, source)
+    control = ControlInput(model, bundle.vae, pixels, effect, mask, source)
     compare(ours(bundle, [control], size, run), want, ours(bundle, [], size, run))
 
 
@@ -113,7 +113,7 @@ def test_several_kinds_at_once(world):
         pixels, own = image(*size, seed=seed)[1][None], mask if kind == "inpaint" else None
         shown = seen(plain, kind, pixels, own)
         references.append(Acting(net, shown, e.strength, e.start, e.end))
-        controls.append(ControlPicture(model, bundle.vae, pixels, e, own))
+        controls.append(ControlInput(model, bundle.vae, pixels, e, own))
     with acting(plain, references, run):
         want = theirs(plain, {}, run, size)
     got = ours(bundle, controls, size, run)
@@ -135,7 +135,7 @@ def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
             ()
             if pictures is None
             else (
-                ControlPicture(model, bundle.vae, pictures, Effect(strength), mask).on(
+                ControlInput(model, bundle.vae, pictures, Effect(strength), mask).on(
                     canvas_of(*size)
                 ),
             )
@@ -159,7 +159,7 @@ def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
     pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 1, 6)
 
     def drawn(mask):
-        made = ControlPicture(nets[kind][1], bundle.vae, pixels, Effect(), mask)
+        made = ControlInput(nets[kind][1], bundle.vae, pixels, Effect(), mask)
         request = Request(*size, table, seed=4, controls=(made.on(canvas_of(*size)),))
         return denoise(bundle.model, text, None, request)
 
@@ -189,7 +189,7 @@ def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
     one = nets["fun"][1]
 
     def drawn(model, branch):
-        control = ControlPicture(branch, bundle.vae, pixels).on(canvas_of(*size))
+        control = ControlInput(branch, bundle.vae, pixels).on(canvas_of(*size))
         return denoise(model, text, None, Request(*size, table, seed=4, controls=(control,)))
 
     first = drawn(bundle.model, one)
@@ -213,7 +213,7 @@ def test_a_call_that_repaints_shows_fun_the_picture(world):
         kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
         for kind in ("fun", "canny")
     }
-    want = ControlPicture(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
+    want = ControlInput(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
     want, got = want.on(canvas_of(*size)), placed["fun"]
     for name in ("latent", "kept", "source"):
         assert torch.equal(getattr(got, name), getattr(want, name)), name
@@ -250,7 +250,7 @@ def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_
     )
     broken.bias.data[5] = torch.nan
     model = open_control(saved(net, tmp_path / "broken.safetensors"))
-    control = ControlPicture(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
+    control = ControlInput(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
     text = bundle.text_encoder.encode("a star")
     request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
     with pytest.raises(InkstoneError, match=f"control broken.safetensors, {words}: .*not finite"):
@@ -316,15 +316,15 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
     ):
         shape = SHAPE if kind == "canny" else "odd layers, three heads"
         model = open_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
-        control = ControlPicture(model, bundle.vae, pixels).on(canvas_of(*size))
+        control = ControlInput(model, bundle.vae, pixels).on(canvas_of(*size))
         with pytest.raises(InkstoneError, match=words):
             denoise(bundle.model, text, None, Request(*size, table, controls=(control,)))
     with pytest.raises(InkstoneError, match="got no mask"):
-        ControlPicture(nets["inpaint"][1], bundle.vae, pixels).on(canvas_of(*size))
+        ControlInput(nets["inpaint"][1], bundle.vae, pixels).on(canvas_of(*size))
     with pytest.raises(InkstoneError, match="only Fun Union does"):
-        ControlPicture(nets["canny"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
+        ControlInput(nets["canny"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
     with pytest.raises(InkstoneError, match="got no mask"):
-        ControlPicture(nets["fun"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
+        ControlInput(nets["fun"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
 
 
 def test_the_published_files_have_these_counts():

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.controlnets.controlnet_qwenimage import QwenImageMultiControlNetModel
 
 from inkstone.controlnet.canvas import canvas_of
-from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.kernels.control_instantx import ControlBranch
 from inkstone.kernels.mmdit import MMDiTConfig
 from inkstone.kernels.modulation import modulation
@@ -113,7 +113,7 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
         call["control_mask"] = mask[None]
         call["control_image"] = pixels.permute(2, 0, 1)[None] * 2 - 1
     want = theirs(pipeline(plain, net, kind), call, run, size)
-    control = ControlPicture(model, bundle.vae, pixels[None], Effect(strength, start, end), mask)
+    control = ControlInput(model, bundle.vae, pixels[None], Effect(strength, start, end), mask)
     compare(ours(bundle, [control], size, run), want, ours(bundle, [], size, run))
 
 
@@ -133,7 +133,7 @@ def test_several_pictures_for_one_net(world):
     )
     want = theirs(pipe, call, run, size)
     controls = [
-        ControlPicture(model, bundle.vae, pixels[None], effect)
+        ControlInput(model, bundle.vae, pixels[None], effect)
         for (_, pixels), effect in zip(pictures, effects)
     ]
     compare(ours(bundle, controls, size, run), want, ours(bundle, [], size, run))

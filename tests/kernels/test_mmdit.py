@@ -5,7 +5,7 @@ import torch
 
 from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
 from inkstone.kernels.modulation import modulation
-from inkstone.kernels.references import Beside, References
+from inkstone.kernels.references import ReferenceContext, References
 
 from ..support.oracle import fill, relative
 
@@ -75,7 +75,7 @@ def test_references_and_padding_mask():
             img_shapes=[grids] * 2,
         ).sample[:, : tokens[0]]
         mod = modulation(state.__getitem__, sigma, config.layers)
-        beside = Beside(References(img[:, tokens[0] :]))
+        beside = ReferenceContext(References(img[:, tokens[0] :]))
         got = ours(img[:, : tokens[0]], txt, mod, grids, mask, beside=beside)
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
@@ -100,7 +100,7 @@ def test_references_with_a_time_of_their_own(references, grad):
             want = ref(whole, encoder_hidden_states=txt, **call).sample[:, : tokens[0]]
         with torch.set_grad_enabled(grad):
             mod = modulation(state.__getitem__, times, config.layers).with_references()
-            got = ours(img, txt, mod, grids, beside=Beside(clean))
+            got = ours(img, txt, mod, grids, beside=ReferenceContext(clean))
         error = relative(got, want)
         assert error < 1e-5, f"sigma {sigma}, {length} text tokens: relative error {error:.2e}"
 
@@ -122,6 +122,6 @@ def test_layers(layers):
             additional_t_cond=torch.tensor([0]),
         ).sample[:, : 30 * layers]
         mod = modulation(state.__getitem__, sigma, config.layers, addition=0)
-        got = ours(img, txt, mod, grids, beside=Beside(References(clean), layers))
+        got = ours(img, txt, mod, grids, beside=ReferenceContext(References(clean), layers))
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"

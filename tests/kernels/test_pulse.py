@@ -121,17 +121,17 @@ def test_loading_can_be_stopped_and_goes_on_later():
         assert all(p.device.type == "cpu" for p in made.network.parameters())
 
 
-def test_quantising_beats(tmp_path, models):
-    from inkstone.pipeline.quantize import quantise
-    from inkstone.pipeline.quantize_request import QuantiseCall
+def test_quantizing_beats(tmp_path, models):
+    from inkstone.pipeline.quantize import quantize
+    from inkstone.pipeline.quantize_request import QuantizeCall
 
-    call = QuantiseCall(models.model.path, tmp_path / "x.gguf", "Q8_0")
+    call = QuantizeCall(models.model.path, tmp_path / "x.gguf", "Q8_0")
     for beat in (1, 5):
         interrupt.listen(StopAt(beat))
         with pytest.raises(Interrupted):
-            quantise(call, lambda done, of: None)
+            quantize(call, lambda done, of: None)
     interrupt.listen(None)
-    assert quantise(call, lambda done, of: None)["bytes"], "it goes on where it was stopped"
+    assert quantize(call, lambda done, of: None)["bytes"], "it goes on where it was stopped"
 
 
 def test_waiting_for_a_thread_beats():

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from inkstone.kernels.control_instantx import Spread
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig, Watch
+from inkstone.kernels.mmdit import ForwardHooks, MMDiT, MMDiTConfig
 from inkstone.kernels.modulation import modulation
-from inkstone.kernels.references import Beside, References
+from inkstone.kernels.references import ReferenceContext, References
 from inkstone.loaders.memory import residency
-from inkstone.loaders.memory.residency import Residency, Stream
+from inkstone.loaders.memory.residency import Prefetcher, Residency
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, open_diffusion_model
-from inkstone.loaders.models.weight_file import Want
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise, working_bytes
 from inkstone.sampling.schedule import LINEAR, sigmas
@@ -63,16 +63,18 @@ def test_passes_together_are_passes_alone(name, references):
         ]
 
     def beside():
-        return Beside(References(tokens, fixed=True) if references else None)
+        return ReferenceContext(References(tokens, fixed=True) if references else None)
 
     with torch.no_grad():
         shared = beside()
         one_by_one = [
             ours(img.clone(), text, mod, grids, watch=watch, beside=shared)
-            for text, watch in zip(texts, (Watch(), Watch(after=[Spread(added)]), Watch()))
+            for text, watch in zip(
+                texts, (ForwardHooks(), ForwardHooks(after=[Spread(added)]), ForwardHooks())
+            )
         ]
         ours.stream = Counting()
-        watches = Watch(), Watch(after=[Spread(added)]), Watch()
+        watches = ForwardHooks(), ForwardHooks(after=[Spread(added)]), ForwardHooks()
         together = ours.together(walks(watches, beside()))
     assert ours.stream.entered == list(range(config.layers))
     for alone, beside_others in zip(one_by_one, together):
@@ -95,7 +97,7 @@ def test_every_pass_is_asked_before_a_block_is_read():
             torch.zeros(1, 2, config.joint),
             table.step(0),
             [GRID],
-            watch=Watch(stop),
+            watch=ForwardHooks(stop),
         )
         for _ in range(2)
     ]
@@ -107,7 +109,7 @@ def test_every_pass_is_asked_before_a_block_is_read():
 @pytest.fixture
 def embedded(monkeypatch):
     monkeypatch.setattr(residency, "_all", type(residency._all)())
-    return open_diffusion_model(EMBEDDED_FOLDER, Want(wait=True))
+    return open_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True))
 
 
 STEPS = 3
@@ -131,13 +133,13 @@ def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
     room = rest + sum(groups[:kept]) + 2 * max(groups[kept:]) + asked
     monkeypatch.setattr(Residency, "_room", lambda *_: room)
     read, blocks = Counter(), []
-    fetch = Stream._read
+    fetch = Prefetcher._read
 
     def count(self, index):
         read[index] += 1
         return fetch(self, index)
 
-    monkeypatch.setattr(Stream, "_read", count)
+    monkeypatch.setattr(Prefetcher, "_read", count)
     streamed, _ = drawn(embedded, Hooks(on_block=lambda step, block: blocks.append((step, block))))
     first = embedded.weights.placement.kept
     assert embedded.weights.placement.streamed and first >= kept

@@ -50,7 +50,7 @@ def inputs(tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
 
 def close(got: torch.Tensor, x, storage, bias=None) -> None:
     """`got` is x W^T + b up to the order of float32 sums and the rounding of the result."""
-    want = x.double() @ storage.dequantise(x.dtype).double().T
+    want = x.double() @ storage.dequantize(x.dtype).double().T
     want = want if bias is None else want + bias.double()
     assert got.shape == want.shape and got.dtype == x.dtype
     error = ((got.double() - want).norm() / want.norm()).item()
@@ -78,7 +78,7 @@ def test_the_types_are_those_of_the_kernels():
 def test_unpacked_bits(name, rows, dtype):
     """Odd rows, also beyond one program; for blocks of 32 an odd number of them."""
     storage = sample(name, rows, 3 if BY_NAME[name].block == 32 else 1)
-    got, want = gemm.unpack(storage, dtype), storage.dequantise(dtype)
+    got, want = gemm.unpack(storage, dtype), storage.dequantize(dtype)
     worst = (got.double() - want.double()).abs().max().item()
     assert torch.equal(got, want), f"{name} in {dtype}: off by up to {worst:g}"
 
@@ -107,7 +107,7 @@ def test_on_a_card():
     """Every type in every tile, in the types that networks compute in."""
     for name, dtype in itertools.product(CUTS, (torch.bfloat16, torch.float16)):
         storage = sample(name, 1030, 96 if BY_NAME[name].block == 32 else 12)
-        assert torch.equal(gemm.unpack(storage, dtype), storage.dequantise(dtype)), name
+        assert torch.equal(gemm.unpack(storage, dtype), storage.dequantize(dtype)), name
         for tokens in (1, 16, 32, 77, 300):
             x = inputs(tokens, storage.shape[1], dtype)
             close(gemm.fused(x, storage), x, storage)
@@ -178,7 +178,7 @@ def test_gradients_go_through():
     storage, x = sample("Q4_1", 9, 2), inputs(3, 64, torch.float32).requires_grad_()
     with linear.force_packed("triton"):
         linear.packed_product(x, storage).sum().backward()
-    want = storage.dequantise().sum(0).expand(3, 64)
+    want = storage.dequantize().sum(0).expand(3, 64)
     worst = (x.grad - want).abs().max().item()
     assert worst < 1e-5, f"gradient off by {worst:.1e}"
 

@@ -479,7 +479,7 @@ def test_tower_of_a_gguf_encoder(tmp_path):
     found = model.vision.open()
     got = found.encode(picture, EDIT_PLUS.area).rows
     assert found.network.merger.mlp[0].storage.format == "Q8_0"
-    tensors["merger.mlp.0.weight"] = found.network.merger.mlp[0].dequantise()
+    tensors["merger.mlp.0.weight"] = found.network.merger.mlp[0].dequantize()
     plain.load_state_dict(tensors)
     pixels = tower_pixels(rgb_bytes(picture), EDIT_PLUS.area)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from inkstone.loaders.arch.header_view import SUPPORTED
 from inkstone.loaders.arch.identify import describe, identify, require
 from inkstone.loaders.arch.recognizers import FileFacts
 from inkstone.loaders.formats.safetensors import save_safetensors
-from inkstone.loaders.formats.safetensors_header import Entry
+from inkstone.loaders.formats.safetensors_header import TensorEntry
 
 from .lora.test_lora_keys import NAMES as LORA_NAMES
 
@@ -33,8 +33,8 @@ def total(shapes: expected_tensors.Layout) -> int:
 
 def header(
     shapes: expected_tensors.Layout, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, Entry]:
-    return {name: Entry(dtype, shape, 0, 0) for name, shape in shapes.items()}
+) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(dtype, shape, 0, 0) for name, shape in shapes.items()}
 
 
 def renamed(
@@ -316,7 +316,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize(("shapes", "name"), FORMATS)
-def test_quantised_formats_are_named(shapes: expected_tensors.Layout, name: str):
+def test_quantized_formats_are_named(shapes: expected_tensors.Layout, name: str):
     """By the header alone; what the layers really have is in tests/quant/test_formats_detect.py."""
     seen = facts(shapes, torch.float8_e4m3fn)
     assert name in seen.formats and not seen.missing
@@ -609,7 +609,7 @@ def test_absurd_numbers_in_names_stay_small():
 
 
 @pytest.mark.parametrize("drop", range(0, 40, 3))
-def test_no_header_breaks_the_recognisers(drop: int):
+def test_no_header_breaks_the_recognizers(drop: int):
     """Any tensor may be absent or of another rank: facts come back, never another exception."""
     tiny_vae = SimpleNamespace(base=8, mult=(1, 2), res_blocks=1, z=16, channels=3)
     small = text_encoder(layers=1, width=64, heads=2, kv_heads=1, ff=8, vocab=300)

@@ -216,7 +216,7 @@ def test_the_true_shape_is_honoured(tmp_path):
             assert storage.nbytes == one.nbytes and storage.shape == shapes[name]
             want = whole.view(shapes[name])
             want = want.bfloat16().float() if name == "halved" else want
-            assert torch.equal(storage.dequantise(), want), name
+            assert torch.equal(storage.dequantize(), want), name
         with pytest.raises(InkstoneError, match="rows of 128, no whole blocks of Q4_K"):
             file.raw("halved")
 
@@ -246,7 +246,7 @@ def test_a_second_scale_is_part_of_its_weight(tmp_path):
         assert set(file.entries) == {"a.weight", "b.scale"}
         assert torch.equal(file.read("a.weight"), want)
         storage = find_gguf(file, {"a.weight": "a.weight"})["a.weight"].load()
-        assert torch.equal(storage.dequantise(), want)
+        assert torch.equal(storage.dequantize(), want)
 
 
 CODEBOOK = [kind for kind in BY_NAME.values() if kind.codebook]
@@ -266,7 +266,7 @@ def test_codebook_types_go_through_the_package(tmp_path, caplog, kind):
     with GGUFFile(tmp_path / "i.gguf") as file:
         assert torch.equal(file.read("a"), want)
         storage = find_gguf(file, {"b": "b"})["b"].load()
-        assert torch.equal(storage.dequantise(), want.bfloat16().float())
+        assert torch.equal(storage.dequantize(), want.bfloat16().float())
         said = [r.message for r in caplog.records if "codebook" in r.message]
     assert said == [
         f"i.gguf: 2 tensors of the codebook type {kind.name} are unpacked by the gguf "
@@ -395,7 +395,7 @@ def test_every_matrix_is_found_and_equal(tmp_path):
         packed = {n for n in held if n.startswith("transformer_blocks.") and held[n].dim() == 2}
         assert set(found) == packed and {f.format for f in found.values()} == {"Q8_0", "Q5_1"}
         for name, weight in held.items():
-            got = found[name].load().dequantise() if name in found else file.read(table[name])
+            got = found[name].load().dequantize() if name in found else file.read(table[name])
             assert torch.equal(got, weight), name
         for one in found.values():
             assert one.load().nbytes == one.nbytes and one.parts == (one.name,)

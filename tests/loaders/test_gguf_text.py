@@ -32,14 +32,14 @@ FULL = SimpleNamespace(
 VISION = expected_tensors.VisionNumbers(depth=2, width=64, ff=60, patch=4, out=256)
 
 
-def write(path: Path, arch: str, tensors: dict, quantised: dict | None = None, **values) -> Path:
-    """A file by the gguf package. `quantised`: name -> type; values: metadata."""
+def write(path: Path, arch: str, tensors: dict, quantized: dict | None = None, **values) -> Path:
+    """A file by the gguf package. `quantized`: name -> type; values: metadata."""
     writer = gguf.GGUFWriter(path, arch)
     for key, value in values.items():
         kind = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
         kind[type(value)](key.replace("__", "."), value)
     for name, tensor in tensors.items():
-        kind = (quantised or {}).get(name)
+        kind = (quantized or {}).get(name)
         array = tensor.numpy() if kind is None else gguf.quants.quantize(tensor.numpy(), kind)
         writer.add_tensor(name, array, raw_dtype=kind)
     writer.write_header_to_file()
@@ -107,7 +107,7 @@ def test_every_name_of_the_text_encoder_is_mapped_one_to_one():
         assert key_maps_gguf.text_name(name) is None
 
 
-def test_the_text_encoder_is_recognised_and_read(tmp_path):
+def test_the_text_encoder_is_recognized_and_read(tmp_path):
     path = encoder(
         tmp_path / "e.gguf",
         Q.Q8_0,
@@ -137,7 +137,7 @@ def test_the_text_encoder_is_recognised_and_read(tmp_path):
         for name, one in found.items():
             storage = one.load()
             assert one.format == "Q8_0" and one.nbytes == storage.nbytes
-            worst = (storage.dequantise() - ours[name]).abs().max()
+            worst = (storage.dequantize() - ours[name]).abs().max()
             assert worst < 0.025, f"{name}: {worst}"
         index = torch.tensor([5, 299])
         rows = found["embed_tokens.weight"].load().gather(index)
@@ -187,7 +187,7 @@ def test_a_packed_vision_tower(tmp_path):
             "visual.merger.mlp.0.weight": "Q5_1",
         }
         for name, one in found.items():
-            assert torch.equal(one.load().dequantise(), file.read(name)), name
+            assert torch.equal(one.load().dequantize(), file.read(name)), name
             assert one.load().nbytes == one.nbytes
         mixed = file.read("visual.blocks.1.attn.qkv.weight")
         error = (mixed - ours["visual.blocks.1.attn.qkv.weight"]).abs()

@@ -142,7 +142,7 @@ def check(part: str, loaded, state: State, dtype: torch.dtype = torch.float32) -
     want, got = published(part, state), dict(loaded.network.named_parameters())
     for name, module in loaded.network.named_modules():
         if getattr(module, "storage", None) is not None:  # weights that stay as the file has them
-            got[f"{name}.weight"] = module.storage.dequantise(dtype)
+            got[f"{name}.weight"] = module.storage.dequantize(dtype)
     if part == DIT:
         mods = modulation_keys(loaded.network.config.layers)
         got |= {n: loaded.source.read(loaded.names[n], dtype=dtype) for n in mods}

@@ -13,8 +13,8 @@ from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.lru import Recent
 from inkstone.loaders.memory.residency import Placement, Residency, place
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, open_diffusion_model, open_text_encoder
-from inkstone.loaders.models.weight_file import Want
-from inkstone.pipeline.memory_plan import Wanted, plan
+from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.pipeline.memory_plan import PlanRequest, plan
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise, working_bytes
 from inkstone.sampling.schedule import LINEAR, sigmas
@@ -70,7 +70,7 @@ def room(monkeypatch):
 
 @pytest.fixture
 def opened(room):
-    want = Want(wait=True)
+    want = LoadOptions(wait=True)
     return open_diffusion_model(EMBEDDED_FOLDER, want), open_text_encoder(EMBEDDED_FOLDER, want)
 
 
@@ -124,13 +124,13 @@ def test_a_stopped_run_leaves_a_usable_stream(opened, room):
 @pytest.fixture
 def reads(monkeypatch):
     """Blocks in the order in which they are asked from the file."""
-    seen, read = [], residency.Stream._read
+    seen, read = [], residency.Prefetcher._read
 
     def noted(self, index):
         seen.append(index)
         return read(self, index)
 
-    monkeypatch.setattr(residency.Stream, "_read", noted)
+    monkeypatch.setattr(residency.Prefetcher, "_read", noted)
     return seen
 
 
@@ -175,7 +175,7 @@ def test_a_block_that_cannot_be_read_stops_that_run_only(opened, monkeypatch):
     text = encoder.encode(PROMPT)
     whole = drawn(model, text)
     model.weights.park()
-    read = residency.Stream._read
+    read = residency.Prefetcher._read
 
     def fails(self, index):
         if index == 3:
@@ -183,7 +183,7 @@ def test_a_block_that_cannot_be_read_stops_that_run_only(opened, monkeypatch):
         return read(self, index)
 
     with monkeypatch.context() as patch, pytest.raises(InkstoneError, match="ends early"):
-        patch.setattr(residency.Stream, "_read", fails)
+        patch.setattr(residency.Prefetcher, "_read", fails)
         drawn(model, text)
     assert torch.equal(drawn(model, text), whole)
 
@@ -249,7 +249,7 @@ def test_the_plan_is_what_the_run_does(opened, room):
     assert made.together and made.peak < made.budget and "all resident" in made.sentence()
     whole = made.text_encoder + made.diffusion_model
     assert whole == encoder.weights.nbytes + model.weights.nbytes
-    made = plan(bundle, Wanted(memory=made.peak - made.text_encoder // 2))
+    made = plan(bundle, PlanRequest(memory=made.peak - made.text_encoder // 2))
     assert not made.together and "leaves before" in made.sentence(), made.sentence()
     with pytest.raises(InkstoneError, match="even when streamed"):
-        plan(bundle, Wanted(memory=made.runtime))
+        plan(bundle, PlanRequest(memory=made.runtime))

@@ -13,7 +13,7 @@ from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, settled, t
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, open_diffusion_model
-from inkstone.loaders.models.weight_file import Want
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.weight_rows import Matrices
 from inkstone.sampling import sampler
 from inkstone.sampling.lightning import Distilled, misfit
@@ -26,7 +26,7 @@ from ..support.oracle import relative
 
 SIZE = (80, 48)
 LEVELS = sigmas(LINEAR, 2, 15)
-WAITING = Want(torch.float32, wait=True)
+WAITING = LoadOptions(torch.float32, wait=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def model(folder):
 
     def get(kind: str):
         if kind not in made:
-            made[kind] = open_diffusion_model(folder(kind), Want(torch.float32))
+            made[kind] = open_diffusion_model(folder(kind), LoadOptions(torch.float32))
         return made[kind]
 
     return get
@@ -110,7 +110,7 @@ def test_a_file_without_marks_says_nothing(folder, kind, tmp_path):
     path = single(folder(kind), tmp_path)
     assert open_diffusion_model(path, WAITING).variant is None
     for name in CHOICES:
-        want = Want(torch.float32, wait=True, variant=name)
+        want = LoadOptions(torch.float32, wait=True, variant=name)
         if name == "layered":
             with pytest.raises(InkstoneError, match="lacks the tensor .*addition_t_embedding"):
                 open_diffusion_model(path, want)
@@ -144,14 +144,14 @@ def test_a_file_with_a_mark_says_it(folder, tmp_path):
 )
 def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
     with pytest.raises(InkstoneError, match=f"chosen to be {wanted}.* is {kind} "):
-        open_diffusion_model(folder(kind), Want(torch.float32, wait=True, variant=wanted))
+        open_diffusion_model(folder(kind), LoadOptions(torch.float32, wait=True, variant=wanted))
 
 
 def test_unknown_choices(folder):
     with pytest.raises(InkstoneError, match="'edit-2600' is not one.*auto or one of qwen-image, e"):
-        open_diffusion_model(folder("edit"), Want(wait=True, variant="edit-2600"))
+        open_diffusion_model(folder("edit"), LoadOptions(wait=True, variant="edit-2600"))
     with pytest.raises(InkstoneError, match="'edit' is not one of the inkstone-embedded models"):
-        open_diffusion_model(EMBEDDED_FOLDER, Want(wait=True, variant="edit"))
+        open_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True, variant="edit"))
 
 
 def test_weights_count_more_than_the_folder(folder, caplog):
@@ -179,7 +179,7 @@ def test_the_embedded_model_is_one_without_or_with_edits(tmp_path):
     assert made.variant is VARIANTS["embedded"] and not made.apart
 
 
-def test_a_quantised_copy_keeps_the_variant(folder):
+def test_a_quantized_copy_keeps_the_variant(folder):
     for kind in ("edit-2511", "edit-2509"):
         with Matrices(folder(kind)) as model:
             assert model.said == {"inkstone_variant": kind}
@@ -240,7 +240,7 @@ REFUSED = [
 def test_refusals(model, monkeypatch, case):
     """A sentence each, before any weight is used."""
     kind, changed, words = case
-    monkeypatch.setattr(sampler.Beside, "__init__", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr(sampler.ReferenceContext, "__init__", lambda *_: pytest.fail("the run began"))
     call = dict(width=80, height=48, sigmas=LEVELS) | changed
     with pytest.raises(InkstoneError, match=words):
         denoise(model(kind), text(), None, Request(**call))
@@ -257,7 +257,7 @@ def test_without_references_every_variant_draws_the_same(folder, tmp_path):
     path = single(folder("qwen-image"), tmp_path)
     drawn = [
         denoise(
-            open_diffusion_model(path, Want(torch.float32, variant=name)),
+            open_diffusion_model(path, LoadOptions(torch.float32, variant=name)),
             text(),
             None,
             Request(*SIZE, LEVELS),

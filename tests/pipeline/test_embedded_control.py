@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from inkstone.controlnet.canvas import canvas_of
-from inkstone.controlnet.control_picture import ControlPicture, Effect
+from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.loaders.models.control import open_control
@@ -80,7 +80,7 @@ def test_strength_0_is_no_control_bit_for_bit(models, own, scenes):
         seen = torch.from_numpy(EDGES(render(scene))).float()[None] / 255
         canvas, plain = canvas_of(scene.width, scene.height), latent(models, scene)
         for strength in (0.0, 1.0):
-            control = ControlPicture(own, models.vae, seen, Effect(strength)).on(canvas)
+            control = ControlInput(own, models.vae, seen, Effect(strength)).on(canvas)
             assert torch.equal(latent(models, scene, control), plain) == (strength == 0)
 
 
@@ -124,7 +124,7 @@ def test_the_node_offers_it(models, scenes):
 def test_it_serves_no_other_model(own, models, tiny_folder):
     other = load_all(tiny_folder("qwen-image"))
     seen = torch.zeros(1, 64, 64, 3)
-    control = ControlPicture(own, other.vae, seen).on(canvas_of(64, 64))
+    control = ControlInput(own, other.vae, seen).on(canvas_of(64, 64))
     request = Request(64, 64, sigmas(other.model.schedule, 2, 16), 5, 1, 1.0, controls=(control,))
     with pytest.raises(InkstoneError, match="control"):
         denoise(other.model, torch.zeros(1, 3, 32), None, request)

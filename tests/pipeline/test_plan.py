@@ -22,11 +22,11 @@ from inkstone.loaders.arch.variant import VARIANTS
 from inkstone.loaders.lora.adapters import Adapter, dress
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.memory import residency
-from inkstone.loaders.memory.param_slots import Slot
+from inkstone.loaders.memory.param_slots import ParamSlot
 from inkstone.loaders.memory.residency import Placement, Residency
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.vision import TowerPlace, VisionModel
-from inkstone.pipeline.memory_plan import Stage, Wanted, follow, plan
+from inkstone.pipeline.memory_plan import PlanRequest, PlanStage, follow, plan
 from inkstone.sampling.geometry import encoder_sizes
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise, working_bytes
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 def test_stages_leave_when_the_next_has_no_room():
-    one, two = Stage((10, [5, 5]), 3), Stage((4, [8, 8, 8]), 2)
+    one, two = PlanStage((10, [5, 5]), 3), PlanStage((4, [8, 8, 8]), 2)
     whole = [Placement(2, 0, 20), Placement(3, 0, 28)]
     assert follow([one, two], 50, 0) == (whole, 50, True)
     assert follow([one, two], 49, 0) == (whole, 30, False)
@@ -61,7 +61,9 @@ def residence(rest: int, groups: list[int]) -> Residency:
     """Weights that say to be of these sizes."""
     network = Blocks(len(groups))
     places = zip([network.outer, *network.blocks], [rest, *groups])
-    slots = [Slot(m, "weight", size, lambda: torch.zeros(1, 1), m.weight) for m, size in places]
+    slots = [
+        ParamSlot(m, "weight", size, lambda: torch.zeros(1, 1), m.weight) for m, size in places
+    ]
     return Residency(network, slots, CPU, network.blocks)
 
 
@@ -70,7 +72,7 @@ def test_stages_are_what_settle_does(monkeypatch):
     for _ in range(60):
         monkeypatch.setattr(residency, "_all", type(residency._all)())
         stages = [
-            Stage(
+            PlanStage(
                 (draw.randint(1, 9), [draw.randint(1, 9)] * draw.randint(2, 6)),
                 draw.randint(0, 5),
                 leaves=draw.random() < 0.3,
@@ -141,7 +143,7 @@ def towered(bundle, pictures: int = 2):
     with torch.device("meta"):
         network = VisionTower(config)
     slots = [
-        Slot(
+        ParamSlot(
             network.get_submodule(n.rpartition(".")[0]),
             n.rpartition(".")[2],
             4 * p.numel(),
@@ -162,7 +164,7 @@ def test_an_edit_counts_tower_rows_and_references():
     bundle = open_models(DrawCall(""))
     edits, size = towered(bundle), (160, 96)
     tower = edits.text_encoder.vision.open()
-    plain, made = plan(edits, Wanted(size, 4)), plan(edits, Wanted(size, 4, pictures=2))
+    plain, made = plan(edits, PlanRequest(size, 4)), plan(edits, PlanRequest(size, 4, pictures=2))
     assert plain.vision_tower == 0 and "vision tower" not in plain.sentence()
     assert made.vision_tower == tower.weights.nbytes and "vision tower 0.00 GB" in made.sentence()
     table = sigmas(LINEAR, 4, 60)
@@ -170,7 +172,7 @@ def test_an_edit_counts_tower_rows_and_references():
     texts = {"positive": text, "negative": text}
     picture = torch.zeros(1, 16, 1, 12, 20)
     want = working_bytes(edits.model, Request(*size, table, references=(picture,) * 2), texts)
-    decode = plan(edits, Wanted(size, 4)).activations
+    decode = plan(edits, PlanRequest(size, 4)).activations
     assert made.activations == max(decode, want - made.modulation_table)
     _, (width, height) = encoder_sizes(*size, EDIT_PLUS.area)
     patches = width * height // 14**2
@@ -189,7 +191,7 @@ def test_a_picture_costs_nothing_that_nobody_sees():
     blind = replace(EDIT_PLUS, sees=False)
     family = replace(bundle.model.family, edits=(blind,))
     model = replace(bundle.model, family=family)
-    assert plan(replace(bundle, model=model), Wanted(pictures=1)).vision_tower == 0
+    assert plan(replace(bundle, model=model), PlanRequest(pictures=1)).vision_tower == 0
 
 
 def test_layers_are_drawn_side_by_side():
@@ -200,7 +202,7 @@ def test_layers_are_drawn_side_by_side():
     table, picture = sigmas(LINEAR, 4, 60), torch.zeros(1, 16, 1, 12, 20)
     text = torch.empty(1, 64, 128)
     for layers, told in ((4, 0), (7, 7)):
-        made = plan(bundle, Wanted(size, 4, layers=told))
+        made = plan(bundle, PlanRequest(size, 4, layers=told))
         request = Request(*size, table, references=(picture,), layers=layers)
         want = working_bytes(model, request, {"positive": text, "negative": text})
         assert made.activations + made.modulation_table == want, layers
@@ -211,7 +213,7 @@ def test_an_edit_without_a_tower_is_told():
     place = TowerPlace("no tower", missing="there is no mmproj beside it")
     text = replace(bundle.text_encoder, vision=place)
     with pytest.raises(InkstoneError, match="vision tower is missing.*no mmproj"):
-        plan(replace(bundle, text_encoder=text), Wanted(pictures=1))
+        plan(replace(bundle, text_encoder=text), PlanRequest(pictures=1))
 
 
 def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
@@ -226,7 +228,7 @@ def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
     monkeypatch.setattr(Residency, "settle", listen)
     text = torch.randn(1, 64, 128)
     denoise(bundle.model, text, text, Request(96, 64, sigmas(LINEAR, 2, 24), cfg=2.0))
-    made = plan(replace(bundle, vae=None), Wanted((96, 64), 2))
+    made = plan(replace(bundle, vae=None), PlanRequest((96, 64), 2))
     assert asked == [made.activations + made.modulation_table]
 
 

@@ -1,4 +1,4 @@
-"""Formats of ComfyUI against comfy-kitchen's own quantisers and eager routines, bit for bit."""
+"""Formats of ComfyUI against comfy-kitchen's own quantizers and eager routines, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weight(rows: int = ROWS, columns: int = COLUMNS) -> torch.Tensor:
     return w
 
 
-# name -> (layout, arguments of its quantiser, settings beside the format)
+# name -> (layout, arguments of its quantizer, settings beside the format)
 CASES = {
     "float8_e4m3fn": (TensorCoreFP8Layout, {"scale": "recalculate"}, {}),
     "float8_e5m2": (TensorCoreFP8Layout, {"scale": "recalculate", "dtype": torch.float8_e5m2}, {}),

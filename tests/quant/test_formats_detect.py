@@ -1,4 +1,4 @@
-"""Whole models in packed formats: recognised layer by layer, loaded, and as near to the plain model
+"""Whole models in packed formats: recognized layer by layer, loaded, and as near to the plain model
 as the format allows; what is missing or damaged is told before anything is loaded.
 """
 
@@ -144,7 +144,7 @@ CASES = {  # name -> (change, format and count, worst relative error of the outp
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 @pytest.mark.parametrize("case", CASES)
-def test_models_are_recognised_and_loaded(case, prefix, tmp_path):
+def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
     change, counts, most = CASES[case]
     plain = model()
     packed = dict(plain)
@@ -164,7 +164,7 @@ def test_models_are_recognised_and_loaded(case, prefix, tmp_path):
         owner, _, leaf = name.rpartition(".")
         module = got.network.get_submodule(owner)
         storage = getattr(module, "storage", None) if leaf == "weight" else None
-        value = storage.dequantise() if storage is not None else getattr(module, leaf)
+        value = storage.dequantize() if storage is not None else getattr(module, leaf)
         error = relative(value, parameter)
         assert error < most, f"{case}: {name} is off by {error:.1e}"
     tables = [m.modulation(torch.tensor([0.7, 0.2])) for m in (want, got)]

@@ -73,7 +73,7 @@ def test_exact(case, tmp_path):
     assert found.shape == tuple(weight.shape) and found.nbytes == storage.nbytes
     check(storage, weight.float())
     assert torch.equal(
-        storage.dequantise(torch.bfloat16).view(torch.int16), weight.view(torch.int16)
+        storage.dequantize(torch.bfloat16).view(torch.int16), weight.view(torch.int16)
     ), "bits, the sign of zero included"
 
 
@@ -210,7 +210,7 @@ def test_a_vision_tower_in_streams(tmp_path):
         weights = [streams.pop(f"{block}.{n}.weight") for n in names]
         streams |= {block + k: v for k, v in encode(weights).items()}
     source = opened(tmp_path, streams)
-    names_ = key_maps.Names({n: n for n in source.entries})
+    names_ = key_maps.KeyMap({n: n for n in source.entries})
     order = {"dfloat11_config": {"pattern_dict": {r"visual\.blocks\.\d+": names}}}
     want = TowerWant(64, torch.float32, torch.device("cpu"))
     tower = tower_place(source, names_, order, want).open()
@@ -218,7 +218,7 @@ def test_a_vision_tower_in_streams(tmp_path):
     tower.weights.fill()
     for name in names:
         for at in (0, 1):
-            found = tower.network.get_submodule(f"blocks.{at}.{name}").dequantise()
+            found = tower.network.get_submodule(f"blocks.{at}.{name}").dequantize()
             assert torch.equal(found, plain[f"visual.blocks.{at}.{name}.weight"].float()), name
     refused(("nothing says which",), lambda: tower_place(source, names_, {}, want).open())
 
@@ -287,7 +287,7 @@ def test_damage_is_told(name, tmp_path):
     change, words = DAMAGE[name]
     tensors = one(normal(300, 256))
     change(tensors)
-    refused(words, lambda: found_in(tmp_path, tensors)["a.weight"].load().dequantise())
+    refused(words, lambda: found_in(tmp_path, tensors)["a.weight"].load().dequantize())
 
 
 def _with(**changes):

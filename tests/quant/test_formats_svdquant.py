@@ -164,9 +164,9 @@ CASES = {
 
 def matches(storage, plain: torch.Tensor) -> None:
     """Float32 to its last bits (the branch is a product), halves to theirs."""
-    error = relative(storage.dequantise(), plain)
+    error = relative(storage.dequantize(), plain)
     assert error < 3e-7, f"{storage.format}: off by {error:.1e}"
-    assert relative(storage.dequantise(torch.bfloat16), plain) < 2.5e-3
+    assert relative(storage.dequantize(torch.bfloat16), plain) < 2.5e-3
     part = storage.rows_into(100, torch.empty(9, K))
     assert relative(part, plain[100:109]) < 3e-7
     index = torch.tensor([5, 127, 0])
@@ -260,7 +260,7 @@ def test_modulation(name, tmp_path):
     one = found_in(tmp_path, tensors)[name + ".weight"]
     storage = one.load()
     assert set(one.parts) == set(tensors) and one.nbytes == storage.nbytes
-    assert torch.equal(storage.dequantise(), plain)
+    assert torch.equal(storage.dequantize(), plain)
     assert torch.equal(storage.rows_into(100, torch.empty(77, 128)), plain[100:177])
     assert torch.equal(one.bias(), bias)
 

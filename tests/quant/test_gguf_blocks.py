@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from inkstone.quant.gguf import UNPACKED, bad_block, dequantise
+from inkstone.quant.gguf import UNPACKED, bad_block, dequantize
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import BY_NAME, REFUSED, TYPES, BlockType
 
@@ -44,7 +44,7 @@ def reference(raw: np.ndarray, kind: BlockType) -> np.ndarray:
 
 
 def check(raw: np.ndarray, kind: BlockType, what: str = "") -> None:
-    got, want = dequantise(torch.from_numpy(raw), kind).numpy(), reference(raw, kind)
+    got, want = dequantize(torch.from_numpy(raw), kind).numpy(), reference(raw, kind)
     assert got.shape == want.shape and got.dtype == want.dtype == np.float32
     differ = int((got.view(np.uint32) != want.view(np.uint32)).sum())
     with np.errstate(invalid="ignore"):
@@ -78,7 +78,7 @@ def test_a_single_block_anywhere_in_memory(name: str):
     want, size = reference(raw, kind), kind.bytes
     for at in range(3):
         one = torch.from_numpy(raw)[:, at * size : (at + 1) * size]
-        got = dequantise(one, kind)
+        got = dequantize(one, kind)
         assert np.array_equal(got.numpy(), want[:, at * kind.block : (at + 1) * kind.block])
 
 
@@ -112,8 +112,8 @@ def test_extreme_codes(name: str):
 def test_other_types_are_rounded_once(name: str, dtype: torch.dtype):
     kind = BY_NAME[name]
     raw = torch.from_numpy(blocks(kind, 3, 1024))
-    whole = dequantise(raw, kind)
-    got = dequantise(raw, kind, dtype=dtype)
+    whole = dequantize(raw, kind)
+    got = dequantize(raw, kind, dtype=dtype)
     assert torch.equal(got.view(torch.int16), whole.to(dtype).view(torch.int16))
 
 
@@ -122,9 +122,9 @@ def test_storage_gives_rows_and_gathers(name: str):
     kind = BY_NAME[name]
     raw = torch.from_numpy(blocks(kind, 12, 6))
     storage = GGUFStorage(raw, kind, (12, 6 * kind.block))
-    whole = dequantise(raw, kind)
+    whole = dequantize(raw, kind)
     assert storage.format == name and storage.nbytes == raw.numel()
-    assert torch.equal(storage.dequantise(), whole)
+    assert torch.equal(storage.dequantize(), whole)
     rows = torch.empty(5, 6 * kind.block, dtype=torch.bfloat16)
     assert storage.rows_into(4, rows) is rows and torch.equal(rows, whole[4:9].bfloat16())
     index = torch.tensor([11, 0, 7, 7])
@@ -140,8 +140,8 @@ def test_a_factor_multiplies_in_float32():
     kind = BY_NAME["NVFP4"]
     raw = torch.from_numpy(blocks(kind, 4, 3))
     storage = GGUFStorage(raw, kind, (4, 192), 0.3)
-    want = dequantise(raw, kind) * 0.3
-    assert torch.equal(storage.dequantise(), want)
+    want = dequantize(raw, kind) * 0.3
+    assert torch.equal(storage.dequantize(), want)
     assert torch.equal(storage.gather(torch.tensor([2]), torch.bfloat16), want[2:3].bfloat16())
 
 

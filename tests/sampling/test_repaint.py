@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.sampling.denoise import Kept, euler
+from inkstone.sampling.denoise import KeptRegion, euler
 from inkstone.sampling.geometry import Box, Sides, check_canvas, context_box, pack, unpack
 from inkstone.sampling.inpaint import Repaint, crop_for, pad_out, paste, stitch, whole
 from inkstone.sampling.masks import bounds, latent_mask, mask_for, soften
@@ -78,7 +78,9 @@ def test_kept_latents_lie_under_kept_pixels(size):
     job = Repaint(picture(*size), mask, whole(*size))
     z = vae.encode(job.canvas())
     tokens = pack(z[:, :, 0])
-    kept = Kept(tokens, torch.randn_like(tokens), pack(job.latent_mask().expand(-1, 16, -1, -1)))
+    kept = KeptRegion(
+        tokens, torch.randn_like(tokens), pack(job.latent_mask().expand(-1, 16, -1, -1))
+    )
     sigmas = torch.tensor([1.0, 0.5, 0.0])
     x = euler(lambda x, i, which: torch.full_like(x, 7.0), kept.noise, sigmas, kept=kept)
     after = unpack(x, z.shape[-2] // 2, z.shape[-1] // 2)[:, :, None]

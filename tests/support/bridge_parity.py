@@ -304,9 +304,9 @@ for what, ask in (
 # what the host's memory manager is told: our weights do not leave to make room for themselves
 from inkstone.host.memory import Guest, room  # noqa: E402
 from inkstone.loaders.models.load import open_all  # noqa: E402
-from inkstone.loaders.models.weight_file import Want  # noqa: E402
+from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 
-waiting = open_all(FOLDER, Want(torch.float32, wait=True, free=room))
+waiting = open_all(FOLDER, LoadOptions(torch.float32, wait=True, free=room))
 late = nodes.ToModel.execute(waiting.model).result[0]
 FOUND["read when it runs"] = relative(sampled(late), sampled(CORE))
 guests = [g for g in late.model_patches_models() if isinstance(g, Guest)]

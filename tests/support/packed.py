@@ -45,14 +45,14 @@ def check(storage: Storage, want: Tensor, most: float = 0.0) -> None:
     most: by how much of its largest number float32 may be off, for references that add floats.
     """
     if most:
-        whole = storage.dequantise()
+        whole = storage.dequantize()
         worst = ((whole - want).abs().amax() / want.abs().amax()).item()
         assert worst <= most, f"{storage.format}: off by {worst:g} of the largest"
         want = whole
     rows, row = storage.shape[0], storage.shape[0] // 2
     assert storage.shape == tuple(want.shape)
     for dtype in TYPES:
-        whole = storage.dequantise(dtype)
+        whole = storage.dequantize(dtype)
         worst = (whole.double() - want.to(dtype).double()).abs().max().item()
         assert torch.equal(whole, want.to(dtype)), f"{storage.format} in {dtype}: off by {worst:g}"
     out = torch.full((rows - row, storage.shape[1]), torch.nan)

@@ -98,7 +98,7 @@ def test_a_filled_map_is_white_where_something_stands(kind):
 
 def test_a_branch_starts_as_no_control():
     torch.manual_seed(1)
-    model = control_flow.Controlled(base(), control_flow.ControlWeights(base()))
+    model = control_flow.ControlledModel(base(), control_flow.ControlWeights(base()))
     x, maps, ids = torch.randn(2, 12, 64), torch.randn(2, 12, 64), torch.ones(2, 4).long()
     sigma = torch.tensor([0.3, 0.9])
     with torch.no_grad():

@@ -13,7 +13,7 @@ from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import node_classes
 from inkstone.headless.draw.controls import Asked
-from inkstone.headless.draw.file_names import Held, Names
+from inkstone.headless.draw.file_names import FileNames, PictureTraits
 from inkstone.headless.draw.png_metadata import graph_chunks
 from inkstone.headless.draw.request import DrawCall, Settings
 from inkstone.headless.draw.to_graph import Drawn, call_graph
@@ -56,12 +56,12 @@ def made(seed: int = 3, drawn: dict | None = None, **call) -> tuple[dict, tuple[
     ],
 )
 def test_files_where_the_loaders_look(kind, path, name, place):
-    names = Names()
+    names = FileNames()
     assert names.of(kind, Path(path)) == name and names.away() == []
 
 
 def test_files_elsewhere_are_told_and_never_mixed_up(place):
-    names = Names()
+    names = FileNames()
     found = [names.of("input", place / p) for p in ("a/x.png", "b/x.png", "a/x.png", "y.png")]
     assert found == ["x.png", "x_2.png", "x.png", "y.png"]
     assert names.of("loras", place / "x.png") == "x.png"
@@ -75,7 +75,7 @@ def test_files_elsewhere_are_told_and_never_mixed_up(place):
 def test_a_whole_folder_elsewhere_belongs_to_the_whole_folders(place):
     Path("own").mkdir()
     Path("own/model_index.json").write_text("{}")
-    names = Names()
+    names = FileNames()
     assert names.of("text_encoders", Path("own")) == "own"
     assert names.away() == ["put own into models/diffusers"]
 
@@ -95,7 +95,7 @@ def test_what_is_told(place):
             "kind": "image",
             "settings": settings,
             "statistics": False,
-            "held": {Path("input/m.png"): Held(coloured=True)},
+            "held": {Path("input/m.png"): PictureTraits(coloured=True)},
         },
     )
     words = ("mask m.png", "strength is 0.01, not 0.004", "statistics", str(2**60 + 1))

@@ -15,7 +15,7 @@ from inkstone.headless.cli.main import main
 from inkstone.headless.queue import journal as batch_results
 from inkstone.headless.queue import metrics
 from inkstone.headless.queue.jobs import in_order, read_jobs
-from inkstone.headless.queue.run import BatchCall, Watch, batch
+from inkstone.headless.queue.run import BatchCall, QueueCallbacks, batch
 from inkstone.loaders.models import load as bundle_module
 from inkstone.loaders.models.text_encoder import TextEncoderModel
 
@@ -260,7 +260,7 @@ def test_ctrl_c_ends_after_the_step(place, capsys):
     )
     call = BatchCall(jobs, place / "out")
     with pytest.raises(KeyboardInterrupt):
-        batch(call, Watch(step=press))
+        batch(call, QueueCallbacks(step=press))
     assert steps[-1] == ("b", 1)
     assert signal.getsignal(signal.SIGINT) is before
     assert [r["id"] for r in records(place / "out")] == ["a"]
@@ -275,7 +275,7 @@ def test_ctrl_c_in_a_graph(place):
     with pytest.raises(KeyboardInterrupt):
         batch(
             BatchCall(jobs, place / "out"),
-            Watch(step=lambda *a: os.kill(os.getpid(), signal.SIGINT)),
+            QueueCallbacks(step=lambda *a: os.kill(os.getpid(), signal.SIGINT)),
         )
     assert not records(place / "out")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inkstone.kernels.linear import Linear
-from inkstone.kernels.lora import Beside, branch_of
+from inkstone.kernels.lora import BaseLayer, branch_of
 from inkstone.loaders.lora import file as lora_module
 from inkstone.loaders.lora.adapters import Adapter, copied_bytes
 from inkstone.loaders.lora.file import load_lora
@@ -104,7 +104,7 @@ def test_beside_packed_weights(method, storage, state, tmp_path):
     for name, module in model.network.named_modules():
         if isinstance(module, Linear):
             module.hold(STORAGES[storage](module.weight.detach()))
-            packed[f"{name}.weight"] = module.dequantise()
+            packed[f"{name}.weight"] = module.dequantize()
     got = drawn(model.with_loras([adapter(tmp_path, layers, 0.7)]))
     whole = files.merged_state(packed, [(layers, 0.7)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
@@ -322,7 +322,7 @@ def test_branches_run_on_any_device_and_type(method, grad, tmp_path):
     change = load_lora(path).model[name].change
     for device, dtype in (("meta", torch.float32), ("cpu", torch.bfloat16)):
         on = layer.to(dtype) if device == "cpu" else Linear(32, 64, device="meta")
-        branch = branch_of([(0.5, change)], Beside(on), torch.device(device), dtype)
+        branch = branch_of([(0.5, change)], BaseLayer(on), torch.device(device), dtype)
         with torch.set_grad_enabled(grad):
             x = torch.zeros(2, 5, 32, dtype=dtype, device=device)
             y = branch(x, torch.zeros(2, 5, 64, dtype=dtype, device=device))

@@ -15,7 +15,7 @@ from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.arch.key_maps_lora import modules, understand
 from inkstone.loaders.lora.adapters import Adapter, fit
 from inkstone.loaders.lora.file import Lora, load_lora
-from inkstone.loaders.lora.layer import Layer
+from inkstone.loaders.lora.layer import LoraLayer
 
 from ...support import lora_files as files
 
@@ -241,7 +241,7 @@ def test_the_published_lightning_file_on_the_published_model(caplog):
             continue
         n, k = layout[f"{name}.weight"]
         down, up = torch.empty(64, k, device="meta"), torch.empty(n, 64, device="meta")
-        layers[name] = Layer(Change(LowRank(down, up)), "LoRA", (n, k), 64, 64.0)
+        layers[name] = LoraLayer(Change(LowRank(down, up)), "LoRA", (n, k), 64, 64.0)
     with caplog.at_level("INFO"):
         fitted = fit(Adapter(Lora(Path("l.safetensors"), layers, {})), "model", layout)
     assert fitted.sentence() == "720 of 720 modules, rank 64, alpha 64, strength 1"

@@ -1,4 +1,4 @@
-"""LoRA in graphs, on the command line, and Lightning recognised, with the embedded model."""
+"""LoRA in graphs, on the command line, and Lightning recognized, with the embedded model."""
 
 import json
 import logging

@@ -4,7 +4,7 @@ Writes once, into --folder, a bf16 file of a few full-width blocks, whose tensor
 those of the whole model: what is held at once does not depend on their number. Peak is all that is
 resident in the process, Python and torch included, pages of mapped files too.
 
-python bench/quantise.py --folder /tmp/inkstone-load
+python bench/quantize.py --folder /tmp/inkstone-load
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness  # noqa: E402
-from bench.load import WEIGHTS, prepare  # noqa: E402
+from . import common, harness  # noqa: E402
+from .load import WEIGHTS, prepare  # noqa: E402
 
 GOAL = 2e9  # bytes
 # the process says its own peak: what the system counts for a child begins with its parent's
@@ -41,7 +41,7 @@ class Written:
     size: int
 
 
-def quantise(source: Path, kind: str, work: Path, threads: int) -> Written:
+def quantize(source: Path, kind: str, work: Path, threads: int) -> Written:
     """Runs the command once."""
     out = work / f"{kind}{'.safetensors' if kind == 'fp8_scaled' else '.gguf'}"
     call = [sys.executable, "-c", RUN.format(root=str(harness.ROOT)), "quantize"]
@@ -68,7 +68,7 @@ def main() -> None:
     part = prepare(args.folder, args.layers)
     size = (part / WEIGHTS).stat().st_size
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
-        runs = [quantise(part, k, Path(work), args.threads) for k in args.types.split(",")]
+        runs = [quantize(part, k, Path(work), args.threads) for k in args.types.split(",")]
     facts = common.facts(args)
     title = f"inkstone quantize, {args.layers} full-width blocks (bf16 file of {size / 1e6:.0f} MB)"
     cells: common.Cells = [("", "seconds", "s / G weights", "peak MB", "/ 2 GB", "file MB")]

@@ -1,4 +1,4 @@
-"""Quantising the models that ship: importance matrices, from files and from prompts, and the
+"""Quantizing the models that ship: importance matrices, from files and from prompts, and the
 embedded diffusion model and text encoder in fewer bits."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from inkstone.headless.cli.main import main
 from inkstone.loaders.formats.imatrix import Importance, read_imatrix, save_imatrix
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.pipeline.calibrate import kept_at
-from inkstone.pipeline.quantize import quantise
-from inkstone.pipeline.quantize_request import QuantiseCall
+from inkstone.pipeline.quantize import quantize
+from inkstone.pipeline.quantize_request import QuantizeCall
 
 gguf = pytest.importorskip("gguf")
 
@@ -60,8 +60,8 @@ def test_importance_from_prompts(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     prompts = tmp_path / "p.txt"
     prompts.write_text("a red circle on a white background\n\n# not this\n")
-    call = QuantiseCall(EMBEDDED_FOLDER, tmp_path / "x.gguf", "Q4_0", prompts=prompts)
-    quantise(call, quiet)
+    call = QuantizeCall(EMBEDDED_FOLDER, tmp_path / "x.gguf", "Q4_0", prompts=prompts)
+    quantize(call, quiet)
     found = read_imatrix(kept_at(call.out))
     assert "not in the importance matrix" not in caplog.text
     model = load_diffusion_model(EMBEDDED_FOLDER)
@@ -73,12 +73,12 @@ def test_importance_from_prompts(tmp_path, monkeypatch, caplog):
     caplog.clear()
     first = call.out.read_bytes()
     monkeypatch.setattr("inkstone.pipeline.calibrate.measure", None)  # not drawn again
-    quantise(call, quiet)
+    quantize(call, quiet)
     assert "importance of inputs: from x.imatrix.gguf" in caplog.text
     assert call.out.read_bytes() == first
-    quantise(replace(call, prompts=None, imatrix=kept_at(call.out)), quiet)
+    quantize(replace(call, prompts=None, imatrix=kept_at(call.out)), quiet)
     assert call.out.read_bytes() == first
-    quantise(replace(call, prompts=None), quiet)
+    quantize(replace(call, prompts=None), quiet)
     assert call.out.read_bytes() != first
 
 
@@ -94,19 +94,19 @@ def test_embedded_model_in_fewer_bits(tmp_path, capsys):
     assert "no multiple of 256: they become Q5_0 instead of Q4_K" in lines
     plain, small = load_diffusion_model(EMBEDDED_FOLDER), load_diffusion_model(out)
     assert small.family.name == plain.family.name and small.network.config == plain.network.config
-    quantise(QuantiseCall(EMBEDDED_FOLDER, tmp_path / "q8.gguf", "Q8_0"), quiet)
+    quantize(QuantizeCall(EMBEDDED_FOLDER, tmp_path / "q8.gguf", "Q8_0"), quiet)
     eight = load_diffusion_model(tmp_path / "q8.gguf")
     name = "transformer_blocks.1.img_mlp.net.0.proj"
-    weight = plain.network.get_submodule(name).dequantise()
+    weight = plain.network.get_submodule(name).dequantize()
     for model, limit in ((small, 0.06), (eight, 0.007)):
-        found = model.network.get_submodule(name).dequantise()
+        found = model.network.get_submodule(name).dequantize()
         error = float((found - weight).norm() / weight.norm())
         assert error < limit, error
 
 
 def test_text_encoder_with_its_tokenizer(tmp_path):
     folder, out = EMBEDDED_FOLDER / "text_encoder", tmp_path / "text.gguf"
-    quantise(QuantiseCall(folder, out, "Q8_0"), quiet)
+    quantize(QuantizeCall(folder, out, "Q8_0"), quiet)
     reader = gguf.GGUFReader(out)
     assert reader.fields["general.architecture"].contents() == "qwen2vl"
     assert reader.fields["qwen2vl.block_count"].contents() == 2

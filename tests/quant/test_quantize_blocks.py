@@ -10,7 +10,7 @@ from inkstone.quant import encode as encoder
 from inkstone.quant.encode import ENCODE, encode
 from inkstone.quant.encode_fp8 import encode_fp8, scale_of
 from inkstone.quant.encode_search import largest
-from inkstone.quant.gguf import dequantise
+from inkstone.quant.gguf import dequantize
 from inkstone.quant.gguf_types import BY_NAME
 
 gguf = pytest.importorskip("gguf")
@@ -70,7 +70,7 @@ def test_errors_are_those_of_ggml(name, kind):
 @pytest.mark.parametrize("name", ENCODE)
 def test_our_decoder_gives_what_the_package_gives(name):
     data = encode(torch.from_numpy(weights("t4", 5, 768)), BY_NAME[name])
-    assert np.array_equal(dequantise(data, BY_NAME[name]).numpy(), decoded(data, name))
+    assert np.array_equal(dequantize(data, BY_NAME[name]).numpy(), decoded(data, name))
 
 
 @pytest.mark.parametrize("name", ENCODE)

@@ -25,10 +25,10 @@ from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
-from inkstone.nodes.quantize import Quantise
+from inkstone.nodes.quantize import Quantize
 from inkstone.pipeline import quantize as job
-from inkstone.pipeline.quantize import quantise
-from inkstone.pipeline.quantize_request import QuantiseCall
+from inkstone.pipeline.quantize import quantize
+from inkstone.pipeline.quantize_request import QuantizeCall
 from inkstone.quant.encode import encode
 from inkstone.quant.gguf_types import BY_NAME
 
@@ -58,7 +58,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def q4(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("q4") / "small.gguf"
-    facts = quantise(QuantiseCall(source, out, "Q4_K_M"), quiet)
+    facts = quantize(QuantizeCall(source, out, "Q4_K_M"), quiet)
     assert facts["bytes"] == out.stat().st_size
     return out
 
@@ -95,7 +95,7 @@ def test_threads_change_no_byte(source, q4, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        quantise(QuantiseCall(source, tmp_path / "x.gguf", "q4_k_m"), quiet)
+        quantize(QuantizeCall(source, tmp_path / "x.gguf", "q4_k_m"), quiet)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -108,7 +108,7 @@ def test_prefix_and_mark_and_shards(q4, tmp_path):
     marked = {start + n: t for n, t in weights.items()}
     marked[start + "__index_timestep_zero__"] = torch.zeros(0)
     save_safetensors(tmp_path / "one.safetensors", marked)
-    quantise(QuantiseCall(tmp_path / "one.safetensors", tmp_path / "one.gguf", "Q4_K_M"), quiet)
+    quantize(QuantizeCall(tmp_path / "one.safetensors", tmp_path / "one.gguf", "Q4_K_M"), quiet)
     with GGUFFile(tmp_path / "one.gguf") as one, GGUFFile(q4) as plain:
         assert one.entries["__index_timestep_zero__"].shape == (0,)
         assert all(torch.equal(one.raw(n), plain.raw(n)) for n in weights)
@@ -121,17 +121,17 @@ def test_prefix_and_mark_and_shards(q4, tmp_path):
         where |= dict.fromkeys(part, file)
     index = {"metadata": {}, "weight_map": where}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    quantise(QuantiseCall(folder, tmp_path / "two.gguf", "Q4_K_M"), quiet)
+    quantize(QuantizeCall(folder, tmp_path / "two.gguf", "Q4_K_M"), quiet)
     with GGUFFile(tmp_path / "two.gguf") as two, GGUFFile(q4) as plain:
         assert all(torch.equal(two.raw(n), plain.raw(n)) for n in weights)
 
 
 def test_from_gguf(q4, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    quantise(QuantiseCall(q4, tmp_path / "same.gguf", "Q4_K_M"), quiet)
+    quantize(QuantizeCall(q4, tmp_path / "same.gguf", "Q4_K_M"), quiet)
     assert (tmp_path / "same.gguf").read_bytes() == q4.read_bytes(), "blocks are copied"
     assert "does not come back" not in caplog.text
-    quantise(QuantiseCall(q4, tmp_path / "up.gguf", "Q8_0"), quiet)
+    quantize(QuantizeCall(q4, tmp_path / "up.gguf", "Q8_0"), quiet)
     assert re.search(r"\d+ weights are Q4_K in the source and become Q8_0", caplog.text)
     with GGUFFile(tmp_path / "up.gguf") as up, GGUFFile(q4) as low:
         wanted = encode(low.read(Q), BY_NAME["Q8_0"])
@@ -140,7 +140,7 @@ def test_from_gguf(q4, tmp_path, caplog):
 
 def test_fp8_with_scales(source, tmp_path):
     out = tmp_path / "x.safetensors"
-    facts = quantise(QuantiseCall(source, out, "fp8_scaled"), quiet)
+    facts = quantize(QuantizeCall(source, out, "fp8_scaled"), quiet)
     assert facts["tensors"] == {"bfloat16": len(tensors()) - 42, "float8_e4m3fn": 42}
     with SafetensorsFile(out) as file:
         assert file.entries["scaled_fp8"].dtype == torch.float8_e4m3fn
@@ -171,7 +171,7 @@ def forked(run) -> int:
         os._exit(1)
 
 
-def dying(call: QuantiseCall, writes: int) -> None:
+def dying(call: QuantizeCall, writes: int) -> None:
     """In a child: killed in the middle of a write, after so many others."""
     write, count = PartialFile.write, 0
 
@@ -184,7 +184,7 @@ def dying(call: QuantiseCall, writes: int) -> None:
         write(self, at, data)
 
     PartialFile.write = half
-    quantise(call, quiet)
+    quantize(call, quiet)
 
 
 def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
@@ -193,7 +193,7 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
     monkeypatch.setattr(job, "CHUNK", 1 << 14)  # several writes to a tensor
-    call, dice, seen = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M"), random.Random(7), []
+    call, dice, seen = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M"), random.Random(7), []
     for _ in range(6):
         writes = dice.randint(1, 60)
         child = forked(lambda: dying(call, writes))  # noqa: B023
@@ -202,7 +202,7 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
         assert not call.out.exists(), "never half a file under its name"
         seen.append(len((tmp_path / ".x.gguf.part.journal").read_text().split()))
     assert sorted(seen) == seen and len(set(seen)) > 3, f"every run goes on: {seen}"
-    quantise(call, quiet)
+    quantize(call, quiet)
     assert "going on behind tensor" in caplog.text
     assert call.out.read_bytes() == q4.read_bytes()
     assert left(tmp_path) == ["x.gguf"]
@@ -212,7 +212,7 @@ class Stop(Exception):
     """In place of a kill."""
 
 
-def stopped(call: QuantiseCall, after: int) -> None:
+def stopped(call: QuantizeCall, after: int) -> None:
     """Leaves a partial file after so many tensors."""
 
     def stop(value: int, total: int) -> None:
@@ -220,22 +220,22 @@ def stopped(call: QuantiseCall, after: int) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        quantise(call, stop)
+        quantize(call, stop)
 
 
 def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
-    call = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M")
+    call = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M")
     other = tmp_path / "other.safetensors"
     save_safetensors(other, {n: t * 2 for n, t in tensors().items()})
     for before in (replace(call, type="Q4_K_S"), replace(call, source=other)):
         stopped(before, 50)
-        quantise(call, quiet)
+        quantize(call, quiet)
         assert call.out.read_bytes() == q4.read_bytes()
     assert "begun again" in caplog.text and "going on" not in caplog.text
     stopped(call, 50)
-    quantise(call, quiet)
+    quantize(call, quiet)
     assert "going on behind tensor 50" in caplog.text
     assert call.out.read_bytes() == q4.read_bytes()
 
@@ -245,10 +245,10 @@ def test_a_source_that_changed_is_begun_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
     path = tmp_path / "s.safetensors"
     save_safetensors(path, tensors())
-    call = QuantiseCall(path, tmp_path / "x.gguf", "Q8_0")
+    call = QuantizeCall(path, tmp_path / "x.gguf", "Q8_0")
     stopped(call, 40)
     save_safetensors(path, {n: -t for n, t in tensors().items()})
-    quantise(call, quiet)
+    quantize(call, quiet)
     assert "going on" not in caplog.text
     with GGUFFile(call.out) as file:
         assert torch.equal(file.raw(Q).view(-1), encode(-tensors()[Q], BY_NAME["Q8_0"]).view(-1))
@@ -266,7 +266,7 @@ def test_two_runs_of_one_file_are_kept_apart(tmp_path):
 def test_too_little_room_is_said_before_the_work(source, tmp_path, monkeypatch):
     monkeypatch.setattr(resumable.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(InkstoneError, match="GB are free.*smaller type"):
-        quantise(QuantiseCall(source, tmp_path / "x.gguf", "Q8_0"), quiet)
+        quantize(QuantizeCall(source, tmp_path / "x.gguf", "Q8_0"), quiet)
     assert left(tmp_path) == []
 
 
@@ -280,12 +280,12 @@ def test_numbers_that_cannot_be_stored(value, words, tmp_path):
     path = tmp_path / "bad.safetensors"
     save_safetensors(path, weights)
     with pytest.raises(InkstoneError, match=f"{re.escape(Q)}.* row 200, column 17.*{words}"):
-        quantise(QuantiseCall(path, tmp_path / "x.gguf", "Q4_K_M"), quiet)
+        quantize(QuantizeCall(path, tmp_path / "x.gguf", "Q4_K_M"), quiet)
     assert left(tmp_path) == ["bad.safetensors"]
 
 
 def test_wrong_calls(source, q4, tmp_path):
-    call = QuantiseCall(source, tmp_path / "x.gguf", "Q4_K_M")
+    call = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M")
     cases = [
         (replace(call, out=source), "is written as .gguf"),
         (replace(call, source=q4, out=q4), "model that is read"),
@@ -296,9 +296,9 @@ def test_wrong_calls(source, q4, tmp_path):
     ]
     for case, words in cases:
         with pytest.raises(CallError, match=words):
-            quantise(case, quiet)
+            quantize(case, quiet)
     with pytest.raises(InkstoneError, match="expected a diffusion model"):
-        quantise(replace(call, source=EMBEDDED_FOLDER / "vae"), quiet)
+        quantize(replace(call, source=EMBEDDED_FOLDER / "vae"), quiet)
     assert left(tmp_path) == []
 
 
@@ -331,7 +331,7 @@ def test_peak_memory_is_one_tensor_and_chunks(tmp_path):
     largest = max(t.numel() * 2 for t in weights.values())
     del weights
     size = path.stat().st_size
-    peak = peak_of(lambda: quantise(QuantiseCall(path, tmp_path / "x.gguf", "Q8_0"), quiet))
+    peak = peak_of(lambda: quantize(QuantizeCall(path, tmp_path / "x.gguf", "Q8_0"), quiet))
     limit = largest + 40 * job.CHUNK
     assert limit < size / 2
     assert peak < limit, f"peak {peak / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB"
@@ -347,12 +347,12 @@ def test_the_node(source, q4, tmp_path):
     told = []
     host = HeadlessHost(models=(tmp_path / "models",), on_progress=lambda *a: told.append(a))
     with using(host):
-        result = Quantise.execute("small.safetensors", "Q4_K_M", "mine.gguf").result
+        result = Quantize.execute("small.safetensors", "Q4_K_M", "mine.gguf").result
         assert result == (str(folder / "mine.gguf"),)
         for name in ("", "../x", "a/b", ".x", "C:x"):
             with pytest.raises(InkstoneError, match="no file name"):
-                Quantise.execute("small.safetensors", "Q4_K_M", name)
+                Quantize.execute("small.safetensors", "Q4_K_M", name)
         with pytest.raises(InkstoneError, match="model that is read"):
-            Quantise.execute("mine.gguf", "Q4_K_M", "mine")
+            Quantize.execute("mine.gguf", "Q4_K_M", "mine")
     assert (folder / "mine.gguf").read_bytes() == q4.read_bytes()
     assert told[-1][0] == told[-1][1] == len(tensors())
