@@ -240,7 +240,8 @@ REFUSED = [
 def test_refusals(model, monkeypatch, case):
     """A sentence each, before any weight is used."""
     kind, changed, words = case
-    monkeypatch.setattr(sampler.ReferenceContext, "__init__", lambda *_: pytest.fail("the run began"))
+    context = sampler.ReferenceContext
+    monkeypatch.setattr(context, "__init__", lambda *_: pytest.fail("the run began"))
     call = dict(width=80, height=48, sigmas=LEVELS) | changed
     with pytest.raises(InkstoneError, match=words):
         denoise(model(kind), text(), None, Request(**call))
