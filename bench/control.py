@@ -22,7 +22,7 @@ BLOCKS, HALVES, STEPS, CONDITION = 60, 2, 20, 64
 
 
 def _config(args: argparse.Namespace):
-    from inkstone.kernels.mmdit import MMDiTConfig
+    from inkstone.kernels.configs import MMDiTConfig
 
     return MMDiTConfig(layers=args.layers)
 

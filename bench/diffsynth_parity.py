@@ -37,7 +37,7 @@ from . import common, harness  # noqa: E402
 harness.register()
 from inkstone.controlnet.in_context import InContext, apply_in_context_loras, opened  # noqa: E402
 from inkstone.controlnet.masks import kept_cells  # noqa: E402
-from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
+from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.loaders.arch import expected_tensors  # noqa: E402
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402

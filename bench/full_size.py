@@ -31,9 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from . import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
-from inkstone.kernels.text_encoder import TextConfig  # noqa: E402
-from inkstone.kernels.vae import VAEConfig  # noqa: E402
+from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig  # noqa: E402
 from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_gguf  # noqa: E402
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 

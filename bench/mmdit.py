@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from . import common, harness  # noqa: E402
 
 harness.register()
+from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear  # noqa: E402
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig  # noqa: E402
+from inkstone.kernels.mmdit import MMDiT  # noqa: E402
 from inkstone.kernels.modulation import Modulation, modulation  # noqa: E402
 from inkstone.kernels.references import ReferenceContext, References  # noqa: E402
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from . import harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.vae import VAE, VAEConfig  # noqa: E402
+from inkstone.kernels.configs import VAEConfig  # noqa: E402
+from inkstone.kernels.vae import VAE  # noqa: E402
 from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows  # noqa: E402
 
 

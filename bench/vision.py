@@ -19,7 +19,7 @@ harness.register()
 
 
 def _config(args: argparse.Namespace):
-    from inkstone.kernels.vision import VisionConfig
+    from inkstone.kernels.configs import VisionConfig
 
     full = tuple(range(7, args.depth, 8))
     return VisionConfig(depth=args.depth, full=full)

@@ -18,20 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .block_streaming import BlockStream
+from .configs import BlockwiseConfig
 from .linear import Linear
 from .mmdit import RMSWeight
 
 _EPS = 1e-6
 _SLABS = 4  # [tokens, D] float32 alive in a patch: normed sum, hidden, result, what is added
-
-
-@dataclass(frozen=True)
-class BlockwiseConfig:
-    """Sizes of the base model that it stands beside."""
-
-    layers: int = 60
-    width: int = 3072
-    channels: int = 64
 
 
 class Patch(nn.Module):

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .configs import MMDiTConfig
 from .control_instantx import ControlBlocks, ControlWalk
 from .linear import Linear
-from .mmdit import ForwardHooks, MMDiT, MMDiTConfig, embed_text, shared_pass
+from .mmdit import ForwardHooks, MMDiT, embed_text, shared_pass
 from .modulation import Modulation
 from .rope import Grid
 

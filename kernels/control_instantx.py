@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from .adaln import ImgRows
 from .block_streaming import BlockStream, in_step
+from .configs import MMDiTConfig
 from .linear import Linear
-from .mmdit import Block, ForwardHooks, MMDiTConfig, Pass, RMSWeight, embed_text, shared_pass
+from .mmdit import Block, ForwardHooks, Pass, RMSWeight, embed_text, shared_pass
 from .modulation import Modulation
 from .rope import Grid
 

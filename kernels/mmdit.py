@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .adaln import ImgRows, gated_add, modulated_norm, pieces
 from .attention import attention
 from .block_streaming import BlockStream, Walk, in_step
+from .configs import QWEN_IMAGE, MMDiTConfig
 from .linear import UNPACKED, Linear
 from .modulation import Modulation
 from .references import ReferenceContext, References
@@ -31,25 +32,6 @@ from .rope import Grid, joint_rope, rotate
 Probe = Callable[[str, Tensor], None]  # ("block 3 attention", tensor)
 # (block, blocks, image stream [B,S,D]) -> the stream with what a control adds to it there
 After = Callable[[int, int, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class MMDiTConfig:
-    """Shape of the network. Defaults are the published 20B model."""
-
-    layers: int = 60
-    heads: int = 24
-    head_dim: int = 128
-    channels: int = 64  # packed latent channels of one token, in and out
-    joint: int = 3584  # width of the text encoder
-    ff: int = 12288
-    axes: tuple[int, int, int] = (16, 56, 56)
-    theta: float = 10000.0
-
-    @property
-    def width(self) -> int:
-        """D, the width of both streams."""
-        return self.heads * self.head_dim
 
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
@@ -263,7 +245,7 @@ def shared_pass(
 class MMDiT(nn.Module):
     """The network without its modulation. See `modulation()` for the rows that forward needs."""
 
-    def __init__(self, config: MMDiTConfig = MMDiTConfig()) -> None:
+    def __init__(self, config: MMDiTConfig = QWEN_IMAGE) -> None:
         super().__init__()
         self.config = config
         self.img_in = Linear(config.channels, config.width)

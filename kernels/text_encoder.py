@@ -10,7 +10,6 @@ without `model.`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,32 +19,11 @@ from ..errors import InkstoneError
 from ..quant.storage import Storage
 from .attention import attention
 from .block_streaming import BlockStream
+from .configs import QWEN_VL_TEXT, TextConfig
 from .interrupt import beat
 from .linear import Linear
 
 Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Shape of the network. Defaults are the 7B model."""
-
-    layers: int = 28
-    width: int = 3584
-    heads: int = 28
-    kv_heads: int = 4
-    head_dim: int = 128
-    ff: int = 18944
-    vocab: int = 152064
-    theta: float = 1e6
-    eps: float = 1e-6
-    sections: tuple[int, int, int] | None = None  # frequencies turned by time, row and column
-
-    @property
-    def axes(self) -> tuple[int, int, int]:
-        """The sections; untold they are in the proportion of the published 16, 24, 24."""
-        time, row = self.head_dim // 8, self.head_dim * 3 // 16
-        return self.sections or (time, row, self.head_dim // 2 - time - row)
 
 
 class RMSNorm(nn.Module):
@@ -149,7 +127,7 @@ class Embedding(nn.Embedding):
 class TextEncoder(nn.Module):
     """Token ids -> hidden states."""
 
-    def __init__(self, config: TextConfig = TextConfig()) -> None:
+    def __init__(self, config: TextConfig = QWEN_VL_TEXT) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = Embedding(config.vocab, config.width)

@@ -16,31 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .configs import QWEN_IMAGE_VAE, VAEConfig
 from .interrupt import beat
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Shape of the network. Defaults are the published Qwen-Image VAE."""
-
-    base: int = 96
-    mult: tuple[int, ...] = (1, 2, 4, 4)
-    res_blocks: int = 2
-    z: int = 16
-    channels: int = 3  # 4 for RGBA (Qwen-Image-Layered)
-
-    @property
-    def scale(self) -> int:
-        """Pixels per latent along one side."""
-        return 2 ** (len(self.mult) - 1)
-
 
 _PIECE = 1 << 18  # elements per piece of a norm: a megabyte in float32, inside the L2 of two cores
 _SCORES = 1 << 23  # elements of the attention matrix in memory at a time, where it is chunked
@@ -319,7 +302,7 @@ class VAE(nn.Module):
     Latents here are raw (not normalised by mean and std); pixels are in -1..1.
     """
 
-    def __init__(self, config: VAEConfig = VAEConfig()) -> None:
+    def __init__(self, config: VAEConfig = QWEN_IMAGE_VAE) -> None:
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import InkstoneError
 from . import winograd
+from .configs import VAEConfig
 from .interrupt import beat
-from .vae import VAE, Norm, Resample, ResBlock, VAEConfig, subpixel_kernels, upsample_conv
+from .vae import VAE, Norm, Resample, ResBlock, subpixel_kernels, upsample_conv
 
 STRIP = 3 << 20  # elements of a strip, measured: 32 rows at 1024x1024, 12 MB in float32
 

@@ -9,7 +9,6 @@ added and 588 numbers are read instead of 1176. Reference: transformers
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,40 +16,13 @@ from torch import Tensor, nn
 
 from .attention import attention
 from .block_streaming import BlockStream
+from .configs import QWEN_VL_VISION, VisionConfig
 from .interrupt import beat
 from .linear import Linear
 from .text_encoder import GatedMLP, RMSNorm
 
 Turns = tuple[Tensor, Tensor]  # cos and (-sin, sin) [N,1,1,d] float32
 Groups = tuple[tuple[int, int], ...]  # (windows, patches of each), in the order of the patches
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """Shape of the network. Defaults are the tower of the 7B model."""
-
-    depth: int = 32
-    width: int = 1280
-    heads: int = 16
-    ff: int = 3420
-    patch: int = 14  # pixels
-    frames: int = 2
-    merge: int = 2  # patches on a side of a cell; a cell becomes one token
-    channels: int = 3
-    out: int = 3584
-    window: int = 112  # pixels
-    full: tuple[int, ...] = (7, 15, 23, 31)  # blocks that see the whole picture
-    theta: float = 10000.0
-    eps: float = 1e-6
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def side(self) -> int:
-        """Cells on a side of a window."""
-        return self.window // self.merge // self.patch
 
 
 def window_order(rows: int, columns: int, side: int) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
@@ -182,7 +154,7 @@ class Merger(nn.Module):
 class VisionTower(nn.Module):
     """Patches of one still picture -> one row per cell, row-major."""
 
-    def __init__(self, config: VisionConfig = VisionConfig()) -> None:
+    def __init__(self, config: VisionConfig = QWEN_VL_VISION) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config)

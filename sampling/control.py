@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..kernels.configs import MMDiTConfig
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
 from ..kernels.control_instantx import ControlBranch, ControlWalk, Spread, sample_bytes
-from ..kernels.mmdit import After, ForwardHooks, MMDiTConfig, activation_bytes
+from ..kernels.mmdit import After, ForwardHooks, activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from .geometry import LATENT, TOKEN, pack, token_grid
 from .nan_check import check

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.configs import MMDiTConfig, TextConfig
 from ..kernels.linear import Linear
-from ..kernels.mmdit import MMDiT, MMDiTConfig
+from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation, modulation
-from ..kernels.text_encoder import TextConfig, TextEncoder
+from ..kernels.text_encoder import TextEncoder
 from ..kernels.vae import VAE
 from ..loaders.arch.family import EMBEDDED_TEMPLATE
 from ..loaders.models.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..kernels.mmdit import MMDiTConfig
+from ..kernels.configs import MMDiTConfig
 from ..kernels.vae import VAE
 from ..loaders.arch.family import EMBEDDED
 from ..loaders.formats.safetensors import save_safetensors

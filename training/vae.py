@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.vae import VAE, ResBlock, VAEConfig
+from ..kernels.configs import VAEConfig
+from ..kernels.vae import VAE, ResBlock
 from .checkpoint import EMA, Checkpoint, step_rng, warm_constant_linear
 from .grammar import sample
 from .render import render

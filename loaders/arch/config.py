@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...errors import InkstoneError
-from ...kernels.mmdit import MMDiTConfig
-from ...kernels.text_encoder import TextConfig
-from ...kernels.vae import VAEConfig
+from ...kernels.configs import MMDiTConfig, TextConfig, VAEConfig
 from .dims import MMDIT_SIZES, TEXT_SIZES, Shapes, mmdit_sizes, text_heads, text_sizes, vae_sizes
 from .family import Family
 

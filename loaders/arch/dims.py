@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from .expected_tensors import VisionNumbers
+from ...kernels.configs import VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
 
@@ -36,6 +36,7 @@ TEXT_SIZES = {
     "keys": ("layers.0.self_attn.k_proj.weight", 0),
     "ff": ("layers.0.mlp.gate_proj.weight", 0),
 }
+VISION_SIZES = ("depth", "width", "ff", "patch", "frames", "merge", "channels", "out")
 HEAD = 128  # head size of every published Qwen2.5 from 3B up
 MOST_LAYERS, MOST_BLOCKS = 256, 16  # an absurd number in a name must not cost an absurd layout
 _UP = re.compile(r"(?:^|\.)decoder\.up_blocks\.(\d{1,6})\.(?:resnets\.(\d{1,6})\.)?")
@@ -85,18 +86,18 @@ def _natural(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def vision_sizes(shapes: Shapes) -> VisionNumbers | None:
-    """Sizes of the vision tower; None where the file has none."""
+def vision_sizes(shapes: Shapes) -> VisionConfig | None:
+    """VISION_SIZES of the vision tower, all else as published; None where the file has none."""
     patch = shapes.get("visual.patch_embed.proj.weight", ())
     if len(patch) != 5:
         return None
     joined = size(shapes, "visual.merger.mlp.0.bias")
-    return VisionNumbers(
+    return VisionConfig(
         depth=count(shapes, "visual.blocks."),
         width=patch[0],
         channels=patch[1],
         ff=size(shapes, "visual.blocks.0.mlp.gate_proj.bias"),
-        temporal=patch[2],
+        frames=patch[2],
         patch=patch[3],
         merge=math.isqrt(joined // max(1, patch[0])),
         out=size(shapes, "visual.merger.mlp.2.bias"),

@@ -5,59 +5,13 @@ tensor of 2 x 3072 more), VAE 194 and 126,892,531, text encoder 729 with vision 
 Names are ours (see key_maps.py). Shapes are those of the file: 3-D convolutions, unfolded.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from __future__ import annotations
+
+from ...kernels.configs import MMDiTConfig, TextConfig, VAEConfig, VisionConfig
 
 Layout = dict[str, tuple[int, ...]]
 
 TIME_FREQUENCIES = 256  # width of the sinusoid of the timestep
-
-
-class MMDiTNumbers(Protocol):
-    """What mmdit_layout reads of kernels.mmdit.MMDiTConfig."""
-
-    layers: int
-    heads: int
-    head_dim: int
-    channels: int
-    joint: int
-    ff: int
-
-
-class VAENumbers(Protocol):
-    """What vae_layout reads of kernels.vae.VAEConfig."""
-
-    base: int
-    mult: tuple[int, ...]
-    res_blocks: int
-    z: int
-    channels: int
-
-
-class TextNumbers(Protocol):
-    """What text_layout reads of kernels.text_encoder.TextConfig."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ff: int
-    vocab: int
-
-
-@dataclass(frozen=True)
-class VisionNumbers:
-    """Shape of the vision tower. Defaults are Qwen2.5-VL-7B."""
-
-    depth: int = 32
-    width: int = 1280
-    ff: int = 3420
-    patch: int = 14
-    temporal: int = 2
-    merge: int = 2
-    channels: int = 3
-    out: int = 3584
 
 
 def _linear(name: str, out: int, into: int, bias: bool = True) -> Layout:
@@ -65,7 +19,7 @@ def _linear(name: str, out: int, into: int, bias: bool = True) -> Layout:
     return weight | {f"{name}.bias": (out,)} if bias else weight
 
 
-def _mmdit_block(at: str, config: MMDiTNumbers) -> Layout:
+def _mmdit_block(at: str, config: MMDiTConfig) -> Layout:
     width, layout = config.heads * config.head_dim, {}
     for stream in ("img", "txt"):
         layout |= _linear(f"{at}.{stream}_mod.1", 6 * width, width)
@@ -87,7 +41,7 @@ def _mmdit_block(at: str, config: MMDiTNumbers) -> Layout:
     return layout
 
 
-def _mmdit_entry(config: MMDiTNumbers) -> Layout:
+def _mmdit_entry(config: MMDiTConfig) -> Layout:
     """Embeddings that the MMDiT and its ControlNets share."""
     width = config.heads * config.head_dim
     time = "time_text_embed.timestep_embedder"
@@ -98,7 +52,7 @@ def _mmdit_entry(config: MMDiTNumbers) -> Layout:
     return layout | _linear("txt_in", width, config.joint)
 
 
-def mmdit_layout(config: MMDiTNumbers, layered: bool = False) -> Layout:
+def mmdit_layout(config: MMDiTConfig, layered: bool = False) -> Layout:
     """The MMDiT file; `layered` adds the embedding of the additional condition."""
     width, layout = config.heads * config.head_dim, _mmdit_entry(config)
     if layered:
@@ -109,7 +63,7 @@ def mmdit_layout(config: MMDiTNumbers, layered: bool = False) -> Layout:
     return layout | _linear("proj_out", config.channels, width)
 
 
-def controlnet_layout(config: MMDiTNumbers, condition: int = 64) -> Layout:
+def controlnet_layout(config: MMDiTConfig, condition: int = 64) -> Layout:
     """The InstantX ControlNet file; `condition` is 64 (union) or 68 (inpainting)."""
     width, layout = config.heads * config.head_dim, _mmdit_entry(config)
     for number in range(config.layers):
@@ -129,7 +83,7 @@ def blockwise_layout(width: int, layers: int, condition: int = 64) -> Layout:
     return layout
 
 
-def fun_layout(config: MMDiTNumbers, condition: int = 132) -> Layout:
+def fun_layout(config: MMDiTConfig, condition: int = 132) -> Layout:
     """VideoX-Fun's control for Qwen-Image-2512, by our names (keys.FUN_NAMES)."""
     width, layout = config.heads * config.head_dim, {}
     for number in range(config.layers):
@@ -164,7 +118,7 @@ def _middle(at: str, width: int) -> Layout:
     return layout | _conv2(f"{at}.attentions.0.proj", width, width, 1)
 
 
-def _encoder(config: VAENumbers) -> Layout:
+def _encoder(config: VAEConfig) -> Layout:
     """Stages of res_blocks blocks and one stride-2 step; time_conv from the second step on."""
     layout = _conv3("encoder.conv_in", config.base * config.mult[0], config.channels)
     width, number = config.base * config.mult[0], 0
@@ -182,7 +136,7 @@ def _encoder(config: VAENumbers) -> Layout:
     return layout | _conv3("encoder.conv_out", 2 * config.z, width)
 
 
-def _decoder(config: VAENumbers) -> Layout:
+def _decoder(config: VAEConfig) -> Layout:
     """Mirror of the encoder with one block more per stage; each upsampling halves the width."""
     width, last = config.base * config.mult[-1], len(config.mult) - 1
     layout = _conv3("decoder.conv_in", width, config.z) | _middle("decoder.mid_block", width)
@@ -199,13 +153,13 @@ def _decoder(config: VAENumbers) -> Layout:
     return layout | _conv3("decoder.conv_out", config.channels, width)
 
 
-def vae_layout(config: VAENumbers) -> Layout:
+def vae_layout(config: VAEConfig) -> Layout:
     """The VAE file in diffusers names, with the time_convs that one frame never needs."""
     layout = _encoder(config) | _conv3("quant_conv", 2 * config.z, 2 * config.z, 1)
     return layout | _conv3("post_quant_conv", config.z, config.z, 1) | _decoder(config)
 
 
-def _text_layer(at: str, config: TextNumbers) -> Layout:
+def _text_layer(at: str, config: TextConfig) -> Layout:
     width = config.width
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     layout = _linear(f"{at}.self_attn.q_proj", queries, width)
@@ -219,14 +173,14 @@ def _text_layer(at: str, config: TextNumbers) -> Layout:
     return layout | {f"{at}.{name}.weight": (width,) for name in norms}
 
 
-def vision_layout(vision: VisionNumbers) -> Layout:
+def vision_layout(vision: VisionConfig) -> Layout:
     """The vision tower under `visual.`."""
     width, joined = vision.width, vision.width * vision.merge**2
     layout: Layout = {
         "visual.patch_embed.proj.weight": (
             width,
             vision.channels,
-            vision.temporal,
+            vision.frames,
             vision.patch,
             vision.patch,
         )
@@ -245,7 +199,7 @@ def vision_layout(vision: VisionNumbers) -> Layout:
 
 
 def text_layout(
-    config: TextNumbers, vision: VisionNumbers | None = None, lm_head: bool = False
+    config: TextConfig, vision: VisionConfig | None = None, lm_head: bool = False
 ) -> Layout:
     """The text encoder file in our names: language model, vision tower and lm_head if wanted."""
     layout: Layout = {"embed_tokens.weight": (config.vocab, config.width)}

@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 
+from ...kernels.configs import MMDiTConfig, TextConfig, VAEConfig
 from ...quant.storage import WeightSource
 from ..formats import gguf_metadata
 from ..formats.safetensors_header import TensorEntry
@@ -20,6 +20,7 @@ from . import expected_tensors, key_maps, key_maps_gguf
 from .dims import (
     BLOCKWISE_SIZES,
     FUN_SIZES,
+    VISION_SIZES,
     Shapes,
     count,
     mmdit_sizes,
@@ -126,7 +127,7 @@ def _finish(
     )
 
 
-def _mmdit_config(shapes: Shapes) -> dict[str, object]:
+def _mmdit_config(shapes: Shapes) -> dict[str, int]:
     told = mmdit_sizes(shapes)
     head = told["head_dim"] or 128
     known = {key: told[key] for key in ("layers", "channels", "joint")}
@@ -150,14 +151,14 @@ def _mmdit(seen: HeaderView) -> FileFacts | None:
     if control:
         width = size(shapes, "controlnet_x_embedder.weight", 1)
         variant = {64: "union", 68: "inpainting"}.get(width, f"{width} channels")
-        wanted = expected_tensors.controlnet_layout(SimpleNamespace(**config), width)
+        wanted = expected_tensors.controlnet_layout(MMDiTConfig(**config), width)
     else:
         zero_cond = (
             gguf_metadata.ZERO_COND_MARK in names.marks or seen.config.get("zero_cond_t") is True
         )
         said = marked(seen.metadata.get(FAMILY_KEY, "qwen-image"), zero_cond, layered)
         variant = said.name if said else seen.metadata.get(VARIANT_KEY, UNMARKED)
-        wanted = expected_tensors.mmdit_layout(SimpleNamespace(**config), layered)
+        wanted = expected_tensors.mmdit_layout(MMDiTConfig(**config), layered)
     unread = {f"transformer_blocks.{config['layers'] - 1}.{n}" for n in key_maps.MMDIT_UNREAD}
     wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
     facts = FileFacts(role, "qwen-image", variant, layers=config["layers"], config=config)
@@ -202,7 +203,7 @@ def _fun(seen: HeaderView) -> FileFacts | None:
         channels=told["channels"],
         joint=told["joint"],
     )
-    wanted = expected_tensors.fun_layout(SimpleNamespace(**config), told["channels"])
+    wanted = expected_tensors.fun_layout(MMDiTConfig(**config), told["channels"])
     unread = {f"transformer_blocks.{layers - 1}.{n}" for n in key_maps.MMDIT_UNREAD}
     wanted = {n: s for n, s in wanted.items() if n in shapes or n not in unread}
     facts = FileFacts("controlnet", "qwen-image", "fun union", layers=layers, config=config)
@@ -273,7 +274,7 @@ def _qwen_vae(seen: HeaderView) -> FileFacts | None:
     variant = "layered (RGBA)" if rgba else "qwen-image or wan 2.1 (identical tensors)"
     wanted = {
         name: shape
-        for name, shape in expected_tensors.vae_layout(SimpleNamespace(**config)).items()
+        for name, shape in expected_tensors.vae_layout(VAEConfig(**config)).items()
         if ".time_conv." not in name
     }
     facts = FileFacts("vae", "qwen-image", variant, layers=len(config["mult"]), config=config)
@@ -300,7 +301,7 @@ def _other_vae(seen: HeaderView) -> FileFacts | None:
 
 def _text_config(
     shapes: Shapes, extra: Mapping[str, object]
-) -> tuple[dict[str, object], dict[str, object]]:
+) -> tuple[dict[str, int], dict[str, int]]:
     """(what is known, the same with stand-ins where only a product is known)."""
     told = text_sizes(shapes)
     config = {key: told[key] for key in ("layers", "width", "vocab", "ff")}
@@ -348,9 +349,7 @@ def _text(seen: HeaderView) -> FileFacts | None:
         config=config,
         problem=problem,
     )
-    return _finish(
-        seen, facts, names, expected_tensors.text_layout(SimpleNamespace(**numbers), vision)
-    )
+    return _finish(seen, facts, names, expected_tensors.text_layout(TextConfig(**numbers), vision))
 
 
 def _mmproj(seen: HeaderView) -> FileFacts | None:
@@ -377,7 +376,7 @@ def _mmproj(seen: HeaderView) -> FileFacts | None:
         "qwen2.5-vl",
         f"for text encoders of width {sizes.out}",
         layers=sizes.depth,
-        config=vars(sizes).copy(),
+        config={name: getattr(sizes, name) for name in VISION_SIZES},
     )
     return _finish(seen, facts, names, expected_tensors.vision_layout(sizes), shapes)
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InkstoneError
-from ...kernels.control_blockwise import BlockwiseBranch, BlockwiseConfig
+from ...kernels.configs import BlockwiseConfig, MMDiTConfig
+from ...kernels.control_blockwise import BlockwiseBranch
 from ...kernels.control_fun import FunBranch
 from ...kernels.control_instantx import ControlBranch
-from ...kernels.mmdit import MMDiTConfig
 from ...kernels.modulation import Modulation, modulation, modulation_keys, rows_of
 from ...quant.storage import Found, Storage
 from ..arch.config import mmdit_config

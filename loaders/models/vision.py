@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...kernels.vision import VisionConfig, VisionTower, activation_bytes
+from ...kernels.configs import VisionConfig
+from ...kernels.vision import VisionTower, activation_bytes
 from ...sampling.geometry import CELL, vision_patches
-from ..arch.dims import Shapes, vision_sizes
+from ..arch.dims import VISION_SIZES, Shapes, vision_sizes
 from ..arch.expected_tensors import vision_layout
 from ..arch.key_maps import KeyMap
 from ..formats.open import Weights
@@ -208,9 +209,10 @@ def _check(shapes: Shapes, path: Path, width: int) -> None:
 def vision_config(shapes: Shapes, told: Mapping[str, object], path: Path) -> VisionConfig:
     """From tensor shapes; head count, window and full blocks as told, else as published."""
     sizes = vision_sizes(shapes)
-    if sizes is None or 0 in vars(sizes).values():
+    numbers = {name: getattr(sizes, name, 0) for name in VISION_SIZES}
+    if sizes is None or 0 in numbers.values():
         raise InkstoneError(
-            f"{path}: the vision tower cannot be built, its tensors tell {sizes}. The file is "
+            f"{path}: the vision tower cannot be built, its tensors tell {numbers}. The file is "
             "incomplete or of another model: check it with `inkstone inspect`."
         )
     heads, full = told.get("num_heads") or sizes.width // HEAD, told.get("fullatt_block_indexes")
@@ -224,7 +226,7 @@ def vision_config(shapes: Shapes, told: Mapping[str, object], path: Path) -> Vis
             heads,
             sizes.ff,
             sizes.patch,
-            sizes.temporal,
+            sizes.frames,
             sizes.merge,
             sizes.channels,
             sizes.out,

@@ -12,8 +12,8 @@ from diffusers.models.controlnets.controlnet_qwenimage import QwenImageMultiCont
 
 from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.control_picture import ControlInput, Effect
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.control_instantx import ControlBranch
-from inkstone.kernels.mmdit import MMDiTConfig
 from inkstone.kernels.modulation import modulation
 from inkstone.loaders.models.control import open_control
 from inkstone.loaders.models.load import load_all

@@ -16,9 +16,10 @@ from inkstone.headless.draw.pipeline import draw
 from inkstone.headless.draw.request import DrawCall
 from inkstone.kernels import linear, mmdit
 from inkstone.kernels.attention import attention
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig, TextConfig
+from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
-from inkstone.kernels.text_encoder import TextConfig, TextEncoder
+from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.kernels.vae import VAE
 from inkstone.kernels.vae_strips import decode_rows, moments_rows
 from inkstone.loaders.formats.safetensors import SafetensorsFile

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
 

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.control_instantx import Spread
-from inkstone.kernels.mmdit import ForwardHooks, MMDiT, MMDiTConfig
+from inkstone.kernels.mmdit import ForwardHooks, MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
 from inkstone.loaders.memory import residency

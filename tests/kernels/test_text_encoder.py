@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from inkstone.kernels.text_encoder import TextConfig, TextEncoder
+from inkstone.kernels.configs import TextConfig
+from inkstone.kernels.text_encoder import TextEncoder
 
 from ..support.oracle import fill, relative
 

@@ -11,7 +11,8 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels import vae_strips, winograd
-from inkstone.kernels.vae import VAE, VAEConfig, norm_silu
+from inkstone.kernels.configs import VAEConfig
+from inkstone.kernels.vae import VAE, norm_silu
 from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows
 from inkstone.loaders.models.vae import VAEModel
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.text_encoder import TextConfig, TextEncoder, picture_positions
-from inkstone.kernels.vision import VisionConfig, VisionTower, window_order
-from inkstone.loaders.arch.expected_tensors import VisionNumbers, vision_layout
+from inkstone.kernels.configs import TextConfig, VisionConfig
+from inkstone.kernels.text_encoder import TextEncoder, picture_positions
+from inkstone.kernels.vision import VisionTower, window_order
+from inkstone.loaders.arch.expected_tensors import vision_layout
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, QWEN_IMAGE
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
@@ -143,7 +144,7 @@ def test_names_and_shapes_are_the_published():
     with torch.device("meta"):
         network = VisionTower()
     got = {f"visual.{name}": tuple(p.shape) for name, p in network.named_parameters()}
-    assert got == vision_layout(VisionNumbers())
+    assert got == vision_layout(VisionConfig())
     assert sum(p.numel() for p in network.parameters()) == 676_550_144
     out = network(torch.empty(22 * 36, 588, device="meta"), (22, 36))
     assert out.shape == (198, 3584)
@@ -151,7 +152,7 @@ def test_names_and_shapes_are_the_published():
 
 def test_published_numbers_from_shapes_alone():
     """A single file tells neither heads nor windows."""
-    assert vision_config(vision_layout(VisionNumbers()), {}, "f") == VisionConfig()
+    assert vision_config(vision_layout(VisionConfig()), {}, "f") == VisionConfig()
 
 
 # --- sizes and pixels
@@ -466,7 +467,7 @@ def test_tower_of_a_gguf_encoder(tmp_path):
     gguf = pytest.importorskip("gguf")
     from ..loaders.test_gguf_text import encoder, random_tensors, tower
 
-    numbers = VisionNumbers(2, 80, 60, out=256)
+    numbers = VisionConfig(depth=2, width=80, ff=60, out=256)
     near = encoder(tmp_path / "Qwen2.5-VL-7B-Q8_0.gguf", gguf.GGMLQuantizationType.Q8_0)
     kinds = {"mm.0.weight": gguf.GGMLQuantizationType.Q8_0}
     tower(tmp_path / "mmproj.gguf", kinds, numbers)
@@ -526,7 +527,7 @@ def test_a_damaged_mmproj_is_told_by_an_edit(tmp_path):
     pytest.importorskip("gguf")
     from ..loaders.test_gguf_text import tower
 
-    numbers = VisionNumbers(2, 80, 60, out=256)
+    numbers = VisionConfig(depth=2, width=80, ff=60, out=256)
     with VisionFile(tower(tmp_path / "mmproj.gguf", vision=numbers)) as file:
         whole = {name: name for name in file.entries}
         want = TowerWant(256, torch.float32, torch.device("cpu"))
@@ -548,8 +549,8 @@ def test_a_damaged_mmproj_is_told_by_an_edit(tmp_path):
 
 def test_what_an_mmproj_header_tells():
     told = _settings({"clip.vision.attention.head_count": "16", "clip.vision.n_wa_pattern": "8"})
-    assert vision_config(vision_layout(VisionNumbers()), told, "f") == VisionConfig()
-    other = vision_config(vision_layout(VisionNumbers()), {"num_heads": 20, "period": 4}, "f")
+    assert vision_config(vision_layout(VisionConfig()), told, "f") == VisionConfig()
+    other = vision_config(vision_layout(VisionConfig()), {"num_heads": 20, "period": 4}, "f")
     assert other.heads == 20 and other.full == (3, 7, 11, 15, 19, 23, 27, 31)
     assert _settings({"clip.vision.n_wa_pattern": "0"}) == {}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import VisionConfig
 from inkstone.loaders.arch import expected_tensors, key_maps
 from inkstone.loaders.arch.header_view import SUPPORTED
 from inkstone.loaders.arch.identify import describe, identify, require
@@ -24,7 +25,7 @@ TEXT = SimpleNamespace(
     layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, ff=18944, vocab=152064
 )
 TINY = SimpleNamespace(layers=2, heads=2, head_dim=128, channels=64, joint=32, ff=64)
-VISION = expected_tensors.VisionNumbers()
+VISION = VisionConfig()
 
 
 def total(shapes: expected_tensors.Layout) -> int:
@@ -618,7 +619,7 @@ def test_no_header_breaks_the_recognizers(drop: int):
         expected_tensors.vae_layout(tiny_vae),
         small,
         renamed(expected_tensors.vae_layout(VAE), "", TO_WAN),
-        small | expected_tensors.vision_layout(expected_tensors.VisionNumbers(depth=1)),
+        small | expected_tensors.vision_layout(VisionConfig(depth=1)),
     ):
         for rank in range(4):
             picked = {n: s for i, (n, s) in enumerate(shapes.items()) if i % 40 != drop or rank}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import VisionConfig
 from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_gguf
 from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.formats.gguf import GGUFFile
@@ -29,7 +30,7 @@ TEXT = SimpleNamespace(layers=2, width=256, heads=2, kv_heads=1, head_dim=128, f
 FULL = SimpleNamespace(
     layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, ff=18944, vocab=152064
 )
-VISION = expected_tensors.VisionNumbers(depth=2, width=64, ff=60, patch=4, out=256)
+VISION = VisionConfig(depth=2, width=64, ff=60, patch=4, out=256)
 
 
 def write(path: Path, arch: str, tensors: dict, quantized: dict | None = None, **values) -> Path:
@@ -219,7 +220,11 @@ def test_an_incomplete_vision_tower_is_told(tmp_path):
         ({}, None, "an edit needs mmproj-Qwen2.5-VL-7B-Q4_K_M.gguf"),
         ({"anything.gguf": {}}, "anything.gguf", "vision tower anything.gguf"),
         (
-            {"mmproj-wide.gguf": {"vision": expected_tensors.VisionNumbers(2, 64, 60, 4, out=128)}},
+            {
+                "mmproj-wide.gguf": {
+                    "vision": VisionConfig(depth=2, width=64, ff=60, patch=4, out=128)
+                }
+            },
             None,
             "an edit needs",
         ),

@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig
+from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation_keys
-from inkstone.kernels.text_encoder import TextConfig
-from inkstone.kernels.vae import VAEConfig
 from inkstone.loaders.arch import expected_tensors, key_maps
 from inkstone.loaders.arch.family import QWEN_IMAGE
 from inkstone.loaders.models import tokenizer as tokenizer_module

@@ -16,7 +16,8 @@ from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.headless.draw.request import DrawCall
 from inkstone.headless.draw.session import open_models
-from inkstone.kernels.vision import VisionConfig, VisionTower, activation_bytes
+from inkstone.kernels.configs import VisionConfig
+from inkstone.kernels.vision import VisionTower, activation_bytes
 from inkstone.loaders.arch.family import EDIT_PLUS
 from inkstone.loaders.arch.variant import VARIANTS
 from inkstone.loaders.lora.adapters import Adapter, dress

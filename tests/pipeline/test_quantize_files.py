@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.mmdit import MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.gguf_writer import gguf_layout

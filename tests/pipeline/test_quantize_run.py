@@ -20,7 +20,7 @@ from inkstone.errors import CallError, InkstoneError
 from inkstone.files import resumable
 from inkstone.files.resumable import PartialFile
 from inkstone.host.headless import HeadlessHost, using
-from inkstone.kernels.mmdit import MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import VisionConfig
 from inkstone.loaders.arch import key_maps
-from inkstone.loaders.arch.expected_tensors import VisionNumbers, vision_layout
+from inkstone.loaders.arch.expected_tensors import vision_layout
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
@@ -201,7 +202,7 @@ def test_a_text_encoder_whose_streams_nobody_explains(tmp_path):
 
 
 def test_a_vision_tower_in_streams(tmp_path):
-    numbers = VisionNumbers(2, 80, 60, out=64)
+    numbers = VisionConfig(depth=2, width=80, ff=60, out=64)
     torch.manual_seed(5)
     plain = {n: torch.randn(s).bfloat16() * 0.1 for n, s in vision_layout(numbers).items()}
     names = ["attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]

@@ -11,7 +11,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline, calculate_shift
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.mmdit import MMDiT, MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation, modulation_keys
 from inkstone.sampling.denoise import euler
 from inkstone.sampling.geometry import SIZES, check_canvas, pack, parse_size, token_grid, unpack

@@ -40,7 +40,7 @@ import torch  # noqa: E402
 from ...bench import harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.mmdit import MMDiTConfig  # noqa: E402
+from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.loaders.models.load import load_all  # noqa: E402
 from inkstone.nodes.bridge import nodes  # noqa: E402
 

@@ -76,7 +76,7 @@ def embedded_control(path: Path, layers: int, condition: int = 64, seed: int = 1
     """A control file for the embedded model, random weights everywhere. other: sizes that are not
     the embedded model's.
     """
-    from inkstone.kernels.mmdit import MMDiTConfig
+    from inkstone.kernels.configs import MMDiTConfig
     from inkstone.loaders.arch.expected_tensors import controlnet_layout
     from inkstone.loaders.formats.safetensors import save_safetensors
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inkstone.kernels.mmdit import MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 
 CONFIG = MMDiTConfig(3, 2, 16, 64, 32, 128, (4, 6, 6))

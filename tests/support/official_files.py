@@ -15,9 +15,7 @@ from pathlib import Path
 
 import torch
 
-from inkstone.kernels.mmdit import MMDiTConfig
-from inkstone.kernels.text_encoder import TextConfig
-from inkstone.kernels.vae import VAEConfig
+from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig, VisionConfig
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.formats.safetensors import save_safetensors
 
@@ -42,18 +40,18 @@ class Sizes:
 
     mmdit: MMDiTConfig
     text: TextConfig
-    vision: expected_tensors.VisionNumbers
+    vision: VisionConfig
 
 
 TINY = Sizes(
     MMDiTConfig(layers=2, heads=2, head_dim=128, joint=256, ff=1024),
     TextConfig(layers=1, width=256, heads=2, kv_heads=1, head_dim=128, ff=256, vocab=152064),
-    expected_tensors.VisionNumbers(depth=1, width=160, ff=64, out=256),
+    VisionConfig(depth=1, width=160, ff=64, out=256),
 )
 WIDE = Sizes(
     MMDiTConfig(layers=1),
     TextConfig(layers=1, width=3584, heads=2, kv_heads=1, head_dim=128, ff=256, vocab=152064),
-    expected_tensors.VisionNumbers(depth=1, width=160, ff=64, out=3584),
+    VisionConfig(depth=1, width=160, ff=64, out=3584),
 )
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.lora import Change
 from inkstone.kernels.lora_delta import LowRank
-from inkstone.kernels.mmdit import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.arch.key_maps_lora import modules, understand
 from inkstone.loaders.lora.adapters import Adapter, fit

@@ -1,0 +1,109 @@
+"""The shapes of the networks as frozen records, without torch: loaders read them from a file's
+tensors, compare every tensor with them, and only then build a network.
+
+Defaults are the published models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """Shape of the MMDiT and of the control branches that are built of its blocks."""
+
+    layers: int = 60
+    heads: int = 24
+    head_dim: int = 128
+    channels: int = 64  # packed latent channels of one token, in and out
+    joint: int = 3584  # width of the text encoder
+    ff: int = 12288
+    axes: tuple[int, int, int] = (16, 56, 56)  # of a head: rotated by frame, row and column
+    theta: float = 10000.0
+
+    @property
+    def width(self) -> int:
+        """D, the width of both streams."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class BlockwiseConfig:
+    """Shape of a blockwise control: the sizes of its base model."""
+
+    layers: int = 60
+    width: int = 3072
+    channels: int = 64
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Shape of the language model of Qwen2.5-VL."""
+
+    layers: int = 28
+    width: int = 3584
+    heads: int = 28
+    kv_heads: int = 4
+    head_dim: int = 128
+    ff: int = 18944
+    vocab: int = 152064
+    theta: float = 1e6
+    eps: float = 1e-6
+    sections: tuple[int, int, int] | None = None  # frequencies turned by time, row and column
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """The sections; where none are given, in the proportion of the published 16, 24, 24."""
+        time, row = self.head_dim // 8, self.head_dim * 3 // 16
+        return self.sections or (time, row, self.head_dim // 2 - time - row)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the vision tower of Qwen2.5-VL."""
+
+    depth: int = 32
+    width: int = 1280
+    heads: int = 16
+    ff: int = 3420
+    patch: int = 14  # pixels
+    frames: int = 2
+    merge: int = 2  # patches on a side of a cell; a cell becomes one token
+    channels: int = 3
+    out: int = 3584
+    window: int = 112  # pixels
+    full: tuple[int, ...] = (7, 15, 23, 31)  # blocks that see the whole picture
+    theta: float = 10000.0
+    eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def side(self) -> int:
+        """Cells on a side of a window."""
+        return self.window // self.merge // self.patch
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of the VAE."""
+
+    base: int = 96
+    mult: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    z: int = 16
+    channels: int = 3  # 4 for RGBA (Qwen-Image-Layered)
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.mult) - 1)
+
+
+QWEN_IMAGE = MMDiTConfig()
+QWEN_VL_TEXT = TextConfig()
+QWEN_VL_VISION = VisionConfig()
+QWEN_IMAGE_VAE = VAEConfig()
