@@ -41,7 +41,7 @@ from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.loaders.arch import expected_tensors  # noqa: E402
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
-from inkstone.loaders.models.weight_file import AS_FOUND  # noqa: E402
+from inkstone.loaders.models.weight_file import AS_FOUND, LoadOptions  # noqa: E402
 from inkstone.sampling.denoise import euler  # noqa: E402
 from inkstone.sampling.geometry import pack, unpack  # noqa: E402
 from inkstone.sampling.noise import noise  # noqa: E402
@@ -297,7 +297,7 @@ class Sides:
         files = {"base": self.state, "lora": self.lora, "0": states[0], "1": states[1]}
         for name, tensors in files.items():
             save_safetensors(folder / f"{name}.safetensors", tensors, {})
-        self.model = load_diffusion_model(folder / "base.safetensors", torch.float32)
+        self.model = load_diffusion_model(folder / "base.safetensors", LoadOptions(torch.float32))
         self.in_context = opened(folder / "lora.safetensors", AS_FOUND)
         self.files = [opened(folder / f"{n}.safetensors", AS_FOUND) for n in (0, 1)]
         self.network = built(functools.partial(program.network, num_layers=layers), self.state)

@@ -29,6 +29,7 @@ from . import common, harness  # noqa: E402
 harness.register()
 from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
 from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
+from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 
 CONFIG = {
     "_class_name": "QwenImageTransformer2DModel",
@@ -75,7 +76,7 @@ def prepare(folder: Path, layers: int) -> Path:
 
 def ours(part: Path, dtype: torch.dtype) -> torch.nn.Module:
     """loaders.bundle.load_diffusion_model."""
-    return load_diffusion_model(part, dtype).network
+    return load_diffusion_model(part, LoadOptions(dtype)).network
 
 
 def diffusers(part: Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -46,9 +46,9 @@ class InContextModel:
 
 def opened(path: str | Path, want: LoadOptions) -> ControlModel | InContextModel:
     """Any control file, or a folder with one."""
-    from ..loaders.models.control import ControlModel, open_control
+    from ..loaders.models.control import ControlModel, load_control
 
-    made = open_control(path, want)
+    made = load_control(path, want)
     return made if isinstance(made, ControlModel) else InContextModel(made)
 
 

@@ -103,10 +103,10 @@ class LoadDiffusionModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.models.bundle import Bundle
-        from ..loaders.models.load import open_diffusion_model
+        from ..loaders.models.load import load_diffusion_model
 
         want = wanted(dtype, variant)
-        made = open_diffusion_model(model_folders.model_path("diffusion_models", model), want)
+        made = load_diffusion_model(model_folders.model_path("diffusion_models", model), want)
         _say_plan(Bundle(made, None, None))
         return io.NodeOutput(made)
 
@@ -141,10 +141,10 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder: str, dtype: str) -> io.NodeOutput:
-        from ..loaders.models.load import open_text_encoder
+        from ..loaders.models.load import load_text_encoder
 
         path = model_folders.model_path("text_encoders", text_encoder)
-        return io.NodeOutput(open_text_encoder(path, wanted(dtype)))
+        return io.NodeOutput(load_text_encoder(path, wanted(dtype)))
 
 
 class LoadVAE(io.ComfyNode):
@@ -184,7 +184,7 @@ class LoadVAE(io.ComfyNode):
         from ..loaders.models.load import load_vae
 
         path = model_folders.model_path("vae", vae)
-        return io.NodeOutput(load_vae(path, torch_dtype(dtype), memory.torch_device()))
+        return io.NodeOutput(load_vae(path, wanted(dtype)))
 
 
 class LoadAll(io.ComfyNode):
@@ -222,9 +222,9 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
-        from ..loaders.models.load import open_all
+        from ..loaders.models.load import load_all
 
         path = None if folder == EMBEDDED else model_folders.model_path("diffusers", folder)
-        bundle = open_all(path, wanted(dtype, variant))
+        bundle = load_all(path, wanted(dtype, variant))
         _say_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

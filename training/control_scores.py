@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..loaders.arch.family import Preset
 from ..loaders.models.bundle import Bundle
-from ..loaders.models.control import ControlModel, open_control
+from ..loaders.models.control import ControlModel, load_control
 from ..loaders.models.load import load_all
 from ..sampling.geometry import token_grid
 from ..sampling.request import Control, Request
@@ -95,7 +95,7 @@ def report(folder: Path, count: int, control: Path | None = None) -> str:
     """
     if control is None and not (folder / "controlnet").is_dir():
         return f"{folder}: this model has no control."
-    models, branch = load_all(folder), open_control(control or folder)
+    models, branch = load_all(folder), load_control(control or folder)
     halves, preset, fast = test_scenes(count), models.model.family.preset, models.model.family.fast
     rows = [_line("the picture through the VAE", [_through(models, h) for h in halves], halves)]
     for name, used, setting, made, said in (

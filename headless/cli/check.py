@@ -208,7 +208,7 @@ def _bundle(graph: Graph) -> Any:
     whole = by_class.get("InkstoneLoadAll")
     if whole is not None:
         folder = whole.inputs.get("folder")
-        return bundle.open_all(
+        return bundle.load_all(
             None if folder == EMBEDDED else model_path("diffusers", folder), want
         )
 
@@ -224,9 +224,9 @@ def _bundle(graph: Graph) -> Any:
     if model is None:
         return None
     return Bundle(
-        bundle.open_diffusion_model(model, want),
-        bundle.open_text_encoder(text, want) if text else None,
-        bundle.load_vae(vae, want.dtype, want.device) if vae else None,
+        bundle.load_diffusion_model(model, want),
+        bundle.load_text_encoder(text, want) if text else None,
+        bundle.load_vae(vae, want) if vae else None,
     )
 
 

@@ -62,9 +62,9 @@ def open_models(call: DrawCall, partly: bool = False) -> Bundle:
     root, text, vae = parts_of(call, partly)
     want = want_of(call)
     models = b.Bundle(
-        b.open_diffusion_model(root, want),
-        b.open_text_encoder(text, want) if text else None,
-        b.load_vae(vae, want.dtype, want.device) if vae else None,
+        b.load_diffusion_model(root, want),
+        b.load_text_encoder(text, want) if text else None,
+        b.load_vae(vae, want) if vae else None,
     )
     if models.vae:  # raw latents are those of the VAE in use, whatever lies beside the model
         models.model.latent_mean, models.model.latent_std = models.vae.mean, models.vae.std

@@ -89,7 +89,7 @@ class ControlModel:
         return read_weight(self.source, self.names, self.found, name).to(self.device)
 
 
-def open_control(path: str | Path, want: LoadOptions = AS_FOUND) -> ControlModel | Lora:
+def load_control(path: str | Path, want: LoadOptions = AS_FOUND) -> ControlModel | Lora:
     """A weight file, or a folder with one (`controlnet/` of a whole folder too). The in-context
     control is a LoRA.
     """

@@ -50,15 +50,8 @@ log = logging.getLogger(__name__)
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "embedded" / "model"
 
 
-def load_diffusion_model(
-    path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> DiffusionModel:
-    """A weight file, an index json, a transformer folder or a whole Hugging Face folder."""
-    return open_diffusion_model(path, LoadOptions(dtype, device))
-
-
-def open_diffusion_model(path: str | Path, want: LoadOptions = AS_FOUND) -> DiffusionModel:
-    """As load_diffusion_model, with a memory budget."""
+def load_diffusion_model(path: str | Path, want: LoadOptions = AS_FOUND) -> DiffusionModel:
+    """Loads a weight file, an index JSON, a transformer folder or a whole Hugging Face folder."""
     root, device = Path(path), torch.device(want.device)
     part = part_of(root, "transformer")
     facts = identify(part, want="diffusion_model")
@@ -110,19 +103,9 @@ def open_diffusion_model(path: str | Path, want: LoadOptions = AS_FOUND) -> Diff
 
 
 def load_text_encoder(
-    path: str | Path,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    tokenizer: str | Path | None = None,
-) -> TextEncoderModel:
-    """A text encoder file or folder, and its tokenizer (found beside it unless given)."""
-    return open_text_encoder(path, LoadOptions(dtype, device), tokenizer)
-
-
-def open_text_encoder(
     path: str | Path, want: LoadOptions = AS_FOUND, tokenizer: str | Path | None = None
 ) -> TextEncoderModel:
-    """As load_text_encoder, with a memory budget."""
+    """Loads a text encoder file or folder and its tokenizer, found next to it unless named."""
     root, device = Path(path), torch.device(want.device)
     part = part_of(root, "text_encoder")
     require(identify(part, want="text_encoder"), "text_encoder")
@@ -159,11 +142,9 @@ def open_text_encoder(
     )
 
 
-def load_vae(
-    path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> VAEModel:
-    """A VAE file (Wan or diffusers names) or folder."""
-    root, device = Path(path), torch.device(device)
+def load_vae(path: str | Path, options: LoadOptions = AS_FOUND) -> VAEModel:
+    """Loads a VAE file (Wan or diffusers names) or folder; it is always filled at once."""
+    root, device = Path(path), torch.device(options.device)
     part = part_of(root, "vae")
     require(identify(part, want="vae"), "vae")
     source = open_weights(part)
@@ -172,7 +153,7 @@ def load_vae(
     config = vae_config(shapes_of(source, names.table))
     with torch.device("meta"):
         network = VAE(config)
-    dtype = dtype or torch.float32
+    dtype = options.dtype or torch.float32
     fill_all(slots_of(network, source, names.table, {}, WeightPolicy(dtype)), device)
     network.to(memory_format=torch.channels_last)
     family = family_of(source.metadata)
@@ -187,17 +168,10 @@ def load_vae(
     return VAEModel(network.eval(), mean, std, dtype, device, root, family=family)
 
 
-def load_all(
-    path: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-) -> Bundle:
-    """A folder with transformer/, text_encoder/, vae/ and tokenizer/; None = the embedded model."""
-    return open_all(path, LoadOptions(dtype, device))
-
-
-def open_all(path: str | Path | None, want: LoadOptions) -> Bundle:
-    """As load_all, with a memory budget."""
+def load_all(path: str | Path | None = None, options: LoadOptions = AS_FOUND) -> Bundle:
+    """Loads a folder with transformer/, text_encoder/, vae/ and tokenizer/; None = the embedded
+    model.
+    """
     root = Path(path) if path is not None else EMBEDDED_FOLDER
     wanted = ("transformer", "text_encoder", "vae")
     missing = [name for name in wanted if not (root / name).is_dir()]
@@ -208,7 +182,7 @@ def open_all(path: str | Path | None, want: LoadOptions) -> Bundle:
             "--text-encoder and --vae."
         )
     return Bundle(
-        open_diffusion_model(root, want),
-        open_text_encoder(root, want),
-        load_vae(root, want.dtype, want.device),
+        load_diffusion_model(root, options),
+        load_text_encoder(root, options),
+        load_vae(root, options),
     )

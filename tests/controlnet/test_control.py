@@ -22,8 +22,8 @@ from inkstone.kernels.control_instantx import ControlBranch, Spread
 from inkstone.loaders.arch.variant import VARIANTS
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.residency import Residency
-from inkstone.loaders.models.control import open_control
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, open_diffusion_model
+from inkstone.loaders.models.control import load_control
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.control import ApplyControlNet, LoadControlNet
 from inkstone.nodes.inpaint import Inpaint
@@ -57,17 +57,17 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle():
-    return load_all(None, torch.float32)
+    return load_all(None, LoadOptions(torch.float32))
 
 
 @pytest.fixture(scope="module")
 def union(files):
-    return open_control(files["union"])
+    return load_control(files["union"])
 
 
 @pytest.fixture(scope="module")
 def inpainting(files):
-    return open_control(files["inpainting"])
+    return load_control(files["inpainting"])
 
 
 def control(model, bundle, seed=0, mask=None, effect=(), size=SIZE, count=1):
@@ -164,7 +164,7 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     monkeypatch.setattr(residency, "_all", type(residency._all)())
     monkeypatch.setattr(Residency, "_room", lambda *_: 1 << 40)
     want = LoadOptions(torch.float32, wait=True)
-    model, branch = open_diffusion_model(EMBEDDED_FOLDER, want), open_control(files["union"], want)
+    model, branch = load_diffusion_model(EMBEDDED_FOLDER, want), load_control(files["union"], want)
     model = replace(model, variant=VARIANTS["embedded-edit"])
     one = control(branch, bundle)
     beside = dict(references=(bundle.vae.encode(picture(32, 48)),), batch=2)
@@ -193,8 +193,8 @@ def test_room_for_a_control_is_made_and_kept(files, monkeypatch):
     """The control comes first, the model is streamed beside it; a second run moves nothing."""
     monkeypatch.setattr(residency, "_all", type(residency._all)())
     want = LoadOptions(torch.float32, wait=True)
-    model = open_diffusion_model(EMBEDDED_FOLDER, want).weights
-    branch = open_control(files["union"], want).weights
+    model = load_diffusion_model(EMBEDDED_FOLDER, want).weights
+    branch = load_control(files["union"], want).weights
     room = branch.nbytes + model.least + 1000
     monkeypatch.setattr(Residency, "_room", lambda *_: room)
     residency.settle_together(model, [branch], None, 500)
@@ -227,7 +227,7 @@ def test_any_storage_format(files, bundle, union, tmp_path, form):
         tensors["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
     path = tmp_path / "packed.safetensors"
     save_safetensors(path, tensors, dict(source.metadata))
-    packed = open_control(path)
+    packed = load_control(path)
     assert bool(packed.found) == (form == "fp8"), packed.weights_format
     whole = drawn(bundle.model, control(union, bundle))
     error = relative(drawn(bundle.model, control(packed, bundle)), whole)
@@ -262,7 +262,7 @@ def test_pictures_lie_on_the_canvas():
 
 def test_refusals(files, bundle, union, inpainting):
     good, mask = control(union, bundle), mask_of(*SIZE)
-    wide = open_control(files["wide"])
+    wide = load_control(files["wide"])
     cases = [
         (replace(good, strength=11.0), "strength of the control union.safetensors is 11"),
         (replace(good, strength=float("nan")), "strength of the control union.safetensors is nan"),
@@ -288,9 +288,9 @@ def test_refusals(files, bundle, union, inpainting):
     with pytest.raises(InkstoneError, match="2 pictures and 3 masks"):
         control(union, bundle, mask=torch.ones(3, 48, 64), count=2)
     with pytest.raises(InkstoneError, match="72 features per token, expected 64"):
-        open_control(files["72"])
+        load_control(files["72"])
     with pytest.raises(InkstoneError, match="expected a ControlNet of Qwen-Image, got"):
-        open_control(EMBEDDED_FOLDER / "transformer")
+        load_control(EMBEDDED_FOLDER / "transformer")
 
 
 @pytest.mark.parametrize("kind", ["union", "inpainting"])

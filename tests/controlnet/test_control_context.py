@@ -35,7 +35,7 @@ from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.control import ControlModel
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.text_encoder import TextEncoderModel
-from inkstone.loaders.models.weight_file import AS_FOUND
+from inkstone.loaders.models.weight_file import AS_FOUND, LoadOptions
 from inkstone.nodes.control import ApplyControlNet
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.sample import Denoise
@@ -98,7 +98,7 @@ def world(tmp_path_factory):
     torch.manual_seed(8)
     root = tmp_path_factory.mktemp("context")
     plain = tiny.pipeline(SHAPE)
-    bundle = load_all(tiny.save(plain, root / "model"), torch.float32)
+    bundle = load_all(tiny.save(plain, root / "model"), LoadOptions(torch.float32))
     layers = tiny.SHAPES[SHAPE]["layers"]
     found = lora_file(root / "union.safetensors", shapes_of(plain.transformer), layers)
     merged = copy.deepcopy(plain)

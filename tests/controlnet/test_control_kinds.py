@@ -23,8 +23,9 @@ from inkstone.loaders.arch.identify import identify
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
-from inkstone.loaders.models.control import open_control
+from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.edit import repaint_for
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -47,12 +48,12 @@ def world(tmp_path_factory):
     torch.manual_seed(6)
     root = tmp_path_factory.mktemp("kinds")
     plain = tiny.pipeline(SHAPE)
-    bundle = load_all(tiny.save(plain, root / "model"), torch.float32)
+    bundle = load_all(tiny.save(plain, root / "model"), LoadOptions(torch.float32))
     nets = {}
     for kind, layers in KINDS.items():
         net = made(kind, SHAPE, layers)
         path = saved(net, root / f"{kind}.safetensors", "diffusion_model." * (kind == "fun"))
-        nets[kind] = net, open_control(path)
+        nets[kind] = net, load_control(path)
     branch = nets["fun"][1].network
     assert branch.config.axes == bundle.model.network.config.axes
     return plain, bundle, nets
@@ -184,7 +185,7 @@ def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
         linear.weight.data += b @ a
         lora |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     save_safetensors(tmp_path / "lora.safetensors", lora, {})
-    moved = load_all(tiny.save(other, tmp_path / "other"), torch.float32).model
+    moved = load_all(tiny.save(other, tmp_path / "other"), LoadOptions(torch.float32)).model
     dressed = bundle.model.with_loras([Adapter(load_lora(tmp_path / "lora.safetensors"))])
     one = nets["fun"][1]
 
@@ -193,7 +194,7 @@ def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
         return denoise(model, text, None, Request(*size, table, seed=4, controls=(control,)))
 
     first = drawn(bundle.model, one)
-    want = drawn(moved, open_control(one.path))
+    want = drawn(moved, load_control(one.path))
     assert relative(want, first) > 100 * LIMIT
     assert torch.equal(drawn(moved, one), want), "a table of another model was taken"
     error = relative(drawn(dressed, one), want)
@@ -249,7 +250,7 @@ def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_
         else (net.control_blocks[1].after_proj)
     )
     broken.bias.data[5] = torch.nan
-    model = open_control(saved(net, tmp_path / "broken.safetensors"))
+    model = load_control(saved(net, tmp_path / "broken.safetensors"))
     control = ControlInput(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
     text = bundle.text_encoder.encode("a star")
     request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
@@ -261,7 +262,7 @@ def refused(tmp_path, tensors, words):
     path = tmp_path / "control.safetensors"
     save_safetensors(path, tensors, {})
     with pytest.raises(InkstoneError, match=words):
-        open_control(path)
+        load_control(path)
 
 
 def test_wrong_files_are_refused_in_words(world, tmp_path):
@@ -315,7 +316,7 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
         ("fun", 2, "width 96 where the model has 64"),
     ):
         shape = SHAPE if kind == "canny" else "odd layers, three heads"
-        model = open_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
+        model = load_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
         control = ControlInput(model, bundle.vae, pixels).on(canvas_of(*size))
         with pytest.raises(InkstoneError, match=words):
             denoise(bundle.model, text, None, Request(*size, table, controls=(control,)))

@@ -15,8 +15,9 @@ from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.control_instantx import ControlBranch
 from inkstone.kernels.modulation import modulation
-from inkstone.loaders.models.control import open_control
+from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas
@@ -38,11 +39,11 @@ def world(tmp_path_factory):
     torch.manual_seed(5)
     root = tmp_path_factory.mktemp("controls")
     plain = tiny.pipeline(SHAPE)
-    bundle = load_all(tiny.save(plain, root / "model"), torch.float32)
+    bundle = load_all(tiny.save(plain, root / "model"), LoadOptions(torch.float32))
     nets = {}
     for kind, layers in (("union", 2), ("inpainting", 3)):
         net = branch(SHAPE, layers, kind)
-        nets[kind] = net, open_control(saved(net, root / kind))
+        nets[kind] = net, load_control(saved(net, root / kind))
     return plain, bundle, nets
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inkstone.host import headless, memory
-from inkstone.loaders.models.load import open_all
+from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
 
 MB = 1_000_000
@@ -71,7 +71,7 @@ def manager(monkeypatch):
 
 
 def opened():
-    return open_all(None, LoadOptions(None, "cpu", wait=True, free=memory.room))
+    return load_all(None, LoadOptions(None, "cpu", wait=True, free=memory.room))
 
 
 def networks(manager):

@@ -25,6 +25,7 @@ from inkstone.kernels.vae_strips import decode_rows, moments_rows
 from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.vae import VAEModel
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling import sampler
 from inkstone.sampling.geometry import token_grid, unpack
 from inkstone.sampling.noise import noise
@@ -79,7 +80,7 @@ def on_meta(folder, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
 
     def load(dtype: torch.dtype):
-        bundle = load_all(folder, dtype, "meta")
+        bundle = load_all(folder, LoadOptions(dtype, "meta"))
         bundle.model.latent_mean = bundle.model.latent_mean.to("meta")
         bundle.model.latent_std = bundle.model.latent_std.to("meta")
         return bundle
@@ -161,7 +162,9 @@ def test_a_tensor_on_the_wrong_device_is_found(on_meta, monkeypatch):
 
 
 def test_text_to_image_in_bfloat16(folder):
-    exact, half = (text_to_image(load_all(folder, t)) for t in (torch.float32, torch.bfloat16))
+    exact, half = (
+        text_to_image(load_all(folder, LoadOptions(t))) for t in (torch.float32, torch.bfloat16)
+    )
     for stage, limit in {"text": 0.03, "latent": 0.03, "picture": 0.02}.items():
         assert torch.isfinite(half[stage]).all(), f"{stage} is not finite"
         error = relative(half[stage], exact[stage])
@@ -172,7 +175,7 @@ def test_text_to_image_in_bfloat16(folder):
 
 def test_vae_in_bfloat16(folder, rows):
     """On equal latents and pictures."""
-    exact, half = (load_all(folder, t).vae for t in (torch.float32, torch.bfloat16))
+    exact, half = (load_all(folder, LoadOptions(t)).vae for t in (torch.float32, torch.bfloat16))
     latent, picture = torch.randn(1, 16, 1, 10, 14), torch.rand(1, 80, 112, 3)
     for what, given in (("decode", latent), ("encode", picture)):
         error = relative(getattr(half, what)(given), getattr(exact, what)(given))

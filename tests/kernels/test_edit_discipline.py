@@ -7,6 +7,7 @@ import torch
 
 from inkstone.loaders.models.load import load_all, load_vae
 from inkstone.loaders.models.vae import VAEModel
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling import checks, sampler
 from inkstone.sampling.geometry import token_grid
 from inkstone.sampling.request import Request
@@ -74,7 +75,7 @@ def test_an_edit_on_the_meta_device(folder, kind, dtype, monkeypatch):
     monkeypatch.setattr(sampler, "check", lambda where, x, weights: None)
     monkeypatch.setattr(checks, "check", lambda where, x, weights: None)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
-    bundle = load_all(folder(kind), dtype, "meta")
+    bundle = load_all(folder(kind), LoadOptions(dtype, "meta"))
     for place in (bundle.model, bundle.vae):
         for name in ("latent_mean", "latent_std"):
             if hasattr(place, name):
@@ -94,7 +95,9 @@ def test_an_edit_on_the_meta_device(folder, kind, dtype, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_in_bfloat16(folder, kind):
-    exact, half = (edit(load_all(folder(kind), t), kind) for t in (torch.float32, torch.bfloat16))
+    exact, half = (
+        edit(load_all(folder(kind), LoadOptions(t)), kind) for t in (torch.float32, torch.bfloat16)
+    )
     limits = {"text": 0.05, "negative": 0.05, "latent": 0.05, "picture": 0.03, "reference 0": 0.03}
     for stage, limit in limits.items():
         if stage not in exact:
@@ -116,7 +119,7 @@ def test_the_vae_with_alpha(folder, rows, monkeypatch):
 
     monkeypatch.setattr(VAEModel, "_plan", lambda *_: (rows, "as the test says"))
     theirs = AutoencoderKLQwenImage.from_pretrained(folder("layered") / "vae").eval()
-    ours = load_vae(folder("layered"), torch.float32)
+    ours = load_vae(folder("layered"), LoadOptions(torch.float32))
     pictures = torch.rand(3, 48, 80, 4)
     with torch.no_grad():
         pixels = pictures.permute(0, 3, 1, 2)[:, :, None] * 2 - 1

@@ -12,7 +12,7 @@ from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.residency import Prefetcher, Residency
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, open_diffusion_model
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise, working_bytes
@@ -110,7 +110,7 @@ def test_every_pass_is_asked_before_a_block_is_read():
 @pytest.fixture
 def embedded(monkeypatch):
     monkeypatch.setattr(residency, "_all", type(residency._all)())
-    return open_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True))
+    return load_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True))
 
 
 STEPS = 3

@@ -21,6 +21,7 @@ from inkstone.loaders.models.image_processor import rgb_bytes, tower_pixels
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.loaders.models.vision import TowerWant, _settings, open_tower, vision_config
 from inkstone.loaders.models.vision_gguf import VisionFile
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.geometry import area_size, encoder_sizes, vision_patches, vision_size
 
 from ..support import tiny
@@ -386,7 +387,7 @@ def test_states_of_an_edit(encoder, ours, monkeypatch, name, sizes, prompt):
 
 
 def test_in_bf16(folder, ours):
-    half = load_text_encoder(folder, torch.bfloat16)
+    half = load_text_encoder(folder, LoadOptions(torch.bfloat16))
     _, picture = image(90, 61)
     got, want = (m.encode_edit("a", [picture], EDIT_PLUS) for m in (half, ours))
     assert got.dtype == half.vision.open().network.merger.mlp[0].weight.dtype == torch.bfloat16

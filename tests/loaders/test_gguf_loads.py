@@ -15,6 +15,7 @@ from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models import tokenizer as tokenizer_module
 from inkstone.loaders.models.load import load_diffusion_model, load_text_encoder, load_vae
+from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support import tiny
 from ..support.oracle import relative
@@ -57,7 +58,8 @@ def test_a_diffusion_model(folder, tmp_path, caplog):
     path = converted(folder / "transformer", tmp_path / "m.gguf", "qwen_image", kinds)
     caplog.set_level(logging.INFO)
     ours, plain = (
-        load_diffusion_model(p, torch.float32) for p in (path, path.with_suffix(".safetensors"))
+        load_diffusion_model(p, LoadOptions(torch.float32))
+        for p in (path, path.with_suffix(".safetensors"))
     )
     assert "Q8_0" in ours.weights_format and "Q4_0" in ours.weights_format
     torch.manual_seed(0)
@@ -115,10 +117,10 @@ def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeyp
     with open_weights(path) as file:
         assert not text_names(file.entries).others
     caplog.set_level(logging.INFO)
-    ours = load_text_encoder(path, torch.float32)
+    ours = load_text_encoder(path, LoadOptions(torch.float32))
     assert "an edit needs mmproj-e.gguf" in caplog.text and "Q8_0" in caplog.text
     plain = load_text_encoder(
-        path.with_suffix(".safetensors"), torch.float32, tokenizer=folder / "tokenizer"
+        path.with_suffix(".safetensors"), LoadOptions(torch.float32), tokenizer=folder / "tokenizer"
     )
     error = relative(ours.encode(PROMPT), plain.encode(PROMPT))
     print(f"GGUF against the same floats: relative {error:.1e}")
@@ -152,4 +154,4 @@ def test_a_damaged_block_is_told_when_it_is_loaded(folder, tmp_path):
         file.seek(at)
         file.write(b"\x00\x7e")
     with pytest.raises(InkstoneError, match=f"{name} .Q8_0.: block 5 has a scale that is no"):
-        load_diffusion_model(path, torch.float32)
+        load_diffusion_model(path, LoadOptions(torch.float32))

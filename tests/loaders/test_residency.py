@@ -12,7 +12,7 @@ from inkstone.headless.draw.session import open_models
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.lru import Recent
 from inkstone.loaders.memory.residency import Placement, Residency, place
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, open_diffusion_model, open_text_encoder
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.memory_plan import PlanRequest, plan
 from inkstone.sampling.request import Hooks, Request
@@ -71,7 +71,7 @@ def room(monkeypatch):
 @pytest.fixture
 def opened(room):
     want = LoadOptions(wait=True)
-    return open_diffusion_model(EMBEDDED_FOLDER, want), open_text_encoder(EMBEDDED_FOLDER, want)
+    return load_diffusion_model(EMBEDDED_FOLDER, want), load_text_encoder(EMBEDDED_FOLDER, want)
 
 
 def least(model, blocks: int) -> int:

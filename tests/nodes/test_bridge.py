@@ -19,6 +19,7 @@ from inkstone.kernels.modulation import modulation
 from inkstone.loaders.arch.family import EDIT, EDIT_HEAD, EDIT_PLUS, PICTURE
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_all, load_text_encoder
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, head_tokens
 from inkstone.nodes.bridge.model_patcher import _adapter
 from inkstone.nodes.bridge.network import _block_patches, _core_control, _picked
@@ -41,7 +42,7 @@ LIMIT = 1e-4
 
 @pytest.fixture(scope="module")
 def models():
-    return load_all(None, torch.float32)
+    return load_all(None, LoadOptions(torch.float32))
 
 
 def test_vae_as_core_calls_it(models):

@@ -17,7 +17,7 @@ from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.kernels.vae import VAE
 from inkstone.kernels.vision import VisionTower
 from inkstone.loaders.arch.family import Preset
-from inkstone.loaders.models.load import load_all, open_all
+from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.decode import Decode
 from inkstone.nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
@@ -40,7 +40,7 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def tiny_models(tiny_folder):
-    return functools.cache(lambda kind: open_all(tiny_folder(kind), LoadOptions(torch.float32)))
+    return functools.cache(lambda kind: load_all(tiny_folder(kind), LoadOptions(torch.float32)))
 
 
 def draw(models, positive, negative, latent, seed=1, steps=2, cfg=2.0, strength=1.0):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.geometry import area_size
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -83,7 +84,7 @@ EDITS = [
 )
 def test_edits(pair, case):
     kind, sizes, size, steps, cfg, batch = case
-    pipe, bundle = pair(kind).pipe, load_all(pair(kind).folder, torch.float32)
+    pipe, bundle = pair(kind).pipe, load_all(pair(kind).folder, LoadOptions(torch.float32))
     assert bundle.model.variant.name == kind
     theirs, ours = zip(*(image(*one, seed=n) for n, one in enumerate(sizes)))
     seeds = [5 + k for k in range(batch)]
@@ -127,7 +128,7 @@ def masked(size: tuple[int, int]) -> tuple[Image.Image, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["img2img", "inpaint"])
 def test_from_a_picture(pair, kind, strength, steps, cfg, batch):
     size = (112, 80)
-    pipe, bundle = pair(kind).pipe, load_all(pair(kind).folder, torch.float32)
+    pipe, bundle = pair(kind).pipe, load_all(pair(kind).folder, LoadOptions(torch.float32))
     picture, pixels = image(*size)
     seeds = [5 + k for k in range(batch)]
     call = dict(
@@ -162,7 +163,10 @@ def test_from_a_picture(pair, kind, strength, steps, cfg, batch):
 
 @pytest.mark.parametrize("strength, steps, cfg", [(0.6, 5, 4.0), (1.0, 3, 1.0)])
 def test_inpainting_with_an_edit_model(pair, strength, steps, cfg):
-    pipe, bundle = pair("edit-inpaint").pipe, load_all(pair("edit-inpaint").folder, torch.float32)
+    pipe, bundle = (
+        pair("edit-inpaint").pipe,
+        load_all(pair("edit-inpaint").folder, LoadOptions(torch.float32)),
+    )
     picture, pixels = image(90, 61)
     size = area_size(90, 61, AREA)
     mask, repaint = masked(size)
@@ -194,7 +198,10 @@ def test_inpainting_with_an_edit_model(pair, strength, steps, cfg):
 )
 def test_layers(pair, layers, picture, cfg):
     """Latents, and the pictures with alpha that the VAE makes of them."""
-    pipe, bundle = pair("layered").pipe, load_all(pair("layered").folder, torch.float32)
+    pipe, bundle = (
+        pair("layered").pipe,
+        load_all(pair("layered").folder, LoadOptions(torch.float32)),
+    )
     assert bundle.model.variant.name == "layered" and bundle.vae.network.config.channels == 4
     g = torch.Generator().manual_seed(1)
     rgba = torch.randint(0, 256, (picture[1], picture[0], 4), generator=g, dtype=torch.uint8)

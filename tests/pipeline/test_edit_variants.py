@@ -12,7 +12,7 @@ from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, EditTemplate
 from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, settled, told
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, open_diffusion_model
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.weight_rows import Matrices
 from inkstone.sampling import sampler
@@ -49,7 +49,7 @@ def model(folder):
 
     def get(kind: str):
         if kind not in made:
-            made[kind] = open_diffusion_model(folder(kind), LoadOptions(torch.float32))
+            made[kind] = load_diffusion_model(folder(kind), LoadOptions(torch.float32))
         return made[kind]
 
     return get
@@ -90,7 +90,7 @@ def single(folder, place, metadata=None, extra=None):
 )
 def test_a_folder_says_its_variant(folder, kind, name):
     for root in (folder(kind), folder(kind) / "transformer"):
-        model = open_diffusion_model(root, WAITING)
+        model = load_diffusion_model(root, WAITING)
         assert model.variant is VARIANTS[name] and model.apart == (name == "edit-2511")
         same = settled(model.variant, name, "qwen-image", root)
         assert same is model.variant
@@ -108,29 +108,29 @@ def test_a_file_without_marks_says_nothing(folder, kind, tmp_path):
     """Tensors of base, Edit and Edit-2509 are identical; the user says it, and can be wrong only
     where nothing speaks against it."""
     path = single(folder(kind), tmp_path)
-    assert open_diffusion_model(path, WAITING).variant is None
+    assert load_diffusion_model(path, WAITING).variant is None
     for name in CHOICES:
         want = LoadOptions(torch.float32, wait=True, variant=name)
         if name == "layered":
             with pytest.raises(InkstoneError, match="lacks the tensor .*addition_t_embedding"):
-                open_diffusion_model(path, want)
+                load_diffusion_model(path, want)
         else:
-            assert open_diffusion_model(path, want).variant is VARIANTS[name]
+            assert load_diffusion_model(path, want).variant is VARIANTS[name]
 
 
 def test_a_file_with_a_mark_says_it(folder, tmp_path):
     path = single(folder("qwen-image"), tmp_path, None, {"__index_timestep_zero__": torch.empty(0)})
-    assert open_diffusion_model(path, WAITING).variant is VARIANTS["edit-2511"]
+    assert load_diffusion_model(path, WAITING).variant is VARIANTS["edit-2511"]
     path = single(folder("layered"), tmp_path)
-    assert open_diffusion_model(path, WAITING).variant is VARIANTS["layered"]
-    assert open_diffusion_model(path, WAITING).schedule == LAYERED
+    assert load_diffusion_model(path, WAITING).variant is VARIANTS["layered"]
+    assert load_diffusion_model(path, WAITING).schedule == LAYERED
     path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "edit"})
-    assert open_diffusion_model(path, WAITING).variant is VARIANTS["edit"]
+    assert load_diffusion_model(path, WAITING).variant is VARIANTS["edit"]
     path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "another"})
-    assert open_diffusion_model(path, WAITING).variant is None
+    assert load_diffusion_model(path, WAITING).variant is None
     path = single(folder("qwen-image"), tmp_path, {"inkstone_variant": "layered"})
     with pytest.raises(InkstoneError, match="addition_t_embedding.*got nothing"):
-        open_diffusion_model(path, WAITING)
+        load_diffusion_model(path, WAITING)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_a_file_with_a_mark_says_it(folder, tmp_path):
 )
 def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
     with pytest.raises(InkstoneError, match=f"chosen to be {wanted}.* is {kind} "):
-        open_diffusion_model(folder(kind), LoadOptions(torch.float32, wait=True, variant=wanted))
+        load_diffusion_model(folder(kind), LoadOptions(torch.float32, wait=True, variant=wanted))
 
 
 def test_unknown_choices(folder):
     with pytest.raises(InkstoneError, match="'edit-2600' is not one.*auto or one of qwen-image, e"):
-        open_diffusion_model(folder("edit"), LoadOptions(wait=True, variant="edit-2600"))
+        load_diffusion_model(folder("edit"), LoadOptions(wait=True, variant="edit-2600"))
     with pytest.raises(InkstoneError, match="'edit' is not one of the inkstone-embedded models"):
-        open_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True, variant="edit"))
+        load_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True, variant="edit"))
 
 
 def test_weights_count_more_than_the_folder(folder, caplog):
@@ -168,14 +168,14 @@ def test_weights_count_more_than_the_folder(folder, caplog):
 
 
 def test_the_embedded_model_is_one_without_or_with_edits(tmp_path):
-    made = open_diffusion_model(EMBEDDED_FOLDER, WAITING)
+    made = load_diffusion_model(EMBEDDED_FOLDER, WAITING)
     assert made.variant is VARIANTS["embedded-edit"] and made.apart
     source = EMBEDDED_FOLDER / "transformer"
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((source / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"zero_cond_t": False}))
-    made = open_diffusion_model(tmp_path, WAITING)
+    made = load_diffusion_model(tmp_path, WAITING)
     assert made.variant is VARIANTS["embedded"] and not made.apart
 
 
@@ -248,7 +248,7 @@ def test_refusals(model, monkeypatch, case):
 
 
 def test_references_need_a_variant(folder, tmp_path):
-    unknown = open_diffusion_model(single(folder("edit"), tmp_path), WAITING)
+    unknown = load_diffusion_model(single(folder("edit"), tmp_path), WAITING)
     with pytest.raises(InkstoneError, match="not say which variant.*Choose the variant"):
         denoise(unknown, text(), None, Request(*SIZE, LEVELS, references=(ONE,)))
 
@@ -258,7 +258,7 @@ def test_without_references_every_variant_draws_the_same(folder, tmp_path):
     path = single(folder("qwen-image"), tmp_path)
     drawn = [
         denoise(
-            open_diffusion_model(path, LoadOptions(torch.float32, variant=name)),
+            load_diffusion_model(path, LoadOptions(torch.float32, variant=name)),
             text(),
             None,
             Request(*SIZE, LEVELS),

@@ -11,7 +11,7 @@ from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
-from inkstone.loaders.models.control import open_control
+from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
 from inkstone.nodes.control import ApplyControlNet, LoadControlNet
 from inkstone.nodes.load import EMBEDDED
@@ -36,7 +36,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def own():
-    return open_control(EMBEDDED_FOLDER)
+    return load_control(EMBEDDED_FOLDER)
 
 
 @pytest.fixture(scope="module")

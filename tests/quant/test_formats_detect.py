@@ -15,6 +15,7 @@ from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_diffusion_model
+from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support.dfloat11_encoder import encode
 from ..support.oracle import relative
@@ -157,7 +158,7 @@ def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
     ((form, count),) = counts.items()
     assert f"{count} x {form}" in facts.sentence
     want, got = (
-        load_diffusion_model(tmp_path / f"{name}.safetensors", torch.float32)
+        load_diffusion_model(tmp_path / f"{name}.safetensors", LoadOptions(torch.float32))
         for name in ("plain", "packed")
     )
     for name, parameter in want.network.named_parameters():

@@ -42,6 +42,7 @@ from ...bench import harness  # noqa: E402
 harness.register()
 from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.loaders.models.load import load_all  # noqa: E402
+from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 from inkstone.nodes.bridge import nodes  # noqa: E402
 
 headless.IN_COMFYUI = True
@@ -122,7 +123,7 @@ def sampled(
         )
 
 
-MODELS = load_all(FOLDER, torch.float32)
+MODELS = load_all(FOLDER, LoadOptions(torch.float32))
 CORE, OURS = core_side(MODELS, FOLDER), nodes.ToModel.execute(MODELS.model).result[0]
 for sampler, scheduler in (
     ("euler", "simple"),
@@ -159,7 +160,7 @@ KNOWN = inspect.signature(core_network.QwenImageTransformer2DModel).parameters
 for variant, options in OTHERS.items():
     if not options.keys() <= KNOWN.keys():
         continue
-    models = load_all(ROOT / variant, torch.float32)
+    models = load_all(ROOT / variant, LoadOptions(torch.float32))
     core, ours = (
         core_side(models, ROOT / variant, **options),
         nodes.ToModel.execute(models.model).result[0],
@@ -303,10 +304,10 @@ for what, ask in (
 
 # what the host's memory manager is told: our weights do not leave to make room for themselves
 from inkstone.host.memory import Guest, room  # noqa: E402
-from inkstone.loaders.models.load import open_all  # noqa: E402
+from inkstone.loaders.models.load import load_all  # noqa: E402
 from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 
-waiting = open_all(FOLDER, LoadOptions(torch.float32, wait=True, free=room))
+waiting = load_all(FOLDER, LoadOptions(torch.float32, wait=True, free=room))
 late = nodes.ToModel.execute(waiting.model).result[0]
 FOUND["read when it runs"] = relative(sampled(late), sampled(CORE))
 guests = [g for g in late.model_patches_models() if isinstance(g, Guest)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inkstone.headless.cli.main import main
-from inkstone.loaders.models.control import open_control
+from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_vae
 from inkstone.loaders.models.tokenizer import load_tokenizer
 from inkstone.sampling.geometry import unpack
@@ -141,7 +141,7 @@ def test_the_file_is_small_and_near_the_weights(tmp_path):
     own = EMBEDDED_FOLDER / "controlnet"
     shipped -= sum(f.stat().st_size for f in own.iterdir()) if own.is_dir() else 0
     assert shipped + size <= 10_000_000, (shipped, size)
-    opened = open_control(tmp_path)
+    opened = load_control(tmp_path)
     assert not opened.masked and opened.family.name == "inkstone-embedded"
     x, maps, txt = torch.randn(1, 12, 64), torch.randn(1, 12, 64), torch.randn(1, 5, 128)
     sigma = torch.tensor([0.5])
@@ -195,7 +195,7 @@ def test_only_the_control_is_taught(tmp_path, monkeypatch, capsys):
         assert (out / file).read_bytes() == (EMBEDDED_FOLDER / file).read_bytes()
     config = json.loads((out / "controlnet" / "config.json").read_text(encoding="utf-8"))
     assert (config["num_layers"], config["extra_condition_channels"]) == (2, 0)
-    assert open_control(out).weights_format.startswith("Q8_0")
+    assert load_control(out).weights_format.startswith("Q8_0")
 
 
 def test_a_model_without_control_has_no_table(tmp_path):

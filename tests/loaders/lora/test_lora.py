@@ -12,6 +12,7 @@ from inkstone.loaders.lora import file as lora_module
 from inkstone.loaders.lora.adapters import Adapter, copied_bytes
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_diffusion_model
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.quant.fp8 import Fp8Storage
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import BY_NAME
@@ -116,7 +117,9 @@ def test_bf16_stays_near_the_merged_weights(state, tmp_path):
     folder = files.write_model(tmp_path / "plain", state)
     layers = files.layers_for("low_rank", state)
     got = drawn(
-        load_diffusion_model(folder, torch.bfloat16).with_loras([adapter(tmp_path, layers, 0.7)])
+        load_diffusion_model(folder, LoadOptions(torch.bfloat16)).with_loras(
+            [adapter(tmp_path, layers, 0.7)]
+        )
     )
     whole = files.merged_state(state, [(layers, 0.7)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))

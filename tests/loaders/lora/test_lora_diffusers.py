@@ -6,6 +6,7 @@ import torch
 from inkstone.loaders.lora.adapters import Adapter, dress
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas
@@ -57,7 +58,7 @@ def folder(tmp_path_factory):
 
 
 def ours(folder, path, strength=1.0):
-    bundle = load_all(folder, torch.float32)
+    bundle = load_all(folder, LoadOptions(torch.float32))
     model, text, _ = dress(bundle.model, bundle.text_encoder, [Adapter(load_lora(path), strength)])
     levels = sigmas(model.schedule, 3, 6 * 4)
     return denoise(model, text.encode(PROMPT), None, Request(96, 64, levels, seed=5))
@@ -147,7 +148,7 @@ def test_text_encoder_lora(folder, tmp_path):
     """A LoRA on the language model: states as PEFT's, the plain encoder untouched."""
     torch.manual_seed(10)
     pipe = opened(folder)
-    bundle = load_all(folder, torch.float32)
+    bundle = load_all(folder, LoadOptions(torch.float32))
     plain = bundle.text_encoder.encode(PROMPT)
     config = peft.LoraConfig(target_modules=["q_proj", "o_proj", "up_proj"], r=4, lora_alpha=6)
     net = peft.get_peft_model(pipe.text_encoder.model.language_model, config)
