@@ -13,10 +13,13 @@ from .load import EMBEDDED, dtype_input, wanted
 class LoadControlNet(io.ComfyNode):
     """A control from one file."""
 
+    ID = "InkstoneLoadControlNet"
+    FILES = {"control": sockets.ModelInput("controlnet", "controlnet")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadControlNet",
+            node_id=cls.ID,
             display_name="Inkstone Load ControlNet",
             category="inkstone/load",
             description="Loads a control of Qwen-Image: InstantX Union (canny, soft edge, depth, "
@@ -62,10 +65,12 @@ def _fraction(name: str, default: float, tip: str) -> Any:
 class ApplyControlNet(io.ComfyNode):
     """A control picture on a prompt."""
 
+    ID = "InkstoneApplyControlNet"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneApplyControlNet",
+            node_id=cls.ID,
             display_name="Inkstone Apply ControlNet",
             category="inkstone/conditioning",
             description="Adds a control to the positive prompt; several behind one another add "

@@ -11,10 +11,12 @@ from . import sockets
 class Decode(io.ComfyNode):
     """Latents to pictures with the exact tiled form where memory is short."""
 
+    ID = "InkstoneDecode"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneDecode",
+            node_id=cls.ID,
             display_name="Inkstone Decode",
             category="inkstone/latent",
             description="Latents to pictures. In strips where that saves memory or time; "

@@ -57,11 +57,14 @@ def conditionings() -> list[Any]:
 class EncodeEdit(io.ComfyNode):
     """A prompt with Picture 1, 2, 3."""
 
+    ID = "InkstoneEncodeEdit"
+    CANVAS = f"{sockets.GROWN}.picture_1"  # the picture whose size is that of the canvas
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         names = [f"picture_{n}" for n in range(1, MOST + 1)]
         return schema(
-            node_id="InkstoneEncodeEdit",
+            node_id=cls.ID,
             display_name="Inkstone Encode Edit",
             category="inkstone/conditioning",
             description="Encodes what to change and the pictures to change, in the template of the "
@@ -112,10 +115,13 @@ class EncodeEdit(io.ComfyNode):
 class ImageToLatent(io.ComfyNode):
     """A picture to start from."""
 
+    ID = "InkstoneImageToLatent"
+    CANVAS = "image"  # the picture whose size is that of the canvas
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneImageToLatent",
+            node_id=cls.ID,
             display_name="Inkstone Image to Latent",
             category="inkstone/latent",
             description="Encodes a picture of any size to start from (image-to-image): set the "
@@ -141,10 +147,13 @@ class ImageToLatent(io.ComfyNode):
 class EncodeLayers(io.ComfyNode):
     """A picture to be taken apart."""
 
+    ID = "InkstoneEncodeLayers"
+    CANVAS = "image"  # the picture whose size is that of the canvas
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneEncodeLayers",
+            node_id=cls.ID,
             display_name="Inkstone Encode Layers",
             category="inkstone/conditioning",
             description="For Qwen-Image-Layered: a picture and what it shows, to be drawn as "
@@ -196,10 +205,12 @@ class EncodeLayers(io.ComfyNode):
 class SplitLayers(io.ComfyNode):
     """Layers as pictures and masks."""
 
+    ID = "InkstoneSplitLayers"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneSplitLayers",
+            node_id=cls.ID,
             display_name="Inkstone Split Layers",
             category="inkstone/image",
             description="Takes decoded layers apart: their colours, and what of each is "

@@ -11,10 +11,12 @@ from . import sockets
 class EncodePrompt(io.ComfyNode):
     """Positive and negative prompt in one node."""
 
+    ID = "InkstoneEncodePrompt"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneEncodePrompt",
+            node_id=cls.ID,
             display_name="Inkstone Encode Prompt",
             category="inkstone/conditioning",
             description="Encodes the prompt and the negative prompt with Qwen-Image's own "

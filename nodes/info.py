@@ -11,10 +11,12 @@ from . import sockets
 class ModelInfo(io.ComfyNode):
     """Family, formats, LoRAs and the memory plan of a model."""
 
+    ID = "InkstoneModelInfo"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneModelInfo",
+            node_id=cls.ID,
             display_name="Inkstone Model Info",
             category="inkstone/model",
             description="Says what a loaded model is: family, size, formats and their counts, "

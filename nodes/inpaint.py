@@ -28,10 +28,12 @@ def _feather(start: int) -> Any:
 class Inpaint(io.ComfyNode):
     """A picture of which a part is drawn anew."""
 
+    ID = "InkstoneInpaint"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneInpaint",
+            node_id=cls.ID,
             display_name="Inkstone Inpaint",
             category="inkstone/latent",
             description="Draws the masked part of a picture anew, with a text-to-image or an edit "
@@ -86,10 +88,12 @@ class Inpaint(io.ComfyNode):
 class StitchPart(io.ComfyNode):
     """The drawn part put back."""
 
+    ID = "InkstoneStitch"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneStitch",
+            node_id=cls.ID,
             display_name="Inkstone Stitch",
             category="inkstone/image",
             description="Puts the drawn part back into its picture. Outside the mask every value "
@@ -114,6 +118,8 @@ class StitchPart(io.ComfyNode):
 class PadForOutpaint(io.ComfyNode):
     """A picture with new room around it."""
 
+    ID = "InkstonePadForOutpaint"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         sides = (
@@ -127,7 +133,7 @@ class PadForOutpaint(io.ComfyNode):
             for side, start in (("left", 0), ("top", 0), ("right", 256), ("bottom", 0))
         )
         return schema(
-            node_id="InkstonePadForOutpaint",
+            node_id=cls.ID,
             display_name="Inkstone Pad for Outpaint",
             category="inkstone/image",
             description="Adds room around a picture and the mask of it, for Inkstone Inpaint.",

@@ -74,10 +74,13 @@ def _say_plan(bundle: Any) -> None:
 class LoadDiffusionModel(io.ComfyNode):
     """A diffusion model from one file or a folder."""
 
+    ID = "InkstoneLoadDiffusionModel"
+    FILES = {"model": sockets.ModelInput("diffusion_models", "diffusion_model")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadDiffusionModel",
+            node_id=cls.ID,
             display_name="Inkstone Load Diffusion Model",
             category="inkstone/load",
             description="Loads a Qwen-Image diffusion model: .safetensors or .gguf, in any of the "
@@ -114,10 +117,13 @@ class LoadDiffusionModel(io.ComfyNode):
 class LoadTextEncoder(io.ComfyNode):
     """The Qwen2.5-VL text encoder."""
 
+    ID = "InkstoneLoadTextEncoder"
+    FILES = {"text_encoder": sockets.ModelInput("text_encoders", "text_encoder")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadTextEncoder",
+            node_id=cls.ID,
             display_name="Inkstone Load Text Encoder",
             category="inkstone/load",
             description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its "
@@ -150,10 +156,13 @@ class LoadTextEncoder(io.ComfyNode):
 class LoadVAE(io.ComfyNode):
     """The Qwen-Image VAE."""
 
+    ID = "InkstoneLoadVAE"
+    FILES = {"vae": sockets.ModelInput("vae", "vae")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadVAE",
+            node_id=cls.ID,
             display_name="Inkstone Load VAE",
             category="inkstone/load",
             description="Loads the Qwen-Image VAE (diffusers or Wan key names).",
@@ -190,10 +199,13 @@ class LoadVAE(io.ComfyNode):
 class LoadAll(io.ComfyNode):
     """Diffusion model, text encoder and VAE from one folder."""
 
+    ID = "InkstoneLoadAll"
+    FILES = {"folder": sockets.ModelInput("diffusers", "")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadAll",
+            node_id=cls.ID,
             display_name="Inkstone Load All",
             category="inkstone/load",
             description="Loads diffusion model, text encoder and VAE from one model folder, "

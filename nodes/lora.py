@@ -21,10 +21,13 @@ _TIP = "From Inkstone Load LoRA. All of them are applied, whatever their order."
 class LoadLora(io.ComfyNode):
     """A LoRA file and how strongly it counts."""
 
+    ID = "InkstoneLoadLora"
+    FILES = {"lora": sockets.ModelInput("loras", "lora")}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoadLora",
+            node_id=cls.ID,
             display_name="Inkstone Load LoRA",
             category="inkstone/load",
             description="Reads a LoRA, LoKr, LoHa or DoRA file of any trainer. Connect it to "
@@ -86,10 +89,12 @@ def _lora_inputs() -> list[Any]:
 class LoraStack(io.ComfyNode):
     """LoRAs on a model, beside its weights."""
 
+    ID = "InkstoneLoraStack"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneLoraStack",
+            node_id=cls.ID,
             display_name="Inkstone LoRA Stack",
             category="inkstone/model",
             description="Puts LoRAs beside the weights of a model, whatever these are stored as. "

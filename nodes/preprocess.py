@@ -17,10 +17,12 @@ _TYPES = " ".join(f"{kind.name}: {kind.what}" for kind in KINDS.values())
 class ControlPicture(io.ComfyNode):
     """A picture to its control map."""
 
+    ID = "InkstoneControlPicture"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneControlPicture",
+            node_id=cls.ID,
             display_name="Inkstone Control Picture",
             category="inkstone/control",
             description="Makes the map that a ControlNet wants. It has exactly the picture's size, "

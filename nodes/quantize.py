@@ -47,10 +47,12 @@ def output_file(name: str, kind: str) -> Path:
 class Quantize(io.ComfyNode):
     """Writes a model in fewer bits."""
 
+    ID = "InkstoneQuantise"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneQuantise",
+            node_id=cls.ID,
             display_name="Inkstone Quantize Model",
             category="inkstone/tools",
             description="Writes a diffusion model as GGUF or scaled fp8 into "

@@ -23,11 +23,13 @@ def sizes() -> dict[str, tuple[int, int]]:
 class EmptyLatent(io.ComfyNode):
     """The canvas."""
 
+    ID = "InkstoneEmptyLatent"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         side = dict(default=1328, min=16, max=16384, step=16)
         return schema(
-            node_id="InkstoneEmptyLatent",
+            node_id=cls.ID,
             display_name="Inkstone Empty Latent",
             category="inkstone/latent",
             description="An empty canvas in one of Qwen-Image's seven sizes, or any multiple "
@@ -82,10 +84,12 @@ class EmptyLatent(io.ComfyNode):
 class ScheduleSigmas(io.ComfyNode):
     """Sigmas of a run."""
 
+    ID = "InkstoneSchedule"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneSchedule",
+            node_id=cls.ID,
             display_name="Inkstone Schedule",
             category="inkstone/sampling",
             description="Noise levels of every step, exactly as the reference computes them "
@@ -146,10 +150,12 @@ class ScheduleSigmas(io.ComfyNode):
 class Denoise(io.ComfyNode):
     """The sampler."""
 
+    ID = "InkstoneDenoise"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneDenoise",
+            node_id=cls.ID,
             display_name="Inkstone Denoise",
             category="inkstone/sampling",
             description="Draws: Euler steps through the diffusion model with the reference's "

@@ -4,7 +4,7 @@ wrong.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InkstoneError
 from ..host.api import io
@@ -34,6 +34,16 @@ PROMPT = "inkstone_prompt"  # the words, for what depends on them
 LAYERS = "inkstone_layers"  # so many layers are drawn
 CONTROLS = "inkstone_controls"  # controlnet.union.ControlPicture, in order
 GROWN = "images"
+
+
+class ModelInput(NamedTuple):
+    """An input of a loader that names a model file: its folder under models/, and what role the
+    file plays in a picture ("" for a folder of several). Loader nodes list theirs as `FILES`, which
+    `inkstone check`, `convert` and the queue read.
+    """
+
+    folder: str
+    role: str
 
 
 def text_states(conditioning: list, name: str) -> Tensor:

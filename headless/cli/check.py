@@ -201,26 +201,27 @@ def _bundle(graph: Graph) -> Any:
     from ...loaders.models import load as bundle
     from ...loaders.models.bundle import Bundle
     from ...loaders.models.weight_file import LoadOptions
-    from ...nodes.load import EMBEDDED
+    from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 
     want = LoadOptions(device=torch_device(), wait=True)
     by_class = {node.class_type: node for node in reversed(graph.values())}
-    whole = by_class.get("InkstoneLoadAll")
+    whole = by_class.get(LoadAll.ID)
     if whole is not None:
         folder = whole.inputs.get("folder")
         return bundle.load_all(
             None if folder == EMBEDDED else model_path("diffusers", folder), want
         )
 
-    def path(kind: str, name: str, folder: str) -> Path | None:
-        value = by_class[kind].inputs.get(name) if kind in by_class else None
+    def path(loader: Any) -> Path | None:
+        ((name, (folder, _)),) = loader.FILES.items()
+        value = by_class[loader.ID].inputs.get(name) if loader.ID in by_class else None
         if value == EMBEDDED:
             return bundle.EMBEDDED_FOLDER
         return model_path(folder, value) if isinstance(value, str) else None
 
-    model = path("InkstoneLoadDiffusionModel", "model", "diffusion_models")
-    text = path("InkstoneLoadTextEncoder", "text_encoder", "text_encoders")
-    vae = path("InkstoneLoadVAE", "vae", "vae")
+    model = path(LoadDiffusionModel)
+    text = path(LoadTextEncoder)
+    vae = path(LoadVAE)
     if model is None:
         return None
     return Bundle(

@@ -13,11 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...nodes.control import ApplyControlNet, LoadControlNet
+from ...nodes.decode import Decode
 from ...nodes.edit import FIXED as FIXED_PICTURES
-from ...nodes.edit import MOST
-from ...nodes.load import AUTO, EMBEDDED
-from ...nodes.lora import FIXED
-from ...nodes.sample import CUSTOM, SCHEDULES, sizes
+from ...nodes.edit import MOST, EncodeEdit, EncodeLayers, ImageToLatent
+from ...nodes.encode import EncodePrompt
+from ...nodes.inpaint import Inpaint, StitchPart
+from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from ...nodes.lora import FIXED, LoadLora, LoraStack
+from ...nodes.preprocess import ControlPicture
+from ...nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas, sizes
 from ...pipeline.edit import AUTO as WORK
 from ...pipeline.edit import CROPS, LAYER_AREAS
 from .controls import MAP
@@ -89,7 +94,7 @@ class _Maker:
         positive = self._controlled(encoded["positive"], vae, pictures, mask)
         latent = painted or encoded.get("latent") or self._canvas(vae, pictures)
         schedule = self.add(
-            "InkstoneSchedule",
+            ScheduleSigmas.ID,
             {
                 "model": model,
                 "latent": latent,
@@ -99,7 +104,7 @@ class _Maker:
             },
         )
         denoise = self.add(
-            "InkstoneDenoise",
+            Denoise.ID,
             {
                 "model": model,
                 "positive": positive,
@@ -110,7 +115,7 @@ class _Maker:
                 **({"negative": encoded["negative"]} if run.cfg > 1 else {}),
             },
         )
-        image = self.add("InkstoneDecode", {"vae": vae, "latent": denoise})
+        image = self.add(Decode.ID, {"vae": vae, "latent": denoise})
         image = self._finished(image, painted)
         self.add("SaveImage", {"images": image, "filename_prefix": PREFIX})
         grown = self.drawn.kind == "edit" and len(pictures) > FIXED_PICTURES
@@ -135,25 +140,25 @@ class _Maker:
         if whole or alone:
             folder = EMBEDDED if whole else names.of("diffusers", call.model)
             inputs = {"folder": folder, **told, "variant": self.variant}
-            key = self.add("InkstoneLoadAll", inputs)[0]
+            key = self.add(LoadAll.ID, inputs)[0]
             model, text, vae = ([key, slot] for slot in range(3))
         else:
             name = names.of("diffusion_models", call.model)
             inputs = {"model": name, **told, "variant": self.variant}
-            model, text, vae = self.add("InkstoneLoadDiffusionModel", inputs), None, None
+            model, text, vae = self.add(LoadDiffusionModel.ID, inputs), None, None
         if text is None or call.text_encoder is not None:
             name = names.of("text_encoders", call.text_encoder or call.model)
-            text = self.add("InkstoneLoadTextEncoder", {"text_encoder": name, **told})
+            text = self.add(LoadTextEncoder.ID, {"text_encoder": name, **told})
         if vae is None or call.vae is not None:
             name = names.of("vae", call.vae or call.model)
-            vae = self.add("InkstoneLoadVAE", {"vae": name, **told})
+            vae = self.add(LoadVAE.ID, {"vae": name, **told})
         return model, text, vae
 
     def _with_loras(self, model: Link, text: Link, vae: Link) -> tuple[Link, Link, Link]:
         """Stacks of as many as every host has sockets for, one behind the other."""
         loras = [
             self.add(
-                "InkstoneLoadLora",
+                LoadLora.ID,
                 {"lora": self.names.of("loras", path), "strength": strength, "blocks": ""},
                 f"LoRA {n}" if len(self.call.lora) > 1 else "",
             )
@@ -162,7 +167,7 @@ class _Maker:
         for start in range(0, len(loras), FIXED):
             some = enumerate(loras[start : start + FIXED])
             inputs = {"model": model, **{f"loras.lora_{n}": link for n, link in some}}
-            model = self.add("InkstoneLoraStack", inputs | {"text_encoder": text})
+            model = self.add(LoraStack.ID, inputs | {"text_encoder": text})
             text = [model[0], 2]
         return model, text, vae
 
@@ -199,7 +204,7 @@ class _Maker:
         if mask is None or not pictures:
             return None
         return self.add(
-            "InkstoneInpaint",
+            Inpaint.ID,
             {
                 "vae": vae,
                 "image": pictures[0],
@@ -224,13 +229,13 @@ class _Maker:
                 self.notes.append(f"of {len(seen)} pictures it shows the first {MOST}")
             named = {f"images.picture_{n}": x for n, x in enumerate(seen[:MOST], 1)}
             inputs |= {"model": model, "vae": vae, "work_size": WORK, **named}
-            key = self.add("InkstoneEncodeEdit", inputs)[0]
+            key = self.add(EncodeEdit.ID, inputs)[0]
         elif kind == "layers":
             area = next(iter(LAYER_AREAS))
             inputs |= {"vae": vae, "image": pictures[0], "layers": self.drawn.layers, "area": area}
-            key = self.add("InkstoneEncodeLayers", inputs)[0]
+            key = self.add(EncodeLayers.ID, inputs)[0]
         else:
-            key = self.add("InkstoneEncodePrompt", inputs)[0]
+            key = self.add(EncodePrompt.ID, inputs)[0]
         made = {"positive": [key, 0], "negative": [key, 1]}
         return made | ({"latent": [key, 2]} if kind in ("edit", "layers") else {})
 
@@ -253,7 +258,7 @@ class _Maker:
             source, masked = shown
             inputs |= {"source": pictures[0]} if source else {}
             inputs |= {"mask": mask} if masked and mask else {}
-            positive = self.add("InkstoneApplyControlNet", inputs, title and f"Control{title}")
+            positive = self.add(ApplyControlNet.ID, inputs, title and f"Control{title}")
         return positive
 
     def _controls(self) -> list[Link]:
@@ -264,7 +269,7 @@ class _Maker:
         if count and not paths:  # that of the model's own folder
             names = [EMBEDDED if is_embedded(own) else self.names.of("controlnet", own)]
         loaders = {
-            name: self.add("InkstoneLoadControlNet", {"control": name, "dtype": self.dtype})
+            name: self.add(LoadControlNet.ID, {"control": name, "dtype": self.dtype})
             for name in dict.fromkeys(names)
         }
         return [loaders[name] for name in (names * count if len(names) == 1 else names)]
@@ -274,18 +279,18 @@ class _Maker:
         picture = self._picture(asked.path, f"Control picture{title}")
         if asked.kind == MAP:
             return picture
-        return self.add("InkstoneControlPicture", {"image": picture, "type": asked.kind})
+        return self.add(ControlPicture.ID, {"image": picture, "type": asked.kind})
 
     def _canvas(self, vae: Link, pictures: list[Link]) -> Link:
         """An empty canvas; a picture to start from; or one that gives its size alone."""
         if pictures or self.drawn.framed:
             image = pictures[0] if pictures else self._picture(self.call.control[0].path, "")
             inputs = {"vae": vae, "image": image, "work_size": WORK}
-            return self.add("InkstoneImageToLatent", inputs)
+            return self.add(ImageToLatent.ID, inputs)
         width, height = size = self.drawn.settings.size
         name = next((name for name, one in sizes().items() if one == size), CUSTOM)
         inputs = {"size": name, "width": width, "height": height, "batch_size": 1}
-        return self.add("InkstoneEmptyLatent", inputs)
+        return self.add(EmptyLatent.ID, inputs)
 
     def _strength(self) -> float:
         """As the schedule takes it."""
@@ -297,7 +302,7 @@ class _Maker:
     def _finished(self, image: Link, painted: Link | None) -> Link:
         """Put back into its picture, or with the alpha of the picture that it has the place of."""
         if painted:
-            return self.add("InkstoneStitch", {"image": image, "stitch": [painted[0], 1]})
+            return self.add(StitchPart.ID, {"image": image, "stitch": [painted[0], 1]})
         first = next(iter(self.call.image), None)
         held = self.drawn.held.get(first, PictureTraits())
         if self.drawn.kind not in ("image", "edit") or not held.clear:

@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InkstoneError
 from ...files.images import glance
 from ...host.directories import input_directory
+from ...nodes.control import ApplyControlNet
+from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
+from ...nodes.sample import Denoise, EmptyLatent, sizes
+from ...nodes.sockets import GROWN
 from ..graph.api_graph import Graph, Link, Node
 
 if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
     from ...pipeline.memory_plan import PlanRequest
 
-_EDIT, _LAYERS = "InkstoneEncodeEdit", "InkstoneEncodeLayers"
-_FIRST = {_EDIT: "images.picture_1"}  # the picture that gives the canvas; elsewhere "image"
+# node -> the input whose picture gives the canvas
+_CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers)}
 
 
 def drawings(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRequest]]:
     """(what it is, what is wanted) of each denoise node of ours, equal ones once."""
     found = {}
     for node in graph.values():
-        if node.class_type == "InkstoneDenoise":
+        if node.class_type == Denoise.ID:
             said, wanted = _drawing(graph, node, model)
             found.setdefault(said, wanted)
     return list(found.items())
@@ -39,7 +43,7 @@ def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     schedule = _behind(graph, node, "sigmas")
     encode = _behind(graph, node, "positive")
     controlled = False
-    while encode is not None and encode.class_type == "InkstoneApplyControlNet":
+    while encode is not None and encode.class_type == ApplyControlNet.ID:
         controlled, encode = True, _behind(graph, encode, "positive")
     size, why = _canvas(graph, latent, model)
     more: dict[str, Any] = {"size": size}
@@ -50,11 +54,12 @@ def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     if latent is not None and _whole(latent.inputs.get("batch_size")):
         more["batch"] = latent.inputs["batch_size"]
         words += [f"batch of {more['batch']}"] if more["batch"] > 1 else []
-    if encode is not None and encode.class_type == _EDIT:
-        more["pictures"] = sum(name.startswith("images.") for name in encode.inputs)
+    if encode is not None and encode.class_type == EncodeEdit.ID:
+        more["pictures"] = sum(name.startswith(f"{GROWN}.") for name in encode.inputs)
         words.append(f"{more['pictures']} reference picture{'s' * (more['pictures'] > 1)}")
-    if latent is not None and latent.class_type == _LAYERS and _whole(latent.inputs.get("layers")):
-        more["layers"] = latent.inputs["layers"]
+    layers = latent.inputs.get("layers") if latent is not None else None
+    if latent is not None and latent.class_type == EncodeLayers.ID and _whole(layers):
+        more["layers"] = layers
         words.append(f"{more['layers']} layers")
     words += ["controls not counted"] if controlled else []
     return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**more)
@@ -69,17 +74,14 @@ def _canvas(
     if latent is None:
         return None, "what gives the latent is not in the graph"
     sides = latent.inputs.get("width"), latent.inputs.get("height")
-    if latent.class_type == "InkstoneEmptyLatent":
-        from ...nodes.sample import sizes
-
+    if latent.class_type == EmptyLatent.ID:
         preset = sizes().get(latent.inputs.get("size"))
         sides = preset or sides
     if all(map(_whole, sides)):
         return (sides[0] // LATENT * LATENT, sides[1] // LATENT * LATENT), ""
-    if latent.class_type not in ("InkstoneImageToLatent", _EDIT, _LAYERS):
+    if latent.class_type not in _CANVASES:
         return None, f"{latent.class_type} decides its canvas while it runs"
-    name = _FIRST.get(latent.class_type, "image")
-    picture = _behind(graph, latent, name)
+    picture = _behind(graph, latent, _CANVASES[latent.class_type])
     if picture is None or picture.class_type != "LoadImage":
         maker = "nothing" if picture is None else picture.class_type
         return None, f"its picture comes from {maker}"
@@ -87,7 +89,7 @@ def _canvas(
     size = _size(file)
     if size is None:
         return None, f"{file} is not in the input folder"
-    if latent.class_type == _LAYERS:
+    if latent.class_type == EncodeLayers.ID:
         return None, f"of {file}"
     return _locked(model, size, str(latent.inputs.get("work_size", "auto"))), f"of {file}"
 

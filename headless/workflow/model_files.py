@@ -16,23 +16,22 @@ from typing import Any
 from ...errors import InkstoneError
 from ...files.hashes import file_hash, model_hash
 from ...host import model_folders
+from ...nodes import NODES
 from ...nodes.load import EMBEDDED
+from ...nodes.sockets import ModelInput
 from ..graph.api_graph import Graph
 
-# class -> its inputs that name files: input -> (folder kind, role of the file)
-LOADERS: dict[str, dict[str, tuple[str, str]]] = {
-    "InkstoneLoadDiffusionModel": {"model": ("diffusion_models", "diffusion_model")},
-    "InkstoneLoadTextEncoder": {"text_encoder": ("text_encoders", "text_encoder")},
-    "InkstoneLoadVAE": {"vae": ("vae", "vae")},
-    "InkstoneLoadAll": {"folder": ("diffusers", "")},
-    "InkstoneLoadLora": {"lora": ("loras", "lora")},
-    "InkstoneLoadControlNet": {"control": ("controlnet", "controlnet")},
-    "UNETLoader": {"unet_name": ("diffusion_models", "diffusion_model")},
-    "CLIPLoader": {"clip_name": ("text_encoders", "text_encoder")},
-    "VAELoader": {"vae_name": ("vae", "vae")},
-    "LoraLoaderModelOnly": {"lora_name": ("loras", "lora")},
-    "LoraLoader": {"lora_name": ("loras", "lora")},
-    "ControlNetLoader": {"control_net_name": ("controlnet", "controlnet")},
+# class -> its inputs that name files; ours say it themselves, the core's are listed here
+OURS: dict[str, Mapping[str, ModelInput]] = {
+    node.ID: node.FILES for node in NODES if hasattr(node, "FILES")
+}
+LOADERS: dict[str, Mapping[str, ModelInput]] = OURS | {
+    "UNETLoader": {"unet_name": ModelInput("diffusion_models", "diffusion_model")},
+    "CLIPLoader": {"clip_name": ModelInput("text_encoders", "text_encoder")},
+    "VAELoader": {"vae_name": ModelInput("vae", "vae")},
+    "LoraLoaderModelOnly": {"lora_name": ModelInput("loras", "lora")},
+    "LoraLoader": {"lora_name": ModelInput("loras", "lora")},
+    "ControlNetLoader": {"control_net_name": ModelInput("controlnet", "controlnet")},
 }
 _URL = re.compile(r"https?://[^\s)\]>\"'`]+")
 

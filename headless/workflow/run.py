@@ -14,17 +14,7 @@ from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph
 from ..graph.executor import Event, Executor
 from .load import GraphFile, apply_settings, read_graph_file, runnable
-from .model_files import require_models
-
-# input of a loader node -> kind of model folder
-_MODEL_INPUTS = {
-    "model": "diffusion_models",
-    "text_encoder": "text_encoders",
-    "vae": "vae",
-    "folder": "diffusers",
-    "lora": "loras",
-    "control": "controlnet",
-}
+from .model_files import OURS, require_models
 
 
 def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: Mapping[str, type]) -> Graph:
@@ -85,9 +75,7 @@ def model_hashes(graph: Graph) -> dict[str, str]:
 
     found = {}
     for node in graph.values():
-        if not node.class_type.startswith("InkstoneLoad"):
-            continue
-        for key, kind in _MODEL_INPUTS.items():
+        for key, (kind, _) in OURS.get(node.class_type, {}).items():
             name = node.inputs.get(key)
             if name == load.EMBEDDED:
                 found[name] = model_hash(EMBEDDED_FOLDER)

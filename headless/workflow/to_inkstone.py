@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...nodes import ToCLIP, ToModel, ToVAE
+from ...nodes.load import LoadDiffusionModel, LoadTextEncoder, LoadVAE
+
 _INPUT = -10  # a subgraph's own inputs, as a node
 _LEFT = 380  # how far left of the old node ours stands
 _QWEN = re.compile(r"qwen", re.IGNORECASE)
@@ -40,22 +43,22 @@ class Exchange:
         return found | ({"variant": variant} if self.wanted == "model" else {})
 
 
-_MODEL = ("InkstoneLoadDiffusionModel", "model", "model", "InkstoneToModel", "INKSTONE_MODEL")
-_CLIP = (
-    "InkstoneLoadTextEncoder",
-    "text_encoder",
-    "text_encoder",
-    "InkstoneToCLIP",
-    "INKSTONE_TEXT_ENCODER",
-)
-_VAE = ("InkstoneLoadVAE", "vae", "vae", "InkstoneToVAE", "INKSTONE_VAE")
+def _exchange(file: str, loader: Any, bridge: Any) -> Exchange:
+    """The exchange of a core loader with this file widget, from the schemas of our two nodes."""
+    socket = bridge.define_schema().inputs[0]
+    (widget,) = loader.FILES
+    return Exchange(file, loader.ID, widget, socket.id, bridge.ID, socket.get_io_type())
+
+
+_MODEL = _exchange("unet_name", LoadDiffusionModel, ToModel)
+_CLIP = _exchange("clip_name", LoadTextEncoder, ToCLIP)
 EXCHANGES = {
-    "UNETLoader": Exchange("unet_name", *_MODEL),
-    "UnetLoaderGGUF": Exchange("unet_name", *_MODEL),
-    "UnetLoaderGGUFAdvanced": Exchange("unet_name", *_MODEL),
-    "CLIPLoader": Exchange("clip_name", *_CLIP),
-    "CLIPLoaderGGUF": Exchange("clip_name", *_CLIP),
-    "VAELoader": Exchange("vae_name", *_VAE),
+    "UNETLoader": _MODEL,
+    "UnetLoaderGGUF": _MODEL,
+    "UnetLoaderGGUFAdvanced": _MODEL,
+    "CLIPLoader": _CLIP,
+    "CLIPLoaderGGUF": _CLIP,
+    "VAELoader": _exchange("vae_name", LoadVAE, ToVAE),
 }
 # starts of nodes' names that ask for core's own weights, which packed ones cannot be
 REASONS = {

@@ -14,10 +14,12 @@ _CORE = "core nodes and other packs"
 class ToModel(io.ComfyNode):
     """Our diffusion model as MODEL."""
 
+    ID = "InkstoneToModel"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneToModel",
+            node_id=cls.ID,
             display_name="Inkstone to MODEL",
             category="inkstone/bridge",
             description=f"The diffusion model for {_CORE}: KSampler and all other samplers, "
@@ -43,10 +45,12 @@ class ToModel(io.ComfyNode):
 class ToCLIP(io.ComfyNode):
     """Our text encoder as CLIP."""
 
+    ID = "InkstoneToCLIP"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneToCLIP",
+            node_id=cls.ID,
             display_name="Inkstone to CLIP",
             category="inkstone/bridge",
             description=f"The text encoder for {_CORE}: CLIPTextEncode, TextEncodeQwenImageEdit "
@@ -71,10 +75,12 @@ class ToCLIP(io.ComfyNode):
 class ToVAE(io.ComfyNode):
     """Our VAE as VAE."""
 
+    ID = "InkstoneToVAE"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="InkstoneToVAE",
+            node_id=cls.ID,
             display_name="Inkstone to VAE",
             category="inkstone/bridge",
             description=f"The VAE for {_CORE}: VAEDecode, VAEEncode, also tiled and for inpaint.",
