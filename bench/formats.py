@@ -39,8 +39,8 @@ from inkstone.pipeline.quantize import quantize  # noqa: E402
 from inkstone.pipeline.quantize_request import QuantizeCall  # noqa: E402
 from inkstone.pipeline.weight_rows import Matrices  # noqa: E402
 from inkstone.quant.dfloat11 import ORDER  # noqa: E402
-from inkstone.quant.encode import encode  # noqa: E402
-from inkstone.quant.gguf import dequantize  # noqa: E402
+from inkstone.quant.gguf_dequantizer import dequantize  # noqa: E402
+from inkstone.quant.gguf_quantizer import quantize_rows  # noqa: E402
 from inkstone.quant.gguf_types import BlockType  # noqa: E402
 from inkstone.training import evaluate, reader  # noqa: E402
 
@@ -110,7 +110,8 @@ def _through(weight: Tensor, kind: BlockType) -> Tensor:
     """A weight as it comes back from a type."""
     if kind.dtype is not None:
         return weight.to(kind.dtype).float()
-    return dequantize(encode(weight.view(_folded(weight.shape)), kind), kind).view(weight.shape)
+    packed = quantize_rows(weight.view(_folded(weight.shape)), kind)
+    return dequantize(packed, kind).view(weight.shape)
 
 
 def huffman(inner: Path) -> None:

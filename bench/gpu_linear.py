@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from . import common, harness  # noqa: E402
 
 harness.register()
-from inkstone.kernels.triton import ready, tiles  # noqa: E402
-from inkstone.quant.gguf import UNPACK  # noqa: E402
+from inkstone.kernels.triton import backend, tiles  # noqa: E402
+from inkstone.quant.gguf_dequantizer import UNPACK  # noqa: E402
 from inkstone.quant.gguf_storage import GGUFStorage  # noqa: E402
 
 # [out, in] of the network's layers: attention, MLP up, MLP down, modulation
@@ -51,7 +51,7 @@ def eager(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
 
 def sides(x: Tensor, storage: GGUFStorage) -> dict[str, Call]:
     """The work of each side on x [M,K]."""
-    gemm, plain = ready.kernels(), eager(storage, x.dtype)
+    gemm, plain = backend.kernels(), eager(storage, x.dtype)
     return {
         "fused": lambda: gemm.fused(x, storage),
         "unpack": lambda: F.linear(x, gemm.unpack(storage, x.dtype)),
@@ -80,13 +80,13 @@ def milliseconds(call: Call, repeats: int) -> float:
 def one(name: str, shape: tuple[int, int], tokens: int, args: argparse.Namespace) -> dict:
     """Milliseconds of all sides for one layer and so many tokens."""
     dtype = getattr(torch, args.dtype)
-    storage = ready.sample(name, *shape).to("cuda")
+    storage = backend.random_weight(name, *shape).to("cuda")
     x = torch.randn(tokens, shape[1], device="cuda").to(dtype)
     work = sides(x, storage)
     want = work["plain"]().float()
     for side, call in work.items():
         error = ((call().float() - want).norm() / want.norm()).item()
-        if not error < ready.TOLERANCE[dtype]:
+        if not error < backend.TOLERANCE[dtype]:
             raise SystemExit(f"Side '{side}' is wrong for {name}: relative error {error:.2g}.")
     times = {side: milliseconds(call, args.repeats) for side, call in work.items()}
     chosen = tiles.choose(name, dtype, tokens, x.device)[0]
@@ -123,7 +123,7 @@ def options() -> argparse.Namespace:
     p = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    p.add_argument("--types", default="Q8_0,Q4_K,Q6_K", help=f"some of {','.join(ready.TYPES)}")
+    p.add_argument("--types", default="Q8_0,Q4_K,Q6_K", help=f"some of {','.join(backend.TYPES)}")
     p.add_argument("--shapes", default=",".join(SHAPES), help="OUTxIN, comma-separated")
     p.add_argument("--tokens", default="1,16,100,512,4096", help="comma-separated")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
@@ -134,10 +134,10 @@ def options() -> argparse.Namespace:
 
 def refuse(args: argparse.Namespace) -> None:
     """Ends with a sentence where there is nothing to measure."""
-    unknown = [name for name in args.types.split(",") if name not in ready.TYPES]
+    unknown = [name for name in args.types.split(",") if name not in backend.TYPES]
     if unknown:
         raise SystemExit(
-            f"No kernel for {', '.join(unknown)}: expected some of {','.join(ready.TYPES)}."
+            f"No kernel for {', '.join(unknown)}: expected some of {','.join(backend.TYPES)}."
         )
     if not torch.cuda.is_available():
         raise SystemExit(
@@ -146,7 +146,7 @@ def refuse(args: argparse.Namespace) -> None:
         )
     dtype, device = getattr(torch, args.dtype), torch.device("cuda", torch.cuda.current_device())
     for name in args.types.split(","):
-        why = ready.refusal(ready.sample(name, 1, 256), device, dtype)
+        why = backend.refusal(backend.random_weight(name, 1, 256), device, dtype)
         if why:
             raise SystemExit(f"{name} is not multiplied by Triton here: {why}.")
 

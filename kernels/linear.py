@@ -159,7 +159,7 @@ def packed_backend(storage: Storage, device: torch.device, dtype: torch.dtype) -
 
 
 def _on_device(storage: Storage, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    from .triton.ready import refusal  # imports no triton yet
+    from .triton.backend import refusal  # imports no triton yet
 
     kitchen, reason = matmul_of(storage)
     if kitchen is not None:
@@ -192,7 +192,7 @@ def packed_product(
 
 
 def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
-    from .triton.ready import triton_product
+    from .triton.backend import triton_product
 
     y = triton_product(x, storage, bias, must=_forced.get() is not None)
     if y is None:  # said there, once: a kernel failed

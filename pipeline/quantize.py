@@ -243,14 +243,14 @@ def _unchanged(model: Matrices, piece: Piece, importance: Importance | None) -> 
 
 
 def _block_encoder(piece: Piece, importance: Importance | None, missing: list[str]) -> Encode:
-    from ..quant.encode import encode
+    from ..quant.gguf_quantizer import quantize_rows
 
     weight = None
     if importance is not None:
         weight = importance.of((piece.saved_as, piece.name), piece.shape[1])
         if weight is None:
             missing.append(piece.saved_as)
-    return lambda x: encode(x, piece.kind, weight)
+    return lambda x: quantize_rows(x, piece.kind, weight)
 
 
 def _fp8(
@@ -259,13 +259,13 @@ def _fp8(
     """Two passes: the largest weight, then the codes."""
     import torch
 
-    from ..quant.encode_fp8 import encode_fp8, scale_of
+    from ..quant.fp8 import fp8_scale, quantize_fp8
 
     peaks = _chunks(model, piece, rows, pool, lambda x: x.abs().amax(), math.inf)
-    scale = scale_of(max(float(peak) for peak in peaks))
+    scale = fp8_scale(max(float(peak) for peak in peaks))
     yield piece.scale_at, _bytes(torch.tensor(scale, dtype=torch.float32))
     at = piece.begin
-    for data in _chunks(model, piece, rows, pool, lambda x: encode_fp8(x, scale), math.inf):
+    for data in _chunks(model, piece, rows, pool, lambda x: quantize_fp8(x, scale), math.inf):
         view = _bytes(data)
         yield at, view
         at += len(view)

@@ -22,7 +22,7 @@ from ..loaders.arch.variant import VARIANT_KEY, told
 from ..loaders.formats.hf_folder import config_of, part_of
 from ..loaders.formats.open import Weights, open_weights
 from ..quant.registry import find_packed
-from ..quant.storage import Found
+from ..quant.storage import PackedWeight
 
 Rows = Callable[[int, int], Tensor]  # (start, stop) -> float tensor [stop - start, columns]
 PARTS = {"diffusion_model": "transformer", "text_encoder": "text_encoder"}
@@ -51,7 +51,7 @@ class Matrices:
         names = find(self.source.entries)
         self.names = names.table
         self.config = config_of(self.path)
-        self.found: dict[str, Found] = find_packed(self.source, self.names, self.config)
+        self.found: dict[str, PackedWeight] = find_packed(self.source, self.names, self.config)
         packed = {part for weight in self.found.values() for part in weight.parts}
         self.shapes = {
             ours: self.found[ours].shape if ours in self.found else self._stored(ours)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunked import Pieced, Rows, look_up_pairs, pair_table, scale_groups
+from .chunked_storage import ChunkedStorage, Rows, look_up_pairs, pair_table, scale_groups
 from .packed_layer import PackedParts
-from .storage import Found, WeightSource
+from .storage import PackedWeight, WeightSource
 
 _KINDS = ("nf4", "fp4")
 _STATE = ".weight.quant_state.bitsandbytes__"
@@ -23,7 +23,7 @@ _FLOAT, _BYTE = {torch.float32}, {torch.uint8}
 _NESTED_BLOCK = 256
 
 
-class BnbStorage(Pieced):
+class BnbStorage(ChunkedStorage):
     """codes uint8 [N, K/2], high nibble first; levels float32 [16]; largest [blocks] float32, or
     uint8 with nested_levels [256], nested_largest (one per 256 blocks) and offset."""
 
@@ -65,7 +65,7 @@ class BnbStorage(Pieced):
         return self.nested_levels[found.int()] * outer + self.offset
 
 
-class BnbInt8Storage(Pieced):
+class BnbInt8Storage(ChunkedStorage):
     """codes int8 [N, K]; largest float32 [N, 1] stands for 127."""
 
     format = "bitsandbytes int8"
@@ -94,7 +94,7 @@ def _shape(parts: PackedParts, layer: str, state: Mapping[str, Any]) -> tuple[in
     return tuple(shape)
 
 
-def _four_bit(parts: PackedParts, layer: str, kind: str) -> Found:
+def _four_bit(parts: PackedParts, layer: str, kind: str) -> PackedWeight:
     mark = layer + _STATE + kind
     state = parts.settings(layer, mark)
     if state.get("quant_type") != kind:
@@ -128,7 +128,7 @@ def _four_bit(parts: PackedParts, layer: str, kind: str) -> Found:
         return BnbStorage(form, shape, block, held, float(offset))
 
     size = parts.nbytes(*used.values())
-    return Found(layer + ".weight", shape, form, size, (*used.values(), mark), load)
+    return PackedWeight(layer + ".weight", shape, form, size, (*used.values(), mark), load)
 
 
 def _sound(parts: PackedParts, layer: str, name: str) -> Tensor:
@@ -150,17 +150,17 @@ def _load_int8(parts: PackedParts, layer: str) -> BnbInt8Storage:
     return BnbInt8Storage(parts.read(layer + ".weight"), largest)
 
 
-def _eight_bit(parts: PackedParts, layer: str) -> Found:
+def _eight_bit(parts: PackedParts, layer: str) -> PackedWeight:
     weight = parts.matrix(layer, {torch.int8})
     shape = parts.shape(weight)
     used = (weight, parts.need(layer, ".SCB", (shape[0],)))
     extra = parts.present(layer, (".weight_format",))
     size = parts.nbytes(weight) + 4 * shape[0]
     load = partial(_load_int8, parts, layer)
-    return Found(weight, shape, BnbInt8Storage.format, size, used + extra, load)
+    return PackedWeight(weight, shape, BnbInt8Storage.format, size, used + extra, load)
 
 
-def find_bnb(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
+def find_bnb(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
     """Every matrix that bitsandbytes packed."""
     parts = PackedParts(source, table)
     found = [

@@ -7,27 +7,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .fp8 import E4M3, E5M2, fp8_found
-from .int_quant import awq_found, row_scaled_found, w4a8_found
-from .microscaling import block_float_found
+from .fp8 import E4M3, E5M2, fp8_weight
+from .int_quant import awq_weight, row_scaled_weight, w4a8_weight
+from .microscaling import block_float_weight
 from .packed_layer import PackedParts, in_full_precision
-from .storage import Found, WeightSource
+from .storage import PackedWeight, WeightSource
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
 FULL = "full_precision_matrix_mult"
-_Maker = Callable[[PackedParts, str, str, Mapping[str, Any], tuple[str, ...]], Found]
+_Maker = Callable[[PackedParts, str, str, Mapping[str, Any], tuple[str, ...]], PackedWeight]
 
 
-def _fp8(parts: PackedParts, layer: str, form: str, conf: object, extra: tuple[str, ...]) -> Found:
+def _fp8(
+    parts: PackedParts, layer: str, form: str, conf: object, extra: tuple[str, ...]
+) -> PackedWeight:
     kind = E5M2 if form == "float8_e5m2" else E4M3
-    return fp8_found(parts, layer, kind, ".weight_scale", extra)
+    return fp8_weight(parts, layer, kind, ".weight_scale", extra)
 
 
 def _block(
     parts: PackedParts, layer: str, form: str, conf: object, extra: tuple[str, ...]
-) -> Found:
-    return block_float_found(parts, layer, form, extra)
+) -> PackedWeight:
+    return block_float_weight(parts, layer, form, extra)
 
 
 FORMATS: dict[str, _Maker] = {
@@ -35,10 +37,10 @@ FORMATS: dict[str, _Maker] = {
     "float8_e5m2": _fp8,
     "mxfp8": _block,
     "nvfp4": _block,
-    "int8_tensorwise": row_scaled_found,
-    "convrot_w4a4": row_scaled_found,
-    "asym_w4a8_int8": w4a8_found,
-    "awq_w4a16": awq_found,
+    "int8_tensorwise": row_scaled_weight,
+    "convrot_w4a4": row_scaled_weight,
+    "asym_w4a8_int8": w4a8_weight,
+    "awq_w4a16": awq_weight,
 }
 
 
@@ -72,7 +74,7 @@ def _by_metadata(parts: PackedParts) -> dict[str, dict[str, Any]]:
     return found
 
 
-def find_comfy_quant(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
+def find_comfy_quant(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
     """Every layer with settings of its own, whatever their format."""
     parts = PackedParts(source, table)
     layers = _by_metadata(parts)

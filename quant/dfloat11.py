@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from . import huffman
 from .packed_layer import AGAIN, PackedParts
-from .storage import Found, Storage, WeightSource
+from .storage import PackedWeight, Storage, WeightSource
 
 THREADS, CHUNK_BYTES = 512, 8  # chunks of a piece, bytes of a chunk: the only published numbers
 PIECE = THREADS * CHUNK_BYTES
@@ -271,14 +271,14 @@ def _pieces(stream: _Stream, start: int, end: int) -> tuple[int, int]:
 
 def find_dfloat11(
     source: WeightSource, table: dict[str, str], config: Mapping[str, object] | None = None
-) -> dict[str, Found]:
+) -> dict[str, PackedWeight]:
     """Every matrix in a DFloat11 stream; `config` is the config.json beside the file."""
     parts = PackedParts(source, table)
     layers = parts.layers(STREAM[0])
     settings = (config or {}).get("dfloat11_config", {}) if layers else {}
     _check_settings(parts, settings)
     patterns = settings.get("pattern_dict", ORDER)
-    found: dict[str, Found] = {}
+    found: dict[str, PackedWeight] = {}
     for layer in layers:
         stream = _open(parts, layer)
         members = _members(stream, patterns)
@@ -290,7 +290,7 @@ def find_dfloat11(
             size = (last - first) * (PIECE + GAP_BYTES) + CHUNK_BYTES + end - start
             size += parts.nbytes(layer + ".luts")
             load = _Loader(stream, shape, start)
-            found[member + ".weight"] = Found(
+            found[member + ".weight"] = PackedWeight(
                 member + ".weight", shape, DFloat11Storage.format, size, used, load
             )
     return found

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .packed_layer import BYTES, FLOATS, PackedParts, in_full_precision
-from .storage import Found, Storage, WeightSource
+from .storage import PackedWeight, Storage, WeightSource
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FP8 = frozenset({E4M3, E5M2})
+E4M3_MAX = 448.0
 NAMES = {E4M3: "e4m3", E5M2: "e5m2"}
 MARKER = "scaled_fp8"  # its type says what bytes are: float8 itself, or F32 for e4m3
 SCALES = (".scale_weight", ".weight_scale")  # old and new name of the same thing
@@ -103,13 +104,13 @@ def load_fp8(parts: PackedParts, layer: str, kind: torch.dtype, scale: str | Non
     return Fp8Storage(codes, kind, factor)
 
 
-def fp8_found(
+def fp8_weight(
     parts: PackedParts,
     layer: str,
     kind: torch.dtype,
     scale: str | None,
     extra: tuple[str, ...] = (),
-) -> Found:
+) -> PackedWeight:
     """A Found for a layer in fp8; `scale` is a suffix, `extra` what else belongs to it."""
     weight = parts.matrix(layer, FP8 | BYTES)
     shape = parts.shape(weight)
@@ -123,7 +124,7 @@ def fp8_found(
     used += parts.present(layer, IGNORED)
     load = partial(load_fp8, parts, layer, kind, layer + scale if scale else None)
     size = parts.nbytes(weight) + (4 * shape[0] if form.endswith("rows") else 4 if scale else 0)
-    return Found(weight, shape, form, size, (*used, *extra), load)
+    return PackedWeight(weight, shape, form, size, (*used, *extra), load)
 
 
 def _marked_kind(parts: PackedParts) -> tuple[torch.dtype | None, bool]:
@@ -154,13 +155,13 @@ def _candidates(
             yield layer, marked or E4M3
 
 
-def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
+def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
     """Plain and scaled fp8 matrices by our names. Layers with `comfy_quant` are not for here."""
     parts = PackedParts(source, table)
     marked, full = _marked_kind(parts)
     marker = tuple(n for n in table if n.rpartition(".")[2] == MARKER)
     scaled = marked is not None or any(n.endswith(SCALES) for n in table)
-    found: dict[str, Found] = {}
+    found: dict[str, PackedWeight] = {}
     for layer, kind in _candidates(parts, marked):
         scale = next((s for s in SCALES if layer + s in table), None)
         if scale is None and scaled:
@@ -169,7 +170,7 @@ def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
                 f"its weight is in fp8 and the file has scales, but none for it: "
                 f"{layer}.scale_weight is missing",
             )
-        one = fp8_found(parts, layer, kind, scale, marker)
+        one = fp8_weight(parts, layer, kind, scale, marker)
         found[one.name] = in_full_precision(one) if full else one
         marker = ()
     for layer in (layer for s in SCALES for layer in parts.layers(s)):
@@ -177,3 +178,15 @@ def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
         if kind is not None and parts.dtype(layer + ".weight") in FLOATS:
             raise parts.fault(layer, "it has an fp8 scale beside a weight in plain floats")
     return found
+
+
+def fp8_scale(largest: float) -> float:
+    """The scale of a matrix whose largest magnitude this is; 1 for a matrix of zeros."""
+    scale = float(torch.tensor(largest, dtype=torch.float32) / E4M3_MAX)
+    return scale if scale > 0 else 1.0
+
+
+def quantize_fp8(rows: Tensor, scale: float) -> Tensor:
+    """Weights [r, columns] -> bytes of the same shape. The largest weight becomes 448."""
+    codes = (rows.float() / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(E4M3)
+    return codes.view(torch.uint8)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gguf import dequantize
+from .gguf_dequantizer import dequantize
 from .gguf_types import BlockType
-from .storage import Found, Plain, Storage, WeightSource
+from .storage import PackedWeight, PlainStorage, Storage, WeightSource
 
 
 class GGUFStorage(Storage):
@@ -47,7 +47,7 @@ class GGUFStorage(Storage):
 def _load(source: WeightSource, name: str) -> Storage:
     entry = source.entries[name]
     if not _whole_rows(entry):
-        return Plain(source.read(name, dtype=torch.bfloat16))
+        return PlainStorage(source.read(name, dtype=torch.bfloat16))
     return GGUFStorage(source.raw(name), entry.kind, entry.shape, entry.factor)
 
 
@@ -60,7 +60,7 @@ def _whole_rows(entry: Any) -> bool:
     return not entry.kind.codebook and entry.shape[1] % entry.kind.block == 0
 
 
-def find_gguf(source: WeightSource, table: Mapping[str, str]) -> dict[str, Found]:
+def find_gguf(source: WeightSource, table: Mapping[str, str]) -> dict[str, PackedWeight]:
     """The packed matrices of a GGUF file by our names. `table`: our name -> the file's.
 
     Empty for files of other containers. Floats, vectors and kernels are left to `source.read`,
@@ -74,5 +74,5 @@ def find_gguf(source: WeightSource, table: Mapping[str, str]) -> dict[str, Found
             continue
         kept = entry.nbytes if _whole_rows(entry) else 2 * entry.numel
         load = partial(_load, source, name)
-        found[ours] = Found(ours, entry.shape, kind.name, kept, (ours,), load)
+        found[ours] = PackedWeight(ours, entry.shape, kind.name, kept, (ours,), load)
     return found

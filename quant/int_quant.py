@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunked import (
+from .chunked_storage import (
     INT4,
-    Pieced,
+    ChunkedStorage,
     Rows,
     known_pairs,
     look_up_pairs,
@@ -27,13 +27,13 @@ from .chunked import (
 )
 from .fp8 import E4M3, IGNORED
 from .packed_layer import BYTES, FLOATS, PackedParts
-from .storage import Found
+from .storage import PackedWeight
 
 _UNSIGNED = tuple(q - 8.0 for q in range(16))
 _COUNTED = tuple(float(q) for q in range(16))
 
 
-class RowScaledStorage(Pieced):
+class RowScaledStorage(ChunkedStorage):
     """int8 [N, K], or two int4 a byte [N, K/2] low first; scale float32 () or [N, 1]; `rotated`
     is the group of ConvRot, 0 without it."""
 
@@ -56,7 +56,7 @@ class RowScaledStorage(Pieced):
         out.mul_(scale)
 
 
-class W4A8Storage(Pieced):
+class W4A8Storage(ChunkedStorage):
     """Codes of 4 bits (6: high pairs behind the row's nibbles) that stand for int8 numbers:
     clamp(round(level * small)) with small [N, K/group], then scale [N, 1], plus `offset`
     [K/group, N] if there is one, then turned back."""
@@ -104,7 +104,7 @@ class W4A8Storage(Pieced):
         return codes | (((high.unsqueeze(-1) >> shifts) & 3) << 4).view(len(packed), columns)
 
 
-class GroupScaledStorage(Pieced):
+class GroupScaledStorage(ChunkedStorage):
     """Two codes a byte [N, K/2], low first: (q - middle) * scale + zero, these [N, K/group] each in
     their float type; middle is 8, or 0."""
 
@@ -142,9 +142,9 @@ def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, Any], columns: 
     return group
 
 
-def row_scaled_found(
+def row_scaled_weight(
     parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
-) -> Found:
+) -> PackedWeight:
     """int8_tensorwise and convrot_w4a4."""
     bits = 8 if form == "int8_tensorwise" else 4
     weight = parts.matrix(layer, BYTES if bits == 4 else {torch.int8})
@@ -162,7 +162,7 @@ def row_scaled_found(
 
     size = rows * width + 4 * (1 if one else rows)
     used = (weight, scale, *parts.present(layer, IGNORED), *extra)
-    return Found(weight, (rows, columns), name, size, used, load)
+    return PackedWeight(weight, (rows, columns), name, size, used, load)
 
 
 _W4A8 = (
@@ -183,9 +183,9 @@ def _load_w4a8(parts: PackedParts, layer: str, group: int, rotated: int) -> W4A8
     return W4A8Storage(parts.read(layer + ".weight"), held, group, rotated)
 
 
-def w4a8_found(
+def w4a8_weight(
     parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
-) -> Found:
+) -> PackedWeight:
     """asym_w4a8_int8 with 4 or 6 bits."""
     weight = parts.matrix(layer, BYTES)
     small = parts.matrix(layer, FLOATS | {E4M3}, ".weight_s_rel")
@@ -210,12 +210,12 @@ def w4a8_found(
     load = partial(_load_w4a8, parts, layer, group, rotated)
     name = f"asym_w{bits}a8_int8"
     used += parts.present(layer, IGNORED)
-    return Found(weight, (rows, columns), name, size, (*used, *extra), load)
+    return PackedWeight(weight, (rows, columns), name, size, (*used, *extra), load)
 
 
-def awq_found(
+def awq_weight(
     parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
-) -> Found:
+) -> PackedWeight:
     """awq_w4a16."""
     weight = parts.matrix(layer, BYTES)
     rows, width = parts.shape(weight)
@@ -232,4 +232,4 @@ def awq_found(
         return GroupScaledStorage(form, parts.read(weight), scale, zero)
 
     used = (weight, *both, *parts.present(layer, IGNORED), *extra)
-    return Found(weight, (rows, 2 * width), form, parts.nbytes(weight, *both), used, load)
+    return PackedWeight(weight, (rows, 2 * width), form, parts.nbytes(weight, *both), used, load)

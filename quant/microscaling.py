@@ -13,10 +13,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from .chunked import E2M1, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
+from .chunked_storage import E2M1, ChunkedStorage, Rows, known_pairs, look_up_pairs, scale_groups
 from .fp8 import E4M3, IGNORED, check_codes
 from .packed_layer import BYTES, PackedParts
-from .storage import Found, WeightSource
+from .storage import PackedWeight, WeightSource
 
 E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)  # torch < 2.7 has no such type
 _SCALE_TYPES = frozenset({E4M3, E8M0, torch.uint8})
@@ -46,7 +46,7 @@ def tiled(scale: Tensor) -> Tensor:
     return full.view(a, 4, 32, b, 4).permute(0, 3, 2, 1, 4).reshape(a * 128, b * 4)
 
 
-class BlockFloatStorage(Pieced):
+class BlockFloatStorage(ChunkedStorage):
     """codes uint8 [N, K] (mxfp8) or [N, K/2] (nvfp4, high nibble first); scale uint8, tiled;
     whole float32 () of nvfp4; columns float32 [K] that the input is multiplied by, or None."""
 
@@ -122,13 +122,13 @@ def _true_rows(parts: PackedParts, layer: str, stored: int, step: int) -> int:
     return rows
 
 
-def block_float_found(
+def block_float_weight(
     parts: PackedParts,
     layer: str,
     form: str,
     extra: tuple[str, ...] = (),
     plain_order: bool = False,
-) -> Found:
+) -> PackedWeight:
     """A Found for a layer in `form`; `extra` is what else belongs to it."""
     nv = form == "nvfp4"
     weight = parts.matrix(layer, BYTES if nv else BYTES | {E4M3})
@@ -149,13 +149,13 @@ def block_float_found(
     rows = _true_rows(parts, layer, stored, step)
     used += parts.present(layer, IGNORED)
     load = partial(_load, parts, layer, form, rows, plain_order)
-    return Found(weight, (rows, columns), form, size, (*used, *extra), load)
+    return PackedWeight(weight, (rows, columns), form, size, (*used, *extra), load)
 
 
-def find_modelopt(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
+def find_modelopt(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
     """nvfp4 as ModelOpt writes it: two scales and no other mark, low nibble first, plain order."""
     parts = PackedParts(source, table)
     return {
-        layer + ".weight": block_float_found(parts, layer, "nvfp4", plain_order=True)
+        layer + ".weight": block_float_weight(parts, layer, "nvfp4", plain_order=True)
         for layer in parts.layers(".weight_scale_2")
     }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .storage import Found, Storage, WeightSource
+from .storage import PackedWeight, Storage, WeightSource
 
 AGAIN = "The file is damaged or was made by a faulty tool: download it again, or use another file."
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
@@ -128,7 +128,7 @@ class PackedParts:
         return found
 
 
-def in_full_precision(found: Found) -> Found:
+def in_full_precision(found: PackedWeight) -> PackedWeight:
     """The same weight, marked at load: its file asks for products in full precision."""
 
     def load() -> Storage:

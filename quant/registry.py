@@ -18,10 +18,10 @@ from .fp8 import find_fp8
 from .gguf_storage import find_gguf
 from .microscaling import find_modelopt
 from .packed_layer import FLOATS, PackedParts
-from .storage import Found, WeightSource
+from .storage import PackedWeight, WeightSource
 from .svdquant import find_svdquant
 
-Finder = Callable[[WeightSource, dict[str, str]], dict[str, Found]]
+Finder = Callable[[WeightSource, dict[str, str]], dict[str, PackedWeight]]
 
 # End of a name that marks a format that we refuse, and how people call it.
 REFUSED = (
@@ -48,7 +48,7 @@ FINDERS: tuple[Finder, ...] = (
 
 def find_packed(
     source: WeightSource, table: Mapping[str, str], config: Mapping[str, object] | None = None
-) -> dict[str, Found]:
+) -> dict[str, PackedWeight]:
     """Our weight name -> how it is packed, for every packed matrix of a file.
 
     `table` maps our names (auxiliary tensors: our layer and their suffix) to the file's, `config`
@@ -56,7 +56,7 @@ def find_packed(
     weight without its scale, shapes that disagree, and formats that nobody here reads.
     """
     rest = dict(table)
-    found: dict[str, Found] = {}
+    found: dict[str, PackedWeight] = {}
     for finder in FINDERS:
         if finder is find_dfloat11:
             finder = partial(find_dfloat11, config=config)

@@ -72,7 +72,7 @@ class Storage(nn.Module):
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
 
-class Plain(Storage):
+class PlainStorage(Storage):
     """A float matrix in a narrower type than is computed in: bf16, fp16, fp8 without scales."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -88,7 +88,7 @@ class Plain(Storage):
 
 
 @dataclass(frozen=True)
-class Found:
+class PackedWeight:
     """A weight that a file holds in some format, not loaded yet.
 
     `load` reads it (again at every call: that is how weights are streamed from disk).

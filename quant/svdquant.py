@@ -14,11 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chunked import E2M1, INT4, Pieced, Rows, known_pairs, look_up_pairs, scale_groups
+from .chunked_storage import (
+    E2M1,
+    INT4,
+    ChunkedStorage,
+    Rows,
+    known_pairs,
+    look_up_pairs,
+    scale_groups,
+)
 from .fp8 import E4M3
 from .int_quant import GroupScaledStorage
 from .packed_layer import FLOATS, PackedParts
-from .storage import Found, WeightSource
+from .storage import PackedWeight, WeightSource
 
 _HALVES = frozenset({torch.bfloat16, torch.float16})
 _ROWS = 128  # of a tile, outermost in memory: thirds of a fused matrix are runs of bytes
@@ -52,7 +60,7 @@ def untile(kind: str, tiles: Tensor, outer: int, shape: tuple[int, ...]) -> Tens
     return tiles.view(outer, *sizes[1:]).permute(order).reshape(shape)
 
 
-class SvdqStorage(Pieced):
+class SvdqStorage(ChunkedStorage):
     """codes uint8 [N, K/2], low first; scale [N, K/64] in 16 bits, or e4m3 as uint8 [N, K/16];
     rows_scale float32 () or [N, 1], or None; smooth [K]; up [N, R], down [R, K] in 16 bits."""
 
@@ -148,7 +156,7 @@ class _Layer:
         return bias
 
 
-def _branch_found(parts: PackedParts, layer: str) -> dict[str, Found]:
+def _branch_found(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
     """A matrix with a branch of low rank, under one of our names or three."""
     weight = parts.matrix(layer, {torch.int8, torch.uint8}, MARK)
     rows, columns = parts.shape(weight)[0], parts.shape(weight)[1] * 2
@@ -187,7 +195,7 @@ def _branch_found(parts: PackedParts, layer: str) -> dict[str, Found]:
     found = {}
     for at, name in enumerate(names):
         one = _Layer(parts, layer, at * third, third)
-        found[name + ".weight"] = Found(
+        found[name + ".weight"] = PackedWeight(
             name + ".weight",
             (third, columns),
             "SVDQuant " + ("fp4" if four else "int4"),
@@ -204,7 +212,7 @@ def _by_part(rows: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, PARTS_OF_MODULATION)).transpose(0, 1).flatten(0, 1)
 
 
-def _modulation_found(parts: PackedParts, layer: str) -> Found:
+def _modulation_found(parts: PackedParts, layer: str) -> PackedWeight:
     """Modulation: codes, scales and minimums for 64 columns, rows interleaved."""
     weight = parts.matrix(layer, {torch.int32}, MARK)
     rows, columns = parts.shape(weight)[0] * 4, parts.shape(weight)[1] * 2
@@ -234,7 +242,7 @@ def _modulation_found(parts: PackedParts, layer: str) -> Found:
     has_bias: Callable[[], Tensor] | None = None
     if layer + ".bias" in parts:
         used, has_bias = (*used, parts.need(layer, ".bias", (rows,), FLOATS)), bias
-    return Found(layer + ".weight", (rows, columns), "AWQ int4", size, used, load, has_bias)
+    return PackedWeight(layer + ".weight", (rows, columns), "AWQ int4", size, used, load, has_bias)
 
 
 def _words_to_rows(words: Tensor, rows: int, columns: int) -> Tensor:
@@ -248,10 +256,10 @@ def _words_to_rows(words: Tensor, rows: int, columns: int) -> Tensor:
     return codes[:, 0::2] | codes[:, 1::2] << 4
 
 
-def find_svdquant(source: WeightSource, table: dict[str, str]) -> dict[str, Found]:
+def find_svdquant(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
     """Every matrix of a nunchaku file that has 4 bits."""
     parts = PackedParts(source, table)
-    found: dict[str, Found] = {}
+    found: dict[str, PackedWeight] = {}
     for layer in parts.layers(MARK):
         if layer + ".wzeros" in parts and layer.endswith(MODULATION):
             found[layer + ".weight"] = _modulation_found(parts, layer)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.formats.gguf_writer import Value, gguf_layout
-from ..quant.encode import encode
+from ..quant.gguf_quantizer import quantize_rows
 from ..quant.gguf_types import BY_NAME
 
 VECTORS = "F16"
@@ -35,7 +35,7 @@ def save_gguf(
     data[: len(head)] = head
     for slot, tensor in zip(slots, tensors.values()):
         x = tensor.detach().float()
-        x = x.to(slot.kind.dtype) if slot.kind.dtype else encode(x, slot.kind)
+        x = x.to(slot.kind.dtype) if slot.kind.dtype else quantize_rows(x, slot.kind)
         data[slot.begin : slot.begin + slot.nbytes] = x.contiguous().view(torch.uint8).numpy().data
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...quant.gguf_storage import GGUFStorage
 from .tiles import splits, tile
-from .unpack import CUTS, EXACT, columns
+from .unpackers import CUTS, EXACT, columns
 
 UNPACK_ROWS = 64  # rows of one program of the plain unpacker
 
@@ -135,7 +135,7 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def fused(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -> Tensor:
+def fused_product(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -> Tensor:
     """x [...,K], a packed weight [N,K], bias [N] -> x W^T + b [...,N] in x's type; no gradients."""
     _check(storage, x.device, x.dtype)
     (N, K), flat = storage.shape, x.reshape(-1, x.shape[-1])
@@ -179,7 +179,7 @@ def fused(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -> Tensor
     return total.to(x.dtype).view(*x.shape[:-1], N)
 
 
-def unpack(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
+def unpack_weight(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
     """The plain weight [N, K] in one pass, the bits of `storage.dequantize(dtype)`."""
     _check(storage, storage.device, dtype)
     N, K = storage.shape

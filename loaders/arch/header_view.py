@@ -14,7 +14,7 @@ from functools import cached_property
 from ...errors import InkstoneError
 from ...quant.gguf_types import TYPES
 from ...quant.registry import find_packed
-from ...quant.storage import Found, WeightSource
+from ...quant.storage import PackedWeight, WeightSource
 from ..formats.safetensors_header import TensorEntry
 from . import key_maps
 from .dims import Shapes
@@ -30,7 +30,7 @@ SUPPORTED = frozenset({*FLOATS.values(), "fp8 plain", *MARKED, *PACKED})
 class Packed:
     """Packed matrices by our names, or why they cannot be read."""
 
-    found: Mapping[str, Found]
+    found: Mapping[str, PackedWeight]
     fault: str = ""
 
     @cached_property

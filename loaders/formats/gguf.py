@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...quant.gguf import bad_block, dequantize
+from ...quant.gguf_dequantizer import bad_block, dequantize
 from .file_reader import AGAIN, PIECE, DiskFile, bytes_of, check_target, find_entry, scratch
 from .gguf_header import GGUFEntry, GGUFHeader, read_architecture, read_gguf_header
 from .gguf_metadata import decode_array

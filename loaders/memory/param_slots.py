@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...errors import InkstoneError
 from ...kernels.interrupt import beat, waited
 from ...kernels.linear import Linear
-from ...quant.storage import Found, Plain, Storage
+from ...quant.storage import PackedWeight, PlainStorage, Storage
 from ..formats.file_reader import scratch
 from ..formats.open import Weights
 
@@ -93,7 +93,7 @@ def slots_of(
     network: nn.Module,
     source: Weights,
     table: Mapping[str, str],
-    found: Mapping[str, Found],
+    found: Mapping[str, PackedWeight],
     kept: WeightPolicy,
 ) -> list[ParamSlot]:
     """A slot for every parameter of a network on the meta device.
@@ -119,7 +119,7 @@ def slots_of(
     return slots
 
 
-def biases_of(found: Mapping[str, Found]) -> dict[str, Callable[[], Tensor]]:
+def biases_of(found: Mapping[str, PackedWeight]) -> dict[str, Callable[[], Tensor]]:
     """Our name -> reader of every bias that a packed format has in another form."""
     return {
         f"{name.removesuffix('.weight')}.bias": weight.bias
@@ -136,7 +136,7 @@ def _plain(
     source: Weights,
     name: str,
     table: Mapping[str, str],
-    found: Mapping[str, Found],
+    found: Mapping[str, PackedWeight],
     blank: nn.Parameter,
     module: nn.Module,
     kept: WeightPolicy,
@@ -156,7 +156,7 @@ def _plain(
     half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32
     matrix = isinstance(module, Linear) and len(shape) == 2 and entry.shape == shape
     if kept.narrow and half and matrix:
-        return blank.numel() * 2, lambda: Plain(source.read(table[name]))
+        return blank.numel() * 2, lambda: PlainStorage(source.read(table[name]))
     return (
         blank.numel() * kept.dtype.itemsize,
         lambda: read_shaped(source, table[name], shape, kept.dtype),
@@ -164,7 +164,7 @@ def _plain(
 
 
 def read_weight(
-    source: Weights, table: Mapping[str, str], found: Mapping[str, Found], name: str
+    source: Weights, table: Mapping[str, str], found: Mapping[str, PackedWeight], name: str
 ) -> Tensor | Storage:
     """One tensor by our name, on the CPU: packed as it is, else as the file has it."""
     if name in found:

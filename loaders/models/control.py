@@ -21,7 +21,7 @@ from ...kernels.control_blockwise import BlockwiseBranch
 from ...kernels.control_fun import FunBranch
 from ...kernels.control_instantx import ControlBranch
 from ...kernels.modulation import Modulation, modulation, modulation_keys, rows_of
-from ...quant.storage import Found, Storage
+from ...quant.storage import PackedWeight, Storage
 from ..arch.config import mmdit_config
 from ..arch.dims import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, sizes
 from ..arch.expected_tensors import Layout, controlnet_layout, fun_layout
@@ -57,7 +57,7 @@ class ControlModel:
     source: Weights
     names: Mapping[str, str]  # our key -> the file's key
     path: Path
-    found: Mapping[str, Found] = field(default_factory=dict, repr=False)  # packed weights
+    found: Mapping[str, PackedWeight] = field(default_factory=dict, repr=False)  # packed weights
     weights: Residency | None = field(default=None, repr=False)  # None = always in memory
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
 

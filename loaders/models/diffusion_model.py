@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kernels.lora import attached
 from ...kernels.mmdit import MMDiT
 from ...kernels.modulation import Modulation, modulation, modulation_keys, time_embedding
-from ...quant.storage import Found, Storage
+from ...quant.storage import PackedWeight, Storage
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import Schedule
 from ..arch.expected_tensors import mmdit_layout
@@ -50,7 +50,7 @@ class DiffusionModel:
     names: Mapping[str, str]  # our key -> the file's key
     path: Path
     preview: Tensor | None = None  # [17,3], see sampling/preview.py
-    found: Mapping[str, Found] = field(default_factory=dict, repr=False)  # packed weights
+    found: Mapping[str, PackedWeight] = field(default_factory=dict, repr=False)  # packed weights
     weights: Residency | None = field(default=None, repr=False)  # None = always in memory
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[Fitted, ...] = ()

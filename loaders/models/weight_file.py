@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import InkstoneError
 from ...kernels.linear import best_dtype
-from ...quant.storage import Found
+from ...quant.storage import PackedWeight
 from ..formats.hf_folder import config_of
 from ..formats.open import Weights
 from ..memory.param_slots import WeightPolicy, biases_of, dtype_name, slots_of
@@ -72,20 +72,20 @@ def _format(source: Weights) -> str:
     return "+".join(sorted({dtype_name(e.dtype) for e in source.entries.values()}))
 
 
-def _find_formats(source: Weights, table: Mapping[str, str]) -> dict[str, Found]:
+def _find_formats(source: Weights, table: Mapping[str, str]) -> dict[str, PackedWeight]:
     """The weights of a file that are packed in some format."""
     from ...quant.registry import find_packed
 
     return find_packed(source, table, config_of(source.path))
 
 
-def _consumed(found: Mapping[str, Found]) -> set[str]:
+def _consumed(found: Mapping[str, PackedWeight]) -> set[str]:
     """Our names of all tensors that belong to packed weights."""
     return {part for weight in found.values() for part in weight.parts}
 
 
 def _all_shapes(
-    source: Weights, table: Mapping[str, str], found: Mapping[str, Found]
+    source: Weights, table: Mapping[str, str], found: Mapping[str, PackedWeight]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes by our names, of packed weights those of the plain ones, without their own parts."""
     hidden = _consumed(found)
@@ -96,7 +96,7 @@ def _all_shapes(
     return shapes
 
 
-def _kept_as(source: Weights, table: Mapping[str, str], found: Mapping[str, Found]) -> str:
+def _kept_as(source: Weights, table: Mapping[str, str], found: Mapping[str, PackedWeight]) -> str:
     """Formats in words, most weights first: "Q4_K + Q6_K + bfloat16"."""
     counts = Counter(weight.format for weight in found.values())
     packed = {table[part] for part in _consumed(found) if part in table}
@@ -139,7 +139,7 @@ class WeightFile:
 
     source: Weights
     table: Mapping[str, str]  # our name -> the file's
-    found: Mapping[str, Found]
+    found: Mapping[str, PackedWeight]
     shapes: Mapping[str, tuple[int, ...]]
 
     @property

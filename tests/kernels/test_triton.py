@@ -19,9 +19,9 @@ import torch.nn.functional as F
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels import linear
-from inkstone.kernels.triton import ready, tiles
+from inkstone.kernels.triton import backend, tiles
 from inkstone.quant.gguf_types import BY_NAME
-from inkstone.quant.storage import Plain
+from inkstone.quant.storage import PlainStorage
 
 # read when a kernel is defined, so it is set before `gemm` is imported
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
@@ -30,7 +30,7 @@ pytest.importorskip(
 )
 
 from inkstone.kernels.triton import gemm  # noqa: E402
-from inkstone.kernels.triton.unpack import CUTS, EXACT, Cut  # noqa: E402
+from inkstone.kernels.triton.unpackers import CUTS, EXACT, Cut  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = torch.device("cpu" if gemm.INTERPRETED else "cuda")
@@ -40,7 +40,7 @@ MOST = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 
 
 def sample(name: str, rows: int, blocks: int):
-    return ready.sample(name, rows, blocks * BY_NAME[name].block, seed=rows).to(DEVICE)
+    return backend.random_weight(name, rows, blocks * BY_NAME[name].block, seed=rows).to(DEVICE)
 
 
 def inputs(tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -61,14 +61,14 @@ def close(got: torch.Tensor, x, storage, bias=None) -> None:
 @pytest.fixture
 def fresh(monkeypatch):
     """No kernel has failed yet, nothing was tried."""
-    monkeypatch.setattr(ready, "_given_up", [])
-    ready._trial.cache_clear()
+    monkeypatch.setattr(backend, "_given_up", [])
+    backend._trial.cache_clear()
     yield
-    ready._trial.cache_clear()
+    backend._trial.cache_clear()
 
 
 def test_the_types_are_those_of_the_kernels():
-    assert set(ready.TYPES) == set(CUTS)
+    assert set(backend.TYPES) == set(CUTS)
     assert all(BY_NAME[name].block in (32, 256) for name in CUTS)
     assert all(256 % cut.step == 0 for cut in CUTS.values())
 
@@ -78,7 +78,7 @@ def test_the_types_are_those_of_the_kernels():
 def test_unpacked_bits(name, rows, dtype):
     """Odd rows, also beyond one program; for blocks of 32 an odd number of them."""
     storage = sample(name, rows, 3 if BY_NAME[name].block == 32 else 1)
-    got, want = gemm.unpack(storage, dtype), storage.dequantize(dtype)
+    got, want = gemm.unpack_weight(storage, dtype), storage.dequantize(dtype)
     worst = (got.double() - want.double()).abs().max().item()
     assert torch.equal(got, want), f"{name} in {dtype}: off by up to {worst:g}"
 
@@ -91,7 +91,7 @@ def test_fused_product(name, tokens, rows, blocks, dtype):
     storage = sample(name, rows, blocks[BY_NAME[name].block == 256])
     x = inputs(tokens, storage.shape[1], dtype)
     bias = inputs(rows, 1, dtype)[:, 0] if tokens > 1 else None
-    close(gemm.fused(x, storage, bias), x, storage, bias)
+    close(gemm.fused_product(x, storage, bias), x, storage, bias)
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q6_K"])
@@ -99,7 +99,7 @@ def test_fused_product(name, tokens, rows, blocks, dtype):
 def test_every_tile(name, tokens):
     storage = sample(name, 67, 1)
     x = inputs(tokens, storage.shape[1], torch.float32)
-    close(gemm.fused(x, storage), x, storage)
+    close(gemm.fused_product(x, storage), x, storage)
 
 
 @pytest.mark.skipif(gemm.INTERPRETED, reason="NOT RUN ON A GPU: there is no CUDA here")
@@ -107,10 +107,10 @@ def test_on_a_card():
     """Every type in every tile, in the types that networks compute in."""
     for name, dtype in itertools.product(CUTS, (torch.bfloat16, torch.float16)):
         storage = sample(name, 1030, 96 if BY_NAME[name].block == 32 else 12)
-        assert torch.equal(gemm.unpack(storage, dtype), storage.dequantize(dtype)), name
+        assert torch.equal(gemm.unpack_weight(storage, dtype), storage.dequantize(dtype)), name
         for tokens in (1, 16, 32, 77, 300):
             x = inputs(tokens, storage.shape[1], dtype)
-            close(gemm.fused(x, storage), x, storage)
+            close(gemm.fused_product(x, storage), x, storage)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -120,9 +120,9 @@ def test_parts_of_k_are_summed_in_order(dtype, monkeypatch):
     monkeypatch.setattr(gemm, "_processors", lambda device: 1)
     assert tiles.splits(1, 17, 1) == 2
     x, bias = inputs(3, storage.shape[1], dtype), inputs(20, 1, dtype)[:, 0]
-    got = gemm.fused(x, storage, bias)
+    got = gemm.fused_product(x, storage, bias)
     close(got, x, storage, bias)
-    assert torch.equal(got, gemm.fused(x, storage, bias))
+    assert torch.equal(got, gemm.fused_product(x, storage, bias))
 
 
 def test_inputs_of_any_form():
@@ -130,7 +130,7 @@ def test_inputs_of_any_form():
     storage = sample("Q4_0", 9, 2)
     wide = inputs(6, 128, torch.float32)
     for x in (wide[:, :64].unflatten(0, (2, 3)), wide[:, 64:], wide[:, ::2], wide[:0, :64]):
-        got = gemm.fused(x, storage)
+        got = gemm.fused_product(x, storage)
         assert got.shape == (*x.shape[:-1], 9)
         if x.numel():
             close(got, x, storage)
@@ -185,9 +185,9 @@ def test_gradients_go_through():
 
 def test_without_a_card_the_reason_is_said(fresh):
     if DEVICE == CPU:
-        assert "CUDA" in ready.refusal(sample("Q4_K", 4, 1), CPU, torch.float16)
-    plain = Plain(torch.zeros(2, 2, dtype=torch.float16))
-    assert "float16" in ready.refusal(plain, DEVICE, torch.float16)
+        assert "CUDA" in backend.refusal(sample("Q4_K", 4, 1), CPU, torch.float16)
+    plain = PlainStorage(torch.zeros(2, 2, dtype=torch.float16))
+    assert "float16" in backend.refusal(plain, DEVICE, torch.float16)
     name, reason = linear.packed_backend(plain, torch.device("meta"), torch.float16)
     assert name == "whole" and "no Triton kernel unpacks float16" in reason
 
@@ -197,26 +197,26 @@ def test_cards_and_software(have, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: have)
     monkeypatch.setattr(torch.version, "hip", None)
     device = torch.device("cuda", 9)
-    said = ready._missing.__wrapped__(device, torch.float16)
+    said = backend._missing.__wrapped__(device, torch.float16)
     assert words in said if words else said is None
-    monkeypatch.setattr(ready.importlib.util, "find_spec", lambda name: None)
-    assert "pip install triton" in ready._missing.__wrapped__(device, torch.float16)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    assert "pip install triton" in backend._missing.__wrapped__(device, torch.float16)
     with pytest.raises(InkstoneError, match="not installed"):
-        ready.kernels()
+        backend.kernels()
 
 
 def test_a_trial_finds_wrong_kernels(fresh, monkeypatch, caplog):
-    assert ready.trial("Q4_0", DEVICE, torch.float16) is None
+    assert backend.trial("Q4_0", DEVICE, torch.float16) is None
     monkeypatch.setitem(CUTS, "Q4_0", CUTS["IQ4_NL"])
     with caplog.at_level(logging.WARNING):
-        said = ready._trial("Q4_0", DEVICE, torch.float16)
-        assert said == ready._trial("Q4_0", DEVICE, torch.float16)
+        said = backend._trial("Q4_0", DEVICE, torch.float16)
+        assert said == backend._trial("Q4_0", DEVICE, torch.float16)
     assert "not those of torch" in said and len(caplog.records) == 1
 
 
 def test_a_trial_survives_kernels_that_do_not_build(fresh, monkeypatch):
     monkeypatch.setitem(CUTS, "Q4_0", Cut(None, 2, 16))
-    assert "Error" in ready._trial("Q4_0", DEVICE, torch.float16)
+    assert "Error" in backend._trial("Q4_0", DEVICE, torch.float16)
 
 
 def test_a_failure_is_said_once_and_ends_it(fresh, monkeypatch, caplog):
@@ -224,7 +224,7 @@ def test_a_failure_is_said_once_and_ends_it(fresh, monkeypatch, caplog):
         raise RuntimeError("PassManager::run failed")
 
     storage, x = sample("Q4_0", 9, 2), inputs(3, 64, torch.float32)
-    monkeypatch.setattr(gemm, "unpack", broken)
+    monkeypatch.setattr(gemm, "unpack_weight", broken)
     with linear.force_packed("triton"), pytest.raises(RuntimeError, match="PassManager"):
         linear.packed_product(x, storage)
     with caplog.at_level(logging.WARNING):
@@ -233,21 +233,21 @@ def test_a_failure_is_said_once_and_ends_it(fresh, monkeypatch, caplog):
         close(linear.packed_product(x, storage), x, storage)
         monkeypatch.setattr(linear, "packed_backend", asked)
         assert len(caplog.records) == 1 and "PassManager" in caplog.text
-    assert "PassManager" in ready.refusal(storage, torch.device("cuda"), torch.float16)
+    assert "PassManager" in backend.refusal(storage, torch.device("cuda"), torch.float16)
     assert linear._on_device(storage, torch.device("cuda"), torch.float16)[0] == "whole"
 
 
 def test_refusals():
     x, storage = inputs(2, 64, torch.float32), sample("Q4_0", 3, 2)
     with pytest.raises(InkstoneError, match="No Triton kernel unpacks MXFP4"):
-        gemm.unpack(sample("MXFP4", 3, 2), torch.float16)
+        gemm.unpack_weight(sample("MXFP4", 3, 2), torch.float16)
     with pytest.raises(InkstoneError, match="expected 64"):
-        gemm.fused(x[:, :32], storage)
+        gemm.fused_product(x[:, :32], storage)
     with pytest.raises(InkstoneError, match="one device"):
-        gemm.fused(x.to("meta"), storage)
+        gemm.fused_product(x.to("meta"), storage)
     if gemm.INTERPRETED:
         with pytest.raises(InkstoneError, match="bfloat16"):
-            gemm.fused(x.bfloat16(), storage)
+            gemm.fused_product(x.bfloat16(), storage)
 
 
 # --- compilation, in a new process: what the interpreter takes the compiler may refuse

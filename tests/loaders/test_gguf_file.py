@@ -23,7 +23,7 @@ from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.quant.gguf_storage import GGUFStorage, find_gguf
 from inkstone.quant.gguf_types import BY_NAME
-from inkstone.quant.storage import Plain
+from inkstone.quant.storage import PlainStorage
 
 from ..quant.test_gguf_blocks import ISSUE, blocks, reference
 from ..support import gguf_bytes
@@ -212,7 +212,7 @@ def test_the_true_shape_is_honoured(tmp_path):
         assert set(found) == {"halved", "doubled", "odd"}
         for name, one in found.items():
             storage = one.load()
-            assert isinstance(storage, Plain if name == "halved" else GGUFStorage)
+            assert isinstance(storage, PlainStorage if name == "halved" else GGUFStorage)
             assert storage.nbytes == one.nbytes and storage.shape == shapes[name]
             want = whole.view(shapes[name])
             want = want.bfloat16().float() if name == "halved" else want

@@ -13,7 +13,7 @@ from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.gguf_writer import gguf_layout
 from inkstone.pipeline.gguf_recipes import MIXES, mix_named, types_of
-from inkstone.quant.encode import encode
+from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
 
 gguf = pytest.importorskip("gguf")
@@ -123,7 +123,9 @@ def test_a_written_file_is_read_by_the_package_and_by_us(tmp_path):
     data = bytearray(total)
     data[: len(head)] = head
     for slot in slots[:-2]:
-        data[slot.begin : slot.begin + slot.nbytes] = encode(rows, slot.kind).numpy().tobytes()
+        data[slot.begin : slot.begin + slot.nbytes] = (
+            quantize_rows(rows, slot.kind).numpy().tobytes()
+        )
     vector = torch.arange(5.0)
     data[slots[-2].begin : slots[-2].begin + 20] = vector.numpy().tobytes()
     path = tmp_path / "x.gguf"

@@ -29,7 +29,7 @@ from inkstone.nodes.quantize import Quantize
 from inkstone.pipeline import quantize as job
 from inkstone.pipeline.quantize import quantize
 from inkstone.pipeline.quantize_request import QuantizeCall
-from inkstone.quant.encode import encode
+from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
 
 gguf = pytest.importorskip("gguf")
@@ -84,7 +84,7 @@ def test_values_and_names_by_the_package(source, q4):
             found = gguf.dequantize(t.data, t.tensor_type).reshape(plain.shape)
             assert np.array_equal(found, ours.read(t.name, dtype=torch.float32).numpy()), t.name
             if plain.dim() == 2:
-                wanted = encode(plain, kind).numpy().reshape(-1)
+                wanted = quantize_rows(plain, kind).numpy().reshape(-1)
                 assert np.array_equal(t.data.reshape(-1).view(np.uint8), wanted), t.name
             else:
                 assert kind.name == "F32" and np.array_equal(found, plain.numpy()), t.name
@@ -134,7 +134,7 @@ def test_from_gguf(q4, tmp_path, caplog):
     quantize(QuantizeCall(q4, tmp_path / "up.gguf", "Q8_0"), quiet)
     assert re.search(r"\d+ weights are Q4_K in the source and become Q8_0", caplog.text)
     with GGUFFile(tmp_path / "up.gguf") as up, GGUFFile(q4) as low:
-        wanted = encode(low.read(Q), BY_NAME["Q8_0"])
+        wanted = quantize_rows(low.read(Q), BY_NAME["Q8_0"])
         assert torch.equal(up.raw(Q).view(-1), wanted.view(-1))
 
 
@@ -251,7 +251,9 @@ def test_a_source_that_changed_is_begun_again(tmp_path, monkeypatch, caplog):
     quantize(call, quiet)
     assert "going on" not in caplog.text
     with GGUFFile(call.out) as file:
-        assert torch.equal(file.raw(Q).view(-1), encode(-tensors()[Q], BY_NAME["Q8_0"]).view(-1))
+        assert torch.equal(
+            file.raw(Q).view(-1), quantize_rows(-tensors()[Q], BY_NAME["Q8_0"]).view(-1)
+        )
 
 
 def test_two_runs_of_one_file_are_kept_apart(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inkstone.quant import comfy_kitchen as ours
-from inkstone.quant.storage import Plain
+from inkstone.quant.storage import PlainStorage
 
 from ..support.oracle import relative
 from ..support.packed import found_in
@@ -77,7 +77,10 @@ def test_products_are_near_the_plain_ones(case, with_bias, tmp_path, stand_in):
 def test_reasons_on_a_cpu(tmp_path):
     storage, _ = storage_of("int8_tensorwise", tmp_path)
     assert ours.matmul_of(storage) == (None, "cpu has no tensor cores")
-    assert ours.matmul_of(Plain(torch.ones(2, 2))) == (None, "float32 has no product of its own")
+    assert ours.matmul_of(PlainStorage(torch.ones(2, 2))) == (
+        None,
+        "float32 has no product of its own",
+    )
     four, _ = storage_of("convrot_w4a4", tmp_path)
     assert ours.matmul_of(four) == (None, "convrot_w4a4 has no product of its own")
     e5m2, _ = storage_of("float8_e5m2", tmp_path)

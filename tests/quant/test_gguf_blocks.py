@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from inkstone.quant.gguf import UNPACKED, bad_block, dequantize
+from inkstone.quant.gguf_dequantizer import UNPACKED, bad_block, dequantize
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import BY_NAME, REFUSED, TYPES, BlockType
 

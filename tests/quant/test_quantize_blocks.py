@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from inkstone.quant import encode as encoder
-from inkstone.quant.encode import ENCODE, encode
-from inkstone.quant.encode_fp8 import encode_fp8, scale_of
-from inkstone.quant.encode_search import largest
-from inkstone.quant.gguf import dequantize
+from inkstone.quant import gguf_quantizer as encoder
+from inkstone.quant.fp8 import fp8_scale, quantize_fp8
+from inkstone.quant.gguf_dequantizer import dequantize
+from inkstone.quant.gguf_quantizer import ENCODE, quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
+from inkstone.quant.scale_search import largest
 
 gguf = pytest.importorskip("gguf")
 
@@ -52,7 +52,7 @@ def test_rounded_types_are_the_packages_bytes(name):
     for x in (weights("gauss"), weights("t4"), edge, weights("t4", 3, 160) * 1e-6):
         with np.errstate(all="ignore"):
             wanted = gguf.quantize(x, getattr(gguf.GGMLQuantizationType, name))
-        got = encode(torch.from_numpy(x), BY_NAME[name]).numpy()
+        got = quantize_rows(torch.from_numpy(x), BY_NAME[name]).numpy()
         equal = (got == wanted).mean()
         assert equal == 1, f"{name}: {equal:.4%} of the bytes are equal"
 
@@ -61,7 +61,7 @@ def test_rounded_types_are_the_packages_bytes(name):
 @pytest.mark.parametrize("kind", ["gauss", "t4"])
 def test_errors_are_those_of_ggml(name, kind):
     x = weights(kind)
-    got = decoded(encode(torch.from_numpy(x), BY_NAME[name]), name)
+    got = decoded(quantize_rows(torch.from_numpy(x), BY_NAME[name]), name)
     error = np.linalg.norm(got - x) / np.linalg.norm(x)
     wanted = ERRORS[name][kind == "t4"]
     assert error < 1.02 * wanted, f"{name}: relative error {error:.5f}, ggml has {wanted}"
@@ -69,7 +69,7 @@ def test_errors_are_those_of_ggml(name, kind):
 
 @pytest.mark.parametrize("name", ENCODE)
 def test_our_decoder_gives_what_the_package_gives(name):
-    data = encode(torch.from_numpy(weights("t4", 5, 768)), BY_NAME[name])
+    data = quantize_rows(torch.from_numpy(weights("t4", 5, 768)), BY_NAME[name])
     assert np.array_equal(dequantize(data, BY_NAME[name]).numpy(), decoded(data, name))
 
 
@@ -78,16 +78,16 @@ def test_pieces_and_threads_change_no_byte(name, monkeypatch):
     x, importance = torch.from_numpy(weights("t4", 45, 768)), torch.rand(768) + 0.01
     before = torch.get_num_threads()
     for given in (None, importance):
-        whole = encode(x, BY_NAME[name], given)
+        whole = quantize_rows(x, BY_NAME[name], given)
         try:
             for piece, threads in ((1, 1), (768 * 9, 1), (768 * 45, 3)):
                 monkeypatch.setattr(encoder, "PIECE", piece)
                 torch.set_num_threads(threads)
-                again = encode(x, BY_NAME[name], given)
+                again = quantize_rows(x, BY_NAME[name], given)
                 assert torch.equal(again, whole), f"{name}, {piece}, {threads} threads"
         finally:
             torch.set_num_threads(before)
-        assert torch.equal(encode(x[7:19], BY_NAME[name], given), whole[7:19])
+        assert torch.equal(quantize_rows(x[7:19], BY_NAME[name], given), whole[7:19])
 
 
 @pytest.mark.parametrize("name", ENCODE)
@@ -96,7 +96,7 @@ def test_constant_and_tiny_rows(name, value):
     x = torch.full((2, 256), value)
     x[1, 3] = 0
     for importance in (None, torch.ones(256)):
-        got = torch.from_numpy(decoded(encode(x, BY_NAME[name], importance), name))
+        got = torch.from_numpy(decoded(quantize_rows(x, BY_NAME[name], importance), name))
         assert got.isfinite().all()
         limit = 0.17 * abs(value) + 1e-6
         assert (got - x).abs().max() <= limit, f"{name} {value}: {(got - x).abs().max()}"
@@ -122,7 +122,7 @@ def test_importance_lowers_the_error_that_counts(name, gain):
     importance = np.random.default_rng(5).chisquare(1, x.shape[1]).astype(np.float32) + 1e-4
 
     def error(given: torch.Tensor | None) -> float:
-        got = decoded(encode(torch.from_numpy(x), BY_NAME[name], given), name)
+        got = decoded(quantize_rows(torch.from_numpy(x), BY_NAME[name], given), name)
         return float(np.linalg.norm((got - x) * np.sqrt(importance)))
 
     plain, weighted = error(None), error(torch.from_numpy(importance))
@@ -133,9 +133,10 @@ def test_half_types_are_read_as_they_are():
     x = torch.from_numpy(weights("gauss", 3, 512))
     for dtype in (torch.bfloat16, torch.float16):
         assert torch.equal(
-            encode(x.to(dtype), BY_NAME["Q4_K"]), encode(x.to(dtype).float(), BY_NAME["Q4_K"])
+            quantize_rows(x.to(dtype), BY_NAME["Q4_K"]),
+            quantize_rows(x.to(dtype).float(), BY_NAME["Q4_K"]),
         )
-    assert torch.equal(encode(x, BY_NAME["BF16"]).view(torch.bfloat16), x.bfloat16())
+    assert torch.equal(quantize_rows(x, BY_NAME["BF16"]).view(torch.bfloat16), x.bfloat16())
 
 
 def test_largest_keeps_sign_and_takes_the_first():
@@ -145,9 +146,9 @@ def test_largest_keeps_sign_and_takes_the_first():
 
 def test_fp8_with_a_scale():
     x = torch.from_numpy(weights("t4", 16, 512))
-    scale = scale_of(float(x.abs().max()))
-    codes = encode_fp8(x, scale).view(torch.float8_e4m3fn)
+    scale = fp8_scale(float(x.abs().max()))
+    codes = quantize_fp8(x, scale).view(torch.float8_e4m3fn)
     assert codes.float().abs().max() == 448
     error = float((codes.float() * scale - x).norm() / x.norm())
     assert error < 1.02 * 0.0264, error
-    assert scale_of(0.0) == 1.0 and not encode_fp8(torch.zeros(2, 4), 1.0).any()
+    assert fp8_scale(0.0) == 1.0 and not quantize_fp8(torch.zeros(2, 4), 1.0).any()

@@ -14,7 +14,7 @@ from inkstone.errors import InkstoneError
 from inkstone.loaders.formats.open import Weights, open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.quant.registry import find_packed
-from inkstone.quant.storage import Found, Storage
+from inkstone.quant.storage import PackedWeight, Storage
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -32,7 +32,7 @@ def found_in(
     metadata: dict | None = None,
     config: dict | None = None,
     prefix: str = "",
-) -> dict[str, Found]:
+) -> dict[str, PackedWeight]:
     """What the finders say of such a file; our names are the file's without the prefix."""
     source = opened(folder, {prefix + k: v for k, v in tensors.items()}, metadata)
     table = {name.removeprefix(prefix): name for name in source.entries}

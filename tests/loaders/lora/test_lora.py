@@ -17,7 +17,7 @@ from inkstone.quant.fp8 import Fp8Storage
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import BY_NAME
 from inkstone.quant.int_quant import RowScaledStorage
-from inkstone.quant.storage import Plain
+from inkstone.quant.storage import PlainStorage
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import QWEN, sigmas
@@ -93,7 +93,12 @@ def q4_0(weight):
     return GGUFStorage(raw, BY_NAME["Q4_0"], tuple(weight.shape))
 
 
-STORAGES = {"bf16": lambda w: Plain(w.bfloat16()), "fp8 scaled": fp8, "int8": int8, "Q4_0": q4_0}
+STORAGES = {
+    "bf16": lambda w: PlainStorage(w.bfloat16()),
+    "fp8 scaled": fp8,
+    "int8": int8,
+    "Q4_0": q4_0,
+}
 
 
 @pytest.mark.parametrize("method", files.METHODS)

@@ -4,7 +4,8 @@ All types are cut alike. A step is 32 lanes (bytes that lie together) times `pla
 same bytes): a plane is 32 weights of every row, unpacked from bytes that all planes of the step
 share, so the compiler loads them once. The weights of a plane need not be neighbours, since a sum
 over K has no order: `columns` tells which they are. Float32 operations come in ggml's order, so the
-bits are those of quant/gguf.py as long as the compiler may not fuse a product and a sum (`EXACT`).
+bits are those of quant/gguf_dequantizer.py as long as the compiler may not fuse a product and a sum
+(`EXACT`).
 
 Every function takes `row` [1, n] (pointers to the first byte of rows), the number of the step, the
 lanes [32, 1], the plane, and the last block of a row; it returns float32 [32, n]. Only builtins of

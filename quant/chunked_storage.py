@@ -21,7 +21,7 @@ INT4 = tuple(float(q - 16 if q > 7 else q) for q in range(16))  # two's compleme
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
-class Pieced(Storage):
+class ChunkedStorage(Storage):
     """A storage that says how to fill float32 rows; pieces and other types are done here."""
 
     def fill(self, rows: Rows, out: Tensor) -> None:

@@ -4,8 +4,8 @@ Unusual: groups are columns. x [k, n] holds n groups of k weights, so that sums 
 sums of rows, which torch does at full speed; with groups along rows it is five times slower. Every
 number of a group is a vector [n]. What is searched for, and in which order, is what ggml does, so
 most blocks come out with its bytes; sums are taken in another order, so not all. The order does not
-depend on the number of threads or groups as long as n is a multiple of 32 (encode.py sees to that)
-and no fused operation (addcmul) is used, which torch rounds otherwise at the end of a row.
+depend on the number of threads or groups as long as n is a multiple of 32 (gguf_quantizer.py sees
+to that) and no fused operation (addcmul) is used, which torch rounds otherwise at the end of a row.
 """
 
 import torch

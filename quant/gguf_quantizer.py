@@ -9,33 +9,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import encode_k, encode_simple
+from . import gguf_block_encoders, gguf_k_encoders
 from .gguf_types import BlockType
 
 PIECE = 2**17  # weights at a time
 
 ENCODE: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-    "Q8_0": encode_simple.q8_0,
-    "Q4_0": encode_simple.q4_0,
-    "Q4_1": encode_simple.q4_1,
-    "Q5_0": encode_simple.q5_0,
-    "Q5_1": encode_simple.q5_1,
-    "Q2_K": encode_k.q2_k,
-    "Q3_K": encode_k.q3_k,
-    "Q4_K": encode_k.q4_k,
-    "Q5_K": encode_k.q5_k,
-    "Q6_K": encode_k.q6_k,
+    "Q8_0": gguf_block_encoders.q8_0,
+    "Q4_0": gguf_block_encoders.q4_0,
+    "Q4_1": gguf_block_encoders.q4_1,
+    "Q5_0": gguf_block_encoders.q5_0,
+    "Q5_1": gguf_block_encoders.q5_1,
+    "Q2_K": gguf_k_encoders.q2_k,
+    "Q3_K": gguf_k_encoders.q3_k,
+    "Q4_K": gguf_k_encoders.q4_k,
+    "Q5_K": gguf_k_encoders.q5_k,
+    "Q6_K": gguf_k_encoders.q6_k,
 }
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:
-    """float32 rows, with rows of zeros up to a multiple: see encode_search.py."""
+    """float32 rows, with rows of zeros up to a multiple: see scale_search.py."""
     extra = -rows.shape[0] % multiple
     rows = rows.float()
     return torch.cat((rows, rows.new_zeros(extra, rows.shape[1]))) if extra else rows.contiguous()
 
 
-def encode(rows: Tensor, kind: BlockType, importance: Tensor | None = None) -> Tensor:
+def quantize_rows(rows: Tensor, kind: BlockType, importance: Tensor | None = None) -> Tensor:
     """Finite weights [r, columns] of any float type -> bytes [r, kind.row_bytes(columns)].
 
     `importance` [columns] > 0: mean square of the input that meets a column. Columns must be whole

@@ -85,20 +85,20 @@ def _trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 def trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Small products with a weight of this type against torch's own: what is wrong, or None."""
-    gemm, storage = kernels(), sample(name, 40, 3 * 256 if BY_NAME[name].block == 256 else 3 * 32)
-    storage = storage.to(device)
+    gemm = kernels()
+    storage = random_weight(name, 40, 3 * BY_NAME[name].block).to(device)
     want = storage.dequantize(dtype)
-    if not torch.equal(gemm.unpack(storage, dtype), want):
+    if not torch.equal(gemm.unpack_weight(storage, dtype), want):
         return f"its {name} weights are not those of torch"
     if choose(name, dtype, 1, device)[0] != "fused":
         return None
     x = torch.linspace(-1, 1, 5 * want.shape[1], device=device).view(5, -1).to(dtype)
-    got, want = gemm.fused(x, storage).float(), F.linear(x.float(), want.float())
+    got, want = gemm.fused_product(x, storage).float(), F.linear(x.float(), want.float())
     error = ((got - want).norm() / want.norm()).item()
     return None if error < TOLERANCE[dtype] else f"its {name} product is off by {error:.2g}"
 
 
-def sample(name: str, rows: int, width: int, seed: int = 0) -> GGUFStorage:
+def random_weight(name: str, rows: int, width: int, seed: int = 0) -> GGUFStorage:
     """A weight [rows, width] of random blocks with plausible scales, on the CPU."""
     kind, dice = BY_NAME[name], torch.Generator().manual_seed(seed)
     size = rows * width // kind.block, kind.bytes
@@ -144,8 +144,8 @@ def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool)
     gemm = kernels()
     try:
         if how == "fused":
-            return gemm.fused(x, storage, bias)
-        return F.linear(x.contiguous(), gemm.unpack(storage, x.dtype), bias)
+            return gemm.fused_product(x, storage, bias)
+        return F.linear(x.contiguous(), gemm.unpack_weight(storage, x.dtype), bias)
     except (InkstoneError, torch.OutOfMemoryError):
         raise
     except _failures() as error:

@@ -8,7 +8,7 @@ gguf_block_quants.py. All functions turn rows [r, columns] into bytes [blocks, b
 import torch
 from torch import Tensor
 
-from .encode_search import affine, largest, symmetric
+from .scale_search import affine, largest, symmetric
 
 _STEPS = (-0.9, 0.05, 36)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .encode_search import affine, finite, inverse, largest, over, refine, symmetric
+from .scale_search import affine, finite, inverse, largest, over, refine, symmetric
 
 SUPER = 256
 
