@@ -41,6 +41,9 @@ class HeadlessHost:
     output: Path = Path("output")
     temp: Path = Path("temp")
     device: str | None = None
+    memory: int | None = None  # bytes for the whole process; None = what is free
+    states_plan: bool = True  # loaders log the memory plan for the model's usual size
+    unread: frozenset[int] = frozenset()  # outputs of the node at work that nobody reads
     on_progress: Callable[[int, int, Any], None] | None = None
     on_detail: Callable[[str], None] | None = None
     previews: bool = True
@@ -66,3 +69,18 @@ def using(headless: HeadlessHost) -> Iterator[HeadlessHost]:
 def headless_host() -> HeadlessHost | None:
     """The headless host in force, or None where ComfyUI serves."""
     return _headless.get() or (None if IN_COMFYUI else _default_headless)
+
+
+def is_read(slot: int) -> bool:
+    """Whether an output of the node at work is connected. ComfyUI does not say: there always True.
+
+    For node classes with SKIPS_UNREAD; the cache of results knows the difference.
+    """
+    host = headless_host()
+    return host is None or slot not in host.unread
+
+
+def memory_budget() -> int | None:
+    """Bytes for the whole process where the user set them; None = what is free."""
+    host = headless_host()
+    return None if host is None else host.memory

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,18 +173,21 @@ def _unknown_class(node: Node, nodes: NodeClasses) -> Problem:
     return Problem(node.id, node.title, None, expected, repr(node.class_type))
 
 
-def validate(graph: Graph, nodes: NodeClasses, choices: bool = True) -> Graph:
+def validate(
+    graph: Graph, nodes: NodeClasses, choices: bool = True, targets: Sequence[str] | None = None
+) -> Graph:
     """The graph with constants converted to their types. Raises GraphError with all faults.
 
-    Classes are checked everywhere; inputs only of nodes that an output node needs. Without
-    `choices` combos and the nodes' own checks are left out: for graphs whose files lie elsewhere.
+    Classes are checked everywhere; inputs only of nodes that the `targets` need (None: the output
+    nodes). Without `choices` combos and the nodes' own checks are left out: for graphs whose files
+    lie elsewhere.
     """
     problems = [
         _unknown_class(node, nodes) for node in graph.values() if node.class_type not in nodes
     ]
     if problems:
         raise GraphError(problems)
-    targets = output_nodes(graph, nodes)
+    targets = output_nodes(graph, nodes) if targets is None else targets
     if not targets:
         raise InkstoneError(
             "The graph has no output node, so nothing would be computed. Add SaveImage."
@@ -205,7 +208,7 @@ def output_nodes(graph: Graph, nodes: NodeClasses) -> list[str]:
     return [key for key, node in graph.items() if schema_of(nodes[node.class_type]).is_output_node]
 
 
-def _needed(graph: Graph, targets: list[str]) -> list[str]:
+def _needed(graph: Graph, targets: Sequence[str]) -> list[str]:
     """Ids of the targets and all their ancestors, in graph order."""
     seen: set[str] = set()
     stack = list(targets)

@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import InkstoneError
@@ -26,6 +26,7 @@ from ...host.headless import HeadlessHost
 from .api_graph import Graph, Link, Node, output_nodes, to_api, validate
 from .input_values import schema_of
 from .invoke import finished, inference, normalised, overrides, prepared
+from .result_cache import ResultCache
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Executor:
 
     def __init__(self, nodes: Mapping[str, type]) -> None:
         self.nodes = nodes
-        self._cache: dict[str, tuple[Any, ...] | _Blocked] = {}
+        self._cache = ResultCache()
         self._lock = threading.Lock()
 
     def clear(self) -> None:
@@ -102,13 +103,31 @@ class Executor:
         on_event: OnEvent | None = None,
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> RunResult:
-        """Checks and runs a graph; results of earlier runs that it does not use are dropped.
+        """Checks and runs a graph for its output nodes; results of earlier runs that it does not
+        use are dropped first.
 
         Raises GraphError before anything is computed, InkstoneError for an output folder that
         refuses, NodeError for a failing node, Interrupted once `host.interrupt` is set.
         """
         with self._lock, headless.using(host):
-            return _GraphRun(self, graph, on_event or (lambda event: None), extra_pnginfo).execute()
+            run = _GraphRun(self, graph, on_event or (lambda event: None), extra_pnginfo)
+            return run.execute()
+
+    def values(
+        self,
+        graph: Graph,
+        links: Sequence[Link],
+        host: HeadlessHost,
+        on_event: OnEvent | None = None,
+    ) -> list[Any]:
+        """The values of these outputs, with all that they need computed; no output node runs.
+
+        Raises as `run`, and InkstoneError where a node blocked the rest of the graph.
+        """
+        with self._lock, headless.using(host):
+            run = _GraphRun(self, graph, on_event or (lambda event: None), None, links)
+            run.execute()
+            return [run.value(link) for link in links]
 
 
 class _GraphRun:
@@ -120,29 +139,34 @@ class _GraphRun:
         graph: Graph,
         emit: OnEvent,
         extra_pnginfo: Mapping[str, Any] | None,
+        links: Sequence[Link] | None = None,
     ) -> None:
+        """links: the outputs to compute; None = those of the output nodes."""
         self.nodes, self.cache, self.emit = executor.nodes, executor._cache, emit
-        self.graph = validate(graph, self.nodes)
+        wanted = None if links is None else list(dict.fromkeys(link.node for link in links))
+        self.graph = validate(graph, self.nodes, targets=wanted)
+        self.targets = output_nodes(self.graph, self.nodes) if wanted is None else wanted
+        self.links = tuple(links or ())
         self.schemas = {key: schema_of(self.nodes[n.class_type]) for key, n in self.graph.items()}
         self.hidden = {"PROMPT": to_api(graph), "EXTRA_PNGINFO": extra_pnginfo}
         self.keys: dict[str, str] = {}
+        self.unread: dict[str, list[int]] = {}
         self.values: dict[str, tuple[Any, ...] | _Blocked] = {}
         self.result = RunResult()
 
     def execute(self) -> RunResult:
         started = time.perf_counter()
-        targets = output_nodes(self.graph, self.nodes)
-        self._check_output_folder(targets)
-        order = self._order(targets)
+        if not self.links:
+            self._check_output_folder(self.targets)
+        order = self._order(self.targets)
+        self.unread = self._unread(order)
         for key in order:
             self._refuse_unsupported(key)
             self.keys[key] = self._content_key(key)
         self.emit(Event("start", data={"nodes": order}))
-        for target in targets:
+        self.cache.drop_unused({self.keys[key] for key in order})
+        for target in self.targets:
             self._resolve(target)
-        used = {self.keys[key] for key in order}
-        for stale in set(self.cache) - used:
-            del self.cache[stale]
         self.result.seconds = time.perf_counter() - started
         self.emit(Event("done", data={"seconds": self.result.seconds}))
         return self.result
@@ -166,6 +190,24 @@ class _GraphRun:
                 order[stack.pop()] = None
         return list(order)
 
+    def _unread(self, order: Sequence[str]) -> dict[str, list[int]]:
+        """Slots that nobody reads, of the nodes whose class asks for them (SKIPS_UNREAD)."""
+        read = {(link.node, link.slot) for link in self.links}
+        for key in order:
+            read |= {(link.node, link.slot) for link in self.graph[key].links().values()}
+        return {
+            key: [n for n in range(len(self.schemas[key].outputs or [])) if (key, n) not in read]
+            for key in order
+            if getattr(self.nodes[self.graph[key].class_type], "SKIPS_UNREAD", False)
+        }
+
+    def value(self, link: Link) -> Any:
+        """A computed output."""
+        if isinstance(self.values[link.node], _Blocked):
+            node, reason = self.graph[link.node], self.values[link.node].reason
+            raise NodeError(node, InkstoneError(f"It stopped the graph: {reason}"))
+        return self._linked(link)
+
     def _refuse_unsupported(self, key: str) -> None:
         schema, node = self.schemas[key], self.graph[key]
         if schema.is_input_list or any(out.is_output_list for out in schema.outputs or []):
@@ -186,7 +228,8 @@ class _GraphRun:
             self._fingerprint(node),
             key if fixed else None,
             [str(path) for path in (*host.models, host.input)],
-            host.device,
+            [host.device, host.memory],
+            self.unread.get(key),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
@@ -287,7 +330,8 @@ class _GraphRun:
                 base.on_progress(value, total, preview)
             self.emit(Event("progress", key, {"value": value, "max": total, "preview": preview}))
 
-        return dataclasses.replace(base, on_progress=report)
+        unread = frozenset(self.unread.get(key, ()))
+        return dataclasses.replace(base, on_progress=report, unread=unread)
 
     def _store(self, key: str, output: Any) -> None:
         node, schema = self.graph[key], self.schemas[key]
@@ -307,7 +351,8 @@ class _GraphRun:
         else:
             self.values[key] = tuple(output.args) or (None,) * count
         if not schema.is_output_node:
-            self.cache[self.keys[key]] = self.values[key]
+            keep = getattr(self.nodes[node.class_type], "KEEP_RESULTS", False)
+            self.cache.store(self.keys[key], self.values[key], keep)
         self.result.executed.append(key)
         if output.ui is not None:
             self.result.outputs[key] = (
