@@ -25,6 +25,7 @@ from inkstone.loaders.arch import expected_tensors, key_maps
 from inkstone.loaders.arch.family import QWEN_IMAGE
 from inkstone.loaders.models import tokenizer as tokenizer_module
 from inkstone.loaders.models.load import load_all, load_diffusion_model, load_text_encoder, load_vae
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.schedule import LIGHTNING, QWEN
 
 from ..conftest import ROOT
@@ -133,7 +134,7 @@ def write(path: Path, state: State, rename=lambda n: n, dtype: torch.dtype = tor
 
 def load(part: str, path: Path, folder: Path, dtype: torch.dtype = torch.float32):
     more = {"tokenizer": folder / "tokenizer"} if part == TEXT else {}
-    return LOADERS[part](path, dtype, **more)
+    return LOADERS[part](path, LoadOptions(dtype), **more)
 
 
 def check(part: str, loaded, state: State, dtype: torch.dtype = torch.float32) -> None:
@@ -300,13 +301,14 @@ from pathlib import Path
 from tests import conftest
 import torch
 from inkstone.loaders.models.load import load_diffusion_model, load_vae
+from inkstone.loaders.models.weight_file import LoadOptions
 status = lambda key: int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 kept = []
 for load, big in ((load_diffusion_model, sys.argv[2]), (load_vae, sys.argv[3])):
     load(sys.argv[1])  # everything that is imported or kept at the first load
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     before = status("VmRSS")
-    kept.append(load(big, torch.float32))
+    kept.append(load(big, LoadOptions(torch.float32)))
     network = kept[-1].network
     held = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     print((status("VmHWM") - before) * 1024, held)
