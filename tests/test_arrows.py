@@ -58,7 +58,7 @@ PICKLES = {"torch.load", "torch.save", "torch.hub"}
 
 def modules() -> list[Path]:
     """Everything that ships, relative to the root."""
-    files = [ROOT / "__init__.py", *(f for p in PACKAGES for f in (ROOT / p).rglob("*.py"))]
+    files = [*ROOT.glob("*.py"), *(f for p in PACKAGES for f in (ROOT / p).rglob("*.py"))]
     return [file.relative_to(ROOT) for file in files]
 
 
