@@ -84,3 +84,9 @@ def memory_budget() -> int | None:
     """Bytes for the whole process where the user set them; None = what is free."""
     host = headless_host()
     return None if host is None else host.memory
+
+
+def states_plan() -> bool:
+    """Whether loaders log the memory plan; a drawing that knows its canvas logs a better one."""
+    host = headless_host()
+    return host is None or host.states_plan

@@ -36,6 +36,6 @@ class Decode(io.ComfyNode):
         from ..loaders.models.vae import VAEModel
 
         sockets.require_type(vae, VAEModel, "vae", "Inkstone Load VAE")
-        pictures = vae.decode(sockets.latent_samples(latent, layers=True))
+        pictures = vae.decode(sockets.restated(latent, vae))
         lock = latent.get(sockets.LOCK)
         return io.NodeOutput(pictures if lock is None else lock.from_canvas(pictures))

@@ -57,6 +57,8 @@ def conditionings() -> list[Any]:
 class EncodeEdit(io.ComfyNode):
     """A prompt with Picture 1, 2, 3."""
 
+    KEEP_RESULTS = SKIPS_UNREAD = True
+
     ID = "InkstoneEncodeEdit"
     CANVAS = f"{sockets.GROWN}.picture_1"  # the picture whose size is that of the canvas
 
@@ -105,11 +107,11 @@ class EncodeEdit(io.ComfyNode):
         latents = references(vae, pictures, locks)
         said = {"pooled_output": None, sockets.REFERENCES: list(latents)}
         said[sockets.VARIANT] = model.variant.name
-        made = (
-            [[edit_states(text_encoder, edit, text, pictures).float().cpu(), dict(said)]]
-            for text in (prompt, negative)
+        said[sockets.STATISTICS] = sockets.statistics_of(vae)
+        made = sockets.conditionings(
+            lambda text: edit_states(text_encoder, edit, text, pictures), (prompt, negative), said
         )
-        return io.NodeOutput(*made, {"samples": latents[0], sockets.LOCK: locks[0]})
+        return io.NodeOutput(*made, sockets.latent_of(latents[0], locks[0], vae))
 
 
 class ImageToLatent(io.ComfyNode):
@@ -131,21 +133,38 @@ class ImageToLatent(io.ComfyNode):
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Image.Input("image", tooltip="One picture, or a batch of the same size."),
                 work_input(),
+                io.Boolean.Input(
+                    "size_only",
+                    default=False,
+                    optional=True,
+                    tooltip="An empty canvas with the picture's size, for a strength of 1: nothing "
+                    "is encoded. Use it to draw a control map's picture in exactly its size.",
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )
 
     @classmethod
-    def execute(cls, vae: Any, image: Any, work_size: str) -> io.NodeOutput:
+    def execute(
+        cls, vae: Any, image: Any, work_size: str, size_only: bool = False
+    ) -> io.NodeOutput:
         from ..pipeline.edit import encoded, lock_for
+        from ..sampling.geometry import LATENT
 
         sockets.require_models(vae=vae)
         lock = lock_for(vae.family, image, work_size)
-        return io.NodeOutput({"samples": encoded(vae, image, lock), sockets.LOCK: lock})
+        if size_only:
+            sides = (side // LATENT for side in reversed(lock.canvas))
+            samples = image.new_zeros(len(image), 16, 1, *sides)
+        else:
+            samples = encoded(vae, image, lock)
+        return io.NodeOutput(sockets.latent_of(samples, lock, vae))
 
 
 class EncodeLayers(io.ComfyNode):
     """A picture to be taken apart."""
+
+    KEEP_RESULTS = SKIPS_UNREAD = True
 
     ID = "InkstoneEncodeLayers"
     CANVAS = "image"  # the picture whose size is that of the canvas
@@ -196,10 +215,9 @@ class EncodeLayers(io.ComfyNode):
         sockets.require_models(text_encoder=text_encoder, vae=vae)
         z, lock = whole_picture(vae, image, area)
         said = {"pooled_output": None, sockets.REFERENCES: [z], sockets.VARIANT: "layered"}
-        made = (
-            [[text_encoder.encode(text).float().cpu(), dict(said)]] for text in (prompt, negative)
-        )
-        return io.NodeOutput(*made, {"samples": z, sockets.LOCK: lock, sockets.LAYERS: layers})
+        made = sockets.conditionings(text_encoder.encode, (prompt, negative), said)
+        latent = sockets.latent_of(z, lock, vae) | {sockets.LAYERS: layers}
+        return io.NodeOutput(*made, latent)
 
 
 class SplitLayers(io.ComfyNode):

@@ -11,6 +11,8 @@ from . import sockets
 class EncodePrompt(io.ComfyNode):
     """Positive and negative prompt in one node."""
 
+    KEEP_RESULTS = SKIPS_UNREAD = True
+
     ID = "InkstoneEncodePrompt"
 
     @classmethod
@@ -53,8 +55,6 @@ class EncodePrompt(io.ComfyNode):
         sockets.require_type(
             text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"
         )
-        made = []
-        for text in (prompt, negative):
-            states = text_encoder.encode(text).float().cpu()
-            made.append([[states, {"pooled_output": None, sockets.PROMPT: text}]])
+        options = {"pooled_output": None}
+        made = sockets.conditionings(text_encoder.encode, (prompt, negative), options)
         return io.NodeOutput(*made)

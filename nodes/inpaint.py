@@ -80,9 +80,9 @@ class Inpaint(io.ComfyNode):
         sockets.require_models(vae=vae)
         made = repaint_for(vae.family, image, mask, (grow, feather), (work_size, crop))
         part = made.canvas()
-        latent = {"samples": vae.encode(part), "noise_mask": made.latent_mask()}
-        places = {sockets.LOCK: made.crop.lock, sockets.CROP: made.crop}
-        return io.NodeOutput(latent | places, made, part)
+        latent = sockets.latent_of(vae.encode(part), made.crop.lock, vae)
+        latent |= {"noise_mask": made.latent_mask(), sockets.CROP: made.crop}
+        return io.NodeOutput(latent, made, part)
 
 
 class StitchPart(io.ComfyNode):

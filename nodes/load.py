@@ -7,6 +7,7 @@ from typing import Any
 
 from ..host import memory, model_folders
 from ..host.api import io, schema
+from ..host.headless import memory_budget, states_plan
 from ..host.memory import room
 from ..loaders.arch.variant import CHOICES
 from . import sockets
@@ -56,7 +57,7 @@ def wanted(dtype: str, variant: str = AUTO) -> Any:
 
     chosen = None if variant == AUTO else variant
     return LoadOptions(
-        torch_dtype(dtype), memory.torch_device(), wait=True, free=room, variant=chosen
+        torch_dtype(dtype), memory.torch_device(), memory_budget(), True, room, chosen
     )
 
 
@@ -65,6 +66,8 @@ def _say_plan(bundle: Any) -> None:
     from ..errors import InkstoneError
     from ..pipeline.memory_plan import plan
 
+    if not states_plan():
+        return
     try:
         log.info("%s", plan(bundle).sentence())
     except InkstoneError as error:  # a smaller picture may still fit: the run itself will tell

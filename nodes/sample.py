@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InkstoneError
@@ -117,7 +118,7 @@ class ScheduleSigmas(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.01,
+                    min=0.001,
                     max=1.0,
                     step=0.01,
                     round=0.001,
@@ -217,6 +218,9 @@ class Denoise(io.ComfyNode):
 
         sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
         samples = sockets.latent_samples(latent)
+        own = sockets.statistics(latent, positive)
+        if own is not None:  # raw latents are those of the VAE in use
+            model = replace(model, latent_mean=own[0], latent_std=own[1])
         batch, _, _, h, w = samples.shape
         model, controls, context = apply_in_context_loras(model, sockets.controls(positive, latent))
         request = Request(
@@ -242,4 +246,6 @@ class Denoise(io.ComfyNode):
         bar = StepBar(len(sigmas) - 1, passes * model.network.config.layers, model.device)
         look = previewer(model, request)
         hooks = Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
-        return io.NodeOutput({**latent, "samples": denoise(model, *texts, request, hooks)})
+        drawn = {"samples": denoise(model, *texts, request, hooks)}
+        drawn[sockets.STATISTICS] = (model.latent_mean, model.latent_std)
+        return io.NodeOutput(latent | drawn)

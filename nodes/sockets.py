@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InkstoneError
 from ..host.api import io
+from ..host.headless import is_read
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from torch import Tensor
 
     from ..controlnet.control_picture import ControlInput
     from ..controlnet.in_context import InContext
+    from ..loaders.models.vae import VAEModel
+    from ..sampling.pixel_lock import Lock
     from ..sampling.request import Control as Placed
 
 Model = io.Custom("INKSTONE_MODEL")
@@ -32,6 +37,7 @@ LOCK = "inkstone_lock"  # sampling.lock.Lock: how the picture lies on the canvas
 CROP = "inkstone_crop"  # sampling.repaint.Crop: the part of a picture that is drawn
 PROMPT = "inkstone_prompt"  # the words, for what depends on them
 LAYERS = "inkstone_layers"  # so many layers are drawn
+STATISTICS = "inkstone_statistics"  # (mean, std) of the VAE whose raw latents these are
 CONTROLS = "inkstone_controls"  # controlnet.union.ControlPicture, in order
 GROWN = "images"
 
@@ -93,10 +99,28 @@ def _latents(options: dict) -> tuple[Tensor, ...]:
     return tuple(x[:, :, None] if x.dim() == 4 else x for x in options.get(REFERENCES) or ())
 
 
+def conditionings(
+    encode: Callable[[str], Tensor], texts: tuple[str, str], options: Mapping[str, Any]
+) -> list[list | None]:
+    """The outputs positive and negative of an encode node, each with its words; None where nobody
+    reads it, so that a negative prompt that is not connected is not encoded.
+    """
+    return [
+        [[encode(text).float().cpu(), {**options, PROMPT: text}]] if is_read(slot) else None
+        for slot, text in enumerate(texts)
+    ]
+
+
+def latent_of(samples: Tensor, lock: Lock, vae: VAEModel) -> dict[str, Any]:
+    """A LATENT of a picture that lies on its canvas by this lock."""
+    return {"samples": samples, LOCK: lock, STATISTICS: statistics_of(vae)}
+
+
 def with_control(conditioning: list, control: ControlInput) -> list:
     """A conditioning with one more control; the one that came in stays as it is."""
     states, options = _only(conditioning, "positive")
-    return [[states, options | {CONTROLS: (*options.get(CONTROLS, ()), control)}]]
+    own = {STATISTICS: statistics_of(control.vae)}
+    return [[states, own | options | {CONTROLS: (*options.get(CONTROLS, ()), control)}]]
 
 
 def prompt_of(conditioning: list) -> str | None:
@@ -118,6 +142,27 @@ def controls(conditioning: list, latent: dict) -> tuple[Placed | InContext, ...]
 def encoded_for(conditioning: list) -> str:
     """The variant whose template a prompt was encoded in; "" where nothing says it."""
     return _only(conditioning, "positive")[1].get(VARIANT, "")
+
+
+def statistics_of(vae: VAEModel) -> tuple[Tensor, Tensor]:
+    """What a LATENT or CONDITIONING carries of the VAE that encoded its pictures."""
+    return vae.mean, vae.std
+
+
+def statistics(latent: dict, conditioning: list) -> tuple[Tensor, Tensor] | None:
+    """(mean, std) of the VAE that encoded the pictures of a run; None where there are none."""
+    return latent.get(STATISTICS) or _only(conditioning, "positive")[1].get(STATISTICS)
+
+
+def restated(latent: dict, vae: VAEModel) -> Tensor:
+    """The samples of a LATENT as raw latents of this VAE. A diffusion model that was loaded without
+    its VAE knows the statistics of its family alone; this VAE may have others.
+    """
+    samples, own = latent_samples(latent, layers=True), latent.get(STATISTICS)
+    if own is None or all(bool((a == b).all()) for a, b in zip(own, (vae.mean, vae.std))):
+        return samples
+    mean, std, new_mean, new_std = (x[:, :, None].to(samples) for x in (*own, vae.mean, vae.std))
+    return (samples - mean) / std * new_std + new_mean
 
 
 def latent_samples(latent: dict, layers: bool = False) -> Tensor:

@@ -90,6 +90,12 @@ class VAEModel:
                 for item in z.split(1)
             ]
             picture = torch.cat(pixels).float().clamp(-1, 1).add(1).div(2)
+        if not torch.isfinite(picture).all():
+            raise InkstoneError(
+                f"The VAE {self.path.name} gave values that are not finite, in "
+                f"{str(self.dtype).removeprefix('torch.')}. Choose dtype float32; if it stays, the "
+                "file is damaged: download it again."
+            )
         return picture.permute(0, 2, 3, 1).contiguous().cpu()
 
     def _plan(self, height: int, width: int) -> tuple[int | None, str]:
