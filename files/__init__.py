@@ -1,1 +1,1 @@
-"""What any part needs of the disk: images, PNG, hashes, atomic and resumable files."""
+"""Disk access for every part: images, PNG, hashes, atomic and resumable files."""

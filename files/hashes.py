@@ -1,12 +1,16 @@
-"""Hashes of the files that made a picture: what a PNG and a graph name them by."""
+"""Hashes of the files that an image was made from, as PNGs and graphs record them."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 _WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
+_HEAD = 16 << 20
+_CHUNK = 1 << 20
+_NO_LIMIT = 1 << 62
 
 
 def picture_hash(path: Path) -> str:
@@ -16,8 +20,10 @@ def picture_hash(path: Path) -> str:
 
 def file_hash(path: Path) -> str:
     """sha256 of a file of any size, as `sha256sum` prints it."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return "sha256:" + digest.hexdigest()
 
 
 def model_hash(path: Path) -> str:
@@ -39,10 +45,14 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest, whole = hashlib.sha256(), sum(size for _, size, _ in files) <= _WHOLE_HASH
     for file, size, _ in files:
         digest.update(str(size).encode())
-        with open(file, "rb") as data:
-            if whole:
-                while piece := data.read(1 << 20):
-                    digest.update(piece)
-            else:
-                digest.update(data.read(16 << 20))
+        for chunk in _chunks(file, _NO_LIMIT if whole else _HEAD):
+            digest.update(chunk)
     return ("sha256:" if whole else "sha256-head:") + digest.hexdigest()
+
+
+def _chunks(path: Path, limit: int = _NO_LIMIT) -> Iterator[bytes]:
+    """The content of a file, or its first `limit` bytes."""
+    with open(path, "rb") as file:
+        while chunk := file.read(min(_CHUNK, limit)):
+            limit -= len(chunk)
+            yield chunk

@@ -1,8 +1,7 @@
 """PNG files as ComfyUI writes them: numbered names, text chunks, and nothing half-written.
 
-A picture is written to a temporary file beside its place and moved there in one step. Chunks are
-read by walking the file, without decoding pixels; tEXt, zTXt and iTXt are understood (PNG
-specification 11.3.3).
+Text chunks are read by walking the file, without decoding pixels; tEXt, zTXt and iTXt are
+supported (PNG specification 11.3.3).
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InkstoneError
+from .atomic import replacement
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import ArrayLike
 
 log = logging.getLogger(__name__)
 
@@ -33,56 +34,42 @@ _MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1
 
 
 def save_png(
-    path: Path | str, array: Any, text_chunks: Mapping[str, str] | None = None, new: bool = False
+    path: Path | str,
+    array: ArrayLike,
+    text_chunks: Mapping[str, str] | None = None,
+    new: bool = False,
 ) -> Path:
     """Writes [H,W], [H,W,1], [H,W,3] or [H,W,4] as a PNG, atomically; returns the path.
     `new`: FileExistsError where the name is taken; otherwise the file is replaced.
 
-    uint8 goes as it is; floats are 0..1 and are cut (not rounded) to 8 bits, as the core does.
-    Raises InkstoneError for a wrong shape, values that are not finite, or a folder that refuses.
+    uint8 is written unchanged; floats are 0..1 and are cut (not rounded) to 8 bits, as the core
+    does. Raises InkstoneError for a wrong shape, values that are not finite, or a folder that
+    refuses.
     """
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     path = Path(path)
-    picture = Image.fromarray(_to_bytes(np.asarray(array), path))
+    image = Image.fromarray(_to_bytes(np.asarray(array), path))
     info = PngInfo()
     for key, text in (text_chunks or {}).items():
         info.add_text(key, text)
     ensure_writable(path.parent)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format="PNG", pnginfo=info, compress_level=4)
-        os.chmod(temporary, 0o666 & ~_umask())
-        _put(temporary, path, new)
+        with replacement(path, new=new) as file:
+            image.save(file, format="PNG", pnginfo=info, compress_level=4)
     except FileExistsError:
         raise
     except OSError as error:
         raise InkstoneError(
             f"Cannot write {path}: {error.strerror or error}. Choose another folder."
         ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 
-def _put(temporary: str, path: Path, new: bool) -> None:
-    """Gives a finished file its name in one step."""
-    if new:
-        try:
-            return os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links: the best it has
-            if path.exists():
-                raise FileExistsError(path) from None
-    os.replace(temporary, path)
-
-
 def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
-    """uint8 [H,W] or [H,W,C] of a picture."""
+    """The pixels as uint8, [H,W] or [H,W,C]."""
     import numpy as np
 
     if array.ndim == 3 and array.shape[2] == 1:
@@ -105,14 +92,8 @@ def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
     return np.clip(array.astype(np.float32) * 255.0, 0, 255).astype(np.uint8)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def ensure_writable(folder: Path) -> None:
-    """Makes the folder and tries a file in it; InkstoneError names the folder and the reason."""
+    """Creates the folder and tests it with a file; InkstoneError names folder and reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -125,26 +106,29 @@ def ensure_writable(folder: Path) -> None:
 
 
 def read_text_chunks(path: Path | str) -> dict[str, str]:
-    """The text chunks of a PNG by key; InkstoneError for a file that is no PNG or is cut off."""
+    """The text chunks of a PNG by key; InkstoneError where the file is no PNG or is truncated."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             if file.read(8) != _SIGNATURE:
-                raise InkstoneError(f"{path} is not a PNG file: its first bytes are others.")
+                raise InkstoneError(
+                    f"{path} is not a PNG file: expected the PNG signature in its "
+                    "first 8 bytes. Name a PNG."
+                )
             return dict(_texts(file, path))
     except OSError as error:
         raise InkstoneError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
-    found = []
+    chunks: list[tuple[str, str]] = []
     while True:
         head = file.read(8)
         if len(head) < 8:
             raise InkstoneError(f"{path} is cut off: the PNG has no end chunk. Copy it again.")
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IEND":
-            return found
+            return chunks
         if kind not in _TEXTS or length > _MAX_TEXT:
             file.seek(length + 4, os.SEEK_CUR)
             continue
@@ -152,7 +136,7 @@ def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
         file.seek(4, os.SEEK_CUR)
         key, _, rest = data.partition(b"\0")
         try:
-            found.append((key.decode("latin-1"), _text(kind, rest)))
+            chunks.append((key.decode("latin-1"), _text(kind, rest)))
         except (zlib.error, UnicodeDecodeError, IndexError, ValueError) as error:
             log.warning("%s: the text chunk %r cannot be read: %s", path, key[:40], error)
 
@@ -168,18 +152,18 @@ def _text(kind: bytes, rest: bytes) -> str:
 
 
 def _inflate(data: bytes) -> bytes:
-    worker = zlib.decompressobj()
-    text = worker.decompress(data, _MAX_TEXT)
-    if worker.unconsumed_tail:
-        raise ValueError(f"more than {_MAX_TEXT} bytes unpacked")
+    inflater = zlib.decompressobj()
+    text = inflater.decompress(data, _MAX_TEXT)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"more than {_MAX_TEXT} bytes after decompression")
     return text
 
 
 def numbered_path(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:
-    """Where NAME_00001_.png goes: (full folder, name, next counter) for a prefix like "sub/NAME".
+    """The place of NAME_00001_.png: (full folder, name, next counter) for a prefix like "sub/NAME".
 
-    %width% %height% %year% %month% %day% %hour% %minute% %second% are filled in. Counters go on
-    from the highest there. InkstoneError when the prefix leads out of `folder` or names nothing.
+    %width% %height% %year% %month% %day% %hour% %minute% %second% are filled in. The counter is the
+    highest in the folder + 1. InkstoneError when the prefix leaves `folder` or names no file.
     """
     now = time.localtime()
     values = {"width": width, "height": height, "year": now.tm_year} | {
@@ -209,11 +193,11 @@ def _next_counter(folder: Path, name: str) -> int:
     return max((int(match[1] or 0) for match in matches if match), default=0) + 1
 
 
-def text_chunks(hidden: Any) -> dict[str, str]:
-    """The chunks from a node's hidden values: `prompt`, then one per key of extra_pnginfo."""
-    chunks = {}
-    if getattr(hidden, "prompt", None) is not None:
-        chunks["prompt"] = json.dumps(hidden.prompt)
+def text_chunks(hidden: object) -> dict[str, str]:
+    """Text chunks from a node's hidden values: `prompt`, then one per key of extra_pnginfo."""
+    chunks, prompt = {}, getattr(hidden, "prompt", None)
+    if prompt is not None:
+        chunks["prompt"] = json.dumps(prompt)
     for key, value in (getattr(hidden, "extra_pnginfo", None) or {}).items():
         chunks[key] = json.dumps(value)
     return chunks

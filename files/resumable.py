@@ -1,8 +1,9 @@
-"""A large file that is written in pieces, survives being killed, and appears only when complete.
+"""A large file that is written in chunks, survives a kill, and appears only when it is complete.
 
-Beside OUT lie a partial file of the final size and a journal: its first line says what is being
-made, every further line how many pieces are on the disk. The same call goes on behind the last of
-them; partial files of anything else are thrown away.
+Next to OUT lie a partial file of the final size, a journal, and a lock. The first line of the
+journal identifies the content, every further line is the number of chunks that are on the disk.
+The same call resumes after the last of them; partial files of any other content are discarded.
+The lock keeps a second run out; the system releases it when its process ends.
 """
 
 from __future__ import annotations
@@ -14,55 +15,51 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ..errors import InkstoneError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs of one file are not kept apart
-    fcntl = None
+from ..errors import InkstoneError
 
 log = logging.getLogger(__name__)
 
 _SYNC_SECONDS = 2.0  # between two lines of the journal, each after all data is on the disk
-_ROOM = 16 << 20  # bytes that must stay free
+_SPARE = 16 << 20  # bytes that must stay free
 
 
 class PartialFile:
-    """A context: `done` pieces are there already; write, tell `finished(n)`, then `complete`."""
+    """A context: the first `done` chunks exist; `write`, `checkpoint(n)`, at the end `complete`."""
 
     def __init__(self, out: Path, size: int, identity: Mapping[str, object]) -> None:
         self.out, self.size = out, size
         self.path = out.with_name(f".{out.name}.part")
         self.journal = out.with_name(f".{out.name}.part.journal")
-        said = json.dumps({**identity, "bytes": size}, sort_keys=True)
-        self._head = hashlib.sha256(said.encode()).hexdigest()
-        self.done, self._told = 0, 0.0
+        self._lock = FileLock(
+            out.with_name(f".{out.name}.part.lock"), timeout=0, thread_local=False
+        )
+        content = json.dumps({**identity, "bytes": size}, sort_keys=True)
+        self._head = hashlib.sha256(content.encode()).hexdigest()
+        self._resources = ExitStack()
+        self.done, self._synced = 0, 0.0
 
     def __enter__(self) -> PartialFile:
         try:
-            self._file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)
-            self._lock()
-            self.done = self._resumable()
-            self._make_room()
-            mode = "a" if self.done else "w"
-            self._lines = open(self.journal, mode, encoding="ascii")
-            if not self.done:
-                self._file.truncate(0)
-                self._file.truncate(self.size)
-                self._say(self._head)
+            self._acquire()
+            self._open()
         except OSError as error:
+            self._resources.close()
             raise self._unwritable(error) from None
+        except BaseException:
+            self._resources.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if hasattr(self, "_lines"):
-            self._lines.close()
+        self._resources.close()
 
     def write(self, at: int, data: memoryview | bytes) -> None:
-        """Puts bytes at their place."""
+        """Writes bytes at an offset."""
         try:
             self._file.seek(at)
             view = memoryview(data).cast("B") if len(data) else memoryview(b"")
@@ -71,19 +68,19 @@ class PartialFile:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def finished(self, count: int) -> None:
-        """The first `count` pieces are written; noted when they are on the disk."""
-        if time.monotonic() - self._told < _SYNC_SECONDS:
+    def checkpoint(self, count: int) -> None:
+        """The first `count` chunks are written; recorded once they are on the disk."""
+        if time.monotonic() - self._synced < _SYNC_SECONDS:
             return
         try:
             os.fsync(self._file.fileno())
-            self._say(str(count))
+            self._append(str(count))
         except OSError as error:
             raise self._unwritable(error) from None
-        self._told = time.monotonic()
+        self._synced = time.monotonic()
 
     def complete(self) -> None:
-        """All is written: the file takes its name, the journal goes."""
+        """All is written: gives the file its name and removes the journal."""
         try:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -94,49 +91,65 @@ class PartialFile:
             raise self._unwritable(error) from None
 
     def discard(self) -> None:
-        """Nothing of it stays."""
+        """Removes the partial file and its journal."""
         self._file.close()
         self._lines.close()
         self.path.unlink(missing_ok=True)
         self.journal.unlink(missing_ok=True)
 
-    def _say(self, line: str) -> None:
-        self._lines.write(line + "\n")
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
+    def _acquire(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
+            self._lock.acquire()
+        except Timeout:
             raise InkstoneError(
                 f"{self.out}: another run is writing this file now. Wait for it, "
                 "or choose another name."
             ) from None
+        self._resources.callback(self._release)
+
+    def _release(self) -> None:
+        # unlinked while it is held: whoever opened it before sees that its name is gone (filelock)
+        with suppress(OSError):  # Windows refuses, and unlinks it on release
+            os.unlink(self._lock.lock_file)
+        self._lock.release()
+
+    def _open(self) -> None:
+        mode = "r+b" if self.path.exists() else "w+b"
+        self._file = self._resources.enter_context(open(self.path, mode, buffering=0))
+        self.done = self._resumable()
+        self._require_room()
+        lines = open(self.journal, "a" if self.done else "w", encoding="ascii")
+        self._lines = self._resources.enter_context(lines)
+        if not self.done:
+            self._file.truncate(0)
+            self._file.truncate(self.size)
+            self._append(self._head)
+
+    def _append(self, line: str) -> None:
+        self._lines.write(line + "\n")
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
 
     def _resumable(self) -> int:
-        """Pieces of this very file that an earlier run left; a line cut by a crash counts not."""
+        """Chunks of this very file that an earlier run left; a line that a crash cut is ignored."""
         if not self.journal.exists() or os.fstat(self._file.fileno()).st_size != self.size:
             return 0
         text = self.journal.read_text(encoding="ascii", errors="replace")
         lines = text.split("\n")[:-1]
         if not lines or lines[0] != self._head:
             log.info(
-                "%s: what an earlier run left is of another model or type: begun again",
+                "%s: the partial file of an earlier run is of another model or type: starting over",
                 self.out.name,
             )
             return 0
         counts = [int(line) for line in lines[1:] if line.isdecimal()]
         return max(counts, default=0)
 
-    def _make_room(self) -> None:
+    def _require_room(self) -> None:
         """Refuses before the work where the disk cannot hold the result."""
-        held = os.fstat(self._file.fileno()).st_blocks * 512 if hasattr(os, "statvfs") else 0
-        free = shutil.disk_usage(self.out.parent).free + held
-        if free < self.size + _ROOM:
+        taken = os.fstat(self._file.fileno()).st_blocks * 512 if hasattr(os, "statvfs") else 0
+        free = shutil.disk_usage(self.out.parent).free + taken
+        if free < self.size + _SPARE:
             self._file.close()
             if not self.done:
                 self.path.unlink(missing_ok=True)
@@ -148,5 +161,5 @@ class PartialFile:
     def _unwritable(self, error: OSError) -> InkstoneError:
         return InkstoneError(
             f"{self.out}: cannot be written: {error.strerror}. Check the folder and the free "
-            "space; the same call goes on where this one stopped."
+            "space; the same call resumes where this one stopped."
         )

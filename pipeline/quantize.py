@@ -168,7 +168,7 @@ def _write(
             except BadWeights:
                 file.discard()
                 raise
-            file.finished(number)
+            file.checkpoint(number)
             progress(number, total)
         if missing:
             log.info(

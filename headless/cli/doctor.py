@@ -35,7 +35,7 @@ def facts() -> dict[str, str]:
         "host": versions(),
         "embedded model": "present" if EMBEDDED_FOLDER.is_dir() else "missing",
     }
-    for name in ("torch", "safetensors", "tokenizers", "numpy", "pillow"):
+    for name in ("torch", "tokenizers", "numpy", "pillow"):
         found[name] = importlib.metadata.version(name)
     return found
 

@@ -85,11 +85,11 @@ def _held(path: Path, mask: bool) -> PictureTraits:
     from ...files.images import frames, glance
 
     seen = glance(path)
-    if not (seen.clear or mask):
-        return PictureTraits(moving=seen.moving)
+    if not (seen.transparent or mask):
+        return PictureTraits(moving=seen.animated)
     colours, alpha = frames(path, most=1)[0]
     grey = bool((colours == colours[..., :1]).all())
-    return PictureTraits(alpha is not None and bool(alpha.min() < 1), seen.moving, not grey)
+    return PictureTraits(alpha is not None and bool(alpha.min() < 1), seen.animated, not grey)
 
 
 def _below(path: Path, kind: str) -> str | None:

@@ -3,7 +3,7 @@
 Files of a job are made in the folder `.work`, synced to the disk, moved to their places, and then
 one line with all about them is added to `results.jsonl`, synced too. Killed anywhere between, the
 job runs again and its files take the same names. A last line that was cut off is taken away. A
-lock keeps a second run out of the folder.
+lock keeps a second run out of the folder; the system releases it when its process ends.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import CallError, InkstoneError
-from .jobs import Job
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
+from ...errors import CallError, InkstoneError
+from ...files.atomic import move_into_place, sync
+from .jobs import Job
 
 log = logging.getLogger(__name__)
 
 JOURNAL, WORK, LOCK = "results.jsonl", ".work", ".lock"
+PID = ".lock.pid"  # the process that has the lock: filelock may truncate the lock file itself
 DONE, FAILED = "done", "failed"
-_LOCK_AT = 1 << 20  # msvcrt locks bytes: one far behind the text, which others read
 _PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 
@@ -64,12 +61,12 @@ class Results:
 
     def __init__(self, folder: Path, seen: Callable[[dict], None] = lambda record: None) -> None:
         self.folder, self.work, self._seen = folder, folder / WORK, seen
+        self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
         self._records: dict[str, dict] = {}  # name -> what is asked of its last record
 
     def __enter__(self) -> Results:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / LOCK, "a+", encoding="utf-8")
             self._take_lock()
             shutil.rmtree(self.work, ignore_errors=True)  # of a run that was killed
             self.work.mkdir(exist_ok=True)
@@ -84,7 +81,8 @@ class Results:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
         self._journal.close()
-        self._lock.close()
+        (self.folder / PID).unlink(missing_ok=True)
+        self._lock.release()
 
     def is_done(self, job: Job) -> bool:
         """Its record says so, and what the job is did not change since."""
@@ -107,12 +105,12 @@ class Results:
         with self._writing():
             names = [file.relative_to(self.work) for file in outcome.files]
             for file, name in zip(outcome.files, names):
-                _sync(file)
+                sync(file)
                 place = self.folder / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, place)
+                move_into_place(file, place)
             for folder in {(self.folder / name).parent for name in names}:
-                _sync(folder)
+                sync(folder)
             record = {
                 "id": job.name,
                 "status": outcome.status,
@@ -168,7 +166,7 @@ class Results:
     def _open_journal(self) -> None:
         path = self.folder / JOURNAL
         self._journal = open(path, "ab", buffering=0)
-        _sync(self.folder)
+        sync(self.folder)
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -185,31 +183,17 @@ class Results:
 
     def _take_lock(self) -> None:
         try:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                self._lock.seek(_LOCK_AT)
-                msvcrt.locking(self._lock.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            self._lock.seek(0)
-            other = self._lock.read().strip() or "unknown"
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout:
             raise CallError(
-                f"{self.folder}: another run works there now (process {other}). Wait for it, or "
-                "choose another --output."
+                f"{self.folder}: another run works there now (process {self._holder()}). Wait for "
+                "it, or choose another --output."
             ) from None
-        self._lock.seek(0)
-        self._lock.truncate()
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        (self.folder / PID).write_text(str(os.getpid()))
 
-
-def _sync(path: Path) -> None:
-    """What is in the file, or in the folder, is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDWR if path.is_file() and os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _holder(self) -> str:
+        """The process that has the lock, as far as it has said so yet."""
+        try:
+            return (self.folder / PID).read_text().strip() or "unknown"
+        except OSError:
+            return "unknown"

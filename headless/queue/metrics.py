@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...files.atomic import replacement
 from ...kernels.memory import process_bytes
 
 LINES, EXPOSITION = "metrics.jsonl", "metrics.prom"
@@ -141,10 +142,8 @@ class Metrics:
     def write(self) -> None:
         """The exposition, replaced in one step."""
         self._written = time.monotonic()
-        path = self._folder / EXPOSITION
-        fresh = path.with_name(f".{path.name}.part")
-        fresh.write_text(self.exposition(), encoding="utf-8", newline="\n")
-        os.replace(fresh, path)
+        with replacement(self._folder / EXPOSITION) as file:
+            file.write(self.exposition().encode("utf-8"))
 
     def _say(self, event: str, facts: Mapping[str, Any]) -> None:
         """One line. A line that a kill cut off is ended first."""
@@ -154,11 +153,11 @@ class Metrics:
             if end:
                 file.seek(end - 1)
             cut = end and file.read(1) != b"\n"
-            said = json.dumps(
+            line = json.dumps(
                 {"event": event, "time": round(time.time(), 3), **facts}, ensure_ascii=False
             )
-            said = said.encode("utf-8", "backslashreplace")  # half a character of a prompt
-            file.write(b"\n" * bool(cut) + said + b"\n")
+            data = line.encode("utf-8", "backslashreplace")  # half a character of a prompt
+            file.write(b"\n" * bool(cut) + data + b"\n")
 
     def exposition(self) -> str:
         """Prometheus text format 0.0.4."""

@@ -203,6 +203,14 @@ def test_conversion_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert torch.equal(turned, values)
 
 
+def test_the_package_writes_the_same_bytes(tmp_path: Path):
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    tensors = {"b": torch.randn(3, 5), "a": torch.randn(7).bfloat16(), "c": torch.arange(4)}
+    save_safetensors(ours, tensors)
+    save_file(tensors, theirs)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_wrong_target_and_unknown_name(tmp_path: Path):
     path = tmp_path / "m.safetensors"
     save_safetensors(path, {"block.weight": torch.zeros(2, 3)})

@@ -233,7 +233,7 @@ def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkey
         stopped(before, 50)
         quantize(call, quiet)
         assert call.out.read_bytes() == q4.read_bytes()
-    assert "begun again" in caplog.text and "going on" not in caplog.text
+    assert "starting over" in caplog.text and "going on" not in caplog.text
     stopped(call, 50)
     quantize(call, quiet)
     assert "going on behind tensor 50" in caplog.text
@@ -260,6 +260,13 @@ def test_two_runs_of_one_file_are_kept_apart(tmp_path):
     with PartialFile(tmp_path / "x", 100, {}):
         with pytest.raises(InkstoneError, match="another run"):
             PartialFile(tmp_path / "x", 100, {}).__enter__()
+
+
+def test_a_lock_file_that_is_left_blocks_nobody(tmp_path):
+    (tmp_path / ".x.part.lock").touch()
+    with PartialFile(tmp_path / "x", 100, {}) as file:
+        file.complete()
+    assert left(tmp_path) == ["x"]
 
 
 # --- refusals
