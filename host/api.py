@@ -1,9 +1,10 @@
-"""The file that knows ComfyUI: node interface, folders, progress, stop, memory, device.
+"""ComfyUI's node interface, or our stub of it.
 
-Inside ComfyUI everything goes to its own modules; elsewhere `io`, `ui` and `ComfyExtension` come
-from host/io_stub.py and the services from a `HeadlessHost`, set for the current context with
-`using`. ComfyUI is the host when `comfy_api` can be found and INKSTONE_HOST is not "headless"; a
-HeadlessHost that is set wins even there. torch is imported when a function needs it.
+Inside ComfyUI `io`, `ui` and `ComfyExtension` are its own; elsewhere they come from io_stub.py. The
+services of the host (folders, progress, memory, device) are in the other files of this package:
+ComfyUI's modules, or a `HeadlessHost` set for the current context with `using`. ComfyUI is the host
+when `comfy_api` can be found and INKSTONE_HOST is not "headless"; a HeadlessHost that is set wins
+even there.
 """
 
 from __future__ import annotations
@@ -11,24 +12,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
-import logging
 import sys
-from typing import Any
 
 from ..errors import InkstoneError
 from .headless import IN_COMFYUI, headless_host
 
-__all__ = ["ComfyExtension", "io", "ui"]  # the host's names; the functions below are public too
-log = logging.getLogger(__name__)
-
-
+__all__ = ["ComfyExtension", "io", "ui", "require_comfyui", "schema", "versions"]
 if IN_COMFYUI:
     from comfy_api.latest import ComfyExtension, io, ui
 else:
     from .io_stub import ComfyExtension, io, ui
 
 
-def schema(**fields: Any) -> Any:
+def schema(**fields: object) -> io.Schema:
     """io.Schema from these fields, without those that an older host does not know.
 
     Keywords are passed through because the set belongs to the host, e.g. search_aliases is new.
@@ -37,19 +33,12 @@ def schema(**fields: Any) -> Any:
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
-def advanced(item: Any) -> Any:
-    """Marks an input as folded away where the host knows that; elsewhere it stays as it is."""
-    if hasattr(item, "advanced"):
-        item.advanced = True
-    return item
-
-
 def require_comfyui(node: str) -> None:
-    """Raises headless: what this node makes is ComfyUI's own."""
+    """Raises outside ComfyUI: the output of this node is an object of ComfyUI's own."""
     if headless_host() is not None:
         raise InkstoneError(
-            f"{node} makes an object of ComfyUI's, which is not here: run this graph in ComfyUI, "
-            "or draw with Inkstone Denoise."
+            f"{node} makes an object of ComfyUI's, which is not installed here. Run this graph in "
+            "ComfyUI, or sample with Inkstone Denoise."
         )
 
 

@@ -8,17 +8,17 @@ from .headless import headless_host
 
 
 def output_directory() -> Path:
-    """Where finished pictures go."""
+    """The folder of finished pictures."""
     return _directory("output")
 
 
 def input_directory() -> Path:
-    """Where pictures for LoadImage lie."""
+    """The folder that LoadImage reads."""
     return _directory("input")
 
 
 def temp_directory() -> Path:
-    """Where previews go."""
+    """The folder of previews."""
     return _directory("temp")
 
 

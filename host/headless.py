@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def in_comfyui() -> bool:
-    """True where ComfyUI hosts us; looks for its package without importing it."""
+    """True inside ComfyUI; looks for its package without importing it."""
     if os.environ.get("INKSTONE_HOST") == "headless":
         return False
     return "comfy_api" in sys.modules or importlib.util.find_spec("comfy_api") is not None
@@ -30,10 +33,10 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass
 class HeadlessHost:
-    """What ComfyUI would have given: folders, a place for progress, a stop switch, a device.
+    """The services that ComfyUI would provide: folders, progress, a stop switch, a device.
 
-    `on_progress(value, total, preview)` gets PIL previews or None, `on_detail` a line where one
-    step takes long; `device` None = the best.
+    `on_progress(value, total, preview)` gets PIL previews or None, `on_detail` a line of text while
+    one step takes long; `device` None = the best.
     """
 
     models: tuple[Path, ...] = (Path("models"),)
@@ -41,10 +44,7 @@ class HeadlessHost:
     output: Path = Path("output")
     temp: Path = Path("temp")
     device: str | None = None
-    memory: int | None = None  # bytes for the whole process; None = what is free
-    states_plan: bool = True  # loaders log the memory plan for the model's usual size
-    unread: frozenset[int] = frozenset()  # outputs of the node at work that nobody reads
-    on_progress: Callable[[int, int, Any], None] | None = None
+    on_progress: Callable[[int, int, Image | None], None] | None = None
     on_detail: Callable[[str], None] | None = None
     previews: bool = True
     interrupt: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -58,7 +58,7 @@ _default_headless = HeadlessHost()
 
 @contextmanager
 def using(headless: HeadlessHost) -> Iterator[HeadlessHost]:
-    """Within the block the services of this module go to `headless`."""
+    """Makes `headless` the host within the block."""
     token = _headless.set(headless)
     try:
         yield headless
@@ -67,7 +67,7 @@ def using(headless: HeadlessHost) -> Iterator[HeadlessHost]:
 
 
 def headless_host() -> HeadlessHost | None:
-    """The headless host in force, or None where ComfyUI serves."""
+    """The headless host in force, or None inside ComfyUI."""
     return _headless.get() or (None if IN_COMFYUI else _default_headless)
 
 

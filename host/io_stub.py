@@ -10,20 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-_COMMON = {
+from .save_images import save_pictures
+
+if TYPE_CHECKING:
+    from .save_images import Pictures
+
+_COMMON: dict[str, object] = {
     "display_name": None,
     "optional": False,
     "tooltip": None,
     "lazy": None,
     "extra_dict": None,
 }
-_WIDGET = _COMMON | {"default": None, "socketless": None, "force_input": None}
-_RANGE = {"min": None, "max": None, "step": None}
+_WIDGET: dict[str, object] = _COMMON | {"default": None, "socketless": None, "force_input": None}
+_RANGE: dict[str, object] = {"min": None, "max": None, "step": None}
 
-# io_type -> (name in `io`, extra input fields beside the widget's own; None = a plain socket)
-_KINDS: dict[str, tuple[str, dict[str, Any] | None]] = {
+# io_type -> (name in `io`, extra input fields besides the widget's own; None = a plain socket)
+_KINDS: dict[str, tuple[str, dict[str, object] | None]] = {
     "INT": ("Int", _RANGE | {"control_after_generate": None, "display_mode": None}),
     "FLOAT": ("Float", _RANGE | {"round": None, "display_mode": None}),
     "STRING": ("String", {"multiline": False, "placeholder": None, "dynamic_prompts": None}),
@@ -49,9 +54,9 @@ _KINDS: dict[str, tuple[str, dict[str, Any] | None]] = {
 
 
 class _Socket:
-    """What every input and output has: `io_type` of its kind."""
+    """Base of every input and output: `io_type` of its kind."""
 
-    io_type = "*"
+    io_type: ClassVar[str] = "*"
 
     def get_io_type(self) -> str:
         return self.io_type
@@ -60,32 +65,47 @@ class _Socket:
 class _InputBase(_Socket):
     """Inputs: the id comes first, everything else by name; combos take Enum classes as options."""
 
+    options: object
+    default: object
+    extra_dict: dict[str, object] | None
+
+    if TYPE_CHECKING:  # made by dataclasses.make_dataclass
+
+        def __init__(self, id: str, **fields: object) -> None: ...
+
     def __post_init__(self) -> None:
         options = getattr(self, "options", None)
         if isinstance(options, type) and issubclass(options, Enum):
             self.options = [item.value for item in options]
-        if isinstance(getattr(self, "default", None), Enum) and self.io_type == "COMBO":
-            self.default = self.default.value
+        default = getattr(self, "default", None)
+        if isinstance(default, Enum) and self.io_type == "COMBO":
+            self.default = default.value
         if self.extra_dict is None:
             self.extra_dict = {}
 
 
-def _make_input(io_type: str, extra: dict[str, Any] | None) -> type:
+def _fields(values: dict[str, object]) -> list[tuple[str, object, object]]:
+    """Dataclass fields with these defaults."""
+    return [(name, object, field(default=value)) for name, value in values.items()]
+
+
+def _make_input(io_type: str, extra: dict[str, object] | None) -> type[_InputBase]:
     """The Input class of one kind, a dataclass whose only fields are the ones the host knows."""
-    values = _COMMON if extra is None else _WIDGET | extra
-    first = [("id", str)] + ([("options", Any, field(default=None))] if io_type == "COMBO" else [])
-    rest = [(name, Any, field(default=value)) for name, value in values.items()]
-    made = make_dataclass("Input", first + rest, bases=(_InputBase,))
-    made.io_type = io_type
-    return made
+    options: dict[str, object] = {"options": None} if io_type == "COMBO" else {}
+    values = options | (_COMMON if extra is None else _WIDGET | extra)
+    input: type[_InputBase] = make_dataclass(
+        "Input", [("id", str), *_fields(values)], bases=(_InputBase,)
+    )
+    input.io_type = io_type
+    return input
 
 
-def _make_kind(io_type: str, extra: dict[str, Any] | None = None) -> type:
+def _make_kind(io_type: str, extra: dict[str, object] | None = None) -> type:
     """The class `io.Image`, `io.Int`, ...: holds io_type, Input and Output."""
-    extras = [("options", Any, field(default=None))] if io_type == "COMBO" else []
-    names = [("id", Any, field(default=None)), ("display_name", Any, field(default=None))]
-    rest = [("tooltip", Any, field(default=None)), ("is_output_list", Any, field(default=False))]
-    output = make_dataclass("Output", names + extras + rest, bases=(_Socket,))
+    options: dict[str, object] = {"options": None} if io_type == "COMBO" else {}
+    names: dict[str, object] = {"id": None, "display_name": None}
+    values = names | options | {"tooltip": None, "is_output_list": False}
+    output: type[_Socket] = make_dataclass("Output", _fields(values), bases=(_Socket,))
     output.io_type = io_type
     return type(
         io_type, (), {"io_type": io_type, "Input": _make_input(io_type, extra), "Output": output}
@@ -97,10 +117,10 @@ class _MultiType:
 
     @staticmethod
     def Input(
-        id: str, types: list[type], optional: bool = False, tooltip: str | None = None
-    ) -> Any:
-        made = _make_input(",".join(kind.io_type for kind in types), None)
-        return made(id, optional=optional, tooltip=tooltip)
+        id: str, types: list[type[_Socket]], optional: bool = False, tooltip: str | None = None
+    ) -> _InputBase:
+        input = _make_input(",".join(kind.io_type for kind in types), None)
+        return input(id, optional=optional, tooltip=tooltip)
 
 
 class Hidden(str, Enum):
@@ -135,13 +155,13 @@ class NumberDisplay(str, Enum):
 
 @dataclass
 class Schema:
-    """What a node is: ids, sockets and flags, with the fields of host 0.3.64."""
+    """Describes a node: ids, sockets and flags, with the fields of host 0.3.64."""
 
     node_id: str
     display_name: str | None = None
     category: str = "sd"
-    inputs: list[Any] | None = None
-    outputs: list[Any] | None = None
+    inputs: list[_InputBase] | None = None
+    outputs: list[_Socket] | None = None
     hidden: list[Hidden] | None = None
     description: str = ""
     is_input_list: bool = False
@@ -154,22 +174,21 @@ class Schema:
 
     def validate(self) -> None:
         """Input and output ids must be unique, and must not meet. Raises ValueError."""
-        ids = [
-            item.id for item in (self.inputs or []) + (self.outputs or []) if item.id is not None
-        ]
+        sockets = [*(self.inputs or []), *(self.outputs or [])]
+        ids = [name for name in (getattr(item, "id", None) for item in sockets) if name]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise ValueError(f"Node {self.node_id}: the ids {twice} are used more than once.")
 
 
 class NodeOutput:
-    """What execute() returns: values by output slot, and what the page shows."""
+    """The result of execute(): values by output slot, and what the page shows."""
 
     def __init__(
         self,
-        *args: Any,
-        ui: Any = None,
-        expand: dict | None = None,
+        *args: object,
+        ui: object = None,
+        expand: dict[str, object] | None = None,
         block_execution: str | None = None,
     ) -> None:
         self.args = args
@@ -178,17 +197,17 @@ class NodeOutput:
         self.block_execution = block_execution
 
     @property
-    def result(self) -> tuple[Any, ...] | None:
+    def result(self) -> tuple[object, ...] | None:
         return self.args or None
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         return self.args[index]
 
 
 class ComfyNode:
     """Base of the node classes: classmethods only, no state."""
 
-    hidden: Any = None
+    hidden: object = None
 
     @classmethod
     def define_schema(cls) -> Schema:
@@ -203,11 +222,11 @@ class ComfyNode:
         raise NotImplementedError
 
     @classmethod
-    def fingerprint_inputs(cls) -> Any:
+    def fingerprint_inputs(cls) -> object:
         raise NotImplementedError
 
     @classmethod
-    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+    def check_lazy_status(cls, **inputs: object) -> list[str]:
         """Called with every input by name; by default all that are missing are wanted."""
         return [name for name, value in inputs.items() if value is None]
 
@@ -232,24 +251,22 @@ class ComfyExtension:
 class PreviewText:
     """Shows a text on the node."""
 
-    def __init__(self, value: str, **_host_fields: Any) -> None:
+    def __init__(self, value: str, **_host_fields: object) -> None:
         self.value = value
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, object]:
         return {"text": [self.value]}
 
 
 class PreviewImage:
-    """Shows pictures [B,H,W,C] on the node; they go to the temp folder."""
+    """Shows pictures [B,H,W,C] on the node; they are saved in the temp folder."""
 
     def __init__(
-        self, image: Any, animated: bool = False, cls: type[ComfyNode] | None = None
+        self, image: Pictures, animated: bool = False, cls: type[ComfyNode] | None = None
     ) -> None:
-        from .save_images import save_pictures
-
         self.values = save_pictures(image, "inkstone_preview", "temp", getattr(cls, "hidden", None))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, object]:
         return {"images": self.values}
 
 
@@ -258,10 +275,8 @@ class ImageSaveHelper:
 
     @staticmethod
     def get_save_images_ui(
-        images: Any, filename_prefix: str, cls: type[ComfyNode] | None = None
-    ) -> Any:
-        from .save_images import save_pictures
-
+        images: Pictures, filename_prefix: str, cls: type[ComfyNode] | None = None
+    ) -> SimpleNamespace:
         saved = save_pictures(images, filename_prefix, "output", getattr(cls, "hidden", None))
         return SimpleNamespace(as_dict=lambda: {"images": saved})
 

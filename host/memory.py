@@ -1,23 +1,24 @@
 """Our models in the list of ComfyUI's memory manager, so that it can ask for their memory back.
 
-Weights are ours (loaders/memory/residency.py): they come when a node works, as many as there is
-room for. A `Guest` stands for one network in the manager's list: when core models need room, the
-user presses "unload models" or the server gets /free, the manager unloads the guest, and the
-weights leave; the next run reads their file again. What the flags ask for (--lowvram, --novram,
---reserve-vram, --disable-smart-memory, --cpu) comes in through the room that the manager grants.
+Weights are ours (loaders/memory/residency.py): they are loaded when a node works, as many as fit. A
+`Guest` represents one network in the manager's list. When core models need memory, the user presses
+"unload models" or the server gets /free, the manager unloads the guest and the weights are freed;
+the next run reads their file again. What the flags ask for (--lowvram, --novram, --reserve-vram,
+--disable-smart-memory, --cpu) arrives through the memory that the manager grants.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..kernels.memory import free_bytes
-from . import headless
 from .headless import headless_host
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import torch
 
     from ..loaders.memory.residency import Residency
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHARES = {"LOW_VRAM": 0.5, "NO_VRAM": 0.25}  # of free memory that weights may take, by flag
-_guests: weakref.WeakKeyDictionary[Any, Guest] = weakref.WeakKeyDictionary()
+_guests: weakref.WeakKeyDictionary[Residency, Guest] = weakref.WeakKeyDictionary()
 
 
 class Guest:
-    """What the manager asks of a model: sizes, and to leave. It never loads one by itself."""
+    """The interface that the manager needs of a model: its sizes, and to unload it. The manager
+    never loads one by itself.
+    """
 
     parent = None
 
@@ -39,7 +42,7 @@ class Guest:
         self.load_device, self.offload_device = weights.device, _cpu()
 
     def model_size(self) -> int:
-        """Bytes that it holds: what it does not hold it does not ask for."""
+        """Bytes that are in memory now: the manager makes no room for the others."""
         weights = self._weights()
         return weights.held if weights is not None else 0
 
@@ -48,7 +51,7 @@ class Guest:
     def current_loaded_device(self) -> torch.device:
         return self.load_device
 
-    def is_clone(self, other: Any) -> bool:
+    def is_clone(self, other: object) -> bool:
         return other is self
 
     def is_dynamic(self) -> bool:
@@ -57,37 +60,39 @@ class Guest:
     def model_dtype(self) -> None:
         return None
 
-    def model_patches_to(self, device: Any) -> None:
+    def model_patches_to(self, device: object) -> None:
         """There are no patches."""
 
-    def model_patches_models(self) -> list:
+    def model_patches_models(self) -> list[object]:
         return []
 
     def lowvram_patch_counter(self) -> int:
         return 0
 
-    def partially_load(self, device: Any, extra: float = 0, force_patch_weights: bool = False):
-        """Nothing: weights come in when a node of ours works."""
+    def partially_load(
+        self, device: object, extra: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Does nothing: weights are loaded when a node of ours works."""
         return 0
 
-    def partially_unload(self, device: Any, nbytes: float = 0, *_: Any, **__: Any) -> int:
-        """All of it leaves: what was freed."""
-        return self._leave()
+    def partially_unload(self, device: object, nbytes: float = 0, *_: object, **__: object) -> int:
+        """Unloads all of it; returns the bytes freed."""
+        return self._unload()
 
     def detach(self, unpatch_all: bool = True) -> None:
         if unpatch_all:
-            self._leave()
+            self._unload()
 
-    def _leave(self) -> int:
+    def _unload(self) -> int:
         weights = self._weights()
-        held = weights.held if weights is not None else 0
-        if held:
+        size = weights.held if weights is not None else 0
+        if weights is not None and size:
             weights.park()
-        return held
+        return size
 
 
 def guest_of(weights: Residency) -> Guest:
-    """The one that stands for these weights."""
+    """The one guest that represents these weights."""
     if weights not in _guests:
         _guests[weights] = Guest(weights)
     return _guests[weights]
@@ -99,17 +104,17 @@ def _cpu() -> torch.device:
     return torch.device("cpu")
 
 
-def room(need: int, device: torch.device) -> int:
-    """Bytes that weights may use on a device; core models leave for `need` of them.
+def make_room(need: int, device: torch.device) -> int:
+    """Unloads core models for `need` bytes; returns the bytes that our weights may use there.
 
-    Called by every network of ours before it works, so here they become guests of the manager.
+    Every network of ours calls this before it works, so here it becomes a guest of the manager.
     """
-    if headless.headless_host() is not None:
+    if headless_host() is not None:
         return free_memory(need, device)
     from comfy import model_management as manager
 
     ours = [entry for entry in manager.current_loaded_models if isinstance(entry.model, Guest)]
-    extra = _extra(manager)
+    extra = _reserved(manager)
     manager.free_memory(need + extra, device, keep_loaded=ours)
     _register(manager)
     free = int(manager.get_free_memory(device)) - extra
@@ -118,8 +123,8 @@ def room(need: int, device: torch.device) -> int:
     return max(0, int(free * _SHARES.get(_state(manager), 1.0)))
 
 
-def _extra(manager: Any) -> int:
-    """Bytes that the user keeps for others (--reserve-vram)."""
+def _reserved(manager: ModuleType) -> int:
+    """Bytes that the user reserves for other programs (--reserve-vram)."""
     from comfy.cli_args import args
 
     if getattr(args, "reserve_vram", None) is None:
@@ -127,12 +132,12 @@ def _extra(manager: Any) -> int:
     return int(getattr(manager, "extra_reserved_memory", int)())
 
 
-def _state(manager: Any) -> str:
+def _state(manager: ModuleType) -> str:
     return getattr(getattr(manager, "vram_state", None), "name", "")
 
 
-def _register(manager: Any) -> None:
-    """Every network of ours is in the manager's list, once; also one that is about to load."""
+def _register(manager: ModuleType) -> None:
+    """Adds every network of ours to the manager's list, once; also one that is about to load."""
     from ..loaders.memory.residency import residencies
 
     listed = {id(entry.model) for entry in manager.current_loaded_models}
@@ -142,7 +147,7 @@ def _register(manager: Any) -> None:
             _enter(manager, guest)
 
 
-def _enter(manager: Any, guest: Guest) -> None:
+def _enter(manager: ModuleType, guest: Guest) -> None:
     entry = manager.LoadedModel(guest)
     entry.real_model = weakref.ref(guest.model)
     entry.model_finalizer = weakref.finalize(guest.model, manager.cleanup_models)
@@ -150,7 +155,7 @@ def _enter(manager: Any, guest: Guest) -> None:
 
 
 def torch_device() -> torch.device:
-    """The device to compute on: the host's choice; headless the one asked for, else the best."""
+    """The device to compute on: the host's choice; headless the chosen one, else the best."""
     import torch
 
     headless = headless_host()
@@ -166,7 +171,7 @@ def torch_device() -> torch.device:
 
 
 def free_memory(bytes_needed: int, device: torch.device) -> int:
-    """Asks the host to make room (it unloads its own models); returns the bytes now free there."""
+    """Asks the host to unload its own models; returns the bytes now free on the device."""
     if headless_host() is None:
         from comfy import model_management
 

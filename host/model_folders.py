@@ -1,4 +1,4 @@
-"""The model folders: ComfyUI's own, or those of a headless host."""
+"""The model folders and the model names in them: ComfyUI's own, or those of a headless host."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ KINDS = {
     "diffusion_models": (("diffusion_models", "unet"), "transformer"),
     "text_encoders": (("text_encoders", "clip"), "text_encoder"),
     "vae": (("vae",), "vae"),
-    "loras": (("loras",), "loras"),  # no model folder has such a part
-    "controlnet": (("controlnet", "model_patches"), "controlnet"),  # blockwise ones lie there
-    "annotators": (("annotators", "preprocessors", "depthanything"), "annotators"),  # of maps
+    "loras": (("loras",), "loras"),  # model folders have no LoRA part
+    "controlnet": (("controlnet", "model_patches"), "controlnet"),  # for blockwise ones
+    "annotators": (("annotators", "preprocessors", "depthanything"), "annotators"),  # control maps
     "diffusers": (("diffusers",), ""),
 }
 
@@ -37,7 +37,7 @@ _MAX_DEPTH = 6
 
 
 def model_folders(kind: str) -> list[Path]:
-    """The folders that are searched for models of a kind, best first. Raises on an unknown kind."""
+    """The folders searched for models of a kind, best first. Raises on an unknown kind."""
     if kind not in KINDS:
         raise InkstoneError(f"Unknown model kind {kind!r}; expected one of {', '.join(KINDS)}.")
     headless = headless_host()
@@ -80,19 +80,19 @@ def model_path(kind: str, name: str) -> Path:
                 return root / plain
     if headless_host() is not None and name and Path(name).exists():
         return Path(name)
-    found = model_files(kind)
-    near = difflib.get_close_matches(name, found, 3, 0.4) or found[:3]
+    names = model_files(kind)
+    near = difflib.get_close_matches(name, names, 3, 0.4) or names[:3]
     hint = (
-        f"Nearest there: {', '.join(near)}."
+        f"Similar names there: {', '.join(near)}."
         if near
-        else "No model is there: put the file into the first one."
+        else "There is no model there yet: put the file into the first folder."
     )
     searched = ", ".join(str(path) for path in folders)
     raise InkstoneError(f"No {kind} model named {name!r}. Searched: {searched}. {hint}")
 
 
 def known_model(kind: str, name: str) -> bool | str:
-    """For a loader's validate_inputs: True, or why there is no such model (headless: any path)."""
+    """For a loader's validate_inputs: True, or the error for a model that does not exist."""
     try:
         return bool(model_path(kind, name))
     except InkstoneError as error:
@@ -103,7 +103,7 @@ _scans: dict[tuple[str, str, bool], tuple[dict[str, int], list[str]]] = {}
 
 
 def _scan(root: Path, component: str, files: bool) -> list[str]:
-    """Names under one folder, cached until the time stamp of any folder in it changes."""
+    """Names under one folder, cached until the time stamp of a folder in it changes."""
     key = (str(root), component, files)
     if key in _scans and all(_stamp(path) == stamp for path, stamp in _scans[key][0].items()):
         return _scans[key][1]
@@ -126,7 +126,7 @@ def _stamp(path: str) -> int:
 def _walk(
     folder: Path, component: str, files: bool, stamps: dict[str, int], depth: int = 0
 ) -> Iterator[Path]:
-    """Weight files and model folders below `folder`; `stamps` gets every folder looked into."""
+    """Weight files and model folders below `folder`; adds every folder visited to `stamps`."""
     stamps[str(folder)] = _stamp(str(folder))
     if depth > _MAX_DEPTH or stamps[str(folder)] < 0:
         return

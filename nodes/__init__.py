@@ -1,4 +1,4 @@
-"""The literal list of our nodes, and the extension that hands it to the host."""
+"""The list of our nodes, and the extension that registers them with ComfyUI."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 
-listen()
-
-
 class InkstoneExtension(ComfyExtension):
-    """What ComfyUI asks for its node list."""
+    """Gives ComfyUI the list of nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODES)
 
 
 def extension() -> InkstoneExtension:
-    """The extension object. ComfyUI names a pack's modules by their path, and its page writes the
-    class of an error before our sentence: the path is taken out of the name.
+    """The extension object; from here on the stop button and the progress bar reach our work.
+
+    ComfyUI names a pack's modules by their path, and its page shows the class of an error before
+    our sentence: this removes the path from the name.
     """
+    listen()
     if not InkstoneError.__module__.startswith("inkstone."):
         InkstoneError.__module__ = "inkstone"
     return InkstoneExtension()

@@ -8,7 +8,7 @@ from typing import Any
 from ..host import memory, model_folders
 from ..host.api import io, schema
 from ..host.headless import memory_budget, states_plan
-from ..host.memory import room
+from ..host.memory import make_room
 from ..loaders.arch.variant import CHOICES
 from . import sockets
 
@@ -57,7 +57,7 @@ def wanted(dtype: str, variant: str = AUTO) -> Any:
 
     chosen = None if variant == AUTO else variant
     return LoadOptions(
-        torch_dtype(dtype), memory.torch_device(), memory_budget(), True, room, chosen
+        torch_dtype(dtype), memory.torch_device(), memory_budget(), True, make_room, chosen
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import InkstoneError
 from ..host import model_folders
-from ..host import progress as progress_module
 from ..host.api import io, schema
+from ..host.progress import Progress
 
 # As `inkstone quantize --type` takes them; kept here as text, so that no torch is imported.
 TYPES = (
@@ -91,10 +91,10 @@ class Quantize(io.ComfyNode):
         from ..pipeline.quantize import quantize
         from ..pipeline.quantize_request import QuantizeCall
 
-        bar: list[progress_module.Progress] = []
+        bar: list[Progress] = []  # made at the first report, which says the total
 
         def progress(value: int, total: int) -> None:
-            bar[:] = bar or [progress_module.progress(total)]
+            bar[:] = bar or [Progress(total)]
             bar[0].update(value)
 
         call = QuantizeCall(model_folders.model_path(KIND, model), output_file(name, type), type)

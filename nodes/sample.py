@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import InkstoneError
 from ..host.api import io, schema
-from ..host.progress import StepBar, previewer
+from ..host.previews import previewer
+from ..host.step_bar import StepBar
 from . import sockets
 
 CUSTOM = "custom (width and height below)"

@@ -91,6 +91,7 @@ class Executor:
         self.nodes = nodes
         self._cache = ResultCache()
         self._lock = threading.Lock()
+        progress.listen()  # as ComfyUI's start does: long work reports and can be stopped
 
     def clear(self) -> None:
         """Forgets all results, models included."""

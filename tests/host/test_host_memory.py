@@ -71,7 +71,7 @@ def manager(monkeypatch):
 
 
 def opened():
-    return load_all(None, LoadOptions(None, "cpu", wait=True, free=memory.room))
+    return load_all(None, LoadOptions(None, "cpu", wait=True, free=memory.make_room))
 
 
 def networks(manager):
@@ -100,7 +100,7 @@ def test_our_own_models_are_not_asked_to_leave_for_one_another(manager):
     bundle = opened()
     bundle.text_encoder.weights.settle()
     manager.free = 0  # the manager would unload everybody
-    memory.room(1, torch.device("cpu"))
+    memory.make_room(1, torch.device("cpu"))
     assert bundle.text_encoder.weights.held
 
 
@@ -125,13 +125,13 @@ def test_a_model_that_is_gone_leaves_the_list(manager):
 def test_flags_bound_the_room(manager, state, reserve, share):
     manager.vram_state.name, manager.args.reserve_vram = state, reserve
     extra = 3 * MB if reserve else 0
-    got = memory.room(100, torch.device("cuda:0"))
+    got = memory.make_room(100, torch.device("cuda:0"))
     assert manager.asked == [100 + extra]
     assert got == int((4000 * MB - extra) * share)
-    assert memory.room(0, torch.device("cpu")) <= 4000 * MB - extra
+    assert memory.make_room(0, torch.device("cpu")) <= 4000 * MB - extra
 
 
 def test_headless_nobody_is_asked(manager):
     with headless.using(headless.HeadlessHost()):
-        assert memory.room(1 << 60, torch.device("cpu")) > 0
+        assert memory.make_room(1 << 60, torch.device("cpu")) > 0
     assert manager.asked == []

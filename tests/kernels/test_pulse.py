@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from inkstone.host.headless import HeadlessHost, Interrupted, using
-from inkstone.host.progress import Heartbeat, StepBar
+from inkstone.host.progress import Heartbeat
+from inkstone.host.step_bar import StepBar
 from inkstone.kernels import interrupt
 from inkstone.loaders.models.load import load_all
-from inkstone.nodes.control import LoadControlNet  # noqa: F401  (the nodes listen)
 from inkstone.nodes.decode import Decode
 from inkstone.nodes.edit import EncodeEdit
 from inkstone.nodes.encode import EncodePrompt

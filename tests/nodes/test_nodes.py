@@ -3,7 +3,10 @@ messages.
 """
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +39,25 @@ def prepared(models, steps=3, size=("custom", 96, 64), batch=1):
         EncodePrompt.execute(models.text_encoder, "a red circle on a white background", "")
     )
     return latent, sigmas, positive, negative
+
+
+def test_listening_starts_with_the_extension_or_an_executor_not_at_import():
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "import tests.conftest, inkstone.nodes\n"
+        "from inkstone.headless.graph.executor import Executor\n"
+        "from inkstone.kernels import interrupt\n"
+        "at_import = interrupt.listen(None)\n"
+        "inkstone.nodes.extension()\n"
+        "in_comfyui = interrupt.listen(None)\n"
+        "Executor({})\n"
+        "print(at_import, type(in_comfyui).__name__, type(interrupt.listen(None)).__name__)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["None", "Heartbeat", "Heartbeat"]
 
 
 def test_every_node_has_tooltips_and_few_widgets():

@@ -303,11 +303,11 @@ for what, ask in (
         FOUND[what] = str(error)
 
 # what the host's memory manager is told: our weights do not leave to make room for themselves
-from inkstone.host.memory import Guest, room  # noqa: E402
+from inkstone.host.memory import Guest, make_room  # noqa: E402
 from inkstone.loaders.models.load import load_all  # noqa: E402
 from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 
-waiting = load_all(FOLDER, LoadOptions(torch.float32, wait=True, free=room))
+waiting = load_all(FOLDER, LoadOptions(torch.float32, wait=True, free=make_room))
 late = nodes.ToModel.execute(waiting.model).result[0]
 FOUND["read when it runs"] = relative(sampled(late), sampled(CORE))
 guests = [g for g in late.model_patches_models() if isinstance(g, Guest)]
