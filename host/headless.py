@@ -44,6 +44,9 @@ class HeadlessHost:
     output: Path = Path("output")
     temp: Path = Path("temp")
     device: str | None = None
+    memory: int | None = None  # bytes for the whole process; None = what is free
+    states_plan: bool = True  # loaders log the memory plan for the model's usual size
+    unread: frozenset[int] = frozenset()  # outputs of the running node that are not connected
     on_progress: Callable[[int, int, Image | None], None] | None = None
     on_detail: Callable[[str], None] | None = None
     previews: bool = True
@@ -72,7 +75,7 @@ def headless_host() -> HeadlessHost | None:
 
 
 def is_read(slot: int) -> bool:
-    """Whether an output of the node at work is connected. ComfyUI does not say: there always True.
+    """Whether an output of the running node is connected. Always True in ComfyUI, which does not say.
 
     For node classes with SKIPS_UNREAD; the cache of results knows the difference.
     """
