@@ -75,7 +75,7 @@ def headless_host() -> HeadlessHost | None:
 
 
 def is_read(slot: int) -> bool:
-    """Whether an output of the running node is connected. Always True in ComfyUI, which does not say.
+    """Whether an output of the running node is connected; in ComfyUI, which does not say, True.
 
     For node classes with SKIPS_UNREAD; the cache of results knows the difference.
     """

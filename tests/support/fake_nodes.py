@@ -86,7 +86,7 @@ class Work(io.ComfyNode):
 
     @classmethod
     def execute(cls, thing, steps):
-        bar = progress.progress(steps)
+        bar = progress.Progress(steps)
         for index in range(steps):
             bar.update(index + 1)
         if thing["value"] == 13:
