@@ -17,9 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
-
-harness.register()
+from bench import common
 
 
 def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """`inkstone batch` over hundreds of jobs: memory, handles, kills, and workers on Ray.
 
-python -m bench.batch --soak 300          resident memory and open handles after every job
-python -m bench.batch --kill 20           kill -9 at random moments, then what the folder holds
-python -m bench.batch --ray 60            jobs per hour of one worker and of two
+python bench/batch.py --soak 300          resident memory and open handles after every job
+python bench/batch.py --kill 20           kill -9 at random moments, then what the folder holds
+python bench/batch.py --ray 60            jobs per hour of one worker and of two
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from ..tests.support.batches import check_whole, records, write_jobs
-from . import harness
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import common, harness
+from tests.support.batches import check_whole, records, write_jobs
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")
@@ -43,7 +44,7 @@ def jobs_file(folder: Path, count: int, **more: object) -> Path:
 def command(jobs: Path, out: Path, *more: str) -> list[str]:
     """The command line of a run."""
     fixed = ["batch", str(jobs), "--output", str(out), "--quiet"]
-    return [sys.executable, "-m", "inkstone.headless.cli.main", *fixed, *more]
+    return [*common.INKSTONE, *fixed, *more]
 
 
 def soak(folder: Path, count: int) -> dict:
@@ -103,7 +104,7 @@ def kill(folder: Path, kills: int, seed: int) -> dict:
     jobs, out = jobs_file(folder, count), folder / "out"
     import torch  # noqa: F401  what a child need not import again
 
-    import inkstone.headless.batch  # noqa: F401
+    import inkstone.headless.queue.run  # noqa: F401
 
     while len(moments) < kills:
         before, child = len(records(out)), run_apart(jobs, out)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from . import harness
+from bench import harness
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 Cells = list[tuple[str, ...]]
+# the command of this tree, in a process of its own, installed or not
+_RUN = (
+    f"import sys; sys.path.insert(0, {str(harness.ROOT)!r}); import scripts.package; "
+    "from inkstone.headless.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+INKSTONE = (sys.executable, "-c", _RUN)
 
 
 def facts(args: argparse.Namespace) -> dict:

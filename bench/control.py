@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
+from bench import common, harness
 
-harness.register()
 BLOCKS, HALVES, STEPS, CONDITION = 60, 2, 20, 64
 
 

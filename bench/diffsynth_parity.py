@@ -6,8 +6,8 @@ their number and the canvas are small. Noise, schedule and the Euler steps are o
 velocities are its `model_fn_qwen_image` and ours. Its base network has another GELU, x times the
 sigmoid of 1.702 x, where diffusers (and we) have the tanh form: each case, without control too, is
 compared with diffusers' GELU in its place, which is what the limit is for, and as it is. Packages
-that it imports and inference does not need are stood in for where they are missing (einops and
-Pillow it does need).
+that it imports and inference does not need are mocked where they are missing (it does need einops
+and Pillow).
 
 python bench/diffsynth_parity.py --source DiffSynth-Studio
 """
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.machinery
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -32,128 +30,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
+from bench import common, harness
+from bench.diffsynth_studio import built, merged, random_lora, random_state, studio, tanh_gelu
+from inkstone.controlnet.in_context import InContext, apply_in_context_loras, opened
+from inkstone.controlnet.masks import kept_cells
+from inkstone.kernels.configs import MMDiTConfig
+from inkstone.loaders.arch import expected_tensors
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.load import load_diffusion_model
+from inkstone.loaders.models.weight_file import AS_FOUND, LoadOptions
+from inkstone.sampling.denoise import euler
+from inkstone.sampling.geometry import pack, unpack
+from inkstone.sampling.noise import noise
+from inkstone.sampling.request import Control, Request
+from inkstone.sampling.sampler import denoise, raw_latents
+from inkstone.sampling.schedule import LINEAR, sigmas
 
-harness.register()
-from inkstone.controlnet.in_context import InContext, apply_in_context_loras, opened  # noqa: E402
-from inkstone.controlnet.masks import kept_cells  # noqa: E402
-from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
-from inkstone.loaders.arch import expected_tensors  # noqa: E402
-from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
-from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
-from inkstone.loaders.models.weight_file import AS_FOUND, LoadOptions  # noqa: E402
-from inkstone.sampling.denoise import euler  # noqa: E402
-from inkstone.sampling.geometry import pack, unpack  # noqa: E402
-from inkstone.sampling.noise import noise  # noqa: E402
-from inkstone.sampling.request import Control, Request  # noqa: E402
-from inkstone.sampling.sampler import denoise, raw_latents  # noqa: E402
-from inkstone.sampling.schedule import LINEAR, sigmas  # noqa: E402
-
-UNUSED = (
-    "torchvision",
-    "imageio",
-    "imageio.v3",
-    "modelscope",
-    "peft",
-    "accelerate",
-    "pandas",
-    "torchaudio",
-    "librosa",
-    "swanlab",
-    "wandb",
-    "deepspeed",
-    "lpips",
-)
 WIDTH, HEIGHT, STEPS, SEED, CFG = 64, 48, 4, 7, 3.0
 GRID = HEIGHT // 16, WIDTH // 16
-RANK, LIMIT = 64, 1e-4
-TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_out.0",
-    "attn.to_add_out",
-    "img_mlp.net.2",
-    "img_mod.1",
-    "txt_mlp.net.2",
-    "txt_mod.1",
-)
-State = dict[str, Tensor]
+LIMIT = 1e-4
 Cells = tuple[str, ...]
-
-
-def studio(source: Path) -> SimpleNamespace:
-    """What is used of a checkout."""
-    if not (source / "diffsynth").is_dir():
-        raise SystemExit(f"{source} holds no folder diffsynth: give --source a checkout of it.")
-    import transformers.modeling_utils  # noqa: F401  before the stand-ins: it asks what is there
-
-    sys.path.insert(0, str(source))
-    torch.compile = lambda function, **_: function  # it asks for compiled attention at import
-    absent = [n for n in UNUSED if importlib.util.find_spec(n.partition(".")[0]) is None]
-    for name in absent:
-        spec = importlib.machinery.ModuleSpec(name, None)
-        sys.modules[name] = mock.MagicMock(name=name, __spec__=spec, __path__=[])
-    from diffsynth.diffusion.base_pipeline import ControlNetInput
-    from diffsynth.models import qwen_image_dit
-    from diffsynth.models.qwen_image_controlnet import QwenImageBlockWiseControlNet
-    from diffsynth.pipelines import qwen_image as pipeline
-
-    return SimpleNamespace(
-        input=ControlNetInput,
-        net=QwenImageBlockWiseControlNet,
-        network=qwen_image_dit.QwenImageDiT,
-        together=pipeline.QwenImageBlockwiseMultiControlNet,
-        velocity=pipeline.model_fn_qwen_image,
-        activation=qwen_image_dit.ApproximateGELU,
-    )
-
-
-def tanh_gelu(layer: Any, x: Tensor) -> Tensor:
-    """As diffusers has it."""
-    return F.gelu(layer.proj(x), approximate="tanh")
-
-
-def random_state(shapes: expected_tensors.Layout, seed: int) -> State:
-    """Every tensor non-trivial: norms near 1, vectors small, matrices by fan-in. Noise is drawn
-    once and repeated, from another place in each tensor: drawing all of it takes minutes.
-    """
-    drawn = torch.randn(1 << 22, generator=torch.Generator().manual_seed(seed))
-    state = {}
-    for number, (name, shape) in enumerate(shapes.items(), 1):
-        flat, count = len(shape) == 1, torch.Size(shape).numel()
-        noise_ = drawn.roll(number * 7919).repeat(-(-count // len(drawn)))[:count].view(shape)
-        near_one = flat and name.endswith("weight")
-        state[name] = noise_ * (0.1 if flat else shape[-1] ** -0.5) + near_one
-    return state
-
-
-def random_lora(layers: int, seed: int) -> State:
-    """An in-context LoRA in its published spelling."""
-    shapes = expected_tensors.mmdit_layout(MMDiTConfig(layers))
-    g, state = torch.Generator().manual_seed(seed), {}
-    for i in range(layers):
-        for target in TARGETS:
-            name = f"transformer_blocks.{i}.{target}"
-            out, into = shapes[f"{name}.weight"]
-            down, up = ((RANK, into), into), ((out, RANK), RANK)
-            for part, (shape, fan) in (("A", down), ("B", up)):
-                x = torch.randn(shape, generator=g) * (0.3 * fan**-0.5)
-                state[f"{name}.lora_{part}.default.weight"] = x
-    return state
-
-
-def merged(state: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> State:
-    """The weights with a LoRA in them."""
-    found = dict(state)
-    for name in lora:
-        if ".lora_A." in name:
-            key = name.replace(".lora_A.default", "")
-            found[key] = state[key] + lora[name.replace("lora_A", "lora_B")] @ lora[name]
-    return found
 
 
 @dataclass(frozen=True)
@@ -258,14 +154,6 @@ CASES: dict[str, tuple[Wanted, ...]] = {
     "blockwise inpaint": (Wanted(1, 0.7),),
     "both, one in half of the steps": (Wanted(0, 0.6, STEPS // 2), Wanted(1, 0.8)),
 }
-
-
-def built(kind: Callable[[], Any], state: State) -> Any:
-    """A network of theirs with these weights."""
-    with torch.device("meta"):
-        network = kind()
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
 
 
 def the_world() -> World:

@@ -20,13 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
+from bench import common, harness
 
 STAGES = ("load", "encode", "denoise", "decode")
-RUN = (
-    "import sys; sys.path.insert(0, {root!r}); from bench import harness; harness.register(); "
-    "from inkstone.headless.cli.main import main; sys.exit(main(sys.argv[1:]))"
-)
 
 
 @dataclass
@@ -41,8 +37,7 @@ class Drawn:
 
 def draw(dtype: str, out: Path, args: argparse.Namespace) -> Drawn:
     """Runs the command once."""
-    root = str(Path(__file__).resolve().parent.parent)
-    call = [sys.executable, "-c", RUN.format(root=root), "draw", args.prompt, "-o", str(out)]
+    call = [*common.INKSTONE, "draw", args.prompt, "-o", str(out)]
     call += ["--json", "--quiet", "--dtype", dtype, "--seed", str(args.seed)]
     call += [
         x

@@ -27,22 +27,20 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ..tests.support.dfloat11_encoder import encode as dfloat11  # noqa: E402
-from . import common, harness  # noqa: E402
-
-harness.register()
-from inkstone.kernels.linear import Linear  # noqa: E402
-from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all  # noqa: E402
-from inkstone.pipeline import gguf_recipes  # noqa: E402
-from inkstone.pipeline.quantize import quantize  # noqa: E402
-from inkstone.pipeline.quantize_request import QuantizeCall  # noqa: E402
-from inkstone.pipeline.weight_rows import Matrices  # noqa: E402
-from inkstone.quant.dfloat11 import ORDER  # noqa: E402
-from inkstone.quant.gguf_dequantizer import dequantize  # noqa: E402
-from inkstone.quant.gguf_quantizer import quantize_rows  # noqa: E402
-from inkstone.quant.gguf_types import BlockType  # noqa: E402
-from inkstone.training import evaluate, reader  # noqa: E402
+from bench import common, harness
+from inkstone.kernels.linear import Linear
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
+from inkstone.pipeline import gguf_recipes
+from inkstone.pipeline.quantize import quantize
+from inkstone.pipeline.quantize_request import QuantizeCall
+from inkstone.pipeline.weight_rows import Matrices
+from inkstone.quant.dfloat11 import ORDER
+from inkstone.quant.gguf_dequantizer import dequantize
+from inkstone.quant.gguf_quantizer import quantize_rows
+from inkstone.quant.gguf_types import BlockType
+from inkstone.training import evaluate, reader
+from tests.support.dfloat11_encoder import encode as dfloat11
 
 SHIPPED = "as shipped (fp16)"
 TYPES = (

@@ -15,35 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
+from bench import common, harness
+from bench.full_size_files import MODEL, TEXT, VAE, prepare
 
-harness.register()
-from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig  # noqa: E402
-from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_gguf  # noqa: E402
-from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
-
-MODEL, TEXT, VAE = "qwen-image-Q4_K_M.gguf", "qwen2.5-vl-7b-Q4_K_M.gguf", "vae.safetensors"
 PROMPT = "a cat with a hat on a mat"
-# type -> (block bytes, halves to set: (offset, value)); a weight has a deviation of about 0.02
-BLOCKS = {
-    "Q4_K": (144, ((0, 1.2e-4), (2, 8e-4))),
-    "Q5_K": (176, ((0, 6e-5), (2, 8e-4))),
-    "Q6_K": (210, ((208, 1.6e-5),)),
-}
-_TILE = 4096  # blocks of random bytes that are repeated
 
 
 @dataclass
@@ -59,132 +43,6 @@ class Ran:
     planned: int = 0
     words: str = ""
     facts: dict = field(default_factory=dict)
-
-
-def blocks(kind: str, count: int) -> Iterator[bytes]:
-    """`count` valid blocks of a type, in pieces."""
-    size, halves = BLOCKS[kind]
-    tile = np.random.default_rng(7).integers(0, 256, (_TILE, size), dtype=np.uint8)
-    for at, value in halves:
-        tile[:, at : at + 2] = np.frombuffer(struct.pack("<e", value), np.uint8)
-    whole = tile.tobytes()
-    for start in range(0, count, _TILE):
-        yield whole if count - start >= _TILE else whole[: (count - start) * size]
-
-
-def mmdit_type(name: str, shape: tuple[int, ...]) -> str:
-    """The published Q4_K_M mix: v and down Q6_K, first and last block Q5_K, the rest Q4_K."""
-    if not name.startswith("transformer_blocks.") or len(shape) == 1:
-        return "F32" if len(shape) == 1 else "BF16"
-    if name.split(".")[1] in ("0", "59"):
-        return "Q5_K"
-    high = ("to_v.", "add_v_proj.", "net.2.")
-    return "Q6_K" if any(h in name for h in high) else "Q4_K"
-
-
-def text_type(name: str, shape: tuple[int, ...]) -> str:
-    """Q4_K with Q6_K for v and down, as the usual _M mixes."""
-    if len(shape) == 1:
-        return "F32"
-    return "Q6_K" if "attn_v" in name or "ffn_down" in name else "Q4_K"
-
-
-def write_gguf(
-    path: Path,
-    arch: str,
-    tensors: expected_tensors.Layout,
-    kind_of: Callable[[str, tuple[int, ...]], str],
-    prepare: Callable[[object], None] = lambda writer: None,
-) -> None:
-    """A GGUF file by the gguf package's own writer, data streamed behind its header."""
-    import gguf
-
-    writer = gguf.GGUFWriter(None, arch)
-    writer.add_quantization_version(2)
-    prepare(writer)
-    kinds = {name: kind_of(name, shape) for name, shape in tensors.items()}
-    for name, shape in tensors.items():
-        kind = gguf.GGMLQuantizationType[kinds[name]]
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        count = int(np.prod(shape))
-        rows = (*shape[:-1], shape[-1] // block * size)
-        plain = np.dtype(np.float32) if kinds[name] == "F32" else np.dtype(np.uint8)
-        own = shape if kinds[name] == "F32" else rows
-        writer.add_tensor_info(name, own, plain, count // block * size, raw_dtype=kind)
-    part = path.with_suffix(".part")
-    writer.write_header_to_file(part)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    out = writer.fout[0]
-    for name, shape in tensors.items():
-        writer.write_padding(out, out.tell())
-        for piece in data(kinds[name], int(np.prod(shape))):
-            out.write(piece)
-    writer.write_padding(out, out.tell())
-    writer.close()
-    part.replace(path)
-
-
-def data(kind: str, count: int) -> Iterator[bytes]:
-    """Bytes of a tensor of `count` weights: random blocks, small floats, norms near 1."""
-    if kind in BLOCKS:
-        yield from blocks(kind, count // 256)
-        return
-    values = torch.randn(count, generator=torch.Generator().manual_seed(3)).mul_(0.02)
-    if kind == "F32":
-        yield values.add_(0.5).numpy().tobytes()
-    else:
-        yield values.bfloat16().view(torch.uint8).numpy().tobytes()
-
-
-def vocabulary(writer: object) -> None:
-    """A tokenizer of full size with one merge: bytes, filler, chat marks in their places."""
-    import gguf
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, "ab", *(f"filler{i}" for i in range(151643 - len(letters) - 1))]
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rest = [f"[PAD{i}]" for i in range(152064 - len(words) - len(special))]
-    kinds = [1] * len(words) + [3] * len(special) + [5] * len(rest)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*words, *special, *rest])
-    writer.add_token_types([gguf.TokenType(k) for k in kinds])
-    writer.add_token_merges(["a b"])
-
-
-def prepare(folder: Path) -> None:
-    """Writes what is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MODEL).exists():
-        write_gguf(
-            folder / MODEL, "qwen_image", expected_tensors.mmdit_layout(MMDiTConfig()), mmdit_type
-        )
-    if not (folder / TEXT).exists():
-        ours = expected_tensors.text_layout(TextConfig())
-        named = {gguf_text_name(name): shape for name, shape in ours.items()}
-        write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary)
-    if not (folder / VAE).exists():
-        wan = {ours: theirs for theirs, ours in key_maps.wan_vae_table().items()}
-        shapes = expected_tensors.vae_layout(VAEConfig())
-        gen = torch.Generator().manual_seed(5)
-        tensors = {
-            wan[name]: torch.randn(shape, generator=gen).mul_(0.03).bfloat16()
-            for name, shape in shapes.items()
-            if name in wan
-        }
-        save_safetensors(folder / VAE, tensors, {"format": "pt"})
-
-
-def gguf_text_name(ours: str) -> str:
-    """Our name of a language model's tensor -> that of GGUF."""
-    for theirs, name in key_maps_gguf.TEXT:
-        pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
-        found = re.fullmatch(pattern.replace(r"\{leaf\}", "(?P<leaf>weight|bias)"), ours)
-        if found:
-            return theirs.format(**found.groupdict())
-    raise SystemExit(f"no GGUF name for {ours}")
 
 
 def ours(folder: Path, args: argparse.Namespace) -> Ran:

@@ -4,14 +4,13 @@ A benchmark file lists sides (name -> function that prepares and returns the wor
 calls `main`, and gets: the same thread count for all, repeats bounded by `--seconds`, peak memory
 above the loaded weights, an aligned table, `--json`. The floor is the products of our own work
 (convolutions, matrix products, attention) recorded on the meta device and then timed alone on data
-of those shapes.
+of those shapes. Importing this module makes the tree importable as `inkstone`, installed or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import platform
@@ -24,7 +23,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.package import ROOT
+
 FLAGS = (
     "avx2",
     "avx512f",
@@ -59,18 +59,6 @@ class Bench:
     sides: dict[str, Prepare]
     peer: str
     floor: str  # the side that gives the products alone
-
-
-def register() -> None:
-    """Makes this tree importable as `inkstone`, installed or not."""
-    if "inkstone" in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(
-        "inkstone", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["inkstone"] = module
-    spec.loader.exec_module(module)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import harness  # noqa: E402
-
-harness.register()
-from inkstone.nodes.sample import CUSTOM  # noqa: E402
-
-from ..tests.support.comfy_install import given_source  # noqa: E402
-from ..tests.support.comfy_server import ComfyServer, WebSocket, event  # noqa: E402
-from .full_size import MODEL, TEXT, VAE  # noqa: E402
+from bench import harness
+from bench.full_size_files import MODEL, TEXT, VAE
+from inkstone.nodes.sample import CUSTOM
+from tests.support.comfy_install import given_source
+from tests.support.comfy_server import ComfyServer, WebSocket, event
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}

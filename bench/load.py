@@ -24,12 +24,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
-
-harness.register()
-from inkstone.loaders.formats.safetensors import save_safetensors  # noqa: E402
-from inkstone.loaders.models.load import load_diffusion_model  # noqa: E402
-from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
+from bench import common, harness
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.load import load_diffusion_model
+from inkstone.loaders.models.weight_file import LoadOptions
 
 CONFIG = {
     "_class_name": "QwenImageTransformer2DModel",

@@ -15,15 +15,19 @@ list of operations in the file's metadata, which pose_net.py goes through.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import tflite
 from safetensors.numpy import save_file
-from tflite.Model import Model
+
+try:
+    import tflite
+    from tflite.Model import Model
+except ImportError:  # --help works without it
+    tflite = None
 
 FILES = {  # name here -> file of the wheel, and which of its outputs are wanted
     "detect": ("mediapipe/modules/pose_detection/pose_detection.tflite", (0, 1)),
@@ -34,7 +38,6 @@ SAID = {
     "licence": "Apache-2.0, Copyright 2019-2025 The MediaPipe Authors",
     "change": "converted from TensorFlow Lite; unused outputs left out; weights unchanged",
 }
-OPS = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
 ACTS = {0: "", 1: "relu", 3: "relu6"}
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32}  # of tflite.TensorType
 
@@ -47,10 +50,11 @@ class Graph:
         self.graph = self.model.Subgraphs(0)
         self.constants: dict[int, np.ndarray] = {}
         self.ops = []
+        names = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
         for i in range(self.graph.OperatorsLength()):
             op = self.graph.Operators(i)
             code = self.model.OperatorCodes(op.OpcodeIndex())
-            kind = OPS[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            kind = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
             ins, outs = ([int(n) for n in f()] for f in (op.InputsAsNumpy, op.OutputsAsNumpy))
             if kind in ("DEQUANTIZE", "DENSIFY"):
                 self.constants[outs[0]] = self.constant(ins[0])
@@ -198,7 +202,8 @@ def stored(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
     return {f"{name}.bits": bits, f"{name}.values": half[there]}
 
 
-def main(wheel: str, target: str) -> None:
+def convert(wheel: Path, target: Path) -> None:
+    """Writes `target` from the networks of a wheel."""
     tensors, said = {}, dict(SAID)
     with zipfile.ZipFile(wheel) as archive:
         for name, (path, wanted) in FILES.items():
@@ -211,8 +216,20 @@ def main(wheel: str, target: str) -> None:
             total = sum(x.size for x in weights.values())
             print(f"{name}: {len(steps)} operations, {total} weights")
     save_file(tensors, target, said)
-    print(f"{target}: {Path(target).stat().st_size} bytes, {len(tensors)} tensors")
+    print(f"{target}: {target.stat().st_size} bytes, {len(tensors)} tensors")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("wheel", type=Path, help="the mediapipe wheel")
+    p.add_argument("target", type=Path, help="the file to write")
+    args = p.parse_args()
+    if tflite is None:
+        p.error("this needs the packages tflite and flatbuffers: pip install tflite flatbuffers")
+    convert(args.wheel, args.target)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main()

@@ -31,14 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
-
-harness.register()
-from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
-from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear  # noqa: E402
-from inkstone.kernels.mmdit import MMDiT  # noqa: E402
-from inkstone.kernels.modulation import Modulation, modulation  # noqa: E402
-from inkstone.kernels.references import ReferenceContext, References  # noqa: E402
+from bench import common, harness
+from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear
+from inkstone.kernels.mmdit import MMDiT
+from inkstone.kernels.modulation import Modulation, modulation
+from inkstone.kernels.references import ReferenceContext, References
 
 CONFIG = MMDiTConfig(layers=4)
 STEPS = 8  # sigmas of the modulation row

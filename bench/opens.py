@@ -19,13 +19,11 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness  # noqa: E402
-
-harness.register()
-from inkstone.loaders.arch.folder_config import latent_statistics  # noqa: E402
-from inkstone.loaders.formats.file_reader import DiskFile  # noqa: E402
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all  # noqa: E402
-from inkstone.quant.registry import find_packed  # noqa: E402
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.loaders.arch.folder_config import latent_statistics
+from inkstone.loaders.formats.file_reader import DiskFile
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
+from inkstone.quant.registry import find_packed
 
 WEIGHTS = (".safetensors", ".gguf")
 COUNTED: dict[CodeType, str] = {

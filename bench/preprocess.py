@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
+from bench import common, harness
 
 Work = Callable[[], object]
 
@@ -249,7 +249,6 @@ def main() -> None:
     p.add_argument("--network-side", type=int, default=512)
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
-    harness.register()
     import torch
 
     torch.set_num_threads(args.threads)

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
-from .load import WEIGHTS, prepare  # noqa: E402
+from bench import common, harness
+from bench.load import WEIGHTS, prepare
 
 GOAL = 2e9  # bytes
 # the process says its own peak: what the system counts for a child begins with its parent's
 RUN = (
-    "import sys; sys.path.insert(0, {root!r}); from bench import harness; harness.register(); "
+    "import sys; sys.path.insert(0, {root!r}); from bench import harness; "
     "from inkstone.headless.cli.main import main; status = main(sys.argv[1:]); "
     "print(harness.RESULT + str(harness.peak())); sys.exit(status)"
 )

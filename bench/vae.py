@@ -12,12 +12,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import harness  # noqa: E402
-
-harness.register()
-from inkstone.kernels.configs import VAEConfig  # noqa: E402
-from inkstone.kernels.vae import VAE  # noqa: E402
-from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows  # noqa: E402
+from bench import harness
+from inkstone.kernels.configs import VAEConfig
+from inkstone.kernels.vae import VAE
+from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,9 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness  # noqa: E402
-
-harness.register()
+from bench import common, harness
 
 
 def _config(args: argparse.Namespace):

@@ -3,13 +3,16 @@ thumbnails of the example graphs)."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.headless.cli.main import main as inkstone
+from scripts.package import ROOT
 
 PICTURES = (
     ('a white sign that says "INK" in blue above a red star on a yellow background', (128, 128), 7),
@@ -25,22 +28,8 @@ PICTURES = (
 )
 
 
-def package() -> None:
-    """This tree as the package `inkstone`."""
-    if "inkstone" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "inkstone", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-        )
-        sys.modules["inkstone"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["inkstone"])
-
-
 def drawn(prompt: str, size: tuple[int, int], seed: int) -> Image.Image:
     """One picture of the embedded model, as `inkstone draw` makes it."""
-    import tempfile
-
-    from inkstone.headless.cli.main import main
-
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "p.png"
         width, height = size
@@ -55,13 +44,12 @@ def drawn(prompt: str, size: tuple[int, int], seed: int) -> Image.Image:
             str(seed),
             "--quiet",
         ]
-        assert main(call) == 0
+        assert inkstone(call) == 0
         return Image.open(out).convert("RGB").copy()
 
 
 def main() -> None:
     """Writes docs/embedded.png."""
-    package()
     made = [drawn(*p) for p in PICTURES]
     gap, height = 12, 192
     big = [m.resize((m.width * 3 // 2, m.height * 3 // 2), Image.Resampling.LANCZOS) for m in made]

@@ -1,6 +1,5 @@
 """The example graphs: one source, no drift, and the embedded one runs without ComfyUI."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -16,22 +15,14 @@ from inkstone.headless.graph.executor import Executor
 from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
 from inkstone.pipeline import edit
+from scripts.workflows import build
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
 
-def builder():
-    spec = importlib.util.spec_from_file_location(
-        "workflows_build", ROOT / "scripts" / "workflows" / "build.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_files_are_what_the_builder_writes():
-    made = builder().render_all()
+    made = build.render_all()
     kept = {
         str(p.relative_to(ROOT / "workflows").as_posix())
         for p in (ROOT / "workflows").rglob("*.json")
@@ -45,17 +36,17 @@ def test_files_are_what_the_builder_writes():
 
 def test_the_machine_is_not_in_the_files(tmp_path, monkeypatch):
     """Other models at hand, another folder: the same text."""
-    before = builder().render_all()
+    before = build.render_all()
     for kind, name in (("diffusion_models", "a.safetensors"), ("vae", "b.safetensors")):
         (tmp_path / "models" / kind).mkdir(parents=True)
         (tmp_path / "models" / kind / name).touch()
     (tmp_path / "models" / "diffusers" / "c").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert builder().render_all() == before
+    assert build.render_all() == before
 
 
 def test_the_width_of_the_source_is_not_in_the_notes():
-    unwrapped = builder()._unwrapped
+    unwrapped = build.unwrapped
     assert unwrapped("# T\n\none\ntwo\n\n- a\n- b\n  c\n| x |\n|---|\n| y |\n") == (
         "# T\n\none two\n\n- a\n- b   c\n| x |\n|---|\n| y |\n"
     )

@@ -1,23 +1,26 @@
-"""Writes the help pages that ComfyUI's page shows, and locales/zh-TW: `python
-scripts/web/build.py`.
+"""Writes the help pages of ComfyUI's page, and locales/zh-TW: `python scripts/web/build.py`.
 
-Words come from pages.py, names and tooltips from the node schemas and locales/zh/nodeDefs.json,
-pictures from docs/pictures (tests/support/help_pictures.py takes them from a running page). All
-that is said in zh-TW is said in zh first: traditional.json has the counterpart of every text
+Texts come from pages.py, names and tooltips from the node schemas and locales/zh/nodeDefs.json,
+pictures from docs/pictures (tests/support/help_pictures.py takes them from a running page). Every
+text of zh-TW has its source in zh: traditional.json has the counterpart of every text
 (traditional.py fills it). A test fails when a page or a counterpart is missing or drifts.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.nodes import NODES
+from scripts.package import ROOT
+from scripts.web.pages import PAGES
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 HEADS = {
     "en": ("Inputs", "| input | what it is |", "Outputs", "optional"),
     "zh": ("输入", "| 输入 | 说明 |", "输出", "可选"),
@@ -31,15 +34,7 @@ def key_of(name: str) -> str:
     return name.replace(".", "_")
 
 
-def words() -> dict[str, tuple[str, str]]:
-    """PAGES of pages.py."""
-    spec = importlib.util.spec_from_file_location("inkstone_help_pages", HERE / "pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PAGES
-
-
-def translations() -> dict[str, dict]:
+def translations() -> dict[str, Any]:
     """locales/zh/nodeDefs.json."""
     return _chinese("nodeDefs.json")
 
@@ -49,9 +44,9 @@ def _chinese(file: str) -> dict[str, Any]:
 
 
 def chinese_texts() -> list[str]:
-    """Every text that is said in zh, once each, in order."""
-    told = [text for file in LOCALES for text in _leaves(_chinese(file))]
-    return list(dict.fromkeys([*told, *(zh for _, zh in words().values())]))
+    """Every text of zh, once each, in order."""
+    texts = [text for file in LOCALES for text in _leaves(_chinese(file))]
+    return list(dict.fromkeys([*texts, *(zh for _, zh in PAGES.values())]))
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -75,26 +70,18 @@ def taiwan() -> Callable[[str], str]:
     return table.__getitem__
 
 
-def schemas() -> dict[str, object]:
+def schemas() -> dict[str, Any]:  # the schema class is ComfyUI's, or ours without it
     """Schema of every node by its id."""
-    if "inkstone" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "inkstone", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-        )
-        sys.modules["inkstone"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["inkstone"])
-    from inkstone.nodes import NODES
-
     return {s.node_id: s for s in (node.define_schema() for node in NODES)}
 
 
-def page(schema: object, language: str, text: str, told: dict) -> str:
-    """One page in Markdown; told: what the language's nodeDefs.json has of the node."""
+def page(schema: Any, language: str, text: str, locale: dict[str, Any]) -> str:
+    """One page in Markdown; locale: the node's part of the language's nodeDefs.json."""
     inputs, head, outputs, optional = HEADS[language]
     lines = [
-        f"# {told.get('display_name', schema.display_name)}",
+        f"# {locale.get('display_name', schema.display_name)}",
         "",
-        told.get("description", schema.description),
+        locale.get("description", schema.description),
         "",
         f"![{schema.display_name}](pictures/{schema.node_id}.jpg)",
         "",
@@ -106,35 +93,35 @@ def page(schema: object, language: str, text: str, told: dict) -> str:
         "|---|---|",
     ]
     for item in schema.inputs:
-        own = told.get("inputs", {}).get(key_of(item.id), {})
+        own = locale.get("inputs", {}).get(key_of(item.id), {})
         name = own.get("name", item.display_name or item.id)
         note = f" ({optional})" if item.optional else ""
         tip = own.get("tooltip", item.tooltip).replace("|", "\\|").replace("\n", " ")
         lines.append(f"| **{name}**{note} | {tip} |")
     lines += ["", f"## {outputs}", ""]
     for index, item in enumerate(schema.outputs):
-        name = told.get("outputs", {}).get(str(index), {}).get("name", item.display_name)
+        name = locale.get("outputs", {}).get(str(index), {}).get("name", item.display_name)
         lines.append(f"- **{name}** ({item.io_type})")
     return "\n".join(lines) + "\n"
 
 
 def render_all() -> dict[str, str]:
     """Path below web/docs -> text."""
-    texts, zh, change, made = words(), translations(), taiwan(), {}
+    zh, change, pages = translations(), taiwan(), {}
     for name, schema in schemas().items():
-        en_text, zh_text = texts[name]
-        said = {
+        en_text, zh_text = PAGES[name]
+        languages = {
             "en": (en_text, {}),
             "zh": (zh_text, zh[name]),
             "zh-TW": (change(zh_text), _mapped(zh[name], change)),
         }
-        for language, (text, told) in said.items():
-            made[f"{name}/{language}.md"] = page(schema, language, text, told)
-    return made
+        for language, (text, locale) in languages.items():
+            pages[f"{name}/{language}.md"] = page(schema, language, text, locale)
+    return pages
 
 
 def render_locales() -> dict[str, str]:
-    """Path below locales -> text, of what is built."""
+    """Path below locales -> text, of the files that are built."""
     change = taiwan()
     return {
         f"zh-TW/{file}": json.dumps(_mapped(_chinese(file), change), ensure_ascii=False, indent=2)

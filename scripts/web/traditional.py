@@ -1,20 +1,24 @@
 """Fills traditional.json: every Chinese text of the pack in the Traditional Chinese of Taiwan.
 
-    pip install opencc-python-reimplemented; python scripts/web/traditional.py; python
-    scripts/web/build.py
+    pip install opencc-python-reimplemented
+    python scripts/web/traditional.py; python scripts/web/build.py
 
 OpenCC turns characters and the words it knows (s2twp); WORDS are those that Taiwan's users of
-ComfyUI write otherwise, as the page's own zh-TW has them. A line that is there already stays, so
-one that was mended by hand is kept; lines of texts that are gone are dropped. Only this script
-needs OpenCC: build.py reads the JSON.
+ComfyUI write otherwise, as the page's own zh-TW has them. Existing lines stay, so corrections by
+hand are kept; lines of texts that are gone are dropped. Only this script needs OpenCC: build.py
+reads the JSON.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from typing import Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from scripts.web import build
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "traditional.json"
@@ -47,25 +51,28 @@ WORDS = (
 BLOCK = re.compile("(?<![區分逐色拼一])塊")
 
 
-def traditional(converter: object, text: str) -> str:
+class Converter(Protocol):
+    """The part of OpenCC that is used."""
+
+    def convert(self, text: str) -> str: ...
+
+
+def traditional(converter: Converter, text: str) -> str:
     """One text for Taiwan."""
-    made = converter.convert(text)
-    for found, written in WORDS:
-        made = made.replace(found, written)
-    return BLOCK.sub("區塊", made)
+    result = converter.convert(text)
+    for opencc, ours in WORDS:
+        result = result.replace(opencc, ours)
+    return BLOCK.sub("區塊", result)
 
 
-def fill(known: dict[str, str], wanted: list[str], converter: object) -> dict[str, str]:
-    """The table of all wanted texts; known lines as they are."""
-    return {text: known.get(text) or traditional(converter, text) for text in wanted}
+def fill(known: dict[str, str], texts: list[str], converter: Converter) -> dict[str, str]:
+    """The table of all texts; known lines as they are."""
+    return {text: known.get(text) or traditional(converter, text) for text in texts}
 
 
 if __name__ == "__main__":
-    from opencc import OpenCC
+    from opencc import OpenCC  # type: ignore[import-not-found]  # only this script needs it
 
-    spec = importlib.util.spec_from_file_location("inkstone_web_build", HERE / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
     table = fill(kept, build.chinese_texts(), OpenCC("s2twp"))
     FILE.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", "utf-8")

@@ -1,21 +1,44 @@
-"""Writes every example graph, UI and API form, from one source: `python
-scripts/workflows/build.py`.
+"""Writes every example graph, UI and API form: `python scripts/workflows/build.py`.
 
-A test fails when the files drift from what the node schemas give. Nothing of this machine goes into
-them: file names stand in the graphs below, and combos are not read from a models folder.
+A test fails when the files drift from the node schemas. Nothing of this machine goes into them:
+file names are constants of the graphs, and combos are not read from a models folder.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-GRAPHS = HERE.parents[1] / "workflows"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.headless.core_nodes.registry import node_classes
+from inkstone.headless.graph.api_graph import to_api
+from inkstone.headless.workflow.to_ui import Layout, Note, full_graph, ui_from_api
+from inkstone.nodes.sample import sizes
+from scripts.package import ROOT
+from scripts.workflows import controls, edits, models
+from scripts.workflows.parts import (
+    LIGHTNING,
+    SMALL_CANVAS,
+    SMALL_RUN,
+    Example,
+    Graph,
+    Link,
+    Node,
+    Run,
+    load_embedded,
+    loaders,
+    node,
+    prompt,
+    save,
+)
+
+GRAPHS = ROOT / "workflows"
 NEGATIVE = " "
 NOTE_WIDTH, LINE = 440, 62  # LINE: letters of a line of a note of that width
 
@@ -42,190 +65,131 @@ LORA_NOTE = """## Files to download
 
 Any other GGUF type, fp8 or int8 file takes the same places.
 
-The LoRA runs beside the packed weights; *coverage* says how many modules it reached. 8 steps, CFG 1
-and the fixed shift 3 belong together. *Model Info* prints what will be in memory.
+The LoRA runs on top of the packed weights; *coverage* says how many modules it reached. 8 steps,
+CFG 1 and the fixed shift 3 belong together. *Model Info* prints what will be in memory.
 """
 
 
-def package():
-    """This tree as the package `inkstone`."""
-    if "inkstone" not in sys.modules:
-        root = HERE.parents[1]
-        spec = importlib.util.spec_from_file_location(
-            "inkstone", root / "__init__.py", submodule_search_locations=[str(root)]
-        )
-        sys.modules["inkstone"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["inkstone"])
-    return sys.modules["inkstone"]
-
-
-def _sibling(name: str):
-    """A file beside this one, however this one was started."""
-    spec = importlib.util.spec_from_file_location(f"workflows_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
-
-
 def text_to_image(
-    loaders: dict[str, dict], ends: tuple, prompt: str, size: dict, run: dict
-) -> dict:
-    """The graph behind the loaders. `ends` are the links of model, text encoder and VAE."""
-    model, text, vae = ends
+    start: Graph,
+    ends: tuple[Link, Link, Link],
+    text: tuple[str, str],
+    canvas: Mapping[str, object],
+    run: Run,
+) -> Graph:
+    """The graph behind the loaders. ends: links of model, text encoder and VAE; text: the prompt
+    and its negative.
+    """
+    model, encoder, vae = ends
     graph = {
-        **loaders,
-        "4": _node(
-            "InkstoneEncodePrompt", text_encoder=text, prompt=prompt, negative=run["negative"]
+        **start,
+        "4": prompt(encoder, *text),
+        "5": node("InkstoneEmptyLatent", batch_size=1, **canvas),
+        "6": node(
+            "InkstoneSchedule", model=model, latent=["5", 0], steps=run.steps, schedule=run.schedule
         ),
-        "5": _node("InkstoneEmptyLatent", batch_size=1, **size),
-        "6": _node(
-            "InkstoneSchedule",
-            model=model,
-            latent=["5", 0],
-            steps=run["steps"],
-            schedule=run["schedule"],
-        ),
-        "7": _node(
+        "7": node(
             "InkstoneDenoise",
             model=model,
             positive=["4", 0],
             sigmas=["6", 0],
             latent=["5", 0],
-            seed=run["seed"],
-            cfg=run["cfg"],
+            seed=run.seed,
+            cfg=run.cfg,
         ),
-        "8": _node("InkstoneDecode", vae=vae, latent=["7", 0]),
-        "9": _node("SaveImage", images=["8", 0], filename_prefix="inkstone/picture"),
+        "8": node("InkstoneDecode", vae=vae, latent=["7", 0]),
+        **save("9", ["8", 0], "picture"),
     }
-    if run["cfg"] > 1:
+    if run.cfg > 1:
         graph["7"]["inputs"]["negative"] = ["4", 1]
     return graph
 
 
-def three_loaders(
-    model: str, vae: str = "qwen_image_vae.safetensors", variant: str = "auto"
-) -> dict[str, dict]:
-    """Loaders of ComfyUI's single files."""
+def packed_loaders() -> dict[str, Node]:
+    """GGUF files and a Lightning LoRA on them."""
     return {
-        "1": _node("InkstoneLoadDiffusionModel", model=model, dtype="auto", variant=variant),
-        "2": _node(
-            "InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"
-        ),
-        "3": _node("InkstoneLoadVAE", vae=vae, dtype="auto"),
-    }
-
-
-def packed_loaders() -> dict[str, dict]:
-    """GGUF files and a Lightning LoRA beside them."""
-    return {
-        "1": _node("InkstoneLoadDiffusionModel", model="qwen-image-Q4_K_M.gguf", dtype="auto"),
-        "2": _node(
+        "1": node("InkstoneLoadDiffusionModel", model="qwen-image-Q4_K_M.gguf", dtype="auto"),
+        "2": node(
             "InkstoneLoadTextEncoder",
             text_encoder="Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf",
             dtype="auto",
         ),
-        "3": _node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
-        "10": _node(
+        "3": node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
+        "10": node(
             "InkstoneLoadLora",
             lora="Qwen-Image-Lightning-8steps-V1.1.safetensors",
             strength=1.0,
             blocks="",
         ),
-        "11": _node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["10", 0]}),
-        "12": _node("InkstoneModelInfo", model=["11", 0], latent=["5", 0], steps=8),
+        "11": node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["10", 0]}),
+        "12": node("InkstoneModelInfo", model=["11", 0], latent=["5", 0], steps=8),
     }
 
 
-def graphs() -> dict[str, tuple[dict, str]]:
+def graphs() -> dict[str, Example]:
     """Name -> (API graph, note in Markdown)."""
-    nodes = sys.modules["inkstone.nodes.sample"]
-    own, _, lightning, _ = nodes.SCHEDULES
-    prompt = (
+    text = (
         'A coffee shop entrance with a chalkboard sign reading "Inkstone Coffee", '
         "warm morning light, Ultra HD, 4K, cinematic composition."
     )
-    full = {"size": next(iter(nodes.sizes())), "width": 1328, "height": 1328}
-    small = {"size": nodes.SMALL, "width": 128, "height": 128}
-    all_in_one = {
-        "1": _node(
-            "InkstoneLoadAll", folder=sys.modules["inkstone.nodes.load"].EMBEDDED, dtype="auto"
-        )
-    }
-    split = (["1", 0], ["2", 0], ["3", 0])
-    edits, controls = _sibling("edits"), _sibling("controls")
+    full = {"size": next(iter(sizes())), "width": 1328, "height": 1328}
+    whole: tuple[Link, Link, Link] = (["1", 0], ["1", 1], ["1", 2])
+    split: tuple[Link, Link, Link] = (["1", 0], ["2", 0], ["3", 0])
+    behind_lora: tuple[Link, Link, Link] = (["11", 0], ["2", 0], ["3", 0])
+    lightning = Run(steps=8, cfg=1.0, schedule=LIGHTNING)
+    sign = 'a white sign that says "INK" in blue above a red star on a yellow background'
     return {
         "text_to_image_embedded": (
             text_to_image(
-                all_in_one,
-                (["1", 0], ["1", 1], ["1", 2]),
-                'a white sign that says "INK" in blue above a red star on a yellow background',
-                small,
-                dict(steps=20, schedule=own, seed=7, cfg=2.0, negative=""),
+                {"1": load_embedded()}, whole, (sign, ""), SMALL_CANVAS, replace(SMALL_RUN, seed=7)
             ),
             EMBEDDED_NOTE,
         ),
         "text_to_image_qwen_image": (
             text_to_image(
-                three_loaders("qwen_image_bf16.safetensors"),
+                loaders("qwen_image_bf16.safetensors"),
                 split,
-                prompt,
+                (text, NEGATIVE),
                 full,
-                dict(steps=50, schedule=own, seed=42, cfg=4.0, negative=NEGATIVE),
+                Run(steps=50, cfg=4.0),
             ),
             DOWNLOADS + "\n50 steps, CFG 4: the settings of the model card.",
         ),
         "text_to_image_gguf_lightning_lora": (
-            text_to_image(
-                packed_loaders(),
-                (["11", 0], ["2", 0], ["3", 0]),
-                prompt,
-                full,
-                dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
-            ),
+            text_to_image(packed_loaders(), behind_lora, (text, NEGATIVE), full, lightning),
             LORA_NOTE,
         ),
         "text_to_image_lightning_8_steps": (
             text_to_image(
-                three_loaders("qwen_image_lightning_8steps_bf16.safetensors"),
+                loaders("qwen_image_lightning_8steps_bf16.safetensors"),
                 split,
-                prompt,
+                (text, NEGATIVE),
                 full,
-                dict(steps=8, schedule=lightning, seed=42, cfg=1.0, negative=NEGATIVE),
+                lightning,
             ),
             DOWNLOADS + "\nThe model is a merged Lightning one for 8 steps, as "
             "`lightx2v/Qwen-Image-Lightning` has them. 8 steps, CFG 1 and the fixed shift 3 "
             "belong together.",
         ),
-        **edits.embedded(all_in_one["1"], small, own),
-        **edits.qwen_image(three_loaders, own),
-        **edits.edits(three_loaders, own),
-        **edits.layered(three_loaders, own),
-        **controls.embedded(edits, all_in_one["1"], small, own),
-        **controls.published(edits, three_loaders, own),
+        **edits.embedded(),
+        **edits.qwen_image(),
+        **edits.edits(),
+        **edits.layered(),
+        **controls.embedded(),
+        **controls.published(),
     }
 
 
 def render_all() -> dict[str, str]:
     """File name below workflows/ -> content."""
-    package()
-    import inkstone.nodes.load  # noqa: F401
-    import inkstone.nodes.sample  # noqa: F401
-    from inkstone.headless.core_nodes.registry import node_classes
-    from inkstone.headless.graph.api_graph import to_api
-    from inkstone.headless.workflow.to_ui import Layout, Note, full_graph, ui_from_api
-
-    out = {}
-    classes, models = node_classes(), _sibling("models")
+    files = {}
+    classes = node_classes()
     for name, (graph, note) in graphs().items():
-        said = _unwrapped(models.note_with_files(note, graph))
-        layout = Layout(notes=(Note(said, "Read me", _note_size(said)),), pack="inkstone")
-        out[f"{name}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
-        out[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
-    return out
+        text = unwrapped(models.note_with_files(note, graph))
+        layout = Layout(notes=(Note(text, "Read me", _note_size(text)),), pack="inkstone")
+        files[f"{name}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
+        files[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
+    return files
 
 
 def _note_size(markdown: str) -> tuple[int, int]:
@@ -235,12 +199,12 @@ def _note_size(markdown: str) -> tuple[int, int]:
     return NOTE_WIDTH, 20 * math.ceil((40 + 18 * rows + 10 * len(lines)) / 20)
 
 
-def _unwrapped(markdown: str) -> str:
+def unwrapped(markdown: str) -> str:
     """Each paragraph and list item on one line, so that the source's line width is not in files."""
     return re.sub(r"(?<=[^\n|])\n(?=[^\n|#-])", " ", markdown)
 
 
-def _text(value: dict) -> str:
+def _text(value: Mapping[str, object]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,29 +1,38 @@
 """Draws the thumbnails that the template browser shows: `python scripts/workflows/cards.py`.
 
-Graphs of the embedded model show the picture that they save. Nothing was drawn with the 20B weights
-here, so the others are cards: a small scheme of what goes in and what comes out, maps by our own
-preprocessors, and words below. The browser's label covers the upper left corner.
+Graphs of the embedded model show the picture that they save. The 20B weights are not at hand here,
+so the others are cards: a small scheme of input and output, maps by our own preprocessors, and
+captions. The browser's label covers the upper left corner.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-HERE = Path(__file__).resolve().parent
-GRAPHS = HERE.parents[1] / "workflows"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.headless.cli.main import main
+from inkstone.headless.workflow.run import run_file
+from inkstone.host.headless import HeadlessHost
+from scripts.package import ROOT
+from scripts.workflows.controls import keypoints
+
+GRAPHS = ROOT / "workflows"
 SIDE, EDGE, TOP, WORDS = 384, 24, 64, 272  # the card; where the scheme and the words begin
 GROUND, INK, PALE = (32, 34, 40), (230, 230, 230), (120, 126, 140)
+Colour = tuple[int, int, int]
 BOX = (150, 150)  # one picture of a scheme
 
 
-def scene(sky: tuple = (96, 140, 200), sun: tuple = (250, 210, 80)) -> Image.Image:
-    """A picture that stands for any."""
+def scene(sky: Colour = (96, 140, 200), sun: Colour = (250, 210, 80)) -> Image.Image:
+    """A landscape as the example picture."""
     image = Image.new("RGB", BOX, sky)
     draw = ImageDraw.Draw(image)
     draw.ellipse((96, 18, 132, 54), fill=sun)
@@ -84,21 +93,19 @@ def three() -> Image.Image:
 
 def mapped(kind: str) -> Image.Image:
     """A control map, made by the pack's own preprocessor."""
-    from inkstone.headless.cli.main import main
-
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "in.png", Path(folder) / "out.png"
         scene().resize((210, 210), Image.Resampling.LANCZOS).save(source)
         more = []
         if kind == "pose":
             more = ["--keypoints", str(Path(folder) / "pose.json")]
-            Path(more[1]).write_text(_sibling("controls").keypoints(), "utf-8")
+            Path(more[1]).write_text(keypoints(), "utf-8")
         assert main(["preprocess", kind, str(source), str(out), *more, "--quiet"]) == 0
         return Image.open(out).convert("RGB").resize(BOX, Image.Resampling.LANCZOS)
 
 
 def card(before: Image.Image, after: Image.Image, words: str) -> Image.Image:
-    """before -> after, words below in the largest letters that fit."""
+    """before -> after, with a caption in the largest letters that fit."""
     image = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(image)
     image.paste(before, (EDGE, TOP + 20))
@@ -112,19 +119,16 @@ def card(before: Image.Image, after: Image.Image, words: str) -> Image.Image:
     return image
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
-
-
-def _sibling(name: str):
-    spec = importlib.util.spec_from_file_location(f"workflows_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _mask() -> tuple[Image.Image, Image.Image]:
     return painted(scene(), False), painted(scene(), True)
+
+
+def _controlled(kind: str) -> tuple[Image.Image, Image.Image]:
+    return mapped(kind), _evening() if kind != "pose" else scene()
 
 
 def _evening() -> Image.Image:
@@ -156,7 +160,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
     **{
         f"controlnet_union_{kind}": (
-            lambda kind=kind: (mapped(kind), _evening() if kind != "pose" else scene()),
+            functools.partial(_controlled, kind),
             f"InstantX Union\n{kind.replace('_', ' ')}",
         )
         for kind in ("canny", "soft_edge", "lineart", "depth", "pose")
@@ -164,7 +168,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     "controlnet_inpainting": (_mask, "InstantX Inpainting\nthe rest stays bit for bit"),
     **{
         f"controlnet_blockwise_{kind}": (
-            lambda kind=kind: (mapped(kind), _evening()),
+            functools.partial(_controlled, kind),
             f"DiffSynth blockwise\n{kind}",
         )
         for kind in ("canny", "depth")
@@ -180,10 +184,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
 
 
 def saved(name: str) -> Image.Image:
-    """What a graph of the embedded model saves."""
-    from inkstone.headless.workflow.run import run_file
-    from inkstone.host.headless import HeadlessHost
-
+    """The picture that a graph of the embedded model saves."""
     with tempfile.TemporaryDirectory() as folder:
         host = HeadlessHost(output=Path(folder), temp=Path(folder) / "temp")
         graph = GRAPHS / "api" / f"{name}.json"
@@ -201,8 +202,7 @@ def embedded() -> list[str]:
 
 
 if __name__ == "__main__":
-    _sibling("build").package()
     for graph in embedded():
         saved(graph).save(GRAPHS / f"{graph}.jpg", quality=88)
-    for graph, (scheme, said) in CARDS.items():
-        card(*scheme(), said).save(GRAPHS / f"{graph}.jpg", quality=88)
+    for graph, (scheme, words) in CARDS.items():
+        card(*scheme(), words).save(GRAPHS / f"{graph}.jpg", quality=88)

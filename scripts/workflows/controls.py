@@ -8,41 +8,59 @@ the canvas, and at strength 1 nothing else of it is left.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from types import ModuleType
+from dataclasses import replace
 from typing import NamedTuple
 
-Graph = dict[str, dict]
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.nodes.load import EMBEDDED
+from scripts.workflows.parts import (
+    EXAMPLE,
+    SMALL_RUN,
+    Example,
+    Graph,
+    Link,
+    Node,
+    Run,
+    Wires,
+    draw,
+    drawn_source,
+    ends,
+    loaders,
+    node,
+    prompt,
+    save,
+)
+
 UNION = "Qwen-Image-InstantX-ControlNet-Union.safetensors"
 INPAINTING = "Qwen-Image-InstantX-ControlNet-Inpainting.safetensors"
 BASE, NEWER = "qwen_image_bf16.safetensors", "qwen_image_2512_bf16.safetensors"
-DRAWN = "a red circle on the left and a blue triangle on the right on a white background"
-ANEW = "a yellow circle and a yellow triangle on a purple background"
+SOURCE = "a red circle on the left and a blue triangle on the right on a white background"
+RECOLOURED = "a yellow circle and a yellow triangle on a purple background"
 
 NOTE_EMBEDDED = """## No download needed
 
 The small model that ships inside Inkstone draws a source picture, *Control Picture* makes a map of
 its edges, and the small control that ships with it draws another picture with the same outlines.
-The second prompt does not say where the shapes stand: the map does. Set *strength* of *Apply
-ControlNet* to 0 to see what the words alone give, or *type* to soft_edge or lineart.
+The second prompt does not say where the shapes are: the map does. Set *strength* of *Apply
+ControlNet* to 0 to see what the prompt alone gives, or *type* to soft_edge or lineart.
 """
 NOTE = """## Files to download
 
 GGUF, fp8 and int8 files take the same places.
 
-{said}
+{text}
 
 The result has exactly the picture's size; pictures of about 1328x1328 suit the control best.
 """
-MAPS = {  # type -> what the note says of it
-    "canny": "Thin edges, as OpenCV's. Raise the thresholds where too many lines are found.",
+MAPS = {  # type -> its sentence in the note
+    "canny": "Thin edges, as OpenCV's. Raise the thresholds if there are too many lines.",
     "soft_edge": "Outlines, strong ones bright. With a HED file in `models/annotators` *Control "
     "Picture* uses that network.",
     "lineart": "Lines of ink. The Union control was not trained on these by name; it takes them "
     "for edges.",
     "depth": "Near is white. Put Depth-Anything V2 into `models/annotators` and choose it as "
     "*model*: without a file the map is a guess from the layout.",
-    "pose": "The skeleton comes from *keypoints*, OpenPose JSON: exchange the example for yours, "
+    "pose": "The skeleton comes from *keypoints*, OpenPose JSON: replace the example with yours, "
     "or connect the output of an OpenPose or DWPose node. Of the picture only the size counts.",
 }
 PROMPTS = {
@@ -83,21 +101,21 @@ class Row(NamedTuple):
     """One graph of a published control."""
 
     control: str  # its file
-    kind: str  # of the map; "" for one that gets the picture itself, to repaint it
-    said: str  # for the note
+    kind: str  # of the map; "" for one that gets the picture itself, to inpaint it
+    note: str
     steps: int = 30
     strength: float = 1.0
     model: str = BASE
     variant: str = "qwen-image"
-    repaint: bool = False  # beside the map
+    inpaint: bool = False  # in addition to the map
     begin: str = ""  # of its prompts
 
 
 _PATCH = "qwen_image_{}_diffsynth_controlnet.safetensors"
 _FUN = "Qwen-Image-2512-Fun-Controlnet-Union"
-_PAINT = """Right-click *Load Image*, open the mask editor and paint what is drawn anew; the prompt
-says what the whole picture shows. Outside the mask every value stays as it is."""
-ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, said) for kind, said in MAPS.items()} | {
+_PAINT = """Right-click *Load Image*, open the mask editor and paint the area to change; the prompt
+describes the whole picture. Outside the mask every value stays as it is."""
+ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, note) for kind, note in MAPS.items()} | {
     "controlnet_inpainting": Row(INPAINTING, "", _PAINT),
     **{
         f"controlnet_blockwise_{kind}": Row(_PATCH.format(kind), kind, MAPS[kind])
@@ -107,8 +125,9 @@ ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, said) for kind, said in MAP
     "controlnet_in_context": Row(
         "qwen_image_union_diffsynth_lora.safetensors",
         "canny",
-        "A LoRA that reads the map beside the picture. Its prompts begin with `Context_Control. `. "
-        "It takes soft edge, depth, pose and line art too: set *type* of *Control Picture*.",
+        "A LoRA that reads the map along with the picture. Its prompts begin with "
+        "`Context_Control. `. It takes soft edge, depth, pose and line art "
+        "too: set *type* of *Control Picture*.",
         40,
         begin="Context_Control. ",
     ),
@@ -124,110 +143,93 @@ ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, said) for kind, said in MAP
     "controlnet_fun_union_inpaint": Row(
         f"{_FUN}.safetensors",
         "canny",
-        "For Qwen-Image-2512: what is drawn anew follows the map, too. " + _PAINT,
+        "For Qwen-Image-2512: what is inpainted follows the map, too. " + _PAINT,
         40,
         0.8,
         NEWER,
-        repaint=True,
+        inpaint=True,
     ),
 }
 
 
-def embedded(
-    edits: ModuleType, load_all: dict, canvas: Mapping, schedule: str
-) -> dict[str, tuple[Graph, str]]:
-    """The graph that needs no download. edits: the sibling file, with what all graphs share."""
-    model, text, vae = (["1", slot] for slot in range(3))
-    run = {"steps": 20, "schedule": schedule, "cfg": 2.0}
-    wires = dict(model=model, vae=vae, latent=["3", 0])
+def embedded() -> dict[str, Example]:
+    """The graph that needs no download."""
+    model, text, vae = ends()
+    wires = Wires(model, vae, ["11", 0], ["10", 1], ["3", 0])
     graph = {
-        "1": load_all,
-        "2": edits._prompt(text, DRAWN, "", "Source: prompt"),
-        "3": edits.node("InkstoneEmptyLatent", batch_size=1, **canvas),
-        **edits._draw(
-            4, wires | {"positive": ["2", 0], "negative": ["2", 1]}, run | {"seed": 7}, "Source"
-        ),
-        "7": edits.node("PreviewImage", "Source", images=["6", 0]),
-        "8": edits.node("InkstoneControlPicture", image=["6", 0], type="canny"),
-        "9": edits.node("InkstoneLoadControlNet", control=load_all["inputs"]["folder"]),
-        "10": edits._prompt(text, ANEW, "", "Prompt"),
-        "11": apply(edits, ["10", 0], (["9", 0], vae), ["8", 0], 1.0),
-        **edits._draw(
-            12, wires | {"positive": ["11", 0], "negative": ["10", 1]}, run | {"seed": 3}, "Result"
-        ),
-        **edits._save("15", ["14", 0], "control"),
+        **drawn_source(SOURCE),
+        "8": node("InkstoneControlPicture", image=["6", 0], type="canny"),
+        "9": node("InkstoneLoadControlNet", control=EMBEDDED),
+        "10": prompt(text, RECOLOURED, "", "Prompt"),
+        "11": apply(["10", 0], (["9", 0], vae), ["8", 0], 1.0),
+        **draw(12, wires, replace(SMALL_RUN, seed=3), "Result"),
+        **save("15", ["14", 0], "control"),
     }
     return {"controlnet_embedded": (graph, NOTE_EMBEDDED)}
 
 
 def apply(
-    edits: ModuleType,
-    positive: list,
-    ends: tuple[list, list],
-    picture: list,
-    strength: float,
-    **more: list,
-) -> dict:
-    """The node; ends: control and VAE; more: links of mask and source."""
+    positive: Link, ends: tuple[Link, Link], picture: Link, strength: float, **links: Link
+) -> Node:
+    """Applies a control. ends: control and VAE; links: mask and source."""
     control, vae = ends
-    return edits.node(
+    return node(
         "InkstoneApplyControlNet",
         positive=positive,
         control=control,
         vae=vae,
         image=picture,
         strength=strength,
-        **more,
+        **links,
     )
 
 
-def published(edits: ModuleType, loaders: Callable, schedule: str) -> dict[str, tuple[Graph, str]]:
+def published() -> dict[str, Example]:
     """One graph for each row."""
-    made = {}
+    wires = Wires(["1", 0], ["3", 0], ["9", 0], ["5", 1], ["8", 0])
+    examples = {}
     for name, row in ROWS.items():
-        inpaints = row.repaint or not row.kind
-        graph = (_inpainted if inpaints else _controlled)(edits, loaders, row)
-        wires = dict(model=["1", 0], vae=["3", 0], positive=["9", 0], negative=["5", 1])
-        run = {"steps": row.steps, "schedule": schedule, "cfg": 4.0, "seed": 42}
-        graph |= edits._draw(10, wires | {"latent": ["8", 0]}, run)
-        picture = ["12", 0]
+        inpaints = row.inpaint or not row.kind
+        graph = (_inpainted if inpaints else _controlled)(row)
+        graph |= draw(10, wires, Run(steps=row.steps, cfg=4.0))
+        picture: Link = ["12", 0]
         if inpaints:
-            graph["13"] = edits.node("InkstoneStitch", image=["12", 0], stitch=["8", 1])
+            graph["13"] = node("InkstoneStitch", image=["12", 0], stitch=["8", 1])
             picture = ["13", 0]
-        graph |= edits._save("14", picture, name)
-        made[name] = graph, NOTE.format(said=row.said)
-    return made
+        graph |= save("14", picture, name)
+        examples[name] = graph, NOTE.format(text=row.note)
+    return examples
 
 
-def _start(edits: ModuleType, loaders: Callable, row: Row, prompt: str) -> Graph:
-    """Loaders, the picture and the words: nodes 1 to 6."""
+def _start(row: Row, text: str) -> Graph:
+    """Loaders, the picture and the prompt: nodes 1 to 6."""
     return {
         **loaders(row.model, variant=row.variant),
-        "4": edits.node("LoadImage", image=edits.EXAMPLE),
-        "5": edits._prompt(["2", 0], prompt, " "),
-        "6": edits.node("InkstoneLoadControlNet", control=row.control),
+        "4": node("LoadImage", image=EXAMPLE),
+        "5": prompt(["2", 0], text, " "),
+        "6": node("InkstoneLoadControlNet", control=row.control),
     }
 
 
-def _controlled(edits: ModuleType, loaders: Callable, row: Row) -> Graph:
+def _controlled(row: Row) -> Graph:
     """A map of the picture on a canvas of its size."""
     pose = {"keypoints": keypoints()} if row.kind == "pose" else {}
     return {
-        **_start(edits, loaders, row, row.begin + PROMPTS.get(row.kind, PROMPT)),
-        "7": edits.node("InkstoneControlPicture", image=["4", 0], type=row.kind, **pose),
-        "8": edits.node("InkstoneImageToLatent", vae=["3", 0], image=["4", 0]),
-        "9": apply(edits, ["5", 0], (["6", 0], ["3", 0]), ["7", 0], row.strength),
+        **_start(row, row.begin + PROMPTS.get(row.kind, PROMPT)),
+        "7": node("InkstoneControlPicture", image=["4", 0], type=row.kind, **pose),
+        "8": node("InkstoneImageToLatent", vae=["3", 0], image=["4", 0]),
+        "9": apply(["5", 0], (["6", 0], ["3", 0]), ["7", 0], row.strength),
     }
 
 
-def _inpainted(edits: ModuleType, loaders: Callable, row: Row) -> Graph:
-    """The picture with a mask, itself or beside its map; what is kept is put back."""
-    prompt = "A photograph of the scene with a small red hot-air balloon."
-    graph = _start(edits, loaders, row, prompt)
-    seen, more = ["4", 0], {"mask": ["4", 1]}
+def _inpainted(row: Row) -> Graph:
+    """The picture with a mask, itself or with its map; what is kept is put back."""
+    graph = _start(row, "A photograph of the scene with a small red hot-air balloon.")
+    picture: Link = ["4", 0]
+    links: dict[str, Link] = {"mask": ["4", 1]}
     if row.kind:
-        graph["7"] = edits.node("InkstoneControlPicture", image=["4", 0], type=row.kind)
-        seen, more = ["7", 0], {"source": ["4", 0], "mask": ["4", 1]}
-    paint = edits.node("InkstoneInpaint", vae=["3", 0], image=["4", 0], mask=["4", 1])
-    both = (["6", 0], ["3", 0])
-    return graph | {"8": paint, "9": apply(edits, ["5", 0], both, seen, row.strength, **more)}
+        graph["7"] = node("InkstoneControlPicture", image=["4", 0], type=row.kind)
+        picture, links = ["7", 0], {"source": ["4", 0], "mask": ["4", 1]}
+    paint = node("InkstoneInpaint", vae=["3", 0], image=["4", 0], mask=["4", 1])
+    control = apply(["5", 0], (["6", 0], ["3", 0]), picture, row.strength, **links)
+    return graph | {"8": paint, "9": control}

@@ -1,9 +1,14 @@
-"""Where the files that the example graphs name can be had: the page offers the download, and the
-note beside the graph has the links. Addresses as the publishers (and ComfyUI's own templates) give
-them; no hash is written that was not computed from the file.
+"""Download addresses of the files that the example graphs name, for the page and for the notes.
+
+Addresses as the publishers (and ComfyUI's own templates) give them; no hash is written that was not
+computed from the file.
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+from scripts.workflows.parts import Graph
 
 _HUB = "https://huggingface.co"
 _QWEN = f"{_HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files"
@@ -53,18 +58,21 @@ _OTHERS = {  # file -> (folder, address)
 
 
 def _all() -> dict[str, dict[str, str]]:
-    made = {}
+    entries = {}
     for address, folder, stems in _PLACES:
         for stem in stems:
             name = f"{stem}.safetensors"
-            made[name] = {"name": name, "url": f"{address}/{folder}/{name}", "directory": folder}
+            entries[name] = _entry(name, f"{address}/{folder}", folder)
     for name, (folder, address) in _OTHERS.items():
-        made[name] = {"name": name, "url": f"{address}/{name}", "directory": folder}
-    return made
+        entries[name] = _entry(name, address, folder)
+    return entries
+
+
+def _entry(name: str, address: str, folder: str) -> dict[str, str]:
+    return {"name": name, "url": f"{address}/{name}", "directory": folder}
 
 
 MODELS = _all()
-
 
 # input of a loader -> folder of models/ where no link says it
 _FOLDERS = {
@@ -76,7 +84,7 @@ _FOLDERS = {
 }
 
 
-def files(graph: dict) -> dict[str, str]:
+def files(graph: Graph) -> dict[str, str]:
     """The model files that an API graph names, in order: name -> folder of models/."""
     return {
         value: MODELS.get(value, {}).get("directory", _FOLDERS[name])
@@ -86,7 +94,7 @@ def files(graph: dict) -> dict[str, str]:
     }
 
 
-def note_with_files(note: str, graph: dict) -> str:
+def note_with_files(note: str, graph: Graph) -> str:
     """A note whose first heading is followed by the files of the graph, one line each."""
     lines = []
     for name, folder in files(graph).items():
@@ -96,11 +104,11 @@ def note_with_files(note: str, graph: dict) -> str:
     return "\n\n".join([head, "\n".join(lines), rest]) if lines else note
 
 
-def mark(ui: dict) -> dict:
-    """A UI graph whose nodes say where their files can be had."""
+def mark(ui: dict[str, Any]) -> dict[str, Any]:  # a UI graph: JSON of any depth
+    """A UI graph whose nodes name the download addresses of their files."""
     for node in ui["nodes"]:
         values = node.get("widgets_values") or ()
-        found = [MODELS[v] for v in values if isinstance(v, str) and v in MODELS]
-        if found:
-            node["properties"]["models"] = found
+        entries = [MODELS[v] for v in values if isinstance(v, str) and v in MODELS]
+        if entries:
+            node["properties"]["models"] = entries
     return ui

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from inkstone.headless.graph.input_values import is_widget
 from inkstone.host import api as host_module
 from inkstone.nodes import NODES
+from scripts.web import build
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
@@ -20,15 +20,6 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SIMPLIFIED = set("载图层编码权给随机样张种调节点显类强应来线设变则数个为这与网络输")
 # what is called the same in Chinese
 SAME = {"vae", "lora", "dtype", "cfg", "latent", "sigmas", "VAE", "LoRA", "CFG", "Latent", "Sigmas"}
-
-
-def builder():
-    spec = importlib.util.spec_from_file_location(
-        "web_build", ROOT / "scripts" / "web" / "build.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 SCHEMAS = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
@@ -41,14 +32,13 @@ def test_no_schema_is_refused_by_the_host():
 
 
 def test_pages_are_what_the_builder_writes():
-    made = builder().render_all()
+    made = build.render_all()
     kept = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
     assert sorted(kept) == sorted(made), "run python scripts/web/build.py"
     assert [p for p in made if kept[p] != made[p]] == [], "run python scripts/web/build.py"
 
 
 def test_every_chinese_text_has_its_counterpart_for_taiwan():
-    build = builder()
     table = json.loads((ROOT / "scripts" / "web" / "traditional.json").read_text("utf-8"))
     wanted = build.chinese_texts()
     assert [text for text in wanted if not table.get(text)] == [], (
@@ -60,7 +50,7 @@ def test_every_chinese_text_has_its_counterpart_for_taiwan():
 
 
 def test_locales_are_what_the_builder_writes():
-    for name, text in builder().render_locales().items():
+    for name, text in build.render_locales().items():
         assert (ROOT / "locales" / name).read_text("utf-8") == text, (
             "run python scripts/web/build.py"
         )
@@ -70,7 +60,7 @@ def test_locales_are_what_the_builder_writes():
 def test_every_node_has_words_and_a_picture(name):
     from PIL import Image
 
-    en, zh = builder().words()[name]
+    en, zh = build.PAGES[name]
     assert len(en) > 40 and CHINESE.search(zh) and not CHINESE.search(en)
     picture = DOCS / "pictures" / f"{name}.jpg"
     assert picture.is_file(), f"{name}: run tests/support/help_pictures.py on a server"
@@ -79,15 +69,15 @@ def test_every_node_has_words_and_a_picture(name):
 
 
 def test_no_page_for_what_does_not_exist():
-    assert set(builder().words()) == set(SCHEMAS)
+    assert set(build.PAGES) == set(SCHEMAS)
     assert {p.stem for p in (DOCS / "pictures").glob("*.jpg")} == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_chinese_is_whole(name):
-    schema, told = SCHEMAS[name], builder().translations().get(name)
+    schema, told = SCHEMAS[name], build.translations().get(name)
     assert told, f"{name} is not in locales/zh/nodeDefs.json"
-    key = builder().key_of
+    key = build.key_of
     wanted = {key(item.id) for item in schema.inputs}
     grown = {item.id.split(".")[0] for item in schema.inputs if "." in item.id}
     assert set(told["inputs"]) == wanted | grown, name
@@ -108,7 +98,7 @@ def test_chinese_categories():
 
 
 def test_no_translation_for_what_does_not_exist():
-    assert set(builder().translations()) == set(SCHEMAS)
+    assert set(build.translations()) == set(SCHEMAS)
 
 
 def test_every_node_is_found_by_other_words_and_has_defaults(monkeypatch):

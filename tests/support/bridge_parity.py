@@ -15,8 +15,6 @@ import logging
 import sys
 from pathlib import Path
 
-from inkstone.host import headless  # noqa: E402
-
 TREE, ROOT, LORA = (Path(p) for p in sys.argv[1:4])
 FOLDER = ROOT / "qwen-image"
 sys.path[:0] = [str(TREE), str(Path(__file__).resolve().parents[2])]
@@ -37,9 +35,8 @@ import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 
-from ...bench import harness  # noqa: E402
-
-harness.register()
+import scripts.package  # noqa: E402, F401  makes this tree importable as `inkstone`
+from inkstone.host import headless  # noqa: E402
 from inkstone.kernels.configs import MMDiTConfig  # noqa: E402
 from inkstone.loaders.models.load import load_all  # noqa: E402
 from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
@@ -304,8 +301,6 @@ for what, ask in (
 
 # what the host's memory manager is told: our weights do not leave to make room for themselves
 from inkstone.host.memory import Guest, make_room  # noqa: E402
-from inkstone.loaders.models.load import load_all  # noqa: E402
-from inkstone.loaders.models.weight_file import LoadOptions  # noqa: E402
 
 waiting = load_all(FOLDER, LoadOptions(torch.float32, wait=True, free=make_room))
 late = nodes.ToModel.execute(waiting.model).result[0]

@@ -3,8 +3,8 @@
     with ComfyServer(source, cache) as server:
         result = server.run(api_graph)          # events, history, pictures
 
-`python -m tests.comfy_server --help` starts one by hand; comfy_install.py says what it is made of.
-Unusual: packs are linked into a base folder of the run's own, so the tree stays clean; the
+`python -m tests.support.comfy_server --help` starts one by hand; comfy_install.py makes its
+parts. Unusual: packs are linked into a base folder of the run's own, so the tree stays clean; the
 websocket client is the standard library's socket, so the tests need no package beyond pytest.
 """
 

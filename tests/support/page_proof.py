@@ -1,4 +1,4 @@
-"""The whole proof in ComfyUI's own page, one command: python -m tests.page_proof --shots FOLDER
+"""The whole proof in ComfyUI's own page: python -m tests.support.page_proof --shots FOLDER
 
 Starts a real ComfyUI (INKSTONE_COMFYUI_SOURCE, see comfy_install.py) with placeholders for the
 files that the shipped graphs name, opens its page in headless Chromium and looks at what a user
@@ -11,6 +11,7 @@ Unusual: this module runs twice, once with the server and once (--server) in the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+
+from scripts.workflows import models
 
 from . import page_graphs, page_runs, page_words
 from .browser_check import CHROMIUM_FLAGS, VIEW, find_chromium
@@ -54,12 +57,6 @@ def checks() -> Iterator[tuple[str, Check]]:
 
 def place_files(base: Path, example: Path) -> None:
     """An empty file for every model that a shipped graph names, and ComfyUI's example picture."""
-    import importlib.util
-    import json
-
-    spec = importlib.util.spec_from_file_location("models", ROOT / "workflows" / "models.py")
-    models = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(models)
     for path in (ROOT / "workflows" / "api").glob("*.json"):
         for name, folder in models.files(json.loads(path.read_text("utf-8"))).items():
             place = base / "models" / folder / name
@@ -133,7 +130,7 @@ def serve(arguments: argparse.Namespace) -> int:
         command = [
             os.environ.get(BROWSER_VARIABLE, sys.executable),
             "-m",
-            "tests.page_proof",
+            "tests.support.page_proof",
             "--server",
             server.url,
             "--log",

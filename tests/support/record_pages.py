@@ -1,6 +1,6 @@
-"""Writes tests/pages from a ComfyUI page: what it makes of our graphs and of the official ones.
+"""Writes tests/support/pages: what a ComfyUI page makes of our graphs and of the official ones.
 
-    python -m tests.record_pages --server URL --python PYTHON_WITH_PLAYWRIGHT --templates FOLDER
+    python -m tests.support.record_pages --server URL --python PYTHON --templates FOLDER
 
 The server needs tests/support/newer_nodes as a pack. FOLDER is `templates` of the package
 comfyui-workflow-templates-json (MIT License, Copyright Comfy Org): its Qwen-Image graphs are kept

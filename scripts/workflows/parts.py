@@ -1,0 +1,146 @@
+"""The pieces that the example graphs share: nodes by stage, loaders, the records of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.nodes.load import EMBEDDED
+from inkstone.nodes.sample import SCHEDULES, SMALL
+
+Link = list[str | int]  # [id of a node, slot]
+
+
+class Node(TypedDict, total=False):
+    """One entry of an API graph."""
+
+    class_type: str
+    inputs: dict[str, object]
+    _meta: dict[str, str]
+
+
+Graph = dict[str, Node]
+Example = tuple[Graph, str]
+"""An API graph and its note in Markdown."""
+
+EXAMPLE = "example.png"  # lies in the input folder of every ComfyUI
+OWN, _, LIGHTNING, _ = SCHEDULES
+SMALL_SIDE = 128  # pixels of the embedded model's canvas
+SMALL_CANVAS = {"size": SMALL, "width": SMALL_SIDE, "height": SMALL_SIDE}
+FILES = """## Files to download
+
+GGUF, fp8 and int8 files take the same places{tower}.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of a schedule and a denoiser."""
+
+    steps: int
+    cfg: float
+    seed: int = 42
+    schedule: str = OWN
+    strength: float = 1.0
+
+
+SMALL_RUN = Run(steps=20, cfg=2.0)
+
+
+@dataclass(frozen=True)
+class Wires:
+    """What a run is connected to."""
+
+    model: Link
+    vae: Link
+    positive: Link
+    negative: Link
+    latent: Link
+
+
+def node(kind: str, title: str = "", /, **inputs: object) -> Node:
+    """One entry of an API graph, with a title where a class occurs twice in a graph."""
+    entry: Node = {"class_type": kind, "inputs": inputs}
+    if title:
+        entry["_meta"] = {"title": title}
+    return entry
+
+
+def draw(start: int, wires: Wires, run: Run, title: str = "") -> Graph:
+    """Schedule, denoise, decode, as nodes `start` to `start` + 2."""
+    schedule, denoise, decode = map(str, range(start, start + 3))
+    titles = [f"{title}: {stage}" if title else "" for stage in ("schedule", "denoise", "decode")]
+    graph = {
+        schedule: node(
+            "InkstoneSchedule",
+            titles[0],
+            model=wires.model,
+            latent=wires.latent,
+            steps=run.steps,
+            schedule=run.schedule,
+            strength=run.strength,
+        ),
+        denoise: node(
+            "InkstoneDenoise",
+            titles[1],
+            model=wires.model,
+            positive=wires.positive,
+            sigmas=[schedule, 0],
+            latent=wires.latent,
+            seed=run.seed,
+            cfg=run.cfg,
+        ),
+        decode: node("InkstoneDecode", titles[2], vae=wires.vae, latent=[denoise, 0]),
+    }
+    if run.cfg > 1:
+        graph[denoise]["inputs"]["negative"] = wires.negative
+    return graph
+
+
+def prompt(text_encoder: Link, text: str, negative: str, title: str = "") -> Node:
+    """Encodes a prompt and a negative prompt."""
+    return node(
+        "InkstoneEncodePrompt", title, text_encoder=text_encoder, prompt=text, negative=negative
+    )
+
+
+def save(key: str, image: Link, name: str) -> Graph:
+    """Saves a picture."""
+    return {key: node("SaveImage", images=image, filename_prefix=f"inkstone/{name}")}
+
+
+def load_embedded() -> Node:
+    """Loads the embedded model, which needs no file."""
+    return node("InkstoneLoadAll", folder=EMBEDDED, dtype="auto")
+
+
+def loaders(
+    model: str, vae: str = "qwen_image_vae.safetensors", variant: str = "auto"
+) -> dict[str, Node]:
+    """Loaders of ComfyUI's single files: nodes 1 to 3."""
+    return {
+        "1": node("InkstoneLoadDiffusionModel", model=model, dtype="auto", variant=variant),
+        "2": node(
+            "InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"
+        ),
+        "3": node("InkstoneLoadVAE", vae=vae, dtype="auto"),
+    }
+
+
+def drawn_source(text: str) -> Graph:
+    """Nodes 1 to 7 of the graphs that draw their own source picture; node 6 has the picture."""
+    model, encoder, vae = ends()
+    wires = Wires(model, vae, ["2", 0], ["2", 1], ["3", 0])
+    return {
+        "1": load_embedded(),
+        "2": prompt(encoder, text, "", "Source: prompt"),
+        "3": node("InkstoneEmptyLatent", batch_size=1, **SMALL_CANVAS),
+        **draw(4, wires, replace(SMALL_RUN, seed=7), "Source"),
+        "7": node("PreviewImage", "Source", images=["6", 0]),
+    }
+
+
+def ends() -> tuple[Link, Link, Link]:
+    """Links of model, text encoder and VAE of `load_embedded`, as node 1."""
+    return ["1", 0], ["1", 1], ["1", 2]
