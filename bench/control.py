@@ -43,7 +43,7 @@ def _inputs(args: argparse.Namespace, device: str):
 def _ours(args: argparse.Namespace, device: str = "cpu"):
     import torch
 
-    from inkstone.kernels.control_instantx import ControlBranch, Spread
+    from inkstone.kernels.control_instantx import ControlBranch, ControlInputs, Spread
     from inkstone.kernels.modulation import Modulation
 
     config, dtype = _config(args), getattr(torch, args.dtype)
@@ -60,7 +60,8 @@ def _ours(args: argparse.Namespace, device: str = "cpu"):
 
     def step() -> None:
         with torch.inference_mode():
-            add = Spread(branch(img, seen, text, table, _grid(args)), 0.9)
+            inputs = ControlInputs(img, seen, text, table, _grid(args))
+            add = Spread(branch(inputs), 0.9)
             for index in range(BLOCKS * HALVES):
                 add(index % BLOCKS, BLOCKS, stream)
 

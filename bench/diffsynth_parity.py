@@ -74,10 +74,14 @@ class World:
     def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Callable[..., Tensor]:
         """For `euler`: of(latent [1,16,h,w], step, text) -> the same shape."""
 
-        def found(x: Tensor, step: int, which: str) -> Tensor:
-            return pack(of(unpack(x, *GRID), step, self.texts[which]))
+        def both(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            positive, negative = (
+                pack(of(unpack(x, *GRID), step, self.texts[half]))
+                for half in ("positive", "negative")
+            )
+            return positive, negative
 
-        return found
+        return both
 
 
 def theirs(

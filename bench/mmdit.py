@@ -33,10 +33,11 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness
 from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.forward import Inputs
 from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import Modulation, modulation
-from inkstone.kernels.references import ReferenceContext, References
+from inkstone.kernels.references import NO_REFERENCES, ReferenceContext, References
 
 CONFIG = MMDiTConfig(layers=4)
 STEPS = 8  # sigmas of the modulation row
@@ -74,11 +75,11 @@ def _two_depths(module: nn.Module) -> dict[int, nn.ModuleList]:
     return {2: nn.ModuleList([blocks[0], blocks[-1]]), 4: nn.ModuleList(blocks)}
 
 
-def _beside(img: Tensor, references: int) -> ReferenceContext | None:
-    """So many clean pictures of the target's size."""
-    if not references:
-        return None
-    return ReferenceContext(References(img.repeat(1, references, 1), fixed=True))
+def _references(img: Tensor, count: int) -> ReferenceContext:
+    """`count` clean images of the target's size."""
+    if not count:
+        return NO_REFERENCES
+    return ReferenceContext(References(img.repeat(1, count, 1), fixed=True))
 
 
 def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
@@ -95,10 +96,11 @@ def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
         for layers, blocks in depths.items():
             network.transformer_blocks = blocks
             mod = Modulation(table.img[-layers:], table.txt[-layers:], table.out, table.ref)
-            beside = _beside(img, args.references)
             grids = [grid] * (1 + args.references)
-            work = functools.partial(network, img, txt, mod, grids, beside=beside)
-            if beside is not None:
+            references = _references(img, args.references)
+            inputs = Inputs(img, txt, mod, grids, references=references)
+            work = functools.partial(network, inputs)
+            if args.references:
                 work()  # what a run computes once is not the time of a step
             found.append(_seconds(work))
         return tuple(found)

@@ -1,31 +1,82 @@
-"""LayerNorm, scale, shift and gate of a block, with the rows of the modulation table.
+"""Adaptive layer norm: LayerNorm, scale, shift and gate of a block, with named modulation rows.
 
-Without gradients the streams are changed in place, in pieces that stay in a CPU's cache. Reference
-pictures may have rows of their own (zero_cond_t, reference: diffusers `_modulate` with `index`).
+Without gradients the streams are changed in place, in chunks that stay in a CPU's cache. Reference
+images may have rows of their own (zero_cond_t, reference: diffusers `_modulate` with `index`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_PIECE = 1 << 17  # elements per piece of a cache-sized loop
+_CHUNK = 1 << 17  # elements per chunk of a cache-sized loop
 
 
-def pieces(x: Tensor) -> Iterator[slice]:
+@dataclass(frozen=True)
+class Row:
+    """One row of a block's modulation, n = 1 or B. Where references have their own timestep, the
+    tokens behind the first `tokens` use `references` instead."""
+
+    target: Tensor  # [n,D]
+    references: Tensor | None = None  # [1,D]
+    tokens: int = 0
+
+    def parts(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """x [B,N,D] in views (part, its row), one view where one row serves all tokens."""
+        if self.references is None or x.shape[1] <= self.tokens:
+            return [(x, self.target)]
+        return [(x[:, : self.tokens], self.target), (x[:, self.tokens :], self.references)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Modulation of one stream in one block: 1 around the attention, 2 around the feed-forward."""
+
+    shift1: Row
+    scale1: Row
+    gate1: Row
+    shift2: Row
+    scale2: Row
+    gate2: Row
+
+    @classmethod
+    def of(cls, table: Tensor, references: Tensor | None = None, tokens: int = 0) -> Rows:
+        """table [n,6,D], references [1,6,D]. The text of the last block has [n,2,D]: nobody reads
+        its other rows, which are empty here."""
+        targets = list(table.unbind(1))
+        targets += [table[:, 0, :0]] * (6 - len(targets))
+        others = [None] * 6 if references is None else references.unbind(1)
+        return cls(*(Row(target, other, tokens) for target, other in zip(targets, others)))
+
+
+class BlockRows(NamedTuple):
+    """Modulation of both streams in one block."""
+
+    img: Rows
+    txt: Rows
+
+
+def token_chunks(x: Tensor) -> Iterator[slice]:
     """Ranges of tokens of x [B,N,...] whose elements stay in a CPU's cache; elsewhere one range."""
     step = (
-        max(1, _PIECE * x.shape[1] // max(1, x.numel())) if x.device.type == "cpu" else x.shape[1]
+        max(1, _CHUNK * x.shape[1] // max(1, x.numel())) if x.device.type == "cpu" else x.shape[1]
     )
     return (slice(i, i + step) for i in range(0, x.shape[1], step))
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift in `dtype`. x [B,N,D], shift, scale [n,D], n = 1 or B."""
+def modulated_norm(x: Tensor, shift: Row, scale: Row, dtype: torch.dtype) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift in `dtype`. x [B,N,D] -> [B,N,D]."""
+    pairs = zip(shift.parts(x), scale.parts(x))
+    parts = [_modulated_norm(part, add, factor, dtype) for (part, add), (_, factor) in pairs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if shift.shape[0] > 1 or torch.is_grad_enabled():
         y = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         return (y * (1 + scale[:, None]) + shift[:, None]).to(dtype)
@@ -33,49 +84,26 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) 
     if x.dtype == dtype:
         return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    for part in pieces(x):
+    for part in token_chunks(x):
         out[:, part] = F.layer_norm(x[:, part], x.shape[-1:], weight, bias, 1e-6)
     return out
 
 
-def gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + gate * y, in place without gradients. x, y [B,N,D], gate [n,D]."""
+def gated_add(x: Tensor, y: Tensor, gate: Row) -> Tensor:
+    """x + gate * y, in place without gradients. x, y [B,N,D]."""
+    pairs = zip(gate.parts(x), gate.parts(y))
+    parts = [_gated_add(part, more, row) for (part, row), (more, _) in pairs]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=1) if torch.is_grad_enabled() else x
+
+
+def _gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     gate = gate[:, None].to(x.dtype)
     if torch.is_grad_enabled():
         return x + gate * y
     if x.dtype == y.dtype:
         return x.addcmul_(y, gate)
-    for part in pieces(x):
+    for part in token_chunks(x):
         x[:, part].addcmul_(y[:, part].to(x.dtype), gate)
     return x
-
-
-@dataclass(frozen=True)
-class ImgRows:
-    """One block's modulation of the image stream: `own` for the tokens that are drawn, `ref` for
-    those behind them (None: the same for all)."""
-
-    own: Tensor  # [n,6,D]
-    ref: Tensor | None  # [1,6,D]
-    tokens: int
-
-    def norm(self, x: Tensor, first: int, dtype: torch.dtype) -> Tensor:
-        """LayerNorm, scaled and shifted by rows `first` (shift) and `first` + 1 (scale)."""
-        parts = [
-            modulated_norm(part, rows[:, first], rows[:, first + 1], dtype)
-            for part, rows in self._parts(x)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def add(self, x: Tensor, y: Tensor, gate: int) -> Tensor:
-        """x + gate * y, in place without gradients."""
-        pairs = zip(self._parts(x), self._parts(y))
-        parts = [gated_add(part, new, rows[:, gate]) for (part, rows), (new, _) in pairs]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts, dim=1) if torch.is_grad_enabled() else x
-
-    def _parts(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        if self.ref is None or x.shape[1] <= self.tokens:
-            return [(x, self.own)]
-        return [(x[:, : self.tokens], self.own), (x[:, self.tokens :], self.ref)]

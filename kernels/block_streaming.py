@@ -1,5 +1,5 @@
-"""Weights that are not all in memory: what a network asks before each of its blocks, and several
-independent passes that go through the blocks together, so that each block is brought in once."""
+"""Streaming of weights that are not all resident: what a network asks before each of its blocks,
+and several independent forwards that share one reading of each block."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ Result = TypeVar("Result")
 
 
 class BlockStream(Protocol):
-    """Brings blocks in. Who does it, and from where, is loaders/memory/residency.py."""
+    """Loads blocks. Who does it, and from where, is loaders/memory/residency.py."""
 
-    passing: bool  # some blocks leave again: each further pass over the network reads them anew
+    @property
+    def passing(self) -> bool:
+        """True where some blocks leave again: each further forward reads them again."""
 
     def enter(self, index: int) -> None:
         """Returns once the weights of block `index` are in place."""
 
     def close(self) -> None:
-        """Lets go of what was brought in."""
+        """Frees the blocks that were loaded."""
 
 
 def in_step(
     walks: Sequence[Generator[None, None, Result]], blocks: int, stream: BlockStream | None
 ) -> list[Result]:
-    """The results of passes over one network, block by block: their numbers never meet."""
+    """The results of forwards of one network, run block by block: they share no numbers."""
     for index in range(blocks):
         beat()
         for walk in walks:
@@ -47,4 +49,4 @@ def _result(walk: Generator[None, None, Result]) -> Result:
         next(walk)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("a pass has more blocks than its network")
+    raise RuntimeError("a forward has more blocks than its network")

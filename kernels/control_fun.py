@@ -1,10 +1,9 @@
-"""The control branch of VideoX-Fun (Fun Union for Qwen-Image-2512): five blocks beside the model.
+"""The control branch of VideoX-Fun (Fun Union for Qwen-Image-2512): five blocks and no embeddings.
 
 It differs from InstantX's branch (control_instantx.py) in three ways. It has no embeddings of its
-own: the noisy latents, the text and the time go through the base model's. It reads the picture
-together with a mask and the picture that is repainted: 33 latent channels. And its samples are
-added behind some blocks only (0, 12, 24 ... of 60), so the text's two halves of CFG need a pass
-each.
+own: the noisy latents, the text and the time go through the base model's. It reads the control
+image together with a mask and the image that is inpainted: 33 latent channels. And its samples are
+added behind some blocks only (0, 12, 24 ... of 60), and each half of CFG needs a forward.
 
 Our module names: `controlnet_x_embedder` (the file's `control_img_in`), `before_proj`,
 `transformer_blocks.K` (`control_blocks.K`), `controlnet_blocks.K` (`control_blocks.K.after_proj`).
@@ -20,11 +19,10 @@ import torch
 from torch import Tensor
 
 from .configs import MMDiTConfig
-from .control_instantx import ControlBlocks, ControlWalk
+from .control_instantx import ControlBlocks, ControlInputs, ControlWalk
+from .forward import NO_HOOKS, ForwardHooks, pass_context
 from .linear import Linear
-from .mmdit import ForwardHooks, MMDiT, embed_text, shared_pass
-from .modulation import Modulation
-from .rope import Grid
+from .mmdit import MMDiT, embed_text
 
 
 class FunBranch(ControlBlocks):
@@ -41,24 +39,14 @@ class FunBranch(ControlBlocks):
     masked = False  # its mask is a choice: see controlnet/control_picture.py
 
     def walk(
-        self,
-        base: MMDiT,
-        img: Tensor,
-        picture: Tensor,
-        txt: Tensor,
-        mod: Modulation,
-        grid: Grid,
-        watch: ForwardHooks,
+        self, inputs: ControlInputs, base: MMDiT, hooks: ForwardHooks = NO_HOOKS
     ) -> ControlWalk:
-        """A pass that stops before each block and returns one sample [B,S,D] per block.
-
-        img [B,S,64] packed latents; picture [n,S,condition], n = 1 or B; txt [B,L,J] text states.
-        """
-        at = shared_pass(self.config, img, txt, [grid])
-        y = embed_text(base, txt)
-        seen = self.before_proj(self.controlnet_x_embedder(picture)).float()
-        x = base.img_in(img).float() + seen
-        return (yield from self.samples(x, y, at, mod, watch))
+        """A forward that stops before each block and returns one sample [B,S,D] per block."""
+        ctx = pass_context(self.config, inputs.img, inputs.txt, [inputs.grid])
+        txt = embed_text(base, inputs.txt)
+        condition = self.before_proj(self.controlnet_x_embedder(inputs.picture)).float()
+        img = base.img_in(inputs.img).float() + condition
+        return (yield from self.samples(img, txt, inputs.modulation, ctx, hooks))
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Placed:
     """n samples of a base model's blocks: sample k behind block k * (layers // n), on the first
     tokens of the stream; references stand behind them.
 
-    scale: [n,S,1] or a number, by which they count.
+    scale: of the samples, a number or [n,S,1].
     """
 
     samples: Sequence[Tensor]  # [B,S,D] each

@@ -1,9 +1,9 @@
-"""The control branch of InstantX (Union, Inpainting): a short MMDiT beside the long one.
+"""The control branch of InstantX (Union, Inpainting): a short MMDiT next to the base model.
 
-It reads the same noisy latents and a picture, and gives one sample per block, which is added to the
-image stream of the base model. What is unusual: it is built of the base model's own blocks, its
-modulation is a table too (see `modulation.py`), and of the last block, whose text nobody reads,
-only the image is computed. Reference: diffusers `QwenImageControlNetModel`.
+It reads the same noisy latents and a control image, and gives one residual per block, which is
+added to the image stream of the base model. What is unusual: it is built of the base model's own
+blocks, its modulation is a table too (see `modulation.py`), and of the last block, whose text
+nobody reads, only the image is computed. Reference: diffusers `QwenImageControlNetModel`.
 
 Module names are the published key names.
 """
@@ -17,27 +17,39 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .adaln import ImgRows
 from .block_streaming import BlockStream, in_step
 from .configs import MMDiTConfig
+from .forward import NO_HOOKS, ForwardHooks, PassContext, pass_context
+from .joint_attention import RMSWeight
 from .linear import Linear
-from .mmdit import Block, ForwardHooks, Pass, RMSWeight, embed_text, shared_pass
+from .mmdit import Block, embed_text
 from .modulation import Modulation
 from .rope import Grid
 
 ControlWalk = Generator[None, None, list[Tensor]]
-"""A pass that stops before each block and returns the samples."""
+"""A forward that stops before each block and returns the samples (see `MMDiT.walk`)."""
+
+
+@dataclass(frozen=True)
+class ControlInputs:
+    """Inputs of one forward of a branch."""
+
+    img: Tensor  # [B,S,64] packed latents of the target
+    picture: Tensor  # [n,S,condition] features of the control image, n = 1 or B
+    txt: Tensor  # [B,L,J] text states
+    modulation: Modulation
+    grid: Grid
 
 
 class ControlBlocks(nn.Module):
-    """Blocks beside a base model, each with a layer that gives its sample: what InstantX's branch
+    """Blocks of a control branch, each with a layer that gives its sample: what InstantX's branch
     and Fun's (control_fun.py) have in common."""
 
     config: MMDiTConfig
-    stream: BlockStream | None = None  # brings in weights that are not resident
+    stream: BlockStream | None = None  # loads weights that are not resident
 
     def add_blocks(self) -> None:
-        """The blocks of `config`, and their layers for samples."""
+        """Builds the blocks of `config`, and their layers for samples."""
         config, last = self.config, self.config.layers - 1
         self.transformer_blocks = nn.ModuleList(
             Block(config, i == last) for i in range(config.layers)
@@ -47,27 +59,28 @@ class ControlBlocks(nn.Module):
         )
 
     def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
-        """Passes for several pictures: streamed weights are read once for all of them."""
+        """The samples of several control images that share one reading of streamed weights."""
         return in_step(walks, len(self.transformer_blocks), self.stream)
 
     def samples(
-        self, x: Tensor, y: Tensor, at: Pass, mod: Modulation, watch: ForwardHooks
+        self, img: Tensor, txt: Tensor, mod: Modulation, ctx: PassContext, hooks: ForwardHooks
     ) -> ControlWalk:
-        """Streams x [B,S,D] and y [B,L,D] through the blocks, with a stop before each."""
+        """Streams img [B,S,D] and txt [B,L,D] through the blocks, with a stop before each."""
         samples = []
         for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
-            watch.on_block(i)
+            hooks.on_block(i)
             yield
-            rows = ImgRows(mod.img[i], None, at.tokens)
-            at_block = replace(at, probe=watch.probe_of(i))
-            x, y = block(x, y, (rows, mod.txt[i]), at.tokens, at_block)
-            samples.append(out(x.to(at.dtype)))
+            block_ctx = replace(ctx, probe=hooks.probe_of(i))
+            img, txt = block(img, txt, mod.block(i, ctx.tokens), ctx.tokens, block_ctx)
+            samples.append(out(img.to(ctx.dtype)))
         return samples
 
 
 class ControlBranch(ControlBlocks):
-    """The network without its modulation. condition: features of one token of the picture, those of
-    its latent (as many as the base model has channels) and of a mask where there is one.
+    """The network without its modulation.
+
+    condition: features of one token of the control image, those of its latent (as many as the base
+    model has channels) and of a mask where there is one.
     """
 
     def __init__(self, config: MMDiTConfig, condition: int) -> None:
@@ -82,33 +95,20 @@ class ControlBranch(ControlBlocks):
 
     @property
     def masked(self) -> bool:
-        """Takes a mask of what is kept, beside the picture."""
+        """Takes a mask of what is kept, in addition to the control image."""
         return self.condition > self.config.channels
 
-    def forward(
-        self, img: Tensor, picture: Tensor, txt: Tensor, mod: Modulation, grid: Grid
-    ) -> list[Tensor]:
-        """One sample [B,S,D] per block.
+    def forward(self, inputs: ControlInputs) -> list[Tensor]:
+        """One sample [B,S,D] per block."""
+        return self.together([self.walk(inputs)])[0]
 
-        img [B,S,64] packed latents; picture [n,S,condition], n = 1 or B; txt [B,L,J] text states.
-        """
-        return self.together([self.walk(img, picture, txt, mod, grid)])[0]
-
-    def walk(
-        self,
-        img: Tensor,
-        picture: Tensor,
-        txt: Tensor,
-        mod: Modulation,
-        grid: Grid,
-        watch: ForwardHooks | None = None,
-    ) -> ControlWalk:
-        """What `forward` computes, with a stop before each block."""
-        watch = watch or ForwardHooks()
-        at = shared_pass(self.config, img, txt, [grid])
-        y = embed_text(self, txt)
-        x = self.img_in(img).float() + self.controlnet_x_embedder(picture).float()
-        return (yield from self.samples(x, y, at, mod, watch))
+    def walk(self, inputs: ControlInputs, hooks: ForwardHooks = NO_HOOKS) -> ControlWalk:
+        """`forward` with a stop before each block."""
+        ctx = pass_context(self.config, inputs.img, inputs.txt, [inputs.grid])
+        txt = embed_text(self, inputs.txt)
+        condition = self.controlnet_x_embedder(inputs.picture).float()
+        img = self.img_in(inputs.img).float() + condition
+        return (yield from self.samples(img, txt, inputs.modulation, ctx, hooks))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Spread:
     """n samples over the blocks of a base model: sample i // ceil(layers / n) after block i, on the
     first tokens of the stream; references stand behind them.
 
-    scale: [n,S,1] or a number, by which they count.
+    scale: of the samples, a number or [n,S,1].
     """
 
     samples: Sequence[Tensor]  # [B,S,D] each
@@ -138,5 +138,5 @@ class Spread:
 
 
 def sample_bytes(config: MMDiTConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
-    """Bytes of the samples of one picture, which stay while the base model works."""
+    """Bytes of the samples of one control image, which stay while the base model works."""
     return batch * config.layers * tokens * config.width * dtype.itemsize

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quant.storage import Storage
+from .adaln import BlockRows, Rows
 from .interrupt import beat
 from .linear import packed_product
 
@@ -30,15 +31,22 @@ _ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
 
 @dataclass(frozen=True)
 class Modulation:
-    """Rows for n sigmas. img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1,
-    scale1, gate1, shift2, scale2, gate2; out [n,2,D] holds scale, shift of the final norm (control
-    branches have none: [n,0,D]).
-    ref[i] [1,6,D]: those of reference pictures where they have their own (zero_cond_t)."""
+    """Rows for n sigmas.
+
+    img[i] [n,6,D] and txt[i] [n,6,D] (last block: [n,2,D]) hold shift1, scale1, gate1, shift2,
+    scale2, gate2; out [n,2,D] holds scale, shift of the final norm (control branches have none:
+    [n,0,D]); ref[i] [1,6,D] those of references where they have their own (zero_cond_t).
+    """
 
     img: list[Tensor]
     txt: list[Tensor]
     out: Tensor
     ref: list[Tensor] | None = None
+
+    def block(self, index: int, tokens: int) -> BlockRows:
+        """The rows of one block, by name; tokens: those of the target image."""
+        references = self.ref[index] if self.ref else None
+        return BlockRows(Rows.of(self.img[index], references, tokens), Rows.of(self.txt[index]))
 
     def step(self, index: int) -> Modulation:
         """The rows of one sigma (n = 1)."""
@@ -47,7 +55,7 @@ class Modulation:
         return Modulation(img, txt, self.out[pick], self.ref)
 
     def with_references(self) -> Modulation:
-        """Of rows whose last sigma is 0: that row becomes the reference pictures'."""
+        """The table whose last sigma is 0 with that row as the references'."""
         img, txt = [m[:-1] for m in self.img], [m[:-1] for m in self.txt]
         return Modulation(img, txt, self.out[:-1], [m[-1:] for m in self.img])
 

@@ -1,4 +1,5 @@
-"""What a picture is drawn beside: clean references, and the layers of the layered variant."""
+"""Conditioning tokens appended to the target: clean reference images, and the layered variant's
+condition."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 
 
 class References:
-    """Clean pictures behind the target, and what of them is the same in every step: their
-    embedding, and where they have their own modulation (`fixed`) block 0's keys and values.
+    """Clean images behind the target, and what of them is the same in every step: their embedding,
+    and where they have their own modulation (`fixed`) block 0's keys and values.
 
     tokens [n,R,64] packed latents, n = 1 or the batch. One object per run.
     """
@@ -28,8 +29,11 @@ class References:
 
 @dataclass(frozen=True)
 class ReferenceContext:
-    """What a picture is drawn beside: references, and how many layers are drawn (layered variant;
-    0 elsewhere), which moves the condition's place."""
+    """References of a forward, and how many layers are drawn (layered variant; 0 elsewhere), which
+    moves the position of their condition."""
 
     references: References | None = None
     layers: int = 0
+
+
+NO_REFERENCES = ReferenceContext()

@@ -1,6 +1,6 @@
 """Rotary positions of the joint sequence (MSRoPE, Qwen-Image paper section 2) and the rotation.
 
-Adjacent pairs of a head are turned as complex numbers in float32. The same function serves the base
+Adjacent pairs of a head are rotated as complex numbers in float32. One function serves the base
 model and its control branches. Tables are built on the CPU in float32 and moved: bf16 holds whole
 numbers only up to 256.
 """
@@ -21,7 +21,7 @@ def _frequencies(dim: int, theta: float) -> Tensor:
     return 1.0 / torch.pow(theta, torch.arange(0, dim, 2).to(torch.float32).div(dim))
 
 
-def _turns(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
+def _freqs_cis(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
     """positions [N,3] float32 -> unit complex [N, sum(axes)/2]."""
     angles = [positions[:, i : i + 1] * _frequencies(d, theta) for i, d in enumerate(axes)]
     angle = torch.cat(angles, dim=1)
@@ -29,7 +29,7 @@ def _turns(positions: Tensor, axes: Sequence[int], theta: float) -> Tensor:
 
 
 def image_positions(grid: Grid, index: int) -> Tensor:
-    """Positions [f*h*w, 3] of one picture: frame index + n, rows and columns centred.
+    """Positions [f*h*w, 3] of one image: frame index + n, rows and columns centred.
 
     Rows run from -(h - h//2) to h//2 - 1, so the extra row of an odd grid is negative.
     """
@@ -49,13 +49,13 @@ def joint_rope(
     device: torch.device | str = "cpu",
     layers: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Rotations of all image tokens [S, d/2] and of `text` text tokens [L, d/2], complex64.
+    """freqs_cis of all image tokens [S, d/2] and of `text` text tokens [L, d/2], complex64.
 
     grids[0] is the target, the others are references, in token units. Text starts at the largest
-    half side over all pictures. layers > 0 (layered variant): so many pictures are drawn, the one
-    behind them is their condition and stands at frame -1, and text starts at `layers` at least.
-    The last few tables are kept: every step of a run asks for the same ones. Never change them in
-    place.
+    half side over all images. layers > 0 (layered variant): the first `layers` images are drawn,
+    the one behind them is their condition at frame -1, and text starts at `layers` at least.
+    The last few tables are cached, since every step of a run uses the same ones: never change them
+    in place.
     """
     return _tables(tuple(map(tuple, grids)), text, tuple(axes), theta, str(device), layers)
 
@@ -69,18 +69,18 @@ def _tables(
     device: str,
     layers: int,
 ) -> tuple[Tensor, Tensor]:
-    # kept tables must serve training too, whatever context asked first
+    # cached tables serve training too, whichever context came first
     with torch.inference_mode(False), torch.device("cpu"):
         frames = [-1 if layers and i >= layers else i for i in range(len(grids))]
         img = torch.cat([image_positions(grid, f) for grid, f in zip(grids, frames)])
         start = max(layers, *(max(h // 2, w // 2) for _, h, w in grids))
         txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
-        return _turns(img, axes, theta).to(device), _turns(txt, axes, theta).to(device)
+        return _freqs_cis(img, axes, theta).to(device), _freqs_cis(txt, axes, theta).to(device)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """x [B,N,H,D] float32, turns [N,D/2] complex -> rotated x (in place without gradients)."""
+def rotate(x: Tensor, freqs_cis: Tensor) -> Tensor:
+    """x [B,N,H,D] float32, freqs_cis [N,D/2] complex -> rotated x (in place without gradients)."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B,N,H,D/2]
-    turns = turns[:, None, :]
-    pairs = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)
+    freqs_cis = freqs_cis[:, None, :]
+    pairs = pairs * freqs_cis if torch.is_grad_enabled() else pairs.mul_(freqs_cis)
     return torch.view_as_real(pairs).flatten(-2)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,19 @@ from ..errors import InkstoneError
 from ..kernels.configs import MMDiTConfig
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
-from ..kernels.control_instantx import ControlBranch, ControlWalk, Spread, sample_bytes
-from ..kernels.mmdit import After, ForwardHooks, activation_bytes
+from ..kernels.control_instantx import (
+    ControlBranch,
+    ControlInputs,
+    ControlWalk,
+    Spread,
+    sample_bytes,
+)
+from ..kernels.forward import After, ForwardHooks
+from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from .geometry import LATENT, TOKEN, pack, token_grid
 from .nan_check import check
-from .request import Branch, Control
+from .request import Control
 
 if TYPE_CHECKING:
     from .request import Hooks, Model, Request
@@ -149,95 +157,105 @@ def condition(control: Control, tokens: Tokens) -> Tensor:
     return F.pad(seen, (0, control.branch.network.condition - seen.shape[-1]))
 
 
+@dataclass(frozen=True, eq=False)
+class _Placement:
+    """One control of a branch with blocks, and what its network reads of the control image."""
+
+    control: Control
+    network: ControlBranch | FunBranch
+    features: Tensor  # [n,S,condition]
+
+
 class ActiveControls:
     """The controls of one run."""
 
     def __init__(
         self,
         controls: Sequence[Control],
-        pictures: Sequence[Tensor],
+        conditions: Sequence[Tensor],
         texts: Mapping[str, Tensor],
         r: Request,
         model: Model,
         hooks: Hooks,
     ) -> None:
-        """pictures [n,S,condition], one for each control; texts: [1,L,J] of the prompts, by their
+        """conditions [n,S,condition], one for each control; texts: [1,L,J] of the prompts, by their
         half of CFG."""
         self._steps, self._texts, self._hooks = len(r.sigmas) - 1, texts, hooks
         self._grid, self._model = token_grid(r.width, r.height), model
         self._tables: dict[int, Modulation] = {}
-        self._groups: dict[int, list[tuple[Control, Tensor]]] = {}
+        self._groups: dict[int, list[_Placement]] = {}  # by branch: they share its blocks
         self._patched: list[tuple[Control, Patched]] = []
-        self._looked: set[int] = set()  # patched ones whose first step has begun
-        for control, picture in zip(controls, pictures, strict=True):
+        self._checked: set[int] = set()  # patched ones whose first step has begun
+        for control, features in zip(controls, conditions, strict=True):
             branch, network = control.branch, control.branch.network
-            placed = picture.to(branch.device, branch.dtype)
+            features = features.to(branch.device, branch.dtype)
             if isinstance(network, BlockwiseBranch):
-                scale = _scale(control, placed.device)
-                part = Patched(network, network.embed(placed), branch.dtype, scale)
+                scale = _scale(control, features.device)
+                part = Patched(network, network.embed(features), branch.dtype, scale)
                 self._patched.append((control, part))
                 continue
             if id(branch) not in self._groups:
                 self._tables[id(branch)] = branch.modulation(r.sigmas[:-1], model.time)
-            self._groups.setdefault(id(branch), []).append((control, placed))
-        self._made: tuple[int, list[After]] = -1, []
+            placement = _Placement(control, network, features)
+            self._groups.setdefault(id(branch), []).append(placement)
+        self._shared: tuple[int, list[After]] = -1, []  # (step, residuals for both halves of CFG)
 
-    def after(self, x: Tensor, step: int, which: str) -> list[After]:
-        """What is added in this step to the streams of one half of CFG. x [B,S,64]."""
+    def after(self, x: Tensor, step: int, half: str) -> list[After]:
+        """The residuals of this step for the streams of one half of CFG. x [B,S,64]."""
         parts = [part for control, part in self._patched if control.acts(step, self._steps)]
-        looks = None if self._looked.issuperset(map(id, parts)) else self._look
-        patches = [Patches(parts, looks)] if parts else []
-        self._looked.update(map(id, parts))
-        if self._made[0] != step:
-            self._made = -1, []  # the last step's samples go before the new ones come
-            self._made = step, self._run(x, step, "positive", borrows=False)
-        return [*patches, *self._made[1], *self._run(x, step, which, borrows=True)]
+        look = None if self._checked.issuperset(map(id, parts)) else self._look
+        patches = [Patches(parts, look)] if parts else []
+        self._checked.update(map(id, parts))
+        if self._shared[0] != step:
+            self._shared = -1, []  # frees the last step's samples before the new ones are computed
+            self._shared = step, self._residuals(x, step, "positive", borrows=False)
+        return [*patches, *self._shared[1], *self._residuals(x, step, half, borrows=True)]
 
     def _look(self, part: Patched, index: int, x: Tensor) -> None:
         control = next(c for c, own in self._patched if own is part)
         check(f"control {control.name}, patch {index}", x, control.branch.weights_format)
 
-    def _run(self, x: Tensor, step: int, which: str, borrows: bool) -> list[After]:
-        """Of all branches that have their own embeddings, or that borrow the base model's."""
-        made: list[After] = []
+    def _residuals(self, x: Tensor, step: int, half: str, borrows: bool) -> list[After]:
+        """Those of all branches that have their own embeddings, or that borrow the base model's."""
+        residuals: list[After] = []
         for group in self._groups.values():
-            now = [one for one in group if one[0].acts(step, self._steps)]
-            if now and now[0][0].branch.network.borrows == borrows:
-                made += self._samples(now, x, step, which)
-        return made
+            now = [one for one in group if one.control.acts(step, self._steps)]
+            if now and now[0].network.borrows == borrows:
+                residuals += self._samples(now, x, step, half)
+        return residuals
 
-    def _samples(
-        self, group: list[tuple[Control, Tensor]], x: Tensor, step: int, which: str
-    ) -> list[After]:
-        branch = group[0][0].branch
+    def _samples(self, group: list[_Placement], x: Tensor, step: int, half: str) -> list[After]:
+        branch, network = group[0].control.branch, group[0].network
         x = x.to(branch.device, branch.dtype)
-        walks = [self._walk(branch, picture, x, step, which) for _, picture in group]
-        made = branch.network.together(walks)
-        for samples in made if step == self._first(group) else ():
+        results = network.together([self._walk(one, x, step, half) for one in group])
+        for samples in results if step == self._first(group) else ():
             for sample in samples:
                 check(f"control {branch.path.name}, a sample", sample, branch.weights_format)
-        add = Placed if branch.network.borrows else Spread
-        return [
-            add(samples, _scale(control, x.device)) for (control, _), samples in zip(group, made)
-        ]
+        add = Placed if network.borrows else Spread
+        return [add(samples, _scale(one.control, x.device)) for one, samples in zip(group, results)]
 
-    def _walk(
-        self, branch: Branch, picture: Tensor, x: Tensor, step: int, which: str
-    ) -> ControlWalk:
-        text = self._texts[which].to(branch.device, branch.dtype).expand(len(x), -1, -1)
-        on_block = self._hooks.on_block
-        watch = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
-        seen = x, picture, text, self._tables[id(branch)].step(step), self._grid, watch
-        base = (self._model.network,) if branch.network.borrows else ()
-        return branch.network.walk(*base, *seen)
+    def _walk(self, one: _Placement, x: Tensor, step: int, half: str) -> ControlWalk:
+        branch, on_block = one.control.branch, self._hooks.on_block
+        inputs = ControlInputs(
+            img=x,
+            picture=one.features,
+            txt=self._texts[half].to(branch.device, branch.dtype).expand(len(x), -1, -1),
+            modulation=self._tables[id(branch)].step(step),
+            grid=self._grid,
+        )
+        hooks = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
+        if isinstance(one.network, FunBranch):
+            return one.network.walk(inputs, self._model.network, hooks)
+        return one.network.walk(inputs, hooks)
 
-    def _first(self, group: list[tuple[Control, Tensor]]) -> int:
+    def _first(self, group: list[_Placement]) -> int:
         """The first step in which one of a group acts."""
-        return next(i for i in range(self._steps) if any(c.acts(i, self._steps) for c, _ in group))
+        steps = self._steps
+        return next(i for i in range(steps) if any(p.control.acts(i, steps) for p in group))
 
 
 def _scale(control: Control, device: torch.device) -> Tensor | float:
-    """By which its samples count: a number, or [n,S,1] where it acts only in a region."""
+    """Scale of its residuals: a float, or [n,S,1] when limited to a region."""
     if control.where is None:
         return control.strength
     return control.strength * control.where.float().flatten(2).mT.to(device)
@@ -249,8 +267,8 @@ def acting(r: Request) -> list[Control]:
     return [c for c in r.controls if any(c.acts(i, steps) for i in range(steps))]
 
 
-def say(r: Request) -> None:
-    """One line for each control: in how many steps it acts."""
+def log_controls(r: Request) -> None:
+    """Logs for each control in how many steps it acts."""
     steps = len(r.sigmas) - 1
     for control in r.controls:
         count = sum(control.acts(i, steps) for i in range(steps))
@@ -269,20 +287,20 @@ def say(r: Request) -> None:
 
 
 def control_bytes(r: Request, text: int) -> tuple[int, int]:
-    """(bytes that stay during a step, bytes while a branch works), beside the weights; text: tokens
-    of the prompt.
+    """(bytes that stay during a step, bytes while a branch works), in addition to the weights;
+    text: tokens of the prompt.
     """
     tokens = math.prod(token_grid(r.width, r.height))
     stays = works = 0
     for control in acting(r):
-        branch, rows = control.branch, len(r.sigmas) - 1
-        config, dtype = branch.network.config, branch.dtype
-        if isinstance(branch.network, BlockwiseBranch):
-            stays += len(control.latent) * tokens * config.width * torch.float32.itemsize
-            works = max(works, patch_bytes(config, tokens, r.batch))
+        network, dtype, rows = control.branch.network, control.branch.dtype, len(r.sigmas) - 1
+        if isinstance(network, BlockwiseBranch):
+            stays += len(control.latent) * tokens * network.config.width * torch.float32.itemsize
+            works = max(works, patch_bytes(network.config, tokens, r.batch))
             continue
+        config = network.config
         stays += sample_bytes(config, tokens, r.batch, dtype)
         stays += table_bytes(config.layers, config.width, rows, dtype)
-        stays += len(control.latent) * tokens * branch.network.condition * dtype.itemsize
+        stays += len(control.latent) * tokens * network.condition * dtype.itemsize
         works += activation_bytes(config, tokens + text, r.batch, dtype)
     return stays, works

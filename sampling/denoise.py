@@ -1,8 +1,8 @@
 """The Euler loop of a flow-matching model, as a pure function with hooks.
 
 x starts as noise at sigma = 1; each step x += (s_next - s) * v. State is float32 whatever the
-network computes in (reference: FlowMatchEulerDiscreteScheduler.step). Where only a part is
-repainted, the rest is put back after each step, at that step's noise level.
+network computes in (reference: FlowMatchEulerDiscreteScheduler.step). When inpainting, the part
+that is kept is put back after each step, at that step's noise level.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .guidance import guide
 
-Velocity = Callable[[Tensor, int, str], Tensor]
-"""(x [B,S,64] float32, step, "positive" | "negative") -> velocity [B,S,64] float32."""
+Velocity = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
+"""(x [B,S,64] float32, step) -> velocities [B,S,64] float32 of the positive and the negative
+prompt; None in place of the negative: no guidance."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after a step: x is the new state, x0 the predicted clean latents."""
+    """One finished step, for callbacks: x is the new state, x0 the predicted clean latents."""
 
     index: int
     total: int
@@ -31,9 +32,9 @@ class Step:
 
 @dataclass(frozen=True)
 class KeptRegion:
-    """A picture of which only a part is drawn anew (reference: QwenImageInpaintPipeline).
+    """The kept part of an inpainted image (reference: QwenImageInpaintPipeline).
 
-    picture, noise and mask [n,S,64] packed; mask 1 = drawn, 0 = stays; between: mixed.
+    picture, noise and mask [n,S,64] packed; mask 1 = inpainted, 0 = kept; between: mixed.
     """
 
     picture: Tensor
@@ -41,9 +42,9 @@ class KeptRegion:
     mask: Tensor
 
     def back(self, x: Tensor, sigma: float) -> Tensor:
-        """x with the part that stays put back, at this noise level."""
-        still = sigma * self.noise + (1 - sigma) * self.picture
-        return (1 - self.mask) * still + self.mask * x
+        """x with the kept part put back, at this noise level."""
+        noised = sigma * self.noise + (1 - sigma) * self.picture
+        return (1 - self.mask) * noised + self.mask * x
 
 
 def euler(
@@ -55,16 +56,16 @@ def euler(
     kept: KeptRegion | None = None,
     rescale: bool = True,
 ) -> Tensor:
-    """x [B,S,64] packed, normalised -> the denoised latents. cfg > 1 asks for "negative" too.
+    """x [B,S,64] packed, normalised -> the denoised latents.
 
-    `on_step` may raise to interrupt. rescale: see `guide`.
+    `on_step` may raise to interrupt. cfg, rescale: see `guide`.
     """
     total = len(sigmas) - 1
     for i in range(total):
         sigma = sigmas[i].item()
-        v = velocity(x, i, "positive")
-        if cfg > 1:
-            v = guide(v, velocity(x, i, "negative"), cfg, rescale)
+        v, negative = velocity(x, i)
+        if negative is not None:
+            v = guide(v, negative, cfg, rescale)
         x0 = x - sigma * v
         x = x + (sigmas[i + 1] - sigmas[i]).to(x.device) * v
         if kept is not None:

@@ -80,8 +80,8 @@ class Request:
     encoded_for: str = ""  # the variant whose template the prompts were encoded in; "" = not said
 
     @property
-    def beside(self) -> tuple[Tensor, ...]:
-        """All pictures that stand as tokens beside what is drawn."""
+    def appended(self) -> tuple[Tensor, ...]:
+        """All images whose tokens are appended to those of the target."""
         return (*self.references, *self.context)
 
 

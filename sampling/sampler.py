@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from ..kernels.block_streaming import Walk
-from ..kernels.mmdit import ForwardHooks, activation_bytes
+from ..kernels.forward import ForwardHooks, Inputs
+from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from ..kernels.references import ReferenceContext, References
+from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
 from .checks import check_request
-from .control import ActiveControls, acting, check_controls, condition, control_bytes, say
+from .control import ActiveControls, acting, check_controls, condition, control_bytes, log_controls
 from .denoise import KeptRegion, euler
 from .geometry import LATENT, even, pack, token_grid, unpack
 from .lightning import misfit
@@ -33,46 +34,52 @@ from .request import NO_HOOKS, Hooks, Model, Request, reference_grid
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _DenoiseRun:
     """One denoising run: the velocity function and what it needs."""
 
     model: Model
-    request: Request
-    texts: dict[str, Tensor]
+    texts: Mapping[str, Tensor]  # [1,L,J] of each half of CFG that is computed, positive first
     hooks: Hooks
     table: Modulation
-    grids: list[Grid]  # of the pictures that are drawn, then of the references
-    beside: ReferenceContext
-    controls: ActiveControls | None = None
-    ahead: Tensor | None = None  # the negative's velocity, computed with the positive's
+    grids: list[Grid]  # of the images that are drawn, then of the references
+    references: ReferenceContext
+    controls: ActiveControls | None
 
-    def velocity(self, x: Tensor, step: int, which: str) -> Tensor:
-        """Where weights are streamed, both halves of CFG go over them together."""
-        if which == "negative" and self.ahead is not None:
-            v, self.ahead = self.ahead, None
-            return v
-        stream = self.model.network.stream
+    def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        """(positive, negative or None): see `denoise.Velocity`.
+
+        Where weights are streamed, both halves of CFG share one reading of them; else they run one
+        after the other, which needs activations for one only.
+        """
+        stream, halves = self.model.network.stream, list(self.texts)
         streamed = stream is not None and stream.passing
-        halves = list(self.texts) if streamed and which == "positive" else [which]
-        found = self.model.network.together([self._walk(x, step, half) for half in halves])
-        found = [v.float() for v in found]
-        for v in found if step == 0 else ():
-            check("final projection", v, self.model.weights_format)
-        self.ahead = found[1] if len(found) > 1 else None
-        return found[0]
+        groups = [halves] if streamed else [[half] for half in halves]
+        velocities = [v for group in groups for v in self._forward(x, step, group)]
+        return velocities[0], velocities[1] if len(velocities) > 1 else None
 
-    def _walk(self, x: Tensor, step: int, which: str) -> Walk:
-        m, on_block = self.model, self.hooks.on_block
-        txt = self.texts[which].to(m.device, m.dtype).expand(x.shape[0], -1, -1)
-        watch = ForwardHooks(
-            on_block=None if on_block is None else (lambda block: on_block(step, block)),
+    def _forward(self, x: Tensor, step: int, halves: Sequence[str]) -> list[Tensor]:
+        walks = [self._walk(x, step, half) for half in halves]
+        velocities = [v.float() for v in self.model.network.together(walks)]
+        for v in velocities if step == 0 else ():
+            check("final projection", v, self.model.weights_format)
+        return velocities
+
+    def _walk(self, x: Tensor, step: int, half: str) -> Walk:
+        model, on_block = self.model, self.hooks.on_block
+        inputs = Inputs(
+            img=x.to(model.dtype),
+            txt=self.texts[half].to(model.device, model.dtype).expand(x.shape[0], -1, -1),
+            modulation=self.table.step(step),
+            grids=self.grids,
+            references=self.references,
+        )
+        hooks = ForwardHooks(
+            on_block=None if on_block is None else partial(on_block, step),
             probe=self._probe if step == 0 else None,
-            after=self.controls.after(x, step, which) if self.controls else (),
+            after=self.controls.after(x, step, half) if self.controls else (),
         )
-        return m.network.walk(
-            x.to(m.dtype), txt, self.table.step(step), self.grids, watch=watch, beside=self.beside
-        )
+        return model.network.walk(inputs, hooks)
 
     def _probe(self, block: int, name: str, x: Tensor) -> None:
         check(f"block {block}, {name}", x, self.model.weights_format)
@@ -96,29 +103,35 @@ def denoise(
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
         texts["negative"] = _check_text(negative, model, "negative")
-    said = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
-    if said:
-        log.warning("%s", said)
+    problem = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
+    if problem:
+        log.warning("%s", problem)
     start, kept = _start(model, r)
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
-        table = model.modulation(r.sigmas[:-1])
-        controls = _controls(model, r, texts, hooks)
-        run = _DenoiseRun(model, r, texts, hooks, table, _grids(r), _beside(model, r), controls)
+        run = _DenoiseRun(
+            model=model,
+            texts=texts,
+            hooks=hooks,
+            table=model.modulation(r.sigmas[:-1]),
+            grids=_grids(r),
+            controls=_controls(model, r, texts, hooks),
+            references=_references(model, r),
+        )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
         return raw_latents(model, x, r)
 
 
 def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes that a run needs beside the weights: activations of one forward, the table, and what
-    is kept of references between the steps.
+    """Bytes that a run needs in addition to the weights: activations of one forward, the table, and
+    what is kept of references between the steps.
     """
     config, size = model.network.config, model.dtype.itemsize
     tokens = [math.prod(grid) for grid in _grids(r)]
     references = sum(tokens[_drawn(r) :])
-    kept = max(map(len, r.beside), default=1)
+    kept = max(map(len, r.appended), default=1)
     per_token = config.width * (4 * kept + (2 * size * r.batch if model.apart else 0))
     text = max(t.shape[1] for t in texts.values())
     rows = len(r.sigmas) - 1 + model.apart
@@ -135,22 +148,22 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
 
 
 def _drawn(r: Request) -> int:
-    """Pictures that are drawn together: one, or the layers and, before them, their sum."""
+    """Images that are drawn together: one, or the layers and, before them, their sum."""
     return 1 + r.layers
 
 
 def _grids(r: Request) -> list[Grid]:
-    """Tokens of the pictures that are drawn, then of the references."""
-    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.beside]
+    """Tokens of the images that are drawn, then of the references."""
+    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.appended]
 
 
-def _beside(model: Model, r: Request) -> ReferenceContext:
+def _references(model: Model, r: Request) -> ReferenceContext:
     """The references, in one object for all steps and both halves of CFG."""
-    if not r.beside:
-        return ReferenceContext()
-    count = max(map(len, r.beside))  # maps may be one for each picture
-    seen = [_normalised(model, z).expand(count, -1, -1) for z in r.beside]
-    tokens = torch.cat(seen, dim=1)  # [n,R,64]
+    if not r.appended:
+        return NO_REFERENCES
+    count = max(map(len, r.appended))  # maps may be one for each image
+    latents = [_normalised(model, z).expand(count, -1, -1) for z in r.appended]
+    tokens = torch.cat(latents, dim=1)  # [n,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
     return ReferenceContext(references, _drawn(r) if model.layered else 0)
 
@@ -159,22 +172,22 @@ def _controls(
     model: Model, r: Request, texts: Mapping[str, Tensor], hooks: Hooks
 ) -> ActiveControls | None:
     """The controls of a run; None where none acts."""
-    say(r)
-    found = acting(r)
-    if not found:
+    log_controls(r)
+    controls = acting(r)
+    if not controls:
         return None
-    seen = [condition(c, partial(_normalised, model)) for c in found]
-    return ActiveControls(found, seen, texts, r, model, hooks)
+    conditions = [condition(c, partial(_normalised, model)) for c in controls]
+    return ActiveControls(controls, conditions, texts, r, model, hooks)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:
-    """Raw latents [n,16,1,h,w] -> what the network sees [n,S,64]."""
+    """Raw latents [n,16,1,h,w] -> normalised tokens, as the network reads them [n,S,64]."""
     z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
-    return pack(even(z))  # pictures that other nodes encoded may have odd sides
+    return pack(even(z))  # images that other nodes encoded may have odd sides
 
 
 def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
-    """Noise [B,S,64], mixed with the latent where the schedule starts below 1; what is kept."""
+    """(noise [B,S,64], mixed with the latent where the schedule starts below 1; the kept region)"""
     drawn = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
     x = pack(drawn).reshape(r.batch, -1, model.network.config.channels).to(model.device)
     first = r.sigmas[0].item()
@@ -194,8 +207,8 @@ def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
 
 
 def normalised_latents(x: Tensor, request: Request) -> Tensor:
-    """Of a packed normalised state [B,S,64] the latents of its pictures [n,16,h,w]: of each row
-    the picture, or its layers behind the picture that is their sum.
+    """Packed normalised state [B,S,64] -> latents of its images [n,16,h,w]: of each row the image,
+    or its layers behind the image that is their sum.
     """
     _, rows, columns = token_grid(request.width, request.height)
     return unpack(x.float().reshape(-1, rows * columns, x.shape[-1]), rows, columns)
@@ -203,7 +216,7 @@ def normalised_latents(x: Tensor, request: Request) -> Tensor:
 
 def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
     """Packed normalised state [B,S,64] -> raw VAE latents [B,16,1,h,w] on the CPU; of layers
-    [B,16,layers,h,w], without the picture that is their sum.
+    [B,16,layers,h,w], without the image that is their sum.
     """
     _, rows, columns = token_grid(request.width, request.height)
     tokens = x.float().cpu().reshape(-1, rows * columns, x.shape[-1])

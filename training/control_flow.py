@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..controlnet.preprocess.kinds import preprocess
-from ..kernels.control_instantx import ControlBranch, Spread
-from ..kernels.mmdit import ForwardHooks
+from ..kernels.control_instantx import ControlBranch, ControlInputs, Spread
+from ..kernels.forward import ForwardHooks, Inputs
 from ..kernels.modulation import Modulation, modulation
 from ..kernels.vae import VAE
 from ..loaders.models.tokenizer import Tokenizer
@@ -97,8 +97,8 @@ class ControlledModel(nn.Module):
             txt, _ = flow.text(ids)
             mod = flow.mod(sigma, CONFIG.layers)
         shape = (1, *grid)
-        samples = self.control.branch(x, maps, txt, self.control.table(sigma), shape)
-        return flow.mmdit(x, txt, mod, [shape], watch=ForwardHooks(after=[Spread(samples)]))
+        samples = self.control.branch(ControlInputs(x, maps, txt, self.control.table(sigma), shape))
+        return flow.mmdit(Inputs(x, txt, mod, [shape]), ForwardHooks(after=[Spread(samples)]))
 
 
 @dataclass

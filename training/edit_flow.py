@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..kernels.forward import Inputs
 from ..kernels.references import ReferenceContext, References
 from ..kernels.vae import VAE
 from ..loaders.formats.safetensors import SafetensorsFile
@@ -102,9 +103,9 @@ class EditModel(nn.Module):
         txt, _ = self.flow.text(ids)
         times = torch.cat([sigma, sigma.new_zeros(1)])
         mod = self.flow.mod(times, CONFIG.layers).with_references()
-        seen = None if bool(mask.all()) else mask
-        beside, grids = ReferenceContext(References(refs, fixed=True)), [(1, *grid)] * 2
-        return self.flow.mmdit(x, txt, mod, grids, seen, beside=beside)
+        padding = None if bool(mask.all()) else mask
+        references, grids = ReferenceContext(References(refs, fixed=True)), [(1, *grid)] * 2
+        return self.flow.mmdit(Inputs(x, txt, mod, grids, padding, references))
 
 
 @dataclass

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.configs import MMDiTConfig, TextConfig
+from ..kernels.forward import Inputs
 from ..kernels.linear import Linear
 from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation, modulation
@@ -135,7 +136,7 @@ class FlowModel(nn.Module):
         """x [B,S,64], sigma [B], ids and mask [B,L] -> velocity [B,S,64]."""
         txt, _ = self.text(ids)
         mod = self.mod(sigma, CONFIG.layers)
-        return self.mmdit(x, txt, mod, [(1, *grid)], None if bool(mask.all()) else mask)
+        return self.mmdit(Inputs(x, txt, mod, [(1, *grid)], None if bool(mask.all()) else mask))
 
 
 def padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...host import progress
+from ...kernels.forward import ForwardHooks, Inputs
 from ...kernels.lora import attached
-from ...kernels.mmdit import ForwardHooks
 from ...kernels.modulation import Modulation
 from ...kernels.references import ReferenceContext, References
 from ...loaders.lora.adapters import branches
@@ -104,16 +104,16 @@ class CoreNetwork(CoreStreams):
             grids = [token_grid(*size)] * drawn + [reference_grid(r) for r in references]
             tokens = pack(z).reshape(len(x), -1, model.network.config.channels)
             after = [*behind, *_core_control(control)]
-            watch = ForwardHooks(lambda _: progress.throw_if_interrupted(), after=after)
-            v = model.network(
-                tokens.to(model.device, model.dtype),
-                context.to(model.device, model.dtype),
-                mod,
-                grids,
-                mask,
-                watch,
-                beside,
+            inputs = Inputs(
+                img=tokens.to(model.device, model.dtype),
+                txt=context.to(model.device, model.dtype),
+                modulation=mod,
+                grids=grids,
+                mask=mask,
+                references=beside,
             )
+            hooks = ForwardHooks(lambda _: progress.throw_if_interrupted(), after=after)
+            v = model.network(inputs, hooks)
         rows, columns = z.shape[-2] // 2, z.shape[-1] // 2
         out = unpack(v.float().reshape(len(z), rows * columns, -1), rows, columns)[..., :h, :w]
         if not frames:

@@ -13,7 +13,7 @@ from diffusers.models.controlnets.controlnet_qwenimage import QwenImageMultiCont
 from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.kernels.configs import MMDiTConfig
-from inkstone.kernels.control_instantx import ControlBranch
+from inkstone.kernels.control_instantx import ControlBranch, ControlInputs
 from inkstone.kernels.modulation import modulation
 from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import load_all
@@ -159,7 +159,7 @@ def test_the_branch_sample_by_sample(extra, grid):
     assert table.out.numel() == 0
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            got = mine(x.clone(), seen, text, table, (1, *grid))
+            got = mine(ControlInputs(x.clone(), seen, text, table, (1, *grid)))
         for number, (a, b) in enumerate(zip(got, want, strict=True)):
             worst = (a - b).abs().max().item()
             assert worst < 2e-5, f"sample {number}, gradients {grad}: {worst:.1e}"

@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from inkstone.headless.draw.pipeline import draw
 from inkstone.headless.draw.request import DrawCall
-from inkstone.kernels import linear, mmdit
+from inkstone.kernels import forward, linear
 from inkstone.kernels.attention import attention
 from inkstone.kernels.configs import MMDiTConfig, TextConfig
+from inkstone.kernels.forward import Inputs
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.text_encoder import TextEncoder
@@ -122,7 +123,7 @@ def test_training_forward_on_the_meta_device(on_meta, network):
         grid = token_grid(width, height)
         img = torch.empty(2, grid[1] * grid[2], 64, device="meta")
         txt = torch.empty(2, 9, net.config.joint, device="meta")
-        result = net(img, txt, part.modulation(torch.tensor([0.5])), [grid])
+        result = net(Inputs(img, txt, part.modulation(torch.tensor([0.5])), [grid]))
     result.square().mean().backward()
     assert {p.grad.device.type for p in net.parameters()} == {"meta"}
 
@@ -142,7 +143,7 @@ def test_full_width_on_the_meta_device():
         text, _ = words(torch.zeros(1, 600, dtype=torch.long, device="meta"))
         table = modulation(weight, torch.empty(1, device="meta"), 2)
         start = torch.empty(1, 83 * 83, 64, device="meta")
-        z = unpack(network(start, text, table, [(1, 83, 83)]), 83, 83)
+        z = unpack(network(Inputs(start, text, table, [(1, 83, 83)])), 83, 83)
         assert z.shape == (1, 16, 166, 166)
         z = z[:, :, :10, :14]
         pixels = vae.decode(z)
@@ -152,8 +153,8 @@ def test_full_width_on_the_meta_device():
 
 def test_a_tensor_on_the_wrong_device_is_found(on_meta, monkeypatch):
     """The check checked: rotation tables that stay on the CPU, used in place."""
-    bundle, right = on_meta(torch.float32), mmdit.joint_rope
-    monkeypatch.setattr(mmdit, "joint_rope", lambda *args: right(*args[:4], "cpu", *args[5:]))
+    bundle, right = on_meta(torch.float32), forward.joint_rope
+    monkeypatch.setattr(forward, "joint_rope", lambda *args: right(*args[:4], "cpu", *args[5:]))
     with pytest.raises(RuntimeError, match="mixes devices: .'cpu', 'meta'"):
         text_to_image(bundle)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.forward import Inputs
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
@@ -53,7 +54,7 @@ def test_forward(name, batch, grid, grad):
         ).sample
     with torch.set_grad_enabled(grad):
         mod = modulation(state.__getitem__, sigma[:1], config.layers)
-        got = ours(img.clone(), txt, mod, [(1, h, w)])
+        got = ours(Inputs(img.clone(), txt, mod, [(1, h, w)]))
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
 
@@ -76,8 +77,8 @@ def test_references_and_padding_mask():
             img_shapes=[grids] * 2,
         ).sample[:, : tokens[0]]
         mod = modulation(state.__getitem__, sigma, config.layers)
-        beside = ReferenceContext(References(img[:, tokens[0] :]))
-        got = ours(img[:, : tokens[0]], txt, mod, grids, mask, beside=beside)
+        references = ReferenceContext(References(img[:, tokens[0] :]))
+        got = ours(Inputs(img[:, : tokens[0]], txt, mod, grids, mask, references))
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
 
@@ -101,7 +102,7 @@ def test_references_with_a_time_of_their_own(references, grad):
             want = ref(whole, encoder_hidden_states=txt, **call).sample[:, : tokens[0]]
         with torch.set_grad_enabled(grad):
             mod = modulation(state.__getitem__, times, config.layers).with_references()
-            got = ours(img, txt, mod, grids, beside=ReferenceContext(clean))
+            got = ours(Inputs(img, txt, mod, grids, references=ReferenceContext(clean)))
         error = relative(got, want)
         assert error < 1e-5, f"sigma {sigma}, {length} text tokens: relative error {error:.2e}"
 
@@ -123,6 +124,7 @@ def test_layers(layers):
             additional_t_cond=torch.tensor([0]),
         ).sample[:, : 30 * layers]
         mod = modulation(state.__getitem__, sigma, config.layers, addition=0)
-        got = ours(img, txt, mod, grids, beside=ReferenceContext(References(clean), layers))
+        references = ReferenceContext(References(clean), layers)
+        got = ours(Inputs(img, txt, mod, grids, references=references))
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"

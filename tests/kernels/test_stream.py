@@ -7,7 +7,8 @@ import torch
 
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.control_instantx import Spread
-from inkstone.kernels.mmdit import ForwardHooks, MMDiT
+from inkstone.kernels.forward import ForwardHooks, Inputs
+from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
 from inkstone.loaders.memory import residency
@@ -57,29 +58,20 @@ def test_passes_together_are_passes_alone(name, references):
     mod = (table.with_references() if references else table).step(0)
     added = [torch.randn(2, 35, config.width)]
 
-    def walks(watches, beside):
-        return [
-            ours.walk(img.clone(), text, mod, grids, watch=watch, beside=beside)
-            for text, watch in zip(texts, watches)
-        ]
-
-    def beside():
-        return ReferenceContext(References(tokens, fixed=True) if references else None)
+    def passes():
+        """(inputs, hooks) of each text, with one object of references for all of them."""
+        shared = ReferenceContext(References(tokens, fixed=True) if references else None)
+        hooks = ForwardHooks(), ForwardHooks(after=[Spread(added)]), ForwardHooks()
+        inputs = [Inputs(img.clone(), text, mod, grids, references=shared) for text in texts]
+        return zip(inputs, hooks)
 
     with torch.no_grad():
-        shared = beside()
-        one_by_one = [
-            ours(img.clone(), text, mod, grids, watch=watch, beside=shared)
-            for text, watch in zip(
-                texts, (ForwardHooks(), ForwardHooks(after=[Spread(added)]), ForwardHooks())
-            )
-        ]
+        one_by_one = [ours(*one) for one in passes()]
         ours.stream = Counting()
-        watches = ForwardHooks(), ForwardHooks(after=[Spread(added)]), ForwardHooks()
-        together = ours.together(walks(watches, beside()))
+        together = ours.together([ours.walk(*one) for one in passes()])
     assert ours.stream.entered == list(range(config.layers))
-    for alone, beside_others in zip(one_by_one, together):
-        assert torch.equal(alone, beside_others), f"{(alone - beside_others).abs().max():.2e}"
+    for alone, with_others in zip(one_by_one, together):
+        assert torch.equal(alone, with_others), f"{(alone - with_others).abs().max():.2e}"
 
 
 def test_every_pass_is_asked_before_a_block_is_read():
@@ -92,16 +84,9 @@ def test_every_pass_is_asked_before_a_block_is_read():
         if len(seen) == 5:
             raise KeyboardInterrupt
 
-    walks = [
-        ours.walk(
-            torch.zeros(1, 35, 64),
-            torch.zeros(1, 2, config.joint),
-            table.step(0),
-            [GRID],
-            watch=ForwardHooks(stop),
-        )
-        for _ in range(2)
-    ]
+    img, txt = torch.zeros(1, 35, 64), torch.zeros(1, 2, config.joint)
+    inputs = Inputs(img, txt, table.step(0), [GRID])
+    walks = [ours.walk(inputs, ForwardHooks(stop)) for _ in range(2)]
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         ours.together(walks)
     assert seen == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]

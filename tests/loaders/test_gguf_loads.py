@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.forward import Inputs
 from inkstone.loaders.arch.key_maps import text_names
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
@@ -67,7 +68,7 @@ def test_a_diffusion_model(folder, tmp_path, caplog):
     start, text = torch.randn(1, 20, c.channels), torch.randn(1, 7, c.joint)
     with torch.inference_mode():
         got, want = (
-            model.network(start, text, model.modulation(torch.tensor([0.4])), [(1, 4, 5)])
+            model.network(Inputs(start, text, model.modulation(torch.tensor([0.4])), [(1, 4, 5)]))
             for model in (ours, plain)
         )
     error = relative(got, want)

@@ -179,7 +179,7 @@ def test_euler_equals_the_reference_steps():
     x = start
     for t in scheduler.timesteps:
         x = scheduler.step(torch.tanh(x @ mix), t, x).prev_sample
-    got = euler(lambda x, step, which: torch.tanh(x @ mix), start, sigmas(QWEN, 6, 15))
+    got = euler(lambda x, step: (torch.tanh(x @ mix), None), start, sigmas(QWEN, 6, 15))
     error = (got - x).abs().max().item()
     assert error < 1e-5, f"states differ by {error:.1e}"
 
@@ -188,7 +188,7 @@ def test_every_step_is_reported_with_the_picture_it_predicts():
     """Straight paths: v = noise - data, so every x0 is the data and so is the end."""
     data, start, seen = torch.randn(1, 4, 64), torch.randn(1, 4, 64), []
     levels = sigmas(LIGHTNING, 4, 4)
-    end = euler(lambda x, step, which: start - data, start, levels, on_step=seen.append)
+    end = euler(lambda x, step: (start - data, None), start, levels, on_step=seen.append)
     assert [(s.index, s.total, s.sigma) for s in seen] == [
         (i, 4, levels[i].item()) for i in range(4)
     ]
@@ -199,14 +199,23 @@ def test_every_step_is_reported_with_the_picture_it_predicts():
 
 @pytest.mark.parametrize("cfg, passes", [(0.0, 1), (1.0, 1), (1.01, 2)])
 def test_the_negative_runs_only_where_guidance_is_on(cfg, passes):
+    """By the lengths of the text states that the network gets: 5 positive, 2 negative."""
+    model, lengths = random_model(1), []
+    model.network.txt_in.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    positive, negative = torch.randn(1, 5, 32), torch.randn(1, 2, 32)
+    denoise(model, positive, negative, Request(32, 32, sigmas(LINEAR, 2, 4), cfg=cfg))
+    assert lengths == [5, 2][:passes] * 2
+
+
+def test_the_velocity_is_computed_once_a_step():
     asked = []
 
-    def velocity(x, step, which):
-        asked.append((step, which))
-        return x
+    def velocity(x, step):
+        asked.append(step)
+        return x, x / 2
 
-    euler(velocity, torch.ones(1, 1, 64), sigmas(LINEAR, 2, 1), cfg)
-    assert asked == [(i, w) for i in (0, 1) for w in ("positive", "negative")[:passes]]
+    euler(velocity, torch.ones(1, 1, 64), sigmas(LINEAR, 2, 1), 4.0)
+    assert asked == [0, 1]
 
 
 def random_model(layers: int = 3):

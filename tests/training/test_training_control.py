@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from inkstone.headless.cli.main import main
+from inkstone.kernels.control_instantx import ControlInputs
 from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_vae
 from inkstone.loaders.models.tokenizer import load_tokenizer
@@ -146,8 +147,8 @@ def test_the_file_is_small_and_near_the_weights(tmp_path):
     x, maps, txt = torch.randn(1, 12, 64), torch.randn(1, 12, 64), torch.randn(1, 5, 128)
     sigma = torch.tensor([0.5])
     with torch.no_grad():
-        want = control.branch(x, maps, txt, control.table(sigma), (1, 3, 4))
-        got = opened.network(x, maps, txt, opened.modulation(sigma), (1, 3, 4))
+        want = control.branch(ControlInputs(x, maps, txt, control.table(sigma), (1, 3, 4)))
+        got = opened.network(ControlInputs(x, maps, txt, opened.modulation(sigma), (1, 3, 4)))
     for a, b in zip(want, got):
         off = ((a - b).norm() / a.norm()).item()
         assert off < 0.05, f"{off:.4f} of the samples is lost"

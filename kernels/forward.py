@@ -1,0 +1,102 @@
+"""One forward of an MMDiT: its inputs, its hooks, and what all its blocks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .configs import MMDiTConfig
+from .modulation import Modulation
+from .references import NO_REFERENCES, ReferenceContext, References
+from .rope import Grid, joint_rope
+
+Probe = Callable[[str, Tensor], None]  # ("attention", tensor)
+# (block, blocks, image stream [B,S,D]) -> the stream with the residual of a control
+After = Callable[[int, int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one forward."""
+
+    img: Tensor  # [B,S,64] packed latents of the target
+    txt: Tensor  # [B,L,J] text states
+    modulation: Modulation  # rows with n = 1 or B
+    grids: Sequence[Grid]  # (f,h,w) in tokens of each image: the target's, then the references'
+    mask: Tensor | None = None  # [B,L] True = real text token
+    references: ReferenceContext = NO_REFERENCES
+
+
+class ForwardHooks:
+    """Callbacks of one forward.
+
+    on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;
+    after: what controls add to the image stream after each block.
+    """
+
+    def __init__(
+        self,
+        on_block: Callable[[int], None] | None = None,
+        probe: Callable[[int, str, Tensor], None] | None = None,
+        after: Sequence[After] = (),
+    ) -> None:
+        self._on_block, self._probe, self._after = on_block, probe, after
+
+    def on_block(self, index: int) -> None:
+        """Called before block `index`."""
+        if self._on_block is not None:
+            self._on_block(index)
+
+    def probe_of(self, index: int) -> Probe | None:
+        """The probe bound to one block."""
+        probe = self._probe
+        return None if probe is None else (lambda name, x: probe(index, name, x))
+
+    def after_block(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """The image stream x [B,S,D] as the next block gets it."""
+        for add in self._after:
+            x = add(index, layers, x)
+        return x
+
+
+NO_HOOKS = ForwardHooks()
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What all blocks of one forward share."""
+
+    img_freqs_cis: Tensor  # [S,d/2] complex
+    txt_freqs_cis: Tensor  # [L,d/2] complex
+    mask: Tensor | None  # [B,1,1,L+S] boolean, True = is attended to
+    dtype: torch.dtype  # of weights and products; both streams are float32
+    tokens: int  # image tokens of the target; those behind them are references
+    probe: Probe | None = None
+    cached: References | None = None  # in the first block: holds its references' keys and values
+
+    def look(self, name: str, x: Tensor) -> Tensor:
+        """Shows a tensor to the probe, if there is one."""
+        if self.probe is not None:
+            self.probe(name, x)
+        return x
+
+
+def pass_context(
+    config: MMDiTConfig,
+    img: Tensor,
+    txt: Tensor,
+    grids: Sequence[Grid],
+    mask: Tensor | None = None,
+    layers: int = 0,
+) -> PassContext:
+    """The context for img [B,S,64] and txt [B,L,J]; mask [B,L] True = real text token."""
+    img_freqs_cis, txt_freqs_cis = joint_rope(
+        grids, txt.shape[1], config.axes, config.theta, img.device, layers
+    )
+    if mask is not None:
+        mask = F.pad(mask, (0, len(img_freqs_cis)), value=True)[:, None, None, :]
+    return PassContext(img_freqs_cis, txt_freqs_cis, mask, img.dtype, img.shape[1])
