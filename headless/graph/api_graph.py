@@ -1,7 +1,7 @@
-"""API graphs: reading, checking against the node schemas, and `--set NODE.INPUT=VALUE`.
+"""API graphs: parsing, checking against the node schemas, and `--set NODE.INPUT=VALUE`.
 
-Stricter than ComfyUI's server, which drops unknown input names without a word: a name that the node
-does not have is an error with the nearest one that it has. All faults are reported at once.
+Stricter than ComfyUI's server, which silently drops unknown input names: here such a name is an
+error that suggests the nearest input. All faults are reported at once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from ...errors import InkstoneError
-from ...files.png import read_text_chunks
 from ...host.api import io
 from .input_values import (
     Fault,
@@ -29,6 +25,7 @@ from .input_values import (
     short,
     socket_type,
 )
+from .node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
 
 _ADVICE_API = "Save it in ComfyUI with File > Export (API)."
 
@@ -48,39 +45,28 @@ class Node:
     id: str
     class_type: str
     title: str
-    inputs: dict[str, Any]
+    inputs: dict[str, Value]
 
     def links(self) -> dict[str, Link]:
         """The linked inputs by name."""
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
 
+    def constants(self, names: list[str]) -> dict[str, Value]:
+        """The constants of these inputs; None where an input is linked or absent."""
+        values = {name: self.inputs.get(name) for name in names}
+        return {name: None if isinstance(value, Link) else value for name, value in values.items()}
+
 
 Graph = dict[str, Node]
-NodeClasses = Mapping[str, type]
+# boxes with text for readers: they carry no data and no run needs them
+NOTE_CLASSES = ("Note", "MarkdownNote")
 
 
-def read_graph(path: Path | str) -> Graph:
-    """The graph in a JSON file or in the `prompt` chunk of a PNG. Raises InkstoneError."""
-    path = Path(path)
-    if path.suffix.lower() == ".png":
-        text = read_text_chunks(path).get("prompt")
-        if text is None:
-            raise InkstoneError(f"{path} carries no graph: it has no `prompt` text chunk.")
-    else:
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InkstoneError(f"Cannot read the graph {path}: {error}.") from error
-    try:
-        return parse_graph(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise InkstoneError(f"{path} is not JSON: {error}. {_ADVICE_API}") from error
+def parse_graph(data: Json) -> Graph:
+    """A Graph from parsed API JSON (also the body of POST /prompt), without note boxes.
 
-
-def parse_graph(data: Any) -> Graph:
-    """A Graph from parsed API JSON (also the body of POST /prompt); note boxes are left out.
-
-    Raises InkstoneError when it is a UI graph or no graph, GraphError for malformed entries.
+    Raises InkstoneError for a UI graph or anything else that is not an API graph, GraphError for
+    malformed entries.
     """
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
@@ -98,7 +84,7 @@ def parse_graph(data: Any) -> Graph:
     return {key: node for key, node in graph.items() if node.class_type not in NOTE_CLASSES}
 
 
-def _parse_node(key: str, entry: Any, problems: list[Problem]) -> Node:
+def _parse_node(key: str, entry: Json, problems: list[Problem]) -> Node:
     kind = entry.get("class_type") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or not isinstance(entry.get("inputs", {}), dict):
         problems.append(
@@ -117,7 +103,7 @@ def _parse_node(key: str, entry: Any, problems: list[Problem]) -> Node:
     return Node(key, kind, str(title or kind), inputs)
 
 
-def _parse_value(value: Any) -> Any:
+def _parse_value(value: Json) -> Value:
     """A constant or a Link. Raises ValueError for a list that is neither."""
     if isinstance(value, dict) and set(value) == {"__value__"}:
         return value["__value__"]
@@ -129,10 +115,10 @@ def _parse_value(value: Any) -> Any:
     raise ValueError(short(value))
 
 
-def to_api(graph: Graph) -> dict[str, Any]:
+def to_api(graph: Graph) -> dict[str, Json]:
     """The JSON form of a graph."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: Value) -> Json:
         if isinstance(value, Link):
             return [value.node, value.slot]
         return {"__value__": value} if isinstance(value, list) else value
@@ -148,7 +134,7 @@ def to_api(graph: Graph) -> dict[str, Any]:
 
 
 def with_defaults(graph: Graph, nodes: NodeClasses) -> Graph:
-    """The graph with every widget spelled out, as the page writes it."""
+    """The graph with a value for every widget, as the page writes it."""
     full = {}
     for key, node in graph.items():
         widgets = {
@@ -160,7 +146,7 @@ def with_defaults(graph: Graph, nodes: NodeClasses) -> Graph:
     return full
 
 
-def _class_of(node: Node, nodes: NodeClasses) -> type:
+def _class_of(node: Node, nodes: NodeClasses) -> NodeClass:
     if node.class_type not in nodes:
         raise GraphError([_unknown_class(node, nodes)])
     return nodes[node.class_type]
@@ -178,9 +164,9 @@ def validate(
 ) -> Graph:
     """The graph with constants converted to their types. Raises GraphError with all faults.
 
-    Classes are checked everywhere; inputs only of nodes that the `targets` need (None: the output
-    nodes). Without `choices` combos and the nodes' own checks are left out: for graphs whose files
-    lie elsewhere.
+    All classes are checked; inputs only of nodes that the `targets` need (None: the output nodes).
+    Without `choices`, combos and the nodes' own checks are skipped: for graphs whose files are on
+    another machine.
     """
     problems = [
         _unknown_class(node, nodes) for node in graph.values() if node.class_type not in nodes
@@ -195,8 +181,8 @@ def validate(
     needed = _needed(graph, targets)
     checked = {}
     for key in needed:
-        checked[key], found = _check_node(graph, graph[key], nodes, choices)
-        problems.extend(found)
+        checked[key], faults = _check_node(graph, graph[key], nodes, choices)
+        problems.extend(faults)
     problems.extend(_cycle(graph, needed))
     if problems:
         raise GraphError(problems)
@@ -224,10 +210,11 @@ def _check_node(
     graph: Graph, node: Node, nodes: NodeClasses, choices: bool
 ) -> tuple[Node, list[Problem]]:
     """The node with converted constants, and its faults."""
-    node_class, problems = nodes[node.class_type], []
+    node_class = nodes[node.class_type]
+    problems: list[Problem] = []
     items = {item.id: item for item in schema_of(node_class).inputs or []}
     own = _own_checks(node_class)
-    converted = {}
+    converted: dict[str, Value] = {}
     for name, value in node.inputs.items():
         try:
             if name not in items:
@@ -243,25 +230,23 @@ def _check_node(
     required = {name: item for name, item in items.items() if not item.optional}
     for name in [name for name in required if name not in node.inputs]:
         default = f" (default {default_value(items[name])!r})" if is_widget(items[name]) else ""
-        what = f"a value of type {socket_type(items[name])}{default}"
-        problems.append(Problem(node.id, node.title, name, what, "nothing"))
+        expected = f"a value of type {socket_type(items[name])}{default}"
+        problems.append(Problem(node.id, node.title, name, expected, "nothing"))
+    checked = dataclasses.replace(node, inputs=converted)
     if own and choices and not required.keys() - converted.keys():
-        problems.extend(_run_own_checks(node, node_class, converted, own))
-    return dataclasses.replace(node, inputs=converted), problems
+        problems.extend(_run_own_checks(checked, node_class, own))
+    return checked, problems
 
 
-def _own_checks(node_class: type) -> list[str]:
-    """The inputs that the node's validate_inputs names: the built-in limits do not hold there."""
+def _own_checks(node_class: NodeClass) -> list[str]:
+    """The inputs that the node's validate_inputs names: built-in limits do not apply to them."""
     if node_class.validate_inputs.__func__ is io.ComfyNode.validate_inputs.__func__:
         return []
     return list(inspect.signature(node_class.validate_inputs).parameters)
 
 
-def _run_own_checks(node: Node, node_class: type, values: dict, names: list[str]) -> list[Problem]:
-    given = {
-        name: None if isinstance(values.get(name), Link) else values.get(name) for name in names
-    }
-    answer = node_class.validate_inputs(**given)
+def _run_own_checks(node: Node, node_class: NodeClass, names: list[str]) -> list[Problem]:
+    answer = node_class.validate_inputs(**node.constants(names))
     if answer is True:
         return []
     return [
@@ -269,7 +254,7 @@ def _run_own_checks(node: Node, node_class: type, values: dict, names: list[str]
     ]
 
 
-def _check_link(graph: Graph, item: Any, link: Link, nodes: NodeClasses) -> None:
+def _check_link(graph: Graph, item: SchemaInput, link: Link, nodes: NodeClasses) -> None:
     source = graph.get(link.node)
     if source is None:
         near = ", ".join(list(graph)[:8])
@@ -304,9 +289,9 @@ def _cycle(graph: Graph, needed: list[str]) -> Iterator[Problem]:
 
 
 def apply_set(graph: Graph, setting: str, nodes: NodeClasses) -> Graph:
-    """The graph with one `NODE.INPUT=VALUE` applied; NODE is an id, a title, or a class used once.
+    """The graph with one `NODE.INPUT=VALUE` applied; NODE is an id, a title, or a unique class.
 
-    VALUE is converted by the schema and replaces a link too. Raises InkstoneError.
+    VALUE is converted by the schema; it also replaces a link. Raises InkstoneError.
     """
     left, equals, value = setting.partition("=")
     if not equals or "." not in left:
@@ -318,10 +303,11 @@ def apply_set(graph: Graph, setting: str, nodes: NodeClasses) -> Graph:
     try:
         if name not in items:
             raise Fault(nearest_input(name, items), "an input that the node does not have")
-        made = convert(items[name], value, limits=name not in _own_checks(nodes[node.class_type]))
+        limits = name not in _own_checks(nodes[node.class_type])
+        inputs = node.inputs | {name: convert(items[name], value, limits)}
     except Fault as fault:
         raise GraphError([Problem(node.id, node.title, name, fault.expected, fault.got)]) from fault
-    return graph | {node.id: dataclasses.replace(node, inputs=node.inputs | {name: made})}
+    return graph | {node.id: dataclasses.replace(node, inputs=inputs)}
 
 
 def _find_node(graph: Graph, path: str) -> tuple[Node, str]:
@@ -345,7 +331,3 @@ def _find_node(graph: Graph, path: str) -> tuple[Node, str]:
     raise InkstoneError(
         f"--set {path}: no node has this id, title or class. Nearest: {', '.join(near)}."
     )
-
-
-# Boxes for reading: they carry no data and no run needs them.
-NOTE_CLASSES = ("Note", "MarkdownNote")

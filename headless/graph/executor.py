@@ -12,11 +12,10 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from ...errors import InkstoneError
 from ...files.png import ensure_writable
@@ -25,15 +24,14 @@ from ...host.api import io
 from ...host.headless import HeadlessHost
 from .api_graph import Graph, Link, Node, output_nodes, to_api, validate
 from .input_values import schema_of
-from .invoke import finished, inference, normalised, overrides, prepared
+from .invoke import as_node_output, awaited, inference, overrides, with_hidden
+from .node_types import Json, NodeClass, NodeClasses, Value
 from .result_cache import ResultCache
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What happens in a run. `kind` and its `data`:
+    """Something that happened in a run. `kind` and its `data`:
 
     start {nodes: [ids that an output needs]}, cached {}, executing {class_type, title},
     progress {value, max, preview: PIL image or None}, executed {ui, seconds}, done {seconds}.
@@ -42,7 +40,7 @@ class Event:
 
     kind: str
     node: str = ""
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Value] = dataclasses.field(default_factory=dict)
 
 
 OnEvent = Callable[[Event], None]
@@ -50,9 +48,9 @@ OnEvent = Callable[[Event], None]
 
 @dataclasses.dataclass
 class RunResult:
-    """`outputs`: {node id: ui dict}; ids that ran, came from the cache, were blocked; seconds."""
+    """Results of a run. outputs: node id -> ui dict; executed, cached, blocked: node ids."""
 
-    outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, dict[str, Json]] = dataclasses.field(default_factory=dict)
     executed: list[str] = dataclasses.field(default_factory=list)
     cached: list[str] = dataclasses.field(default_factory=list)
     blocked: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -60,58 +58,56 @@ class RunResult:
 
 
 class NodeError(InkstoneError):
-    """A node failed; `node`, `class_type`, `title` say which, `__cause__` is what it raised."""
+    """A node failed: `node`, `class_type` and `title` identify it, `__cause__` is its exception."""
 
     def __init__(self, node: Node, error: BaseException) -> None:
         self.node, self.class_type, self.title = node.id, node.class_type, node.title
-        what = (
+        reason = (
             str(error) if isinstance(error, InkstoneError) else f"{type(error).__name__}: {error}"
         )
-        super().__init__(f"Node {node.id} ({node.title}, {node.class_type}) failed. {what}")
+        super().__init__(f"Node {node.id} ({node.title}, {node.class_type}) failed. {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocked:
-    """Stands for every output of a node that blocked what comes after it."""
+    """The value of all outputs of a node that blocked the nodes after it."""
 
     reason: str
 
 
-def run_graph(
-    graph: Graph, nodes: Mapping[str, type], host: HeadlessHost, on_event: OnEvent | None = None
-) -> RunResult:
-    """One run with a fresh cache; see Executor.run."""
-    return Executor(nodes).run(graph, host, on_event)
+Outputs: TypeAlias = "tuple[Value, ...] | _Blocked"
 
 
 class Executor:
-    """Runs graphs of these node classes and keeps what it computed for the next run."""
+    """Runs graphs of these node classes and caches the results for the next run."""
 
-    def __init__(self, nodes: Mapping[str, type]) -> None:
+    def __init__(self, nodes: NodeClasses) -> None:
         self.nodes = nodes
-        self._cache = ResultCache()
+        self.cache: ResultCache[Outputs] = ResultCache()
         self._lock = threading.Lock()
         progress.listen()  # as ComfyUI's start does: long work reports and can be stopped
 
     def clear(self) -> None:
-        """Forgets all results, models included."""
-        self._cache.clear()
+        """Drop all results, models included."""
+        self.cache.clear()
 
     def run(
         self,
         graph: Graph,
         host: HeadlessHost,
         on_event: OnEvent | None = None,
-        extra_pnginfo: Mapping[str, Any] | None = None,
+        extra_pnginfo: Mapping[str, Json] | None = None,
     ) -> RunResult:
-        """Checks and runs a graph for its output nodes; results of earlier runs that it does not
-        use are dropped first.
+        """Check a graph and run its output nodes; results of earlier runs that it does not use are
+        dropped first.
 
         Raises GraphError before anything is computed, InkstoneError for an output folder that
-        refuses, NodeError for a failing node, Interrupted once `host.interrupt` is set.
+        cannot be written to, NodeError for a failing node, Interrupted once `host.interrupt` is
+        set.
         """
         with self._lock, headless.using(host):
-            run = _GraphRun(self, graph, on_event or (lambda event: None), extra_pnginfo)
+            run = _GraphRun(self, graph, host, on_event or (lambda event: None))
+            run.hidden["EXTRA_PNGINFO"] = extra_pnginfo
             return run.execute()
 
     def values(
@@ -120,13 +116,13 @@ class Executor:
         links: Sequence[Link],
         host: HeadlessHost,
         on_event: OnEvent | None = None,
-    ) -> list[Any]:
-        """The values of these outputs, with all that they need computed; no output node runs.
+    ) -> list[Value]:
+        """Compute these outputs and all that they need; no output node runs.
 
-        Raises as `run`, and InkstoneError where a node blocked the rest of the graph.
+        Raises as `run`, and InkstoneError if a node blocked the rest of the graph.
         """
         with self._lock, headless.using(host):
-            run = _GraphRun(self, graph, on_event or (lambda event: None), None, links)
+            run = _GraphRun(self, graph, host, on_event or (lambda event: None), links)
             run.execute()
             return [run.value(link) for link in links]
 
@@ -138,24 +134,26 @@ class _GraphRun:
         self,
         executor: Executor,
         graph: Graph,
+        host: HeadlessHost,
         emit: OnEvent,
-        extra_pnginfo: Mapping[str, Any] | None,
         links: Sequence[Link] | None = None,
     ) -> None:
-        """links: the outputs to compute; None = those of the output nodes."""
-        self.nodes, self.cache, self.emit = executor.nodes, executor._cache, emit
-        wanted = None if links is None else list(dict.fromkeys(link.node for link in links))
-        self.graph = validate(graph, self.nodes, targets=wanted)
-        self.targets = output_nodes(self.graph, self.nodes) if wanted is None else wanted
+        """links: the outputs to compute; None: those of the output nodes."""
+        self.nodes, self.cache = executor.nodes, executor.cache
+        self.host, self.emit = host, emit
+        sources = None if links is None else list(dict.fromkeys(link.node for link in links))
+        self.graph = validate(graph, self.nodes, targets=sources)
+        self.targets = output_nodes(self.graph, self.nodes) if sources is None else sources
         self.links = tuple(links or ())
         self.schemas = {key: schema_of(self.nodes[n.class_type]) for key, n in self.graph.items()}
-        self.hidden = {"PROMPT": to_api(graph), "EXTRA_PNGINFO": extra_pnginfo}
+        self.hidden: dict[str, Json] = {"PROMPT": to_api(graph)}
         self.keys: dict[str, str] = {}
         self.unread: dict[str, list[int]] = {}
-        self.values: dict[str, tuple[Any, ...] | _Blocked] = {}
+        self.values: dict[str, Outputs] = {}
         self.result = RunResult()
 
     def execute(self) -> RunResult:
+        """Run the target nodes and all that they need."""
         started = time.perf_counter()
         if not self.links:
             self._check_output_folder(self.targets)
@@ -173,7 +171,7 @@ class _GraphRun:
         return self.result
 
     def _check_output_folder(self, targets: list[str]) -> None:
-        """Fails early where a picture could not be saved after minutes of work."""
+        """Fail early if a picture could not be saved after minutes of work."""
         classes = [self.nodes[self.graph[key].class_type] for key in targets]
         if any(getattr(node_class, "WRITES_TO", "output") == "output" for node_class in classes):
             ensure_writable(directories.output_directory())
@@ -192,7 +190,7 @@ class _GraphRun:
         return list(order)
 
     def _unread(self, order: Sequence[str]) -> dict[str, list[int]]:
-        """Slots that nobody reads, of the nodes whose class asks for them (SKIPS_UNREAD)."""
+        """Unconnected output slots, of the nodes whose class skips such outputs (SKIPS_UNREAD)."""
         read = {(link.node, link.slot) for link in self.links}
         for key in order:
             read |= {(link.node, link.slot) for link in self.graph[key].links().values()}
@@ -202,12 +200,13 @@ class _GraphRun:
             if getattr(self.nodes[self.graph[key].class_type], "SKIPS_UNREAD", False)
         }
 
-    def value(self, link: Link) -> Any:
+    def value(self, link: Link) -> Value:
         """A computed output."""
-        if isinstance(self.values[link.node], _Blocked):
-            node, reason = self.graph[link.node], self.values[link.node].reason
-            raise NodeError(node, InkstoneError(f"It stopped the graph: {reason}"))
-        return self._linked(link)
+        values = self.values[link.node]
+        if isinstance(values, _Blocked):
+            reason = InkstoneError(f"It stopped the graph: {values.reason}")
+            raise NodeError(self.graph[link.node], reason)
+        return values[link.slot]
 
     def _refuse_unsupported(self, key: str) -> None:
         schema, node = self.schemas[key], self.graph[key]
@@ -217,7 +216,6 @@ class _GraphRun:
     def _content_key(self, key: str) -> str:
         """A digest of the class, its constants and fingerprint, and its ancestors' digests."""
         node, schema = self.graph[key], self.schemas[key]
-        host = headless.headless_host()
         inputs = {
             name: ["link", self.keys[value.node], value.slot] if isinstance(value, Link) else value
             for name, value in node.inputs.items()
@@ -228,33 +226,22 @@ class _GraphRun:
             inputs,
             self._fingerprint(node),
             key if fixed else None,
-            [str(path) for path in (*host.models, host.input)],
-            [host.device, host.memory],
+            [str(path) for path in (*self.host.models, self.host.input)],
+            [self.host.device, self.host.memory],
             self.unread.get(key),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
-    def _fingerprint(self, node: Node) -> Any:
+    def _fingerprint(self, node: Node) -> Value:
         node_class = self.nodes[node.class_type]
         if not overrides(node_class, "fingerprint_inputs"):
             return None
-        return self._guarded(
-            node,
-            lambda: node_class.fingerprint_inputs(
-                **self._named(
-                    node, list(inspect.signature(node_class.fingerprint_inputs).parameters)
-                )
-            ),
-        )
-
-    @staticmethod
-    def _named(node: Node, names: list[str]) -> dict[str, Any]:
-        """Constants by name, links as None."""
-        values = {name: node.inputs.get(name) for name in names}
-        return {name: None if isinstance(value, Link) else value for name, value in values.items()}
+        names = list(inspect.signature(node_class.fingerprint_inputs).parameters)
+        constants = node.constants(names)
+        return self._guarded(node, lambda: node_class.fingerprint_inputs(**constants))
 
     def _resolve(self, target: str) -> None:
-        """Computes `target` after what it needs, without recursion."""
+        """Compute `target` after its ancestors, without recursion."""
         stack = [target]
         while stack:
             key = stack[-1]
@@ -275,7 +262,7 @@ class _GraphRun:
         return True
 
     def _missing(self, key: str) -> list[str]:
-        """Ids of nodes whose values this node needs now: lazy inputs only when it asks for them."""
+        """Ids of nodes that must run before this one: lazy inputs only if it requests them."""
         node = self.graph[key]
         lazy = {item.id for item in self.schemas[key].inputs or [] if item.lazy}
         open_links = {
@@ -287,24 +274,24 @@ class _GraphRun:
         inputs = self._inputs(node)
         if any(isinstance(value, _Blocked) for value in inputs.values()):
             return []
-        node_class = self._prepared(key)
+        node_class = self._class_for_run(key)
         names = self._guarded(node, lambda: node_class.check_lazy_status(**inputs)) or []
         return [open_links[name] for name in names if name in open_links]
 
-    def _inputs(self, node: Node) -> dict[str, Any]:
-        """The node's inputs by name; None for a link that is not computed."""
+    def _inputs(self, node: Node) -> dict[str, Value]:
+        """The node's inputs by name; None for a link that was not computed."""
         return {
             name: self._linked(value) if isinstance(value, Link) else value
             for name, value in node.inputs.items()
         }
 
-    def _linked(self, link: Link) -> Any:
+    def _linked(self, link: Link) -> Value:
         values = self.values.get(link.node)
         return values[link.slot] if isinstance(values, tuple) else values
 
-    def _prepared(self, key: str) -> type:
+    def _class_for_run(self, key: str) -> NodeClass:
         node_class = self.nodes[self.graph[key].class_type]
-        return prepared(node_class, self.schemas[key], self.hidden | {"UNIQUE_ID": key})
+        return with_hidden(node_class, self.schemas[key], self.hidden | {"UNIQUE_ID": key})
 
     def _compute(self, key: str) -> None:
         node, inputs = self.graph[key], self._inputs(self.graph[key])
@@ -315,26 +302,26 @@ class _GraphRun:
         progress.throw_if_interrupted()
         self.emit(Event("executing", key, {"class_type": node.class_type, "title": node.title}))
         started = time.perf_counter()
-        node_class = self._prepared(key)
+        node_class = self._class_for_run(key)
         with headless.using(self._reporting_host(key)), inference(self.schemas[key]):
-            output = normalised(self._guarded(node, lambda: finished(node_class.execute(**inputs))))
+            result = self._guarded(node, lambda: awaited(node_class.execute(**inputs)))
+            output = as_node_output(result)
         self._store(key, output)
         seconds = time.perf_counter() - started
         self.emit(Event("executed", key, {"ui": self.result.outputs.get(key), "seconds": seconds}))
 
     def _reporting_host(self, key: str) -> HeadlessHost:
         """The host of the run; its progress also becomes events of this node."""
-        base = headless.headless_host()
 
-        def report(value: int, total: int, preview: Any) -> None:
-            if base.on_progress is not None:
-                base.on_progress(value, total, preview)
+        def report(value: int, total: int, preview: Value) -> None:
+            if self.host.on_progress is not None:
+                self.host.on_progress(value, total, preview)
             self.emit(Event("progress", key, {"value": value, "max": total, "preview": preview}))
 
         unread = frozenset(self.unread.get(key, ()))
-        return dataclasses.replace(base, on_progress=report, unread=unread)
+        return dataclasses.replace(self.host, on_progress=report, unread=unread)
 
-    def _store(self, key: str, output: Any) -> None:
+    def _store(self, key: str, output: io.NodeOutput) -> None:
         node, schema = self.graph[key], self.schemas[key]
         if output.expand is not None:
             raise NodeError(
@@ -361,13 +348,11 @@ class _GraphRun:
             )
 
     @staticmethod
-    def _guarded(node: Node, call: Callable[[], Any]) -> Any:
-        """Runs a node's code; whatever it raises comes back as a NodeError, except a stop."""
+    def _guarded(node: Node, call: Callable[[], Value]) -> Value:
+        """Run a node's code; any exception but a stop becomes a NodeError."""
         try:
             return call()
         except headless.Interrupted:
             raise
-        except (
-            Exception
-        ) as error:  # the boundary to code of any node: everything is named and chained
+        except Exception as error:  # the boundary to any node's code: named and chained
             raise NodeError(node, error) from error

@@ -1,7 +1,7 @@
 """Input values and node schemas: socket types, defaults, and constants converted to their type.
 
-The rules are ComfyUI's server's where it has one ("5" is an INT), and stricter where its rule is a
-trap: "false" is False, steps of whole numbers count, combos are checked, NaN is no FLOAT.
+The rules are those of ComfyUI's server ("5" is an INT), and stricter where its rule is a trap:
+"false" is False, the step of an INT is enforced, combos are checked, NaN is not a FLOAT.
 """
 
 from __future__ import annotations
@@ -9,39 +9,42 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ...errors import InkstoneError
+from .node_types import NodeClass, NodeSchema, SchemaInput, SchemaOutput, Value
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SEED_NAMES = ("seed", "noise_seed")  # INTs that the page gives a "control after generate" widget
 
 
-def schema_of(node_class: type) -> Any:
+def schema_of(node_class: NodeClass) -> NodeSchema:
     """The schema of a node class."""
-    return node_class.define_schema()
+    schema: NodeSchema = node_class.define_schema()
+    return schema
 
 
-def socket_type(item: Any) -> str:
+def socket_type(item: SchemaInput | SchemaOutput) -> str:
     """The type string of an input or output ("COMBO" where the host gives the list of options)."""
     kind = item.get_io_type()
     return kind if isinstance(kind, str) else "COMBO"
 
 
-def is_widget(item: Any) -> bool:
-    """True when the input has a widget on the page: a constant may stand in the graph."""
+def is_widget(item: SchemaInput) -> bool:
+    """True when the input has a widget on the page, so that the graph may hold a constant."""
     return socket_type(item) in WIDGET_TYPES and not getattr(item, "force_input", None)
 
 
-def default_value(item: Any) -> Any:
-    """What the page shows in a fresh widget."""
+def default_value(item: SchemaInput) -> Value:
+    """The value that the page shows in a new widget."""
     if getattr(item, "default", None) is not None:
         return item.default
     kind = socket_type(item)
     if kind == "COMBO":
         return item.options[0] if item.options else None
     if kind in ("INT", "FLOAT"):
-        return max(0, item.min) if getattr(item, "min", None) is not None else 0
+        low = getattr(item, "min", None)
+        return max(0, low) if low is not None else 0
     return {"BOOLEAN": False}.get(kind, "")
 
 
@@ -63,7 +66,7 @@ class Problem:
 
 
 class GraphError(InkstoneError):
-    """The graph cannot run; `problems` has every fault found."""
+    """The graph cannot run; `problems` lists every fault."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -76,35 +79,35 @@ class GraphError(InkstoneError):
 
 
 class Fault(Exception):
-    """What was expected and what was got, for one input."""
+    """The value of one input is wrong: what was expected and what was got."""
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(expected, got)
         self.expected, self.got = expected, got
 
 
-def nearest_input(name: str, items: Mapping[str, Any]) -> str:
-    """What to expect in place of an input name that the node does not have."""
+def nearest_input(name: str, items: Mapping[str, SchemaInput]) -> str:
+    """The expected text for an input name that the node does not have."""
     near = difflib.get_close_matches(name, items, 1, 0.5)
     return (
         f"{near[0]!r} (the nearest input)" if near else f"one of {', '.join(items) or 'no inputs'}"
     )
 
 
-def convert(item: Any, value: Any, limits: bool = True) -> Any:
-    """A constant as the input's type ("5" is an INT, "false" is False). Raises Fault."""
+def convert(item: SchemaInput, value: Value, limits: bool = True) -> Value:
+    """Convert a constant to the input's type ("5" is an INT, "false" is False). Raises Fault."""
     kind = socket_type(item)
     if not is_widget(item):
         raise Fault(f"a link of type {kind}", short(value))
     if kind == "COMBO":
         return _convert_combo(item, value, limits)
-    made = _CONVERTERS[kind](value)
-    if kind in ("INT", "FLOAT") and limits:
-        _check_range(item, kind, made)
-    return made
+    converted = _CONVERTERS[kind](value)
+    if limits and kind in ("INT", "FLOAT"):
+        _check_range(item, kind, converted)
+    return converted
 
 
-def _to_int(value: Any) -> int:
+def _to_int(value: Value) -> int:
     try:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError
@@ -113,16 +116,16 @@ def _to_int(value: Any) -> int:
         raise Fault("a whole number (INT)", short(value)) from error
 
 
-def _to_float(value: Any) -> float:
+def _to_float(value: Value) -> float:
     try:
-        if isinstance(value, bool) or not math.isfinite(made := float(value)):
+        if isinstance(value, bool) or not math.isfinite(number := float(value)):
             raise ValueError
-        return made
+        return number
     except (TypeError, ValueError, OverflowError) as error:
         raise Fault("a finite number (FLOAT)", short(value)) from error
 
 
-def _to_bool(value: Any) -> bool:
+def _to_bool(value: Value) -> bool:
     words = {
         "true": True,
         "1": True,
@@ -138,25 +141,30 @@ def _to_bool(value: Any) -> bool:
     return words[str(value).lower()]
 
 
-def _to_text(value: Any) -> str:
+def _to_text(value: Value) -> str:
     if not isinstance(value, (str, int, float)):
         raise Fault("a text (STRING)", short(value))
     return str(value)
 
 
-_CONVERTERS = {"INT": _to_int, "FLOAT": _to_float, "BOOLEAN": _to_bool, "STRING": _to_text}
+_CONVERTERS: dict[str, Callable[[Value], int | float | bool | str]] = {
+    "INT": _to_int,
+    "FLOAT": _to_float,
+    "BOOLEAN": _to_bool,
+    "STRING": _to_text,
+}
 
 
-def _check_range(item: Any, kind: str, value: float) -> None:
-    """min and max; step too for whole numbers (for FLOAT it is only the arrows' stride)."""
-    low, high = item.min, item.max
+def _check_range(item: SchemaInput, kind: str, value: Value) -> None:
+    """Check min and max, and for INT the step (for FLOAT it is only the stride of the arrows)."""
+    low, high, step = item.min, item.max, item.step or 1
     if (low is not None and value < low) or (high is not None and value > high):
         raise Fault(f"a number in {low}..{high}", str(value))
-    if kind == "INT" and (item.step or 1) > 1 and (value - (low or 0)) % item.step:
-        raise Fault(f"{low or 0} plus a multiple of {item.step}", str(value))
+    if kind == "INT" and step > 1 and (value - (low or 0)) % step:
+        raise Fault(f"{low or 0} plus a multiple of {step}", str(value))
 
 
-def _convert_combo(item: Any, value: Any, limits: bool) -> Any:
+def _convert_combo(item: SchemaInput, value: Value, limits: bool) -> Value:
     if item.options is None or not limits:
         return value
     for option in item.options:
@@ -169,7 +177,7 @@ def _convert_combo(item: Any, value: Any, limits: bool) -> Any:
     raise Fault(f"one of {len(item.options)} choices, such as {some}", short(value))
 
 
-def short(value: Any) -> str:
+def short(value: Value) -> str:
     """A value for a message, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

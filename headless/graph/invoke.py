@@ -9,34 +9,34 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import Any
 
 from ...errors import InkstoneError
 from ...host.api import io
 from .input_values import WIDGET_TYPES, socket_type
+from .node_types import NodeClass, NodeSchema, Value
 
 
-def prepared(node_class: type, schema: Any, values: dict[str, Any]) -> type:
-    """A subclass for one run whose `hidden` has the values that the schema asks for, else None.
+def with_hidden(node_class: NodeClass, schema: NodeSchema, values: dict[str, Value]) -> NodeClass:
+    """A subclass for one run whose `hidden` has the values that the schema requests, else None.
 
-    Output nodes get prompt and extra_pnginfo unasked.
+    Output nodes get prompt and extra_pnginfo in any case.
     """
-    asked = {item.value for item in schema.hidden or []}
-    asked |= {"PROMPT", "EXTRA_PNGINFO"} if schema.is_output_node else set()
-    given = {
-        item.name: values.get(item.value) if item.value in asked else None for item in io.Hidden
+    requested = {item.value for item in schema.hidden or []}
+    requested |= {"PROMPT", "EXTRA_PNGINFO"} if schema.is_output_node else set()
+    hidden = {
+        item.name: values.get(item.value) if item.value in requested else None for item in io.Hidden
     }
-    return type(node_class.__name__, (node_class,), {"hidden": SimpleNamespace(**given)})
+    return type(node_class.__name__, (node_class,), {"hidden": SimpleNamespace(**hidden)})
 
 
-def overrides(node_class: type, name: str) -> bool:
-    """True when the class has its own `name`, not the base's."""
+def overrides(node_class: NodeClass, name: str) -> bool:
+    """True when the class defines `name` itself, rather than inheriting the base's."""
     return getattr(node_class, name).__func__ is not getattr(io.ComfyNode, name).__func__
 
 
-def inference(schema: Any) -> AbstractContextManager:
+def inference(schema: NodeSchema) -> AbstractContextManager[object]:
     """torch.inference_mode, as in ComfyUI; nodes with only numbers and texts need no torch."""
-    kinds = {socket_type(item) for item in (schema.inputs or []) + (schema.outputs or [])}
+    kinds = set(map(socket_type, schema.inputs or [])) | set(map(socket_type, schema.outputs or []))
     if kinds <= set(WIDGET_TYPES) and "torch" not in sys.modules:
         return nullcontext()
     import torch
@@ -44,8 +44,8 @@ def inference(schema: Any) -> AbstractContextManager:
     return torch.inference_mode()
 
 
-def finished(value: Any) -> Any:
-    """The value, or what an async execute returns (in a thread when a loop runs in this one)."""
+def awaited(value: Value) -> Value:
+    """The value, or the result of an async execute (in a thread if a loop runs in this one)."""
     if not inspect.iscoroutine(value):
         return value
     try:
@@ -56,8 +56,8 @@ def finished(value: Any) -> Any:
         return pool.submit(contextvars.copy_context().run, asyncio.run, value).result()
 
 
-def normalised(value: Any) -> Any:
-    """A NodeOutput from what execute may return: NodeOutput, tuple, dict (result, ui) or None."""
+def as_node_output(value: Value) -> io.NodeOutput:
+    """A NodeOutput from all that execute may return: NodeOutput, tuple, dict (result, ui), None."""
     if value is None:
         return io.NodeOutput()
     if isinstance(value, tuple):

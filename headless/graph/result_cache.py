@@ -2,63 +2,68 @@
 
 A run keeps what it uses and drops the rest before it computes anything, so that the memory of a
 model that is no longer needed is free before the next one is loaded. Encoded prompts are small and
-dear: nodes whose class has KEEP_RESULTS stay, up to a number of bytes, the last used longest.
+slow to compute: results of nodes whose class has KEEP_RESULTS outlive runs that do not use them, up
+to a number of bytes; the least recently used is dropped first.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KEPT_BYTES = 256 << 20  # about 100 long prompts of the full-size model
+Result = TypeVar("Result")
 
 
-class ResultCache:
+class ResultCache(Generic[Result]):
     """Results by content key."""
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
-        self._results: dict[str, Any] = {}
-        self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._most = kept_bytes
+        self._results: dict[str, Result] = {}
+        self._kept: OrderedDict[str, Result] = OrderedDict()
+        self._max_bytes = kept_bytes
 
     def __contains__(self, key: str) -> bool:
         return key in self._results or key in self._kept
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Result:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         return self._results[key]
 
-    def store(self, key: str, result: Any, keep: bool) -> None:
-        """Adds a result; keep: it may outlive runs that do not use it."""
+    def store(self, key: str, result: Result, keep: bool) -> None:
+        """Add a result; keep: it may outlive runs that do not use it."""
         if not keep:
             self._results[key] = result
             return
         self._kept[key] = result
-        while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self._most:
+        while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self._max_bytes:
             self._kept.popitem(last=False)
 
     def drop_unused(self, used: Collection[str]) -> None:
-        """Lets go of all results that are not in `used` and are not kept."""
+        """Drop all results that are not in `used` and are not kept."""
         for key in self._results.keys() - set(used):
             del self._results[key]
 
     def clear(self) -> None:
-        """Lets go of everything."""
+        """Drop everything."""
         self._results.clear()
         self._kept.clear()
 
 
-def _nbytes(result: Any) -> int:
+def _nbytes(result: object) -> int:
     """Bytes of the tensors in a result."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(result))
 
 
-def _tensors(value: Any) -> Iterator[Any]:
-    if hasattr(value, "element_size"):
-        yield value
+def _tensors(value: object) -> Iterator[Tensor]:
+    if hasattr(value, "element_size"):  # torch need not be loaded here
+        yield value  # type: ignore[misc]  # only tensors have it
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)

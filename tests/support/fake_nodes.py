@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from inkstone.headless.core_nodes.registry import CORE_NODES
+from inkstone.headless.graph.api_graph import parse_graph
+from inkstone.headless.graph.executor import Executor
 from inkstone.host import progress
 from inkstone.host.api import io
 
@@ -121,7 +124,7 @@ class Show(io.ComfyNode):
         )
 
 
-NODES = {node.__name__: node for node in (Number, Add, Switch, Work, Show)}
+ALL = {node.__name__: node for node in (Number, Add, Switch, Work, Show)} | CORE_NODES
 
 
 def number(seed=1, **inputs):
@@ -131,3 +134,26 @@ def number(seed=1, **inputs):
 
 def show(source, slot=0):
     return {"class_type": "Show", "inputs": {"thing": [source, slot]}, "_meta": {"title": "Result"}}
+
+
+def add(a, b=None, extra=0):
+    inputs = {"a": [a, 0], "extra": extra, "text": ""} | ({"b": [b, 0]} if b else {})
+    return {"class_type": "Add", "inputs": inputs}
+
+
+def work(source, steps=3):
+    return {"class_type": "Work", "inputs": {"thing": [source, 0], "steps": steps}}
+
+
+def empty_image(width=8, height=6, batch=1, color=0xFF8000):
+    sizes = {"width": width, "height": height, "batch_size": batch, "color": color}
+    return {"class_type": "EmptyImage", "inputs": sizes}
+
+
+def save(source, prefix="sub/pic"):
+    inputs = {"images": [source, 0], "filename_prefix": prefix}
+    return {"class_type": "SaveImage", "inputs": inputs}
+
+
+def run(data, host, on_event=None):
+    return Executor(ALL).run(parse_graph(data), host, on_event)
