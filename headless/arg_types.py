@@ -1,15 +1,21 @@
-"""What the subcommands share: how one is made, and how a text becomes a size, a file, a number.
+"""Argument types of the command line: a text becomes a size, a device, a LoRA, a number in a range.
 
-A wrong one is refused in words, with exit status 2; nothing heavy is imported.
+Invalid text is refused with a sentence and exit status 2. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
-from ..errors import InkstoneError
+from ..errors import CallError, InkstoneError
+from ..sampling.geometry import parse_size
+
+# what `add_subparsers` returns; argparse has no public name for it
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _UNITS = {
     "": 1,
@@ -24,24 +30,18 @@ _UNITS = {
 
 
 def size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT, multiples of 16."""
-    from ..sampling.geometry import parse_size
-
-    return _checked(parse_size, text)
-
-
-def _checked(parse, text):
+    """Parse WIDTHxHEIGHT; both must be multiples of 16."""
     try:
-        return parse(text)
+        return parse_size(text)
     except InkstoneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def memory(text: str) -> int:
-    """12GB -> bytes."""
+    """Parse an amount of memory: 12GB -> bytes."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].lower()) if match else None
-    if unit is None or float(match[1]) <= 0:
+    if match is None or unit is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an amount of memory: write for example 12GB"
         )
@@ -49,35 +49,32 @@ def memory(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """A device name of torch."""
+    """Parse a torch device name."""
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
     return text
 
 
 def check_device(device: str | None) -> None:
-    """Refuses a device that this torch does not have."""
+    """Refuse a device that this torch does not have. Raises CallError."""
     import torch
 
-    from ..errors import CallError
-
     kind, _, index = (device or "cpu").partition(":")
-    there = {
+    counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "xpu": torch.xpu.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
-    if int(index or 0) >= there[kind]:
+    if int(index or 0) >= counts[kind]:
         raise CallError(
-            f"--device {device}: this torch ({torch.__version__}) finds {there[kind]} {kind} "
-            f"devices. "
-            "Use --device cpu, or install the torch build of your card."
+            f"--device {device}: this torch ({torch.__version__}) has {counts[kind]} {kind} "
+            "devices. Use --device cpu, or install the torch build of your card."
         )
 
 
 def lora(text: str) -> tuple[Path, float]:
-    """F[:STRENGTH]. A path may hold colons itself (C:\\...): only a number at the end counts."""
+    """Parse F[:STRENGTH]. A path may hold colons (C:\\...): only a number at the end counts."""
     path, _, tail = text.rpartition(":")
     try:
         float(tail)
@@ -88,10 +85,10 @@ def lora(text: str) -> tuple[Path, float]:
     return Path(path), between(-100, 100, float)(tail)
 
 
-def between(low: float, high: float, kind: type):
-    """A number from low to high."""
+def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], int | float]:
+    """A type for argparse: a number from low to high."""
 
-    def parse(text: str):
+    def parse(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
@@ -103,8 +100,8 @@ def between(low: float, high: float, kind: type):
     return parse
 
 
-def command(commands, name: str, text: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand with its line of help and an example."""
+def command(commands: Commands, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    """Add a subcommand with its line of help and an example."""
     parser = commands.add_parser(
         name,
         help=text,
@@ -113,5 +110,5 @@ def command(commands, name: str, text: str, example: str) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--quiet", action="store_true", help="only errors on stderr")
+    parser.add_argument("--quiet", action="store_true", help="print only errors on stderr")
     return parser

@@ -1,29 +1,29 @@
-"""Options of `inkstone batch`, and what runs it."""
+"""`inkstone batch`: a queue of jobs from a file."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..arg_types import between, command
+from ..arg_types import Commands, between, command
 from ..draw.options import add_for_all
 from ..queue.jobs import options, read_defaults
+from .shared import add_folders, add_json, as_text
 
 if TYPE_CHECKING:
     from ..queue.jobs import Job
 
 
-def add_batch(commands) -> None:
-    """`inkstone batch`."""
+def add(commands: Commands) -> None:
+    """The options."""
     p = command(
         commands,
         "batch",
-        "run a queue of jobs; after a stop or a kill the same call goes on",
+        "run a queue of jobs; after a stop or a kill the same call continues",
         "inkstone batch jobs.jsonl --output out --steps 20\n"
         '  where a line of jobs.jsonl is {"prompt": "a red circle", "seed": 1, "id": "red"}\n'
         '  or {"graph": "text_to_image.json", "set": {"7.seed": 3}}',
@@ -32,89 +32,88 @@ def add_batch(commands) -> None:
         "jobs",
         type=Path,
         metavar="JOBS.jsonl",
-        help="one JSON object a line, with the names of draw's options, and id",
+        help="one JSON object per line, with the names of draw's options, and id",
     )
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results")
     p.add_argument(
-        "--retry-failed", action="store_true", help="run those that failed before once more"
+        "--retry-failed", action="store_true", help="run jobs again that failed in an earlier run"
     )
     p.add_argument(
         "--defaults",
         type=Path,
         metavar="F.json",
-        help="a JSON object with values for all jobs; options here win over it, lines over both",
+        help="a JSON object with values for all jobs; options here override it, lines override "
+        "both",
     )
-    for name, what in (("models", "models laid out as ComfyUI's"), ("input", "input pictures")):
-        p.add_argument(
-            f"--{name}",
-            type=Path,
-            default=Path(name),
-            metavar="DIR",
-            help=f"for graphs: folder of {what} (default {name})",
-        )
+    add_folders(p, "models", "input", prefix="for graphs: ")
+    _add_ray(p)
+    add_json(p, "print counts and metrics as JSON")
+    add_for_all(p)
+    unset: dict[str, Any] = {name: None for name in options()}  # None = not on this command line
+    p.set_defaults(handler=run, **unset)
+
+
+def _add_ray(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="run on a Ray cluster, one worker on each GPU: auto, HOST:PORT, ray://HOST:PORT, or "
-        "local to start one on this machine",
+        help="run on a Ray cluster, one worker per GPU: auto, HOST:PORT, ray://HOST:PORT, or local "
+        "to start one on this machine",
     )
     p.add_argument(
         "--workers",
         type=between(1, 10000, int),
         metavar="N",
-        help="with --ray: so many workers (default: one for each GPU; one where there is none)",
+        help="with --ray: number of workers (default: one per GPU, or one without a GPU)",
     )
     p.add_argument(
         "--retries",
         type=between(0, 100, int),
         default=1,
         metavar="N",
-        help="with --ray: how often a job begins again when its worker is lost (default 1)",
+        help="with --ray: how often a job is retried when its worker is lost (default 1)",
     )
-    p.add_argument("--json", action="store_true", help="print counts and metrics as JSON")
-    add_for_all(p)
-    p.set_defaults(**{name: None for name in options()})  # None = not said here
 
 
-def run_batch(args: argparse.Namespace) -> int:
-    """Runs it; 1 where a job failed."""
+def run(args: argparse.Namespace) -> int:
+    """Run the queue; 1 if a job failed."""
     from ..queue.run import BatchCall, QueueCallbacks, batch
     from ..queue.worker import Places
 
     call = BatchCall(
-        args.jobs,
-        args.output,
-        _defaults(args),
-        Places(args.models, args.input, args.device),
-        args.retry_failed,
-        args.ray,
-        args.workers,
-        args.retries,
+        jobs=args.jobs,
+        output=args.output,
+        defaults=_defaults(args),
+        places=Places(args.models, args.input, args.device),
+        retry_failed=args.retry_failed,
+        ray=args.ray,
+        workers=args.workers,
+        retries=args.retries,
     )
     bar = None if args.quiet or not sys.stderr.isatty() else _show_step
     out = sys.stdout
-    tell = _nothing if args.json else partial(_print_files, args, out)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints of lost workers on its own
-        facts = batch(call, QueueCallbacks(bar, tell))
+
+    def on_record(record: dict[str, Any]) -> None:
+        if not args.json:
+            _print_files(record, args.output, out)
+
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints about lost workers by itself
+        facts = batch(call, QueueCallbacks(bar, on_record))
     if args.json:
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        print(as_text(facts))
     return 1 if facts["failed"] else 0
 
 
 def _defaults(args: argparse.Namespace) -> dict[str, Any]:
-    """Of the file, and over them those of the command line."""
-    said = {name: getattr(args, name, None) for name in options()}
-    of_file = read_defaults(args.defaults) if args.defaults else {}
-    return of_file | {name: value for name, value in said.items() if value is not None}
+    """Values for all jobs: those of the file, overridden by those of the command line."""
+    options_here = {name: getattr(args, name, None) for name in options()}
+    from_file = read_defaults(args.defaults) if args.defaults else {}
+    return from_file | {name: value for name, value in options_here.items() if value is not None}
 
 
-def _print_files(args: argparse.Namespace, out: TextIO, record: dict) -> None:
+def _print_files(record: Mapping[str, Any], folder: Path, out: TextIO) -> None:
     for name in record["files"]:
-        print(args.output / name, file=out, flush=True)
-
-
-def _nothing(record: dict) -> None:
-    """The record is not shown."""
+        print(folder / name, file=out, flush=True)
 
 
 def _show_step(job: Job, done: int, of: int) -> None:

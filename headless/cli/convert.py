@@ -4,66 +4,65 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import CallError, InkstoneError
-from ...files.atomic import write_text
-from ..arg_types import command
-from ..workflow.load import interfaces, read_graph_file
-from ..workflow.node_info import Interface, read_interfaces
-from ..workflow.to_api import UnknownClasses
+from ...errors import InkstoneError
+from ..arg_types import Commands, command
+from .shared import add_graph
+
+if TYPE_CHECKING:
+    from ..workflow.load import GraphFile
+    from ..workflow.node_info import Interface
 
 _ADVICE = (
-    "Give the list of a server that has them: --object-info http://127.0.0.1:8188, or a file "
-    "of its /object_info."
+    "Pass the node list of a server that has them: --object-info http://127.0.0.1:8188, or a file "
+    "with its /object_info."
 )
 
 
-def add_convert(commands) -> None:
-    """`inkstone convert`."""
+def add(commands: Commands) -> None:
+    """The options."""
     p = command(
         commands,
         "convert",
         "turn a workflow of ComfyUI's page (UI JSON or PNG) into an API graph, as the page does",
-        "inkstone convert workflows/text_to_image_embedded.json -o api.json\n"
+        "inkstone convert text_to_image_embedded -o api.json\n"
         "  inkstone convert other.json --object-info http://127.0.0.1:8188 -o api.json\n"
         "  inkstone convert official.json --to-inkstone -o with_inkstone.json",
     )
-    p.add_argument("graph", type=Path, metavar="GRAPH", help="UI or API JSON, or a PNG with one")
+    add_graph(p)
     p.add_argument(
         "-o", "--out", type=Path, metavar="API.json", help="write here (default: print it)"
     )
     p.add_argument(
         "--object-info",
         metavar="FILE_OR_URL",
-        help="classes that are not ours: a file of a server's /object_info, or the address of a "
-        "server on this machine",
+        help="where to read classes that are not ours: a saved /object_info of a server, or the "
+        "address of a server on this machine",
     )
     p.add_argument(
         "--to-inkstone",
         action="store_true",
-        help="exchange core Qwen-Image loaders for ours; a UI graph stays one",
+        help="replace core's Qwen-Image loaders with ours; a UI graph stays a UI graph",
     )
+    p.set_defaults(handler=run)
 
 
-def run_convert(args: argparse.Namespace) -> int:
-    """The handler; returns the exit status."""
-    import sys
+def run(args: argparse.Namespace) -> int:
+    """Convert; write the graph or print it."""
+    from ...files.atomic import write_text
+    from ..workflow.load import find_graph, read_graph_file
 
-    if not args.graph.is_file():
-        raise CallError(f"{args.graph}: no such graph file. Check the path.")
-    file = read_graph_file(args.graph)
+    file = read_graph_file(find_graph(args.graph))
     if args.to_inkstone:
-        made, notes = _exchanged(file)
+        graph, notes = _exchanged(file)
         for note in notes:
             print(note, file=sys.stderr)
     else:
-        try:
-            made = file.as_api(_classes(args.object_info), ran=False)
-        except UnknownClasses as error:
-            raise InkstoneError(f"{error} {_ADVICE}") from error
-    text = json.dumps(made, ensure_ascii=False, indent=2) + "\n"
+        graph = _as_api(file, args.object_info)
+    text = json.dumps(graph, ensure_ascii=False, indent=2) + "\n"
     if args.out is None:
         sys.stdout.write(text)
     else:
@@ -72,15 +71,26 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _exchanged(file: Any) -> tuple[dict[str, Any], list[str]]:
+def _as_api(file: GraphFile, object_info: str | None) -> dict[str, Any]:
+    from ..workflow.to_api import UnknownClasses
+
+    try:
+        return file.as_api(_classes(object_info), ran=False)
+    except UnknownClasses as error:
+        raise InkstoneError(f"{error} {_ADVICE}") from error
+
+
+def _exchanged(file: GraphFile) -> tuple[dict[str, Any], list[str]]:
     from ..workflow.to_inkstone import to_inkstone
 
-    return to_inkstone(file.ui if file.ui is not None else file.api)
+    return to_inkstone(file.ui if file.ui is not None else file.api or {})
 
 
 def _classes(source: str | None) -> dict[str, Interface]:
-    """Ours and the stand-ins, and those of a server: what a server says of a class is used."""
+    """Our classes and the stand-ins; a server's description of a class takes precedence."""
     from ..core_nodes.registry import node_classes
+    from ..workflow.load import interfaces
+    from ..workflow.node_info import read_interfaces
 
     ours = interfaces(node_classes())
     return ours if source is None else ours | read_interfaces(source)

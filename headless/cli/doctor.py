@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import argparse
+import json
 import os
 import platform
 
-from ..arg_types import command
+from ..arg_types import Commands, command
+from .shared import add_json
+
+_PACKAGES = ("torch", "tokenizers", "numpy", "pillow")
 
 
-def facts() -> dict[str, str]:
+def add(commands: Commands) -> None:
+    """The options."""
+    p = command(
+        commands,
+        "doctor",
+        "print versions, devices and backends: what a bug report needs",
+        "inkstone doctor",
+    )
+    add_json(p)
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the facts, one a line."""
+    facts = machine_facts()
+    lines = "\n".join(f"{name}: {value}" for name, value in facts.items())
+    print(json.dumps(facts, indent=1) if args.json else lines)
+    return 0
+
+
+def machine_facts() -> dict[str, str]:
     """Versions, devices, and the backends chosen here with their reasons."""
+    import importlib.metadata  # as slow to import as the whole parser
+
     import torch
 
     from ... import __version__
@@ -23,7 +49,7 @@ def facts() -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, reason = best_dtype(device.type)
     threads, simd = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    found = {
+    facts = {
         "inkstone": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -35,16 +61,4 @@ def facts() -> dict[str, str]:
         "host": versions(),
         "embedded model": "present" if EMBEDDED_FOLDER.is_dir() else "missing",
     }
-    for name in ("torch", "tokenizers", "numpy", "pillow"):
-        found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _add_doctor(commands) -> None:
-    p = command(
-        commands,
-        "doctor",
-        "versions, devices and backends: what a bug report needs",
-        "inkstone doctor",
-    )
-    p.add_argument("--json", action="store_true", help="print facts as JSON")
+    return facts | {name: importlib.metadata.version(name) for name in _PACKAGES}

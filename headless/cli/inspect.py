@@ -1,35 +1,51 @@
-"""`inkstone inspect`."""
+"""`inkstone inspect`: what a weight file is."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CallError, InkstoneError
-from ..arg_types import command
+from ..arg_types import Commands, command
+from .shared import add_json
 
 if TYPE_CHECKING:
     from ...loaders.arch.recognizers import FileFacts
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
+def add(commands: Commands) -> None:
+    """The options."""
+    p = command(
+        commands,
+        "inspect",
+        "say what a weight file is",
+        "inkstone inspect qwen_image_bf16.safetensors",
+    )
+    p.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a weight file or a model folder"
+    )
+    add_json(p)
+    p.set_defaults(handler=run)
 
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line per file; 1 if one of them has a problem."""
     absent = [f for f in args.files if not f.exists()]
     if absent:
         raise CallError(f"{absent[0]}: no such file or folder. Check the path.")
-    found = [_identified(part) for path in args.files for part in _parts(path)]
+    facts = [_identified(part) for path in args.files for part in _parts(path)]
     if args.json:
-        print(json.dumps([asdict(f) for f in found], indent=1, default=str))
+        print(json.dumps([asdict(f) for f in facts], indent=1, default=str))
     else:
-        print("\n".join(f"{f.path}: {f.sentence}" for f in found))
-    return 1 if any(f.problem for f in found) else 0
+        print("\n".join(f"{f.path}: {f.sentence}" for f in facts))
+    return 1 if any(f.problem for f in facts) else 0
 
 
 def _identified(path: Path) -> FileFacts:
-    """Facts of one file; a damaged one is told in its own line, the others still follow."""
+    """Facts about one file; a damaged one gets its own line and the others still follow."""
     from ...loaders.arch.identify import identify
     from ...loaders.arch.recognizers import FileFacts
 
@@ -44,14 +60,3 @@ def _parts(path: Path) -> list[Path]:
     """The weight folders of a whole model folder, else the path itself."""
     parts = [path / name for name in ("transformer", "text_encoder", "vae", "controlnet")]
     return [p for p in parts if p.is_dir()] or [path]
-
-
-def _add_inspect(commands) -> None:
-    p = command(
-        commands,
-        "inspect",
-        "say what a weight file is",
-        "inkstone inspect qwen_image_bf16.safetensors",
-    )
-    p.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    p.add_argument("--json", action="store_true", help="print facts as JSON")

@@ -1,40 +1,30 @@
-"""What the command `inkstone` accepts: every subcommand, option, range and default.
+"""The command line as a whole: every subcommand with its options and its handler.
 
-Nothing heavy is imported here; wrong values are refused in words with exit status 2.
+Each command is one file: `add` declares its options, `run` does the work and returns the exit
+status. Nothing heavy is imported before a command runs; invalid values are refused with a sentence
+and exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from ... import __version__
 from ..draw.options import add_draw, add_plan
-from .batch import add_batch
-from .check import add_check
-from .convert import add_convert
-from .doctor import _add_doctor
-from .inspect import _add_inspect
-from .preprocess import add_preprocess
-from .quantize import _add_quantize
-from .run import _add_run
-from .train import _add_train
+from . import batch, check, convert, doctor, draw, inspect, preprocess, quantize, run, train
+
+COMMANDS = (run, batch, convert, check, inspect, quantize, preprocess, train, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from ... import __version__
-
     parser = argparse.ArgumentParser(prog="inkstone", description="Qwen-Image on its own kernels.")
     parser.add_argument("--version", action="version", version=f"inkstone {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_draw(commands)
     add_plan(commands)
-    _add_run(commands)
-    add_batch(commands)
-    add_convert(commands)
-    add_check(commands)
-    _add_inspect(commands)
-    _add_quantize(commands)
-    add_preprocess(commands)
-    _add_train(commands)
-    _add_doctor(commands)
+    commands.choices["draw"].set_defaults(handler=draw._draw)
+    commands.choices["plan"].set_defaults(handler=draw._plan)
+    for module in COMMANDS:
+        module.add(commands)
     return parser

@@ -7,21 +7,21 @@ import time
 
 
 class ProgressLine:
-    """A bar on a terminal, one line per tenth otherwise."""
+    """A bar on a terminal, otherwise one line per tenth."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.start, self.told = quiet, time.time(), -1
+        self._quiet, self._start, self._tenths = quiet, time.time(), -1
 
     def __call__(self, value: int, total: int) -> None:
-        if self.quiet:
+        if self._quiet:
             return
-        passed = time.time() - self.start
-        text = f"step {value}/{total}, {passed:.1f} s"
+        seconds = time.time() - self._start
+        text = f"step {value}/{total}, {seconds:.1f} s"
         if sys.stderr.isatty():
             filled = 30 * value // total
             end = "\n" if value == total else ""
             sys.stderr.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {text}{end}")
-        elif value == total or value * 10 // total > self.told:
-            self.told = value * 10 // total
+        elif value == total or value * 10 // total > self._tenths:
+            self._tenths = value * 10 // total
             sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -1,31 +1,21 @@
-"""`inkstone quantize`."""
+"""`inkstone quantize`: write a model in fewer bits."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from ..arg_types import command
+from ..arg_types import Commands, command
 from .progress import ProgressLine
+from .shared import add_json, as_text, fields_of
 
 
-def _quantize(args: argparse.Namespace) -> int:
-    from ...pipeline.quantize import quantize
-    from ...pipeline.quantize_request import QuantizeCall
-
-    names = QuantizeCall.__dataclass_fields__
-    call = QuantizeCall(**{k: v for k, v in vars(args).items() if k in names})
-    facts = quantize(call, ProgressLine(args.quiet))
-    print(json.dumps(facts, ensure_ascii=False, indent=1) if args.json else facts["file"])
-    return 0
-
-
-def _add_quantize(commands) -> None:
+def add(commands: Commands) -> None:
+    """The options."""
     p = command(
         commands,
         "quantize",
-        "write a model in fewer bits (resumes after a stop)",
+        "write a model in fewer bits (the same call resumes after a stop)",
         "inkstone quantize qwen_image_bf16.safetensors qwen-image-Q4_K_M.gguf --type Q4_K_M",
     )
     p.add_argument("source", type=Path, metavar="IN", help="a model file, index or folder")
@@ -38,15 +28,32 @@ def _add_quantize(commands) -> None:
         "Q8_0, F16, BF16 or fp8_scaled",
     )
     p.add_argument(
-        "--imatrix", type=Path, metavar="F", help="importance matrix (GGUF or .dat) to weigh with"
+        "--imatrix",
+        type=Path,
+        metavar="F",
+        help="importance matrix (GGUF or .dat) that weighs the rounding errors",
     )
     p.add_argument(
         "--prompts",
         type=Path,
         metavar="F",
-        help="text file, one prompt a line: the model draws them to find which inputs count",
+        help="text file, one prompt per line: the model draws them to measure which inputs matter",
     )
     p.add_argument(
-        "--text-encoder", type=Path, metavar="F", help="for --prompts, where IN is a single file"
+        "--text-encoder",
+        type=Path,
+        metavar="F",
+        help="text encoder for --prompts, if IN is a single file",
     )
-    p.add_argument("--json", action="store_true", help="print facts as JSON")
+    add_json(p)
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize; print the file."""
+    from ...pipeline.quantize import quantize
+    from ...pipeline.quantize_request import QuantizeCall
+
+    facts = quantize(QuantizeCall(**fields_of(QuantizeCall, args)), ProgressLine(args.quiet))
+    print(as_text(facts) if args.json else facts["file"])
+    return 0

@@ -1,67 +1,46 @@
-"""`inkstone run`."""
+"""`inkstone run`: execute a workflow file without a server."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
-from ...errors import CallError
-from ..arg_types import command, device
+from ..arg_types import Commands, command
 from .progress import ProgressLine
+from .shared import add_device, add_folders, add_graph, add_json, print_files
 
 
-def _run(args: argparse.Namespace) -> int:
-    from ...host.headless import HeadlessHost
-    from ..workflow.run import run_file
-
-    if not args.graph.is_file():
-        raise CallError(f"{args.graph}: no such graph file. Check the path.")
-    host = HeadlessHost(
-        models=(args.models,), input=args.input, output=args.output, device=args.device
-    )
-    facts = run_file(args.graph, args.set, host, ProgressLine(args.quiet))
-    print(
-        json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
-    )
-    return 0
-
-
-def _add_run(commands) -> None:
+def add(commands: Commands) -> None:
+    """The options."""
     p = command(
         commands,
         "run",
-        "run a workflow (UI or API JSON, or a PNG with one) without a server",
-        "inkstone run workflows/api/text_to_image_embedded.json --output out",
+        "run a workflow (UI or API JSON, or a PNG that carries one) without a server",
+        "inkstone run text_to_image_embedded --output out\n"
+        '  inkstone run mine.json --set 3.seed=7 --set "Inkstone Schedule.steps=8"',
     )
-    p.add_argument("graph", type=Path, metavar="GRAPH")
+    add_graph(p)
     p.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NODE.INPUT=VALUE",
-        help="change an input; node by id (5:3 in a subgraph) or title",
+        help="change an input; NODE is an id (5:3 in a subgraph) or a title; may be repeated",
     )
-    p.add_argument(
-        "--models",
-        type=Path,
-        default=Path("models"),
-        metavar="DIR",
-        help="models folder laid out as ComfyUI's (default models)",
+    add_folders(p, "models", "input", "output")
+    add_device(p)
+    add_json(p)
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the graph; print the files that it saved."""
+    from ...host.headless import HeadlessHost
+    from ..workflow.load import find_graph
+    from ..workflow.run import run_file
+
+    path = find_graph(args.graph)
+    host = HeadlessHost(
+        models=(args.models,), input=args.input, output=args.output, device=args.device
     )
-    p.add_argument(
-        "--input",
-        type=Path,
-        default=Path("input"),
-        metavar="DIR",
-        help="folder of input pictures (default input)",
-    )
-    p.add_argument(
-        "--output",
-        type=Path,
-        default=Path("output"),
-        metavar="DIR",
-        help="folder for results (default output)",
-    )
-    p.add_argument("--device", type=device, metavar="D", help="cpu, cuda, cuda:1")
-    p.add_argument("--json", action="store_true", help="print facts as JSON")
+    print_files(run_file(path, args.set, host, ProgressLine(args.quiet)), args.json)
+    return 0

@@ -1,4 +1,4 @@
-"""`inkstone train`."""
+"""`inkstone train`: the recipe of the embedded model."""
 
 from __future__ import annotations
 
@@ -6,34 +6,15 @@ import argparse
 from pathlib import Path
 
 from ...errors import CallError
-from ..arg_types import between, command
+from ..arg_types import Commands, between, command
 
 
-def _train(args: argparse.Namespace) -> int:
-    from ...training import control_scores, edit_scores, evaluate, recipe
-
-    seed = recipe.SEED if args.seed is None else args.seed
-    if args.start is not None and not (args.start / "transformer").is_dir():
-        raise CallError(f"--start {args.start}: expected a model folder, such as embedded/model.")
-    if args.only and args.start is None and not args.score:
-        raise CallError(f"--only {args.only} needs --start MODEL, the model that it is taught to.")
-    if args.only and not args.score:
-        recipe.copy_model(args.start, args.out)
-        recipe.teach_control(args.out / "checkpoints", args.out, seed)
-    elif not args.score:
-        recipe.train(args.out / "checkpoints", args.out, seed, args.start)
-    if not args.only:
-        print(evaluate.report(args.out, args.prompts))
-        print(edit_scores.report(args.out, args.prompts))
-    print(control_scores.report(args.out, max(1, args.prompts // 4)))
-    return 0
-
-
-def _add_train(commands) -> None:
+def add(commands: Commands) -> None:
+    """The options."""
     p = command(
         commands,
         "train",
-        "train the embedded model again (resumes after a stop)",
+        "train the embedded model again (the same call resumes after a stop)",
         "inkstone train --out my-model",
     )
     p.add_argument(
@@ -47,14 +28,13 @@ def _add_train(commands) -> None:
         "--start",
         type=Path,
         metavar="MODEL",
-        help="a model folder that draws already: only edits and control are trained, its VAE is "
-        "kept",
+        help="start from a trained model folder: trains only edits and control, keeps its VAE",
     )
     p.add_argument(
         "--only",
         choices=("control",),
         metavar="STAGE",
-        help="with --start: train (or score) only this, and keep all else of the model; control",
+        help="with --start: train (or score) only this stage, control, and keep the rest",
     )
     p.add_argument(
         "--seed",
@@ -70,5 +50,27 @@ def _add_train(commands) -> None:
         type=between(1, 10000, int),
         default=200,
         metavar="N",
-        help="unseen prompts to score on (default 200)",
+        help="number of unseen prompts to score (default 200)",
     )
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and score; print the scores."""
+    from ...training import control_scores, edit_scores, evaluate, recipe
+
+    seed = recipe.SEED if args.seed is None else args.seed
+    if args.start is not None and not (args.start / "transformer").is_dir():
+        raise CallError(f"--start {args.start}: expected a model folder, such as embedded/model.")
+    if args.only and args.start is None and not args.score:
+        raise CallError(f"--only {args.only} needs --start MODEL, the model to train it for.")
+    if args.only and not args.score:
+        recipe.copy_model(args.start, args.out)
+        recipe.teach_control(args.out / "checkpoints", args.out, seed)
+    elif not args.score:
+        recipe.train(args.out / "checkpoints", args.out, seed, args.start)
+    if not args.only:
+        print(evaluate.report(args.out, args.prompts))
+        print(edit_scores.report(args.out, args.prompts))
+    print(control_scores.report(args.out, max(1, args.prompts // 4)))
+    return 0

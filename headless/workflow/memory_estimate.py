@@ -1,92 +1,145 @@
-"""What each drawing of a graph will take, for `inkstone check --memory`: read from the graph alone.
+"""How much memory each denoise node of a graph will take, for `inkstone check --memory`.
 
-Canvases come from empty latents, or from pictures whose headers are read where they are at hand.
-What cannot be known before the run (a picture that another node makes) is planned at the model's
-own size, and the line says so.
+Read from the graph and file headers alone. Canvases come from empty latents, or from the headers of
+input pictures. A canvas that is unknown before the run (a picture that another node makes) is
+planned at the model's own size, and the line says so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
 from ...errors import InkstoneError
 from ...files.images import glance
 from ...host.directories import input_directory
+from ...host.memory import torch_device
+from ...host.model_folders import model_path
+from ...loaders.models import load
+from ...loaders.models.bundle import Bundle
+from ...loaders.models.weight_file import LoadOptions
 from ...nodes.control import ApplyControlNet
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
+from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.sample import Denoise, EmptyLatent, sizes
 from ...nodes.sockets import GROWN
+from ...pipeline.edit import AUTO, WORK_SIZES, area_for
+from ...pipeline.memory_plan import PlanRequest, plan
+from ...sampling.geometry import LATENT
+from ...sampling.pixel_lock import lock
 from ..graph.api_graph import Graph, Link, Node
+from .model_files import LoaderNode
 
 if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
-    from ...pipeline.memory_plan import PlanRequest
 
-# node -> the input whose picture gives the canvas
+# class -> the input whose picture gives the canvas
 _CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers)}
 
 
-def drawings(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRequest]]:
-    """(what it is, what is wanted) of each denoise node of ours, equal ones once."""
-    found = {}
+class _Fields(TypedDict, total=False):
+    """The fields of PlanRequest that a graph can tell."""
+
+    size: tuple[int, int] | None
+    steps: int
+    batch: int
+    pictures: int
+    layers: int
+
+
+def memory_lines(graph: Graph) -> list[str]:
+    """A line with the plan of each denoise node. Raises InkstoneError."""
+    bundle = _bundle(graph)
+    if bundle is None:
+        return ["no plan: the graph has no Inkstone diffusion model"]
+    requests = plan_requests(graph, bundle.model) or [("the model's own size", PlanRequest())]
+    return [f"{label}: {plan(bundle, request).sentence()}" for label, request in requests]
+
+
+def _bundle(graph: Graph) -> Bundle | None:
+    """The models of the graph's first loaders, headers only."""
+    options = LoadOptions(device=torch_device(), wait=True)
+    by_class = {node.class_type: node for node in reversed(graph.values())}
+    whole = by_class.get(LoadAll.ID)
+    if whole is not None:
+        folder = str(whole.inputs.get("folder"))
+        return load.load_all(
+            None if folder == EMBEDDED else model_path("diffusers", folder), options
+        )
+
+    def path(loader: LoaderNode) -> Path | None:
+        ((name, (folder, _)),) = loader.FILES.items()
+        value = by_class[loader.ID].inputs.get(name) if loader.ID in by_class else None
+        if value == EMBEDDED:
+            return load.EMBEDDED_FOLDER
+        return model_path(folder, value) if isinstance(value, str) else None
+
+    model, text, vae = path(LoadDiffusionModel), path(LoadTextEncoder), path(LoadVAE)
+    if model is None:
+        return None
+    return Bundle(
+        load.load_diffusion_model(model, options),
+        load.load_text_encoder(text, options) if text else None,
+        load.load_vae(vae, options) if vae else None,
+    )
+
+
+def plan_requests(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRequest]]:
+    """(label, request) of each denoise node of ours, equal ones once."""
+    requests: dict[str, PlanRequest] = {}
     for node in graph.values():
         if node.class_type == Denoise.ID:
-            said, wanted = _drawing(graph, node, model)
-            found.setdefault(said, wanted)
-    return list(found.items())
+            label, request = _request(graph, node, model)
+            requests.setdefault(label, request)
+    return list(requests.items())
 
 
-def _drawing(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
-    from ...pipeline.memory_plan import PlanRequest
-
-    latent = _behind(graph, node, "latent")
-    schedule = _behind(graph, node, "sigmas")
-    encode = _behind(graph, node, "positive")
+def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
+    latent = _source(graph, node, "latent")
+    schedule = _source(graph, node, "sigmas")
+    encode = _source(graph, node, "positive")
     controlled = False
     while encode is not None and encode.class_type == ApplyControlNet.ID:
-        controlled, encode = True, _behind(graph, encode, "positive")
+        controlled, encode = True, _source(graph, encode, "positive")
     size, why = _canvas(graph, latent, model)
-    more: dict[str, Any] = {"size": size}
+    fields: _Fields = {"size": size}
     words = [f"{size[0]}x{size[1]}" if size else "the model's own size"]
-    if schedule is not None and _whole(schedule.inputs.get("steps")):
-        more["steps"] = schedule.inputs["steps"]
-        words.append(f"{more['steps']} steps")
-    if latent is not None and _whole(latent.inputs.get("batch_size")):
-        more["batch"] = latent.inputs["batch_size"]
-        words += [f"batch of {more['batch']}"] if more["batch"] > 1 else []
+    if schedule is not None and _is_whole(schedule.inputs.get("steps")):
+        fields["steps"] = schedule.inputs["steps"]
+        words.append(f"{fields['steps']} steps")
+    if latent is not None and _is_whole(latent.inputs.get("batch_size")):
+        fields["batch"] = latent.inputs["batch_size"]
+        words += [f"batch of {fields['batch']}"] if fields["batch"] > 1 else []
     if encode is not None and encode.class_type == EncodeEdit.ID:
-        more["pictures"] = sum(name.startswith(f"{GROWN}.") for name in encode.inputs)
-        words.append(f"{more['pictures']} reference picture{'s' * (more['pictures'] > 1)}")
-    layers = latent.inputs.get("layers") if latent is not None else None
-    if latent is not None and latent.class_type == EncodeLayers.ID and _whole(layers):
-        more["layers"] = layers
-        words.append(f"{more['layers']} layers")
+        fields["pictures"] = sum(name.startswith(f"{GROWN}.") for name in encode.inputs)
+        words.append(f"{fields['pictures']} reference picture{'s' * (fields['pictures'] > 1)}")
+    if latent is not None and latent.class_type == EncodeLayers.ID:
+        if _is_whole(latent.inputs.get("layers")):
+            fields["layers"] = latent.inputs["layers"]
+            words.append(f"{fields['layers']} layers")
     words += ["controls not counted"] if controlled else []
-    return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**more)
+    return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**fields)
 
 
 def _canvas(
     graph: Graph, latent: Node | None, model: DiffusionModel
 ) -> tuple[tuple[int, int] | None, str]:
     """(width and height in pixels or None, where they come from)."""
-    from ...sampling.geometry import LATENT
-
     if latent is None:
-        return None, "what gives the latent is not in the graph"
-    sides = latent.inputs.get("width"), latent.inputs.get("height")
+        return None, "the latent is not connected"
+    width, height = latent.inputs.get("width"), latent.inputs.get("height")
     if latent.class_type == EmptyLatent.ID:
-        preset = sizes().get(latent.inputs.get("size"))
-        sides = preset or sides
-    if all(map(_whole, sides)):
-        return (sides[0] // LATENT * LATENT, sides[1] // LATENT * LATENT), ""
+        width, height = sizes().get(str(latent.inputs.get("size"))) or (width, height)
+    if _is_whole(width) and _is_whole(height):
+        return (width // LATENT * LATENT, height // LATENT * LATENT), ""
     if latent.class_type not in _CANVASES:
-        return None, f"{latent.class_type} decides its canvas while it runs"
-    picture = _behind(graph, latent, _CANVASES[latent.class_type])
+        return None, f"{latent.class_type} decides its canvas during the run"
+    picture = _source(graph, latent, _CANVASES[latent.class_type])
     if picture is None or picture.class_type != "LoadImage":
         maker = "nothing" if picture is None else picture.class_type
         return None, f"its picture comes from {maker}"
     file = str(picture.inputs.get("image")).removesuffix(" [input]")
-    size = _size(file)
+    size = _picture_size(file)
     if size is None:
         return None, f"{file} is not in the input folder"
     if latent.class_type == EncodeLayers.ID:
@@ -95,26 +148,24 @@ def _canvas(
 
 
 def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[int, int]:
-    """The canvas that a picture of this size is drawn on."""
-    from ...pipeline.edit import AUTO, WORK_SIZES, area_for
-    from ...sampling.pixel_lock import lock
-
+    """The canvas for a picture of this size."""
     work = work if work in WORK_SIZES else AUTO
     return lock(*size, area_for(model.family, work, size)).canvas
 
 
-def _size(file: str) -> tuple[int, int] | None:
-    """Width and height of an input picture; None where none can be read."""
+def _picture_size(file: str) -> tuple[int, int] | None:
+    """Width and height of an input picture; None if it cannot be read."""
     try:
         return glance(input_directory() / file).size
     except InkstoneError:
         return None
 
 
-def _behind(graph: Graph, node: Node, name: str) -> Node | None:
+def _source(graph: Graph, node: Node, name: str) -> Node | None:
+    """The node that an input is linked to."""
     link = node.inputs.get(name)
     return graph.get(link.node) if isinstance(link, Link) else None
 
 
-def _whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

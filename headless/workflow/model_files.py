@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from ...errors import InkstoneError
 from ...files.hashes import file_hash, model_hash
@@ -19,9 +19,18 @@ from ...host import model_folders
 from ...nodes import NODES
 from ...nodes.load import EMBEDDED
 from ...nodes.sockets import ModelInput
-from ..graph.api_graph import Graph
+from ..graph.api_graph import NOTE_CLASSES, Graph
+from ..graph.node_types import Json
 
-# class -> its inputs that name files; ours say it themselves, the core's are listed here
+
+class LoaderNode(Protocol):
+    """A node class of ours that loads model files."""
+
+    ID: str
+    FILES: dict[str, ModelInput]
+
+
+# class -> its inputs that name files: our classes declare them, core's are listed here
 OURS: dict[str, Mapping[str, ModelInput]] = {
     node.ID: node.FILES for node in NODES if hasattr(node, "FILES")
 }
@@ -37,8 +46,8 @@ _URL = re.compile(r"https?://[^\s)\]>\"'`]+")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a workflow says of a file. hash: "sha256:..." in hexadecimal."""
+class ModelSource:
+    """The workflow's own facts about a file. hash: "sha256:..." in hexadecimal."""
 
     url: str = ""
     directory: str = ""
@@ -47,8 +56,8 @@ class Told:
 
 
 @dataclass(frozen=True)
-class WantedModel:
-    """A file that an input of a node names. path: None where it is not here."""
+class ModelRef:
+    """A file that an input of a node names. path: None if it is not on this machine."""
 
     node: str
     class_type: str
@@ -56,62 +65,75 @@ class WantedModel:
     name: str
     kind: str
     role: str
-    told: Told = Told()
+    source: ModelSource = ModelSource()
     path: Path | None = None
 
-    def absent(self) -> str:
-        """Where to put it and where to get it."""
-        said = f"{self.name}: not in models/{self.told.directory or self.kind}"
-        said += f" (node {self.node}, input {self.input})"
-        size = f", {self.told.size / 1e9:.2f} GB" if self.told.size else ""
-        return said + (f"; get it from {self.told.url}{size}" if self.told.url else "")
+    def absence(self) -> str:
+        """One line for a missing file: where to put it and where to get it."""
+        line = f"{self.name}: not in models/{self.source.directory or self.kind}"
+        line += f" (node {self.node}, input {self.input})"
+        size = f", {self.source.size / 1e9:.2f} GB" if self.source.size else ""
+        return line + (f"; get it from {self.source.url}{size}" if self.source.url else "")
 
 
-def wanted_models(graph: Graph, ui: Mapping[str, Any] | None) -> list[WantedModel]:
-    """Every file that the loaders of a graph name; the embedded model is no file."""
-    told, found = sources(ui), []
+def model_refs(graph: Graph, ui: Mapping[str, Json] | None) -> list[ModelRef]:
+    """Every file that the loaders of a graph name, except the embedded model (not a file)."""
+    by_name, refs = sources(ui), []
     for node in graph.values():
         for name, (kind, role) in LOADERS.get(node.class_type, {}).items():
             value = node.inputs.get(name)
             if not isinstance(value, str) or value in ("", EMBEDDED):
                 continue
-            try:
-                path = model_folders.model_path(kind, value)
-            except InkstoneError:
-                path = None
-            known = told.get(value) or told.get(_base(value)) or Told()
-            found.append(
-                WantedModel(node.id, node.class_type, name, value, kind, role, known, path)
+            source = by_name.get(value) or by_name.get(_base(value)) or ModelSource()
+            refs.append(
+                ModelRef(
+                    node=node.id,
+                    class_type=node.class_type,
+                    input=name,
+                    name=value,
+                    kind=kind,
+                    role=role,
+                    source=source,
+                    path=local_path(kind, value),
+                )
             )
-    return found
+    return refs
 
 
-def require_models(graph: Graph, ui: Mapping[str, Any] | None) -> None:
+def local_path(kind: str, name: str) -> Path | None:
+    """The model's path, or None if it is not in the folders of its kind."""
+    try:
+        return model_folders.model_path(kind, name)
+    except InkstoneError:
+        return None
+
+
+def require_models(graph: Graph, ui: Mapping[str, Json] | None) -> None:
     """Raises InkstoneError with all missing files at once, before anything runs."""
-    absent = [model for model in wanted_models(graph, ui) if model.path is None]
-    if absent:
-        lines = "".join(f"\n  {model.absent()}" for model in absent)
-        word = "1 model file is" if len(absent) == 1 else f"{len(absent)} model files are"
-        raise InkstoneError(f"{word} not here:{lines}\nPut them there, or give --models DIR.")
+    missing = [ref for ref in model_refs(graph, ui) if ref.path is None]
+    if missing:
+        lines = "".join(f"\n  {ref.absence()}" for ref in missing)
+        count = "1 model file is" if len(missing) == 1 else f"{len(missing)} model files are"
+        raise InkstoneError(f"{count} not here:{lines}\nPut them there, or give --models DIR.")
 
 
-def sources(ui: Mapping[str, Any] | None) -> dict[str, Told]:
-    """File name -> what the workflow says of it; the most exact source wins."""
-    made: dict[str, Told] = {}
+def sources(ui: Mapping[str, Json] | None) -> dict[str, ModelSource]:
+    """File name -> the workflow's facts about it; the most exact source takes precedence."""
+    by_name: dict[str, ModelSource] = {}
     for node in all_nodes(ui or {}):
-        for name, told in _from_properties(node):
-            made[name] = _joined(made.get(name), told)
+        for name, source in _from_properties(node):
+            by_name[name] = _merged(by_name.get(name), source)
         for url in _urls(node):
             name = _base(url.split("?")[0])
             if "." in name:
-                made[name] = _joined(made.get(name), Told(url=url))
-    ours = _mapping(_mapping(_mapping((ui or {}).get("extra")).get("inkstone")).get("models"))
-    for name, entry in ours.items():
-        made[name] = _joined(_told(_mapping(entry)), made.get(name, Told()))
-    return made
+                by_name[name] = _merged(by_name.get(name), ModelSource(url=url))
+    pinned = _mapping(_mapping(_mapping((ui or {}).get("extra")).get("inkstone")).get("models"))
+    for name, entry in pinned.items():
+        by_name[name] = _merged(_source(_mapping(entry)), by_name.get(name, ModelSource()))
+    return by_name
 
 
-def all_nodes(ui: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def all_nodes(ui: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
     """The nodes of the root and of every subgraph definition, as in the file."""
     yield from (node for node in ui.get("nodes") or () if isinstance(node, dict))
     for entry in _mapping(ui.get("definitions")).get("subgraphs") or ():
@@ -119,20 +141,20 @@ def all_nodes(ui: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield from all_nodes(entry)
 
 
-def _from_properties(node: Mapping[str, Any]) -> Iterator[tuple[str, Told]]:
+def _from_properties(node: Mapping[str, Json]) -> Iterator[tuple[str, ModelSource]]:
     models = _mapping(node.get("properties")).get("models")
     for entry in models if isinstance(models, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            yield entry["name"], _told(entry)
+            yield entry["name"], _source(entry)
 
 
-def _told(entry: Mapping[str, Any]) -> Told:
+def _source(entry: Mapping[str, Json]) -> ModelSource:
     digest = str(entry.get("hash") or "").lower()
     kind = str(entry.get("hash_type") or "sha256").lower().replace("-", "")
     if digest and ":" not in digest:
         digest = f"sha256:{digest}" if kind == "sha256" else ""
     size = entry.get("size")
-    return Told(
+    return ModelSource(
         str(entry.get("url") or ""),
         str(entry.get("directory") or ""),
         digest,
@@ -140,23 +162,22 @@ def _told(entry: Mapping[str, Any]) -> Told:
     )
 
 
-def _joined(first: Told | None, second: Told) -> Told:
+def _merged(first: ModelSource | None, second: ModelSource) -> ModelSource:
+    """The facts of the first, filled up with those of the second."""
     if first is None:
         return second
-    kept = {
-        f.name: getattr(first, f.name) or getattr(second, f.name) for f in dataclasses.fields(Told)
-    }
-    return Told(**kept)
+    names = [field.name for field in dataclasses.fields(ModelSource)]
+    return ModelSource(**{name: getattr(first, name) or getattr(second, name) for name in names})
 
 
-def _urls(node: Mapping[str, Any]) -> Iterator[str]:
-    if node.get("type") in ("Note", "MarkdownNote"):
+def _urls(node: Mapping[str, Json]) -> Iterator[str]:
+    if node.get("type") in NOTE_CLASSES:
         values = node.get("widgets_values")
         for value in values if isinstance(values, list) else ():
             yield from _URL.findall(value) if isinstance(value, str) else ()
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
@@ -164,26 +185,26 @@ def _base(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2]
 
 
-def measured(path: Path) -> dict[str, Any]:
+def hash_and_size(path: Path) -> dict[str, str | int]:
     """Hash and size of a model, as `extra.inkstone.models` keeps them."""
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     digest = file_hash(path) if path.is_file() else model_hash(path)
     return {"hash": digest, "size": sum(file.stat().st_size for file in files)}
 
 
-def differs(model: WantedModel) -> str | None:
-    """Why a file that is here is not the one that the workflow means, or None."""
-    told, path = model.told, model.path
+def difference(ref: ModelRef) -> str | None:
+    """Why the local file is not the one that the workflow means, or None."""
+    source, path = ref.source, ref.path
     if path is None or not path.is_file():
         return None
     size = path.stat().st_size
-    if told.size and told.size != size:
-        return f"{size} bytes, the workflow means {told.size}"
-    if not told.hash:
+    if source.size and source.size != size:
+        return f"{size} bytes, the workflow means {source.size}"
+    if not source.hash:
         return None
-    is_head = told.hash.startswith("sha256-head:")
-    found = (file_hash(path),) if not is_head else ()
-    found += (model_hash(path),)
-    if told.hash not in found:
-        return f"hash {found[0][:23]}..., the workflow means {told.hash[:23]}..."
+    hashes = [model_hash(path)]
+    if not source.hash.startswith("sha256-head:"):  # the head's hash is much faster to compute
+        hashes.insert(0, file_hash(path))
+    if source.hash not in hashes:
+        return f"hash {hashes[0][:23]}..., the workflow means {source.hash[:23]}..."
     return None

@@ -1,8 +1,7 @@
-"""What a node class looks like to ComfyUI's page: its widgets in order, from schemas or
-`/object_info`.
+"""A node class as ComfyUI's page sees it: its widgets in order, from a schema or `/object_info`.
 
-A workflow file keeps the values of a node's widgets as a bare list: reading one needs this order.
-Facts of the page that this file holds: required inputs stand before optional ones; a number named
+A workflow file stores the values of a node's widgets as a bare list: reading one needs this order.
+Facts of the page that are encoded here: required inputs come before optional ones; a number named
 seed or with control_after_generate has one more place in the list, a combo with it two; upload
 buttons come after the required widgets; a choice (DynamicCombo) is followed by the widgets of the
 chosen key only; growing inputs have no place.
@@ -14,15 +13,21 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import InkstoneError
-from ..graph.input_values import default_value, is_widget, schema_of, socket_type
+from ..graph.input_values import (
+    SEED_NAMES,
+    WIDGET_TYPES,
+    default_value,
+    is_widget,
+    schema_of,
+    socket_type,
+)
+from ..graph.node_types import Json, NodeClass
 
-PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 # widget types of the page that are neither plain nor sockets -> (keeps a place, is sent, default)
 ODD = {
     "IMAGECOMPARE": (False, True, ["", ""]),
@@ -35,31 +40,33 @@ ODD = {
     "LOAD_3D": (True, True, ""),
     "PREVIEW_3D": (True, True, ""),
 }
-CHOICE, GROWING, MATCHED = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
-SEED_NAMES = ("seed", "noise_seed")
+CHOICE, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 _UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload")
-_MOST = 64 << 20  # bytes of an object_info: a server with hundreds of packs stays below
+_MAX_BYTES = 64 << 20  # of an object_info: a server with hundreds of packs stays below
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
 class Widget:
-    """One input of a class. `controls`: places for what a seed or combo does after each run."""
+    """An input with a widget. place: it has one in the list; sent: it is part of the API graph.
+
+    controls: further places, for the "control after generate" of a seed or combo.
+    """
 
     name: str
     kind: str
-    default: Any = None
+    default: Json = None
     place: bool = True
     sent: bool = True
     controls: int = 0
-    dynamic: bool = False  # {a|b} and comments in the text mean something
+    dynamic: bool = False  # the text may have {a|b} and comments
     choices: Mapping[str, tuple[Widget | Socket, ...]] | None = None
-    asked: bool = False  # the class asks for control_after_generate
+    asked: bool = False  # the class declares control_after_generate
 
 
 @dataclass(frozen=True)
 class Socket:
-    """An input that takes links only. `places`: those of a socket by force in old files."""
+    """An input that takes links only. places: those of a forced socket in old files."""
 
     name: str
     kind: str
@@ -68,48 +75,43 @@ class Socket:
 
 @dataclass(frozen=True)
 class Interface:
-    """A class: its inputs in the page's order, the types of its outputs, its shown name."""
+    """A class: its inputs in the page's order, the types of its outputs, its display name."""
 
     name: str
     inputs: tuple[Widget | Socket, ...] = ()
     outputs: tuple[str, ...] = ()
     title: str = ""
-    growing: tuple[str, ...] = field(default=())
 
-    def values(self, given: list[Any]) -> Iterator[tuple[Widget, Any]]:
-        """(widget, value) from a positional list; what the list is too short for has defaults."""
-        rest = list(given)
-        yield from _read(self.inputs, rest, "")
+    def values(self, positional: list[Json]) -> Iterator[tuple[Widget, Json]]:
+        """(widget, value) from a positional list; widgets beyond its end have their defaults."""
+        yield from _read(self.inputs, list(positional), "")
 
 
 def _read(
-    inputs: tuple[Widget | Socket, ...], rest: list[Any], prefix: str
-) -> Iterator[tuple[Widget, Any]]:
+    inputs: tuple[Widget | Socket, ...], rest: list[Json], prefix: str
+) -> Iterator[tuple[Widget, Json]]:
     for item in inputs:
         if isinstance(item, Socket):
             continue
-        named = item if not prefix else _renamed(item, prefix)
+        widget = replace(item, name=prefix + item.name) if prefix else item
         value = item.default
         if item.place and rest:
             value = rest.pop(0)
             del rest[: item.controls]
-        yield named, value
+        yield widget, value
         if item.choices is not None:
-            yield from _read(item.choices.get(str(value), ()), rest, f"{named.name}.")
-
-
-def _renamed(item: Widget, prefix: str) -> Widget:
-    return replace(item, name=prefix + item.name)
+            yield from _read(item.choices.get(str(value), ()), rest, f"{widget.name}.")
 
 
 # ---- from our schemas ----------------------------------------------------------------------------
 
 
-def interface_of(node_class: type) -> Interface:
+def interface_of(node_class: NodeClass) -> Interface:
     """The interface of one of our node classes or stand-ins."""
     schema = schema_of(node_class)
     items = sorted(schema.inputs or [], key=lambda item: bool(item.optional))
-    inputs, uploads = [], False
+    inputs: list[Widget | Socket] = []
+    uploads = False
     for item in items:
         if not is_widget(item):
             forced = int(bool(getattr(item, "force_input", None)))
@@ -147,36 +149,39 @@ def _upload() -> Widget:
 def read_interfaces(source: str) -> dict[str, Interface]:
     """All classes of an `/object_info` file or of a server's address. Raises InkstoneError.
 
-    An address must be this machine's (http on the loopback): lists of other machines come as files.
+    Only addresses of this machine are fetched (http on the loopback); save other lists to a file.
     """
-    data = _fetched(source) if source.startswith(("http:", "https:")) else _from_file(source)
+    data = _fetch(source) if source.startswith(("http:", "https:")) else _from_file(source)
     if not isinstance(data, dict) or not any(_is_class(entry) for entry in data.values()):
         raise InkstoneError(
             f"{source}: expected the JSON of a ComfyUI server's /object_info (class -> inputs), "
             f"got {type(data).__name__}. Save it with: curl http://127.0.0.1:8188/object_info"
         )
-    return {name: parse_interface(name, told) for name, told in data.items() if _is_class(told)}
+    return {name: parse_interface(name, info) for name, info in data.items() if _is_class(info)}
 
 
-def _is_class(entry: Any) -> bool:
+def _is_class(entry: Json) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("input"), dict)
 
 
-def _from_file(source: str) -> Any:
+def _from_file(source: str) -> Json:
     path = Path(source)
     try:
-        if path.stat().st_size > _MOST:
-            raise InkstoneError(f"{source} is larger than any object_info: {_MOST >> 20} MiB.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise InkstoneError(
+                f"{source} is too large for an object_info: expected at most {_MAX_BYTES >> 20} "
+                "MiB. Check the path."
+            )
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InkstoneError(f"Cannot read the object_info {source}: {error}.") from error
 
 
-def _fetched(source: str) -> Any:
+def _fetch(source: str) -> Json:
     parts = urlsplit(source)
     if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
         raise InkstoneError(
-            f"{source}: only http://127.0.0.1:PORT is asked. Save the /object_info of another "
+            f"{source}: only http://127.0.0.1:PORT is fetched. Save the /object_info of another "
             "machine to a file and give the file."
         )
     url = (
@@ -186,16 +191,16 @@ def _fetched(source: str) -> Any:
     )
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
-            return json.loads(answer.read(_MOST))
+            return json.loads(answer.read(_MAX_BYTES))
     except (urllib.error.URLError, OSError, ValueError, RecursionError) as error:
         raise InkstoneError(f"No object_info from {url}: {error}. Is the server up?") from error
 
 
-def parse_interface(name: str, told: Mapping[str, Any]) -> Interface:
-    """The interface of one class as /object_info tells it."""
-    groups, order = told["input"], told.get("input_order") or {}
+def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
+    """The interface of one class from its entry in /object_info."""
+    groups, order = info["input"], info.get("input_order") or {}
     inputs: list[Widget | Socket] = []
-    growing: list[str] = []
+
     for group in ("required", "optional"):
         specs = groups.get(group)
         if not isinstance(specs, dict):
@@ -204,20 +209,18 @@ def parse_interface(name: str, told: Mapping[str, Any]) -> Interface:
         upload = False
         for key in [*names, *(key for key in specs if key not in names)]:
             kind, options = _spec(specs[key])
-            if kind == GROWING:
-                growing.append(key)
-            else:
+            if kind != GROWING:
                 inputs.append(_item(key, kind, options))
             upload = upload or any(options.get(flag) for flag in _UPLOADS)
         if upload:
             inputs.append(_upload())
-    outputs = told.get("output") or ()
+    outputs = info.get("output") or ()
     kinds = tuple(kind if isinstance(kind, str) else "COMBO" for kind in outputs)
-    title = told.get("display_name")
-    return Interface(name, tuple(inputs), kinds, str(title or ""), tuple(growing))
+    title = info.get("display_name")
+    return Interface(name, tuple(inputs), kinds, str(title or ""))
 
 
-def _spec(spec: Any) -> tuple[str, dict[str, Any]]:
+def _spec(spec: Json) -> tuple[str, dict[str, Json]]:
     """(type, options) of an input: [type, {options}?]; the type may be the list of choices."""
     spec = spec if isinstance(spec, list) and spec else ["*"]
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
@@ -226,17 +229,17 @@ def _spec(spec: Any) -> tuple[str, dict[str, Any]]:
     return str(spec[0]), options
 
 
-def _item(name: str, kind: str, options: dict[str, Any]) -> Widget | Socket:
+def _item(name: str, kind: str, options: dict[str, Json]) -> Widget | Socket:
     if options.get("forceInput"):
         return Socket(name, kind, 1 + int(bool(options.get("control_after_generate"))))
-    if kind not in (*PLAIN, *ODD, CHOICE):
+    if kind not in (*WIDGET_TYPES, *ODD, CHOICE):
         return Socket(name, kind)
     if kind == CHOICE:
         choices = {key: children for key, children in map(_option, options.get("options") or ())}
         return Widget(name, "COMBO", next(iter(choices), None), choices=choices)
     if kind in ODD:
         place, sent, default = ODD[kind]
-        return Widget(name, kind, options.get("default", default), place, sent)
+        return Widget(name, kind, default=options.get("default", default), place=place, sent=sent)
     asked = bool(options.get("control_after_generate"))
     dynamic = kind == "STRING" and bool(options.get("dynamicPrompts"))
     return Widget(
@@ -249,11 +252,11 @@ def _item(name: str, kind: str, options: dict[str, Any]) -> Widget | Socket:
     )
 
 
-def _option(option: Any) -> tuple[str, tuple[Widget | Socket, ...]]:
-    """(key, inputs) of one choice; its seeds have no place of their own for what comes after."""
+def _option(option: Json) -> tuple[str, tuple[Widget | Socket, ...]]:
+    """(key, inputs) of one choice; its seeds have no "control after generate" by default."""
     option = option if isinstance(option, dict) else {}
     groups = option.get("inputs") if isinstance(option.get("inputs"), dict) else {}
-    children = []
+    children: list[Widget | Socket] = []
     for group in ("required", "optional"):
         for name, spec in (groups.get(group) or {}).items():
             kind, options = _spec(spec)
@@ -265,8 +268,8 @@ def _option(option: Any) -> tuple[str, tuple[Widget | Socket, ...]]:
     return str(option.get("key")), tuple(children)
 
 
-def _default(kind: str, options: dict[str, Any]) -> Any:
-    """What the page shows in a fresh widget."""
+def _default(kind: str, options: dict[str, Json]) -> Json:
+    """The value that the page shows in a new widget."""
     if options.get("default") is not None:
         return options["default"]
     if kind == "COMBO":

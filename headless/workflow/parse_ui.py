@@ -1,26 +1,26 @@
 """Reads workflow files as ComfyUI's page saves them: nodes, links and subgraphs as plain records.
 
-Takes every form that was ever written: links as lists (0.4) or objects (1.0), subgraph definitions
-at the root or inside one another, ids as numbers or texts. Everything is checked here, so what
-works on the records need not doubt them: a file that breaks a rule is refused with the place.
+Accepts every form that was ever written: links as lists (0.4) or objects (1.0), subgraph
+definitions at the root or inside one another, ids as numbers or texts. Everything is checked here,
+so that code on the records can rely on them: a file that breaks a rule is refused with the place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...errors import InkstoneError
+from ..graph.node_types import Json
 
 RUN, MUTED, BYPASSED = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"  # the two ends inside a subgraph
-_MOST_NODES = 100_000
+_MAX_NODES, _MAX_DEPTH = 100_000, 50
 
 
 @dataclass(frozen=True)
 class InputSlot:
-    """An input of a node in the file: `widget` is the name of the widget it stands for."""
+    """An input of a node in the file. widget: the name of its widget, if it has one."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class UILink:
 
 @dataclass
 class UINode:
-    """One box on the page. `values`: positional list, or by name."""
+    """One box on the page. values: of its widgets, a positional list or by name."""
 
     id: str
     kind: str
@@ -50,22 +50,15 @@ class UINode:
     title: str | None = None
     inputs: list[InputSlot] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)  # types
-    values: list[Any] | dict[str, Any] = field(default_factory=list)
-    named: dict[str, Any] = field(default_factory=dict)
-    properties: dict[str, Any] = field(default_factory=dict)
-
-    def input_named(self, name: str) -> tuple[int, InputSlot] | None:
-        """The position and slot of an input, also by the name of its widget."""
-        for index, slot in enumerate(self.inputs):
-            if name in (slot.name, slot.widget):
-                return index, slot
-        return None
+    values: list[Json] | dict[str, Json] = field(default_factory=list)
+    properties: dict[str, Json] = field(default_factory=dict)
 
     def pack(self) -> str | None:
-        """The pack that the file says the class comes from."""
+        """The pack of the class, as the file names it."""
         for key in ("cnr_id", "aux_id"):
-            if isinstance(self.properties.get(key), str):
-                return self.properties[key]
+            pack = self.properties.get(key)
+            if isinstance(pack, str):
+                return pack
         return None
 
 
@@ -88,42 +81,43 @@ class Sheet:
             if link.origin == node and slot in (None, link.origin_slot)
         ]
 
+    def input_index(self, name: str) -> int | None:
+        """The position of the first input of this name."""
+        return next((i for i, slot in enumerate(self.inputs) if slot.name == name), None)
+
 
 @dataclass
 class Workflow:
-    """A whole file: the root, subgraph definitions by id, and what lies beside them."""
+    """A whole file: the root, and subgraph definitions by id."""
 
     root: Sheet
     subgraphs: dict[str, Sheet] = field(default_factory=dict)
-    groups: dict[str, Any] = field(default_factory=dict)  # old group nodes by name
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def sheets(self) -> list[Sheet]:
         """The root and every definition."""
         return [self.root, *self.subgraphs.values()]
 
 
-def is_ui_graph(data: Any) -> bool:
-    """True for what the page saves; an API graph has ids at its top."""
+def is_ui_graph(data: Json) -> bool:
+    """True for a workflow as the page saves it; an API graph has ids at its top."""
     return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
-def parse_workflow(data: dict[str, Any]) -> Workflow:
+def parse_workflow(data: dict[str, Json]) -> Workflow:
     """The records of a UI graph. Raises InkstoneError for a file that breaks the format."""
-    extra = _object(data.get("extra"), "extra")
-    made = Workflow(_sheet(data, "the graph"), extra=extra)
-    _read_definitions(data, made.subgraphs, 0)
-    made.groups = _object(extra.get("groupNodes"), "extra.groupNodes")
-    count = sum(len(sheet.nodes) for sheet in made.sheets())
-    if count > _MOST_NODES:
-        raise InkstoneError(f"The graph has {count} nodes; {_MOST_NODES} are the most.")
-    _refuse_cycles(made)
-    return made
+    _object(_object(data.get("extra"), "extra").get("groupNodes"), "extra.groupNodes")
+    workflow = Workflow(_sheet(data, "the graph"))
+    _read_definitions(data, workflow.subgraphs, 0)
+    count = sum(len(sheet.nodes) for sheet in workflow.sheets())
+    if count > _MAX_NODES:
+        raise InkstoneError(f"The graph has {count} nodes; expected at most {_MAX_NODES}.")
+    _refuse_cycles(workflow)
+    return workflow
 
 
-def _read_definitions(data: dict[str, Any], into: dict[str, Sheet], depth: int) -> None:
-    if depth > 50:
-        raise InkstoneError("Subgraph definitions lie in one another more than 50 deep.")
+def _read_definitions(data: dict[str, Json], into: dict[str, Sheet], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise InkstoneError(f"Subgraph definitions are nested more than {_MAX_DEPTH} deep.")
     definitions = _object(data.get("definitions"), "definitions")
     for entry in _list(definitions.get("subgraphs"), "definitions.subgraphs"):
         entry = _object(entry, "a subgraph definition", needed=True)
@@ -137,7 +131,7 @@ def _read_definitions(data: dict[str, Any], into: dict[str, Sheet], depth: int) 
 
 
 def _refuse_cycles(workflow: Workflow) -> None:
-    """A subgraph that holds itself, at any depth, has no end."""
+    """Refuse subgraphs that contain themselves, at any depth."""
     inside = {
         key: {node.kind for node in sheet.nodes.values() if node.kind in workflow.subgraphs}
         for key, sheet in workflow.subgraphs.items()
@@ -146,10 +140,10 @@ def _refuse_cycles(workflow: Workflow) -> None:
         inside = {key: kinds.difference(ready) for key, kinds in inside.items() if key not in ready}
     if inside:
         names = ", ".join(sorted(workflow.subgraphs[key].name for key in inside))
-        raise InkstoneError(f"Subgraphs hold themselves, so the graph has no end: {names}.")
+        raise InkstoneError(f"Subgraphs contain themselves, so the graph has no end: {names}.")
 
 
-def _sheet(data: dict[str, Any], name: str) -> Sheet:
+def _sheet(data: dict[str, Json], name: str) -> Sheet:
     sheet = Sheet(name)
     for entry in _list(data.get("nodes"), f"nodes of {name}"):
         node = _node(_object(entry, f"a node of {name}", needed=True), name)
@@ -163,20 +157,21 @@ def _sheet(data: dict[str, Any], name: str) -> Sheet:
     return sheet
 
 
-def _node(entry: dict[str, Any], sheet: str) -> UINode:
+def _node(entry: dict[str, Json], sheet: str) -> UINode:
     if not isinstance(entry.get("type"), str) or not isinstance(entry.get("id"), (int, str)):
         raise InkstoneError(
             f"A node of {sheet} has no id or type: got id {entry.get('id')!r}, type "
             f"{str(entry.get('type'))[:40]!r}."
         )
     place = f"node {entry['id']} of {sheet}"
-    values = entry.get("widgets_values")
-    title = entry.get("title")
+    values, title = entry.get("widgets_values"), entry.get("title")
+    mode, order = entry.get("mode"), entry.get("order")
+    _object(entry.get("widgets_values_named"), f"widgets_values_named of {place}")
     return UINode(
         id=str(entry["id"]),
         kind=entry["type"],
-        mode=entry.get("mode") if isinstance(entry.get("mode"), int) else RUN,
-        order=entry.get("order") if isinstance(entry.get("order"), int) else 0,
+        mode=mode if isinstance(mode, int) else RUN,
+        order=order if isinstance(order, int) else 0,
         title=title if isinstance(title, str) and title else None,
         inputs=[_slot(item, place) for item in _list(entry.get("inputs"), f"inputs of {place}")],
         outputs=[
@@ -184,26 +179,25 @@ def _node(entry: dict[str, Any], sheet: str) -> UINode:
             for item in _list(entry.get("outputs"), f"outputs of {place}")
         ],
         values=values if isinstance(values, (list, dict)) else [],
-        named=_object(entry.get("widgets_values_named"), f"widgets_values_named of {place}"),
         properties=_object(entry.get("properties"), f"properties of {place}"),
     )
 
 
-def _slot(entry: Any, place: str) -> InputSlot:
+def _slot(entry: Json, place: str) -> InputSlot:
     entry = _object(entry, f"a socket of {place}")
     widget = entry.get("widget")
     name = widget.get("name") if isinstance(widget, dict) else None
     link = entry.get("link")
     return InputSlot(
-        str(entry.get("name", "")),
-        _kind(entry.get("type")),
-        None if link is None else str(link),
-        name if isinstance(name, str) else None,
+        name=str(entry.get("name", "")),
+        kind=_kind(entry.get("type")),
+        link=None if link is None else str(link),
+        widget=name if isinstance(name, str) else None,
     )
 
 
-def _kind(kind: Any) -> str:
-    """A type as text: 0, -1 and lists of choices are what old files have in its place."""
+def _kind(kind: Json) -> str:
+    """A type as text; old files have 0, -1 or a list of choices in its place."""
     if isinstance(kind, str):
         return kind
     return "COMBO" if isinstance(kind, list) else "*"
@@ -212,12 +206,12 @@ def _kind(kind: Any) -> str:
 _LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 
-def _link(entry: Any, sheet: str) -> tuple[str, UILink]:
+def _link(entry: Json, sheet: str) -> tuple[str, UILink]:
     if isinstance(entry, dict):
         entry = [entry.get(name) for name in _LINK_FIELDS]
     if not isinstance(entry, list) or len(entry) < 5:
         raise InkstoneError(
-            f"A link of {sheet} is no list of id, origin, slot, target, slot, type: "
+            f"A link of {sheet} is not a list of id, origin, slot, target, slot, type: "
             f"{str(entry)[:80]}."
         )
     number, origin, origin_slot, target, target_slot = entry[:5]
@@ -225,28 +219,34 @@ def _link(entry: Any, sheet: str) -> tuple[str, UILink]:
         slots = int(origin_slot), int(target_slot)
     except (TypeError, ValueError, OverflowError):
         raise InkstoneError(
-            f"Link {str(number)[:40]} of {sheet} has slots that are no numbers: "
+            f"Link {str(number)[:40]} of {sheet} has slots that are not numbers: "
             f"{str(origin_slot)[:40]!r}, {str(target_slot)[:40]!r}."
         ) from None
     kind = _kind(entry[5] if len(entry) > 5 else None)
-    return str(number), UILink(str(origin), slots[0], str(target), slots[1], kind)
+    return str(number), UILink(
+        origin=str(origin),
+        origin_slot=slots[0],
+        target=str(target),
+        target_slot=slots[1],
+        kind=kind,
+    )
 
 
-def _list(value: Any, what: str) -> Iterable[Any]:
+def _list(value: Json, label: str) -> Iterable[Json]:
     if value is None:
         return []
     if isinstance(value, dict):  # old files: an object with numbers as names
         return list(value.values())
     if not isinstance(value, list):
-        raise InkstoneError(f"Expected a list for {what}, got {type(value).__name__}.")
+        raise InkstoneError(f"Expected a list for {label}, got {type(value).__name__}.")
     return value
 
 
-def _object(value: Any, what: str, needed: bool = False) -> dict[str, Any]:
+def _object(value: Json, label: str, needed: bool = False) -> dict[str, Json]:
     if value is None and not needed:
         return {}
     if not isinstance(value, dict):
         if isinstance(value, list) and not value:
             return {}
-        raise InkstoneError(f"Expected an object for {what}, got {type(value).__name__}.")
+        raise InkstoneError(f"Expected an object for {label}, got {type(value).__name__}.")
     return value

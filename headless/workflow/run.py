@@ -1,32 +1,35 @@
-"""`inkstone run`: a graph file, executed without a server."""
+"""A graph file, executed without a server: `inkstone run`, and graph jobs of a queue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.hashes import model_hash
 from ...host.headless import HeadlessHost, using
 from ...host.model_folders import model_path
-from ...nodes import load
+from ...loaders.models.load import EMBEDDED_FOLDER
+from ...nodes.load import EMBEDDED
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph
 from ..graph.executor import Event, Executor
-from .load import GraphFile, apply_settings, read_graph_file, runnable
+from ..graph.node_types import Json, NodeClasses
+from .load import GraphFile, read_graph_file, runnable
 from .model_files import OURS, require_models
+from .set_inputs import apply_setting
 
 
-def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: Mapping[str, type]) -> Graph:
-    """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings.
+def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: NodeClasses) -> Graph:
+    """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings applied.
 
-    Seeds are those of the file: "control after generate" is what the page does when it queues.
+    Seeds are those in the file: "control after generate" happens only when the page queues it.
     """
     file = file if isinstance(file, GraphFile) else read_graph_file(file)
     graph = runnable(file, nodes)
     for setting in settings:
         try:
-            graph = apply_settings(graph, [setting], nodes, file.ui)
+            graph = apply_setting(graph, setting, nodes, file.ui)
         except InkstoneError as error:
             raise CallError(f"--set {setting}: {error}") from error
     return graph
@@ -38,8 +41,8 @@ def run_file(
     host: HeadlessHost,
     progress: Callable[[int, int], None],
     executor: Executor | None = None,
-) -> dict:
-    """Runs a graph file with `NODE.INPUT=VALUE` settings; returns files, outputs and seconds.
+) -> dict[str, Json]:
+    """Run a graph file with `NODE.INPUT=VALUE` settings; return files, outputs and seconds.
 
     executor: keeps models and results from run to run.
     """
@@ -53,10 +56,10 @@ def run_file(
 
     with using(host):
         require_models(graph, file.ui)
-        carried: dict = {"inkstone_models": model_hashes(graph)}
+        chunks: dict[str, Json] = {"inkstone_models": model_hashes(graph)}
     if file.ui is not None and not settings:
-        carried["workflow"] = file.ui  # with settings it would not be what ran
-    result = executor.run(graph, host, on_event, carried)
+        chunks["workflow"] = file.ui  # with settings it would not be the graph that ran
+    result = executor.run(graph, host, on_event, chunks)
     files = [
         str(
             Path(host.output if entry.get("type") == "output" else host.temp)
@@ -70,15 +73,13 @@ def run_file(
 
 
 def model_hashes(graph: Graph) -> dict[str, str]:
-    """Name -> hash of every model that the graph's loaders name and that is here."""
-    from ...loaders.models.load import EMBEDDED_FOLDER
-
-    found = {}
+    """Name -> hash of every model that the graph's Inkstone loaders name."""
+    hashes = {}
     for node in graph.values():
         for key, (kind, _) in OURS.get(node.class_type, {}).items():
             name = node.inputs.get(key)
-            if name == load.EMBEDDED:
-                found[name] = model_hash(EMBEDDED_FOLDER)
+            if name == EMBEDDED:
+                hashes[name] = model_hash(EMBEDDED_FOLDER)
             elif isinstance(name, str):
-                found[name] = model_hash(model_path(kind, name))
-    return found
+                hashes[name] = model_hash(model_path(kind, name))
+    return hashes

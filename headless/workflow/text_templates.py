@@ -1,6 +1,6 @@
-"""Texts that ComfyUI's page changes before it sends them: choices in prompts, places in file names.
+"""Texts that ComfyUI's page changes before it sends them: prompt choices, places in file names.
 
-Where the page takes a random one of `{a|b}`, the first is taken: a graph means the same each time.
+Where the page picks one of `{a|b}` at random, the first is picked: a graph is deterministic.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ _BAD_IN_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE = re.compile(r"d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yy|y")
 
 
-def resolved(text: str, pick: Callable[[int], int] = lambda count: 0) -> str:
-    """A prompt without comments, with one choice of each `{a|b}`; `\\{` stands for a brace."""
-    made = _choose(_COMMENT.sub("", text), pick)
-    return re.sub(r"\\([{}|])", r"\1", made)
+def expand_choices(text: str, pick: Callable[[int], int] = lambda count: 0) -> str:
+    """A prompt without comments, with one choice of each `{a|b}`; `\\{` is a literal brace."""
+    chosen = _choose(_COMMENT.sub("", text), pick)
+    return re.sub(r"\\([{}|])", r"\1", chosen)
 
 
 def _choose(text: str, pick: Callable[[int], int]) -> str:
-    made, place = "", 0
+    parts, place = [], 0
     while place < len(text):
         char = text[place]
         if char == "\\":
-            made += text[place : place + 2]
+            parts.append(text[place : place + 2])
             place += 2
         elif char == "{":
             options, place = _options(text, place + 1)
-            made += _choose(options[pick(len(options))], pick)
+            parts.append(_choose(options[pick(len(options))], pick))
         else:
-            made += char
+            parts.append(char)
             place += 1
-    return made
+    return "".join(parts)
 
 
 def _options(text: str, place: int) -> tuple[list[str], int]:
-    """The choices of a block that was opened, and where the text goes on behind it."""
+    """The choices of an opened block, and the place behind it."""
     options, depth = [""], 0
     while place < len(text):
         char = text[place]
@@ -53,7 +53,7 @@ def _options(text: str, place: int) -> tuple[list[str], int]:
     return options, place
 
 
-def filled(
+def fill_places(
     text: str, values: Mapping[str, Mapping[str, object]], now: time.struct_time | None = None
 ) -> str:
     """A file name with `%date:FORMAT%` and `%NODE.WIDGET%` filled in; unknown places stay.
@@ -61,7 +61,7 @@ def filled(
     values: node name or title -> widget -> value.
     """
 
-    def place(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         inside = match[1]
         if inside.startswith("date:"):
             return _date(inside[5:], now or time.localtime())
@@ -70,16 +70,16 @@ def filled(
             return match[0]
         return _BAD_IN_NAMES.sub("_", str(values[node][widget]))
 
-    return re.sub(r"%([^%]+)%", place, text)
+    return re.sub(r"%([^%]+)%", replacement, text)
 
 
 def _date(form: str, now: time.struct_time) -> str:
     parts = {"d": now.tm_mday, "M": now.tm_mon, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
 
-    def place(match: re.Match[str]) -> str:
-        found = match[0]
-        if found[0] == "y":
-            return str(now.tm_year)[2:] if found == "yy" else str(now.tm_year)
-        return f"{parts[found[0]]:0{len(found)}d}"
+    def replacement(match: re.Match[str]) -> str:
+        code = match[0]
+        if code[0] == "y":
+            return str(now.tm_year)[2:] if code == "yy" else str(now.tm_year)
+        return f"{parts[code[0]]:0{len(code)}d}"
 
-    return _DATE.sub(place, form)
+    return _DATE.sub(replacement, form)

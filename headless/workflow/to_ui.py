@@ -1,11 +1,11 @@
-"""Writes the UI form (0.4) of an API graph; ComfyUI's page turns it back into the same graph.
+"""Write the UI form (0.4) of an API graph; ComfyUI's page turns it back into the same graph.
 
-Facts of the page that this file holds: sockets stand before widgets, required inputs before
+Facts of the page that are encoded here: sockets come before widgets, required inputs before
 optional ones; widgets_values is positional over all widgets, linked ones included; a number or
-combo with control_after_generate, and an INT named seed or noise_seed, has one slot more ("fixed");
+combo with control_after_generate, and an INT named seed or noise_seed, has one more slot ("fixed");
 a class with an upload combo has one more at the end ("image"). Layout: one strip per group from
-left to right, inside a strip a column per depth; below a node there is room for what "Nodes 2.0"
-draws taller. Reading UI graphs is not here.
+left to right, inside a strip one column per depth; the gap below a node leaves room for the taller
+nodes of "Nodes 2.0". parse_ui.py reads UI graphs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ...errors import InkstoneError
 from ..core_nodes.registry import CORE_NODES
 from ..graph.api_graph import Graph, Link, Node, parse_graph, to_api, validate, with_defaults
-from ..graph.input_values import default_value, is_widget, schema_of, socket_type
+from ..graph.input_values import SEED_NAMES, default_value, is_widget, schema_of, socket_type
+from ..graph.node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
 
 TITLE, ROW, WIDGET, TEXT_BOX, PICTURE = 30, 20, 24, 110, 260  # heights in the page's units
 WIDTH, GAP, MARGIN = 320, 40, 20
 NEWER_WIDGET, NEWER_EDGE = 28, 38  # as the page's "Nodes 2.0" draws them, measured in 1.58
-WIDEST, LABEL, LETTER = 520, 160, 6.6  # a chosen file's name is read whole: both pages, measured
-SEED_NAMES = ("seed", "noise_seed")
+WIDEST, LABEL, LETTER = 520, 160, 6.6  # wide enough for the file names, measured on both pages
+
+Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the API graph does not hold: frames, notes, sizes by id, the pack's registry id."""
+    """Facts that the API graph lacks: frames, notes, sizes by id, the pack's registry id."""
 
     groups: tuple[Group, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -57,34 +58,34 @@ class Layout:
 
 
 def ui_from_api(
-    api_graph: Mapping[str, Any], nodes: Mapping[str, type], layout: Layout | None = None
-) -> dict[str, Any]:
-    """The UI 0.4 JSON of an API graph. Widgets that it leaves out get their defaults.
+    api_graph: Mapping[str, Json], nodes: NodeClasses, layout: Layout | None = None
+) -> dict[str, Json]:
+    """The UI 0.4 JSON of an API graph. Widgets without a value get their defaults.
 
     Deterministic: equal graphs give equal files. Raises GraphError for a graph that cannot run, and
-    InkstoneError for ids that are no whole numbers (the page numbers its nodes).
+    InkstoneError for ids that are not whole numbers (the page numbers its nodes).
     """
     layout = layout or Layout()
     graph = full_graph(api_graph, nodes)
     depths = _depths(graph)
-    places, frames = _place(graph, nodes, layout, depths)
-    links, ends = _links(graph, nodes)
+    boxes, frames = _place(graph, nodes, layout, depths)
+    links = _Links(graph, nodes)
     order = sorted(graph, key=lambda key: (depths[key], int(key)))
-    made = [
-        _node(graph, key, nodes, ends) | _box(places[key]) | {"order": index}
+    entries = [
+        _node(graph[key], nodes, links) | _pos_and_size(boxes[key]) | {"order": index}
         for index, key in enumerate(order)
     ]
-    for entry in made:
+    for entry in entries:
         _mark_pack(entry, layout.pack)
     last = max(map(int, graph))
-    made += _notes(layout.notes, last, len(made))
+    entries += _notes(layout.notes, last, len(entries))
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(to_api(graph), sort_keys=True))),
         "revision": 0,
         "last_node_id": last + len(layout.notes),
-        "last_link_id": len(links),
-        "nodes": made,
-        "links": links,
+        "last_link_id": len(links.table),
+        "nodes": entries,
+        "links": links.table,
         "groups": frames,
         "config": {},
         "extra": {"ds": {"scale": 0.8, "offset": [40, 60]}},
@@ -92,65 +93,66 @@ def ui_from_api(
     }
 
 
-def full_graph(api_graph: Mapping[str, Any], nodes: Mapping[str, type]) -> Graph:
-    """The checked graph with every widget and title spelled out, as the page's own export has it.
+def full_graph(api_graph: Mapping[str, Json], nodes: NodeClasses) -> Graph:
+    """The checked graph with every widget and title written out, as in the page's own export.
 
-    Combos are not checked: the files that a workflow names need not be here.
+    Combos are not checked: the files that a workflow names need not be on this machine.
     """
     graph = validate(with_defaults(parse_graph(dict(api_graph)), nodes), nodes, choices=False)
     graph = {key: replace(node, title=_title(node, nodes)) for key, node in graph.items()}
-    strange = [key for key in graph if not key.isdecimal() or int(key) == 0]
-    if strange:
+    invalid = [key for key in graph if not key.isdecimal() or int(key) == 0]
+    if invalid:
         raise InkstoneError(
-            f"Node ids must be whole numbers from 1 for the page, got {strange[:5]}."
+            f"Node ids must be whole numbers from 1 for the page, got {invalid[:5]}. Rename them."
         )
     return graph
 
 
-def _title(node: Node, nodes: Mapping[str, type]) -> str:
-    """The node's title; the class's display name where it has none of its own."""
-    shown = schema_of(nodes[node.class_type]).display_name
-    return shown if shown and node.title == node.class_type else node.title
+def _title(node: Node, nodes: NodeClasses) -> str:
+    """The node's own title, else the class's display name."""
+    display_name = schema_of(nodes[node.class_type]).display_name
+    return display_name if display_name and node.title == node.class_type else node.title
 
 
-def _inputs(node: Node, node_class: type) -> tuple[list[Any], list[Any]]:
-    """(sockets, widgets) in the page's order. Of a growing input ("images.picture_1", ...) the
-    sockets in use: the page adds a free one, and shows others behind it as if they were strange.
+def _inputs(node: Node, node_class: NodeClass) -> tuple[list[SchemaInput], list[SchemaInput]]:
+    """(sockets, widgets) in the page's order. Of a growing input ("images.picture_1", ...) only the
+    sockets in use: the page adds a free one, and would show others as unknown inputs.
     """
     items = sorted(schema_of(node_class).inputs or [], key=lambda item: bool(item.optional))
     sockets = [i for i in items if not is_widget(i) and ("." not in i.id or i.id in node.inputs)]
     return sockets, [i for i in items if is_widget(i)]
 
 
-def _links(graph: Graph, nodes: Mapping[str, type]) -> tuple[list[list], dict]:
-    """The link table, and link ids by ("in", node, name) and ("out", node, slot)."""
-    table: list[list] = []
-    ends: dict[tuple, Any] = {}
-    for key, node in graph.items():
-        sockets, widgets = _inputs(node, nodes[node.class_type])
-        for slot, item in enumerate(sockets + [w for w in widgets if not w.socketless]):
-            link = node.inputs.get(item.id)
-            if isinstance(link, Link):
-                output = schema_of(nodes[graph[link.node].class_type]).outputs[link.slot]
-                number = len(table) + 1
-                kind = socket_type(output)
-                table.append([number, int(link.node), link.slot, int(key), slot, kind])
-                ends["in", key, item.id] = number
-                ends.setdefault(("out", link.node, link.slot), []).append(number)
-    return table, ends
+class _Links:
+    """The link table, and the link ids by input (node, name) and output (node, slot)."""
+
+    def __init__(self, graph: Graph, nodes: NodeClasses) -> None:
+        self.table: list[list[int | str]] = []
+        self.into: dict[tuple[str, str], int] = {}
+        self.out_of: dict[tuple[str, int], list[int]] = {}
+        for key, node in graph.items():
+            sockets, widgets = _inputs(node, nodes[node.class_type])
+            for slot, item in enumerate(sockets + [w for w in widgets if not w.socketless]):
+                link = node.inputs.get(item.id)
+                if isinstance(link, Link):
+                    outputs = schema_of(nodes[graph[link.node].class_type]).outputs or []
+                    kind, number = socket_type(outputs[link.slot]), len(self.table) + 1
+                    self.table.append([number, int(link.node), link.slot, int(key), slot, kind])
+                    self.into[key, item.id] = number
+                    self.out_of.setdefault((link.node, link.slot), []).append(number)
 
 
-def _node(graph: Graph, key: str, nodes: Mapping[str, type], ends: dict) -> dict[str, Any]:
-    node, node_class = graph[key], nodes[graph[key].class_type]
+def _node(node: Node, nodes: NodeClasses, links: _Links) -> dict[str, Json]:
+    node_class = nodes[node.class_type]
     schema = schema_of(node_class)
     sockets, widgets = _inputs(node, node_class)
-    slots = [_slot(item, ends.get(("in", key, item.id))) for item in sockets]
+    slots = [_slot(item, links.into.get((node.id, item.id))) for item in sockets]
     for item in widgets:
         if not item.socketless:
-            slot = _slot(item, ends.get(("in", key, item.id)))
+            slot = _slot(item, links.into.get((node.id, item.id)))
             slots.append(slot | {"widget": {"name": item.id}})
     entry = {
-        "id": int(key),
+        "id": int(node.id),
         "type": node.class_type,
         "flags": {},
         "mode": 0,
@@ -160,7 +162,7 @@ def _node(graph: Graph, key: str, nodes: Mapping[str, type], ends: dict) -> dict
                 "name": item.display_name or socket_type(item),
                 "type": socket_type(item),
                 "slot_index": index,
-                "links": ends.get(("out", key, index)),
+                "links": links.out_of.get((node.id, index)),
             }
             for index, item in enumerate(schema.outputs or [])
         ],
@@ -172,16 +174,16 @@ def _node(graph: Graph, key: str, nodes: Mapping[str, type], ends: dict) -> dict
     return entry
 
 
-def _slot(item: Any, link: int | None) -> dict[str, Any]:
-    slot = {"name": item.id, "type": socket_type(item), "link": link}
+def _slot(item: SchemaInput, link: int | None) -> dict[str, Json]:
+    slot: dict[str, Json] = {"name": item.id, "type": socket_type(item), "link": link}
     if item.display_name:
         slot["label"] = item.display_name
     return slot | ({"shape": 7} if item.optional else {})
 
 
-def _widget_values(inputs: Mapping[str, Any], widgets: list[Any]) -> list[Any]:
+def _widget_values(inputs: Mapping[str, Value], widgets: list[SchemaInput]) -> list[Json]:
     """Positional values; linked widgets keep their slot with the default."""
-    values: list[Any] = []
+    values: list[Json] = []
     for item in widgets:
         value = inputs.get(item.id)
         values.append(default_value(item) if isinstance(value, Link) else value)
@@ -191,21 +193,21 @@ def _widget_values(inputs: Mapping[str, Any], widgets: list[Any]) -> list[Any]:
     return values + ["image"] * uploads
 
 
-def has_control(item: Any) -> bool:
-    """True when the page puts a "control after generate" widget behind this one."""
+def has_control(item: SchemaInput) -> bool:
+    """True when the page adds a "control after generate" widget behind this one."""
     if getattr(item, "control_after_generate", None):
         return True
     return socket_type(item) == "INT" and item.id in SEED_NAMES
 
 
-def _mark_pack(entry: dict[str, Any], pack: str) -> None:
+def _mark_pack(entry: dict[str, Json], pack: str) -> None:
     name = "comfy-core" if entry["type"] in CORE_NODES else pack
     if name:
         entry["properties"]["cnr_id"] = name
 
 
 def _depths(graph: Graph) -> dict[str, int]:
-    """The longest way from a node without links to each node."""
+    """The longest path from a node without links to each node."""
     depths: dict[str, int] = {}
     for _ in graph:
         for key, node in graph.items():
@@ -213,23 +215,23 @@ def _depths(graph: Graph) -> dict[str, int]:
             if all(parent in depths for parent in parents):
                 depths[key] = 1 + max((depths[parent] for parent in parents), default=-1)
     if len(depths) < len(graph):
-        left = sorted(set(graph) - set(depths))
-        raise InkstoneError(f"Nodes {left} have links in a cycle or to nodes that do not exist.")
+        rest = sorted(set(graph) - set(depths))
+        raise InkstoneError(f"Nodes {rest} have links in a cycle or to nodes that do not exist.")
     return depths
 
 
 def _place(
-    graph: Graph, nodes: Mapping[str, type], layout: Layout, depths: dict[str, int]
-) -> tuple[dict[str, tuple[int, int, int, int]], list[dict[str, Any]]]:
+    graph: Graph, nodes: NodeClasses, layout: Layout, depths: dict[str, int]
+) -> tuple[dict[str, Box], list[dict[str, Json]]]:
     """Boxes (x, y, width, height) by id, and the frames of the groups."""
     grouped = {key for group in layout.groups for key in group.nodes}
     unknown = sorted(grouped - set(graph))
     if unknown:
-        raise InkstoneError(f"The layout's groups name nodes that the graph lacks: {unknown}.")
+        raise InkstoneError(f"The layout's groups name nodes that are not in the graph: {unknown}.")
     rest = tuple(key for key in graph if key not in grouped)
     strips = [*layout.groups, *([Group("", rest)] if rest else [])]
-    boxes: dict[str, tuple[int, int, int, int]] = {}
-    frames: list[dict[str, Any]] = []
+    boxes: dict[str, Box] = {}
+    frames: list[dict[str, Json]] = []
     x = GAP + max((note.size[0] + GAP for note in layout.notes), default=0)
     for strip in strips:
         new = _strip(graph, nodes, layout, {key: depths[key] for key in strip.nodes}, x + MARGIN)
@@ -253,10 +255,10 @@ def _place(
 
 
 def _strip(
-    graph: Graph, nodes: Mapping[str, type], layout: Layout, depths: dict[str, int], x: int
-) -> dict[str, tuple[int, int, int, int]]:
+    graph: Graph, nodes: NodeClasses, layout: Layout, depths: dict[str, int], x: int
+) -> dict[str, Box]:
     """Boxes of one strip: a column per depth, nodes of a column one below the other."""
-    boxes: dict[str, tuple[int, int, int, int]] = {}
+    boxes: dict[str, Box] = {}
     for depth in sorted(set(depths.values())):
         sizes = {
             key: layout.sizes.get(key) or _size(graph[key], nodes)
@@ -271,35 +273,38 @@ def _strip(
     return boxes
 
 
-def _size(node: Node, nodes: Mapping[str, type]) -> tuple[int, int]:
-    """Width and height of a node's body from its sockets, widgets and chosen files."""
+def _size(node: Node, nodes: NodeClasses) -> tuple[int, int]:
+    """Width and height of a node's body from its sockets, widgets and file names."""
     schema = schema_of(node_class := nodes[node.class_type])
     sockets, widgets = _inputs(node, node_class)
     height = 10 + ROW * max(len(sockets), len(schema.outputs or [])) + WIDGET * len(widgets)
     height += WIDGET * sum(has_control(item) for item in widgets)
     height += TEXT_BOX * sum(bool(getattr(item, "multiline", False)) for item in widgets)
-    shows = schema.is_output_node or any(getattr(i, "upload", None) is not None for i in widgets)
-    chosen = [node.inputs.get(i.id) for i in widgets if socket_type(i) == "COMBO"]
-    longest = max((len(value) for value in chosen if isinstance(value, str)), default=0)
+    has_picture = schema.is_output_node or any(
+        getattr(item, "upload", None) is not None for item in widgets
+    )
+    values = [node.inputs.get(i.id) for i in widgets if socket_type(i) == "COMBO"]
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
     width = min(WIDEST, max(WIDTH, LABEL + round(LETTER * longest)))
-    return width, height + (PICTURE if shows else 0)
+    return width, height + (PICTURE if has_picture else 0)
 
 
-def _newer_height(node: Node, nodes: Mapping[str, type]) -> int:
-    """The least height of a node's body in the page's newer look."""
+def _newer_height(node: Node, nodes: NodeClasses) -> int:
+    """The minimum height of a node's body in "Nodes 2.0"."""
     sockets, widgets = _inputs(node, node_class := nodes[node.class_type])
     rows = max(len(sockets), len(schema_of(node_class).outputs or []))
     return NEWER_EDGE + ROW * rows + NEWER_WIDGET * len(widgets)
 
 
-def _box(box: tuple[int, int, int, int]) -> dict[str, Any]:
+def _pos_and_size(box: Box) -> dict[str, Json]:
     return {"pos": [box[0], box[1]], "size": [box[2], box[3]]}
 
 
-def _notes(notes: tuple[Note, ...], last: int, order: int) -> list[dict[str, Any]]:
-    made, y = [], 0
+def _notes(notes: tuple[Note, ...], last: int, order: int) -> list[dict[str, Json]]:
+    entries: list[dict[str, Json]] = []
+    y = 0
     for index, note in enumerate(notes):
-        made.append(
+        entries.append(
             {
                 "id": last + 1 + index,
                 "type": "MarkdownNote",
@@ -318,4 +323,4 @@ def _notes(notes: tuple[Note, ...], last: int, order: int) -> list[dict[str, Any
             }
         )
         y += note.size[1] + TITLE + GAP
-    return made
+    return entries

@@ -68,7 +68,7 @@ def test_graph_of_the_embedded_model_runs():
 
 def test_memory_of_canvases_that_come_from_pictures(tmp_path):
     from inkstone.headless.graph.api_graph import parse_graph
-    from inkstone.headless.workflow.memory_estimate import drawings
+    from inkstone.headless.workflow.memory_estimate import plan_requests
     from inkstone.host.headless import HeadlessHost, using
     from inkstone.loaders.models.load import load_all
 
@@ -83,7 +83,7 @@ def test_memory_of_canvases_that_come_from_pictures(tmp_path):
             linked = {k for k, v in values.items() if isinstance(v, list)}
             values |= {k: v for k, v in more.items() if k in values.keys() - linked}
         with using(HeadlessHost(input=tmp_path)):
-            return drawings(parse_graph(graph), model)[-1]
+            return plan_requests(parse_graph(graph), model)[-1]
 
     said, wanted = told("image_to_image_qwen_image", image="turned.jpg")
     assert said.startswith("64x96, ") and said.endswith("(of turned.jpg)"), said

@@ -108,8 +108,8 @@ def loop(first: str, second: str) -> dict:
 
 
 BAD = {
-    "subgraph in itself": (loop(A, A), "hold themselves"),
-    "subgraphs in each other": (loop(A, B), "hold themselves"),
+    "subgraph in itself": (loop(A, A), "contain themselves"),
+    "subgraphs in each other": (loop(A, B), "contain themselves"),
     "links in a circle": (
         graph(
             [
@@ -124,8 +124,8 @@ BAD = {
     "group node": (graph([node(1, "workflow>mine", [])], []), "old group node 'mine'"),
     "node without a type": ({"nodes": [{"id": 1}]}, "no id or type"),
     "node that is a text": ({"nodes": ["x"]}, "Expected an object"),
-    "link that is a number": ({"nodes": [], "links": [7]}, "no list of id"),
-    "slots that are words": ({"nodes": [], "links": [[1, 1, "a", 2, 0]]}, "no numbers"),
+    "link that is a number": ({"nodes": [], "links": [7]}, "not a list of id"),
+    "slots that are words": ({"nodes": [], "links": [[1, 1, "a", 2, 0]]}, "not numbers"),
     "two of one id": ({"nodes": [empty(1), empty(1)]}, "Two nodes"),
     "links that are a text": ({"nodes": [], "links": "x"}, "Expected a list"),
 }

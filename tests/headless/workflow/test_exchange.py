@@ -211,10 +211,10 @@ def test_what_is_made_is_what_our_nodes_take():
     """Widgets and wires of the nodes that are put in are those of their schemas, in order."""
     classes = node_classes()
     for change in EXCHANGES.values():
-        loader = {i.id for i in classes[change.ours].define_schema().inputs}
+        loader = {i.id for i in classes[change.loader].define_schema().inputs}
         assert (
             list(change.widgets("x", "auto"))
-            == [i.id for i in classes[change.ours].define_schema().inputs]
+            == [i.id for i in classes[change.loader].define_schema().inputs]
             or set(change.widgets("x", "auto")) <= loader
         )
         bridge = classes[change.bridge].define_schema()
@@ -257,5 +257,7 @@ def test_the_official_templates_stay_the_same_but_for_their_loaders(tmp_path):
         for key in changed:
             change = EXCHANGES[before[key]["class_type"]]
             loader = after[after[key]["inputs"][change.wire][0]]
-            assert loader["inputs"][change.wanted] == before[key]["inputs"][change.file], path.name
+            assert loader["inputs"][change.loader_file] == before[key]["inputs"][change.file], (
+                path.name
+            )
         assert len(changed) <= sum("->" in note for note in notes)
