@@ -1,4 +1,4 @@
-"""Storages whose rows are computed in float32 a piece at a time, and the tools that they share.
+"""Storages whose rows are computed in float32 chunk by chunk, and the tools that they share.
 
 Unusual: two 4-bit codes are looked up at once. A table of 256 entries holds pairs of float32 as
 int64, so a byte becomes two weights by one index: twice as fast as shifts, masks and a multiply,
@@ -22,10 +22,10 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 
 
 class ChunkedStorage(Storage):
-    """A storage that says how to fill float32 rows; pieces and other types are done here."""
+    """Base of storages that only fill float32 rows; chunks and other types are handled here."""
 
     def fill(self, rows: Rows, out: Tensor) -> None:
-        """Writes these rows into out [n, K], contiguous float32."""
+        """Write these rows into out [n, K], contiguous float32."""
         raise NotImplementedError
 
     def rows_into(self, start: int, out: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class ChunkedStorage(Storage):
 
 
 def pair_table(levels: Tensor, high_first: bool = False) -> Tensor:
-    """The numbers of 16 codes [16] -> [256] int64: of every byte its two numbers as float32."""
+    """The numbers of 16 codes [16] -> [256] int64: the two numbers of every byte as float32."""
     byte = torch.arange(256, device=levels.device)
     first, second = byte & 15, byte >> 4
     if high_first:
@@ -66,7 +66,7 @@ def pair_table(levels: Tensor, high_first: bool = False) -> Tensor:
 
 @cache
 def known_pairs(levels: tuple[float, ...], high_first: bool, device: torch.device) -> Tensor:
-    """pair_table of levels that many storages share."""
+    """`pair_table`, cached: for levels that many storages share."""
     with torch.inference_mode(False):
         return pair_table(torch.tensor(levels, device=device), high_first)
 
@@ -88,18 +88,18 @@ def scale_groups(out: Tensor, scale: Tensor) -> Tensor:
 def hadamard(size: int, device: torch.device) -> Tensor:
     """The regular Hadamard matrix of ConvRot [size, size], entries 1 and -1: symmetric, and its own
     inverse but for the factor 1 / size."""
-    four = [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]
+    rows = [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]
     with torch.inference_mode(False):
-        h = four = torch.tensor(four, dtype=torch.float32, device=device)
+        h = four = torch.tensor(rows, dtype=torch.float32, device=device)
         while len(h) < size:
             h = torch.kron(h, four)
         return h
 
 
 def rotate_back(out: Tensor, group: int) -> Tensor:
-    """Undoes ConvRot in place, times sqrt(group): every `group` neighbours times the matrix.
+    """Undo ConvRot in place, times sqrt(group): every `group` neighbours times the matrix.
 
-    Of integers it is exact, whatever the order in which a product adds: so codes are turned first
+    It is exact on integers, whatever the order in which a product adds: so codes are rotated first
     and scaled after.
     """
     grouped = out.view(-1, group)

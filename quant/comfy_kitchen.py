@@ -1,8 +1,8 @@
 """Products on tensor cores in a weight's own format, by comfy-kitchen where it is installed.
 
-The one file that knows that package (part of every current ComfyUI, else an extra). Such a product
-rounds the input too, to the weight's format: faster, and a little less exact than unpacking. What
-cannot run comes back as None with the reason; then rows are unpacked, which is always exact.
+The only file that knows that package (part of every current ComfyUI, else an extra). Such a product
+rounds the input too, to the weight's format: faster, and a little less exact than unpacking. Where
+it cannot run the answer is None and the reason; then rows are unpacked, which is always exact.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .fp8 import E4M3, Fp8Storage
+from .fp8 import E4M3, E4M3_MAX, Fp8Storage
 from .int_quant import RowScaledStorage
 from .microscaling import BlockFloatStorage
 from .storage import Storage
 
 Product = Callable[[Tensor, Tensor | None], Tensor]  # (x [..., K], bias [N]) -> [..., N]
 
-# The least compute capability of a card whose tensor cores take the format.
+# The lowest compute capability of a card whose tensor cores take the format.
 LEAST: dict[str, tuple[int, int]] = {
     "fp8": (8, 9),
     "int8": (7, 5),
@@ -29,8 +29,8 @@ LEAST: dict[str, tuple[int, int]] = {
     "mxfp8": (10, 0),
 }
 COMPILED_FOR = 13  # major CUDA version that the package's compiled kernels need
-_E4M3_MAX, _E2M1_MAX = 448.0, 6.0
-_TINY = 1e-30  # a scale that an input of zeros gets
+_E2M1_MAX = 6.0
+_TINY = 1e-30  # the scale of an input of zeros
 
 
 @cache
@@ -46,13 +46,14 @@ def _kitchen() -> tuple[ModuleType | None, str]:
 
 
 def kind_of(storage: Storage) -> str | None:
-    """A key of LEAST, or None for a format without such a product."""
+    """The storage's key of LEAST, or None for a format without such a product."""
     if isinstance(storage, BlockFloatStorage):
         return storage.format
     if isinstance(storage, RowScaledStorage) and storage.bits == 8:
         return "int8"
-    plain = isinstance(storage, Fp8Storage) and storage.kind == E4M3
-    return "fp8" if plain and (storage.scale is None or not storage.scale.dim()) else None
+    if isinstance(storage, Fp8Storage) and storage.kind == E4M3:
+        return "fp8" if storage.scale is None or not storage.scale.dim() else None
+    return None
 
 
 def _refusal(storage: Storage) -> str:
@@ -64,7 +65,7 @@ def _refusal(storage: Storage) -> str:
         return "the file asks for products in full precision"
     rows, columns = storage.shape
     if kind == "fp8" and (rows % 16 or columns % 16):
-        return f"{rows} x {columns} are no multiples of 16"
+        return f"{rows} x {columns} are not multiples of 16"
     if device.type != "cuda":
         return f"{device.type} has no tensor cores"
     if torch.version.hip is None:
@@ -79,23 +80,28 @@ def _refusal(storage: Storage) -> str:
 
 
 def matmul_of(storage: Storage) -> tuple[Product | None, str]:
-    """A product that takes this storage as it is, or None; and the reason in words."""
+    """A product that takes this storage as it is, or None; and the reason."""
     refusal = _refusal(storage)
     if refusal:
         return None, refusal
-    kitchen, words = _kitchen()
-    return (product_of(storage, kitchen), words) if kitchen else (None, words)
+    kitchen, reason = _kitchen()
+    return (product_of(storage, kitchen), reason) if kitchen else (None, reason)
 
 
 def product_of(storage: Storage, kitchen: ModuleType) -> Product:
-    """The product, whatever the device: matmul_of asks first whether it can run."""
-    products = {"fp8": _fp8, "int8": _int8, "nvfp4": _block, "mxfp8": _block}
-    return partial(products[kind_of(storage)], kitchen, storage)
+    """The product, whatever the device: `matmul_of` checks first whether it can run."""
+    assert kind_of(storage) is not None, storage.format
+    if isinstance(storage, BlockFloatStorage):
+        return partial(_block, kitchen, storage)
+    if isinstance(storage, RowScaledStorage):
+        return partial(_int8, kitchen, storage)
+    assert isinstance(storage, Fp8Storage), storage.format
+    return partial(_fp8, kitchen, storage)
 
 
 def _fp8(kitchen: ModuleType, storage: Fp8Storage, x: Tensor, bias: Tensor | None) -> Tensor:
     flat = x.reshape(-1, x.shape[-1])
-    scale = flat.abs().amax().float().div(_E4M3_MAX).clamp_min(_TINY)
+    scale = flat.abs().amax().float().div(E4M3_MAX).clamp_min(_TINY)
     codes = kitchen.quantize_per_tensor_fp8(flat, scale, E4M3)
     whole = torch.ones_like(scale) if storage.scale is None else storage.scale
     weight = storage.codes.view(E4M3).t()
@@ -105,19 +111,19 @@ def _fp8(kitchen: ModuleType, storage: Fp8Storage, x: Tensor, bias: Tensor | Non
 
 
 def _int8(kitchen: ModuleType, storage: RowScaledStorage, x: Tensor, bias: Tensor | None) -> Tensor:
-    turned = {"convrot": True, "convrot_groupsize": storage.rotated} if storage.rotated else {}
-    return kitchen.int8_linear(x, storage.codes, storage.scale, bias, x.dtype, **turned)
+    rotation = {"convrot": True, "convrot_groupsize": storage.rotated} if storage.rotated else {}
+    return kitchen.int8_linear(x, storage.codes, storage.scale, bias, x.dtype, **rotation)
 
 
 def _block(
     kitchen: ModuleType, storage: BlockFloatStorage, x: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """nvfp4 and mxfp8. Both sides are padded; the bias is added to what is left."""
+    """nvfp4 and mxfp8. Both sides are padded; the bias is added after the padding is cut off."""
     flat = x.reshape(-1, x.shape[-1])
     if storage.columns is not None:
         flat = flat * storage.columns.to(x.dtype)
     if storage.format == "nvfp4":
-        scale = flat.abs().amax().float().div(_E4M3_MAX * _E2M1_MAX).clamp_min(_TINY)
+        scale = flat.abs().amax().float().div(E4M3_MAX * _E2M1_MAX).clamp_min(_TINY)
         codes, blocks = kitchen.quantize_nvfp4(flat, scale, pad_16x=True)
         y = kitchen.scaled_mm_nvfp4(
             codes,

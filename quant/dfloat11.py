@@ -1,9 +1,9 @@
-"""DFloat11: bfloat16 without loss in 70 % of the bytes. Exponents are a Huffman stream, signs and
-mantissas lie beside it.
+"""DFloat11: lossless bfloat16 in 70 % of the bytes. Exponents are a Huffman stream, signs and
+mantissas are stored next to it.
 
-Unusual: several matrices of a block share one stream, and stay so in the file only. A matrix takes
-the pieces of 4096 stream bytes in which its elements lie (the file tells which element each piece
-starts with), so rows are decoded alone, in memory as well. Every piece is checked for its count.
+Unusual: several matrices of a block share one stream in the file, none in memory. A matrix takes
+the pieces of 4096 stream bytes in which its elements lie (the file has the first element of each
+piece), so rows are decoded alone, in memory as well. The count of every piece is checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -48,9 +48,10 @@ ORDER: dict[str, Sequence[str]] = {
         "txt_mlp.net.2",
     )
 }
-_PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")  # what patterns consist of; others could run away
+# all that patterns may consist of: others could take exponential time
+_PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")
 
-# Matrices without bias, from which a shape could be told: axis that is the width of the network.
+# Matrices without bias, whose shape follows from the network: the axis that is its width.
 _WIDTH_AXIS = (
     ("mlp.gate_proj", 1),
     ("mlp.up_proj", 1),
@@ -72,10 +73,14 @@ class Raw(NamedTuple):
 
 class DFloat11Storage(Storage):
     """A matrix whose elements are start .. start + N * K of a stream; positions: first elements of
-    the stream's pieces that `raw` holds, and the end. `there`: bytes of stream in `raw.encoded`;
-    `where`: file and layer, for complaints."""
+    the stream's pieces that `raw` holds, and the end. `stream_bytes`: how many of `raw.encoded` are
+    not padding; `where`: file and layer, for errors."""
 
     format = "DFloat11"
+    encoded: Tensor
+    gaps: Tensor
+    signs: Tensor
+    luts: Tensor
 
     def __init__(
         self,
@@ -83,12 +88,12 @@ class DFloat11Storage(Storage):
         start: int,
         positions: list[int],
         raw: Raw,
-        there: int,
+        stream_bytes: int,
         where: str = "",
     ) -> None:
         super().__init__(shape)
         self.start, self.positions, self.where = start, positions, where
-        self.chunks = -(-there // CHUNK_BYTES)
+        self.chunks = -(-stream_bytes // CHUNK_BYTES)
         for name, tensor in raw._asdict().items():
             self.register_buffer(name, tensor)
 
@@ -96,14 +101,15 @@ class DFloat11Storage(Storage):
         columns = self.shape[1]
         at, end = start * columns, (start + len(out)) * columns
         flat = out.view(-1) if out.is_contiguous() else out.new_empty(out.numel())
-        done = at
-        while done < end:
-            first = bisect_right(self.positions, self.start + done) - 1
+        begin = at
+        while begin < end:
+            first = bisect_right(self.positions, self.start + begin) - 1
             last = min(first + AT_ONCE, len(self.positions) - 1)
-            upto = min(end, self.positions[last] - self.start)
-            exponent = self._decode(first, last)[self.start + done - self.positions[first] :]
-            self._join(exponent[: upto - done], self.signs[done:upto], flat[done - at : upto - at])
-            done = upto
+            stop = min(end, self.positions[last] - self.start)
+            exponent = self._decode(first, last)[self.start + begin - self.positions[first] :]
+            target = flat[begin - at : stop - at]
+            self._join(exponent[: stop - begin], self.signs[begin:stop], target)
+            begin = stop
         return out if out.is_contiguous() else out.copy_(flat.view(out.shape))
 
     def _decode(self, first: int, last: int) -> Tensor:
@@ -111,17 +117,17 @@ class DFloat11Storage(Storage):
         stream = self.encoded[first * PIECE : last * PIECE + CHUNK_BYTES]
         gaps = _gaps(self.gaps[first * GAP_BYTES : last * GAP_BYTES])
         tables = huffman.tables(self._luts_key, self.device)
-        found, counts = huffman.decode(stream, gaps, tables)
-        counts[max(0, self.chunks - first * THREADS) :] = 0  # codes of zeros behind the end
-        counts = counts.view(last - first, THREADS).sum(1).tolist()
+        exponents, owned = huffman.decode(stream, gaps, tables)
+        owned[max(0, self.chunks - first * THREADS) :] = 0  # codes of zeros behind the end
+        counts = owned.view(last - first, THREADS).sum(1).tolist()
         for piece, count in enumerate(counts, first):
-            want = self.positions[piece + 1] - self.positions[piece]
-            if count != want and (piece + 2 < len(self.positions) or count < want):
+            expected = self.positions[piece + 1] - self.positions[piece]
+            if count != expected and (piece + 2 < len(self.positions) or count < expected):
                 raise InkstoneError(
                     f"{self.where}: piece {piece} of its stream has {count} numbers, expected "
-                    f"{want}. {AGAIN}"
+                    f"{expected}. {AGAIN}"
                 )
-        return found
+        return exponents
 
     @cached_property
     def _luts_key(self) -> bytes:
@@ -161,16 +167,17 @@ class _Stream:
 
 
 def _open(parts: PackedParts, layer: str) -> _Stream:
-    """Checks the tensors of a stream against each other. Reads where pieces start, and no more."""
+    """Check the tensors of a stream against each other. Reads only where pieces start."""
     used = [parts.need(layer, suffix, dtypes={torch.uint8}) for suffix in STREAM]
     sizes = {suffix: parts.nbytes(layer + suffix) for suffix in STREAM}
     pieces = -(-sizes[".encoded_exponent"] // PIECE)
-    for suffix, want in ((".output_positions", 4 * pieces + 4), (".gaps", pieces * GAP_BYTES)):
-        if not pieces or sizes[suffix] != want:
+    for suffix, expected in ((".output_positions", 4 * pieces + 4), (".gaps", pieces * GAP_BYTES)):
+        if not pieces or sizes[suffix] != expected:
             raise parts.fault(
                 layer,
-                f"tensor {layer}{suffix} has {sizes[suffix]} bytes, expected {want} for "
-                f"{sizes['.encoded_exponent']} bytes of stream: it is cut or of another version",
+                f"tensor {layer}{suffix} has {sizes[suffix]} bytes, expected {expected} for "
+                f"{sizes['.encoded_exponent']} bytes of stream: it is truncated or of another "
+                "version",
             )
     raw = parts.read(layer + ".output_positions").flatten()
     positions = (raw.view(torch.int32).to(torch.int64) & 0xFFFFFFFF).tolist()
@@ -181,7 +188,9 @@ def _open(parts: PackedParts, layer: str) -> _Stream:
             f"{sizes['.sign_mantissa']}",
         )
     if any(not a < b <= a + PIECE * 8 for a, b in zip(positions, positions[1:])):
-        raise parts.fault(layer, f"tensor {layer}.output_positions does not rise as it must")
+        raise parts.fault(
+            layer, f"tensor {layer}.output_positions does not increase by 1 .. {PIECE * 8} a piece"
+        )
     return _Stream(parts, layer, positions, tuple(used))
 
 
@@ -191,7 +200,9 @@ def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence
     theirs = parts.table[layer + STREAM[0]].removesuffix(STREAM[0])
     for pattern, names in patterns.items():
         if not _PATTERN.fullmatch(pattern):
-            raise parts.fault(layer, f"the pattern {pattern[:60]!r} in config.json is not known")
+            raise parts.fault(
+                layer, f"the pattern {pattern[:60]!r} in config.json is not supported"
+            )
         if re.fullmatch(pattern, theirs) or re.fullmatch(pattern, layer):
             return [f"{layer}.{name}" for name in names] or [layer]
     if layer + ".split_positions" in parts:
@@ -221,7 +232,7 @@ def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
 
 
 def _shape(parts: PackedParts, layer: str, count: int) -> tuple[int, int]:
-    """Rows and columns of a matrix that the file does not have as such: from its bias, or from the
+    """Rows and columns of a matrix that the file has as a stream only: from its bias, or from the
     width of the network."""
     if layer + ".bias" in parts:
         rows = parts.shape(layer + ".bias")[0]
@@ -230,19 +241,19 @@ def _shape(parts: PackedParts, layer: str, count: int) -> tuple[int, int]:
         axis = next((axis for end, axis in _WIDTH_AXIS if layer.endswith(end)), None)
         width = next((parts.shape(n)[0] for n in _WIDTH_OF if n in parts), None)
         if axis is None or width is None:
-            raise parts.fault(layer, "neither a bias nor a norm tells the shape of its matrix")
+            raise parts.fault(layer, "neither a bias nor a norm gives the shape of its matrix")
         shape = (count // width, width) if axis else (width, count // width)
     if shape[0] * shape[1] != count or not count:
-        raise parts.fault(layer, f"{count} elements are no matrix with {shape[0]} rows")
+        raise parts.fault(layer, f"{count} elements do not make a matrix with {shape[0]} rows")
     return shape
 
 
 def _load(stream: _Stream, shape: tuple[int, int], start: int) -> DFloat11Storage:
     parts = stream.parts
     luts = parts.read(stream.name(".luts"))
-    wrong = huffman.fault(luts)
-    if wrong:
-        raise parts.fault(stream.layer, f"its Huffman tables are damaged: {wrong}")
+    problem = huffman.fault(luts)
+    if problem:
+        raise parts.fault(stream.layer, f"its Huffman tables are damaged: {problem}")
     end = start + shape[0] * shape[1]
     first, last = _pieces(stream, start, end)
     raw = Raw(
@@ -252,16 +263,17 @@ def _load(stream: _Stream, shape: tuple[int, int], start: int) -> DFloat11Storag
         luts,
     )
     where = f"{parts.source.path}: layer {stream.layer}"
-    there = parts.nbytes(stream.name(".encoded_exponent")) - first * PIECE
-    return DFloat11Storage(shape, start, stream.positions[first : last + 1], raw, there, where)
+    stream_bytes = parts.nbytes(stream.name(".encoded_exponent")) - first * PIECE
+    positions = stream.positions[first : last + 1]
+    return DFloat11Storage(shape, start, positions, raw, stream_bytes, where)
 
 
 def _padded(stream: _Stream, suffix: str, start: int, stop: int) -> Tensor:
     """Bytes of a part, zeros where they lie behind its end."""
-    there = min(stop, stream.parts.nbytes(stream.name(suffix)))
-    found = torch.zeros(stop - start, dtype=torch.uint8)
-    found[: there - start] = stream.parts.cut(stream.name(suffix), start, there)
-    return found
+    end = min(stop, stream.parts.nbytes(stream.name(suffix)))
+    padded = torch.zeros(stop - start, dtype=torch.uint8)
+    padded[: end - start] = stream.parts.cut(stream.name(suffix), start, end)
+    return padded
 
 
 def _pieces(stream: _Stream, start: int, end: int) -> tuple[int, int]:
@@ -272,13 +284,11 @@ def _pieces(stream: _Stream, start: int, end: int) -> tuple[int, int]:
 def find_dfloat11(
     source: WeightSource, table: dict[str, str], config: Mapping[str, object] | None = None
 ) -> dict[str, PackedWeight]:
-    """Every matrix in a DFloat11 stream; `config` is the config.json beside the file."""
+    """Every matrix in a DFloat11 stream; `config` is the config.json next to the file."""
     parts = PackedParts(source, table)
     layers = parts.layers(STREAM[0])
-    settings = (config or {}).get("dfloat11_config", {}) if layers else {}
-    _check_settings(parts, settings)
-    patterns = settings.get("pattern_dict", ORDER)
-    found: dict[str, PackedWeight] = {}
+    patterns = _patterns(parts, (config or {}).get("dfloat11_config", {})) if layers else ORDER
+    weights: dict[str, PackedWeight] = {}
     for layer in layers:
         stream = _open(parts, layer)
         members = _members(stream, patterns)
@@ -289,38 +299,37 @@ def find_dfloat11(
             first, last = _pieces(stream, start, end)
             size = (last - first) * (PIECE + GAP_BYTES) + CHUNK_BYTES + end - start
             size += parts.nbytes(layer + ".luts")
-            load = _Loader(stream, shape, start)
-            found[member + ".weight"] = PackedWeight(
-                member + ".weight", shape, DFloat11Storage.format, size, used, load
+            weights[member + ".weight"] = PackedWeight(
+                name=member + ".weight",
+                shape=shape,
+                format=DFloat11Storage.format,
+                nbytes=size,
+                parts=used,
+                load=partial(_load, stream, shape, start),
             )
-    return found
+    return weights
 
 
-@dataclass(frozen=True)
-class _Loader:
-    stream: _Stream
-    shape: tuple[int, int]
-    start: int
+def _patterns(parts: PackedParts, settings: object) -> Mapping[str, Sequence[str]]:
+    """Pattern of a stream's layer -> the matrices in it, from dfloat11_config in config.json."""
+    known = {"threads_per_block": [THREADS], "bytes_per_thread": CHUNK_BYTES}
+    if not isinstance(settings, dict):
+        raise _config_fault(parts, f"is {type(settings).__name__}, expected an object")
+    got = {key: settings.get(key, value) for key, value in known.items()}
+    if got != known:
+        raise _config_fault(parts, f"has {got}, expected {known}")
+    patterns = settings.get("pattern_dict", ORDER)
+    if not isinstance(patterns, dict) or not all(
+        isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
+        for names in patterns.values()
+    ):
+        raise _config_fault(parts, "has another pattern_dict than an object of lists of names")
+    return patterns
 
-    def __call__(self) -> DFloat11Storage:
-        return _load(self.stream, self.shape, self.start)
 
-
-def _check_settings(parts: PackedParts, settings: object) -> None:
-    """Raises where config.json asks for numbers or names of another kind."""
-    wanted = {"threads_per_block": [THREADS], "bytes_per_thread": CHUNK_BYTES}
-    wrong = "no object"
-    if isinstance(settings, dict):
-        got = {key: settings.get(key, value) for key, value in wanted.items()}
-        order = settings.get("pattern_dict", {})
-        lists = isinstance(order, dict) and all(
-            isinstance(names, list) and all(isinstance(n, str) for n in names)
-            for names in order.values()
-        )
-        wrong = f"{got}" if got != wanted else "" if lists else "a pattern_dict of another form"
-    if wrong:
-        raise parts.fault(
-            "(all)",
-            f"dfloat11_config in config.json has {wrong}, expected {wanted}",
-            "Use the publisher's config.json, or the model in bf16.",
-        )
+def _config_fault(parts: PackedParts, problem: str) -> InkstoneError:
+    return parts.fault(
+        "(all)",
+        f"dfloat11_config in config.json {problem}",
+        "Use the publisher's config.json, or the model in bf16.",
+    )

@@ -2,7 +2,7 @@
 
 Unusual: on a CPU a code is looked up in a table of 256 numbers that already contains the scale,
 5 times as fast as torch's conversion. Codes are held as bytes, so that casting a network to another
-type leaves them alone. What `scale_input` says of activations is not needed to read weights.
+type leaves them alone. `scale_input` is for activations and not needed to read weights.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import torch
 from torch import Tensor
 
 from .packed_layer import BYTES, FLOATS, PackedParts, in_full_precision
-from .storage import PackedWeight, Storage, WeightSource
+from .storage import PackedWeight, Storage, WeightSource, matrix_shape
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FP8 = frozenset({E4M3, E5M2})
 E4M3_MAX = 448.0
 NAMES = {E4M3: "e4m3", E5M2: "e5m2"}
-MARKER = "scaled_fp8"  # its type says what bytes are: float8 itself, or F32 for e4m3
+MARKER = "scaled_fp8"  # its own type is that of the codes; F32 means e4m3
 SCALES = (".scale_weight", ".weight_scale")  # old and new name of the same thing
-IGNORED = (".scale_input", ".input_scale")  # of activations, which we do not round
+IGNORED = (".scale_input", ".input_scale")  # for activations, which we do not round
 _AT_ONCE = 1 << 18  # weights whose codes are widened to indices at once
-_FIRST_BAD = {E4M3: 0x7F, E5M2: 0x7C}  # the lowest code, without its sign, that is no number
+_FIRST_BAD = {E4M3: 0x7F, E5M2: 0x7C}  # the lowest code, without its sign, that is not finite
 
 
 class Fp8Storage(Storage):
     """codes [N, K] of 8 bits; scale float32: () or [N, 1], or None for plain ones."""
 
+    codes: Tensor
+    scale: Tensor | None
+
     def __init__(self, codes: Tensor, kind: torch.dtype, scale: Tensor | None = None) -> None:
-        super().__init__(tuple(codes.shape))
+        super().__init__(matrix_shape(codes))
         self.kind = kind
         rows = scale is not None and scale.numel() > 1
         self.format = f"fp8 {NAMES[kind]} " + (
@@ -65,23 +68,24 @@ class Fp8Storage(Storage):
             floats = codes.view(self.kind).float()
             factor = self.scale if by_row is None else by_row
             return out.copy_(floats if factor is None else floats * factor)
-        table = self._look_up(out.dtype if by_row is None else torch.float32)
-        found = table.index_select(0, codes.reshape(-1).int()).view(codes.shape)
-        return out.copy_(found if by_row is None else found.mul_(by_row))
+        table = self._number_table(out.dtype if by_row is None else torch.float32)
+        numbers = table.index_select(0, codes.reshape(-1).int()).view(codes.shape)
+        return out.copy_(numbers if by_row is None else numbers.mul_(by_row))
 
-    def _look_up(self, dtype: torch.dtype) -> Tensor:
+    def _number_table(self, dtype: torch.dtype) -> Tensor:
         """The 256 numbers, times the scale if there is one for all, rounded to dtype."""
         if self._table is None or self._table.dtype != dtype or self._table.device != self.device:
             codes = torch.arange(256, dtype=torch.uint8, device=self.device).view(self.kind).float()
-            one = self.scale is not None and not self.scale.dim()
-            self._table = (codes * self.scale.float() if one else codes).to(dtype)
+            if self.scale is not None and not self.scale.dim():
+                codes = codes * self.scale.float()
+            self._table = codes.to(dtype)
         return self._table
 
 
 def check_codes(
     parts: PackedParts, layer: str, name: str, codes: Tensor, kind: torch.dtype
 ) -> None:
-    """Raises where a code is NaN or infinite."""
+    """Raise where a code is NaN or infinite."""
     flat = codes.view(torch.uint8).reshape(-1)
     for at in range(0, len(flat), 1 << 20):
         magnitudes = flat[at : at + (1 << 20)] & 0x7F
@@ -89,14 +93,14 @@ def check_codes(
             bad = magnitudes >= _FIRST_BAD[kind]
             first = at + int(bad.nonzero()[0])
             row, column = divmod(first, codes.shape[-1])
-            value = "all NaN" if bool(bad.all()) else "no number (NaN or infinite)"
+            value = "all NaN" if bool(bad.all()) else "NaN or infinite"
             raise parts.fault(
                 layer, f"tensor {name} ({NAMES[kind]}) is {value} from row {row}, column {column}"
             )
 
 
 def load_fp8(parts: PackedParts, layer: str, kind: torch.dtype, scale: str | None) -> Fp8Storage:
-    """Reads a layer whose names are already checked."""
+    """Read a layer whose names are already checked."""
     name = layer + ".weight"
     factor = parts.floats(layer, scale) if scale else None
     codes = parts.read(name)
@@ -111,39 +115,45 @@ def fp8_weight(
     scale: str | None,
     extra: tuple[str, ...] = (),
 ) -> PackedWeight:
-    """A Found for a layer in fp8; `scale` is a suffix, `extra` what else belongs to it."""
+    """A layer in fp8; `scale` is a suffix, `extra` the other tensors that belong to it."""
     weight = parts.matrix(layer, FP8 | BYTES)
-    shape = parts.shape(weight)
-    form, used = f"fp8 {NAMES[kind]} plain", [weight]
+    shape = parts.matrix_shape(weight)
+    format_name, used = f"fp8 {NAMES[kind]} plain", [weight]
     if scale:
         factor = parts.need(layer, scale)
         rows = parts.shape(factor) not in ((), (1,), (1, 1))
         parts.need(layer, scale, (shape[0],) if rows else ())
-        form = f"fp8 {NAMES[kind]} scaled" + (" by rows" if rows else "")
+        format_name = f"fp8 {NAMES[kind]} scaled" + (" by rows" if rows else "")
         used.append(factor)
     used += parts.present(layer, IGNORED)
-    load = partial(load_fp8, parts, layer, kind, layer + scale if scale else None)
-    size = parts.nbytes(weight) + (4 * shape[0] if form.endswith("rows") else 4 if scale else 0)
-    return PackedWeight(weight, shape, form, size, (*used, *extra), load)
+    scales = shape[0] if format_name.endswith("rows") else 1 if scale else 0
+    return PackedWeight(
+        name=weight,
+        shape=shape,
+        format=format_name,
+        nbytes=parts.nbytes(weight) + 4 * scales,
+        parts=(*used, *extra),
+        load=partial(load_fp8, parts, layer, kind, layer + scale if scale else None),
+    )
 
 
 def _marked_kind(parts: PackedParts) -> tuple[torch.dtype | None, bool]:
-    """What the marker of a scaled file says its bytes are, and whether it asks for products in full
-    precision (by having two elements)."""
-    entries, one = parts.source.entries, next(iter(parts.table.values()), "")
-    marks = (n for n in entries if n.rpartition(".")[2] == MARKER)
-    # in a bundle the marker of another part says nothing of this one
-    theirs = next((n for n in marks if one.startswith(n.removesuffix(MARKER))), None)
-    if theirs is None:
+    """The type of the codes by the marker of a scaled file, and whether it asks for products in
+    full precision (by having two elements)."""
+    entries, sample = parts.source.entries, next(iter(parts.table.values()), "")
+    markers = (n for n in entries if n.rpartition(".")[2] == MARKER)
+    # in a bundle the marker of another part does not apply to this one
+    marker = next((n for n in markers if sample.startswith(n.removesuffix(MARKER))), None)
+    if marker is None:
         return None, False
-    kind = entries[theirs].dtype
-    return kind if kind in FP8 else E4M3, math.prod(entries[theirs].shape) == 2
+    kind = entries[marker].dtype
+    return kind if kind in FP8 else E4M3, math.prod(entries[marker].shape) == 2
 
 
 def _candidates(
     parts: PackedParts, marked: torch.dtype | None
 ) -> Iterator[tuple[str, torch.dtype]]:
-    """Layers whose weight is a matrix in fp8, or bytes in an old file that says they are fp8."""
+    """Layers whose weight is a matrix in fp8, or bytes with an fp8 scale (older files)."""
     for layer in parts.layers(".weight"):
         name = layer + ".weight"
         if len(parts.shape(name)) != 2:
@@ -156,28 +166,27 @@ def _candidates(
 
 
 def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
-    """Plain and scaled fp8 matrices by our names. Layers with `comfy_quant` are not for here."""
+    """Plain and scaled fp8 matrices by our names; `find_comfy_quant` took its layers before."""
     parts = PackedParts(source, table)
     marked, full = _marked_kind(parts)
     marker = tuple(n for n in table if n.rpartition(".")[2] == MARKER)
     scaled = marked is not None or any(n.endswith(SCALES) for n in table)
-    found: dict[str, PackedWeight] = {}
+    weights: dict[str, PackedWeight] = {}
     for layer, kind in _candidates(parts, marked):
         scale = next((s for s in SCALES if layer + s in table), None)
         if scale is None and scaled:
             raise parts.fault(
                 layer,
-                f"its weight is in fp8 and the file has scales, but none for it: "
-                f"{layer}.scale_weight is missing",
+                f"its weight is in fp8 and its scale {layer}.scale_weight is missing, though other "
+                "layers of the file have one",
             )
-        one = fp8_weight(parts, layer, kind, scale, marker)
-        found[one.name] = in_full_precision(one) if full else one
+        weight = fp8_weight(parts, layer, kind, scale, marker)
+        weights[weight.name] = in_full_precision(weight) if full else weight
         marker = ()
     for layer in (layer for s in SCALES for layer in parts.layers(s)):
-        kind = table.get(layer + ".weight")
-        if kind is not None and parts.dtype(layer + ".weight") in FLOATS:
-            raise parts.fault(layer, "it has an fp8 scale beside a weight in plain floats")
-    return found
+        if layer + ".weight" in table and parts.dtype(layer + ".weight") in FLOATS:
+            raise parts.fault(layer, "it has an fp8 scale, but its weight is in plain floats")
+    return weights
 
 
 def fp8_scale(largest: float) -> float:

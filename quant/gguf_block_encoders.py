@@ -1,8 +1,9 @@
-"""Encoding blocks of 32 weights: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
+"""Encoders of blocks of 32 weights: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
 
-Without importance by rounding, and the bytes are ggml's: codes are taken for the float32 scale,
-which is stored as f16 afterwards. With it the scale is searched for as in the K types. Layouts:
-gguf_block_quants.py. All functions turn rows [r, columns] into bytes [blocks, bytes].
+Without importance weights are rounded, and the bytes are ggml's: codes are rounded for the float32
+scale, which is stored as f16 afterwards. With it the best scale is searched as in the K types. The
+C structs are in gguf_block_quants.py. All functions turn rows [r, columns] into bytes [blocks,
+bytes].
 """
 
 import torch
@@ -44,7 +45,7 @@ def _weights(rows: Tensor, importance: Tensor) -> Tensor:
 
 
 def q8_0(rows: Tensor, importance: Tensor | None = None) -> Tensor:
-    """d f16; 32 int8. Importance changes nothing here."""
+    """Blocks of 34 bytes. Importance changes nothing here."""
     x = rows.view(-1, 32)
     d = x.abs().amax(1, keepdim=True) / 127
     x = x * _reciprocal(d)
@@ -62,7 +63,7 @@ def _scaled(rows: Tensor, importance: Tensor | None, levels: int) -> tuple[Tenso
     else:
         d = symmetric(x, _weights(rows, importance), levels)
     codes = x.mul_(_reciprocal(d))
-    if importance is None:  # as ggml has it: a half goes up
+    if importance is None:  # as in ggml: a half goes up
         codes = codes.add_(levels + 0.5).trunc_().clamp_(max=2 * levels - 1)
     else:
         codes = codes.round_().clamp_(-levels, levels - 1).add_(levels)
@@ -85,24 +86,24 @@ def _shifted(rows: Tensor, importance: Tensor | None, top: int) -> tuple[Tensor,
 
 
 def q4_0(rows: Tensor, importance: Tensor | None = None) -> Tensor:
-    """d f16; 16 bytes of nibbles."""
+    """Blocks of 18 bytes."""
     d, codes = _scaled(rows, importance, 8)
     return torch.cat((_half(d), _nibbles(codes)), 1)
 
 
 def q4_1(rows: Tensor, importance: Tensor | None = None) -> Tensor:
-    """d, m f16; 16 bytes of nibbles."""
+    """Blocks of 20 bytes."""
     halves, codes = _shifted(rows, importance, 15)
     return torch.cat((halves, _nibbles(codes)), 1)
 
 
 def q5_0(rows: Tensor, importance: Tensor | None = None) -> Tensor:
-    """d f16; 32 high bits; 16 bytes of nibbles."""
+    """Blocks of 22 bytes."""
     d, codes = _scaled(rows, importance, 16)
     return torch.cat((_half(d), _fifth(codes), _nibbles(codes)), 1)
 
 
 def q5_1(rows: Tensor, importance: Tensor | None = None) -> Tensor:
-    """d, m f16; 32 high bits; 16 bytes of nibbles."""
+    """Blocks of 24 bytes."""
     halves, codes = _shifted(rows, importance, 31)
     return torch.cat((halves, _fifth(codes), _nibbles(codes)), 1)

@@ -1,7 +1,7 @@
 """Blocks of 32 and 64 weights: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, NVFP4.
 
-Every function turns bytes [n, block bytes] into Codes. Source of the layouts: ggml's block
-structures; the order of the float32 operations is ggml's, so results are the same bits.
+Every function turns bytes [n, block bytes] into Codes. The comment above it is the C struct that it
+reads (ggml-common.h). The order of the float32 operations is ggml's, so results are the same bits.
 """
 
 import torch
@@ -18,7 +18,7 @@ _FIFTH_BITS = tuple(sum((b >> i & 1) << 8 * i + 4 for i in range(8)) for b in ra
 
 
 def _e8m0_half(code: int) -> float:
-    """Half of the power of two that a scale byte of MXFP4 stands for; 0 is the lowest."""
+    """Half of the power of two that a scale byte of MXFP4 means; 0 is the lowest."""
     return 2.0 ** (code - 128)
 
 
@@ -34,63 +34,71 @@ _E8M0 = tuple(map(_e8m0_half, range(256)))
 _UE4M3 = tuple(map(_ue4m3_half, range(256)))
 
 
-def levels(packed: Tensor, values: tuple[int, ...]) -> Tensor:
+def nibble_levels(packed: Tensor, values: tuple[int, ...]) -> Tensor:
     """Bytes [..., w] of two codes each -> the values [..., 2, w]: low codes, then high."""
-    found = packed.new_empty(*packed.shape[:-1], 2, packed.shape[-1], dtype=torch.int8)
+    levels = packed.new_empty(*packed.shape[:-1], 2, packed.shape[-1], dtype=torch.int8)
     index = packed.reshape(-1).int()
     low, high = values * 16, tuple(value for value in values for _ in range(16))
-    for half_, table_ in enumerate((low, high)):
-        found[..., half_, :] = look_up(table_, index, torch.int8).view(packed.shape)
-    return found
+    for nibble, table in enumerate((low, high)):
+        levels[..., nibble, :] = look_up(table, index, torch.int8).view(packed.shape)
+    return levels
 
 
+# block_q4_0 { half d; uint8 qs[16]; }
 def q4_0(blocks: Tensor) -> Codes:
-    """d f16; 16 bytes of nibbles: d * (q - 8)."""
+    """d * (q - 8); q: low nibbles, then high."""
     codes = as_bytes(nibbles(lanes(blocks, 2, 18), 2), 32, torch.int8)
     return Codes(codes.sub_(8), half(blocks, 0))
 
 
+# block_q4_1 { half d, m; uint8 qs[16]; }
 def q4_1(blocks: Tensor) -> Codes:
-    """d, m f16; 16 bytes of nibbles: d * q + m."""
+    """d * q + m; q: low nibbles, then high."""
     codes = as_bytes(nibbles(lanes(blocks, 4, 20), 2), 32)
     return Codes(codes, half(blocks, 0), half(blocks, 2))
 
 
 def _five_bits(blocks: Tensor, start: int) -> Tensor:
-    """Four bytes of high bits, then 16 of nibbles, as lanes of codes 0..31."""
+    """uint8 qh[4], the fifth bit of each weight, and uint8 qs[16] as lanes of codes 0..31."""
     high = look_up(_FIFTH_BITS, blocks[:, start : start + 4], torch.int64)
     codes = nibbles(lanes(blocks, start + 4, start + 20), 2).view(-1, 4)
     return codes.bitwise_or_(high)
 
 
+# block_q5_0 { half d; uint8 qh[4]; uint8 qs[16]; }
 def q5_0(blocks: Tensor) -> Codes:
-    """d f16; 32 high bits; 16 bytes of nibbles: d * (q - 16)."""
+    """d * (q - 16); q: a nibble and its bit of qh."""
     return Codes(as_bytes(_five_bits(blocks, 2), 32, torch.int8).sub_(16), half(blocks, 0))
 
 
+# block_q5_1 { half d, m; uint8 qh[4]; uint8 qs[16]; }
 def q5_1(blocks: Tensor) -> Codes:
-    """d, m f16; 32 high bits; 16 bytes of nibbles: d * q + m."""
+    """d * q + m; q: a nibble and its bit of qh."""
     return Codes(as_bytes(_five_bits(blocks, 4), 32), half(blocks, 0), half(blocks, 2))
 
 
+# block_q8_0 { half d; int8 qs[32]; }
 def q8_0(blocks: Tensor) -> Codes:
-    """d f16; 32 int8: d * q."""
+    """d * q."""
     return Codes(blocks[:, 2:].view(torch.int8), half(blocks, 0))
 
 
+# block_iq4_nl { half d; uint8 qs[16]; }
 def iq4_nl(blocks: Tensor) -> Codes:
-    """d f16; 16 bytes of nibbles, each the number of a level: d * level."""
-    return Codes(levels(blocks[:, 2:], IQ4_LEVELS).view(-1, 32), half(blocks, 0))
+    """d * level; a nibble is the number of its level."""
+    return Codes(nibble_levels(blocks[:, 2:], IQ4_LEVELS).view(-1, 32), half(blocks, 0))
 
 
+# block_mxfp4 { uint8 e; uint8 qs[16]; }
 def mxfp4(blocks: Tensor) -> Codes:
-    """A power of two as one byte; 16 bytes of nibbles, each an e2m1 number."""
+    """2^(e - 128) * twice the e2m1 number of a nibble."""
     scale = look_up(_E8M0, blocks[:, :1], torch.float32)
-    return Codes(levels(blocks[:, 1:], E2M1_TWICE).view(-1, 32), scale)
+    return Codes(nibble_levels(blocks[:, 1:], E2M1_TWICE).view(-1, 32), scale)
 
 
+# block_nvfp4 { uint8 d[4]; uint8 qs[32]; }
 def nvfp4(blocks: Tensor) -> Codes:
-    """Four scales, e4m3 without sign; for each 8 bytes of nibbles, each an e2m1 number."""
+    """d * the e2m1 number of a nibble; d: unsigned e4m3, one for every 8 bytes of qs."""
     scale = look_up(_UE4M3, blocks[:, :4], torch.float32)
     packed = blocks[:, 4:].view(-1, 4, 8)
-    return Codes(levels(packed, E2M1_TWICE).view(-1, 64), scale)
+    return Codes(nibble_levels(packed, E2M1_TWICE).view(-1, 64), scale)

@@ -33,7 +33,7 @@ def lanes(blocks: Tensor, start: int, stop: int) -> Tensor:
 
 
 def half(blocks: Tensor, *starts: int) -> Tensor:
-    """The f16 numbers at these bytes of every block as float32 [n, len(starts)]."""
+    """The f16 numbers that begin at these bytes of every block as float32 [n, len(starts)]."""
     numbers = [blocks[:, at : at + 2].view(torch.float16) for at in starts]
     return (numbers[0] if len(numbers) == 1 else torch.cat(numbers, 1)).float()
 
@@ -48,7 +48,7 @@ def nibbles(packed: Tensor, group: int) -> Tensor:
 
 
 def shifted(packed: Tensor, left: int, mask: int) -> Tensor:
-    """packed << left (to the right if negative), with every byte cut to `mask`."""
+    """packed << left (a right shift if negative), every byte cut to `mask`."""
     if left:
         packed = packed << left if left > 0 else packed >> -left
     return packed & mask * BYTE
@@ -70,12 +70,12 @@ def as_bytes(codes: Tensor, block: int, dtype: torch.dtype = torch.uint8) -> Ten
 
 @cache
 def table(values: tuple[int | float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A lookup table; made once per device, since making one takes longer than using it."""
+    """A lookup table, cached per device, since making one takes longer than using it."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def look_up(values: tuple[int | float, ...], index: Tensor, dtype: torch.dtype) -> Tensor:
     """values[index] in the shape of `index` (bytes)."""
-    found = table(values, dtype, index.device).index_select(0, index.reshape(-1).int())
-    return found.view(index.shape)
+    numbers = table(values, dtype, index.device).index_select(0, index.reshape(-1).int())
+    return numbers.view(index.shape)

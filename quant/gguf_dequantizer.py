@@ -1,8 +1,8 @@
 """Dequantizing GGUF blocks of every type on any device, the same bits as ggml's own routines.
 
-Unusual: two sizes of pieces. Codes are unpacked for many blocks at once, since an operation of
+Unusual: two sizes of chunks. Codes are unpacked for many blocks at once, since an operation of
 torch costs microseconds whatever its size; the float32 work, four times as wide, goes in smaller
-pieces. Inputs are checked by the reader, not here.
+chunks. Inputs are checked by the reader, not here.
 """
 
 from collections.abc import Callable
@@ -39,23 +39,23 @@ UNPACK: dict[str, Callable[[Tensor], Codes]] = {
 }
 
 
-def _scale(found: Codes, out: Tensor) -> None:
+def _scale(blocks: Codes, out: Tensor) -> None:
     """out [n, block] = codes * scale + minimum, computed in float32."""
-    groups = found.scale.shape[1]
+    groups = blocks.scale.shape[1]
     step = max(1, FLOATS // out.shape[1])
     work = out
     if out.dtype != torch.float32:
         work = out.new_empty(step, out.shape[1], dtype=torch.float32)
     for at in range(0, out.shape[0], step):
         part = slice(at, min(at + step, out.shape[0]))
-        piece = work[part] if work is out else work[: part.stop - at]
-        grouped = piece.view(piece.shape[0], groups, -1)
-        piece.copy_(found.codes[part])
-        grouped.mul_(found.scale[part].unsqueeze(2))
-        if found.minimum is not None:
-            grouped.add_(found.minimum[part].unsqueeze(2))
-        if piece.dtype != out.dtype:
-            out[part].copy_(piece)
+        chunk = work[part] if work is out else work[: part.stop - at]
+        grouped = chunk.view(chunk.shape[0], groups, -1)
+        chunk.copy_(blocks.codes[part])
+        grouped.mul_(blocks.scale[part].unsqueeze(2))
+        if blocks.minimum is not None:
+            grouped.add_(blocks.minimum[part].unsqueeze(2))
+        if chunk.dtype != out.dtype:
+            out[part].copy_(chunk)
 
 
 def dequantize(
@@ -81,11 +81,11 @@ def dequantize(
 
 
 def bad_block(raw: Tensor, kind: BlockType) -> int | None:
-    """The first block of `raw` with a scale or minimum that is no finite number, or None.
+    """The first block of `raw` with a scale or minimum that is not finite, or None.
 
-    Only the bytes of the scales are looked at, 2 to 4 of a block.
+    Only the bytes of the scales are read, 2 to 4 of a block.
     """
-    places = kind.scales or kind.byte_scales  # they follow each other
+    places = kind.scales or kind.byte_scales  # adjacent in every type
     if not places or not raw.numel():
         return None
     part = raw.reshape(-1, kind.bytes)[:, places[0] : places[-1] + (2 if kind.scales else 1)]

@@ -1,10 +1,10 @@
-"""Encoding super-blocks of 256 weights: Q2_K to Q6_K.
+"""Encoders of super-blocks of 256 weights: Q2_K to Q6_K.
 
 Three stages: the best scale (and minimum) of every sub-block, these as small integers times an f16
-number of the super-block, and the codes, taken again for the numbers that were stored. The layouts
-are those of gguf_k_quants.py. With `importance`, one number per weight (mean square of the input
-that meets it), the error that counts is that of the product. All functions turn rows [r, columns]
-into bytes [blocks, bytes].
+number of the super-block, and the codes, rounded once more for the scales as stored. The C structs
+are in gguf_k_quants.py. With `importance`, one number per weight (mean square of the input that
+meets it), the error that counts is that of the product. All functions turn rows [r, columns] into
+bytes [blocks, bytes].
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from .scale_search import affine, finite, inverse, largest, over, refine, symmet
 SUPER = 256
 
 
-class _Affine(NamedTuple):
-    """How a type with minimums is searched for."""
+class _Search(NamedTuple):
+    """The settings of the search for a type with minimums."""
 
     group: int
     top: int  # largest code
@@ -28,13 +28,13 @@ class _Affine(NamedTuple):
     absolute: bool = False  # weights and error are magnitudes instead of squares
 
 
-_Q2 = _Affine(16, 3, 15, (-0.5, 0.1, 15), 1, True)
-_Q4 = _Affine(32, 15, 63, (-1, 0.1, 20), 2)
-_Q5 = _Affine(32, 31, 63, (-0.5, 0.1, 15), 2)
+_Q2 = _Search(group=16, top=3, small=15, steps=(-0.5, 0.1, 15), share=1, absolute=True)
+_Q4 = _Search(group=32, top=15, small=63, steps=(-1, 0.1, 20), share=2)
+_Q5 = _Search(group=32, top=31, small=63, steps=(-0.5, 0.1, 15), share=2)
 _IMPORTANCE_STEPS = (-0.9, 0.05, 36)
 
 
-class _Found(NamedTuple):
+class _Affine(NamedTuple):
     """Codes [n, 256] and integer scales and minimums [n, groups] as bytes; d, dmin [n, 4]."""
 
     codes: Tensor
@@ -67,20 +67,20 @@ def _weights(rows: Tensor, importance: Tensor, share: float, size: int) -> Tenso
 
 
 def _integers(numbers: Tensor, top: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Numbers >= 0 [groups per block, n] -> (integers 0..top, what one of them stands for [n])."""
+    """Numbers >= 0 [groups per block, n] -> (integers 0..top, the value of one step [n])."""
     peak = numbers.amax(0)
-    found = (numbers * finite(over(top, peak))).round_().clamp_(0, top)
+    integers = (numbers * finite(over(top, peak))).round_().clamp_(0, top)
     if weight is None:
-        return found, peak / top
-    best = (found * (peak / top)).sub_(numbers).square_().mul_(weight).sum(0)
+        return integers, peak / top
+    best = (integers * (peak / top)).sub_(numbers).square_().mul_(weight).sum(0)
     for step in (-4, -3, -2, -1, 1, 2, 3, 4):
         width = finite(over(top + 0.1 * step, peak))
-        tried = (numbers * width).round_().clamp_(max=top)
-        error = (tried * inverse(width)).sub_(numbers).square_().mul_(weight).sum(0)
+        candidate = (numbers * width).round_().clamp_(max=top)
+        error = (candidate * inverse(width)).sub_(numbers).square_().mul_(weight).sum(0)
         better = error < best
         best = torch.where(better, error, best)
-        found = torch.where(better, tried, found)
-    return found, refine(numbers, weight, found, 0, top)
+        integers = torch.where(better, candidate, integers)
+    return integers, refine(numbers, weight, integers, 0, top)
 
 
 def _divided(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
@@ -88,23 +88,23 @@ def _divided(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     return x.div_(step.masked_fill(step == 0, torch.inf)).round_().clamp_(low, high)
 
 
-def _search_affine(rows: Tensor, importance: Tensor | None, how: _Affine) -> _Found:
-    n, x = rows.numel() // SUPER, _groups(rows, how.group)
-    steps, absolute = how.steps, how.absolute
+def _search_affine(rows: Tensor, importance: Tensor | None, search: _Search) -> _Affine:
+    n, x = rows.numel() // SUPER, _groups(rows, search.group)
+    steps, absolute = search.steps, search.absolute
     if importance is not None:
         steps, absolute = _IMPORTANCE_STEPS, False
-        weight = _weights(rows, importance, how.share, how.group)
+        weight = _weights(rows, importance, search.share, search.group)
     else:
         weight = x.abs() if absolute else x.abs().add_(x.square().mean(0).sqrt_())
-    scale, low = affine(x, weight, how.top, steps, absolute)
+    scale, low = affine(x, weight, search.top, steps, absolute)
     sums = None if importance is None else _of_blocks(weight.sum(0), n)
-    scale, d = _integers(_of_blocks(scale, n), how.small, sums)
-    low, dmin = _integers(_of_blocks(low, n), how.small, sums)
+    scale, d = _integers(_of_blocks(scale, n), search.small, sums)
+    low, dmin = _integers(_of_blocks(low, n), search.small, sums)
     d_bytes, d = _f16(d)
     m_bytes, dmin = _f16(dmin)
     x.add_((low * dmin).t().reshape(-1))
-    codes = _divided(x, (scale * d).t().reshape(-1), 0, how.top)
-    return _Found(
+    codes = _divided(x, (scale * d).t().reshape(-1), 0, search.top)
+    return _Affine(
         codes.to(torch.uint8).t().reshape(n, SUPER),
         scale.to(torch.uint8).t(),
         low.to(torch.uint8).t(),
@@ -117,7 +117,8 @@ def _of_scales(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(codes [n, 256], integer scales [n, 16], both int8, d [n, 2]) for the scales of groups.
 
-    The scale of largest magnitude becomes -small, or with weights [16, n] what fits them best.
+    The scale of largest magnitude becomes -small; with weights [16, n], the step is the one that
+    fits them best.
     """
     n = x.numel() // SUPER
     numbers = _of_blocks(scale, n)
@@ -161,8 +162,8 @@ def _six_bits(scale: Tensor, minimum: Tensor) -> Tensor:
 
 def q2_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
     """Super-blocks of 84 bytes."""
-    found = _search_affine(rows, importance, _Q2)
-    return torch.cat((found.scale | found.minimum << 4, _planes(found.codes), found.halves), 1)
+    b = _search_affine(rows, importance, _Q2)
+    return torch.cat((b.scale | b.minimum << 4, _planes(b.codes), b.halves), 1)
 
 
 def q3_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
@@ -187,17 +188,15 @@ def q3_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
 
 def q4_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
     """Super-blocks of 144 bytes."""
-    found = _search_affine(rows, importance, _Q4)
-    return torch.cat(
-        (found.halves, _six_bits(found.scale, found.minimum), _nibbles(found.codes)), 1
-    )
+    b = _search_affine(rows, importance, _Q4)
+    return torch.cat((b.halves, _six_bits(b.scale, b.minimum), _nibbles(b.codes)), 1)
 
 
 def q5_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:
     """Super-blocks of 176 bytes."""
-    found = _search_affine(rows, importance, _Q5)
-    small, high = _six_bits(found.scale, found.minimum), _bits((found.codes >> 4).view(-1, 8, 32))
-    return torch.cat((found.halves, small, high, _nibbles(found.codes)), 1)
+    b = _search_affine(rows, importance, _Q5)
+    small, high = _six_bits(b.scale, b.minimum), _bits((b.codes >> 4).view(-1, 8, 32))
+    return torch.cat((b.halves, small, high, _nibbles(b.codes)), 1)
 
 
 def q6_k(rows: Tensor, importance: Tensor | None = None) -> Tensor:

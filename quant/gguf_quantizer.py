@@ -1,6 +1,6 @@
-"""Encoding rows of weights as GGUF blocks of any type that is written here.
+"""Quantizing rows of weights to GGUF blocks of any type that has an encoder here.
 
-Memory is bounded: rows go in pieces that stay in the cache, whatever the size of the matrix.
+Memory is bounded: rows go in chunks that stay in the cache, whatever the size of the matrix.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import gguf_block_encoders, gguf_k_encoders
 from .gguf_types import BlockType
 
-PIECE = 2**17  # weights at a time
+CHUNK = 2**17  # weights at a time
 
 ENCODE: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "Q8_0": gguf_block_encoders.q8_0,
@@ -39,7 +39,7 @@ def quantize_rows(rows: Tensor, kind: BlockType, importance: Tensor | None = Non
     """Finite weights [r, columns] of any float type -> bytes [r, kind.row_bytes(columns)].
 
     `importance` [columns] > 0: mean square of the input that meets a column. Columns must be whole
-    blocks. The same weights give the same bytes in any pieces, on any number of threads.
+    blocks. The same weights give the same bytes in chunks of any size, on any number of threads.
     """
     count, columns = rows.shape
     if kind.dtype is not None:
@@ -47,7 +47,7 @@ def quantize_rows(rows: Tensor, kind: BlockType, importance: Tensor | None = Non
     size = kind.row_bytes(columns)
     out = torch.empty(count, size, dtype=torch.uint8)
     multiple = 32 // math.gcd(32, columns // kind.block)
-    step = max(1, PIECE // columns // multiple) * multiple
+    step = max(1, CHUNK // columns // multiple) * multiple
     with torch.inference_mode():
         for at in range(0, count, step):
             part = out[at : at + step]

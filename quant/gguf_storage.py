@@ -8,14 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor
 
 from .gguf_dequantizer import dequantize
 from .gguf_types import BlockType
-from .storage import PackedWeight, PlainStorage, Storage, WeightSource
+from .storage import PackedWeight, PlainStorage, Storage, WeightEntry, WeightSource
+
+
+class BlockEntry(WeightEntry, Protocol):
+    """One tensor in the header of a GGUF file."""
+
+    @property
+    def kind(self) -> BlockType: ...
+
+    @property
+    def factor(self) -> float: ...
+
+
+class BlockSource(WeightSource, Protocol):
+    """An open GGUF file."""
+
+    def raw(self, name: str) -> Tensor:
+        """The blocks of a tensor as bytes, one row of them per row."""
+
+
+def has_blocks(entry: WeightEntry) -> TypeGuard[BlockEntry]:
+    """Whether an entry is of a GGUF file, so that its type is one of BlockType."""
+    return getattr(entry, "kind", None) is not None
 
 
 class GGUFStorage(Storage):
@@ -23,6 +45,8 @@ class GGUFStorage(Storage):
 
     `factor` multiplies all of it (the second scale of NVFP4, a tensor of its own in files).
     """
+
+    raw: Tensor
 
     def __init__(
         self, raw: Tensor, kind: BlockType, shape: tuple[int, int], factor: float = 1.0
@@ -44,14 +68,14 @@ class GGUFStorage(Storage):
         return out.copy_(dequantize(raw, self.kind).mul_(self.factor))
 
 
-def _load(source: WeightSource, name: str) -> Storage:
-    entry = source.entries[name]
+def _load(source: WeightSource, name: str, entry: BlockEntry, shape: tuple[int, int]) -> Storage:
     if not _whole_rows(entry):
         return PlainStorage(source.read(name, dtype=torch.bfloat16))
-    return GGUFStorage(source.raw(name), entry.kind, entry.shape, entry.factor)
+    file = cast(BlockSource, source)  # only GGUF files have such entries
+    return GGUFStorage(file.raw(name), entry.kind, shape, entry.factor)
 
 
-def _whole_rows(entry: Any) -> bool:
+def _whole_rows(entry: BlockEntry) -> bool:
     """Whether rows can stay packed: a row is whole blocks, of a type that we unpack ourselves.
 
     The others (codebook types, and matrices that were cut into other rows) are unpacked at load,
@@ -66,13 +90,18 @@ def find_gguf(source: WeightSource, table: Mapping[str, str]) -> dict[str, Packe
     Empty for files of other containers. Floats, vectors and kernels are left to `source.read`,
     which gives floats whatever the type.
     """
-    found = {}
+    weights = {}
     for ours, name in table.items():
         entry = source.entries[name]
-        kind = getattr(entry, "kind", None)
-        if kind is None or not kind.packed or len(entry.shape) != 2:
+        if not has_blocks(entry) or not entry.kind.packed or len(entry.shape) != 2:
             continue
-        kept = entry.nbytes if _whole_rows(entry) else 2 * entry.numel
-        load = partial(_load, source, name)
-        found[ours] = PackedWeight(ours, entry.shape, kind.name, kept, (ours,), load)
-    return found
+        shape = (entry.shape[0], entry.shape[1])
+        weights[ours] = PackedWeight(
+            name=ours,
+            shape=shape,
+            format=entry.kind.name,
+            nbytes=entry.nbytes if _whole_rows(entry) else 2 * entry.numel,
+            parts=(ours,),
+            load=partial(_load, source, name, entry, shape),
+        )
+    return weights

@@ -25,7 +25,7 @@ class BlockType:
 
     @property
     def packed(self) -> bool:
-        """True for blocks of codes, False for plain numbers."""
+        """Whether it has blocks of codes; False for plain numbers."""
         return self.dtype is None
 
     @property
@@ -34,7 +34,7 @@ class BlockType:
         return 8 * self.bytes / self.block
 
     def row_bytes(self, row: int) -> int:
-        """Bytes of a row of so many weights, which must be whole blocks."""
+        """Bytes of a row of `row` weights, which must be whole blocks."""
         return row // self.block * self.bytes
 
 
@@ -42,8 +42,12 @@ def _plain(id: int, name: str, dtype: torch.dtype) -> BlockType:
     return BlockType(id, name, 1, dtype.itemsize, dtype=dtype)
 
 
+def _blocks(id: int, name: str, block: int, size: int, *scales: int) -> BlockType:
+    return BlockType(id, name, block, size, scales=scales)
+
+
 def _codebook(id: int, name: str, size: int, *scales: int) -> BlockType:
-    return BlockType(id, name, 256, size, scales, codebook=True)
+    return BlockType(id, name, 256, size, scales=scales, codebook=True)
 
 
 _ALL = (
@@ -55,20 +59,20 @@ _ALL = (
     _plain(26, "I32", torch.int32),
     _plain(27, "I64", torch.int64),
     _plain(28, "F64", torch.float64),
-    BlockType(2, "Q4_0", 32, 18, (0,)),
-    BlockType(3, "Q4_1", 32, 20, (0, 2)),
-    BlockType(6, "Q5_0", 32, 22, (0,)),
-    BlockType(7, "Q5_1", 32, 24, (0, 2)),
-    BlockType(8, "Q8_0", 32, 34, (0,)),
-    BlockType(10, "Q2_K", 256, 84, (80, 82)),
-    BlockType(11, "Q3_K", 256, 110, (108,)),
-    BlockType(12, "Q4_K", 256, 144, (0, 2)),
-    BlockType(13, "Q5_K", 256, 176, (0, 2)),
-    BlockType(14, "Q6_K", 256, 210, (208,)),
-    BlockType(20, "IQ4_NL", 32, 18, (0,)),
-    BlockType(23, "IQ4_XS", 256, 136, (0,)),
-    BlockType(34, "TQ1_0", 256, 54, (52,)),
-    BlockType(35, "TQ2_0", 256, 66, (64,)),
+    _blocks(2, "Q4_0", 32, 18, 0),
+    _blocks(3, "Q4_1", 32, 20, 0, 2),
+    _blocks(6, "Q5_0", 32, 22, 0),
+    _blocks(7, "Q5_1", 32, 24, 0, 2),
+    _blocks(8, "Q8_0", 32, 34, 0),
+    _blocks(10, "Q2_K", 256, 84, 80, 82),
+    _blocks(11, "Q3_K", 256, 110, 108),
+    _blocks(12, "Q4_K", 256, 144, 0, 2),
+    _blocks(13, "Q5_K", 256, 176, 0, 2),
+    _blocks(14, "Q6_K", 256, 210, 208),
+    _blocks(20, "IQ4_NL", 32, 18, 0),
+    _blocks(23, "IQ4_XS", 256, 136, 0),
+    _blocks(34, "TQ1_0", 256, 54, 52),
+    _blocks(35, "TQ2_0", 256, 66, 64),
     BlockType(39, "MXFP4", 32, 17, byte_scales=(0,)),
     BlockType(40, "NVFP4", 64, 36, byte_scales=(0, 1, 2, 3), nan=127),
     _codebook(16, "IQ2_XXS", 66, 0),
@@ -82,7 +86,7 @@ _ALL = (
 TYPES: dict[int, BlockType] = {kind.id: kind for kind in _ALL}
 BY_NAME: dict[str, BlockType] = {kind.name: kind for kind in _ALL}
 
-# Ids that files must not use, each with the reason.
+# Ids that are refused, each with the reason.
 _REMOVED = "was removed from the format"
 _ACTIVATION = "is a type of activations, never of weights"
 REFUSED: dict[int, str] = {

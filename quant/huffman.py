@@ -1,9 +1,9 @@
 """Decoding Huffman streams of bytes, many places at once: the exponents of DFloat11.
 
-A stream is cut into chunks of 64 bits; a chunk owns the codes that start in it, the first of them
-at a bit that the file tells. So all chunks can be decoded side by side. Unusual: a step does not
-take one code but as many as fit into 16 bits (about six): a table of 65536 entries has up to eight
-symbols in one int64. Rare longer codes go through the file's own tables, 8 bits at a time.
+A stream is cut into chunks of 64 bits; a chunk owns the codes that start in it, and the file has
+the bit at which the first of them starts. So all chunks can be decoded in parallel. Unusual: a step
+does not take one code but as many as fit into 16 bits (about six): a table of 65536 entries has up
+to eight symbols in one int64. Rare longer codes go through the file's own tables, 8 bits at a time.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ LEVELS = 4  # rows that one code can pass: codes have at most 32 bits
 
 
 class Tables(NamedTuple):
-    """What a lookup finds: for every 16 bits its up to 8 symbols as bytes of an int64, the bits
-    they take (0: the first code is longer), and how many of them start in the first 0 .. 16 bits.
-    256 entries more stand for one symbol each. luts, lens: the file's own."""
+    """The lookup tables: for every 16 bits the up to 8 symbols as bytes of an int64, the bits they
+    take (0: the first code is longer), and how many of them start in the first 0 .. 16 bits. 256
+    more entries have one symbol each. luts, lens: the file's own."""
 
     symbols: Tensor  # int64 [65792]
     bits: Tensor  # int64 [65792]
-    counts: Tensor  # uint8 [65792 * 17]
+    starts: Tensor  # uint8 [65792 * 17]
     luts: Tensor  # int64 [17 * 256]
     lens: Tensor  # int64 [256]
 
 
 def fault(luts: Tensor) -> str:
-    """What is wrong with tables [rows + 1, 256] (the last row: lengths), or ""."""
+    """The problem with tables [rows + 1, 256] (the last row: lengths), or ""."""
     if luts.dim() != 2 or luts.shape[1] != 256 or not 2 <= len(luts) <= 18:
         return f"shape {list(luts.shape)}, expected [2 to 18, 256]"
     rows, lens = luts[:-1].int(), luts[-1].int()
@@ -44,20 +44,20 @@ def fault(luts: Tensor) -> str:
     used = rows[rows < POINTER].unique()
     if not len(used):
         return "no symbol in it"
-    wrong = used[(lens[used] < 1) | (lens[used] > 32)]
-    if len(wrong):
-        return f"symbol {int(wrong[0])} has {int(lens[wrong[0]])} bits, expected 1 to 32"
+    bad = used[(lens[used] < 1) | (lens[used] > 32)]
+    if len(bad):
+        return f"symbol {int(bad[0])} has {int(lens[bad[0]])} bits, expected 1 to 32"
     return ""
 
 
 def _walk(window: Tensor, bits: int, luts: Tensor) -> Tensor:
-    """The symbol at the start of each `bits`-bit window (int64); a pointer where none was found."""
-    found = luts[window >> (bits - 8) & 255]
+    """The symbol at the start of each `bits`-bit window (int64); a pointer where there is none."""
+    symbols = luts[window >> (bits - 8) & 255]
     for level in range(2, bits // 8 + 1):
-        deeper = found >= POINTER
-        below = luts[(256 - found).clamp(0, 16) * 256 + (window >> (bits - 8 * level) & 255)]
-        found = torch.where(deeper, below, found)
-    return found
+        deeper = symbols >= POINTER
+        below = luts[(256 - symbols).clamp(0, 16) * 256 + (window >> (bits - 8 * level) & 255)]
+        symbols = torch.where(deeper, below, symbols)
+    return symbols
 
 
 @lru_cache(maxsize=8)
@@ -84,8 +84,13 @@ def tables(raw: bytes, device: torch.device) -> Tables:
         symbols[WINDOWS:, 0], starts[WINDOWS:, 0] = every, 0
         bits = torch.cat([bits, torch.where(every < POINTER, lens, CHUNK)])
         counts = [(starts < left).sum(1, dtype=torch.uint8) for left in range(WINDOW + 1)]
-        symbols = symbols.view(torch.int64).view(-1)
-        return Tables(symbols, bits, torch.stack(counts, 1).flatten(), luts, lens)
+        return Tables(
+            symbols=symbols.view(torch.int64).view(-1),
+            bits=bits,
+            starts=torch.stack(counts, 1).flatten(),
+            luts=luts,
+            lens=lens,
+        )
 
 
 def _words(stream: Tensor) -> Tensor:
@@ -94,8 +99,8 @@ def _words(stream: Tensor) -> Tensor:
 
 
 def _long_codes(position: Tensor, high: Tensor, following: Tensor, tables: Tables) -> Tensor:
-    """The symbols of codes of up to 32 bits at `position` of chunks and what follows them. 240 and
-    more for a code that is none: it takes all bits, and the count tells."""
+    """The symbols of codes of up to 32 bits at `position` of chunks and the words that follow them.
+    An invalid code gives 240 or more: it takes all bits, so the count of the chunk is wrong."""
     late = high << 32 | following >> 32 & 0xFFFFFFFF  # bits 32..95 of the chunk
     window = torch.where(
         position <= 32, high >> (32 - position).clamp_min(0), late >> (64 - position).clamp_max(32)
@@ -104,17 +109,17 @@ def _long_codes(position: Tensor, high: Tensor, following: Tensor, tables: Table
 
 
 class _Chunks(NamedTuple):
-    """Chunks that are not done yet. words: bits 0..63, 16..79 and 64..127 of each."""
+    """Chunks that are not decoded to their end yet, all int64."""
 
-    index: Tensor
-    position: Tensor  # bit of the next code, int64
-    owned: Tensor  # codes found so far, int64
-    high: Tensor
-    low: Tensor
-    following: Tensor
+    number: Tensor
+    position: Tensor  # bit of the next code
+    owned: Tensor  # codes so far
+    high: Tensor  # bits 0..63
+    low: Tensor  # bits 16..79
+    following: Tensor  # bits 64..127
 
-    def where(self, wanted: Tensor) -> _Chunks:
-        at = wanted.nonzero().squeeze(1)
+    def where(self, mask: Tensor) -> _Chunks:
+        at = mask.nonzero().squeeze(1)
         return _Chunks(*(t.index_select(0, at) for t in self))
 
 
@@ -122,8 +127,15 @@ def _start(stream: Tensor, gaps: Tensor) -> _Chunks:
     words = _words(stream)
     high, following = words[:-1], words[1:]
     low = high << 16 | following >> 48 & 0xFFFF
-    index = torch.arange(len(high), device=stream.device)
-    return _Chunks(index, gaps.long(), torch.zeros_like(index), high, low, following)
+    number = torch.arange(len(high), device=stream.device)
+    return _Chunks(
+        number=number,
+        position=gaps.long(),
+        owned=torch.zeros_like(number),
+        high=high,
+        low=low,
+        following=following,
+    )
 
 
 def _look_up(chunks: _Chunks, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,13 +146,11 @@ def _look_up(chunks: _Chunks, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
     bits = tables.bits.index_select(0, entry)
     if int(bits.min()) == 0:
         at = (bits == 0).nonzero().squeeze(1)
-        longer = _long_codes(
-            *(t[at] for t in (chunks.position, chunks.high, chunks.following)), tables
-        )
-        entry[at] = WINDOWS + longer
+        position, high, following = chunks.position[at], chunks.high[at], chunks.following[at]
+        entry[at] = WINDOWS + _long_codes(position, high, following, tables)
         bits[at] = tables.bits[entry[at]]
     left = (shift + 16).clamp_max_(WINDOW)
-    counts = tables.counts.index_select(0, left.add_(entry, alpha=WINDOW + 1))
+    counts = tables.starts.index_select(0, left.add_(entry, alpha=WINDOW + 1))
     return entry, bits, counts
 
 
@@ -151,21 +161,21 @@ def decode(stream: Tensor, gaps: Tensor, tables: Tables) -> tuple[Tensor, Tensor
     bits. Codes in the padding at a stream's end are among the symbols.
     """
     chunks = _start(stream, gaps)
-    owned = torch.zeros_like(chunks.index)
+    owned = torch.zeros_like(chunks.number)
     lookups = []  # of every step: entries, their chunks, codes that these had before
-    while len(chunks.index):
+    while len(chunks.number):
         entry, bits, counts = _look_up(chunks, tables)
-        lookups.append((entry, chunks.index, chunks.owned))
+        lookups.append((entry, chunks.number, chunks.owned))
         chunks = chunks._replace(position=chunks.position + bits, owned=chunks.owned + counts)
         going = chunks.position < CHUNK
         if int(going.sum()) < len(going):
-            owned[chunks.index] = chunks.owned
+            owned[chunks.number] = chunks.owned
             chunks = chunks.where(going)
     entries, index, before = (torch.cat(t) for t in zip(*lookups))
     ends = owned.cumsum(0)
     places = (ends - owned).index_select(0, index).add_(before)
     symbols = tables.symbols.index_select(0, entries).view(torch.uint8).view(-1, 8)
     out = torch.empty(int(ends[-1]) + 8, dtype=torch.uint8, device=stream.device)
-    for at in range(7, -1, -1):  # what stands too far right is written over by a later pass
+    for at in range(7, -1, -1):  # symbols written too far right are overwritten by a later pass
         out[at:].scatter_(0, places, symbols[:, at].contiguous())
     return out[:-8], owned

@@ -1,8 +1,8 @@
 """Integer weights as ComfyUI writes them: int8, and 4 or 6 bits with scales by row or by group.
 
 Formats with ConvRot were rotated before they were rounded (every `group` inputs times a Hadamard
-matrix), so that no input stands out; rows are turned back here, as integers and so without error
-(comfy-kitchen, the reference, turns floats; without ConvRot results are its own bit for bit).
+matrix), so that no input stands out; rows are rotated back here, as integers and so without error
+(comfy-kitchen, the reference, rotates floats; without ConvRot the results are its bits).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +36,14 @@ class RowScaledStorage(ChunkedStorage):
     """int8 [N, K], or two int4 a byte [N, K/2] low first; scale float32 () or [N, 1]; `rotated`
     is the group of ConvRot, 0 without it."""
 
-    def __init__(self, form: str, codes: Tensor, scale: Tensor, bits: int, rotated: int) -> None:
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, format_name: str, codes: Tensor, scale: Tensor, bits: int, rotated: int
+    ) -> None:
         super().__init__((len(codes), codes.shape[1] * 8 // bits))
-        self.format, self.bits, self.rotated = form, bits, rotated
+        self.format, self.bits, self.rotated = format_name, bits, rotated
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale.reshape(-1, 1) if scale.numel() > 1 else scale.view(()))
 
@@ -57,9 +61,15 @@ class RowScaledStorage(ChunkedStorage):
 
 
 class W4A8Storage(ChunkedStorage):
-    """Codes of 4 bits (6: high pairs behind the row's nibbles) that stand for int8 numbers:
+    """Codes of 4 bits (6: high pairs behind the row's nibbles) of int8 numbers:
     clamp(round(level * small)) with small [N, K/group], then scale [N, 1], plus `offset`
-    [K/group, N] if there is one, then turned back."""
+    [K/group, N] if there is one, then rotated back."""
+
+    codes: Tensor
+    small: Tensor
+    scale: Tensor
+    codebook: Tensor | None
+    offset: Tensor | None
 
     def __init__(
         self, codes: Tensor, parts: Mapping[str, Tensor], group: int, rotated: int
@@ -85,7 +95,7 @@ class W4A8Storage(ChunkedStorage):
         root = math.sqrt(self.rotated)
         rotate_back(out.round_().clamp_(-127, 127), self.rotated).mul_(self.scale[rows] / root)
         if self.offset is not None:
-            # no integers: in float64 the order of additions does not reach the last bit of float32
+            # not integers: in float64 the order of additions does not reach float32's last bit
             offset = self.offset[:, rows].t().double().repeat_interleave(self.group, 1)
             out.add_(rotate_back(offset, self.rotated).div_(root).float())
 
@@ -108,11 +118,15 @@ class GroupScaledStorage(ChunkedStorage):
     """Two codes a byte [N, K/2], low first: (q - middle) * scale + zero, these [N, K/group] each in
     their float type; middle is 8, or 0."""
 
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+
     def __init__(
-        self, form: str, codes: Tensor, scale: Tensor, zero: Tensor, middle: int = 8
+        self, format_name: str, codes: Tensor, scale: Tensor, zero: Tensor, middle: int = 8
     ) -> None:
         super().__init__((len(codes), codes.shape[1] * 2))
-        self.format, self.levels = form, _UNSIGNED if middle else _COUNTED
+        self.format, self.levels = format_name, _UNSIGNED if middle else _COUNTED
         self.register_buffer("codes", codes.view(torch.uint8))
         self.register_buffer("scale", scale.contiguous())
         self.register_buffer("zero", zero.contiguous())
@@ -123,16 +137,9 @@ class GroupScaledStorage(ChunkedStorage):
         out.view(*self.scale[rows].shape, -1).add_(self.zero[rows].float().unsqueeze(-1))
 
 
-def _number(parts: PackedParts, layer: str, conf: Mapping[str, Any], key: str, default: int) -> int:
-    value = conf.get(key, default)
-    if type(value) is not int or not 0 < value <= 1 << 20:
-        raise parts.fault(layer, f"its {key} is {value!r}, expected a whole number above 0")
-    return value
-
-
-def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, Any], columns: int) -> int:
+def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, object], columns: int) -> int:
     """The group of ConvRot: a power of 4 that divides the columns."""
-    group = _number(parts, layer, conf, "convrot_groupsize", 256)
+    group = parts.whole_number(layer, conf, "convrot_groupsize", 256)
     if columns % group or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0:
         raise parts.fault(
             layer,
@@ -143,26 +150,36 @@ def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, Any], columns: 
 
 
 def row_scaled_weight(
-    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts,
+    layer: str,
+    format_name: str,
+    conf: Mapping[str, object],
+    extra: tuple[str, ...],
 ) -> PackedWeight:
     """int8_tensorwise and convrot_w4a4."""
-    bits = 8 if form == "int8_tensorwise" else 4
+    bits = 8 if format_name == "int8_tensorwise" else 4
     weight = parts.matrix(layer, BYTES if bits == 4 else {torch.int8})
-    rows, width = parts.shape(weight)
+    rows, width = parts.matrix_shape(weight)
     columns = width * 8 // bits
     scale = parts.need(layer, ".weight_scale")
     one = len(parts.shape(scale)) == 0 or parts.shape(scale) == (1,)
     parts.need(layer, ".weight_scale", () if one and bits == 8 else (rows,))
-    turned = bits == 4 or bool(conf.get("convrot"))
-    rotated = _rotation(parts, layer, conf, columns) if turned else 0
-    name = form + " convrot" * (turned and bits == 8)
+    convrot = bits == 4 or bool(conf.get("convrot"))
+    rotated = _rotation(parts, layer, conf, columns) if convrot else 0
+    full_name = format_name + " convrot" * (convrot and bits == 8)
 
     def load() -> RowScaledStorage:
-        return RowScaledStorage(name, parts.read(weight), parts.floats(layer, scale), bits, rotated)
+        codes, scales = parts.read(weight), parts.floats(layer, scale)
+        return RowScaledStorage(full_name, codes, scales, bits, rotated)
 
-    size = rows * width + 4 * (1 if one else rows)
-    used = (weight, scale, *parts.present(layer, IGNORED), *extra)
-    return PackedWeight(weight, (rows, columns), name, size, used, load)
+    return PackedWeight(
+        name=weight,
+        shape=(rows, columns),
+        format=full_name,
+        nbytes=rows * width + 4 * (1 if one else rows),
+        parts=(weight, scale, *parts.present(layer, IGNORED), *extra),
+        load=load,
+    )
 
 
 _W4A8 = (
@@ -173,24 +190,28 @@ _W4A8 = (
 
 
 def _load_w4a8(parts: PackedParts, layer: str, group: int, rotated: int) -> W4A8Storage:
-    held = {
+    tensors = {
         key: parts.floats(layer, layer + suffix) for key, suffix in _W4A8 if layer + suffix in parts
     }
-    held["scale"] = held["scale"].reshape(-1, 1)
+    tensors["scale"] = tensors["scale"].reshape(-1, 1)
     small = layer + ".weight_s_rel"
-    parts.floats(layer, small)
-    held["small"] = parts.read(small)
-    return W4A8Storage(parts.read(layer + ".weight"), held, group, rotated)
+    parts.floats(layer, small)  # checked; kept in the type of the file
+    tensors["small"] = parts.read(small)
+    return W4A8Storage(parts.read(layer + ".weight"), tensors, group, rotated)
 
 
 def w4a8_weight(
-    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts,
+    layer: str,
+    format_name: str,
+    conf: Mapping[str, object],
+    extra: tuple[str, ...],
 ) -> PackedWeight:
     """asym_w4a8_int8 with 4 or 6 bits."""
     weight = parts.matrix(layer, BYTES)
     small = parts.matrix(layer, FLOATS | {E4M3}, ".weight_s_rel")
-    rows, width = parts.shape(weight)
-    group = _number(parts, layer, conf, "group_size", 16)
+    rows, width = parts.matrix_shape(weight)
+    group = parts.whole_number(layer, conf, "group_size", 16)
     columns = parts.shape(small)[1] * group
     bits = width * 8 // columns
     if parts.shape(small)[0] != rows or bits not in (4, 6) or bits * columns != width * 8:
@@ -207,19 +228,27 @@ def w4a8_weight(
             used.append(parts.need(layer, suffix, shape))
             size += 4 * math.prod(shape)
     rotated = _rotation(parts, layer, conf, columns)
-    load = partial(_load_w4a8, parts, layer, group, rotated)
-    name = f"asym_w{bits}a8_int8"
-    used += parts.present(layer, IGNORED)
-    return PackedWeight(weight, (rows, columns), name, size, (*used, *extra), load)
+    return PackedWeight(
+        name=weight,
+        shape=(rows, columns),
+        format=f"asym_w{bits}a8_int8",
+        nbytes=size,
+        parts=(*used, *parts.present(layer, IGNORED), *extra),
+        load=partial(_load_w4a8, parts, layer, group, rotated),
+    )
 
 
 def awq_weight(
-    parts: PackedParts, layer: str, form: str, conf: Mapping[str, Any], extra: tuple[str, ...]
+    parts: PackedParts,
+    layer: str,
+    format_name: str,
+    conf: Mapping[str, object],
+    extra: tuple[str, ...],
 ) -> PackedWeight:
     """awq_w4a16."""
     weight = parts.matrix(layer, BYTES)
-    rows, width = parts.shape(weight)
-    group = _number(parts, layer, conf, "group_size", 64)
+    rows, width = parts.matrix_shape(weight)
+    group = parts.whole_number(layer, conf, "group_size", 64)
     if 2 * width % group:
         raise parts.fault(layer, f"groups of {group} do not divide its {2 * width} columns")
     grid = (2 * width // group, rows)
@@ -229,7 +258,13 @@ def awq_weight(
         for name in both:
             parts.floats(layer, name)
         scale, zero = (parts.read(name).reshape(grid).t() for name in both)
-        return GroupScaledStorage(form, parts.read(weight), scale, zero)
+        return GroupScaledStorage(format_name, parts.read(weight), scale, zero)
 
-    used = (weight, *both, *parts.present(layer, IGNORED), *extra)
-    return PackedWeight(weight, (rows, 2 * width), form, parts.nbytes(weight, *both), used, load)
+    return PackedWeight(
+        name=weight,
+        shape=(rows, 2 * width),
+        format=format_name,
+        nbytes=parts.nbytes(weight, *both),
+        parts=(weight, *both, *parts.present(layer, IGNORED), *extra),
+        load=load,
+    )

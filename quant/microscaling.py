@@ -3,7 +3,7 @@ per 16 and a float for all).
 
 Unusual: scales stay in the tiled order that tensor cores read (128 rows by 4 scales), so a GPU
 kernel takes them as they are; rows are picked out of the tiles when a CPU needs them. Files of
-ModelOpt have plain order and the other nibble first: they are turned into this form at load.
+ModelOpt have plain order and the other nibble first: they are converted to this layout at load.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .storage import PackedWeight, WeightSource
 
 E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)  # torch < 2.7 has no such type
 _SCALE_TYPES = frozenset({E4M3, E8M0, torch.uint8})
-_NAN = {"mxfp8": (0xFF, 0xFF), "nvfp4": (0x7F, 0x7F)}  # mask and value of a scale that is none
+_NAN = {"mxfp8": (0xFF, 0xFF), "nvfp4": (0x7F, 0x7F)}  # mask and value of a scale that is NaN
 
 
 @cache
@@ -50,17 +50,23 @@ class BlockFloatStorage(ChunkedStorage):
     """codes uint8 [N, K] (mxfp8) or [N, K/2] (nvfp4, high nibble first); scale uint8, tiled;
     whole float32 () of nvfp4; columns float32 [K] that the input is multiplied by, or None."""
 
+    codes: Tensor
+    scale: Tensor
+    whole: Tensor | None
+    columns: Tensor | None
+
     def __init__(
         self,
-        form: str,
+        format_name: str,
         codes: Tensor,
         scale: Tensor,
         rows: int,
         whole: Tensor | None = None,
         columns: Tensor | None = None,
     ) -> None:
-        super().__init__((rows, codes.shape[1] * (2 if form == "nvfp4" else 1)))
-        self.format, self.group = form, 16 if form == "nvfp4" else 32
+        nvfp4 = format_name == "nvfp4"
+        super().__init__((rows, codes.shape[1] * (2 if nvfp4 else 1)))
+        self.format, self.group = format_name, 16 if nvfp4 else 32
         self.register_buffer("codes", codes.view(torch.uint8))
         self.register_buffer("scale", scale.view(torch.uint8))
         self.register_buffer("whole", whole)
@@ -81,39 +87,39 @@ class BlockFloatStorage(ChunkedStorage):
         if isinstance(rows, slice):
             rows = torch.arange(rows.start, rows.stop, device=self.scale.device)
         tiles = self.scale.view(len(self.scale) // 128, -1, 32, 4, 4)
-        found = tiles[rows // 128, :, rows % 32, rows % 128 // 32]  # [n, b, 4]
-        found = found.reshape(len(rows), -1)[:, : self.shape[1] // self.group]
+        codes = tiles[rows // 128, :, rows % 32, rows % 128 // 32]  # [n, b, 4]
+        codes = codes.reshape(len(rows), -1)[:, : self.shape[1] // self.group]
         numbers = _e4m3 if self.format == "nvfp4" else _e8m0
-        scale = numbers(found.device)[found.int()]
+        scale = numbers(codes.device)[codes.int()]
         return scale if self.whole is None else scale * self.whole
 
 
 def _load(
-    parts: PackedParts, layer: str, form: str, rows: int, plain_order: bool
+    parts: PackedParts, layer: str, format_name: str, rows: int, plain_order: bool
 ) -> BlockFloatStorage:
     codes = parts.read(layer + ".weight").view(torch.uint8)
     scale = parts.read(layer + ".weight_scale").view(torch.uint8)
-    mask, value = _NAN[form]
+    mask, value = _NAN[format_name]
     bad = (scale & mask) == value
     if bool(bad.any()):
         at = bad.nonzero()[0].tolist()
         raise parts.fault(layer, f"tensor {layer}.weight_scale is NaN at {at}")
-    if form == "mxfp8":
+    if format_name == "mxfp8":
         check_codes(parts, layer, layer + ".weight", codes, E4M3)
     if plain_order:
         codes, scale = codes << 4 | codes >> 4, tiled(scale)
-    found = {
+    extra = {
         key: parts.floats(layer, layer + suffix)
         for key, suffix in (("whole", ".weight_scale_2"), ("columns", ".pre_quant_scale"))
         if layer + suffix in parts
     }
-    if "whole" in found:
-        found["whole"] = found["whole"].reshape(())
-    return BlockFloatStorage(form, codes, scale, rows, **found)
+    if "whole" in extra:
+        extra["whole"] = extra["whole"].reshape(())
+    return BlockFloatStorage(format_name, codes, scale, rows, **extra)
 
 
 def _true_rows(parts: PackedParts, layer: str, stored: int, step: int) -> int:
-    """Rows without the padding to a multiple of `step`, as the bias tells them."""
+    """Rows without the padding to a multiple of `step`, known from the bias."""
     if layer + ".bias" not in parts:
         return stored
     (rows,) = parts.shape(layer + ".bias") or (0,)
@@ -125,17 +131,19 @@ def _true_rows(parts: PackedParts, layer: str, stored: int, step: int) -> int:
 def block_float_weight(
     parts: PackedParts,
     layer: str,
-    form: str,
+    format_name: str,
     extra: tuple[str, ...] = (),
     plain_order: bool = False,
 ) -> PackedWeight:
-    """A Found for a layer in `form`; `extra` is what else belongs to it."""
-    nv = form == "nvfp4"
+    """A layer in mxfp8 or nvfp4; `extra` are the other tensors that belong to it."""
+    nv = format_name == "nvfp4"
     weight = parts.matrix(layer, BYTES if nv else BYTES | {E4M3})
-    stored, width = parts.shape(weight)
+    stored, width = parts.matrix_shape(weight)
     columns, group, step = (2 * width, 16, 16) if nv else (width, 32, 32)
     if columns % group:
-        raise parts.fault(layer, f"{columns} columns are no multiple of {group}, as {form} needs")
+        raise parts.fault(
+            layer, f"it has {columns} columns, {format_name} needs a multiple of {group}"
+        )
     grid = (stored, columns // group)
     padded = (-(-grid[0] // 128) * 128, -(-grid[1] // 4) * 4)
     scale = parts.need(layer, ".weight_scale", grid if plain_order else padded, dtypes=_SCALE_TYPES)
@@ -147,9 +155,14 @@ def block_float_weight(
         used.append(parts.need(layer, ".pre_quant_scale", (columns,)))
         size += 4 * columns
     rows = _true_rows(parts, layer, stored, step)
-    used += parts.present(layer, IGNORED)
-    load = partial(_load, parts, layer, form, rows, plain_order)
-    return PackedWeight(weight, (rows, columns), form, size, (*used, *extra), load)
+    return PackedWeight(
+        name=weight,
+        shape=(rows, columns),
+        format=format_name,
+        nbytes=size,
+        parts=(*used, *parts.present(layer, IGNORED), *extra),
+        load=partial(_load, parts, layer, format_name, rows, plain_order),
+    )
 
 
 def find_modelopt(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:

@@ -1,4 +1,4 @@
-"""The tensors of one packed layer: looked up, compared with what they should be, read, checked.
+"""The tensors of one packed layer: look up, compare with what its format needs, read, check.
 
 A layer is a name without `.weight`; everything that belongs to it is that name and a suffix. Every
 finder asks here, so that a missing scale, a wrong shape or a NaN is the same sentence everywhere.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +21,11 @@ AGAIN = "The file is damaged or was made by a faulty tool: download it again, or
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 BYTES = frozenset({torch.uint8, torch.int8})
 MAX_JSON = 1 << 20  # bytes of a layer's settings that are still believable
+MAX_NUMBER = 1 << 20  # the same for a block or group size in them
 
 
 class PackedParts:
-    """What a file holds under our names. `table` maps them to the file's."""
+    """The tensors of a file under our names. `table` maps them to the file's."""
 
     def __init__(self, source: WeightSource, table: Mapping[str, str]) -> None:
         self.source, self.table = source, table
@@ -33,12 +33,17 @@ class PackedParts:
     def __contains__(self, name: str) -> bool:
         return name in self.table
 
-    def fault(self, layer: str, words: str, remedy: str = AGAIN) -> InkstoneError:
+    def fault(self, layer: str, problem: str, remedy: str = AGAIN) -> InkstoneError:
         """The exception for a layer: file, layer, what is wrong, what to do."""
-        return InkstoneError(f"{self.source.path}: layer {layer}: {words}. {remedy}")
+        return InkstoneError(f"{self.source.path}: layer {layer}: {problem}. {remedy}")
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.source.entries[self.table[name]].shape)
+
+    def matrix_shape(self, name: str) -> tuple[int, int]:
+        """The shape of a part that `matrix` named."""
+        rows, columns = self.shape(name)
+        return rows, columns
 
     def dtype(self, name: str) -> torch.dtype:
         return self.source.entries[self.table[name]].dtype
@@ -52,7 +57,7 @@ class PackedParts:
         return [name.removesuffix(suffix) for name in self.table if name.endswith(suffix)]
 
     def present(self, layer: str, suffixes: Sequence[str]) -> tuple[str, ...]:
-        """Names of those parts of a layer that are there."""
+        """Names of the parts of a layer that the file has."""
         return tuple(name for s in suffixes if (name := layer + s) in self.table)
 
     def need(
@@ -67,9 +72,9 @@ class PackedParts:
         if name not in self.table:
             raise self.fault(layer, f"tensor {name} is missing, which its format needs")
         if self.dtype(name) not in dtypes:
-            words = " or ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+            expected = " or ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
             got = str(self.dtype(name)).removeprefix("torch.")
-            raise self.fault(layer, f"tensor {name} holds {got}, expected {words}")
+            raise self.fault(layer, f"tensor {name} holds {got}, expected {expected}")
         if shape is not None and _bare(self.shape(name)) != _bare(shape):
             raise self.fault(
                 layer, f"tensor {name} has shape {list(self.shape(name))}, expected {list(shape)}"
@@ -89,22 +94,24 @@ class PackedParts:
         return self.source.read(self.table[name], dtype=dtype)
 
     def cut(self, name: str, start: int, stop: int) -> Tensor:
-        """Bytes start .. stop - 1 of a part, as uint8; alone where the reader can do that."""
-        if hasattr(self.source, "read_bytes"):
-            return self.source.read_bytes(self.table[name], start, stop)
+        """Bytes start .. stop - 1 of a part, as uint8; only these are read where the reader can."""
+        read_bytes: Callable[[str, int, int], Tensor] | None
+        read_bytes = getattr(self.source, "read_bytes", None)
+        if read_bytes is not None:
+            return read_bytes(self.table[name], start, stop)
         return self.read(name).flatten().view(torch.uint8)[start:stop].clone()
 
     def floats(self, layer: str, name: str) -> Tensor:
         """A part as float32, every number of it finite (e4m3 and e8m0 scales too)."""
-        found = self.read(name).float()
-        bad = ~found.isfinite()
+        numbers = self.read(name).float()
+        bad = ~numbers.isfinite()
         if bool(bad.any()):
             at = int(bad.flatten().nonzero()[0])
-            value = float(found.flatten()[at])
+            value = float(numbers.flatten()[at])
             raise self.fault(layer, f"tensor {name} has {value} at element {at}")
-        return found
+        return numbers
 
-    def settings(self, layer: str, name: str) -> dict[str, Any]:
+    def settings(self, layer: str, name: str) -> dict[str, object]:
         """A U8 tensor that holds a JSON object in UTF-8."""
         self.need(layer, name.removeprefix(layer), dtypes=BYTES)
         if self.nbytes(name) > MAX_JSON:
@@ -116,27 +123,36 @@ class PackedParts:
         text = bytes(self.read(name).view(torch.uint8).flatten().tolist())
         return self.json_object(layer, name, text)
 
-    def json_object(self, layer: str, name: str, text: str | bytes) -> dict[str, Any]:
+    def whole_number(
+        self, layer: str, settings: Mapping[str, object], key: str, default: int | None = None
+    ) -> int:
+        """A setting that must be a whole number above 0."""
+        value = settings.get(key, default)
+        if type(value) is not int or not 0 < value <= MAX_NUMBER:
+            raise self.fault(layer, f"its {key} is {value!r}, expected a whole number above 0")
+        return value
+
+    def json_object(self, layer: str, name: str, text: str | bytes) -> dict[str, object]:
         """Parsed JSON that must be an object."""
         try:
-            found = json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self.fault(layer, f"{name} is not readable as JSON ({error})") from None
-        if not isinstance(found, dict):
-            kind = type(found).__name__
+        if not isinstance(value, dict):
+            kind = type(value).__name__
             raise self.fault(layer, f"{name} should hold a JSON object, got {kind}")
-        return found
+        return value
 
 
-def in_full_precision(found: PackedWeight) -> PackedWeight:
+def in_full_precision(weight: PackedWeight) -> PackedWeight:
     """The same weight, marked at load: its file asks for products in full precision."""
 
     def load() -> Storage:
-        storage = found.load()
+        storage = weight.load()
         storage.full_precision = True
         return storage
 
-    return replace(found, load=load)
+    return replace(weight, load=load)
 
 
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """All finders in their order: which weights of a file are packed, in which format, how to load
 them.
 
-Formats are told by marks (types, suffixes, metadata), never by a file's name. The more special mark
-comes first; what a finder takes is not shown to the next. A mark that nobody knows is refused here
-by name: read as plain numbers it would give a grey picture and no error.
+Formats are detected by marks (types, suffixes, metadata), never by a file's name. The more special
+mark comes first; what a finder takes is not shown to the next. The mark of an unsupported format is
+refused here by name: read as plain numbers it would give a grey picture and no error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .bnb import find_bnb
 from .comfy_quant import find_comfy_quant
 from .dfloat11 import find_dfloat11
 from .fp8 import find_fp8
-from .gguf_storage import find_gguf
+from .gguf_storage import find_gguf, has_blocks
 from .microscaling import find_modelopt
 from .packed_layer import FLOATS, PackedParts
 from .storage import PackedWeight, WeightSource
@@ -23,7 +23,7 @@ from .svdquant import find_svdquant
 
 Finder = Callable[[WeightSource, dict[str, str]], dict[str, PackedWeight]]
 
-# End of a name that marks a format that we refuse, and how people call it.
+# The end of a name that marks an unsupported format, and the format's usual name.
 REFUSED = (
     (".weight._data", "quanto"),
     (".weight._scale", "quanto"),
@@ -52,33 +52,34 @@ def find_packed(
     """Our weight name -> how it is packed, for every packed matrix of a file.
 
     `table` maps our names (auxiliary tensors: our layer and their suffix) to the file's, `config`
-    is the config.json beside it. Plain float weights are not listed. Raises a sentence for a marked
-    weight without its scale, shapes that disagree, and formats that nobody here reads.
+    is the config.json next to it. Plain float weights are not listed. Raises InkstoneError for a
+    marked weight without its scale, for shapes that disagree, and for unsupported formats.
     """
     rest = dict(table)
-    found: dict[str, PackedWeight] = {}
+    weights: dict[str, PackedWeight] = {}
     for finder in FINDERS:
         if finder is find_dfloat11:
             finder = partial(find_dfloat11, config=config)
         new = finder(source, rest)
-        found |= new
-        used = {part for one in new.values() for part in one.parts}
+        weights |= new
+        used = {part for weight in new.values() for part in weight.parts}
         rest = {ours: theirs for ours, theirs in rest.items() if ours not in used}
     _refuse(PackedParts(source, rest))
-    return found
+    return weights
 
 
 def _refuse(parts: PackedParts) -> None:
-    """Raises for marks of other formats and for integers among the weights that are left."""
+    """Raise for marks of unsupported formats and for integers among the weights that are left."""
     for name in parts.table:
-        for end, form in REFUSED:
+        for end, tool in REFUSED:
             if name.endswith(end):
-                raise parts.fault(name.removesuffix(end), f"it is in the format of {form}", ADVICE)
+                layer = name.removesuffix(end)
+                raise parts.fault(layer, f"its format, {tool}, is not supported", ADVICE)
     for layer in parts.layers(".weight"):
         entry = parts.source.entries[parts.table[layer + ".weight"]]
-        if getattr(entry, "kind", None) is not None and entry.kind.packed:
+        if has_blocks(entry) and entry.kind.packed:
             continue  # a kernel or vector of a GGUF file, whose reader gives floats of any type
-        kind = entry.dtype
-        if kind not in FLOATS and not str(kind).startswith("torch.float8"):
-            words = f"its weight holds {str(kind).removeprefix('torch.')} without a known format"
-            raise parts.fault(layer, words, ADVICE)
+        dtype = entry.dtype
+        if dtype not in FLOATS and not str(dtype).startswith("torch.float8"):
+            numbers = str(dtype).removeprefix("torch.")
+            raise parts.fault(layer, f"its weight holds {numbers} without a known format", ADVICE)

@@ -1,11 +1,11 @@
-"""Searches for the scale of a group of weights, over many groups at once.
+"""Search for the best scale of a group of weights, over many groups at once.
 
 Unusual: groups are columns. x [k, n] holds n groups of k weights, so that sums over a group are
 sums of rows, which torch does at full speed; with groups along rows it is five times slower. Every
-number of a group is a vector [n]. What is searched for, and in which order, is what ggml does, so
-most blocks come out with its bytes; sums are taken in another order, so not all. The order does not
-depend on the number of threads or groups as long as n is a multiple of 32 (gguf_quantizer.py sees
-to that) and no fused operation (addcmul) is used, which torch rounds otherwise at the end of a row.
+number of a group is a vector [n]. The candidates and their order are ggml's, so most blocks have
+its bytes; sums are taken in another order, so not all. The order does not depend on the number of
+threads or groups as long as n is a multiple of 32 (gguf_quantizer.py sees to that) and no fused
+operation (addcmul) is used, which torch rounds differently at the end of a row.
 """
 
 import torch
@@ -17,20 +17,20 @@ TINY = 1e-15  # groups of smaller weights are zero (ggml's limit too)
 def largest(x: Tensor) -> Tensor:
     """[k, n] -> [n], per group the value of largest magnitude, with its sign; ties: the first."""
     high, low = x.amax(0), x.amin(0)
-    found = torch.where(high >= -low, high, low)
+    peak = torch.where(high >= -low, high, low)
     tie = ((high == -low) & (high > 0)).nonzero().squeeze(1)
     if len(tie):
-        found[tie] = x[:, tie].gather(0, x[:, tie].abs().argmax(0, keepdim=True)).squeeze(0)
-    return found
+        peak[tie] = x[:, tie].gather(0, x[:, tie].abs().argmax(0, keepdim=True)).squeeze(0)
+    return peak
 
 
 def finite(x: Tensor) -> Tensor:
-    """x with 0 for what is no number: the quotients of groups of zeros."""
+    """x with 0 for NaN and infinity: the quotients of groups of zeros. In place."""
     return torch.nan_to_num_(x, 0, 0, 0)
 
 
 def inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where that is no number."""
+    """1 / x, and 0 where that is not finite."""
     return finite(1 / x)
 
 
@@ -50,7 +50,7 @@ def affine(
 ) -> tuple[Tensor, Tensor]:
     """(scale, low) [n] with x ~ scale * q - low, q in 0..top, low >= 0, least weighted error.
 
-    Grids of steps (first, by, count) are tried, the scale and minimum of each fitted by least
+    Tries the grids of steps (first, by, count), the scale and minimum of each fitted by least
     squares. A better minimum is also the origin of the grids that follow. The error is the square,
     or the magnitude where `absolute`.
     """
@@ -84,9 +84,9 @@ def affine(
         positive = minimum > 0
         fitted = torch.where(positive, sum_xq / sum_qq, fitted)
         minimum.masked_fill_(positive, 0)
-        found = error(fitted, minimum)
-        better = (found < best) & (below > 0)
-        best = torch.where(better, found, best)
+        candidate = error(fitted, minimum)
+        better = (candidate < best) & (below > 0)
+        best = torch.where(better, candidate, best)
         scale = torch.where(better, fitted, scale)
         low = torch.where(better, minimum, low)
     return scale.masked_fill_(zero, 0).clamp_(min=0), -low
@@ -140,7 +140,8 @@ def refine(x: Tensor, weight: Tensor, codes: Tensor, low: int, high: int) -> Ten
     """
     weighted = weight * x
     sums = torch.stack(((codes * weighted).sum(0), (codes * weight).mul_(codes).sum(0)))
-    parts, now, places = (x, weight, weighted, codes), sums, None
+    parts: tuple[Tensor, ...] = (x, weight, weighted, codes)
+    now, places = sums, None
     for _ in range(5):
         keep = _round(now, parts, low, high).nonzero().squeeze(1)
         if places is not None:

@@ -1,27 +1,50 @@
-"""Weights in the form that they have in a file: what every storage format has in common.
+"""Weights in the form that they have in a file: the common base of all storage formats.
 
 A network holds such a storage in place of a float parameter. It knows its shape and how to write
 any of its rows as floats; the linear door (kernels/linear.py) asks for as many rows as stay in the
-cache and multiplies. Formats are found by what a file holds (`registry.py`), never by its name.
-What this module knows of a file is the small interface `Source`, so nothing here imports a reader.
+cache and multiplies. Formats are detected by the content of a file (`registry.py`), never by its
+name. All that this module knows of a file is the small interface `WeightSource`, so nothing here
+imports a reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
-class WeightSource(Protocol):
-    """What a format needs of an open weight file (loaders.safetensors_file, loaders.gguf_file)."""
+class WeightEntry(Protocol):
+    """One tensor in the header of a file, its data not read."""
 
-    path: Any
-    entries: Mapping[str, Any]  # name -> entry with .shape, .dtype, .nbytes
-    metadata: Mapping[str, str]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def numel(self) -> int: ...
+
+
+class WeightSource(Protocol):
+    """The part of an open weight file that a format needs (loaders/formats: safetensors, gguf)."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def entries(self) -> Mapping[str, WeightEntry]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
 
     def read(
         self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
@@ -43,7 +66,7 @@ class Storage(nn.Module):
         self.shape = shape
 
     def rows_into(self, start: int, out: Tensor) -> Tensor:
-        """Writes rows start .. start + len(out) as floats into out [n, in] of any float type.
+        """Write rows start .. start + len(out) as floats into out [n, in] of any float type.
 
         Computed in float32 (or exactly as the format's reference does), rounded to out's type last.
         """
@@ -63,7 +86,7 @@ class Storage(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return next(self.buffers()).device
 
     @property
@@ -72,11 +95,19 @@ class Storage(nn.Module):
         return sum(b.numel() * b.element_size() for b in self.buffers())
 
 
+def matrix_shape(tensor: Tensor) -> tuple[int, int]:
+    """The shape of a tensor that has two axes."""
+    rows, columns = tensor.shape
+    return rows, columns
+
+
 class PlainStorage(Storage):
     """A float matrix in a narrower type than is computed in: bf16, fp16, fp8 without scales."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor) -> None:
-        super().__init__(tuple(weight.shape))
+        super().__init__(matrix_shape(weight))
         self.format = str(weight.dtype).removeprefix("torch.")
         self.register_buffer("weight", weight)
 
@@ -98,8 +129,8 @@ class PackedWeight:
     shape: tuple[int, int]
     format: str
     nbytes: int  # in memory once loaded
-    parts: tuple[str, ...]  # our names of all tensors that belong to it, the weight's included
-    load: Any = field(repr=False)  # () -> Storage
-    # () -> the plain bias [out], where the file has it in another form or under another name; else
-    # None, and the layer's `.bias` is read as it is
-    bias: Any = field(default=None, repr=False)
+    parts: tuple[str, ...]  # our names of all tensors that belong to it, including the weight
+    load: Callable[[], Storage] = field(repr=False)
+    # the plain bias [out] where the file has it in another form or under another name; else None,
+    # and the layer's `.bias` is read as it is
+    bias: Callable[[], Tensor] | None = field(default=None, repr=False)

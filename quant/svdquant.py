@@ -1,14 +1,15 @@
 """SVDQuant as nunchaku stores it: 4-bit weights of an input divided by `smooth`, plus a branch of
 low rank; W = W4 / smooth + U D. Modulation has 4 bits with minimums and no branch.
 
-Unusual: everything lies in the order in which tensor cores load it. It is turned into rows at load
-(tables of axes below; bytes move, no number changes). Queries, keys and values are one matrix in
-the file: each of ours takes its third of the bytes. Two biases hold more than a bias, see there.
+Unusual: everything is stored in the order in which tensor cores load it. It is permuted to rows at
+load (tables of axes below; bytes move, no number changes). Queries, keys and values are one matrix
+in the file: each of ours takes its third of the bytes. Two biases hold more than a bias (`SHIFT`
+and `_ONE_MORE`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ MODULATION = ("img_mod.1", "txt_mod.1")
 PARTS_OF_MODULATION = 6  # shift, scale, gate, twice: interleaved in the file, one by one in ours
 _ONE_MORE = (1, 4)  # the scales among them have 1 added to their bias
 
-# (sizes of the axes in memory, 0 = as many as there are; their order by rows, then columns)
+# (sizes of the axes in memory, 0 = given by the caller; their order by rows, then columns)
 _TILES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "codes": ((0, -1, 8, 8, 4, 2, 2, 4), (0, 2, 5, 3, 1, 6, 4, 7)),  # a e b d g c f byte
     "scale int4": ((0, -1, 8, 4, 2, 2), (0, 2, 4, 3, 5, 1)),  # a group b d c e
@@ -64,12 +65,19 @@ class SvdqStorage(ChunkedStorage):
     """codes uint8 [N, K/2], low first; scale [N, K/64] in 16 bits, or e4m3 as uint8 [N, K/16];
     rows_scale float32 () or [N, 1], or None; smooth [K]; up [N, R], down [R, K] in 16 bits."""
 
-    def __init__(self, form: str, held: Mapping[str, Tensor]) -> None:
-        codes = held["codes"]
+    codes: Tensor
+    scale: Tensor
+    rows_scale: Tensor | None
+    smooth: Tensor
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, format_name: str, tensors: Mapping[str, Tensor]) -> None:
+        codes = tensors["codes"]
         super().__init__((len(codes), codes.shape[1] * 2))
-        self.format = form
+        self.format = format_name
         for name in ("codes", "scale", "rows_scale", "smooth", "up", "down"):
-            self.register_buffer(name, held.get(name))
+            self.register_buffer(name, tensors.get(name))
 
     def fill(self, rows: Rows, out: Tensor) -> None:
         self.fill_smoothed(rows, out)
@@ -77,17 +85,17 @@ class SvdqStorage(ChunkedStorage):
 
     def fill_smoothed(self, rows: Rows, out: Tensor) -> None:
         """The rows without the branch of low rank."""
-        four = self.scale.dtype == torch.uint8
-        look_up_pairs(known_pairs(E2M1 if four else INT4, False, out.device), self.codes[rows], out)
+        fp4 = self.scale.dtype == torch.uint8
+        look_up_pairs(known_pairs(E2M1 if fp4 else INT4, False, out.device), self.codes[rows], out)
         scale = self.scale[rows]
-        scale_groups(out, (scale.view(E4M3) if four else scale).float())
+        scale_groups(out, (scale.view(E4M3) if fp4 else scale).float())
         if self.rows_scale is not None:
             out.mul_(self.rows_scale[rows] if self.rows_scale.dim() else self.rows_scale)
         out.div_(self.smooth.float())
 
     @property
     def _step(self) -> int:
-        return 512  # rows: `down` is made float32 once for each piece
+        return 512  # rows: `down` is made float32 once for each chunk
 
 
 @dataclass(frozen=True)
@@ -101,51 +109,55 @@ class _Layer:
 
     def vector(self, suffix: str) -> Tensor:
         """A tiled vector over rows -> float32 [rows]."""
-        found = self._cut(suffix, 1, self.rows).float()
-        if not bool(found.isfinite().all()):
+        tiles = self._cut(suffix, 1, self.rows).float()
+        if not bool(tiles.isfinite().all()):
             raise self.parts.fault(self.layer, f"tensor {self.layer}{suffix} has NaN or infinity")
-        return untile("vector", found, self.rows // _ROWS, (self.rows,))
+        return untile("vector", tiles, self.rows // _ROWS, (self.rows,))
 
     def _cut(self, suffix: str, width: int, *shape: int) -> Tensor:
-        """Rows of a part with so many numbers a row, as they lie in memory."""
+        """Our rows of a part with `width` numbers a row, as they lie in memory."""
         name = self.layer + suffix
         kind = self.parts.dtype(name)
         size = width * kind.itemsize
         raw = self.parts.cut(name, self.start * size, (self.start + self.rows) * size)
         return raw.view(kind).view(shape)
 
-    def load(self) -> SvdqStorage:
-        parts, layer, rows = self.parts, self.layer, self.rows
-        columns, rank = parts.shape(layer + ".proj_down")
-        four = parts.dtype(layer + ".wscales") == E4M3
-        group, kind = (16, "fp4") if four else (64, "int4")
-        codes = self._cut(".qweight", columns // 2, rows * columns // 2).view(torch.uint8)
-        scale = self._cut(".wscales", columns // group, rows * columns // group)
+    def _check(self) -> None:
+        """Raise where a scale or a branch has numbers that are not finite, or a divisor is 0."""
+        parts, layer = self.parts, self.layer
         parts.floats(layer, layer + ".wscales")
-        smooth = parts.floats(layer, layer + ".smooth_factor")
-        if not bool(smooth.all()):
+        if not bool(parts.floats(layer, layer + ".smooth_factor").all()):
             raise parts.fault(layer, f"tensor {layer}.smooth_factor has a zero")
         parts.floats(layer, layer + ".proj_down")
         parts.floats(layer, layer + ".proj_up")
+
+    def load(self) -> SvdqStorage:
+        parts, layer, rows = self.parts, self.layer, self.rows
+        self._check()
+        columns, rank = parts.shape(layer + ".proj_down")
+        fp4 = parts.dtype(layer + ".wscales") == E4M3
+        group, kind = (16, "fp4") if fp4 else (64, "int4")
+        codes = self._cut(".qweight", columns // 2, rows * columns // 2).view(torch.uint8)
+        scale = self._cut(".wscales", columns // group, rows * columns // group)
         up = self._cut(".proj_up", rank, rows * rank)
         down = parts.read(layer + ".proj_down")
         smooth = parts.read(layer + ".smooth_factor")
         scale = untile(f"scale {kind}", scale, rows // _ROWS, (rows, columns // group))
-        held = {
+        tensors = {
             "codes": untile("codes", codes, rows // _ROWS, (rows, columns // 2)),
-            "scale": scale.contiguous().view(torch.uint8) if four else scale,
+            "scale": scale.contiguous().view(torch.uint8) if fp4 else scale,
             "smooth": untile("vector", smooth, columns // _ROWS, (columns,)),
             "up": untile("up", up, rows // 16, (rows, rank)),
             "down": untile("down", down, columns // 16, (rank, columns)),
         }
         if layer + ".wcscales" in parts:
-            held["rows_scale"] = self.vector(".wcscales").reshape(-1, 1)
+            tensors["rows_scale"] = self.vector(".wcscales").reshape(-1, 1)
         elif layer + ".wtscale" in parts:
-            held["rows_scale"] = parts.floats(layer, layer + ".wtscale").reshape(())
-        return SvdqStorage(f"SVDQuant {kind}", held)
+            tensors["rows_scale"] = parts.floats(layer, layer + ".wtscale").reshape(())
+        return SvdqStorage(f"SVDQuant {kind}", tensors)
 
     def bias(self) -> Tensor:
-        """The plain bias [rows]: of layers behind a shifted GELU, what the shift adds is in it."""
+        """The plain bias [rows]: behind a shifted GELU it includes what the shift adds."""
         bias = self.vector(".bias")
         int4 = self.parts.dtype(self.layer + ".wscales") != E4M3
         if int4 and self.layer.endswith(SHIFTED):
@@ -156,23 +168,29 @@ class _Layer:
         return bias
 
 
-def _branch_found(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
-    """A matrix with a branch of low rank, under one of our names or three."""
+def _our_names(layer: str) -> list[str]:
+    """Our layers that a matrix of the file holds, from the top: one, or three."""
+    for end, names in FUSED.items():
+        if layer.endswith(end):
+            return [layer.removesuffix(end) + name for name in names]
+    return [layer]
+
+
+def _branch_parts(parts: PackedParts, layer: str, count: int) -> tuple[str, ...]:
+    """The checked tensors of a matrix with a branch of low rank that holds `count` of ours."""
     weight = parts.matrix(layer, {torch.int8, torch.uint8}, MARK)
     rows, columns = parts.shape(weight)[0], parts.shape(weight)[1] * 2
     down = parts.matrix(layer, _HALVES, ".proj_down")
     rank = parts.shape(down)[1]
     scale = parts.need(layer, ".wscales", dtypes=_HALVES | {E4M3})
-    four = parts.dtype(scale) == E4M3
-    fused = next((ours for end, ours in FUSED.items() if layer.endswith(end)), None)
-    heights = _ROWS * len(fused or (1,))
-    if rows % heights or columns % _ROWS or rank % 16:
+    group = 16 if parts.dtype(scale) == E4M3 else 64
+    if rows % (_ROWS * count) or columns % _ROWS or rank % 16:
         raise parts.fault(
             layer,
-            f"{rows} rows, {columns} columns and rank {rank} are no multiples "
-            f"of {heights}, {_ROWS} and 16",
+            f"it has {rows} rows, {columns} columns and rank {rank}, expected multiples of "
+            f"{_ROWS * count}, {_ROWS} and 16",
         )
-    parts.need(layer, ".wscales", (columns // (16 if four else 64), rows), _HALVES | {E4M3})
+    parts.need(layer, ".wscales", (columns // group, rows), _HALVES | {E4M3})
     parts.need(layer, ".proj_down", (columns, rank), _HALVES)
     used = [
         weight,
@@ -181,30 +199,34 @@ def _branch_found(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
         parts.need(layer, ".proj_up", (rows, rank), _HALVES),
         parts.need(layer, ".smooth_factor", (columns,), _HALVES),
     ]
+    optional: tuple[tuple[str, tuple[int, ...]], ...]
     optional = ((".bias", (rows,)), (".wcscales", (rows,)), (".wtscale", ()))
     used += [parts.need(layer, s, shape) for s, shape in optional if layer + s in parts]
-    used += parts.present(layer, (".smooth_factor_orig",))
-    names = [layer]
-    if fused:
-        end = next(end for end in FUSED if layer.endswith(end))
-        names = [layer.removesuffix(end) + ours for ours in fused]
-    third = rows // len(names)
+    return (*used, *parts.present(layer, (".smooth_factor_orig",)))
+
+
+def _branch_weights(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
+    """A matrix with a branch of low rank, under one of our names or three."""
+    names = _our_names(layer)
+    used = _branch_parts(parts, layer, len(names))
+    weight, scale, down = used[:3]
+    columns, third = parts.shape(weight)[1] * 2, parts.shape(weight)[0] // len(names)
     size = parts.nbytes(down, layer + ".smooth_factor")
     size += parts.nbytes(weight, scale, layer + ".proj_up") // len(names)
     size += 4 * third if layer + ".wcscales" in parts else 4 * (layer + ".wtscale" in parts)
-    found = {}
+    weights = {}
     for at, name in enumerate(names):
-        one = _Layer(parts, layer, at * third, third)
-        found[name + ".weight"] = PackedWeight(
-            name + ".weight",
-            (third, columns),
-            "SVDQuant " + ("fp4" if four else "int4"),
-            size,
-            tuple(used),
-            one.load,
-            one.bias if layer + ".bias" in parts else None,
+        rows = _Layer(parts, layer, at * third, third)
+        weights[name + ".weight"] = PackedWeight(
+            name=name + ".weight",
+            shape=(third, columns),
+            format="SVDQuant " + ("fp4" if parts.dtype(scale) == E4M3 else "int4"),
+            nbytes=size,
+            parts=used,
+            load=rows.load,
+            bias=rows.bias if layer + ".bias" in parts else None,
         )
-    return found
+    return weights
 
 
 def _by_part(rows: Tensor) -> Tensor:
@@ -212,14 +234,15 @@ def _by_part(rows: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, PARTS_OF_MODULATION)).transpose(0, 1).flatten(0, 1)
 
 
-def _modulation_found(parts: PackedParts, layer: str) -> PackedWeight:
+def _modulation_weight(parts: PackedParts, layer: str) -> PackedWeight:
     """Modulation: codes, scales and minimums for 64 columns, rows interleaved."""
     weight = parts.matrix(layer, {torch.int32}, MARK)
     rows, columns = parts.shape(weight)[0] * 4, parts.shape(weight)[1] * 2
     if columns % 64 or rows % PARTS_OF_MODULATION:
         raise parts.fault(
             layer,
-            f"{rows} rows and {columns} columns are no multiples of {PARTS_OF_MODULATION} and 64",
+            f"it has {rows} rows and {columns} columns, expected multiples of "
+            f"{PARTS_OF_MODULATION} and 64",
         )
     grid = (columns // 64, rows)
     scale, zero = (parts.need(layer, s, grid, _HALVES) for s in (".wscales", ".wzeros"))
@@ -227,22 +250,28 @@ def _modulation_found(parts: PackedParts, layer: str) -> PackedWeight:
     def load() -> GroupScaledStorage:
         for name in (scale, zero):
             parts.floats(layer, name)
-        both = [_by_part(parts.read(name).reshape(grid).t()) for name in (scale, zero)]
-        return GroupScaledStorage(
-            "AWQ int4", _by_part(_words_to_rows(parts.read(weight), rows, columns)), *both, middle=0
-        )
+        codes = _by_part(_words_to_rows(parts.read(weight), rows, columns))
+        scales, zeros = (_by_part(parts.read(n).reshape(grid).t()) for n in (scale, zero))
+        return GroupScaledStorage("AWQ int4", codes, scales, zeros, middle=0)
 
     def bias() -> Tensor:
         plain = _by_part(parts.floats(layer, layer + ".bias")).view(PARTS_OF_MODULATION, -1)
         plain[list(_ONE_MORE)] -= 1
         return plain.flatten()
 
-    used = (weight, scale, zero)
-    size = parts.nbytes(*used)
-    has_bias: Callable[[], Tensor] | None = None
-    if layer + ".bias" in parts:
-        used, has_bias = (*used, parts.need(layer, ".bias", (rows,), FLOATS)), bias
-    return PackedWeight(layer + ".weight", (rows, columns), "AWQ int4", size, used, load, has_bias)
+    biased = layer + ".bias" in parts
+    used = [weight, scale, zero]
+    if biased:
+        used.append(parts.need(layer, ".bias", (rows,), FLOATS))
+    return PackedWeight(
+        name=layer + ".weight",
+        shape=(rows, columns),
+        format="AWQ int4",
+        nbytes=parts.nbytes(weight, scale, zero),
+        parts=tuple(used),
+        load=load,
+        bias=bias if biased else None,
+    )
 
 
 def _words_to_rows(words: Tensor, rows: int, columns: int) -> Tensor:
@@ -257,12 +286,12 @@ def _words_to_rows(words: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def find_svdquant(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWeight]:
-    """Every matrix of a nunchaku file that has 4 bits."""
+    """Every 4-bit matrix of a nunchaku file."""
     parts = PackedParts(source, table)
-    found: dict[str, PackedWeight] = {}
+    weights: dict[str, PackedWeight] = {}
     for layer in parts.layers(MARK):
         if layer + ".wzeros" in parts and layer.endswith(MODULATION):
-            found[layer + ".weight"] = _modulation_found(parts, layer)
+            weights[layer + ".weight"] = _modulation_weight(parts, layer)
         else:
-            found |= _branch_found(parts, layer)
-    return found
+            weights |= _branch_weights(parts, layer)
+    return weights

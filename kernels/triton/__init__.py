@@ -1,4 +1,4 @@
-"""GPU kernels for weights in GGUF blocks: `backend` says if they serve here, `tiles` which one.
+"""GPU kernels for weights in GGUF blocks: `backend` decides if they are used, `tiles` which one.
 
 The package is optional and so is triton: only `gemm` and `unpackers` import it, and only `backend`
 imports those, when a product asks. Checked without a GPU: the numbers in Triton's interpreter, and

@@ -1,9 +1,9 @@
-"""Whether Triton's kernels serve on this device: asked before the first use, with the reason.
+"""The Triton backend of packed products: whether it works on this device and why not, and its use.
 
 Unusual: before its first use each type is tried on the card itself with a small weight, against
-torch's own unpacking. A kernel that does not compile there, or gives other numbers, is thus found
-by us and not by a picture; the door then takes another backend, says so in one line, and does not
-try Triton again in this process.
+torch's own unpacking. So a kernel that does not compile there, or gives other numbers, never
+reaches a picture: the linear door then takes another backend, logs one line, and does not try
+Triton again in this process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .tiles import choose
 
 log = logging.getLogger(__name__)
 
-LEAST = (7, 5)  # compute capability
+MIN_CAPABILITY = (7, 5)
 TYPES = (
     "Q4_0",
     "Q4_1",
@@ -47,7 +47,7 @@ _given_up: list[str] = []  # the reason, once a kernel failed in this process
 
 
 def refusal(storage: Storage, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this weight is not multiplied by Triton's kernels on this device; None where it is."""
+    """The reason against Triton's kernels for this weight on this device; None where they work."""
     if _given_up:
         return _given_up[0]
     if not isinstance(storage, GGUFStorage) or storage.format not in TYPES or storage.factor != 1:
@@ -57,34 +57,34 @@ def refusal(storage: Storage, device: torch.device, dtype: torch.dtype) -> str |
 
 @functools.cache
 def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What of card and software is missing."""
+    """The part of card or software that is missing."""
     if device.type != "cuda":
         return f"Triton's kernels are for CUDA, not {device.type}"
     if torch.version.hip:
         return "Triton's kernels are untested on AMD cards"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton; on Windows triton-windows)"
-    have = torch.cuda.get_device_capability(device)
-    if have < LEAST:
-        return f"Triton needs compute capability 7.5, this card has {have[0]}.{have[1]}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < MIN_CAPABILITY:
+        return f"Triton needs compute capability 7.5, this card has {major}.{minor}"
     return None if dtype in TOLERANCE else f"Triton's kernels do not give {dtype}"
 
 
 @functools.cache
 def _trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     try:
-        wrong = trial(name, device, dtype)
+        problem = trial(name, device, dtype)
     except torch.OutOfMemoryError:
         raise
     except _failures() as error:
-        wrong = _said(error)
-    if wrong:
-        log.warning("%s is not unpacked by Triton here: %s", name, wrong)
-    return wrong
+        problem = _one_line(error)
+    if problem:
+        log.warning("%s is not unpacked by Triton here: %s", name, problem)
+    return problem
 
 
 def trial(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Small products with a weight of this type against torch's own: what is wrong, or None."""
+    """Compare small products with a weight of this type with torch's own: the problem, or None."""
     gemm = kernels()
     storage = random_weight(name, 40, 3 * BY_NAME[name].block).to(device)
     want = storage.dequantize(dtype)
@@ -113,8 +113,8 @@ def kernels() -> ModuleType:
     """The module of the kernels, which imports triton."""
     if importlib.util.find_spec("triton") is None:
         raise InkstoneError(
-            "Triton's kernels were asked for and triton is not installed. Run pip install triton, "
-            "or use another backend for packed weights."
+            "Triton's kernels need triton, which is not installed. Run `pip install triton`, or "
+            "use another backend for packed weights."
         )
     from . import gemm
 
@@ -122,14 +122,14 @@ def kernels() -> ModuleType:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a kernel that cannot be built or launched raises: there is no common class."""
+    """The exceptions of a kernel that cannot be built or launched: there is no common class."""
     from triton.errors import TritonError
 
     tools = (OSError, subprocess.SubprocessError, ImportError)  # it calls a C compiler and ptxas
     return (TritonError, RuntimeError, TypeError, ValueError, AttributeError, *tools)
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -137,7 +137,7 @@ def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool)
     """x [...,K], a packed weight [N,K] -> x W^T + b [...,N].
 
     None if a kernel failed, which is then logged and ends Triton's use in this process; with `must`
-    the error is raised.
+    the error is raised instead.
     """
     gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias))
     how, _ = choose(storage.format, x.dtype, x.shape[:-1].numel(), x.device, gradient)
@@ -151,7 +151,7 @@ def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool)
     except _failures() as error:
         if must:
             raise
-        _given_up.append(f"a Triton kernel failed ({_said(error)})")
+        _given_up.append(f"a Triton kernel failed ({_one_line(error)})")
         log.warning(
             "%s; from now on packed weights are unpacked by torch in this process", _given_up[0]
         )

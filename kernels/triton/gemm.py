@@ -5,6 +5,8 @@ product W goes from its bytes through registers to the matrix units and is never
 float32. Weights are rounded to x's type first, so the result differs from unpacking and the
 library's product only by the order of sums. Where few tokens make too few programs for the card, K
 is split and the parts are summed by torch in a fixed order: no atomics, the same bits every time.
+
+The kernels have more parameters than anything else here: a launch takes pointers and numbers only.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ UNPACK_ROWS = 64  # rows of one program of the plain unpacker
 
 @triton.jit
 def product_kernel(
-    x,
-    raw,
-    bias,
-    y,
-    M,
-    N,
-    K,
-    x_stride,
-    row_bytes,
-    part_steps,
+    x: tl.tensor,
+    raw: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    M: tl.tensor,
+    N: tl.tensor,
+    K: tl.tensor,
+    x_stride: tl.tensor,
+    row_bytes: tl.tensor,
+    part_steps: tl.tensor,
     UNPACK: tl.constexpr,
     PLANES: tl.constexpr,
     RUN: tl.constexpr,
@@ -42,7 +44,7 @@ def product_kernel(
     BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-):
+) -> None:
     """y [parts, M, N] = x [M, K] W^T + bias; a program has BLOCK_M x BLOCK_N of one part of K."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -71,17 +73,17 @@ def product_kernel(
 
 @triton.jit
 def unpack_kernel(
-    raw,
-    out,
-    N,
-    K,
-    row_bytes,
+    raw: tl.tensor,
+    out: tl.tensor,
+    N: tl.tensor,
+    K: tl.tensor,
+    row_bytes: tl.tensor,
     UNPACK: tl.constexpr,
     PLANES: tl.constexpr,
     RUN: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_N: tl.constexpr,
-):
+) -> None:
     """out [N, K] = W; a program has one step of BLOCK_N rows."""
     step = tl.program_id(0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -97,14 +99,14 @@ def unpack_kernel(
 INTERPRETED = not isinstance(product_kernel, triton.JITFunction)  # TRITON_INTERPRET=1
 
 
-def constants(kind_name: str, block: int) -> dict:
-    """What a kernel's compilation is told of a type."""
+def constants(kind_name: str, block: int) -> dict[str, object]:
+    """The constants of a type that a kernel is compiled with."""
     cut = CUTS[kind_name]
     return {"UNPACK": cut.unpack, "PLANES": cut.planes, "RUN": cut.run, "BLOCK": block}
 
 
 def _check(storage: GGUFStorage, x_device: torch.device, dtype: torch.dtype) -> None:
-    """Refuses what the kernels would read wrong."""
+    """Refuse what the kernels would read wrong."""
     if storage.format not in CUTS or storage.factor != 1:
         raise InkstoneError(
             f"No Triton kernel unpacks {storage.format}: expected one of {', '.join(CUTS)}. "
@@ -123,7 +125,7 @@ def _check(storage: GGUFStorage, x_device: torch.device, dtype: torch.dtype) -> 
 
 
 def _bytes(storage: GGUFStorage) -> Tensor:
-    """The packed rows where f16 numbers inside them are aligned."""
+    """The packed rows, copied unless the f16 numbers in them are aligned."""
     raw = storage.raw
     return raw if raw.stride() == (raw.shape[1], 1) and raw.data_ptr() % 2 == 0 else raw.clone()
 
@@ -140,7 +142,10 @@ def fused_product(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -
     _check(storage, x.device, x.dtype)
     (N, K), flat = storage.shape, x.reshape(-1, x.shape[-1])
     if K != x.shape[-1]:
-        raise InkstoneError(f"A weight [{N}, {K}] meets inputs {x.shape[-1]} wide: expected {K}.")
+        raise InkstoneError(
+            f"The inputs of a weight [{N}, {K}] are {x.shape[-1]} wide, expected {K}. "
+            "This is a fault in the caller."
+        )
     if flat.stride(1) != 1:
         flat = flat.contiguous()
     M, size = flat.shape[0], tile(flat.shape[0])
@@ -150,10 +155,11 @@ def fused_product(x: Tensor, storage: GGUFStorage, bias: Tensor | None = None) -
     step = CUTS[storage.format].step
     steps = triton.cdiv(K, step)
     parts = splits(tiles[0] * tiles[1], steps, _processors(x.device))
+    grid = (*tiles, parts)
     y = x.new_empty(parts, M, N, dtype=torch.float32 if parts > 1 else x.dtype)
     raw, add = _bytes(storage), bias is not None and parts == 1
     with torch.cuda.device_of(x):
-        product_kernel[(*tiles, parts)](
+        product_kernel[grid](
             flat,
             raw,
             bias if add else y,

@@ -1,4 +1,4 @@
-"""Which way a product with packed weights goes on a GPU, and in which tiles. No GPU is asked here.
+"""The choice between the two kernels for a product on a GPU, and its tiles. Needs no GPU.
 
 On paper (no figure here was measured on a card): at 4096 tokens a layer is bound by arithmetic, the
 library's product is the better one, and unpacking before it costs one pass over the weight. With
@@ -19,7 +19,7 @@ HOWS = ("fused", "unpack")
 UNPACK_FROM = 512  # tokens; on paper, see above
 MATRIX_UNITS = (8, 0)  # compute capability; for 7.5 Triton 3.7 compiles products without them
 MOST_SPLITS = 8
-LEAST_STEPS = 8  # of a part of K
+LEAST_STEPS = 8  # in each part of K
 
 _forced: ContextVar[str | None] = ContextVar("inkstone_triton_how", default=None)
 
@@ -40,12 +40,12 @@ LARGE = Tile(128, 64, 4, 2)
 
 
 def tile(tokens: int) -> Tile:
-    """The tile for so many tokens."""
+    """The tile for this number of tokens."""
     return next((t for most, t in TILES.items() if tokens <= most), LARGE)
 
 
 def splits(programs: int, steps: int, processors: int) -> int:
-    """Into how many parts K is split so that there are two programs for every processor."""
+    """The number of parts of K, so that there are two programs for every processor."""
     parts = 1
     while (
         parts < MOST_SPLITS
@@ -58,7 +58,7 @@ def splits(programs: int, steps: int, processors: int) -> int:
 
 @contextmanager
 def force(how: str | None) -> Iterator[None]:
-    """Within the block products go this way, one of HOWS (tests, benchmarks, bug reports)."""
+    """Force one of HOWS for the products within the block (tests, benchmarks, bug reports)."""
     token = _forced.set(how)
     try:
         yield
@@ -69,9 +69,10 @@ def force(how: str | None) -> Iterator[None]:
 def choose(
     kind: str, dtype: torch.dtype, tokens: int, device: torch.device, gradient: bool = False
 ) -> tuple[str, str]:
-    """(one of HOWS, reason) for a product of so many tokens with a weight of this type."""
-    if _forced.get() is not None:
-        return _forced.get(), "forced"
+    """(one of HOWS, reason) for a product of `tokens` with a weight of this type."""
+    forced = _forced.get()
+    if forced is not None:
+        return forced, "forced"
     if gradient:
         return "unpack", "the fused kernel has no backward"
     return _choose(kind, dtype, tokens >= UNPACK_FROM, device)
@@ -80,7 +81,7 @@ def choose(
 @functools.cache
 def _choose(kind: str, dtype: torch.dtype, many: bool, device: torch.device) -> tuple[str, str]:
     if dtype == torch.float32:
-        return "unpack", "matrix units do not take float32: the library's product is for it"
+        return "unpack", "matrix units do not take float32: the library's product is used"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < MATRIX_UNITS:
         return "unpack", "Triton does not use the matrix units of a card before 8.0"
     if many:

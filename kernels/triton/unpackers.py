@@ -3,7 +3,7 @@
 All types are cut alike. A step is 32 lanes (bytes that lie together) times `planes` (shifts of the
 same bytes): a plane is 32 weights of every row, unpacked from bytes that all planes of the step
 share, so the compiler loads them once. The weights of a plane need not be neighbours, since a sum
-over K has no order: `columns` tells which they are. Float32 operations come in ggml's order, so the
+over K has no order: `columns` gives their numbers. Float32 operations come in ggml's order, so the
 bits are those of quant/gguf_dequantizer.py as long as the compiler may not fuse a product and a sum
 (`EXACT`).
 
@@ -15,8 +15,8 @@ was imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -26,42 +26,53 @@ EXACT = {"enable_fp_fusion": False}  # launch option
 
 
 @triton.jit
-def columns(step, plane, lane, PLANES: tl.constexpr, RUN: tl.constexpr):
-    """Which column of the weight each lane of a plane is."""
+def columns(
+    step: tl.tensor, plane: tl.tensor, lane: tl.tensor, PLANES: tl.constexpr, RUN: tl.constexpr
+) -> tl.tensor:
+    """The column of the weight that each lane of a plane is."""
     return step * (32 * PLANES) + (lane // RUN) * (RUN * PLANES) + plane * RUN + lane % RUN
 
 
 @triton.jit
-def _byte(at):
+def _byte(at: tl.tensor) -> tl.tensor:
     return tl.load(at).to(tl.int32)
 
 
 @triton.jit
-def _signed(at):
+def _signed(at: tl.tensor) -> tl.tensor:
     return tl.load(at.to(tl.pointer_type(tl.int8))).to(tl.int32)
 
 
 @triton.jit
-def _word(at):
+def _word(at: tl.tensor) -> tl.tensor:
     return tl.load(at.to(tl.pointer_type(tl.uint16))).to(tl.int32)
 
 
 @triton.jit
-def _half(at):
+def _half(at: tl.tensor) -> tl.tensor:
     return tl.load(at.to(tl.pointer_type(tl.float16))).to(tl.float32)
 
 
-# --- blocks of 32: a step is two blocks, the second of them the last again where there is no other
+# --- blocks of 32: a step is two blocks; where there is no second, the last one is read twice
 
 
 @triton.jit
-def _pair(row, step, lane, last, SIZE: tl.constexpr):
+def _pair(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, last: tl.tensor, SIZE: tl.constexpr
+) -> tl.tensor:
     """Pointers to the block that each lane is in."""
     return row + tl.where(lane < 16, 2 * step, tl.minimum(2 * step + 1, last)) * SIZE
 
 
 @triton.jit
-def _halves(row, step, lane, last, SIZE: tl.constexpr, AT: tl.constexpr):
+def _halves(
+    row: tl.tensor,
+    step: tl.tensor,
+    lane: tl.tensor,
+    last: tl.tensor,
+    SIZE: tl.constexpr,
+    AT: tl.constexpr,
+) -> tl.tensor:
     """The f16 number at this byte of each lane's block: two loads for a row, not one per lane."""
     first = _half(row + 2 * step * SIZE + AT)
     second = _half(row + tl.minimum(2 * step + 1, last) * SIZE + AT)
@@ -69,20 +80,36 @@ def _halves(row, step, lane, last, SIZE: tl.constexpr, AT: tl.constexpr):
 
 
 @triton.jit
-def _nibble(row, step, lane, plane, last, SIZE: tl.constexpr, AT: tl.constexpr):
+def _nibble(
+    row: tl.tensor,
+    step: tl.tensor,
+    lane: tl.tensor,
+    plane: tl.tensor,
+    last: tl.tensor,
+    SIZE: tl.constexpr,
+    AT: tl.constexpr,
+) -> tl.tensor:
     return (_byte(_pair(row, step, lane, last, SIZE) + AT + lane % 16) >> (4 * plane)) & 15
 
 
 @triton.jit
-def _fifth(row, step, lane, plane, last, SIZE: tl.constexpr, AT: tl.constexpr):
+def _fifth(
+    row: tl.tensor,
+    step: tl.tensor,
+    lane: tl.tensor,
+    plane: tl.tensor,
+    last: tl.tensor,
+    SIZE: tl.constexpr,
+    AT: tl.constexpr,
+) -> tl.tensor:
     """The fifth bit of a code, as 0 or 16."""
     word = _word(_pair(row, step, lane, last, SIZE) + AT + 2 * plane)
     return ((word >> (lane % 16)) & 1) << 4
 
 
 @triton.jit
-def _level(code):
-    """The level of IQ4 that a code names. Levels are bytes of four words and are shifted out, which
+def _level(code: tl.tensor) -> tl.tensor:
+    """The level of IQ4 with this number. Levels are bytes of four words and are shifted out, which
     takes fewer instructions than a table in memory."""
     low = tl.where(code < 4, -1079142271, -152379953)  # -127 -104 -83 -65, -49 -35 -22 -10
     high = tl.where(code < 12, 639175937, 1901675829)  # 1 13 25 38, 53 69 89 113
@@ -90,48 +117,66 @@ def _level(code):
     return ((word << (24 - 8 * (code & 3))) >> 24).to(tl.float32)
 
 
+# block_q4_0 { half d; uint8 qs[16]; }
 @triton.jit
-def q4_0(row, step, lane, plane: tl.constexpr, last):
-    """d f16; nibbles: d * (q - 8)."""
+def q4_0(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * (q - 8)."""
     code = _nibble(row, step, lane, plane, last, 18, 2) - 8
     return _halves(row, step, lane, last, 18, 0) * code.to(tl.float32)
 
 
+# block_q4_1 { half d, m; uint8 qs[16]; }
 @triton.jit
-def q4_1(row, step, lane, plane: tl.constexpr, last):
-    """d, m f16; nibbles: d * q + m."""
+def q4_1(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * q + m."""
     code = _nibble(row, step, lane, plane, last, 20, 4).to(tl.float32)
     scaled = _halves(row, step, lane, last, 20, 0) * code
     return scaled + _halves(row, step, lane, last, 20, 2)
 
 
+# block_q5_0 { half d; uint8 qh[4]; uint8 qs[16]; }
 @triton.jit
-def q5_0(row, step, lane, plane: tl.constexpr, last):
-    """d f16; 32 fifth bits; nibbles: d * (q - 16)."""
+def q5_0(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * (q - 16); q: a nibble and its bit of qh."""
     code = _nibble(row, step, lane, plane, last, 22, 6)
     code = (code | _fifth(row, step, lane, plane, last, 22, 2)) - 16
     return _halves(row, step, lane, last, 22, 0) * code.to(tl.float32)
 
 
+# block_q5_1 { half d, m; uint8 qh[4]; uint8 qs[16]; }
 @triton.jit
-def q5_1(row, step, lane, plane: tl.constexpr, last):
-    """d, m f16; 32 fifth bits; nibbles: d * q + m."""
+def q5_1(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * q + m; q: a nibble and its bit of qh."""
     code = _nibble(row, step, lane, plane, last, 24, 8)
     code = code | _fifth(row, step, lane, plane, last, 24, 4)
     scaled = _halves(row, step, lane, last, 24, 0) * code.to(tl.float32)
     return scaled + _halves(row, step, lane, last, 24, 2)
 
 
+# block_iq4_nl { half d; uint8 qs[16]; }
 @triton.jit
-def iq4_nl(row, step, lane, plane: tl.constexpr, last):
-    """d f16; nibbles, each the number of a level: d * level."""
+def iq4_nl(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * level; a nibble is the number of its level."""
     code = _nibble(row, step, lane, plane, last, 18, 2)
     return _halves(row, step, lane, last, 18, 0) * _level(code)
 
 
+# block_q8_0 { half d; int8 qs[32]; }
 @triton.jit
-def q8_0(row, step, lane, plane: tl.constexpr, last):
-    """d f16; 32 int8: d * q. A plane is one block, a step two."""
+def q8_0(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * q. A plane is one block, a step two."""
     block = row + tl.minimum(2 * step + plane, last) * 34
     return _half(block) * _signed(block + 2 + lane).to(tl.float32)
 
@@ -140,7 +185,7 @@ def q8_0(row, step, lane, plane: tl.constexpr, last):
 
 
 @triton.jit
-def _six_bits(at, group):
+def _six_bits(at: tl.tensor, group: tl.tensor) -> tl.tensor:
     """(scale, minimum) number `group` of the eight in 12 bytes, packed as scale + 64 * minimum."""
     first = _byte(at + group % 4)
     second = _byte(at + 4 + group % 4)
@@ -151,7 +196,7 @@ def _six_bits(at, group):
 
 
 @triton.jit
-def _with_minimum(block, group, code):
+def _with_minimum(block: tl.tensor, group: tl.tensor, code: tl.tensor) -> tl.tensor:
     """(d * S) * q - dmin * M for the types with 12 bytes of six bits."""
     small = _six_bits(block + 4, group)
     scale = _half(block) * (small & 63).to(tl.float32)
@@ -159,18 +204,24 @@ def _with_minimum(block, group, code):
     return scale * code.to(tl.float32) - minimum
 
 
+# block_q4_K { half d, dmin; uint8 scales[12]; uint8 qs[128]; }
 @triton.jit
-def q4_k(row, step, lane, plane: tl.constexpr, last):
-    """d, dmin f16; 12 bytes of 6-bit scales and minimums; nibbles."""
+def q4_k(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * scale * q - dmin * minimum."""
     block = row + (step // 4) * 144
     part = step % 4
     code = (_byte(block + 16 + 32 * part + lane) >> (4 * plane)) & 15
     return _with_minimum(block, 2 * part + plane, code)
 
 
+# block_q5_K { half d, dmin; uint8 scales[12]; uint8 qh[32]; uint8 qs[128]; }
 @triton.jit
-def q5_k(row, step, lane, plane: tl.constexpr, last):
-    """As Q4_K, with 32 bytes of fifth bits before the nibbles."""
+def q5_k(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """As Q4_K; qh holds the fifth bits."""
     block = row + (step // 4) * 176
     part = step % 4
     code = (_byte(block + 48 + 32 * part + lane) >> (4 * plane)) & 15
@@ -178,9 +229,12 @@ def q5_k(row, step, lane, plane: tl.constexpr, last):
     return _with_minimum(block, 2 * part + plane, code | (fifth << 4))
 
 
+# block_q6_K { uint8 ql[128]; uint8 qh[64]; int8 scales[16]; half d; }
 @triton.jit
-def q6_k(row, step, lane, plane: tl.constexpr, last):
-    """Nibbles; high pairs; 16 int8 scales; d f16: (d * scale) * (q - 32)."""
+def q6_k(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * scale * (q - 32); q: a nibble of ql and two bits of qh."""
     block = row + (step // 2) * 210
     part = step % 2
     code = (_byte(block + 64 * part + 32 * (plane % 2) + lane) >> (4 * (plane // 2))) & 15
@@ -192,9 +246,12 @@ def q6_k(row, step, lane, plane: tl.constexpr, last):
     return tl.where(lane < 16, first, second) * ((code | (high << 4)) - 32).to(tl.float32)
 
 
+# block_q2_K { uint8 scales[16]; uint8 qs[64]; half d, dmin; }
 @triton.jit
-def q2_k(row, step, lane, plane: tl.constexpr, last):
-    """16 bytes of scale and minimum, 4 bits each; 2-bit codes; d, dmin f16."""
+def q2_k(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * scale * q - dmin * minimum; a byte of scales: low nibble scale, high nibble minimum."""
     block = row + (step // 2) * 84
     part = step % 2
     code = (_byte(block + 16 + 32 * part + lane) >> (2 * plane)) & 3
@@ -206,16 +263,19 @@ def q2_k(row, step, lane, plane: tl.constexpr, last):
 
 
 @triton.jit
-def _q3_scale(block, part, at: tl.constexpr):
+def _q3_scale(block: tl.tensor, part: tl.tensor, at: tl.constexpr) -> tl.tensor:
     """Scale 8 * part + at of Q3_K: a nibble of the first 8 bytes, a pair of the last 4."""
     low = (_byte(block + 96 + at) >> (4 * part)) & 15
     high = (_byte(block + 104 + at % 4) >> (4 * part + 2 * (at // 4))) & 3
     return _half(block + 108) * ((low | (high << 4)) - 32).to(tl.float32)
 
 
+# block_q3_K { uint8 hmask[32]; uint8 qs[64]; uint8 scales[12]; half d; }
 @triton.jit
-def q3_k(row, step, lane, plane: tl.constexpr, last):
-    """High bits, each of which takes 4 off where NOT set; 2-bit codes; 6-bit scales; d f16."""
+def q3_k(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * (scale - 32) * q; a bit of hmask that is NOT set subtracts 4 from the code in qs."""
     block = row + (step // 2) * 110
     part = step % 2
     code = (_byte(block + 32 + 32 * part + lane) >> (2 * plane)) & 3
@@ -225,9 +285,12 @@ def q3_k(row, step, lane, plane: tl.constexpr, last):
     return tl.where(lane < 16, first, second) * (code + 4 * high - 4).to(tl.float32)
 
 
+# block_iq4_xs { half d; uint16 scales_h; uint8 scales_l[4]; uint8 qs[128]; }
 @triton.jit
-def iq4_xs(row, step, lane, plane: tl.constexpr, last):
-    """d f16; 8 scales of 6 bits (2 bytes of high pairs, 4 of nibbles); nibbles of levels."""
+def iq4_xs(
+    row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
+) -> tl.tensor:
+    """d * (scale - 32) * level; scale: a nibble of scales_l and two bits of scales_h."""
     block = row + (step // 4) * 136
     part = step % 4
     code = (_byte(block + 8 + 32 * part + lane) >> (4 * plane)) & 15
@@ -242,7 +305,7 @@ def iq4_xs(row, step, lane, plane: tl.constexpr, last):
 class Cut:
     """How a type is cut into steps: its function, planes of a step, neighbours in a plane."""
 
-    unpack: Any
+    unpack: Callable[..., tl.tensor]
     planes: int
     run: int = 32
 

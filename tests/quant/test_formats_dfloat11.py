@@ -257,14 +257,14 @@ DAMAGE = {
     "no tables": (_drop("a.luts"), ("a.luts is missing",)),
     "no gaps": (_drop("a.gaps"), ("a.gaps is missing",)),
     "no signs": (_drop("a.sign_mantissa"), ("a.sign_mantissa is missing",)),
-    "stream cut": (_put("a.encoded_exponent", lambda t: t[:4096]), ("cut or of another version",)),
-    "stream empty": (_put("a.encoded_exponent", lambda t: t[:0]), ("cut or of another version",)),
+    "stream cut": (_put("a.encoded_exponent", lambda t: t[:4096]), ("is truncated or of another",)),
+    "stream empty": (_put("a.encoded_exponent", lambda t: t[:0]), ("is truncated or of another",)),
     "stream cut a little": (_put("a.encoded_exponent", lambda t: t[:-100]), ("numbers, expected",)),
     "signs cut": (_put("a.sign_mantissa", lambda t: t[:-5]), ("elements, expected 0 ..",)),
     "gaps cut": (_put("a.gaps", lambda t: t[:-200]), ("a.gaps has",)),
     "positions cut": (_put("a.output_positions", lambda t: t[:-4]), ("a.output_positions has",)),
-    "positions fall": (_put("a.output_positions", _set(slice(8, 12), 0)), ("does not rise",)),
-    "positions jump": (_put("a.output_positions", _set(7, 255)), ("does not rise",)),
+    "positions fall": (_put("a.output_positions", _set(slice(8, 12), 0)), ("not increase",)),
+    "positions jump": (_put("a.output_positions", _set(7, 255)), ("not increase",)),
     "positions off": (_put("a.output_positions", _set(4, 0)), ("numbers, expected",)),
     "tables in floats": (_put("a.luts", lambda t: t.float()), ("holds float32",)),
     "tables of another width": (_put("a.luts", lambda t: t[:, :128]), ("[2 to 18, 256]",)),
@@ -278,8 +278,8 @@ DAMAGE = {
         ("numbers, expected",),
     ),
     "bits flipped": (_put("a.encoded_exponent", _flip), ("numbers, expected", "layer a")),
-    "no shape": (_drop("a.bias"), ("tells the shape",)),
-    "bias of another length": (_put("a.bias", lambda t: t[:-1]), ("no matrix with 299 rows",)),
+    "no shape": (_drop("a.bias"), ("gives the shape",)),
+    "bias of another length": (_put("a.bias", lambda t: t[:-1]), ("make a matrix with 299 rows",)),
 }
 
 
@@ -303,16 +303,20 @@ BLOCK_DAMAGE = {
         ("into 14 matrices",),
     ),
     "split falls": (_put(BLOCK + ".split_positions", _set(3, 0)), None, ("into 14 matrices",)),
-    "split elsewhere": (_put(BLOCK + ".split_positions", _set(0, 100)), None, ("no matrix with",)),
+    "split elsewhere": (
+        _put(BLOCK + ".split_positions", _set(0, 100)),
+        None,
+        ("do not make a matrix with",),
+    ),
     "other threads": (lambda t: None, _with(threads_per_block=[256]), ("expected", "512")),
-    "other order": (lambda t: None, _with(pattern_dict={"a": "b"}), ("another form",)),
+    "other order": (lambda t: None, _with(pattern_dict={"a": "b"}), ("object of lists of names",)),
     "unknown order": (lambda t: None, _with(pattern_dict={}), ("nothing says which",)),
     "a pattern that runs away": (
         lambda t: None,
         _with(pattern_dict={"(a+)+b": []}),
-        ("'(a+)+b'", "not known"),
+        ("'(a+)+b'", "not supported"),
     ),
-    "no settings": (lambda t: None, {"dfloat11_config": 3}, ("no object",)),
+    "no settings": (lambda t: None, {"dfloat11_config": 3}, ("is int, expected an object",)),
 }
 
 

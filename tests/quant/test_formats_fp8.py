@@ -142,7 +142,10 @@ DAMAGE = {
     "scale is infinite": (_set(LAYER + ".scale_weight", torch.tensor(torch.inf)), ("has inf",)),
     "a NaN code": (_codes(100, 0xFF), ("row 1, column 4", "NaN")),
     "all codes NaN": (_codes(slice(None), 0x7F), ("all NaN", LAYER)),
-    "weight in floats": (_set(LAYER + ".weight", torch.ones(6, 96)), ("beside a weight",)),
+    "weight in floats": (
+        _set(LAYER + ".weight", torch.ones(6, 96)),
+        ("fp8 scale, but its weight is in plain floats",),
+    ),
     "weight in integers": (
         _set(LAYER + ".weight", torch.ones(6, 96, dtype=torch.int16)),
         ("int16",),

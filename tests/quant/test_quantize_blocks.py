@@ -74,17 +74,17 @@ def test_our_decoder_gives_what_the_package_gives(name):
 
 
 @pytest.mark.parametrize("name", ENCODE)
-def test_pieces_and_threads_change_no_byte(name, monkeypatch):
+def test_chunks_and_threads_change_no_byte(name, monkeypatch):
     x, importance = torch.from_numpy(weights("t4", 45, 768)), torch.rand(768) + 0.01
     before = torch.get_num_threads()
     for given in (None, importance):
         whole = quantize_rows(x, BY_NAME[name], given)
         try:
-            for piece, threads in ((1, 1), (768 * 9, 1), (768 * 45, 3)):
-                monkeypatch.setattr(encoder, "PIECE", piece)
+            for chunk, threads in ((1, 1), (768 * 9, 1), (768 * 45, 3)):
+                monkeypatch.setattr(encoder, "CHUNK", chunk)
                 torch.set_num_threads(threads)
                 again = quantize_rows(x, BY_NAME[name], given)
-                assert torch.equal(again, whole), f"{name}, {piece}, {threads} threads"
+                assert torch.equal(again, whole), f"{name}, {chunk}, {threads} threads"
         finally:
             torch.set_num_threads(before)
         assert torch.equal(quantize_rows(x[7:19], BY_NAME[name], given), whole[7:19])
