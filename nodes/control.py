@@ -1,17 +1,26 @@
-"""ControlNet nodes: a control file, and what it does to a drawing."""
+"""ControlNet nodes: load a ControlNet file, apply it to a prompt."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host import model_folders
 from ..host.api import io, schema
 from . import sockets
-from .load import EMBEDDED, dtype_input, wanted
+from .conditioning import prompt_of, with_control
+from .load import EMBEDDED, dtype_input, load_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..controlnet.in_context import InContextModel
+    from ..loaders.models.control import ControlModel
+    from ..loaders.models.vae import VAEModel
+    from .conditioning import Conditioning
 
 
 class LoadControlNet(io.ComfyNode):
-    """A control from one file."""
+    """A ControlNet from one file."""
 
     ID = "InkstoneLoadControlNet"
     FILES = {"control": sockets.ModelInput("controlnet", "controlnet")}
@@ -22,17 +31,17 @@ class LoadControlNet(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load ControlNet",
             category="inkstone/load",
-            description="Loads a control of Qwen-Image: InstantX Union (canny, soft edge, depth, "
-            "pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint) and "
-            "in-context LoRA, Fun Union for 2512; told apart by the file itself, in any storage "
-            "type.",
+            description="Loads a ControlNet for Qwen-Image: InstantX Union (canny, soft edge, "
+            "depth, pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint) and "
+            "in-context LoRA, Fun Union for 2512. The kind is detected from the file's content; "
+            "any weight format works.",
             search_aliases=["controlnet", "union", "instantx", "control loader"],
             inputs=[
                 io.Combo.Input(
                     "control",
                     options=[EMBEDDED, *model_folders.model_files("controlnet")],
                     default=EMBEDDED,
-                    tooltip="A file in models/controlnet, or the small one of the embedded model.",
+                    tooltip="A file in models/controlnet, or the ControlNet of the embedded model.",
                 ),
                 dtype_input(),
             ],
@@ -53,17 +62,17 @@ class LoadControlNet(io.ComfyNode):
             if control == EMBEDDED
             else model_folders.model_path("controlnet", control)
         )
-        return io.NodeOutput(opened(path, wanted(dtype)))
+        return io.NodeOutput(opened(path, load_options(dtype)))
 
 
-def _fraction(name: str, default: float, tip: str) -> Any:
+def _fraction(name: str, default: float, tip: str) -> io.Input:
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tip
     )
 
 
 class ApplyControlNet(io.ComfyNode):
-    """A control picture on a prompt."""
+    """A ControlNet with its picture, added to a prompt."""
 
     ID = "InkstoneApplyControlNet"
 
@@ -73,22 +82,22 @@ class ApplyControlNet(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Apply ControlNet",
             category="inkstone/conditioning",
-            description="Adds a control to the positive prompt; several behind one another add "
-            "up. Its picture is encoded at the size of what is drawn. The control runs once per "
-            "step, only in the steps in which it acts.",
+            description="Adds a ControlNet to the positive prompt; several in a row add up. Its "
+            "picture is encoded at the size of the result. The ControlNet runs once per step, only "
+            "in the steps from start to end.",
             search_aliases=["controlnet apply", "control", "canny", "depth", "pose"],
             inputs=[
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The encoded prompt. The negative needs no control: it gets the same.",
+                    tooltip="The encoded prompt. The ControlNet also acts on the negative prompt.",
                 ),
                 sockets.Control.Input("control", tooltip="From Inkstone Load ControlNet."),
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Image.Input(
                     "image",
-                    tooltip="The map (edges, depth, pose), or for inpainting the picture itself. "
-                    "Of the size of what is drawn, or of its ratio; one for all pictures of the "
-                    "batch or one for each.",
+                    tooltip="The control map (edges, depth, pose), or the picture itself for "
+                    "inpainting. It needs the size or the aspect ratio of the result. One for the "
+                    "whole batch, or one for each picture.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -97,26 +106,28 @@ class ApplyControlNet(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="1 as trained, 0 off. 0.8 to 1 is usual for each kind of map.",
+                    tooltip="Strength of the ControlNet: 1 as trained, 0 off. 0.8 to 1 is usual.",
                 ),
-                _fraction("start", 0.0, "First part of the steps in which it acts, 0 to 1."),
+                _fraction(
+                    "start", 0.0, "Where it starts, as a fraction of the steps: 0 is the first one."
+                ),
                 _fraction(
                     "end",
                     1.0,
-                    "Last part of the steps in which it acts. Fractions of the steps, not of the "
-                    "noise: 0.5 of 30 steps is the first 15.",
+                    "Where it ends, as a fraction of the steps (not of the noise): 0.5 with 30 "
+                    "steps is after step 15.",
                 ),
                 io.Image.Input(
                     "source",
                     optional=True,
-                    tooltip="Fun Union only: the picture that is repainted inside the mask, beside "
-                    "the map. All others leave it open.",
+                    tooltip="Fun Union only: the picture to inpaint, in addition to the control "
+                    "map. Leave it unconnected for all others.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Inpainting: what is drawn anew (needed). All other controls: where "
-                    "on the picture they act. Of any size, stretched over the picture.",
+                    tooltip="For inpainting (required): the area to inpaint. For all others: the "
+                    "area where the ControlNet acts. Any size; it is stretched over the picture.",
                 ),
             ],
             outputs=[io.Conditioning.Output("positive_out", display_name="positive")],
@@ -125,15 +136,15 @@ class ApplyControlNet(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        positive: list,
-        control: Any,
-        vae: Any,
-        image: Any,
+        positive: Conditioning,
+        control: ControlModel | InContextModel,
+        vae: VAEModel,
+        image: Tensor,
         strength: float,
         start: float,
         end: float,
-        mask: Any = None,
-        source: Any = None,
+        mask: Tensor | None = None,
+        source: Tensor | None = None,
     ) -> io.NodeOutput:
         from ..controlnet.control_picture import ControlInput, Effect
         from ..controlnet.in_context import InContextModel, check_prompt
@@ -141,8 +152,9 @@ class ApplyControlNet(io.ComfyNode):
 
         sockets.require_models(vae=vae)
         if isinstance(control, InContextModel):
-            check_prompt(sockets.prompt_of(positive), control.path.name)
+            check_prompt(prompt_of(positive), control.path.name)
         else:
             sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
-        made = ControlInput(control, vae, image, Effect(strength, start, end), mask, source)
-        return io.NodeOutput(sockets.with_control(positive, made))
+        effect = Effect(strength, start, end)
+        picture = ControlInput(control, vae, image, effect=effect, mask=mask, source=source)
+        return io.NodeOutput(with_control(positive, picture))

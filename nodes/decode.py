@@ -1,15 +1,20 @@
-"""Decode node: latents to pictures."""
+"""The Decode node: latents to pictures."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
 from . import sockets
+from .latents import LOCK, restated
+
+if TYPE_CHECKING:
+    from ..loaders.models.vae import VAEModel
+    from .latents import Latent
 
 
 class Decode(io.ComfyNode):
-    """Latents to pictures with the exact tiled form where memory is short."""
+    """Latents to pictures, in exact strips where memory is short."""
 
     ID = "InkstoneDecode"
 
@@ -19,23 +24,23 @@ class Decode(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Decode",
             category="inkstone/latent",
-            description="Latents to pictures. In strips where that saves memory or time; "
-            "strips are exact, no seams. What started from a picture gets its size back exactly.",
+            description="Decodes latents to pictures. Works in strips where that saves memory or "
+            "time; strips are exact and leave no seams. A result that started from a picture gets "
+            "exactly its size.",
             search_aliases=["vae decode"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Latent.Input(
-                    "latent", tooltip="From Inkstone Denoise or a core sampler of Qwen-Image."
+                    "latent",
+                    tooltip="From Inkstone Denoise, or from a core sampler with Qwen-Image.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
-    def execute(cls, vae: Any, latent: dict) -> io.NodeOutput:
-        from ..loaders.models.vae import VAEModel
-
-        sockets.require_type(vae, VAEModel, "vae", "Inkstone Load VAE")
-        pictures = vae.decode(sockets.restated(latent, vae))
-        lock = latent.get(sockets.LOCK)
+    def execute(cls, vae: VAEModel, latent: Latent) -> io.NodeOutput:
+        sockets.require_models(vae=vae)
+        pictures = vae.decode(restated(latent, vae))
+        lock = latent.get(LOCK)
         return io.NodeOutput(pictures if lock is None else lock.from_canvas(pictures))

@@ -1,57 +1,50 @@
 """Nodes that start from a picture: edits, image-to-image, layers.
 
-What comes out has exactly the size of the picture: the latent carries its lock to Decode.
+The result has exactly the size of the picture: the latent carries its lock to Decode.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
 from ..pipeline.edit import AUTO, LAYER_AREAS, WORK_SIZES
 from . import sockets
+from .conditioning import REFERENCES, STATISTICS, VARIANT, Options, encoded
+from .encode import QUOTES, conditioning_outputs, prompt_inputs
+from .latents import LAYERS, latent_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from ..loaders.models.text_encoder import TextEncoderModel
+    from ..loaders.models.vae import VAEModel
 
 MOST = 16  # pictures of a growing input
 FIXED = 4  # sockets on a host without growing inputs
-_PICTURES = "Picture 1, 2, 3 in this order; the prompt may name them so. The result has the size "
-_PICTURES += "of Picture 1."
+_PICTURES = (
+    "Reference images: Picture 1, 2, 3 in this order. The prompt can refer to them by these names. "
+    "The result has the size of Picture 1."
+)
 
 
-def work_input() -> Any:
-    """At which size a picture is worked on."""
+def work_input() -> io.Input:
+    """The size at which a picture is processed."""
     return io.Combo.Input(
         "work_size",
         options=list(WORK_SIZES),
         default=AUTO,
-        tooltip="Size to work at; the result has the picture's size in any case. auto: the "
-        "picture's own, so that nothing is resampled, unless it is larger than what the model "
-        "draws. the model's: small pictures are enlarged too.",
+        tooltip="Size to work at; the result always has the picture's size. auto: the picture's "
+        "own size, so that nothing is resampled, unless it exceeds the model's resolution. the "
+        "model's: also upscales small pictures while working.",
     )
 
 
-def _picture(name: str, shown: str | None = None) -> Any:
+def _picture(name: str, label: str | None = None) -> io.Input:
     return io.Image.Input(
-        name, display_name=shown, optional=not name.endswith("_1"), tooltip=_PICTURES
+        name, display_name=label, optional=not name.endswith("_1"), tooltip=_PICTURES
     )
-
-
-def words(what: str) -> list[Any]:
-    """The inputs of a prompt and its negative."""
-    return [
-        io.String.Input("prompt", multiline=True, default="", tooltip=what),
-        io.String.Input(
-            "negative",
-            multiline=True,
-            default=" ",
-            tooltip="What to guide away from; a single space is usual. Used only when CFG is "
-            "above 1.",
-        ),
-    ]
-
-
-def conditionings() -> list[Any]:
-    """The outputs positive and negative."""
-    return [io.Conditioning.Output(f"{n}_out", display_name=n) for n in ("positive", "negative")]
 
 
 class EncodeEdit(io.ComfyNode):
@@ -69,53 +62,64 @@ class EncodeEdit(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Encode Edit",
             category="inkstone/conditioning",
-            description="Encodes what to change and the pictures to change, in the template of the "
-            "connected model's variant (Edit, 2509, 2511).",
+            description="Encodes an edit instruction and its reference images with the prompt "
+            "template of the connected model's variant (Edit, 2509, 2511).",
             search_aliases=["edit", "qwen image edit plus", "reference", "kontext"],
             inputs=[
                 sockets.TextEncoder.Input(
-                    "text_encoder", tooltip="From Load Text Encoder or Load All, with vision tower."
+                    "text_encoder",
+                    tooltip="From Load Text Encoder or Load All. It needs the vision tower.",
                 ),
-                sockets.Model.Input("model", tooltip="The edit model: its variant decides."),
+                sockets.Model.Input(
+                    "model", tooltip="The edit model; its variant selects the prompt template."
+                ),
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
-                *words("What to change, and what stays. Words to be written go in double quotes."),
+                *prompt_inputs(f"What to change and what to keep. {QUOTES}"),
                 work_input(),
                 *sockets.growing(_picture, names, FIXED, _PICTURES),
             ],
-            outputs=[*conditionings(), io.Latent.Output("latent_out", display_name="latent")],
+            outputs=[
+                *conditioning_outputs(),
+                io.Latent.Output("latent_out", display_name="latent"),
+            ],
         )
 
     @classmethod
     def execute(
         cls,
-        text_encoder: Any,
-        model: Any,
-        vae: Any,
+        text_encoder: TextEncoderModel,
+        model: DiffusionModel,
+        vae: VAEModel,
         prompt: str,
         negative: str,
         work_size: str,
-        images: dict | None = None,
-        **fixed: Any,
+        images: dict[str, Tensor] | None = None,
+        **fixed: Tensor | None,
     ) -> io.NodeOutput:
-        # **fixed: the host's own names of the fixed sockets, "images.picture_1"
+        # **fixed: the host's names of the fixed sockets, "images.picture_1"
         from ..pipeline.edit import edit_states, locks_for, references, template_of
 
         sockets.require_models(model=model, text_encoder=text_encoder, vae=vae)
-        edit, pictures = template_of(model), sockets.grown(images, fixed)
+        edit, pictures = template_of(model), sockets.connected(images, fixed)
         edit.check(len(pictures))
         locks = locks_for(vae.family, pictures, work_size)
         latents = references(vae, pictures, locks)
-        said = {"pooled_output": None, sockets.REFERENCES: list(latents)}
-        said[sockets.VARIANT] = model.variant.name
-        said[sockets.STATISTICS] = sockets.statistics_of(vae)
-        made = sockets.conditionings(
-            lambda text: edit_states(text_encoder, edit, text, pictures), (prompt, negative), said
+        options: Options = {
+            "pooled_output": None,
+            REFERENCES: list(latents),
+            VARIANT: model.variant.name if model.variant else "",
+            STATISTICS: (vae.mean, vae.std),
+        }
+        prompts = encoded(
+            lambda text: edit_states(text_encoder, edit, text, pictures),
+            (prompt, negative),
+            options,
         )
-        return io.NodeOutput(*made, sockets.latent_of(latents[0], locks[0], vae))
+        return io.NodeOutput(*prompts, latent_of(latents[0], locks[0], vae))
 
 
 class ImageToLatent(io.ComfyNode):
-    """A picture to start from."""
+    """A picture as the starting point."""
 
     ID = "InkstoneImageToLatent"
     CANVAS = "image"  # the picture whose size is that of the canvas
@@ -126,8 +130,9 @@ class ImageToLatent(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Image to Latent",
             category="inkstone/latent",
-            description="Encodes a picture of any size to start from (image-to-image): set the "
-            "strength in Inkstone Schedule. The result has exactly the picture's size.",
+            description="Encodes a picture of any size as the starting point (image-to-image). Set "
+            "the denoising strength in Inkstone Schedule. The result has exactly the picture's "
+            "size.",
             search_aliases=["img2img", "vae encode", "image to image"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
@@ -137,8 +142,8 @@ class ImageToLatent(io.ComfyNode):
                     "size_only",
                     default=False,
                     optional=True,
-                    tooltip="An empty canvas with the picture's size, for a strength of 1: nothing "
-                    "is encoded. Use it to draw a control map's picture in exactly its size.",
+                    tooltip="Gives an empty latent of the picture's size, for strength 1: nothing "
+                    "is encoded. Use it to generate a picture of exactly a control map's size.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
@@ -146,9 +151,10 @@ class ImageToLatent(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae: Any, image: Any, work_size: str, size_only: bool = False
+        cls, vae: VAEModel, image: Tensor, work_size: str, size_only: bool = False
     ) -> io.NodeOutput:
-        from ..pipeline.edit import encoded, lock_for
+        from ..pipeline.edit import encoded as encoded_picture
+        from ..pipeline.edit import lock_for
         from ..sampling.geometry import LATENT
 
         sockets.require_models(vae=vae)
@@ -157,12 +163,12 @@ class ImageToLatent(io.ComfyNode):
             sides = (side // LATENT for side in reversed(lock.canvas))
             samples = image.new_zeros(len(image), 16, 1, *sides)
         else:
-            samples = encoded(vae, image, lock)
-        return io.NodeOutput(sockets.latent_of(samples, lock, vae))
+            samples = encoded_picture(vae, image, lock)
+        return io.NodeOutput(latent_of(samples, lock, vae))
 
 
 class EncodeLayers(io.ComfyNode):
-    """A picture to be taken apart."""
+    """A picture to split into layers."""
 
     KEEP_RESULTS = SKIPS_UNREAD = True
 
@@ -175,36 +181,41 @@ class EncodeLayers(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Encode Layers",
             category="inkstone/conditioning",
-            description="For Qwen-Image-Layered: a picture and what it shows, to be drawn as "
-            "layers with alpha.",
+            description="For Qwen-Image-Layered: encodes a picture and its description, to split "
+            "the picture into layers with alpha.",
             search_aliases=["layered", "decompose", "rgba"],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder", tooltip="From Load Text Encoder or Load All."
                 ),
-                sockets.VAE.Input("vae", tooltip="The VAE with alpha of Qwen-Image-Layered."),
-                io.Image.Input("image", tooltip="One picture, with alpha if it has some."),
-                *words("What the whole picture shows, hidden parts included."),
+                sockets.VAE.Input(
+                    "vae", tooltip="The VAE of Qwen-Image-Layered, which has an alpha channel."
+                ),
+                io.Image.Input("image", tooltip="One picture, with or without alpha."),
+                *prompt_inputs("Describe the whole picture, including hidden parts."),
                 io.Int.Input(
-                    "layers", default=4, min=1, max=64, tooltip="Layers to draw; 3 to 8 is usual."
+                    "layers", default=4, min=1, max=64, tooltip="Number of layers; 3 to 8 is usual."
                 ),
                 io.Combo.Input(
                     "area",
                     options=list(LAYER_AREAS),
                     default=next(iter(LAYER_AREAS)),
-                    tooltip="Size to work at, in the picture's ratio. 640x640 is what the model "
-                    "does best.",
+                    tooltip="Size to work at, with the picture's aspect ratio. 640x640 gives the "
+                    "best results.",
                 ),
             ],
-            outputs=[*conditionings(), io.Latent.Output("latent_out", display_name="latent")],
+            outputs=[
+                *conditioning_outputs(),
+                io.Latent.Output("latent_out", display_name="latent"),
+            ],
         )
 
     @classmethod
     def execute(
         cls,
-        text_encoder: Any,
-        vae: Any,
-        image: Any,
+        text_encoder: TextEncoderModel,
+        vae: VAEModel,
+        image: Tensor,
         prompt: str,
         negative: str,
         layers: int,
@@ -214,10 +225,9 @@ class EncodeLayers(io.ComfyNode):
 
         sockets.require_models(text_encoder=text_encoder, vae=vae)
         z, lock = whole_picture(vae, image, area)
-        said = {"pooled_output": None, sockets.REFERENCES: [z], sockets.VARIANT: "layered"}
-        made = sockets.conditionings(text_encoder.encode, (prompt, negative), said)
-        latent = sockets.latent_of(z, lock, vae) | {sockets.LAYERS: layers}
-        return io.NodeOutput(*made, latent)
+        options: Options = {"pooled_output": None, REFERENCES: [z], VARIANT: "layered"}
+        prompts = encoded(text_encoder.encode, (prompt, negative), options)
+        return io.NodeOutput(*prompts, latent_of(z, lock, vae) | {LAYERS: layers})
 
 
 class SplitLayers(io.ComfyNode):
@@ -231,10 +241,10 @@ class SplitLayers(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Split Layers",
             category="inkstone/image",
-            description="Takes decoded layers apart: their colours, and what of each is "
-            "transparent. The layers themselves can be saved as PNG with alpha.",
+            description="Splits decoded layers into their colours and their transparency masks. To "
+            "keep the alpha channel, save the layers themselves as PNG.",
             search_aliases=["layered", "alpha", "split image with alpha"],
-            inputs=[io.Image.Input("layers", tooltip="From Inkstone Decode: layers with alpha.")],
+            inputs=[io.Image.Input("layers", tooltip="Layers with alpha, from Inkstone Decode.")],
             outputs=[
                 io.Image.Output("image", display_name="image"),
                 io.Mask.Output("mask", display_name="mask"),
@@ -242,7 +252,7 @@ class SplitLayers(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, layers: Any) -> io.NodeOutput:
+    def execute(cls, layers: Tensor) -> io.NodeOutput:
         from ..sampling.pixel_lock import check_picture, colour
 
         check_picture(layers, "A layer")

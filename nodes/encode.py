@@ -1,11 +1,36 @@
-"""Prompt node: words to conditioning."""
+"""Prompt node: text to conditioning. Its inputs and outputs also serve the edit nodes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
 from . import sockets
+from .conditioning import encoded
+
+if TYPE_CHECKING:
+    from ..loaders.models.text_encoder import TextEncoderModel
+
+QUOTES = "Put text that should appear in the picture in double quotes."
+
+
+def prompt_inputs(tip: str) -> list[io.Input]:
+    """The inputs of a prompt and its negative."""
+    return [
+        io.String.Input("prompt", multiline=True, default="", tooltip=tip),
+        io.String.Input(
+            "negative",
+            multiline=True,
+            default=" ",
+            tooltip="Negative prompt: what to avoid. Usually a single space. Only used if CFG is "
+            "above 1.",
+        ),
+    ]
+
+
+def conditioning_outputs() -> list[io.Output]:
+    """The outputs positive and negative."""
+    return [io.Conditioning.Output(f"{n}_out", display_name=n) for n in ("positive", "negative")]
 
 
 class EncodePrompt(io.ComfyNode):
@@ -21,40 +46,20 @@ class EncodePrompt(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Encode Prompt",
             category="inkstone/conditioning",
-            description="Encodes the prompt and the negative prompt with Qwen-Image's own "
+            description="Encodes the prompt and the negative prompt with Qwen-Image's prompt "
             "template.",
             search_aliases=["clip text encode", "prompt"],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder", tooltip="From Load Text Encoder or Load All."
                 ),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="What the picture shows. Words to be written go in double quotes.",
-                ),
-                io.String.Input(
-                    "negative",
-                    multiline=True,
-                    default=" ",
-                    tooltip="What to guide away from; a single space is usual. Used only "
-                    "when CFG is above 1.",
-                ),
+                *prompt_inputs(f"Describe the picture. {QUOTES}"),
             ],
-            outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive"),
-                io.Conditioning.Output("negative_out", display_name="negative"),
-            ],
+            outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(cls, text_encoder: Any, prompt: str, negative: str) -> io.NodeOutput:
-        from ..loaders.models.text_encoder import TextEncoderModel
-
-        sockets.require_type(
-            text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"
-        )
-        options = {"pooled_output": None}
-        made = sockets.conditionings(text_encoder.encode, (prompt, negative), options)
-        return io.NodeOutput(*made)
+    def execute(cls, text_encoder: TextEncoderModel, prompt: str, negative: str) -> io.NodeOutput:
+        sockets.require_models(text_encoder=text_encoder)
+        texts = (prompt, negative)
+        return io.NodeOutput(*encoded(text_encoder.encode, texts, {"pooled_output": None}))

@@ -1,11 +1,16 @@
-"""Model info node: what a loaded model is, as text."""
+"""The Model Info node: a description of a loaded model as text."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host.api import io, schema, ui
 from . import sockets
+from .latents import LAYERS, latent_samples
+
+if TYPE_CHECKING:
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from .latents import Latent
 
 
 class ModelInfo(io.ComfyNode):
@@ -19,34 +24,37 @@ class ModelInfo(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Model Info",
             category="inkstone/model",
-            description="Says what a loaded model is: family, size, formats and their counts, "
-            "LoRAs and what each covers, where its weights are, and the memory plan for a canvas.",
+            description="Describes a loaded model: family, size, weight formats, LoRAs and their "
+            "coverage, where its weights are, and the memory plan for a latent size.",
             search_aliases=["inspect", "model details", "vram", "memory"],
             is_output_node=True,
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or LoRA Stack."),
                 io.Latent.Input(
-                    "latent", optional=True, tooltip="The canvas to plan for; else the usual size."
+                    "latent",
+                    optional=True,
+                    tooltip="Plans for this size; without it, for the usual one.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Steps to plan the table for."
+                    "steps", default=50, min=1, max=1000, tooltip="Plans for this number of steps."
                 ),
             ],
             outputs=[io.String.Output("info", display_name="info")],
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int, latent: dict | None = None) -> io.NodeOutput:
-        from ..loaders.models.diffusion_model import DiffusionModel
+    def execute(
+        cls, model: DiffusionModel, steps: int, latent: Latent | None = None
+    ) -> io.NodeOutput:
         from ..pipeline.describe import describe_model
         from ..pipeline.memory_plan import PlanRequest
 
-        sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
+        sockets.require_models(model=model)
         if latent is None:
-            wanted = PlanRequest(steps=steps)
+            request = PlanRequest(steps=steps)
         else:
-            batch, _, _, h, w = sockets.latent_samples(latent).shape
-            size, layers = (w * 8, h * 8), latent.get(sockets.LAYERS, 0)
-            wanted = PlanRequest(size, steps, batch, layers=layers)
-        text = describe_model(model, wanted)
+            batch, _, _, h, w = latent_samples(latent).shape
+            size, layers = (w * 8, h * 8), latent.get(LAYERS, 0)
+            request = PlanRequest(size, steps, batch, layers=layers)
+        text = describe_model(model, request)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

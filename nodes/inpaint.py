@@ -1,32 +1,40 @@
-"""Nodes that draw a part of a picture: inpaint, outpaint, and the part put back.
+"""Nodes that inpaint and outpaint, and stitch the result back into the picture.
 
-Outside the mask the pixels of the picture are kept bit by bit.
+Outside the mask the pixels of the picture stay bit-identical.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
 from ..pipeline.edit import CROPS
 from . import sockets
 from .edit import work_input
+from .latents import CROP, MASK, latent_of
 
-FILLS = ("edge", "mirror", "grey")  # of sampling/masks.py; as text, so that no torch is imported
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..loaders.models.vae import VAEModel
+    from ..sampling.inpaint import Repaint
+    from .latents import Latent
+
+FILLS = ("edge", "mirror", "grey")  # of sampling/masks.py, which imports torch
 
 
-def _feather(start: int) -> Any:
+def _feather(default: int) -> io.Input:
     return io.Int.Input(
         "feather",
-        default=start,
+        default=default,
         min=0,
         max=512,
-        tooltip="Pixels over which the seam fades, inside the mask only.",
+        tooltip="Width of the soft edge in pixels, inside the mask only.",
     )
 
 
 class Inpaint(io.ComfyNode):
-    """A picture of which a part is drawn anew."""
+    """A picture with a masked part to inpaint."""
 
     ID = "InkstoneInpaint"
 
@@ -36,31 +44,32 @@ class Inpaint(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Inpaint",
             category="inkstone/latent",
-            description="Draws the masked part of a picture anew, with a text-to-image or an edit "
-            "model. Outside the mask nothing changes, once Inkstone Stitch has put the part back.",
+            description="Inpaints the masked part of a picture, with a text-to-image or an edit "
+            "model. Decode the result and connect Inkstone Stitch: outside the mask nothing "
+            "changes.",
             search_aliases=["inpaint", "mask", "crop and stitch", "noise mask"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Image.Input("image", tooltip="The picture, or a batch of the same size."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 = draw anew. Of any size: it is stretched over the picture. Core "
-                    "mask nodes fit.",
+                    tooltip="The area to inpaint is 1 (white). Any size: it is stretched over the "
+                    "picture. Masks of core nodes work.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=0,
                     min=-512,
                     max=512,
-                    tooltip="Pixels by which the mask grows; below 0 it shrinks.",
+                    tooltip="Grows the mask by this number of pixels; below 0 shrinks it.",
                 ),
                 _feather(8),
                 io.Combo.Input(
                     "crop",
                     options=list(CROPS),
                     default=CROPS[0],
-                    tooltip="Draw only the part around the mask, at the model's full resolution, "
-                    "and put it back. auto: for pictures larger than what the model draws.",
+                    tooltip="Inpaints only the part around the mask, at the model's full "
+                    "resolution. auto: for pictures larger than the model's resolution.",
                 ),
                 work_input(),
             ],
@@ -73,20 +82,27 @@ class Inpaint(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae: Any, image: Any, mask: Any, grow: int, feather: int, crop: str, work_size: str
+        cls,
+        vae: VAEModel,
+        image: Tensor,
+        mask: Tensor,
+        grow: int,
+        feather: int,
+        crop: str,
+        work_size: str,
     ) -> io.NodeOutput:
         from ..pipeline.edit import repaint_for
 
         sockets.require_models(vae=vae)
-        made = repaint_for(vae.family, image, mask, (grow, feather), (work_size, crop))
-        part = made.canvas()
-        latent = sockets.latent_of(vae.encode(part), made.crop.lock, vae)
-        latent |= {"noise_mask": made.latent_mask(), sockets.CROP: made.crop}
-        return io.NodeOutput(latent, made, part)
+        stitch = repaint_for(vae.family, image, mask, (grow, feather), (work_size, crop))
+        part = stitch.canvas()
+        latent = latent_of(vae.encode(part), stitch.crop.lock, vae)
+        area: Latent = {MASK: stitch.latent_mask(), CROP: stitch.crop}
+        return io.NodeOutput({**latent, **area}, stitch, part)
 
 
 class StitchPart(io.ComfyNode):
-    """The drawn part put back."""
+    """The inpainted part, back in its picture."""
 
     ID = "InkstoneStitch"
 
@@ -96,18 +112,18 @@ class StitchPart(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Stitch",
             category="inkstone/image",
-            description="Puts the drawn part back into its picture. Outside the mask every value "
-            "is the picture's own.",
+            description="Puts the inpainted part back into its picture. Outside the mask every "
+            "value is that of the picture.",
             search_aliases=["paste", "composite", "uncrop"],
             inputs=[
-                io.Image.Input("image", tooltip="From a decode node: the drawn part."),
+                io.Image.Input("image", tooltip="The inpainted part, from a decode node."),
                 sockets.Stitch.Input("stitch", tooltip="From Inkstone Inpaint."),
             ],
             outputs=[io.Image.Output("image_out", display_name="image")],
         )
 
     @classmethod
-    def execute(cls, image: Any, stitch: Any) -> io.NodeOutput:
+    def execute(cls, image: Tensor, stitch: Repaint) -> io.NodeOutput:
         from ..pipeline.edit import put_back
         from ..sampling.inpaint import Repaint
 
@@ -116,7 +132,7 @@ class StitchPart(io.ComfyNode):
 
 
 class PadForOutpaint(io.ComfyNode):
-    """A picture with new room around it."""
+    """A picture with empty space around it."""
 
     ID = "InkstonePadForOutpaint"
 
@@ -125,18 +141,18 @@ class PadForOutpaint(io.ComfyNode):
         sides = (
             io.Int.Input(
                 side,
-                default=start,
+                default=default,
                 min=0,
                 max=16384,
                 tooltip=f"Pixels to add at the {side}; any number.",
             )
-            for side, start in (("left", 0), ("top", 0), ("right", 256), ("bottom", 0))
+            for side, default in (("left", 0), ("top", 0), ("right", 256), ("bottom", 0))
         )
         return schema(
             node_id=cls.ID,
             display_name="Inkstone Pad for Outpaint",
             category="inkstone/image",
-            description="Adds room around a picture and the mask of it, for Inkstone Inpaint.",
+            description="Adds space around a picture and gives its mask, for Inkstone Inpaint.",
             search_aliases=["outpaint", "extend", "pad image"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to extend."),
@@ -145,8 +161,8 @@ class PadForOutpaint(io.ComfyNode):
                     "fill",
                     options=list(FILLS),
                     default=FILLS[0],
-                    tooltip="What lies in the new part before it is drawn: the repeated edge, the "
-                    "mirrored picture, or grey.",
+                    tooltip="Content of the new space before it is outpainted: the repeated edge, "
+                    "the mirrored picture, or grey.",
                 ),
                 _feather(16),
             ],
@@ -158,7 +174,7 @@ class PadForOutpaint(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, left: int, top: int, right: int, bottom: int, fill: str, feather: int
+        cls, image: Tensor, left: int, top: int, right: int, bottom: int, fill: str, feather: int
     ) -> io.NodeOutput:
         from ..sampling.geometry import Sides
         from ..sampling.inpaint import pad_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host import memory, model_folders
 from ..host.api import io, schema
@@ -12,6 +12,12 @@ from ..host.memory import make_room
 from ..loaders.arch.variant import CHOICES
 from . import sockets
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..loaders.models.bundle import Bundle
+    from ..loaders.models.weight_file import LoadOptions
+
 log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -19,29 +25,29 @@ AUTO = "auto"
 EMBEDDED = "embedded (ships with Inkstone)"
 
 
-def dtype_input() -> Any:
+def dtype_input(auto: str = "the fastest that is safe on this machine, see the log") -> io.Input:
+    """The precision to compute in."""
     return io.Combo.Input(
         "dtype",
         options=list(DTYPES),
         default="auto",
-        tooltip="Type to compute in. auto: the fastest that is safe on this machine, "
-        "measured once and logged.",
+        tooltip=f"Precision to compute in. auto: {auto}.",
     )
 
 
-def _variant_input() -> Any:
+def _variant_input() -> io.Input:
     return io.Combo.Input(
         "variant",
         options=[AUTO, *CHOICES],
         default=AUTO,
         optional=True,
-        tooltip="What the model is, where its file does not say: Qwen-Image, Edit and Edit-2509 "
-        "have identical tensors. Needed for edits only; a choice against the file is refused.",
+        tooltip="Model variant, if the file does not name it: Qwen-Image, Edit and Edit-2509 have "
+        "identical tensors. Only needed for edits. A choice that contradicts the file is an error.",
     )
 
 
-def torch_dtype(name: str) -> Any:
-    """A dtype choice -> torch dtype, or None for auto."""
+def torch_dtype(name: str) -> torch.dtype | None:
+    """The torch dtype of a choice; None for auto."""
     import torch
 
     from ..errors import InkstoneError
@@ -51,8 +57,8 @@ def torch_dtype(name: str) -> Any:
     return None if name == "auto" else getattr(torch, name)
 
 
-def wanted(dtype: str, variant: str = AUTO) -> Any:
-    """Weights are read when they are used; the host makes room."""
+def load_options(dtype: str, variant: str = AUTO) -> LoadOptions:
+    """Options to load weights lazily, in memory that the host frees."""
     from ..loaders.models.weight_file import LoadOptions
 
     chosen = None if variant == AUTO else variant
@@ -61,8 +67,8 @@ def wanted(dtype: str, variant: str = AUTO) -> Any:
     )
 
 
-def _say_plan(bundle: Any) -> None:
-    """The line of `inkstone plan`, for the model's usual size."""
+def _log_plan(bundle: Bundle) -> None:
+    """Logs the line of `inkstone plan` for the model's usual size."""
     from ..errors import InkstoneError
     from ..pipeline.memory_plan import plan
 
@@ -70,7 +76,7 @@ def _say_plan(bundle: Any) -> None:
         return
     try:
         log.info("%s", plan(bundle).sentence())
-    except InkstoneError as error:  # a smaller picture may still fit: the run itself will tell
+    except InkstoneError as error:  # a smaller picture may still fit: the run itself plans again
         log.warning("at the model's usual size: %s", error)
 
 
@@ -86,8 +92,8 @@ class LoadDiffusionModel(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load Diffusion Model",
             category="inkstone/load",
-            description="Loads a Qwen-Image diffusion model: .safetensors or .gguf, in any of the "
-            "usual types, or a Hugging Face folder.",
+            description="Loads a Qwen-Image diffusion model: a .safetensors or .gguf file in any "
+            "usual weight format, or a Hugging Face folder.",
             search_aliases=["unet", "mmdit", "qwen image loader", "gguf", "fp8"],
             inputs=[
                 io.Combo.Input(
@@ -111,10 +117,10 @@ class LoadDiffusionModel(io.ComfyNode):
         from ..loaders.models.bundle import Bundle
         from ..loaders.models.load import load_diffusion_model
 
-        want = wanted(dtype, variant)
-        made = load_diffusion_model(model_folders.model_path("diffusion_models", model), want)
-        _say_plan(Bundle(made, None, None))
-        return io.NodeOutput(made)
+        options = load_options(dtype, variant)
+        loaded = load_diffusion_model(model_folders.model_path("diffusion_models", model), options)
+        _log_plan(Bundle(loaded, None, None))
+        return io.NodeOutput(loaded)
 
 
 class LoadTextEncoder(io.ComfyNode):
@@ -129,8 +135,7 @@ class LoadTextEncoder(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load Text Encoder",
             category="inkstone/load",
-            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and finds its "
-            "tokenizer.",
+            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and its tokenizer.",
             search_aliases=["clip", "qwen2.5-vl", "gguf"],
             inputs=[
                 io.Combo.Input(
@@ -153,7 +158,7 @@ class LoadTextEncoder(io.ComfyNode):
         from ..loaders.models.load import load_text_encoder
 
         path = model_folders.model_path("text_encoders", text_encoder)
-        return io.NodeOutput(load_text_encoder(path, wanted(dtype)))
+        return io.NodeOutput(load_text_encoder(path, load_options(dtype)))
 
 
 class LoadVAE(io.ComfyNode):
@@ -176,13 +181,7 @@ class LoadVAE(io.ComfyNode):
                     options=model_folders.model_files("vae"),
                     tooltip="A file in models/vae, or a model folder in models/diffusers.",
                 ),
-                io.Combo.Input(
-                    "dtype",
-                    options=list(DTYPES),
-                    default="auto",
-                    tooltip="Type to compute in. auto is float32: the VAE is small and "
-                    "colours stay exact.",
-                ),
+                dtype_input("float32, since the VAE is small and colours stay exact"),
             ],
             outputs=[sockets.VAE.Output(display_name="vae")],
         )
@@ -196,7 +195,7 @@ class LoadVAE(io.ComfyNode):
         from ..loaders.models.load import load_vae
 
         path = model_folders.model_path("vae", vae)
-        return io.NodeOutput(load_vae(path, wanted(dtype)))
+        return io.NodeOutput(load_vae(path, load_options(dtype)))
 
 
 class LoadAll(io.ComfyNode):
@@ -211,8 +210,8 @@ class LoadAll(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load All",
             category="inkstone/load",
-            description="Loads diffusion model, text encoder and VAE from one model folder, "
-            "or the small embedded model that needs no download.",
+            description="Loads diffusion model, text encoder and VAE from one model folder, or the "
+            "small embedded model that needs no download.",
             search_aliases=["checkpoint", "embedded", "pipeline"],
             inputs=[
                 io.Combo.Input(
@@ -240,6 +239,6 @@ class LoadAll(io.ComfyNode):
         from ..loaders.models.load import load_all
 
         path = None if folder == EMBEDDED else model_folders.model_path("diffusers", folder)
-        bundle = load_all(path, wanted(dtype, variant))
-        _say_plan(bundle)
+        bundle = load_all(path, load_options(dtype, variant))
+        _log_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

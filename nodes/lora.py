@@ -1,25 +1,30 @@
 """LoRA nodes: a file with its strength, and a stack of them on a model.
 
-The stack's inputs grow where the host can do that (Autogrow). Elsewhere it has a fixed set under
-the very names that a grown one writes into a graph, so graphs go from host to host; stacks behind
-one another add up.
+The stack's inputs grow where the host supports it (Autogrow). Elsewhere it has a fixed set with the
+names that a growing input writes into a graph, so graphs can move between hosts. Several stacks in
+a row add up.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..host import model_folders
 from ..host.api import io, schema
 from . import sockets
 
+if TYPE_CHECKING:
+    from ..loaders.lora.adapters import Adapter
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from ..loaders.models.text_encoder import TextEncoderModel
+
 FIXED = 4  # sockets on a host without growing inputs
 MOST = 50  # sockets of a growing input
-_TIP = "From Inkstone Load LoRA. All of them are applied, whatever their order."
+_TIP = "From Inkstone Load LoRA. All connected LoRAs are applied; their order does not matter."
 
 
 class LoadLora(io.ComfyNode):
-    """A LoRA file and how strongly it counts."""
+    """A LoRA file and its strength."""
 
     ID = "InkstoneLoadLora"
     FILES = {"lora": sockets.ModelInput("loras", "lora")}
@@ -30,7 +35,7 @@ class LoadLora(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load LoRA",
             category="inkstone/load",
-            description="Reads a LoRA, LoKr, LoHa or DoRA file of any trainer. Connect it to "
+            description="Loads a LoRA, LoKr, LoHa or DoRA file from any trainer. Connect it to "
             "Inkstone LoRA Stack.",
             search_aliases=["lora", "lycoris", "lokr", "loha", "dora", "lightning"],
             inputs=[
@@ -46,13 +51,13 @@ class LoadLora(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="1 as trained, 0 off. Changing it reads nothing again.",
+                    tooltip="1 as trained, 0 off. Changing it does not read the file again.",
                 ),
                 io.String.Input(
                     "blocks",
                     default="",
-                    tooltip="Factors of the strength for ranges of blocks, such as "
-                    "0-19:0.5,20-59:1.0. Empty: every block the same.",
+                    tooltip="Strength factors for ranges of blocks, for example "
+                    "0-19:0.5,20-59:1.0. Empty: the same strength for all blocks.",
                 ),
             ],
             outputs=[sockets.Lora.Output("lora_out", display_name="lora")],
@@ -72,11 +77,11 @@ class LoadLora(io.ComfyNode):
         )
 
 
-def _lora_inputs() -> list[Any]:
+def _lora_inputs() -> list[io.Input]:
     """One growing input, or `FIXED` sockets with the names that it would give them."""
     if hasattr(io, "Autogrow"):
-        one = sockets.Lora.Input("lora", tooltip=_TIP)
-        template = io.Autogrow.TemplatePrefix(one, prefix="lora_", min=1, max=MOST)
+        socket = sockets.Lora.Input("lora", tooltip=_TIP)
+        template = io.Autogrow.TemplatePrefix(socket, prefix="lora_", min=1, max=MOST)
         return [io.Autogrow.Input("loras", template=template, tooltip=_TIP)]
     return [
         sockets.Lora.Input(
@@ -87,7 +92,7 @@ def _lora_inputs() -> list[Any]:
 
 
 class LoraStack(io.ComfyNode):
-    """LoRAs on a model, beside its weights."""
+    """LoRAs on a model, as side branches of its weights."""
 
     ID = "InkstoneLoraStack"
 
@@ -97,8 +102,8 @@ class LoraStack(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone LoRA Stack",
             category="inkstone/model",
-            description="Puts LoRAs beside the weights of a model, whatever these are stored as. "
-            "The model that goes in stays as it is. Says how much of each LoRA was applied.",
+            description="Applies LoRAs to a model with weights of any format, without merging. The "
+            "input model is not changed. Reports how many modules of each LoRA were applied.",
             search_aliases=["lora", "lora loader", "model lora"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
@@ -106,7 +111,7 @@ class LoraStack(io.ComfyNode):
                 sockets.TextEncoder.Input(
                     "text_encoder",
                     optional=True,
-                    tooltip="Needed only where a LoRA was trained on the text encoder too.",
+                    tooltip="Only needed for a LoRA that was also trained on the text encoder.",
                 ),
             ],
             outputs=[
@@ -118,22 +123,22 @@ class LoraStack(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, loras: dict | None = None, text_encoder: Any = None, **fixed: Any
+        cls,
+        model: DiffusionModel,
+        loras: dict[str, Adapter | None] | None = None,
+        text_encoder: TextEncoderModel | None = None,
+        **fixed: Adapter | None,
     ) -> io.NodeOutput:
-        # **fixed: the host's own names of the fixed sockets, "loras.lora_0", are no parameters
+        # **fixed: the host's names of the fixed sockets, "loras.lora_0", are no parameters
         from ..loaders.lora.adapters import Adapter, dress
-        from ..loaders.models.diffusion_model import DiffusionModel
-        from ..loaders.models.text_encoder import TextEncoderModel
 
-        sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
+        sockets.require_models(model=model)
         if text_encoder is not None:
-            sockets.require_type(
-                text_encoder, TextEncoderModel, "text_encoder", "Inkstone Load Text Encoder"
-            )
+            sockets.require_models(text_encoder=text_encoder)
         adapters = [
-            sockets.require_type(a, Adapter, "lora", "Inkstone Load LoRA")
-            for a in ((loras or {}) | fixed).values()
-            if a is not None
+            sockets.require_type(lora, Adapter, "lora", "Inkstone Load LoRA")
+            for lora in ((loras or {}) | fixed).values()
+            if lora is not None
         ]
-        made, text, lines = dress(model, text_encoder, adapters)
-        return io.NodeOutput(made, "\n".join(lines), text)
+        adapted, text, lines = dress(model, text_encoder, adapters)
+        return io.NodeOutput(adapted, "\n".join(lines), text)

@@ -1,13 +1,18 @@
-"""The node that makes a control picture: a type, its knobs, and the map on the node to look at."""
+"""The preprocessor node: makes a control map from a picture and shows it on the node."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..controlnet.preprocess.kinds import COARSE, HIGH, KINDS, LOW, RESOLUTION, SAFE, Knob
 from ..host import model_folders
 from ..host.api import io, schema, ui
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..controlnet.preprocess.kinds import Value
 
 NO_FILE = "none: the method without weights"
 _FOLDER = "annotators"
@@ -15,7 +20,7 @@ _TYPES = " ".join(f"{kind.name}: {kind.what}" for kind in KINDS.values())
 
 
 class ControlPicture(io.ComfyNode):
-    """A picture to its control map."""
+    """A control map of a picture."""
 
     ID = "InkstoneControlPicture"
 
@@ -25,8 +30,8 @@ class ControlPicture(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Control Picture",
             category="inkstone/control",
-            description="Makes the map that a ControlNet wants. It has exactly the picture's size, "
-            "and nothing is downloaded.",
+            description="Makes the control map for a ControlNet, in exactly the picture's size. "
+            "Nothing is downloaded.",
             search_aliases=["preprocessor", "canny", "hed", "lineart", "depth", "openpose", "aux"],
             is_output_node=True,
             inputs=[
@@ -37,21 +42,21 @@ class ControlPicture(io.ComfyNode):
                     "model",
                     options=[NO_FILE, *model_folders.model_files(_FOLDER)],
                     default=NO_FILE,
-                    tooltip="A network of yours from models/annotators, as .safetensors: HED for "
-                    "soft_edge, the lineart generator for lineart, Depth-Anything V2 for depth, "
-                    "ViTPose for pose. Canny takes none.",
+                    tooltip="A .safetensors file in models/annotators: HED for soft_edge, the "
+                    "lineart generator for lineart, Depth-Anything V2 for depth, ViTPose for pose. "
+                    "Canny needs none.",
                 ),
                 io.String.Input(
                     "keypoints",
                     multiline=True,
                     default="",
-                    tooltip="For pose: OpenPose JSON, its text or the path of a .json file, drawn "
-                    "in place of the people in the picture. Empty: they are looked for.",
+                    tooltip="For pose: OpenPose JSON (the text, or the path of a .json file) to "
+                    "draw instead of detecting people. Empty: people are detected.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "pose_keypoint",
                     optional=True,
-                    tooltip="For pose: keypoints of another pack's OpenPose or DWPose node.",
+                    tooltip="For pose: keypoints from another pack's OpenPose or DWPose node.",
                 ),
             ],
             outputs=[
@@ -59,7 +64,7 @@ class ControlPicture(io.ComfyNode):
                 io.Custom("POSE_KEYPOINT").Output(
                     "pose_keypoint_out",
                     display_name="pose keypoint",
-                    tooltip="Of pose: the points that were drawn, to edit. Else without people.",
+                    tooltip="For pose: the keypoints that were drawn. Empty for all other types.",
                 ),
             ],
         )
@@ -71,14 +76,14 @@ class ControlPicture(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: Any,
+        image: Tensor,
         type: str,
         model: str,
         keypoints: str,
-        pose_keypoint: Any = None,
-        **knobs: Any,
+        pose_keypoint: object = None,
+        **knobs: Value,
     ) -> io.NodeOutput:
-        # **knobs: those of the table that have a widget; each type takes its own
+        # **knobs: the widgets of the table; each type uses its own
         from ..controlnet.preprocess.kinds import keypoints_of, kind_named, preprocess
 
         knobs["model"] = "" if model == NO_FILE else str(model_folders.model_path(_FOLDER, model))
@@ -87,15 +92,15 @@ class ControlPicture(io.ComfyNode):
         knobs = {n: v for n, v in knobs.items() if n in own}
         people = keypoints_of(image, knobs) if type == "pose" else []
         knobs |= {"keypoints": json.dumps(people)} if type == "pose" else {}
-        made = preprocess(type, image, knobs)
-        return io.NodeOutput(made, people, ui=ui.PreviewImage(made, cls=cls))
+        result = preprocess(type, image, knobs)
+        return io.NodeOutput(result, people, ui=ui.PreviewImage(result, cls=cls))
 
 
-def _widget(knob: Knob) -> Any:
-    """A whole number or a switch; what the knob is for comes from the table, and who has it."""
+def _widget(knob: Knob) -> io.Input:
+    """An integer or a switch, with the knob's description and the types that use it."""
     users = ", ".join(kind.name for kind in KINDS.values() if knob in kind.knobs)
     tip = f"For {users}. {knob.tip}"
     if isinstance(knob.default, bool):
         return io.Boolean.Input(knob.name, default=knob.default, tooltip=tip)
-    low, high = int(knob.low), int(knob.high)
+    low, high = int(knob.low or 0), int(knob.high or 0)
     return io.Int.Input(knob.name, default=knob.default, min=low, max=high, tooltip=tip)

@@ -1,4 +1,4 @@
-"""The quantizer as a node: a model of the list in, a smaller file beside the others out."""
+"""The quantizer node: reads a model and writes a smaller file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..host import model_folders
 from ..host.api import io, schema
 from ..host.progress import Progress
 
-# As `inkstone quantize --type` takes them; kept here as text, so that no torch is imported.
+# The choices of `inkstone quantize --type`, as text, so that no torch is imported.
 TYPES = (
     "Q4_K_M",
     "Q2_K",
@@ -31,13 +31,13 @@ KIND = "diffusion_models"
 
 
 def output_file(name: str, kind: str) -> Path:
-    """The file for a name that the user gave, in the first folder of diffusion models."""
+    """The path of the new file, in the first folder of diffusion models."""
     suffix = ".safetensors" if kind == "fp8_scaled" else ".gguf"
     plain = name.strip().removesuffix(suffix)
     if not plain or plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|\0'):
         raise InkstoneError(
-            f"{name!r} is no file name: expected a plain name without folders, "
-            "for example qwen-image-Q4_K_M."
+            f"{name!r} is not a file name: expected a plain name without folders. Enter for "
+            "example qwen-image-Q4_K_M."
         )
     folder = model_folders.model_folders(KIND)[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def output_file(name: str, kind: str) -> Path:
 
 
 class Quantize(io.ComfyNode):
-    """Writes a model in fewer bits."""
+    """Writes a model with fewer bits per weight."""
 
     ID = "InkstoneQuantise"
 
@@ -55,28 +55,29 @@ class Quantize(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Quantize Model",
             category="inkstone/tools",
-            description="Writes a diffusion model as GGUF or scaled fp8 into "
-            "models/diffusion_models. A run that was stopped goes on where it was.",
+            description="Quantizes a diffusion model to GGUF or scaled fp8 and saves it in "
+            "models/diffusion_models. A stopped run resumes where it left off.",
             search_aliases=["gguf", "fp8", "quantize", "convert", "compress"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_folders.model_files(KIND),
-                    tooltip="The model to make smaller, best in bf16.",
+                    tooltip="The model to quantize, best in bf16.",
                 ),
                 io.Combo.Input(
                     "type",
                     options=list(TYPES),
                     default=TYPES[0],
-                    tooltip="Q4_K_M: a third of bf16 and hardly a loss. Q8_0: half, no loss to "
-                    "see. Q2_K and Q3_K: for little memory. fp8_scaled: for cards with fp8 units.",
+                    tooltip="Q4_K_M: a third of bf16's size, hardly any loss. Q8_0: half the size, "
+                    "no visible loss. Q2_K and Q3_K: for little memory. fp8_scaled: for GPUs with "
+                    "fp8 support.",
                 ),
                 io.String.Input(
                     "name",
                     default="qwen-image-Q4_K_M",
-                    tooltip="Name of the new file, without folders. A file of this name is "
-                    "replaced when the new one is complete.",
+                    tooltip="Name of the new file, without folders. An existing file of this name "
+                    "is replaced once the new one is complete.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path")],

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import InkstoneError
 from ..host.api import io, schema
 from ..host.previews import previewer
 from ..host.step_bar import StepBar
 from . import sockets
+from .conditioning import controls, encoded_for, references, statistics, text_states
+from .latents import LAYERS, SAMPLES, STATISTICS, inpaint_mask, latent_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from .conditioning import Conditioning
+    from .latents import Latent
 
 CUSTOM = "custom (width and height below)"
 SMALL = "128x128 (embedded model)"
@@ -17,9 +26,21 @@ SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 
 
 
 def sizes() -> dict[str, tuple[int, int]]:
+    """The sizes of the Empty Latent node by name."""
     from ..sampling.geometry import SIZES
 
     return {**SIZES, SMALL: (128, 128)}
+
+
+def _side(name: str) -> io.Input:
+    return io.Int.Input(
+        name,
+        default=1328,
+        min=16,
+        max=16384,
+        step=16,
+        tooltip=f"{name.capitalize()} in pixels, a multiple of 16. Only used if size is custom.",
+    )
 
 
 class EmptyLatent(io.ComfyNode):
@@ -29,12 +50,11 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        side = dict(default=1328, min=16, max=16384, step=16)
         return schema(
             node_id=cls.ID,
             display_name="Inkstone Empty Latent",
             category="inkstone/latent",
-            description="An empty canvas in one of Qwen-Image's seven sizes, or any multiple "
+            description="An empty latent in one of Qwen-Image's seven sizes, or in any multiple "
             "of 16.",
             search_aliases=["size", "resolution", "empty latent"],
             inputs=[
@@ -42,26 +62,18 @@ class EmptyLatent(io.ComfyNode):
                     "size",
                     options=[*sizes(), CUSTOM],
                     default=next(iter(sizes())),
-                    tooltip="The sizes Qwen-Image was trained for, the embedded model's, or "
+                    tooltip="A size that Qwen-Image was trained on, the embedded model's size, or "
                     "custom.",
                 ),
-                io.Int.Input(
-                    "width",
-                    tooltip="Pixels, a multiple of 16. Read only with size = custom.",
-                    **side,
-                ),
-                io.Int.Input(
-                    "height",
-                    tooltip="Pixels, a multiple of 16. Read only with size = custom.",
-                    **side,
-                ),
+                _side("width"),
+                _side("height"),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Pictures to draw. Picture k uses seed + k, so each can be drawn "
-                    "again alone.",
+                    tooltip="Number of pictures. Picture k uses seed + k, so each one can be "
+                    "generated again on its own.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
@@ -80,7 +92,7 @@ class EmptyLatent(io.ComfyNode):
                 )
             width, height = sizes()[size]
         check_canvas(width, height)
-        return io.NodeOutput({"samples": torch.zeros(batch_size, 16, 1, height // 8, width // 8)})
+        return io.NodeOutput({SAMPLES: torch.zeros(batch_size, 16, 1, height // 8, width // 8)})
 
 
 class ScheduleSigmas(io.ComfyNode):
@@ -94,27 +106,31 @@ class ScheduleSigmas(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Schedule",
             category="inkstone/sampling",
-            description="Noise levels of every step, exactly as the reference computes them "
-            "for this canvas.",
+            description="The sigmas (noise levels) of all steps, exactly as the reference pipeline "
+            "computes them for this size.",
             search_aliases=["sigmas", "scheduler", "lightning"],
             inputs=[
                 sockets.Model.Input(
-                    "model", tooltip="Its own scheduler settings are used unless another is chosen."
+                    "model",
+                    tooltip="Its own scheduler settings are used, unless you choose another "
+                    "schedule.",
                 ),
-                io.Latent.Input("latent", tooltip="The canvas: the shift grows with its size."),
+                io.Latent.Input(
+                    "latent", tooltip="The latent to denoise: the shift grows with its size."
+                ),
                 io.Int.Input(
                     "steps",
                     default=50,
                     min=1,
                     max=1000,
-                    tooltip="50 for Qwen-Image, 4 or 8 with Lightning.",
+                    tooltip="Number of steps: 50 for Qwen-Image, 4 or 8 with Lightning.",
                 ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="Lightning models need the fixed shift 3, CFG 1 and 4 or 8 steps "
-                    "together.",
+                    tooltip="Lightning models need all three: the fixed shift 3, CFG 1, and 4 or 8 "
+                    "steps.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -124,9 +140,9 @@ class ScheduleSigmas(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     optional=True,
-                    tooltip="Image-to-image and inpaint: how much of the latent is drawn anew. 1: "
-                    "all of it, from noise; 0.6 is usual for image-to-image. So much of the steps "
-                    "is done.",
+                    tooltip="Denoising strength for image-to-image and inpaint. 1 ignores the "
+                    "latent's content and starts from noise; 0.6 is usual for image-to-image. Runs "
+                    "this fraction of the steps.",
                 ),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
@@ -134,18 +150,17 @@ class ScheduleSigmas(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, latent: dict, steps: int, schedule: str, strength: float = 1.0
+        cls, model: DiffusionModel, latent: Latent, steps: int, schedule: str, strength: float = 1.0
     ) -> io.NodeOutput:
-        from ..loaders.models.diffusion_model import DiffusionModel
         from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
 
-        sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
+        sockets.require_models(model=model)
         if schedule not in SCHEDULES:
             raise InkstoneError(
                 f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
             )
         chosen = dict(zip(SCHEDULES, (model.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
-        h, w = sockets.latent_samples(latent, layers=True).shape[-2:]
+        h, w = latent_samples(latent, layers=True).shape[-2:]
         return io.NodeOutput(tail(sigmas(chosen, steps, (h // 2) * (w // 2)), strength))
 
 
@@ -160,20 +175,20 @@ class Denoise(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Denoise",
             category="inkstone/sampling",
-            description="Draws: Euler steps through the diffusion model with the reference's "
-            "CFG rescale. Reference pictures of the conditioning, and the mask of the latent, "
-            "ours or of core nodes, are used.",
+            description="Samples with Euler steps and the reference pipeline's CFG rescale. Uses "
+            "the reference images of the conditioning and the mask of the latent, from our nodes "
+            "or from core nodes.",
             search_aliases=["ksampler", "sampler"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
                 io.Sigmas.Input(
-                    "sigmas", tooltip="From Inkstone Schedule, or any core scheduler node."
+                    "sigmas", tooltip="From Inkstone Schedule or any core scheduler node."
                 ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The canvas. Its content counts when sigmas start below 1 (strength), "
-                    "and outside its mask.",
+                    tooltip="The latent to denoise. Its content is used if the denoising strength "
+                    "is below 1, and outside its mask.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -181,8 +196,8 @@ class Denoise(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Same seed, same picture, on any machine. Picture k of a batch "
-                    "uses seed + k.",
+                    tooltip="The same seed gives the same picture on any machine. Picture k of a "
+                    "batch uses seed + k.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -191,11 +206,11 @@ class Denoise(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance away from the negative prompt. 4 for Qwen-Image, 1 "
-                    "(off, twice as fast) for Lightning.",
+                    tooltip="Guidance away from the negative prompt. 4 for Qwen-Image; 1 for "
+                    "Lightning (off, twice as fast).",
                 ),
                 io.Conditioning.Input(
-                    "negative", optional=True, tooltip="Needed when CFG is above 1."
+                    "negative", optional=True, tooltip="Required if CFG is above 1."
                 ),
             ],
             outputs=[io.Latent.Output("latent_out", display_name="latent")],
@@ -204,49 +219,44 @@ class Denoise(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: list,
-        sigmas: Any,
-        latent: dict,
+        model: DiffusionModel,
+        positive: Conditioning,
+        sigmas: Tensor,
+        latent: Latent,
         seed: int,
         cfg: float,
-        negative: list | None = None,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
-        from ..controlnet.in_context import apply_in_context_loras
-        from ..loaders.models.diffusion_model import DiffusionModel
+        from ..controlnet.denoise import denoise_with_controls
         from ..sampling.request import Hooks, Request
-        from ..sampling.sampler import denoise
 
-        sockets.require_type(model, DiffusionModel, "model", "Inkstone Load Diffusion Model")
-        samples = sockets.latent_samples(latent)
-        own = sockets.statistics(latent, positive)
+        sockets.require_models(model=model)
+        samples = latent_samples(latent)
+        own = statistics(positive, latent)
         if own is not None:  # raw latents are those of the VAE in use
             model = replace(model, latent_mean=own[0], latent_std=own[1])
         batch, _, _, h, w = samples.shape
-        model, controls, context = apply_in_context_loras(model, sockets.controls(positive, latent))
         request = Request(
-            w * 8,
-            h * 8,
-            sigmas,
-            seed,
-            batch,
-            cfg,
-            samples,
-            references=sockets.references(positive, negative, model.apart),
-            repaint=sockets.repaint_mask(latent),
-            layers=latent.get(sockets.LAYERS, 0),
-            controls=controls,
-            context=context,
-            encoded_for=sockets.encoded_for(positive),
+            width=w * 8,
+            height=h * 8,
+            sigmas=sigmas,
+            seed=seed,
+            batch=batch,
+            cfg=cfg,
+            latent=samples,
+            references=references(positive, negative, model.apart),
+            repaint=inpaint_mask(latent),
+            layers=latent.get(LAYERS, 0),
+            encoded_for=encoded_for(positive),
         )
-        texts = [
-            None if c is None else sockets.text_states(c, n)
-            for c, n in ((positive, "positive"), (negative, "negative"))
-        ]
+        positive_states = text_states(positive, "positive")
+        negative_states = None if negative is None else text_states(negative, "negative")
         passes = 2 if cfg > 1 else 1
         bar = StepBar(len(sigmas) - 1, passes * model.network.config.layers, model.device)
         look = previewer(model, request)
         hooks = Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
-        drawn = {"samples": denoise(model, *texts, request, hooks)}
-        drawn[sockets.STATISTICS] = (model.latent_mean, model.latent_std)
-        return io.NodeOutput(latent | drawn)
+        result = denoise_with_controls(
+            model, positive_states, negative_states, request, controls(positive, latent), hooks
+        )
+        statistics_used = (model.latent_mean, model.latent_std)
+        return io.NodeOutput(latent | {SAMPLES: result, STATISTICS: statistics_used})

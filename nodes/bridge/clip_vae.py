@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ..sockets import PROMPT
+from ..conditioning import PROMPT
 
 if TYPE_CHECKING:
     from ...loaders.models.text_encoder import TextEncoderModel

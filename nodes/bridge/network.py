@@ -25,7 +25,7 @@ from ...loaders.lora.adapters import branches
 from ...sampling.geometry import LATENT, even, pack, token_grid, unpack
 from ...sampling.request import Request, reference_grid
 from ...sampling.sampler import working_bytes
-from ..sockets import INDEX, INDEX_ZERO, NEGATIVE
+from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
 
 if TYPE_CHECKING:

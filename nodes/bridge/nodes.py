@@ -1,12 +1,17 @@
-"""Bridges: our models on core's sockets: its nodes and other packs work on our kernels."""
+"""Bridge nodes: our models on core sockets, so that core nodes and other packs use our kernels."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...host import api
 from ...host.api import io, schema
 from .. import sockets
+
+if TYPE_CHECKING:
+    from ...loaders.models.diffusion_model import DiffusionModel
+    from ...loaders.models.text_encoder import TextEncoderModel
+    from ...loaders.models.vae import VAEModel
 
 _CORE = "core nodes and other packs"
 
@@ -27,14 +32,14 @@ class ToModel(io.ComfyNode):
             search_aliases=["ksampler", "bridge", "convert", "unet"],
             inputs=[
                 sockets.Model.Input(
-                    "model", tooltip="From Load Diffusion Model or Load All, with its LoRAs."
+                    "model", tooltip="From Load Diffusion Model, Load All or LoRA Stack."
                 )
             ],
             outputs=[io.Model.Output("core_model", display_name="MODEL")],
         )
 
     @classmethod
-    def execute(cls, model: Any) -> io.NodeOutput:
+    def execute(cls, model: DiffusionModel) -> io.NodeOutput:
         sockets.require_models(model=model)
         api.require_comfyui("Inkstone to MODEL")
         from .model_patcher import core_model
@@ -65,7 +70,7 @@ class ToCLIP(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text_encoder: Any) -> io.NodeOutput:
+    def execute(cls, text_encoder: TextEncoderModel) -> io.NodeOutput:
         from .clip_vae import CoreCLIP
 
         sockets.require_models(text_encoder=text_encoder)
@@ -83,14 +88,15 @@ class ToVAE(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone to VAE",
             category="inkstone/bridge",
-            description=f"The VAE for {_CORE}: VAEDecode, VAEEncode, also tiled and for inpaint.",
+            description=f"The VAE for {_CORE}: VAEDecode, VAEEncode, and their tiled and inpaint "
+            "variants.",
             search_aliases=["vae decode", "vae encode", "bridge", "convert"],
             inputs=[sockets.VAE.Input("vae", tooltip="From Load VAE or Load All.")],
             outputs=[io.Vae.Output("core_vae", display_name="VAE")],
         )
 
     @classmethod
-    def execute(cls, vae: Any) -> io.NodeOutput:
+    def execute(cls, vae: VAEModel) -> io.NodeOutput:
         from .clip_vae import CoreVAE
 
         sockets.require_models(vae=vae)

@@ -1,0 +1,94 @@
+"""LATENT {"samples": raw VAE latents}: the keys that we read and write, the core's and ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypedDict
+
+from ..errors import InkstoneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..controlnet.canvas import Canvas
+    from ..loaders.models.vae import VAEModel
+    from ..sampling.inpaint import Crop
+    from ..sampling.pixel_lock import Lock
+
+    Statistics = tuple[Tensor, Tensor]  # mean and std [1,16,1,1]
+
+SAMPLES: Final = "samples"
+MASK: Final = "noise_mask"
+LOCK: Final = "inkstone_lock"  # where the picture lies on the canvas
+CROP: Final = "inkstone_crop"  # the part of a picture that is inpainted
+LAYERS: Final = "inkstone_layers"  # number of layers to generate
+STATISTICS: Final = "inkstone_statistics"  # of the VAE whose raw latents these are
+
+
+class Latent(TypedDict, total=False):
+    """A LATENT. Nodes of the core and of other packs add keys."""
+
+    samples: Tensor
+    noise_mask: Tensor
+    inkstone_lock: Lock
+    inkstone_crop: Crop
+    inkstone_layers: int
+    inkstone_statistics: Statistics
+
+
+def latent_of(samples: Tensor, lock: Lock, vae: VAEModel) -> Latent:
+    """The LATENT of a picture that this lock places on its canvas."""
+    return {SAMPLES: samples, LOCK: lock, STATISTICS: (vae.mean, vae.std)}
+
+
+def latent_samples(latent: Latent, layers: bool = False) -> Tensor:
+    """Samples [B,16,1,h,w]; 4-D is read as one frame. layers: allows more frames."""
+    samples = latent[SAMPLES]
+    if samples.dim() == 4:
+        samples = samples[:, :, None]
+    if samples.dim() != 5 or samples.shape[1] != 16 or not (layers or samples.shape[2] == 1):
+        raise InkstoneError(
+            f"The latent has shape {list(latent[SAMPLES].shape)}: expected [batch, 16, 1, "
+            "height/8, width/8]. Use the node Inkstone Empty Latent."
+        )
+    return samples
+
+
+def restated(latent: Latent, vae: VAEModel) -> Tensor:
+    """The samples as raw latents of this VAE. A diffusion model that was loaded without its VAE
+    knows only the statistics of its family; this VAE may have others.
+    """
+    samples, own = latent_samples(latent, layers=True), latent.get(STATISTICS)
+    if own is None or all(bool((a == b).all()) for a, b in zip(own, (vae.mean, vae.std))):
+        return samples
+    mean, std, new_mean, new_std = (x[:, :, None].to(samples) for x in (*own, vae.mean, vae.std))
+    return (samples - mean) / std * new_std + new_mean
+
+
+def inpaint_mask(latent: Latent) -> Tensor | None:
+    """The mask of what is inpainted [n,1,h,w], or None for all of it.
+
+    noise_mask may have any size, ours or the core's: it is stretched over the picture, and a latent
+    cell is inpainted if any pixel of it is.
+    """
+    from ..sampling.geometry import LATENT
+    from ..sampling.masks import bounds, latent_mask, mask_for
+    from ..sampling.pixel_lock import lock
+
+    mask, (height, width) = latent.get(MASK), latent[SAMPLES].shape[-2:]
+    if mask is None:
+        return None
+    if mask.shape[-2:] == (height, width):
+        return mask.reshape(-1, 1, height, width)
+    place = latent.get(LOCK) or lock(width * LATENT, height * LATENT)
+    mask = mask_for(mask, place.picture)
+    bounds(mask)  # refuses an empty mask
+    return latent_mask(mask, place)
+
+
+def canvas(latent: Latent) -> Canvas:
+    """Where control pictures are placed."""
+    from ..controlnet.canvas import canvas_of
+    from ..sampling.geometry import LATENT
+
+    height, width = (side * LATENT for side in latent[SAMPLES].shape[-2:])
+    return canvas_of(width, height, latent.get(CROP) or latent.get(LOCK))
