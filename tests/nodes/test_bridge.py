@@ -117,7 +117,7 @@ def test_a_wrong_wire_and_no_comfyui_are_told(models):
     for node, word in ((ToModel, "model"), (ToCLIP, "text_encoder"), (ToVAE, "vae")):
         with pytest.raises(InkstoneError, match=f"{word} got str"):
             node.execute("x")
-    with pytest.raises(InkstoneError, match="run this graph in ComfyUI"):
+    with pytest.raises(InkstoneError, match="Run this graph in ComfyUI"):
         ToModel.execute(models.model)
 
 
