@@ -314,7 +314,7 @@ def test_nodes_are_the_functions(files, bundle, kind, monkeypatch):
             control(model, bundle, 2, mask, (0.4, 0.0, 1.0)),
         )
         assert torch.equal(got["samples"], want)
-        with pytest.raises(InkstoneError, match="connect the output of Inkstone Load ControlNet"):
+        with pytest.raises(InkstoneError, match="expected the output of Inkstone Load ControlNet"):
             ApplyControlNet.execute(conditioning, bundle.vae, bundle.vae, image, 1.0, 0.0, 1.0)
 
 
@@ -328,9 +328,9 @@ def test_a_control_follows_the_cut_out_part(bundle, union):
     made = ApplyControlNet.execute([[POSITIVE, {}]], union, bundle.vae, large, 1.0, 0.0, 1.0).args[
         0
     ]
-    from inkstone.nodes import sockets
+    from inkstone.nodes.conditioning import controls
 
-    (placed,) = sockets.controls(made, latent)
+    (placed,) = controls(made, latent)
     assert torch.equal(placed.latent, latent["samples"]), "the part itself, encoded alike"
 
 
