@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,29 @@ def _register() -> None:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "inkstone" not in sys.modules:
     _register()
+
+
+def _skipping() -> Generator[None, object, object]:
+    """Turns the import of a missing oracle, inside a test or a fixture, into a skip."""
+    from .support.oracle import ORACLES, reason
+
+    try:
+        return (yield)
+    except ModuleNotFoundError as missing:
+        name = (missing.name or "").split(".")[0]
+        if name in ORACLES:
+            pytest.skip(reason(name))
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    return (yield from _skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    return (yield from _skipping())
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def test_files_are_what_the_builder_writes():
         )
 
 
+@pytest.mark.slow
 def test_the_machine_is_not_in_the_files(tmp_path, monkeypatch):
     """Other models at hand, another folder: the same text."""
     before = build.render_all()
@@ -123,6 +124,7 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
     return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, monkeypatch):
     """Every picture has the size of the one that it started from."""
@@ -158,6 +160,7 @@ def test_graph_draws_its_own_source(name, tmp_path):
         assert np.array_equal(a[:64], b[:64]) and not np.array_equal(a[64:], b[64:])
 
 
+@pytest.mark.slow
 def test_control_graph_draws_its_own_source(tmp_path):
     """The map is of the source; strength 0 draws another picture."""
     host = HeadlessHost(output=tmp_path, temp=tmp_path / "temp", input=tmp_path / "none")

@@ -95,6 +95,7 @@ def runs(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [(0.0,), (1.0, 0.1, 0.3), (1.0, 0.8, 1.0)])
 def test_without_effect_is_without_control(bundle, union, effect, runs):
     plain = drawn(bundle.model)
@@ -102,6 +103,7 @@ def test_without_effect_is_without_control(bundle, union, effect, runs):
     assert torch.equal(got, plain) and not runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start, end, steps", [(0, 1, 4), (0, 0.5, 2), (0.25, 0.8, 2), (0.75, 1, 1)]
 )
@@ -124,6 +126,7 @@ def test_what_a_spread_adds():
     assert torch.allclose(twice[1](2, 5, x.clone())[:, :3] - x[:, :3], samples[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_halves_are_one_and_order_does_not_count(bundle, union, inpainting):
     half = control(union, bundle, effect=(0.5,))
     whole = drawn(bundle.model, replace(half, strength=1.0))
@@ -143,6 +146,7 @@ def test_a_batch_is_its_singles(bundle, union):
         assert error < 1e-5, f"picture {k} of the batch: {error:.1e}"
 
 
+@pytest.mark.slow
 def test_where_it_acts(bundle, union):
     everywhere, nowhere = torch.ones(1, 48, 64), torch.zeros(1, 48, 64)
     plain, whole = drawn(bundle.model), drawn(bundle.model, control(union, bundle))
@@ -159,6 +163,7 @@ def test_where_it_acts(bundle, union):
     assert moved[:4].mean() > 2 * moved[-2:].mean(), f"moved by column: {moved.tolist()}"
 
 
+@pytest.mark.slow
 def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     """An edit model: controls move the target, and streaming changes no bit."""
     monkeypatch.setattr(residency, "_all", type(residency._all)())
@@ -208,6 +213,7 @@ def test_room_for_a_control_is_made_and_kept(files, monkeypatch):
     model.park(), branch.park()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bfloat16", "fp8"])
 def test_any_storage_format(files, bundle, union, tmp_path, form):
     """The same control in fewer bits: packed matrices stay packed, and it draws nearly the same."""
@@ -334,6 +340,7 @@ def test_a_control_follows_the_cut_out_part(bundle, union):
     assert torch.equal(placed.latent, latent["samples"]), "the part itself, encoded alike"
 
 
+@pytest.mark.slow
 def test_the_command_line(files, place, capsys, fails):
     odd = picture(61, 45)
     Image.fromarray((odd[0] * 255).round().byte().numpy()).save(place / "map.png")

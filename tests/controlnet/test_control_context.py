@@ -160,6 +160,7 @@ def ours(bundle, controls, size, run, prompt):
     return denoise(model, texts[0], texts[1] if run["cfg"] > 1 else None, request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maps", [1, 2])
 @pytest.mark.parametrize("size, cfg, batch", [((80, 48), 4.0, 1), ((32, 48), 1.0, 2)])
 def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
@@ -344,6 +345,7 @@ def test_nodes(small):
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 def test_the_command_line_puts_the_prefix_in_front(world, tmp_path, monkeypatch, capsys):
     plain, _, _, model = world
     monkeypatch.chdir(tmp_path)

@@ -79,6 +79,7 @@ RUNS = [  # size, strength, start, end, steps, cfg, batch
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, strength, start, end, steps, cfg, batch", RUNS)
 @pytest.mark.parametrize("kind", ["canny", "inpaint", "fun", "fun with a picture"])
 def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch):
@@ -97,6 +98,7 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
     compare(ours(bundle, [control], size, run), want, ours(bundle, [], size, run))
 
 
+@pytest.mark.slow
 def test_several_kinds_at_once(world):
     """All see the same stream, so their order does not matter: what they add is a sum."""
     plain, bundle, nets = world
@@ -123,6 +125,7 @@ def test_several_kinds_at_once(world):
     assert turned < 1e-5, f"in another order {turned:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
     plain, bundle, nets = world
@@ -171,6 +174,7 @@ def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
     assert relative(half, whole) > LIMIT < relative(half, plainly)
 
 
+@pytest.mark.slow
 def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
     """Its table is made of the model's time embedding: one control, two models, a LoRA there."""
     plain, bundle, nets = world

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models.controlnets.controlnet_qwenimage import QwenImageMultiControlNetModel
 
 from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.control_picture import ControlInput, Effect
@@ -26,7 +25,9 @@ from ..kernels.test_vision import image
 from ..support import tiny
 from ..support.controls import branch, mask_of, means, pipeline, saved
 from ..support.edits import raw
-from ..support.oracle import relative
+from ..support.oracle import library, relative
+
+reference = library("diffusers.models.controlnets.controlnet_qwenimage")
 
 PROMPT, NEGATIVE = "a red circle on a white wall", "blurry"
 LIMIT = 1e-4
@@ -96,6 +97,7 @@ RUNS = [  # size, strength, start, end, steps, cfg, batch
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, strength, start, end, steps, cfg, batch", RUNS)
 @pytest.mark.parametrize("kind", ["union", "inpainting"])
 def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch):
@@ -118,6 +120,7 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
     compare(ours(bundle, [control], size, run), want, ours(bundle, [], size, run))
 
 
+@pytest.mark.slow
 def test_several_pictures_for_one_net(world):
     """The reference's multi control: one net, once per picture, each with its strength and steps"""
     plain, bundle, nets = world
@@ -125,7 +128,7 @@ def test_several_pictures_for_one_net(world):
     size, run = (64, 48), dict(steps=3, cfg=4.0, batch=2)
     pictures = [image(*size, seed=n) for n in (3, 4, 9)]
     effects = [Effect(0.8, 0.0, 0.6), Effect(0.5, 0.0, 1.0), Effect(-0.3, 0.4, 1.0)]
-    pipe = pipeline(plain, QwenImageMultiControlNetModel([net]), "union")
+    pipe = pipeline(plain, reference.QwenImageMultiControlNetModel([net]), "union")
     call = dict(
         control_image=[p for p, _ in pictures],
         controlnet_conditioning_scale=[e.strength for e in effects],

@@ -148,6 +148,7 @@ def _doc(points):
     return json.dumps({"people": [{"pose_keypoints_2d": [v for p in points for v in p]}]})
 
 
+@pytest.mark.slow
 def test_sticks_keep_their_width_at_every_size():
     """Drawn at 500 x 600 and at three times that: the same stick, not a magnified one."""
     for size, scale in (((500, 600), 1), ((1500, 1800), 3)):

@@ -78,6 +78,7 @@ def test_cut_outs_turn_back():
         assert worst < 0.2, (up, worst, x0, y0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (97, 61)])
 def test_pictures_without_people_are_black(size, caplog):
     x = torch.full((2, size[1], size[0], 3), 0.5)
@@ -137,6 +138,7 @@ def test_the_astronaut_is_where_she_is():
         assert far < 0.05 * 512, (joint, far)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["astronaut.png", "camera.png"])
 def test_mirroring_mirrors(name):
     x = photo(name)
@@ -163,6 +165,7 @@ def test_nobody_is_seen_in_things_and_cats(name):
     assert people_in(name) == []
 
 
+@pytest.mark.slow
 def test_two_people_and_batches():
     x = photo("astronaut.png")
     two = torch.cat([x, x.flip(2)], 2)

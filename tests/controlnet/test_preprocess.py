@@ -60,6 +60,7 @@ def test_the_torch_form_is_opencvs_bit_by_bit(size, thresholds):
 # --- soft edge, lineart: how well they find known edges, and at which size of the picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, knobs, scenes, floor",
     [

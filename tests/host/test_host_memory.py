@@ -78,6 +78,7 @@ def networks(manager):
     return [e.model.model for e in manager.current_loaded_models]
 
 
+@pytest.mark.slow
 def test_a_model_that_works_is_a_guest_and_leaves_when_asked(manager):
     bundle = opened()
     bundle.text_encoder.weights.settle()

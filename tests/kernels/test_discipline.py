@@ -95,6 +95,7 @@ def rows(request, monkeypatch):
     monkeypatch.setattr(VAEModel, "_plan", lambda *_: (request.param, "as the test says"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_text_to_image_on_the_meta_device(on_meta, dtype, rows):
     width, height = SIZE
@@ -108,6 +109,7 @@ def test_text_to_image_on_the_meta_device(on_meta, dtype, rows):
     assert back.device.type == "meta" and back.shape == out["latent"].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["model", "text_encoder", "vae"])
 def test_training_forward_on_the_meta_device(on_meta, network):
     """With gradients other branches run: nothing in place, no pieces."""
@@ -128,6 +130,7 @@ def test_training_forward_on_the_meta_device(on_meta, network):
     assert {p.grad.device.type for p in net.parameters()} == {"meta"}
 
 
+@pytest.mark.slow
 def test_full_width_on_the_meta_device():
     """Branches that only sizes reach: pieces of the MLP, fast convolutions, 83 x 83 tokens."""
     with torch.device("meta"):
@@ -174,6 +177,7 @@ def test_text_to_image_in_bfloat16(folder):
     assert half["latent"].dtype == half["picture"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_vae_in_bfloat16(folder, rows):
     """On equal latents and pictures."""
     exact, half = (load_all(folder, LoadOptions(t)).vae for t in (torch.float32, torch.bfloat16))
@@ -243,6 +247,7 @@ def recorded_noise(monkeypatch):
         yield drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg, dtype", [(1.0, "float32"), (4.0, "float32"), (4.0, "bfloat16")])
 def test_three_at_once_are_three_singles(folder, cfg, dtype, tmp_path, monkeypatch):
     def drawn(name: str, seed: int, batch: int):

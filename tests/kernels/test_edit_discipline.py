@@ -60,6 +60,7 @@ def edit(bundle, kind: str) -> dict[str, torch.Tensor]:
 KINDS = ("edit-2511", "edit-inpaint", "layered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, dtype",
     [
@@ -93,6 +94,7 @@ def test_an_edit_on_the_meta_device(folder, kind, dtype, monkeypatch):
     assert out["picture"].shape == (2 * frames, SIZE[1], SIZE[0], channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_in_bfloat16(folder, kind):
     exact, half = (

@@ -40,7 +40,7 @@ def pair(config: MMDiTConfig, **options: bool):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("grid", [(5, 7), (26, 38), (4, 4)])
+@pytest.mark.parametrize("grid", [(5, 7), pytest.param((26, 38), marks=pytest.mark.slow), (4, 4)])
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_forward(name, batch, grid, grad):
     config = CONFIGS[name]

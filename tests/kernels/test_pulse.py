@@ -85,6 +85,7 @@ def bytes_alive() -> int:
     return sum(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoise", "text", "decode", "encode", "edit"])
 def test_stopped_at_random_places_it_lets_go_and_works_again(models, name):
     run, count = work(models)[name], StopAt(None)
@@ -134,6 +135,7 @@ def test_quantizing_beats(tmp_path, models):
     assert quantize(call, lambda done, of: None)["bytes"], "it goes on where it was stopped"
 
 
+@pytest.mark.slow
 def test_waiting_for_a_thread_beats():
     interrupt.listen(StopAt(1))
     with ThreadPoolExecutor(1) as pool:

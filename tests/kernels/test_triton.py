@@ -291,6 +291,7 @@ def compile_all(capability: int) -> None:
         assert code.metadata.shared <= 48 << 10, f"{name}, {tile}: {code.metadata.shared} bytes"
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_cards(tmp_path):
     pytest.importorskip("triton.backends.nvidia", reason="this triton has no NVIDIA compiler")
     code = (

@@ -18,6 +18,7 @@ from inkstone.loaders.models.vae import VAEModel
 
 from ..conftest import ROOT
 from ..support.oracle import fill, relative
+from ..support.slow import slow_where
 
 CONFIGS = {
     "base 8": VAEConfig(base=8, res_blocks=1),
@@ -55,7 +56,7 @@ def reference(config: VAEConfig):
     )
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=slow_where(lambda name: name != "base 8", CONFIGS))
 def pair(request):
     torch.manual_seed(7)
     config = CONFIGS[request.param]
@@ -65,7 +66,10 @@ def pair(request):
     return ref, ours.eval().to(memory_format=torch.channels_last)
 
 
-@pytest.fixture(scope="module", params=["base 12", "base 64, fast convolutions"])
+@pytest.fixture(
+    scope="module",
+    params=slow_where(lambda name: "64" in name, ["base 12", "base 64, fast convolutions"]),
+)
 def small(request):
     torch.manual_seed(8)
     return fill(VAE(CONFIGS[request.param])).to(memory_format=torch.channels_last)
@@ -77,7 +81,7 @@ def near(got: torch.Tensor, want: torch.Tensor, what: str, limit: float = 1e-5) 
     assert error <= limit, f"{what}: relative error {error:.2e}, limit {limit:.0e}"
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", slow_where(lambda size: size == (26, 38), SIZES), ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_parity(pair, size, batch):
     """In inference and with gradients, which take other paths."""
@@ -102,7 +106,10 @@ def test_parity(pair, size, batch):
 SMALL_ROWS = [(rows, s) for s in ((13, 9), (1, 1), (2, 3)) for rows in (1, 2, 3, 5, 16, 37, 1000)]
 
 
-@pytest.mark.parametrize("rows, size", [*SMALL_ROWS, (3, (26, 38)), (37, (26, 38))], ids=str)
+LARGE_ROWS = [pytest.param(rows, (26, 38), marks=pytest.mark.slow) for rows in (3, 37)]
+
+
+@pytest.mark.parametrize("rows, size", [*SMALL_ROWS, *LARGE_ROWS], ids=str)
 def test_rows_equal_whole(small, rows, size):
     h, w = size
     pixels, z = torch.rand(2, 3, 8 * h, 8 * w) * 2 - 1, torch.randn(2, 16, h, w)
@@ -181,6 +188,7 @@ def peak(side: int, rows: int) -> int:
     return int(subprocess.run(call, check=True, stdout=subprocess.PIPE, env=env).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_strips_need_less_memory():
     """Both forms need what the plan says, so that its ratio at full size can be believed."""
@@ -243,6 +251,7 @@ def test_bfloat16(small, rows):
         near(mean, small.moments(pixels)[0], "mean in bfloat16", 0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_meta_device(grad):
     with torch.device("meta"):

@@ -192,6 +192,7 @@ def processor():
     return Qwen2VLImageProcessorPil(max_pixels=MOST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(33, 47), (640, 360), (1, 1), (1031, 503)])
 @pytest.mark.parametrize("edit", (EDIT, EDIT_PLUS), ids=lambda e: e.name)
 def test_pixels_are_the_references(size, edit):
@@ -354,6 +355,7 @@ def pipeline(name: str, model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sizes, prompt",
     [
@@ -395,6 +397,7 @@ def test_in_bf16(folder, ours):
     assert error < 4e-2, f"relative error {error:.2e}"
 
 
+@pytest.mark.slow
 def test_nothing_is_encoded_twice(folder, monkeypatch):
     model = load_text_encoder(folder)
     assert model.vision._made is None, "opened before an edit asks"

@@ -214,6 +214,7 @@ def test_an_incomplete_vision_tower_is_told(tmp_path):
     assert "vision part of another model" in identify(path).sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "chosen", "words"),
     [

@@ -154,6 +154,7 @@ def check(part: str, loaded, state: State, dtype: torch.dtype = torch.float32) -
         assert torch.equal(got[name].squeeze(), tensor.to(dtype).squeeze()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_layouts_load_to_the_same_numbers(kind, pipe, folder, tmp_path):
     part, rename = LAYOUTS[kind]
@@ -329,6 +330,7 @@ def zeros(path: Path, shapes: expected_tensors.Layout) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory_of_a_load_is_the_resident_weights(folder, tmp_path):
     """130 MB of MMDiT, which stay bf16 as in the file although float32 is computed in (modulation

@@ -75,6 +75,7 @@ def test_clip_as_core_calls_it(models):
         clip.add_patches({"a": 1, "b": 2})
 
 
+@pytest.mark.slow
 def test_clip_knows_cores_edit_nodes(tmp_path):
     """Words and pictures as TextEncodeQwenImageEdit and ...EditPlus hand them over: their text is
     encoded as it stands, behind the head that core cuts.
@@ -208,6 +209,7 @@ def found(tmp_path_factory):
     return json.loads(line[7:])
 
 
+@pytest.mark.comfyui
 @pytest.mark.parametrize(
     "name",
     [
@@ -233,6 +235,7 @@ def test_core_samplers_draw_the_same_on_our_network(found, name):
     assert found[name] < LIMIT, f"latents differ by {found[name]:.2e} relative"
 
 
+@pytest.mark.comfyui
 @pytest.mark.parametrize("variant", ["edit-2511", "layered"])
 def test_variants_place_their_references_as_core_does(found, variant):
     if variant not in found:
@@ -244,6 +247,7 @@ def test_variants_place_their_references_as_core_does(found, variant):
         assert "Empty Qwen Image Layered Latent" in found["one frame"]
 
 
+@pytest.mark.comfyui
 def test_cores_fun_control_stands_beside_our_network(found):
     if "core's Fun control" not in found:
         pytest.skip("this ComfyUI has no Fun control")
@@ -251,11 +255,13 @@ def test_cores_fun_control_stands_beside_our_network(found):
     assert difference < LIMIT, f"latents differ by {difference:.2e} relative"
 
 
+@pytest.mark.comfyui
 def test_what_should_move_the_picture_does(found):
     moved = {name: value for name, value in found.items() if name.startswith("moved")}
     assert len(moved) >= 4 and min(moved.values()) > 100 * LIMIT, moved
 
 
+@pytest.mark.comfyui
 def test_core_nodes_on_our_vae_and_text_encoder(found):
     assert found["CLIPTextEncode"] == found["item 1"] == found["decoded"] == found["tiled"] == 0
     assert found["VAEEncode"] == [2, 16, 1, 6, 8] and found["VAEDecode"] == [2, 48, 64, 3]
@@ -265,5 +271,6 @@ def test_core_nodes_on_our_vae_and_text_encoder(found):
     assert found["inside"].startswith("Another node patches the inside of core's network")
 
 
+@pytest.mark.comfyui
 def test_the_host_knows_what_our_weights_take(found):
     assert found["held"] == [True]

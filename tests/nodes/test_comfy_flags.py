@@ -36,9 +36,13 @@ FLAGS = (
     "state NO_VRAM",
 )
 
-pytestmark = pytest.mark.skipif(
-    given_source() is None, reason=f"needs {SOURCE_VARIABLE}: a git directory or tree of ComfyUI"
-)
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(
+        given_source() is None,
+        reason=f"needs {SOURCE_VARIABLE}: a git directory or tree of ComfyUI",
+    ),
+]
 
 
 class Drawn(NamedTuple):

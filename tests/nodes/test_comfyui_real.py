@@ -32,6 +32,7 @@ GRAPH = Path(
     )
 )
 
+pytestmark = pytest.mark.comfyui
 if given_source() is None:
     _LINE = f"NOT TESTED in a real ComfyUI: set {SOURCE_VARIABLE} to a git directory or tree of it"
     warnings.warn(_LINE, stacklevel=1)

@@ -93,6 +93,7 @@ def lora(folder: Path) -> str:
     return "tiny.safetensors"
 
 
+@pytest.mark.comfyui
 @pytest.mark.parametrize("path", API, ids=lambda p: p.stem)
 def test_pictures_are_equal(path, server, tiny_folder, tiny_control, tmp_path):
     models = server.base / "models"

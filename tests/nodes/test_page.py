@@ -21,6 +21,8 @@ from ..support.page_proof import BROWSER_VARIABLE
 SHOTS = "INKSTONE_PAGE_SHOTS"
 
 
+@pytest.mark.comfyui
+@pytest.mark.browser
 @pytest.mark.skipif(
     given_source() is None or not os.environ.get(BROWSER_VARIABLE) or find_chromium() is None,
     reason=f"needs {SOURCE_VARIABLE}, {BROWSER_VARIABLE} (one with Playwright) and a Chromium",

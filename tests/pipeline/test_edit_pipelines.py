@@ -79,6 +79,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", EDITS, ids=lambda c: f"{c[0]} {len(c[1])} {c[2]} cfg{c[4]:g} b{c[5]}"
 )
@@ -122,6 +123,7 @@ def masked(size: tuple[int, int]) -> tuple[Image.Image, torch.Tensor]:
     return Image.fromarray(pixels), F.interpolate(mask, size=(height // 8, width // 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strength, steps, cfg, batch", [(0.6, 5, 4.0, 1), (0.33, 7, 1.0, 2), (1.0, 3, 4.0, 2)]
 )
@@ -161,6 +163,7 @@ def test_from_a_picture(pair, kind, strength, steps, cfg, batch):
         assert ((got - latent).abs() * repaint[:, :, None]).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength, steps, cfg", [(0.6, 5, 4.0), (1.0, 3, 1.0)])
 def test_inpainting_with_an_edit_model(pair, strength, steps, cfg):
     pipe, bundle = (
@@ -193,6 +196,7 @@ def test_inpainting_with_an_edit_model(pair, strength, steps, cfg):
     compare(denoise(bundle.model, *texts, request), raw(pipe, want, size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layers, picture, cfg", [(2, (90, 61), 4.0), (3, (61, 90), 1.0), (1, (64, 64), 4.0)]
 )

@@ -309,6 +309,7 @@ def test_a_reference_with_odd_sides_gets_its_edge_repeated(model):
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 @pytest.mark.parametrize("kind", ["edit", "edit-2509", "edit-2511", "layered", "inpaint"])
 def test_a_batch_is_its_singles(model, kind, cfg):

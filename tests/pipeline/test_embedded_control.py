@@ -56,12 +56,14 @@ def test_the_model_with_its_control_fits_its_budget():
     assert (EMBEDDED_FOLDER / "controlnet").is_dir() and size <= 10_000_000, size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAPS)
 def test_outlines_are_those_of_the_map(models, own, scenes, kind):
     found = scores(models, own, scenes, MAPS[kind])
     assert np.mean(found) >= 0.8, f"{kind}: F {np.mean(found):.3f}, {np.round(found, 2)}"
 
 
+@pytest.mark.slow
 def test_without_control_they_are_not(models, scenes):
     found = scores(models, None, scenes, EDGES)
     assert np.mean(found) < 0.4, f"F {np.mean(found):.3f}: the scenes say nothing of the control"
@@ -75,6 +77,7 @@ def latent(models, scene, *controls):
     return denoise(models.model, encode(prompt(scene)), encode(""), request)
 
 
+@pytest.mark.slow
 def test_strength_0_is_no_control_bit_for_bit(models, own, scenes):
     for scene in scenes[:3]:
         seen = torch.from_numpy(EDGES(render(scene))).float()[None] / 255
@@ -84,6 +87,7 @@ def test_strength_0_is_no_control_bit_for_bit(models, own, scenes):
             assert torch.equal(latent(models, scene, control), plain) == (strength == 0)
 
 
+@pytest.mark.slow
 def test_the_command_takes_it_without_a_file(tmp_path, scenes):
     scene = next(s for s in scenes if s.width == s.height)
     Image.fromarray(render(scene)).save(tmp_path / "seen.png")
@@ -101,6 +105,7 @@ def test_the_command_takes_it_without_a_file(tmp_path, scenes):
     assert near["1"] > near["none"] + 0.2, near
 
 
+@pytest.mark.slow
 def test_a_file_that_is_named_is_taken_instead(tmp_path, scenes):
     Image.fromarray(render(scenes[0])).save(tmp_path / "seen.png")
     other = embedded_control(tmp_path / "other.safetensors", 1)

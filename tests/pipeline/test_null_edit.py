@@ -25,6 +25,7 @@ from inkstone.sampling.schedule import sigmas
 from inkstone.training.edits import sample_edit
 from inkstone.training.render import render
 
+pytestmark = pytest.mark.slow
 CANVASES = {
     (128, 128): (128, 128),
     (160, 96): (160, 96),

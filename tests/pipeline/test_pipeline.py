@@ -9,6 +9,7 @@ from inkstone.loaders.formats.safetensors import SafetensorsFile
 
 from ..support import tiny
 from ..support.oracle import relative
+from ..support.slow import slow_where
 
 SHORT, PROMPT = "cat", "a red cat on a mat, and a prompt that is longer than the dropped head"
 LONG = " ".join([PROMPT] * 5)
@@ -41,7 +42,9 @@ def check(got, want, pictures, files):
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda c: f"{c[0]} {len(c[1])} {c[2][0]}x{c[2][1]} cfg{c[4]:g} b{c[6]}"
+    "case",
+    slow_where(lambda case: case[2] == GRID or case[-1] > 1, CASES),
+    ids=lambda c: f"{c[0]} {len(c[1])} {c[2][0]}x{c[2][1]} cfg{c[4]:g} b{c[6]}",
 )
 def test_draw_equals_diffusers(case, tmp_path):
     shape, prompt, (width, height), steps, cfg, negative, batch = case
@@ -66,6 +69,7 @@ def test_draw_equals_diffusers(case, tmp_path):
     check(got, want, pictures, files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["even", "odd layers, three heads"])
 def test_lightning_folder(shape, tmp_path):
     """A merged Lightning folder ships a scheduler of its own; it is honoured."""

@@ -68,6 +68,7 @@ def residence(rest: int, groups: list[int]) -> Residency:
     return Residency(network, slots, CPU, network.blocks)
 
 
+@pytest.mark.slow
 def test_stages_are_what_settle_does(monkeypatch):
     draw = random.Random(4)
     for _ in range(60):

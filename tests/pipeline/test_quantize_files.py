@@ -57,6 +57,7 @@ def whole(mix: str) -> tuple[int, dict[str, int]]:
     return total, counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", PUBLISHED)
 def test_sizes_are_the_published_ones_to_the_byte(mix):
     assert whole(mix)[0] == PUBLISHED[mix]

@@ -56,6 +56,7 @@ def test_forms_of_importance_matrices(tmp_path):
     assert Importance({"x": torch.zeros(3)}, tmp_path).of(("x",), 3) is None
 
 
+@pytest.mark.slow
 def test_importance_from_prompts(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     prompts = tmp_path / "p.txt"

@@ -70,6 +70,7 @@ def left(folder: Path) -> list[str]:
 # --- what comes out
 
 
+@pytest.mark.slow
 def test_values_and_names_by_the_package(source, q4):
     reader = gguf.GGUFReader(q4)
     assert reader.fields["general.architecture"].contents() == "qwen_image"
@@ -103,6 +104,7 @@ def test_threads_change_no_byte(source, q4, tmp_path):
     assert left(tmp_path) == ["x.gguf"]
 
 
+@pytest.mark.slow
 def test_prefix_and_mark_and_shards(q4, tmp_path):
     weights, start = tensors(), "model.diffusion_model."
     marked = {start + n: t for n, t in weights.items()}
@@ -187,6 +189,7 @@ def dying(call: QuantizeCall, writes: int) -> None:
     quantize(call, quiet)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
     source, q4, tmp_path, monkeypatch, caplog
 ):
@@ -223,6 +226,7 @@ def stopped(call: QuantizeCall, after: int) -> None:
         quantize(call, stop)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
@@ -331,6 +335,7 @@ def peak_of(run) -> int:
         return int(answer.read())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_peak_memory_is_one_tensor_and_chunks(tmp_path):
     config = MMDiTConfig(layers=2, heads=8, head_dim=128, joint=512, ff=4096)
@@ -349,6 +354,7 @@ def test_peak_memory_is_one_tensor_and_chunks(tmp_path):
 # --- the node
 
 
+@pytest.mark.slow
 def test_the_node(source, q4, tmp_path):
     folder = tmp_path / "models" / "diffusion_models"
     folder.mkdir(parents=True)

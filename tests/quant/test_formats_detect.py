@@ -19,6 +19,7 @@ from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support.dfloat11_encoder import encode
 from ..support.oracle import relative
+from ..support.slow import slow_where
 from .test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 
 CONFIG = type("C", (), dict(layers=2, heads=1, head_dim=128, channels=64, joint=64, ff=256))
@@ -144,7 +145,7 @@ CASES = {  # name -> (change, format and count, worst relative error of the outp
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_where(lambda case: case == "DFloat11", CASES))
 def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
     change, counts, most = CASES[case]
     plain = model()
@@ -184,6 +185,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_told_before_loading(case, tmp_path):
     change, name, words = DAMAGE[case]

@@ -113,6 +113,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, CONFIG])
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_a_block_shares_a_stream(config, prefix, tmp_path):

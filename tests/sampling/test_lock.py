@@ -7,7 +7,8 @@ from inkstone.errors import InkstoneError
 from inkstone.sampling.geometry import LARGEST, TOKEN, check_canvas
 from inkstone.sampling.pixel_lock import colour, lock, resized, size_of
 
-from ..support.locked import SIZES, MockVAE, drift, picture
+from ..support.locked import SIZES, MockVAE, drift, is_large, picture
+from ..support.slow import slow_where
 
 NONE = 0.1  # pixels: phase correlation cannot tell less in a picture of 33x47 that lost detail
 
@@ -23,7 +24,7 @@ def null_edit(x: torch.Tensor, area: int | None = None) -> torch.Tensor:
     return held.from_canvas(vae.decode(z))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("size", slow_where(is_large, SIZES), ids=lambda s: f"{s[0]}x{s[1]}")
 def test_size_bits_and_place(size):
     x, held = picture(*size), lock(*size)
     back = held.from_canvas(held.to_canvas(x))

@@ -14,7 +14,8 @@ from inkstone.sampling.inpaint import Repaint, crop_for, pad_out, paste, stitch,
 from inkstone.sampling.masks import bounds, latent_mask, mask_for, soften
 from inkstone.sampling.pixel_lock import lock, size_of
 
-from ..support.locked import SIZES, MockVAE, drift, picture
+from ..support.locked import SIZES, MockVAE, drift, is_large, picture
+from ..support.slow import slow_where
 
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
@@ -45,7 +46,7 @@ def edited(original: torch.Tensor, mask: torch.Tensor, done: torch.Tensor) -> in
 # --- the whole way, over all sizes
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("size", slow_where(is_large, SIZES), ids=lambda s: f"{s[0]}x{s[1]}")
 def test_hostile_edit_and_null_edit(size):
     """Crop on and off by turns. A denoiser that ruins everything changes nothing outside the mask,
     one that changes nothing leaves everything in its place."""
@@ -307,6 +308,7 @@ def test_the_box_of_a_crop():
             assert full or (length >= 64 and 3 * length >= box.size[other])
 
 
+@pytest.mark.slow
 def test_a_small_part_of_a_large_picture_is_edited_at_full_resolution():
     x = picture(2999, 1999, 4)
     mask = spot(2999, 1999, Box(2901, 7, 2960, 40))

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline, calculate_shift
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import MMDiTConfig
@@ -22,7 +20,9 @@ from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, from_config, sigmas
 
-from ..support.oracle import fill
+from ..support.oracle import fill, library
+
+PIPELINE = "diffusers.pipelines.qwenimage.pipeline_qwenimage"
 
 QWEN_CONFIG = dict(
     use_dynamic_shifting=True,
@@ -52,9 +52,9 @@ CANVASES = [*OFFICIAL, (512, 512), (304, 208), (16, 16), (2048, 2048), (3584, 16
 
 
 def reference_sigmas(config: dict, steps: int, tokens: int) -> torch.Tensor:
-    scheduler = FlowMatchEulerDiscreteScheduler(**config)
+    scheduler = library("diffusers").FlowMatchEulerDiscreteScheduler(**config)
     c = scheduler.config
-    mu = calculate_shift(
+    mu = library(PIPELINE).calculate_shift(
         tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
     )
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
@@ -65,7 +65,7 @@ def reference_sigmas(config: dict, steps: int, tokens: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule_equals_the_reference_scheduler(name, steps):
     record, config = SCHEDULES[name]
-    read = from_config(dict(FlowMatchEulerDiscreteScheduler(**config).config))
+    read = from_config(dict(library("diffusers").FlowMatchEulerDiscreteScheduler(**config).config))
     for width, height in CANVASES:
         tokens = math.prod(token_grid(width, height))
         got = sigmas(read, steps, tokens)
@@ -147,7 +147,7 @@ def test_noise_is_the_references_and_comfyuis(rows, columns):
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator was used"
     generator = torch.Generator("cpu").manual_seed(2**40 + 7)
     drawn = torch.randn((1, 1, 16, rows, columns), generator=generator)
-    packed = QwenImagePipeline._pack_latents(drawn, 1, 16, rows, columns)
+    packed = library(PIPELINE).QwenImagePipeline._pack_latents(drawn, 1, 16, rows, columns)
     assert torch.equal(pack(got), packed)
     comfy = torch.randn([1, 16, 1, rows, columns], generator=generator.manual_seed(2**40 + 7))
     assert torch.equal(got[:, :, None], comfy)
@@ -173,7 +173,7 @@ def test_impossible_noise(seed, batch, words):
 
 
 def test_euler_equals_the_reference_steps():
-    scheduler = FlowMatchEulerDiscreteScheduler(**QWEN_CONFIG)
+    scheduler = library("diffusers").FlowMatchEulerDiscreteScheduler(**QWEN_CONFIG)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6), mu=QWEN.mu(15))
     start, mix = torch.randn(2, 15, 64), torch.randn(64, 64) / 8
     x = start
@@ -261,7 +261,9 @@ def test_a_run_starts_from_the_references_noise():
     got = first_state(random_model(1), Request(48, 80, sigmas(QWEN, 2, 15), seed=9, batch=3))
     for k in range(3):
         drawn = torch.randn((1, 1, 16, 10, 6), generator=torch.Generator().manual_seed(9 + k))
-        assert torch.equal(got[k : k + 1], QwenImagePipeline._pack_latents(drawn, 1, 16, 10, 6))
+        assert torch.equal(
+            got[k : k + 1], library(PIPELINE).QwenImagePipeline._pack_latents(drawn, 1, 16, 10, 6)
+        )
 
 
 def test_a_schedule_that_starts_below_one_mixes_the_latent_in():

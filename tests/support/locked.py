@@ -21,6 +21,13 @@ _SIZES = """
 """
 SIZES = [tuple(map(int, size.split("x"))) for size in _SIZES.split()]
 assert len(set(SIZES)) == 40
+
+
+def is_large(size: tuple[int, int]) -> bool:
+    """True where a test of the size takes longer than a moment."""
+    return size[0] * size[1] > 300_000
+
+
 MOST = 256  # pixels a side of a window
 FASTEST = 0.06  # waves per pixel
 FAINTEST = 1e-2  # of the power of the strongest wave: below, a phase is noise

@@ -1,7 +1,28 @@
-"""Random weights for parity tests: every tensor non-trivial, so a swapped scale and shift shows."""
+"""The libraries that our numbers are held against, and random weights for parity tests: every
+tensor is non-trivial, so a swapped scale and shift shows.
+"""
 
+from types import ModuleType
+
+import pytest
 import torch
 from torch import Tensor, nn
+
+# top-level modules that only tests need; where one is missing, what needs it is skipped
+ORACLES = (
+    *("accelerate", "comfy_kitchen", "cv2", "diffusers", "gguf", "peft", "prometheus_client"),
+    *("scipy", "skimage", "transformers", "triton"),
+)
+
+
+def reason(name: str) -> str:
+    """Why a test is skipped, in the words of pytest's summary."""
+    return f"needs {name}, which only tests use: pip install '.[test]'"
+
+
+def library(name: str) -> ModuleType:
+    """A module that only tests need; without it the test or the whole file is skipped."""
+    return pytest.importorskip(name, reason=reason(name.split(".")[0]))
 
 
 def fill(module: nn.Module) -> nn.Module:

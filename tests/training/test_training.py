@@ -54,6 +54,7 @@ def stop_after(monkeypatch, module, name, calls):
     monkeypatch.setattr(module, name, wrapped)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_exact(tmp_path, monkeypatch):
     words.write(tmp_path / "tokenizer")
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
@@ -72,6 +73,7 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
     assert not same(whole, train_flow(again, tmp_path / "cut", tokenizer))
 
 
+@pytest.mark.slow
 def test_decoder_stage_leaves_the_encoder(tmp_path):
     vae = train_vae(tmp_path)
     before = {k: v.clone() for k, v in vae.encoder.state_dict().items()}
@@ -81,6 +83,7 @@ def test_decoder_stage_leaves_the_encoder(tmp_path):
     assert any(not torch.equal(v, decoder[k]) for k, v in vae.decoder.state_dict().items())
 
 
+@pytest.mark.slow
 def test_objective_learns_one_picture():
     torch.manual_seed(0)
     model = flow.FlowModel()
@@ -96,6 +99,7 @@ def test_objective_learns_one_picture():
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5]), losses
 
 
+@pytest.mark.slow
 def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     quick = [dataclasses.replace(s, steps=2, batch=2, crop=32) for s in vae_training.STAGES]
     monkeypatch.setattr(vae_training, "STAGES", tuple(quick))

@@ -113,6 +113,7 @@ def train(folder, parts):
     return control_flow.train_control(*parts, base(), folder, 1)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_exact_and_the_model_stays(tmp_path, monkeypatch, parts):
     monkeypatch.setattr(control_flow, "STAGES", (STAGE,))
     whole = train(tmp_path / "whole", parts)
@@ -183,6 +184,7 @@ def test_edges_that_moved_score_less():
         assert control_scores.edge_score(empty, empty) == 1
 
 
+@pytest.mark.slow
 def test_only_the_control_is_taught(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(control_flow, "STAGES", (STAGE,))
     out = tmp_path / "model"

@@ -15,6 +15,7 @@ def scenes(count, kind="scenes", split="test", seed=0):
     return [sample(rng, kind, None, split) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scenes", "shapes", "strips"])
 def test_reader_on_true_pictures(kind):
     many = scenes(400, kind, seed=5)
@@ -23,6 +24,7 @@ def test_reader_on_true_pictures(kind):
     assert worst[0] >= 0.995, f"{worst[1]} is read right in {worst[0]:.4f} of true pictures"
 
 
+@pytest.mark.slow
 def test_reader_bears_noise():
     many = scenes(200, seed=6)
     rng = np.random.default_rng(1)
@@ -73,6 +75,7 @@ FAULTS = {
 SHAPE_FAULTS = ("kind", "colour", "place")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS)
 def test_reader_finds_faults(kind):
     caught, total = 0, 0

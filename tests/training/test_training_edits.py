@@ -22,6 +22,7 @@ def edits(count, split="test", seed=0, kind=None):
     return [sample_edit(rng, kind, split) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_true_edit_is_right_and_the_source_is_not(kind):
     for edit in edits(60, kind=kind, seed=3):
@@ -104,6 +105,7 @@ def train(folder, tokenizer):
     return edit_flow.train_edits(vae, stats, tokenizer, flow.FlowModel(), folder, 1)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_exact(tmp_path, monkeypatch):
     monkeypatch.setattr(edit_flow, "STAGES", (STAGE,))
     words.write(tmp_path / "tokenizer")

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ...conftest import ROOT
 
 GRAPH = {
@@ -29,6 +31,7 @@ def called(*words, **more):
     )
 
 
+@pytest.mark.slow
 def test_names_that_the_code_page_lacks_end_no_queue(tmp_path):
     (tmp_path / "g.json").write_text(json.dumps(GRAPH))
     job = {"id": "红", "graph": str(tmp_path / "g.json")}

@@ -231,6 +231,8 @@ def test_interfaces_of_our_classes_agree_with_their_object_info():
 BROWSER = os.environ.get("INKSTONE_BROWSER_PYTHON")
 
 
+@pytest.mark.comfyui
+@pytest.mark.browser
 @pytest.mark.skipif(
     given_source() is None or not BROWSER,
     reason="needs INKSTONE_COMFYUI_SOURCE and INKSTONE_BROWSER_PYTHON (one with Playwright)",

@@ -35,6 +35,7 @@ def written(tmp_path: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_shipped_graph_draws_the_same_from_ui_api_and_picture(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

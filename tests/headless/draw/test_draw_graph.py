@@ -37,6 +37,7 @@ TEXT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", TEXT)
 def test_text_to_image(what, files):
     made = drawn(PROMPT, *TEXT[what])
@@ -69,6 +70,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PICTURES)
 def test_from_a_picture(what, files):
     check(drawn("make the star green", *PICTURES[what], "--batch", "2", steps=3))
@@ -86,6 +88,7 @@ def test_inpaint_of_a_part_of_a_large_picture(files):
     check(drawn(PROMPT, "--image", "input/large.png", "--mask", "input/there.png"))
 
 
+@pytest.mark.slow
 def test_a_moving_picture_gives_its_first(files):
     frames = [Image.fromarray(pixels(seed=n)) for n in range(3)]
     frames[0].save("input/moves.webp", save_all=True, append_images=frames[1:], lossless=True)
@@ -121,6 +124,7 @@ def test_files_of_their_own(files):
     assert kinds("made.png")[:2] == ["LoadAll", "LoadVAE"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_loras(count, files):
     loras = []
@@ -148,6 +152,7 @@ def lora_for_embedded(path: Path, seed: int) -> None:
     save_safetensors(path, state, {})
 
 
+@pytest.mark.slow
 def test_the_control_that_ships(files):
     check(drawn(PROMPT, "--control", "canny:input/c.png", "--cfg", "1", steps=4))
     said = read_text_chunks("made.png")["prompt"]

@@ -45,6 +45,7 @@ def control(files, tiny_control):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant, pictures, more",
     [
@@ -61,6 +62,7 @@ def test_edits(variant, pictures, more, model):
     assert kinds("made_1.png" if "--batch" in more else "made.png").count("EncodeEdit") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture, batch", [("a", 1), ("clear", 2)])
 def test_layers(picture, batch, model, monkeypatch):
     monkeypatch.setitem(edit.LAYER_AREAS, "640x640", 4096)
@@ -107,6 +109,7 @@ CONTROLS = {  # kind of control -> the rest of the call
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CONTROLS)
 def test_controls(what, model, control):
     file = control(what.partition(" on ")[0].partition(",")[0].partition(" with")[0])

@@ -260,6 +260,7 @@ def test_bad_file(what, files, fails):
     fails(("draw", PROMPT, "-o", "x.png", *named(files, *options)), words)
 
 
+@pytest.mark.slow
 def test_a_picture_of_20000_by_10(files, fails, place):
     """Longer than a canvas can be: worked on at the model's size, and brought back."""
     draw(PROMPT, "--image", files / "long.png", "-o", "long.png")

@@ -163,6 +163,7 @@ def test_latents_keep_their_numbers():
     assert not states.any() and told == {"pooled_output": None, "x": 1}
 
 
+@pytest.mark.comfyui
 @pytest.mark.skipif(given_source() is None, reason="needs INKSTONE_COMFYUI_SOURCE")
 def test_pictures_are_those_of_a_real_comfyui(tmp_path):
     from ...support.comfy_server import ComfyServer

@@ -90,6 +90,7 @@ def test_async_node_inside_a_running_loop(host):
     assert asyncio.run(main()).outputs["3"]["value"] == [2.0]
 
 
+@pytest.mark.slow
 def test_long_chain_needs_no_recursion(host):
     data = {"0": number(1)} | {str(i): add(str(i - 1), extra=1) for i in range(1, 1500)}
     assert run(data | {"end": show("1499")}, host).outputs["end"]["value"] == [1500.0]

@@ -58,6 +58,7 @@ def test_a_picture_is_the_one_that_draw_makes(place):
     assert pixels(place / "own.png") == pixels(place / "out" / "b.png")
 
 
+@pytest.mark.slow
 def test_models_open_once_and_each_prompt_is_encoded_once(place, monkeypatch):
     opened, encoded = [], []
     load, encode = bundle_module.load_diffusion_model, TextEncoderModel._encode
@@ -78,6 +79,7 @@ def test_models_open_once_and_each_prompt_is_encoded_once(place, monkeypatch):
     check_whole(place / "out", len(jobs))
 
 
+@pytest.mark.slow
 def test_equal_jobs_both_run_and_changed_ones_run_again(place):
     jobs = [{"prompt": RED}, {"prompt": RED}, {"id": "x", "prompt": RED, "batch": 2}]
     assert run(place, jobs) == 0
@@ -91,6 +93,7 @@ def test_equal_jobs_both_run_and_changed_ones_run_again(place):
     assert (place / "out" / "x.png").is_file() and not (place / "out" / "x_2.png").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_picture_or_graph_is_another_job(place):
     assert main(["draw", RED, "-o", "in.png", "--size", "64x64", "--steps", "1", "--quiet"]) == 0
     (place / "g.json").write_text(Path(GRAPH).read_text())
@@ -105,6 +108,7 @@ def test_a_changed_picture_or_graph_is_another_job(place):
     assert [r["id"] for r in records(place / "out")] == ["p", "g", "g"]
 
 
+@pytest.mark.slow
 def test_memory_and_device_make_no_other_job(place):
     assert run(place, [{"prompt": RED}]) == 0
     assert run(place, [{"prompt": RED}], "--memory", "8GB", "--device", "cpu") == 0
@@ -131,6 +135,7 @@ def test_groups_by_model_then_size_in_order(tmp_path):
     assert [job.name for job in found] == ["a", "d", "b", "e", "c", "f"]
 
 
+@pytest.mark.slow
 def test_a_failed_job_costs_nobody_else_and_waits_for_retry(place):
     (place / "bad.png").write_bytes(b"no picture")
     jobs = [
@@ -185,6 +190,7 @@ def test_labels_are_escaped():
     assert family.documentation == "two\nlines \\ there"
 
 
+@pytest.mark.slow
 def test_a_line_that_was_cut_off_is_taken_away(place):
     assert run(place, [{"id": "a", "prompt": RED}, {"id": "b", "prompt": RED, "seed": 1}]) == 0
     journal = place / "out" / "results.jsonl"
@@ -195,6 +201,7 @@ def test_a_line_that_was_cut_off_is_taken_away(place):
     assert '{"event": "jo\n{"event": "job"' in (place / "out" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_damaged_line_in_the_middle_costs_its_job_alone(place):
     jobs = [{"id": i, "prompt": RED} for i in "abc"]
     assert run(place, jobs) == 0
@@ -206,6 +213,7 @@ def test_a_damaged_line_in_the_middle_costs_its_job_alone(place):
     assert [json.loads(x)["id"] for x in (left[0], left[2], left[3])] == ["a", "c", "b"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_costs_no_job(place, monkeypatch, capsys):
     jobs = [{"id": i, "prompt": RED} for i in "abc"]
     real, calls = os.fsync, []
@@ -246,6 +254,7 @@ def test_a_journal_line_that_does_not_fit_leaves_nothing(tmp_path):
     assert (tmp_path / "results.jsonl").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_after_the_step(place, capsys):
     """The signal comes in the second job's first step; the second step of that job never ends."""
     steps, before = [], signal.getsignal(signal.SIGINT)

@@ -84,6 +84,7 @@ def killed_at(folder: Path, calls: int) -> bool:
         os._exit(0)
 
 
+@pytest.mark.slow
 @unix
 def test_killed_before_every_step_of_a_commit(tmp_path):
     for calls in range(1000):
@@ -106,6 +107,7 @@ def test_killed_before_every_step_of_a_commit(tmp_path):
     assert calls > 20, f"a commit has more steps than {calls}"
 
 
+@pytest.mark.slow
 @unix
 def test_kill_9_of_real_runs(tmp_path):
     jobs = [{"prompt": f"a red circle {k % 3}", "seed": k, **QUICK} for k in range(30)]

@@ -18,12 +18,13 @@ from inkstone.headless.queue.jobs import Job
 
 from ...support.batches import QUICK, check_whole, records, started, write_jobs
 
-ray = pytest.mark.skipif(
+needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
 )
 
 
-@ray
+@pytest.mark.ray
+@needs_ray
 def test_a_killed_worker_costs_its_job_one_retry(tmp_path):
     jobs = [
         {"id": f"j{k}", "prompt": "a red circle", "seed": k, **QUICK, "steps": 8} for k in range(24)

@@ -138,11 +138,13 @@ def test_what_cannot_is_said_by_the_exchange(name, tmp_path):
     assert "InkstoneToModel" not in kinds
 
 
+@pytest.mark.comfyui
 @pytest.mark.parametrize("name", sorted(FOUND.keys() - CANNOT.keys() - WIDE))
 def test_an_official_template_runs_on_our_network(name, server, tmp_path):
     run(name, server, tmp_path, official_files.TINY)
 
 
+@pytest.mark.comfyui
 @pytest.mark.parametrize("name", sorted(WIDE))
 def test_one_with_a_control_of_core_runs_on_our_network(name, wide_server, tmp_path):
     run(name, wide_server, tmp_path, official_files.WIDE)

@@ -101,6 +101,7 @@ STORAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", files.METHODS)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_beside_packed_weights(method, storage, state, tmp_path):
@@ -178,6 +179,7 @@ def test_strength_0_leaves_no_trace(model, state, tmp_path):
     assert torch.equal(drawn(blocked), plain)
 
 
+@pytest.mark.slow
 def test_strength_changes_without_reading(model, state, tmp_path, monkeypatch):
     """The file is read once, even when nobody holds the model with LoRA meanwhile."""
     reads = []

@@ -74,6 +74,7 @@ def opened(folder):
     return QwenImagePipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_file_that_diffusers_saved(name, folder, tmp_path):
     torch.manual_seed(6)
@@ -91,6 +92,7 @@ def test_file_that_diffusers_saved(name, folder, tmp_path):
     assert error < 1e-4 and effect > 0.02, f"{name}: error {error:.2e}, effect {effect:.2e}"
 
 
+@pytest.mark.slow
 def test_the_same_file_loaded_by_both(folder, tmp_path):
     """diffusers' own load_lora_weights, with a strength."""
     torch.manual_seed(7)
@@ -128,6 +130,7 @@ def test_kohya_file_loaded_by_both(folder, tmp_path):
     assert error < 1e-4, f"relative error {error:.2e}"
 
 
+@pytest.mark.slow
 def test_raw_peft_folder(folder, tmp_path):
     """As PEFT itself saves: base_model.model. and an adapter_config.json."""
     torch.manual_seed(9)
