@@ -51,8 +51,8 @@ def sides(x: Tensor, storage: GGUFStorage) -> dict[str, Call]:
     """The work of each side on x [M,K]."""
     gemm, plain = backend.kernels(), eager(storage, x.dtype)
     return {
-        "fused": lambda: gemm.fused(x, storage),
-        "unpack": lambda: F.linear(x, gemm.unpack(storage, x.dtype)),
+        "fused": lambda: gemm.fused_product(x, storage),
+        "unpack": lambda: F.linear(x, gemm.unpack_weight(storage, x.dtype)),
         "eager": lambda: F.linear(x, eager(storage, x.dtype)),
         "plain": lambda: F.linear(x, plain),
     }

@@ -116,7 +116,7 @@ def _four_bit(parts: PackedParts, layer: str, kind: str) -> PackedWeight:
     count = shape[0] * shape[1]
     blocks = -(-count // block)
     nested = layer + ".weight.nested_absmax" in parts
-    used = {
+    part_names = {
         "codes": parts.need(layer, ".weight", (count // 2,), _BYTE),
         "levels": parts.need(layer, ".weight.quant_map", (16,), _FLOAT),
         "largest": parts.need(layer, ".weight.absmax", (blocks,), _BYTE if nested else _FLOAT),
@@ -124,20 +124,20 @@ def _four_bit(parts: PackedParts, layer: str, kind: str) -> PackedWeight:
     offset = _nested_offset(parts, layer, state) if nested else 0.0
     if nested:
         outer = -(-blocks // _NESTED_BLOCK)
-        used["nested_largest"] = parts.need(layer, ".weight.nested_absmax", (outer,), _FLOAT)
-        used["nested_levels"] = parts.need(layer, ".weight.nested_quant_map", (256,), _FLOAT)
+        part_names["nested_largest"] = parts.need(layer, ".weight.nested_absmax", (outer,), _FLOAT)
+        part_names["nested_levels"] = parts.need(layer, ".weight.nested_quant_map", (256,), _FLOAT)
     format_name = f"bitsandbytes {kind}"
 
     def load() -> BnbStorage:
-        tensors = {key: _checked(parts, layer, name) for key, name in used.items()}
+        tensors = {key: _checked(parts, layer, name) for key, name in part_names.items()}
         return BnbStorage(format_name, shape, block, tensors, offset)
 
     return PackedWeight(
         name=layer + ".weight",
         shape=shape,
         format=format_name,
-        nbytes=parts.nbytes(*used.values()),
-        parts=(*used.values(), mark),
+        nbytes=parts.nbytes(*part_names.values()),
+        parts=(*part_names.values(), mark),
         load=load,
     )
 
@@ -165,13 +165,13 @@ def _load_int8(parts: PackedParts, layer: str) -> BnbInt8Storage:
 def _eight_bit(parts: PackedParts, layer: str) -> PackedWeight:
     weight = parts.matrix(layer, {torch.int8})
     shape = parts.matrix_shape(weight)
-    used = (weight, parts.need(layer, ".SCB", (shape[0],)))
+    part_names = (weight, parts.need(layer, ".SCB", (shape[0],)))
     return PackedWeight(
         name=weight,
         shape=shape,
         format=BnbInt8Storage.format,
         nbytes=parts.nbytes(weight) + 4 * shape[0],
-        parts=used + parts.present(layer, (".weight_format",)),
+        parts=part_names + parts.present(layer, (".weight_format",)),
         load=partial(_load_int8, parts, layer),
     )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from . import huffman
-from .packed_layer import AGAIN, PackedParts
+from .packed_layer import DOWNLOAD_AGAIN, PackedParts
 from .storage import PackedWeight, Storage, WeightSource
 
 THREADS, CHUNK_BYTES = 512, 8  # chunks of a piece, bytes of a chunk: the only published numbers
@@ -125,7 +125,7 @@ class DFloat11Storage(Storage):
             if count != expected and (piece + 2 < len(self.positions) or count < expected):
                 raise InkstoneError(
                     f"{self.where}: piece {piece} of its stream has {count} numbers, expected "
-                    f"{expected}. {AGAIN}"
+                    f"{expected}. {DOWNLOAD_AGAIN}"
                 )
         return exponents
 
@@ -156,7 +156,7 @@ class _Stream:
     parts: PackedParts
     layer: str
     positions: list[int]
-    used: tuple[str, ...]
+    part_names: tuple[str, ...]
 
     def name(self, suffix: str) -> str:
         return self.layer + suffix
@@ -168,7 +168,7 @@ class _Stream:
 
 def _open(parts: PackedParts, layer: str) -> _Stream:
     """Check the tensors of a stream against each other. Reads only where pieces start."""
-    used = [parts.need(layer, suffix, dtypes={torch.uint8}) for suffix in STREAM]
+    part_names = [parts.need(layer, suffix, dtypes={torch.uint8}) for suffix in STREAM]
     sizes = {suffix: parts.nbytes(layer + suffix) for suffix in STREAM}
     pieces = -(-sizes[".encoded_exponent"] // PIECE)
     for suffix, expected in ((".output_positions", 4 * pieces + 4), (".gaps", pieces * GAP_BYTES)):
@@ -191,7 +191,7 @@ def _open(parts: PackedParts, layer: str) -> _Stream:
         raise parts.fault(
             layer, f"tensor {layer}.output_positions does not increase by 1 .. {PIECE * 8} a piece"
         )
-    return _Stream(parts, layer, positions, tuple(used))
+    return _Stream(parts, layer, positions, tuple(part_names))
 
 
 def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence[str]:
@@ -293,7 +293,7 @@ def find_dfloat11(
         stream = _open(parts, layer)
         members = _members(stream, patterns)
         bounds = _bounds(stream, members)
-        used = stream.used + parts.present(layer, (".split_positions",))
+        part_names = stream.part_names + parts.present(layer, (".split_positions",))
         for member, start, end in zip(members, bounds, bounds[1:]):
             shape = _shape(parts, member, end - start)
             first, last = _pieces(stream, start, end)
@@ -304,7 +304,7 @@ def find_dfloat11(
                 shape=shape,
                 format=DFloat11Storage.format,
                 nbytes=size,
-                parts=used,
+                parts=part_names,
                 load=partial(_load, stream, shape, start),
             )
     return weights

@@ -118,21 +118,21 @@ def fp8_weight(
     """A layer in fp8; `scale` is a suffix, `extra` the other tensors that belong to it."""
     weight = parts.matrix(layer, FP8 | BYTES)
     shape = parts.matrix_shape(weight)
-    format_name, used = f"fp8 {NAMES[kind]} plain", [weight]
+    format_name, part_names = f"fp8 {NAMES[kind]} plain", [weight]
     if scale:
         factor = parts.need(layer, scale)
         rows = parts.shape(factor) not in ((), (1,), (1, 1))
         parts.need(layer, scale, (shape[0],) if rows else ())
         format_name = f"fp8 {NAMES[kind]} scaled" + (" by rows" if rows else "")
-        used.append(factor)
-    used += parts.present(layer, IGNORED)
+        part_names.append(factor)
+    part_names += parts.present(layer, IGNORED)
     scales = shape[0] if format_name.endswith("rows") else 1 if scale else 0
     return PackedWeight(
         name=weight,
         shape=shape,
         format=format_name,
         nbytes=parts.nbytes(weight) + 4 * scales,
-        parts=(*used, *extra),
+        parts=(*part_names, *extra),
         load=partial(load_fp8, parts, layer, kind, layer + scale if scale else None),
     )
 

@@ -41,10 +41,10 @@ def fault(luts: Tensor) -> str:
     pointers = 256 - rows[rows >= POINTER]
     if bool((pointers >= len(rows)).any()):
         return f"a pointer to row {int(pointers.max())} of {len(rows)}"
-    used = rows[rows < POINTER].unique()
-    if not len(used):
+    symbols = rows[rows < POINTER].unique()
+    if not len(symbols):
         return "no symbol in it"
-    bad = used[(lens[used] < 1) | (lens[used] > 32)]
+    bad = symbols[(lens[symbols] < 1) | (lens[symbols] > 32)]
     if len(bad):
         return f"symbol {int(bad[0])} has {int(lens[bad[0]])} bits, expected 1 to 32"
     return ""

@@ -220,12 +220,12 @@ def w4a8_weight(
             f"its weight {[rows, width]} and scales {list(parts.shape(small))} do not fit "
             f"codes of 4 or 6 bits in groups of {group}",
         )
-    used = [weight, small, parts.need(layer, ".weight_s_channel", (rows,))]
+    part_names = [weight, small, parts.need(layer, ".weight_s_channel", (rows,))]
     size = parts.nbytes(weight, small) + 4 * rows
     optional = ((".weight_codebook", (16,)), (".weight_correction", (columns // group, rows)))
     for suffix, shape in optional:
         if layer + suffix in parts:
-            used.append(parts.need(layer, suffix, shape))
+            part_names.append(parts.need(layer, suffix, shape))
             size += 4 * math.prod(shape)
     rotated = _rotation(parts, layer, conf, columns)
     return PackedWeight(
@@ -233,7 +233,7 @@ def w4a8_weight(
         shape=(rows, columns),
         format=f"asym_w{bits}a8_int8",
         nbytes=size,
-        parts=(*used, *parts.present(layer, IGNORED), *extra),
+        parts=(*part_names, *parts.present(layer, IGNORED), *extra),
         load=partial(_load_w4a8, parts, layer, group, rotated),
     )
 

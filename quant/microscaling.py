@@ -147,12 +147,12 @@ def block_float_weight(
     grid = (stored, columns // group)
     padded = (-(-grid[0] // 128) * 128, -(-grid[1] // 4) * 4)
     scale = parts.need(layer, ".weight_scale", grid if plain_order else padded, dtypes=_SCALE_TYPES)
-    used = [weight, scale]
+    part_names = [weight, scale]
     if nv:
-        used.append(parts.need(layer, ".weight_scale_2", ()))
+        part_names.append(parts.need(layer, ".weight_scale_2", ()))
     size = parts.nbytes(weight) + padded[0] * padded[1] + 4 * nv
     if layer + ".pre_quant_scale" in parts:
-        used.append(parts.need(layer, ".pre_quant_scale", (columns,)))
+        part_names.append(parts.need(layer, ".pre_quant_scale", (columns,)))
         size += 4 * columns
     rows = _true_rows(parts, layer, stored, step)
     return PackedWeight(
@@ -160,7 +160,7 @@ def block_float_weight(
         shape=(rows, columns),
         format=format_name,
         nbytes=size,
-        parts=(*used, *parts.present(layer, IGNORED), *extra),
+        parts=(*part_names, *parts.present(layer, IGNORED), *extra),
         load=partial(_load, parts, layer, format_name, rows, plain_order),
     )
 

@@ -17,7 +17,9 @@ from torch import Tensor
 from ..errors import InkstoneError
 from .storage import PackedWeight, Storage, WeightSource
 
-AGAIN = "The file is damaged or was made by a faulty tool: download it again, or use another file."
+DOWNLOAD_AGAIN = (
+    "The file is damaged or was made by a faulty tool: download it again, or use another file."
+)
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 BYTES = frozenset({torch.uint8, torch.int8})
 MAX_JSON = 1 << 20  # bytes of a layer's settings that are still believable
@@ -33,7 +35,7 @@ class PackedParts:
     def __contains__(self, name: str) -> bool:
         return name in self.table
 
-    def fault(self, layer: str, problem: str, remedy: str = AGAIN) -> InkstoneError:
+    def fault(self, layer: str, problem: str, remedy: str = DOWNLOAD_AGAIN) -> InkstoneError:
         """The exception for a layer: file, layer, what is wrong, what to do."""
         return InkstoneError(f"{self.source.path}: layer {layer}: {problem}. {remedy}")
 

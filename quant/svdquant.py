@@ -192,7 +192,7 @@ def _branch_parts(parts: PackedParts, layer: str, count: int) -> tuple[str, ...]
         )
     parts.need(layer, ".wscales", (columns // group, rows), _HALVES | {E4M3})
     parts.need(layer, ".proj_down", (columns, rank), _HALVES)
-    used = [
+    part_names = [
         weight,
         scale,
         down,
@@ -201,15 +201,15 @@ def _branch_parts(parts: PackedParts, layer: str, count: int) -> tuple[str, ...]
     ]
     optional: tuple[tuple[str, tuple[int, ...]], ...]
     optional = ((".bias", (rows,)), (".wcscales", (rows,)), (".wtscale", ()))
-    used += [parts.need(layer, s, shape) for s, shape in optional if layer + s in parts]
-    return (*used, *parts.present(layer, (".smooth_factor_orig",)))
+    part_names += [parts.need(layer, s, shape) for s, shape in optional if layer + s in parts]
+    return (*part_names, *parts.present(layer, (".smooth_factor_orig",)))
 
 
 def _branch_weights(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
     """A matrix with a branch of low rank, under one of our names or three."""
     names = _our_names(layer)
-    used = _branch_parts(parts, layer, len(names))
-    weight, scale, down = used[:3]
+    part_names = _branch_parts(parts, layer, len(names))
+    weight, scale, down = part_names[:3]
     columns, third = parts.shape(weight)[1] * 2, parts.shape(weight)[0] // len(names)
     size = parts.nbytes(down, layer + ".smooth_factor")
     size += parts.nbytes(weight, scale, layer + ".proj_up") // len(names)
@@ -222,7 +222,7 @@ def _branch_weights(parts: PackedParts, layer: str) -> dict[str, PackedWeight]:
             shape=(third, columns),
             format="SVDQuant " + ("fp4" if parts.dtype(scale) == E4M3 else "int4"),
             nbytes=size,
-            parts=used,
+            parts=part_names,
             load=rows.load,
             bias=rows.bias if layer + ".bias" in parts else None,
         )
@@ -260,15 +260,15 @@ def _modulation_weight(parts: PackedParts, layer: str) -> PackedWeight:
         return plain.flatten()
 
     biased = layer + ".bias" in parts
-    used = [weight, scale, zero]
+    part_names = [weight, scale, zero]
     if biased:
-        used.append(parts.need(layer, ".bias", (rows,), FLOATS))
+        part_names.append(parts.need(layer, ".bias", (rows,), FLOATS))
     return PackedWeight(
         name=layer + ".weight",
         shape=(rows, columns),
         format="AWQ int4",
         nbytes=parts.nbytes(weight, scale, zero),
-        parts=tuple(used),
+        parts=tuple(part_names),
         load=load,
         bias=bias if biased else None,
     )

@@ -183,7 +183,7 @@ def test_gradients_go_through():
     assert worst < 1e-5, f"gradient off by {worst:.1e}"
 
 
-def test_without_a_card_the_reason_is_said(fresh):
+def test_without_a_card_there_is_a_reason(fresh):
     if DEVICE == CPU:
         assert "CUDA" in backend.refusal(sample("Q4_K", 4, 1), CPU, torch.float16)
     plain = PlainStorage(torch.zeros(2, 2, dtype=torch.float16))
@@ -197,8 +197,8 @@ def test_cards_and_software(have, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: have)
     monkeypatch.setattr(torch.version, "hip", None)
     device = torch.device("cuda", 9)
-    said = backend._missing.__wrapped__(device, torch.float16)
-    assert words in said if words else said is None
+    reason = backend._missing.__wrapped__(device, torch.float16)
+    assert words in reason if words else reason is None
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
     assert "pip install triton" in backend._missing.__wrapped__(device, torch.float16)
     with pytest.raises(InkstoneError, match="not installed"):
@@ -209,9 +209,9 @@ def test_a_trial_finds_wrong_kernels(fresh, monkeypatch, caplog):
     assert backend.trial("Q4_0", DEVICE, torch.float16) is None
     monkeypatch.setitem(CUTS, "Q4_0", CUTS["IQ4_NL"])
     with caplog.at_level(logging.WARNING):
-        said = backend._trial("Q4_0", DEVICE, torch.float16)
-        assert said == backend._trial("Q4_0", DEVICE, torch.float16)
-    assert "not those of torch" in said and len(caplog.records) == 1
+        reason = backend._trial("Q4_0", DEVICE, torch.float16)
+        assert reason == backend._trial("Q4_0", DEVICE, torch.float16)
+    assert "not those of torch" in reason and len(caplog.records) == 1
 
 
 def test_a_trial_survives_kernels_that_do_not_build(fresh, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_trial_survives_kernels_that_do_not_build(fresh, monkeypatch):
     assert "Error" in backend._trial("Q4_0", DEVICE, torch.float16)
 
 
-def test_a_failure_is_said_once_and_ends_it(fresh, monkeypatch, caplog):
+def test_a_failure_is_logged_once_and_ends_it(fresh, monkeypatch, caplog):
     def broken(*args):
         raise RuntimeError("PassManager::run failed")
 
@@ -228,10 +228,10 @@ def test_a_failure_is_said_once_and_ends_it(fresh, monkeypatch, caplog):
     with linear.force_packed("triton"), pytest.raises(RuntimeError, match="PassManager"):
         linear.packed_product(x, storage)
     with caplog.at_level(logging.WARNING):
-        asked = linear.packed_backend
+        choose = linear.packed_backend
         monkeypatch.setattr(linear, "packed_backend", lambda *args: ("triton", ""))
         close(linear.packed_product(x, storage), x, storage)
-        monkeypatch.setattr(linear, "packed_backend", asked)
+        monkeypatch.setattr(linear, "packed_backend", choose)
         assert len(caplog.records) == 1 and "PassManager" in caplog.text
     assert "PassManager" in backend.refusal(storage, torch.device("cuda"), torch.float16)
     assert linear._on_device(storage, torch.device("cuda"), torch.float16)[0] == "whole"

@@ -1,4 +1,4 @@
-"""bitsandbytes files, restated: nf4, fp4, nested maxima, int8; damage is told."""
+"""bitsandbytes files, restated: nf4, fp4, nested maxima, int8; damage is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from ..support.packed import check, found_in, refused
+from ..support.packed import check, packed_weights, refused
 
 X = "transformer_blocks.0.attn.to_k"
 NF4 = torch.tensor(
@@ -71,7 +71,7 @@ def four_bit(rows: int, columns: int, kind: str = "nf4", nested: bool = False, *
 @pytest.mark.parametrize("shape", [(96, 192), (300, 64), (7, 100), (5, 26), (400, 90)])
 def test_four_bits(kind, nested, shape, tmp_path):
     tensors, plain = four_bit(*shape, kind, nested)
-    one = found_in(tmp_path, tensors, prefix="transformer.")[X + ".weight"]
+    one = packed_weights(tmp_path, tensors, prefix="transformer.")[X + ".weight"]
     storage = one.load()
     assert one.format == f"bitsandbytes {kind}" and set(one.parts) == set(tensors)
     assert one.nbytes == storage.nbytes and one.shape == shape
@@ -91,7 +91,7 @@ def int8() -> tuple[dict, torch.Tensor]:
 
 def test_int8(tmp_path):
     tensors, plain = int8()
-    one = found_in(tmp_path, tensors)[X + ".weight"]
+    one = packed_weights(tmp_path, tensors)[X + ".weight"]
     storage = one.load()
     assert set(one.parts) == set(tensors) and one.nbytes == storage.nbytes
     check(storage, plain)
@@ -143,7 +143,7 @@ FOUR = {
 
 
 @pytest.mark.parametrize("name", FOUR)
-def test_damage_is_told(name, tmp_path):
+def test_damage_is_refused(name, tmp_path):
     change, changes, words = FOUR[name]
     tensors, _ = (
         four_bit(300, 64, nested=True)
@@ -151,7 +151,7 @@ def test_damage_is_told(name, tmp_path):
         else four_bit(96, 192, nested=True, **changes)
     )
     change(tensors)
-    refused((*words, X), lambda: found_in(tmp_path, tensors)[X + ".weight"].load())
+    refused((*words, X), lambda: packed_weights(tmp_path, tensors)[X + ".weight"].load())
 
 
 EIGHT = {
@@ -164,8 +164,8 @@ EIGHT = {
 
 
 @pytest.mark.parametrize("name", EIGHT)
-def test_damaged_int8_is_told(name, tmp_path):
+def test_damaged_int8_is_refused(name, tmp_path):
     change, words = EIGHT[name]
     tensors, _ = int8()
     change(tensors)
-    refused((*words, X), lambda: found_in(tmp_path, tensors)[X + ".weight"].load())
+    refused((*words, X), lambda: packed_weights(tmp_path, tensors)[X + ".weight"].load())

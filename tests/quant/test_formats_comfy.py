@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from ..support.packed import check, found_in, refused
+from ..support.packed import check, packed_weights, refused
 
 kitchen = pytest.importorskip("comfy_kitchen", reason="the oracle of these formats")
 from comfy_kitchen.tensor.awq_w4a16 import TensorCoreAWQW4A16Layout  # noqa: E402
@@ -68,8 +68,8 @@ def encoded(case: str, w: torch.Tensor) -> tuple[dict, torch.Tensor, dict]:
     layout, arguments, settings = CASES[case]
     codes, params = layout.quantize(w, **arguments)
     plain = layout.dequantize(codes, params)
-    held = layout.state_dict_tensors(codes, params)
-    tensors = {f"{LAYER}.weight{suffix}": t for suffix, t in held.items()}
+    state = layout.state_dict_tensors(codes, params)
+    tensors = {f"{LAYER}.weight{suffix}": t for suffix, t in state.items()}
     return tensors, plain, {"format": case.split()[0], **settings}
 
 
@@ -84,7 +84,7 @@ def with_mark(tensors: dict, conf: object) -> dict:
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_comfy_kitchen(case, tmp_path):
     tensors, plain, conf = encoded(case, weight())
-    one = found_in(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"]
+    one = packed_weights(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"]
     storage = one.load()
     assert one.shape == (ROWS, COLUMNS)
     assert set(one.parts) == {*tensors, LAYER + ".comfy_quant"}
@@ -97,7 +97,7 @@ def test_equal_to_comfy_kitchen(case, tmp_path):
 def test_padded_rows_are_cut_by_the_bias(case, tmp_path):
     tensors, plain, conf = encoded(case, weight(100))
     tensors[LAYER + ".bias"] = torch.zeros(100)
-    one = found_in(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"]
+    one = packed_weights(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"]
     assert one.shape == (100, COLUMNS) and LAYER + ".bias" not in one.parts
     check(one.load(), plain[:100])
 
@@ -109,16 +109,16 @@ def test_metadata_names_formats(prefix, named, tmp_path):
     tensors["norm.weight"] = torch.ones(3)
     layers = {named + LAYER: conf, "another.part": {"format": "nvfp4"}}
     text = json.dumps({"format_version": "1.0", "layers": layers})
-    found = found_in(tmp_path, tensors, {"_quantization_metadata": text}, prefix=prefix)
-    assert set(found) == {LAYER + ".weight"}
-    check(found[LAYER + ".weight"].load(), plain)
+    packed = packed_weights(tmp_path, tensors, {"_quantization_metadata": text}, prefix=prefix)
+    assert set(packed) == {LAYER + ".weight"}
+    check(packed[LAYER + ".weight"].load(), plain)
 
 
 def test_metadata_may_hold_bare_names(tmp_path):
     tensors, plain, conf = encoded("float8_e4m3fn", weight())
     text = json.dumps({"layers": {LAYER: "float8_e4m3fn"}})
     tensors[LAYER + ".weight"] = tensors[LAYER + ".weight"].view(torch.uint8)  # old files
-    one = found_in(tmp_path, tensors, {"_quantization_metadata": text})[LAYER + ".weight"]
+    one = packed_weights(tmp_path, tensors, {"_quantization_metadata": text})[LAYER + ".weight"]
     check(one.load(), plain)
 
 
@@ -135,7 +135,7 @@ def test_awq(tmp_path):
         LAYER + ".weight_scale": scale,
         LAYER + ".weight_zeros": zero,
     }
-    one = found_in(tmp_path, with_mark(tensors, {"format": "awq_w4a16"}))[LAYER + ".weight"]
+    one = packed_weights(tmp_path, with_mark(tensors, {"format": "awq_w4a16"}))[LAYER + ".weight"]
     storage = one.load()
     assert one.nbytes == storage.nbytes
     check(storage, want)
@@ -159,7 +159,7 @@ def test_modelopt_nvfp4(tmp_path):
         LAYER + ".input_scale": torch.tensor(1.0),
         LAYER + ".pre_quant_scale": columns,
     }
-    one = found_in(tmp_path, tensors)[LAYER + ".weight"]
+    one = packed_weights(tmp_path, tensors)[LAYER + ".weight"]
     assert set(one.parts) == set(tensors) and one.shape == (48, 80)
     storage = one.load()
     assert one.nbytes == storage.nbytes
@@ -170,8 +170,8 @@ def test_marked_and_plain_layers_may_mix(tmp_path):
     tensors, plain, conf = encoded("nvfp4", weight())
     fp8 = torch.ones(2, 4).to(torch.float8_e4m3fn)
     tensors |= {"a.weight": fp8, "b.weight": torch.ones(2, 2)}
-    found = found_in(tmp_path, with_mark(tensors, conf))
-    assert {k: f.format for k, f in found.items()} == {
+    packed = packed_weights(tmp_path, with_mark(tensors, conf))
+    assert {k: f.format for k, f in packed.items()} == {
         LAYER + ".weight": "nvfp4",
         "a.weight": "fp8 e4m3 plain",
     }
@@ -279,12 +279,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told(name, tmp_path):
+def test_damage_is_refused(name, tmp_path):
     case, change, words = DAMAGE[name]
     tensors = damaged(case, change)
 
     def run():
-        for one in found_in(tmp_path, tensors).values():
+        for one in packed_weights(tmp_path, tensors).values():
             one.load()
 
     refused((*words, LAYER), run)
@@ -300,6 +300,6 @@ def test_damage_is_told(name, tmp_path):
         (json.dumps({"layers": {LAYER: 3}}), ("'3'", LAYER)),
     ],
 )
-def test_bad_metadata_is_told(text, words, tmp_path):
+def test_bad_metadata_is_refused(text, words, tmp_path):
     tensors, _, _ = encoded("nvfp4", weight())
-    refused(words, lambda: found_in(tmp_path, tensors, {"_quantization_metadata": text}))
+    refused(words, lambda: packed_weights(tmp_path, tensors, {"_quantization_metadata": text}))

@@ -1,5 +1,5 @@
 """Whole models in packed formats: recognized layer by layer, loaded, and as near to the plain model
-as the format allows; what is missing or damaged is told before anything is loaded.
+as the format allows; what is missing or damaged is refused before anything is loaded.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ DAMAGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_told_before_loading(case, tmp_path):
+def test_damage_is_refused_before_loading(case, tmp_path):
     change, name, words = DAMAGE[case]
     tensors = model()
     change(tensors)

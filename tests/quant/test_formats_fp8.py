@@ -1,11 +1,11 @@
-"""fp8 files: plain, scaled, by rows, old ones in U8; every damaged variant is refused in words."""
+"""fp8 files: plain, scaled, by rows, old ones in U8; every damaged variant is refused."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ..support.packed import check, found_in, refused
+from ..support.packed import check, packed_weights, refused
 
 LAYER = "transformer_blocks.0.attn.to_q"
 KINDS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -22,10 +22,10 @@ def every_code(kind: torch.dtype, rows: int = 6, columns: int = 96) -> torch.Ten
 @pytest.mark.parametrize("name", KINDS)
 def test_plain(name, tmp_path):
     codes = every_code(KINDS[name])
-    found = found_in(
+    packed = packed_weights(
         tmp_path, {LAYER + ".weight": codes.view(KINDS[name]), LAYER + ".bias": torch.ones(6)}
     )
-    one = found[LAYER + ".weight"]
+    one = packed[LAYER + ".weight"]
     assert (one.format, one.shape, one.parts) == (
         f"fp8 {name} plain",
         (6, 96),
@@ -47,8 +47,8 @@ def test_scaled(name, suffix, rows, tmp_path):
         LAYER + suffix: scale,
         LAYER + ".scale_input": torch.ones(()),
     }
-    found = found_in(tmp_path, tensors, prefix="model.diffusion_model.")
-    one = found[LAYER + ".weight"]
+    packed = packed_weights(tmp_path, tensors, prefix="model.diffusion_model.")
+    one = packed[LAYER + ".weight"]
     assert one.format == f"fp8 {name} scaled" + " by rows" * rows
     assert set(one.parts) == set(tensors)
     storage = one.load()
@@ -64,30 +64,31 @@ def test_old_files_hold_bytes(marker, kind, tmp_path):
         LAYER + ".scale_weight": torch.tensor(0.5),
         "scaled_fp8": torch.zeros(0, dtype=marker),
     }
-    one = found_in(tmp_path, tensors)[LAYER + ".weight"]
+    one = packed_weights(tmp_path, tensors)[LAYER + ".weight"]
     assert one.format == f"fp8 {kind} scaled" and set(one.parts) == set(tensors)
     check(one.load(), codes.view(KINDS[kind]).float() * 0.5)
 
 
 def test_floats_and_vectors_are_not_packed(tmp_path):
     tensors = {"norm.weight": torch.ones(4).to(KINDS["e4m3"]), "img_in.weight": torch.ones(4, 4)}
-    assert found_in(tmp_path, tensors) == {}
+    assert packed_weights(tmp_path, tensors) == {}
 
 
 def test_casting_a_network_leaves_codes_alone(tmp_path):
     codes = every_code(KINDS["e4m3"])
-    one = found_in(tmp_path, {LAYER + ".weight": codes.view(KINDS["e4m3"])})[LAYER + ".weight"]
+    tensors = {LAYER + ".weight": codes.view(KINDS["e4m3"])}
+    one = packed_weights(tmp_path, tensors)[LAYER + ".weight"]
     storage = one.load().to(torch.bfloat16)
     check(storage, codes.view(KINDS["e4m3"]).float())
 
 
-def test_large_matrices_go_in_pieces(tmp_path, monkeypatch):
+def test_large_matrices_go_in_chunks(tmp_path, monkeypatch):
     from inkstone.quant import fp8
 
     monkeypatch.setattr(fp8, "_AT_ONCE", 200)
     codes = every_code(KINDS["e4m3"], 7)
     tensors = {LAYER + ".weight": codes.view(KINDS["e4m3"]), LAYER + ".weight_scale": torch.rand(7)}
-    one = found_in(tmp_path, tensors)[LAYER + ".weight"]
+    one = packed_weights(tmp_path, tensors)[LAYER + ".weight"]
     check(one.load(), codes.view(KINDS["e4m3"]).float() * tensors[LAYER + ".weight_scale"][:, None])
 
 
@@ -155,13 +156,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told(name, tmp_path):
+def test_damage_is_refused(name, tmp_path):
     change, words = DAMAGE[name]
     tensors = scaled()
     change(tensors)
 
     def run():
-        for one in found_in(tmp_path, tensors).values():
+        for one in packed_weights(tmp_path, tensors).values():
             one.load()
 
     refused(words, run)

@@ -1,5 +1,5 @@
 """Products of comfy-kitchen: what a CPU can run of them (fp8, int8), operands of the rest against a
-stand-in that multiplies what it is given, and every reason to leave them alone.
+stand-in that multiplies its operands, and every reason not to use them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from inkstone.quant import comfy_kitchen as ours
 from inkstone.quant.storage import PlainStorage
 
 from ..support.oracle import relative
-from ..support.packed import found_in
+from ..support.packed import packed_weights
 
 kitchen = pytest.importorskip("comfy_kitchen", reason="the package whose products these are")
 
@@ -26,8 +26,8 @@ def storage_of(case: str, folder):
     tensors, plain, conf = encoded(case, weight(ROWS.get(case, 160)))
     if case in ROWS:
         tensors[LAYER + ".bias"] = torch.zeros(ROWS[case])
-    found = found_in(folder, with_mark(tensors, conf))[LAYER + ".weight"]
-    return found.load(), plain[: found.shape[0]]
+    packed = packed_weights(folder, with_mark(tensors, conf))[LAYER + ".weight"]
+    return packed.load(), plain[: packed.shape[0]]
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ def test_without_the_package(tmp_path, card, monkeypatch):
 @pytest.mark.parametrize("nested", [False, True])
 def test_files_may_ask_for_full_precision(nested, tmp_path, card):
     tensors, plain, conf = encoded("float8_e4m3fn", weight())
-    asked = {"full_precision_matrix_mult": True}
-    conf = conf | ({"params": asked} if nested else asked)
-    storage = found_in(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"].load()
+    flag = {"full_precision_matrix_mult": True}
+    conf = conf | ({"params": flag} if nested else flag)
+    storage = packed_weights(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"].load()
     assert torch.equal(storage.rows_into(0, torch.empty(160, 512)), plain)
     card((9, 0), "13.0")
     assert ours.matmul_of(storage) == (None, "the file asks for products in full precision")
@@ -147,11 +147,12 @@ def test_old_markers_of_two_elements_ask_too(tmp_path):
             "a.scale_weight": torch.ones(()),
             "scaled_fp8": torch.zeros(count),
         }
-        storage = found_in(tmp_path, tensors)["a.weight"].load()
+        storage = packed_weights(tmp_path, tensors)["a.weight"].load()
         assert storage.full_precision == (count == 2)
 
 
 def test_settings_that_are_no_flag_change_nothing(tmp_path):
     tensors, _, conf = encoded("float8_e4m3fn", weight())
     conf = json.loads(json.dumps(conf | {"full_precision_matrix_mult": False}))
-    assert not found_in(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"].load().full_precision
+    packed = packed_weights(tmp_path, with_mark(tensors, conf))[LAYER + ".weight"]
+    assert not packed.load().full_precision

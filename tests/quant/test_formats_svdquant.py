@@ -1,5 +1,5 @@
 """nunchaku files: packed here index by index from the description of the layout, read back as plain
-weights and biases; damage is told.
+weights and biases; damage is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from inkstone.quant.svdquant import MODULATION
 
 from ..support.oracle import relative
-from ..support.packed import found_in, refused
+from ..support.packed import packed_weights, refused
 
 B = "transformer_blocks.7."
 SINGLE = B + "attn.to_out.0"
@@ -177,7 +177,7 @@ def matches(storage, plain: torch.Tensor) -> None:
 def test_single_layers(case, tmp_path):
     four, whole = CASES[case]
     tensors, plain, bias, _ = layer(SINGLE, four=four, whole=whole)
-    one = found_in(tmp_path, tensors)[SINGLE + ".weight"]
+    one = packed_weights(tmp_path, tensors)[SINGLE + ".weight"]
     storage = one.load()
     assert one.format == storage.format == f"SVDQuant {'fp4' if four else 'int4'}"
     assert set(one.parts) == set(tensors) and one.nbytes == storage.nbytes
@@ -188,7 +188,7 @@ def test_single_layers(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_fused_layers_are_three(case, tmp_path):
     four, whole = CASES[case]
-    wanted = {}
+    expected = {}
     tensors = {}
     for fused, names in (
         ("attn.to_qkv", ("to_q", "to_k", "to_v")),
@@ -198,21 +198,21 @@ def test_fused_layers_are_three(case, tmp_path):
         tensors |= new
         for at, name in enumerate(names):
             rows = slice(at * N, at * N + N)
-            wanted[f"{B}attn.{name}.weight"] = plain[rows], bias[rows]
-    found = found_in(tmp_path, tensors, prefix="model.")
-    assert set(found) == set(wanted)
-    for name, (plain, bias) in wanted.items():
-        storage = found[name].load()
-        assert found[name].shape == (N, K) and found[name].nbytes == storage.nbytes
+            expected[f"{B}attn.{name}.weight"] = plain[rows], bias[rows]
+    packed = packed_weights(tmp_path, tensors, prefix="model.")
+    assert set(packed) == set(expected)
+    for name, (plain, bias) in expected.items():
+        storage = packed[name].load()
+        assert packed[name].shape == (N, K) and packed[name].nbytes == storage.nbytes
         matches(storage, plain)
-        assert torch.equal(found[name].bias(), bias)
+        assert torch.equal(packed[name].bias(), bias)
 
 
 @pytest.mark.parametrize("four", [False, True])
 def test_the_shift_behind_the_gelu_is_in_the_bias(four, tmp_path):
     name = B + "txt_mlp.net.2"
     tensors, plain, bias, w4 = layer(name, four=four)
-    one = found_in(tmp_path, tensors)[name + ".weight"]
+    one = packed_weights(tmp_path, tensors)[name + ".weight"]
     matches(one.load(), plain)
     want = bias.double() + (0 if four else 0.171875 * w4.sum(1))
     assert relative(one.bias(), want) < 1e-6
@@ -257,7 +257,7 @@ def modulation(name: str, dim: int = 64) -> tuple[dict, torch.Tensor, torch.Tens
 def test_modulation(name, tmp_path):
     name = B + name
     tensors, plain, bias = modulation(name)
-    one = found_in(tmp_path, tensors)[name + ".weight"]
+    one = packed_weights(tmp_path, tensors)[name + ".weight"]
     storage = one.load()
     assert set(one.parts) == set(tensors) and one.nbytes == storage.nbytes
     assert torch.equal(storage.dequantize(), plain)
@@ -308,13 +308,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told(name, tmp_path):
+def test_damage_is_refused(name, tmp_path):
     change, words = DAMAGE[name]
     tensors = layer(SINGLE)[0]
     change(tensors)
 
     def run():
-        one = found_in(tmp_path, tensors)[SINGLE + ".weight"]
+        one = packed_weights(tmp_path, tensors)[SINGLE + ".weight"]
         one.load()
         one.bias()
 
@@ -330,7 +330,7 @@ MOD = {
 
 
 @pytest.mark.parametrize("case", MOD)
-def test_damaged_modulation_is_told(case, tmp_path):
+def test_damaged_modulation_is_refused(case, tmp_path):
     suffix, value, words = MOD[case]
     name = B + "img_mod.1"
     tensors = modulation(name)[0]
@@ -339,4 +339,4 @@ def test_damaged_modulation_is_told(case, tmp_path):
         tensors[name + suffix] = value
     if case == "no minimums":
         tensors[name + ".qweight"] = tensors[name + ".qweight"].view(torch.int8)
-    refused((*words, name), lambda: found_in(tmp_path, tensors)[name + ".weight"].load())
+    refused((*words, name), lambda: packed_weights(tmp_path, tensors)[name + ".weight"].load())

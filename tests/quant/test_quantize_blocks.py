@@ -51,9 +51,9 @@ def test_rounded_types_are_the_packages_bytes(name):
     edge[3, 64:] = np.arange(64) / 4 - 8
     for x in (weights("gauss"), weights("t4"), edge, weights("t4", 3, 160) * 1e-6):
         with np.errstate(all="ignore"):
-            wanted = gguf.quantize(x, getattr(gguf.GGMLQuantizationType, name))
+            expected = gguf.quantize(x, getattr(gguf.GGMLQuantizationType, name))
         got = quantize_rows(torch.from_numpy(x), BY_NAME[name]).numpy()
-        equal = (got == wanted).mean()
+        equal = (got == expected).mean()
         assert equal == 1, f"{name}: {equal:.4%} of the bytes are equal"
 
 
@@ -63,8 +63,8 @@ def test_errors_are_those_of_ggml(name, kind):
     x = weights(kind)
     got = decoded(quantize_rows(torch.from_numpy(x), BY_NAME[name]), name)
     error = np.linalg.norm(got - x) / np.linalg.norm(x)
-    wanted = ERRORS[name][kind == "t4"]
-    assert error < 1.02 * wanted, f"{name}: relative error {error:.5f}, ggml has {wanted}"
+    expected = ERRORS[name][kind == "t4"]
+    assert error < 1.02 * expected, f"{name}: relative error {error:.5f}, ggml has {expected}"
 
 
 @pytest.mark.parametrize("name", ENCODE)
@@ -77,17 +77,17 @@ def test_our_decoder_gives_what_the_package_gives(name):
 def test_chunks_and_threads_change_no_byte(name, monkeypatch):
     x, importance = torch.from_numpy(weights("t4", 45, 768)), torch.rand(768) + 0.01
     before = torch.get_num_threads()
-    for given in (None, importance):
-        whole = quantize_rows(x, BY_NAME[name], given)
+    for factors in (None, importance):
+        whole = quantize_rows(x, BY_NAME[name], factors)
         try:
             for chunk, threads in ((1, 1), (768 * 9, 1), (768 * 45, 3)):
                 monkeypatch.setattr(encoder, "CHUNK", chunk)
                 torch.set_num_threads(threads)
-                again = quantize_rows(x, BY_NAME[name], given)
+                again = quantize_rows(x, BY_NAME[name], factors)
                 assert torch.equal(again, whole), f"{name}, {chunk}, {threads} threads"
         finally:
             torch.set_num_threads(before)
-        assert torch.equal(quantize_rows(x[7:19], BY_NAME[name], given), whole[7:19])
+        assert torch.equal(quantize_rows(x[7:19], BY_NAME[name], factors), whole[7:19])
 
 
 @pytest.mark.parametrize("name", ENCODE)
@@ -121,8 +121,8 @@ def test_importance_lowers_the_error_that_counts(name, gain):
     x = weights("gauss")
     importance = np.random.default_rng(5).chisquare(1, x.shape[1]).astype(np.float32) + 1e-4
 
-    def error(given: torch.Tensor | None) -> float:
-        got = decoded(quantize_rows(torch.from_numpy(x), BY_NAME[name], given), name)
+    def error(factors: torch.Tensor | None) -> float:
+        got = decoded(quantize_rows(torch.from_numpy(x), BY_NAME[name], factors), name)
         return float(np.linalg.norm((got - x) * np.sqrt(importance)))
 
     plain, weighted = error(None), error(torch.from_numpy(importance))

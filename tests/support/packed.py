@@ -1,5 +1,5 @@
-"""Weight files with packed layers for tests of formats: written by safetensors' own layout, found
-by our finders, compared with a straight restatement of the format.
+"""Weight files with packed layers for tests of formats: written in safetensors' own layout, read
+by our finders, compared with a direct restatement of the format.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def opened(folder: Path, tensors: dict[str, Tensor], metadata: dict | None = Non
     return open_weights(path)
 
 
-def found_in(
+def packed_weights(
     folder: Path,
     tensors: dict[str, Tensor],
     metadata: dict | None = None,
     config: dict | None = None,
     prefix: str = "",
 ) -> dict[str, PackedWeight]:
-    """What the finders say of such a file; our names are the file's without the prefix."""
+    """The finders' weights of such a file; our names are the file's without the prefix."""
     source = opened(folder, {prefix + k: v for k, v in tensors.items()}, metadata)
     table = {name.removeprefix(prefix): name for name in source.entries}
     return find_packed(source, table, config)
 
 
 def check(storage: Storage, want: Tensor, most: float = 0.0) -> None:
-    """Every way to ask for floats gives `want` [N, K] float32, rounded to the type asked for.
+    """Every way to unpack gives `want` [N, K] float32, rounded to the requested type.
 
-    most: by how much of its largest number float32 may be off, for references that add floats.
+    most: largest error of float32 relative to its largest number, for references that add floats.
     """
     if most:
         whole = storage.dequantize()
@@ -65,7 +65,7 @@ def refused(words: tuple[str, ...], call) -> str:
     """The sentence of the InkstoneError that `call` must raise, with these words in it."""
     with pytest.raises(InkstoneError) as caught:
         call()
-    said = str(caught.value)
-    assert all(word in said for word in words), f"{words} expected in: {said}"
-    assert "model.safetensors" in said and said.endswith("."), said
-    return said
+    sentence = str(caught.value)
+    assert all(word in sentence for word in words), f"{words} expected in: {sentence}"
+    assert "model.safetensors" in sentence and sentence.endswith("."), sentence
+    return sentence
