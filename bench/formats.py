@@ -159,7 +159,7 @@ def measured(kind: str, prompts: int, fast: bool, keep: Path) -> dict:
         folder, size = folder_of(kind, Path(work))
         error, models = weight_error(folder), load_all(folder)
         family = models.model.family
-        pictures = evaluate.drawn(models, scenes, family.fast if fast else family.preset)
+        pictures = evaluate.draw_scenes(models, scenes, family.fast if fast else family.preset)
     digest = hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest()
     verdicts = [reader.read(p, s) for p, s in zip(pictures, scenes)]
     found = {"kB": size / 1e3, "error": error, "digest": digest, "verdicts": verdicts}

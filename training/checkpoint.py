@@ -1,6 +1,6 @@
-"""Checkpoints of a training stage: everything needed to go on bit for bit after a stop.
+"""Checkpoints of a training stage: everything needed to resume bit for bit after a stop.
 
-Data is drawn from a generator seeded by (seed, stage, step), so no generator state needs saving: a
+Data comes from a generator seeded by (seed, stage, step), so no generator state needs saving: a
 checkpoint is weights, their moving average, optimiser moments and the step, as safetensors.
 """
 
@@ -17,7 +17,7 @@ from ..loaders.formats.safetensors import SafetensorsFile, save_safetensors
 
 
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:
-    """The generator that makes the data of one step."""
+    """The generator for the data of one step."""
     return np.random.default_rng([seed, *stage.encode(), step])
 
 
@@ -34,6 +34,12 @@ class EMA:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         names, params = zip(*module.named_parameters())
         torch._foreach_lerp_([self.shadow[n] for n in names], list(params), weight)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Sets a module's parameters to the averaged ones."""
+        for name, p in module.named_parameters():
+            p.copy_(self.shadow[name])
 
 
 def warm_constant_linear(step: int, total: int, warm: int = 80, floor: float = 0.02) -> float:
@@ -53,7 +59,7 @@ class Checkpoint:
     def save(
         self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer, step: int
     ) -> None:
-        """Atomic."""
+        """Writes the file; it is replaced whole or not at all."""
         tensors: dict[str, Tensor] = {}
         for name, p in module.named_parameters():
             tensors["model." + name] = p.detach()
@@ -64,14 +70,14 @@ class Checkpoint:
         save_safetensors(self.path, tensors, {"step": json.dumps(step)})
 
     def finished(self, steps: int) -> bool:
-        """True once `steps` steps are in the file."""
+        """True if the file holds at least `steps` steps."""
         if not self.path.exists():
             return False
         with SafetensorsFile(self.path) as file:
             return int(json.loads(file.metadata["step"])) >= steps
 
     def restore(self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer | None) -> int:
-        """Fills all three; returns the next step (0 where there is no file yet)."""
+        """Fills all three and returns the next step (0 without a file)."""
         if not self.path.exists():
             return 0
         file = SafetensorsFile(self.path)

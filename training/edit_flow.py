@@ -1,15 +1,15 @@
-"""Teaches the embedded model to edit, beside what it draws already (Qwen-Image paper: T2I, TI2I and
-I2I together).
+"""Trains the embedded model to edit, in addition to drawing (Qwen-Image paper: T2I, TI2I and I2I
+together).
 
 A source picture stands as clean reference tokens at frame 1, with the modulation of t = 0
 (zero_cond_t, as Edit-2511); the request is the prompt. Every pair is learned in its own direction.
 With an empty request the target is the source itself (I2I), so that guidance leads away from
-leaving everything as it is. The start is the shipped text-to-image model.
+leaving everything as it is. Training starts from the shipped text-to-image model.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,49 +19,25 @@ from torch import Tensor, nn
 
 from ..kernels.forward import Inputs
 from ..kernels.references import ReferenceContext, References
-from ..kernels.vae import VAE
 from ..loaders.formats.safetensors import SafetensorsFile
-from ..loaders.models.tokenizer import Tokenizer
-from .checkpoint import Checkpoint, step_rng
+from .checkpoint import step_rng
+from .codec import CHUNK, Codec, Pictures, encode_pictures, padded
 from .edits import Edit, sample_edit
-from .flow import (
-    CONFIG,
-    TEMPLATE,
-    FlowModel,
-    Pictures,
-    encode_pictures,
-    encode_scenes,
-    flow_loss,
-    padded,
-)
-from .loop import run_loop
+from .flow import EMPTY, flow_loss
+from .loop import Loss, MixedStage, pick_group, pick_kind, run_stages
+from .networks import CONFIG, FlowModel
 from .tokenizer import token_rows
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EditStage:
-    """Steps, batch of edits (strips and text-to-image take twice as many), rate, kind -> share and
-    kind -> pictures; kinds beginning with "edit-" are pairs of that kind of scene.
-    """
-
-    name: str
-    steps: int
-    batch: int
-    lr: float
-    share: dict[str, float]
-    pictures: dict[str, int]
-    save_every: int = 200
-
-
+# kinds that begin with "edit-" are pairs of that kind of scene; strips and text-to-image batches
+# are twice as large as `batch`
 STAGES = (
-    EditStage(
-        "edit",
-        4400,
-        32,
-        8e-4,
-        {
+    MixedStage(
+        name="edit",
+        steps=4400,
+        batch=32,
+        lr=8e-4,
+        save_every=200,
+        share={
             "edit-scenes": 0.55,
             "edit-shapes": 0.15,
             "edit-strips": 0.1,
@@ -69,7 +45,7 @@ STAGES = (
             "shapes": 0.05,
             "strips": 0.02,
         },
-        {
+        pictures={
             "edit-scenes": 9000,
             "edit-shapes": 3000,
             "edit-strips": 3000,
@@ -79,6 +55,8 @@ STAGES = (
         },
     ),
 )
+EditVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, tuple[int, int], Tensor | None], Tensor]
+"""As `Velocity`, with reference tokens [B,S,64]."""
 
 
 class EditModel(nn.Module):
@@ -103,7 +81,7 @@ class EditModel(nn.Module):
         txt, _ = self.flow.text(ids)
         times = torch.cat([sigma, sigma.new_zeros(1)])
         mod = self.flow.mod(times, CONFIG.layers).with_references()
-        padding = None if bool(mask.all()) else mask
+        padding = None if bool(torch.all(mask)) else mask
         references, grids = ReferenceContext(References(refs, fixed=True)), [(1, *grid)] * 2
         return self.flow.mmdit(Inputs(x, txt, mod, grids, padding, references))
 
@@ -119,13 +97,13 @@ class Pairs:
 
 
 def start(model_folder: Path, tokenizer_folder: Path) -> FlowModel:
-    """The weights of a model folder; rows of its vocabulary are moved to the places that its tokens
+    """Loads the weights of a model folder. Rows of its vocabulary move to the ids that their tokens
     have in the tokenizer of `tokenizer_folder`.
     """
     new, old = token_rows(tokenizer_folder), token_rows(model_folder / "tokenizer")
     model = FlowModel()
     network = "transformer/diffusion_pytorch_model.safetensors"
-    parts = (
+    parts: tuple[tuple[nn.Module, str], ...] = (
         (model.mmdit, network),
         (model.mod, network),
         (model.text, "text_encoder/model.safetensors"),
@@ -142,92 +120,72 @@ def start(model_folder: Path, tokenizer_folder: Path) -> FlowModel:
     return model
 
 
-def encode_pairs(
-    vae: VAE, stats: tuple[Tensor, Tensor], tokenizer: Tokenizer, kind: str, count: int, seed: int
-) -> list[Pairs]:
-    """`count` edits of a kind of scene: rendered, encoded (posterior mean, normalised), by size."""
+def encode_pairs(codec: Codec, kind: str, count: int, seed: int) -> list[Pairs]:
+    """`count` edits of a kind of scene, rendered and encoded, grouped by size."""
     groups: dict[tuple[int, int], list[Edit]] = {}
-    for i in range(0, count, 32):
+    for i in range(0, count, CHUNK):
         rng = step_rng(seed, "edits-" + kind, i)
-        for edit in (sample_edit(rng, scenes=kind) for _ in range(32)):
+        for edit in (sample_edit(rng, scenes=kind) for _ in range(CHUNK)):
             size = edit.source.height // 16, edit.source.width // 16
             groups.setdefault(size, []).append(edit)
-    out = []
-    for grid, edits in groups.items():
-        sides = (
-            encode_scenes(vae, stats, [getattr(edit, side) for edit in edits])
-            for side in ("source", "target")
+    return [
+        Pairs(
+            sources=codec.scenes([edit.source for edit in edits]),
+            targets=codec.scenes([edit.target for edit in edits]),
+            ids=[codec.ids(edit.text) for edit in edits],
+            grid=grid,
         )
-        ids = [tokenizer.encode(TEMPLATE.format(edit.text)) for edit in edits]
-        out.append(Pairs(*sides, ids, grid))
-    return out
+        for grid, edits in groups.items()
+    ]
 
 
 def _loss(
-    model: nn.Module, group: Pairs | Pictures, rng: np.random.Generator, size: int, empty: list[int]
+    model: EditVelocity,
+    group: Pairs | Pictures,
+    rng: np.random.Generator,
+    size: int,
+    empty: list[int],
 ) -> Tensor:
-    """One batch of a group; a tenth of the requests is empty."""
-    rows, drop = rng.integers(0, len(group.ids), size), rng.random(size) < 0.1
+    """The loss of one batch of a group; a tenth of the requests is empty."""
+    rows, drop = rng.integers(0, len(group.ids), size), rng.random(size) < EMPTY
     seed = int(rng.integers(2**62))
+    refs: Tensor | None = None
     if isinstance(group, Pictures):
         x0, ids, mask = group.batch(rows, drop, empty)
-        return flow_loss(model, x0, ids, mask, group.grid, seed)
-    at, keep = torch.from_numpy(rows), torch.from_numpy(drop)[:, None, None]
-    refs = group.sources[at].float()
-    x0 = torch.where(keep, refs, group.targets[at].float())
-    ids, mask = padded([empty if d else group.ids[r] for r, d in zip(rows, drop)])
+    else:
+        at, keep = torch.from_numpy(rows), torch.from_numpy(drop)[:, None, None]
+        refs = group.sources[at].float()
+        x0 = torch.where(keep, refs, group.targets[at].float())
+        ids, mask = padded([empty if d else group.ids[r] for r, d in zip(rows, drop)])
 
-    def with_refs(x: Tensor, t: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    def velocity(x: Tensor, t: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         return model(x, t, ids, mask, grid, refs)
 
-    return flow_loss(with_refs, x0, ids, mask, group.grid, seed)
+    return flow_loss(velocity, x0, ids, mask, group.grid, seed)
 
 
-def _draw(
-    rng: np.random.Generator, stage: EditStage, data: dict[str, list[Pairs] | list[Pictures]]
-) -> tuple[Pairs | Pictures, int]:
-    """A group by share; the batch evens out the cost of pairs and single pictures, of strips."""
-    kind = str(rng.choice(list(stage.share), p=list(stage.share.values())))
-    sizes = np.array([len(g.ids) for g in data[kind]], dtype=float)
-    group = data[kind][int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-    return group, stage.batch * (1 if kind in ("edit-scenes", "edit-shapes") else 2)
+def train_edits(codec: Codec, model: FlowModel, folder: Path, seed: int) -> FlowModel:
+    """Trains or resumes all stages; `model` is the start, and is changed."""
+    edit_model = EditModel(model)
+    empty = codec.ids("")
 
-
-def run_stage(
-    model: EditModel,
-    stage: EditStage,
-    data: dict[str, list[Pairs] | list[Pictures]],
-    empty: list[int],
-    folder: Path,
-    seed: int,
-) -> None:
-    """Trains or resumes one stage; the model ends on the averaged weights."""
-
-    def loss_of(rng: np.random.Generator) -> tuple[Tensor, int]:
-        group, size = _draw(rng, stage, data)
-        return _loss(model, group, rng, size, empty), size
-
-    run_loop(model, stage, loss_of, folder, seed)
-
-
-def train_edits(
-    vae: VAE,
-    stats: tuple[Tensor, Tensor],
-    tokenizer: Tokenizer,
-    model: FlowModel,
-    folder: Path,
-    seed: int,
-) -> FlowModel:
-    """All stages, each resumed where it stopped; `model` is the start, and is changed."""
-    whole = EditModel(model)
-    empty = tokenizer.encode(TEMPLATE.format(""))
-    for stage in STAGES:
-        data: dict[str, list[Pairs] | list[Pictures]] = {}
-        if not Checkpoint(folder / f"{stage.name}.safetensors").finished(stage.steps):
-            for kind, count in stage.pictures.items():
-                encode = encode_pairs if kind.startswith("edit-") else encode_pictures
+    def prepare(stage: MixedStage) -> Loss:
+        data: dict[str, list[Pairs | Pictures]] = {}
+        for kind, count in stage.pictures.items():
+            if kind.startswith("edit-"):
                 scenes = kind.removeprefix("edit-")
-                data[kind] = encode(vae, stats, tokenizer, scenes, count, seed)
-            log.info("%s: data ready", stage.name)
-        run_stage(whole, stage, data, empty, folder, seed)
+                data[kind] = [*encode_pairs(codec, scenes, count, seed)]
+            else:
+                data[kind] = [*encode_pictures(codec, kind, count, seed)]
+
+        def loss_of(rng: np.random.Generator) -> tuple[Tensor, int]:
+            kind = pick_kind(rng, stage)
+            group = pick_group(rng, data[kind])
+            # evens out the cost of pairs and single pictures, of scenes and strips
+            size = stage.batch * (1 if kind in ("edit-scenes", "edit-shapes") else 2)
+            return _loss(edit_model, group, rng, size, empty), size
+
+        return loss_of
+
+    run_stages(edit_model, STAGES, prepare, folder, seed)
     return model

@@ -1,7 +1,7 @@
-"""Edits of the grammar's scenes: a source, what is asked in words, the scene that should come out.
+"""Edits of the grammar's scenes: a source, a request as text, the scene that should come out.
 
 A recoloured ground, shape or word, another word in its place, an item removed or added. Only what
-is asked changes: everything else keeps its pixels. Held out for tests are the scenes that the
+is requested changes: everything else keeps its pixels. Held out for tests are the scenes that the
 text-to-image training never saw, the words among them, and 1 in 20 of all requests.
 """
 
@@ -22,8 +22,8 @@ from .grammar import (
     held_out,
     luminance,
     pick,
+    random_word,
     sample,
-    written,
 )
 
 Item = Shape | Word
@@ -31,28 +31,28 @@ Item = Shape | Word
 
 @dataclass(frozen=True)
 class Edit:
-    """source -> target by `text`; `asked` is the changed item's place in target.items, or None
-    for the ground and for a removed item.
+    """source -> target by `text`; `item` is the changed item's place in target.items, or None for
+    the ground and for a removed item.
     """
 
     source: Scene
     target: Scene
     text: str
     kind: str  # "ground", "colour", "word", "remove", "add"
-    asked: int | None
+    item: int | None
 
 
 def _contrast(a: str, b: str) -> bool:
     return abs(luminance(a) - luminance(b)) >= 50
 
 
-def _other_colour(rng: np.random.Generator, old: str, *beside: str) -> str | None:
-    fit = [c for c in COLOURS if c != old and all(_contrast(c, b) for b in beside)]
+def _other_colour(rng: np.random.Generator, old: str, *neighbours: str) -> str | None:
+    fit = [c for c in COLOURS if c != old and all(_contrast(c, b) for b in neighbours)]
     return pick(rng, fit) if fit else None
 
 
-def name(scene: Scene, item: Item) -> str:
-    """How a request points at an item: "the word", "the star", "the star on the left"."""
+def reference_to(scene: Scene, item: Item) -> str:
+    """The words that point at an item: "the word", "the star", "the star on the left"."""
     if isinstance(item, Word):
         return "the word"
     same = [i for i in scene.items if isinstance(i, Shape) and i.kind == item.kind]
@@ -81,14 +81,15 @@ def _colour(rng: np.random.Generator, scene: Scene) -> Edit | None:
     if colour is None:
         return None
     target = _with(scene, index, replace(item, colour=colour))
-    return Edit(scene, target, f"make {name(scene, item)} {colour}", "colour", index)
+    return Edit(scene, target, f"make {reference_to(scene, item)} {colour}", "colour", index)
 
 
 def _word(rng: np.random.Generator, scene: Scene) -> Edit | None:
-    index = next((i for i, item in enumerate(scene.items) if isinstance(item, Word)), None)
-    if index is None:
+    words = ((i, item) for i, item in enumerate(scene.items) if isinstance(item, Word))
+    index, old = next(words, (None, None))
+    if index is None or old is None:
         return None
-    old, text = scene.items[index], written(rng)
+    text = random_word(rng)
     x = (scene.width - CELL[0] * len(text)) // 2 // CELL[0] * CELL[0]
     if text == old.text:
         return None
@@ -102,30 +103,30 @@ def _without(scene: Scene, index: int) -> Scene:
 
 def _remove(rng: np.random.Generator, scene: Scene) -> Edit | None:
     index = int(rng.integers(len(scene.items)))
-    text = f"remove {name(scene, scene.items[index])}"
+    text = f"remove {reference_to(scene, scene.items[index])}"
     return Edit(scene, _without(scene, index), text, "remove", None)
 
 
-def _said(scene: Scene, item: Item) -> str:
-    """An item with everything that a request to add it must tell."""
+def _description(scene: Scene, item: Item) -> str:
+    """An item with everything that a request to add it must name."""
     words = [i for i in scene.items if isinstance(i, Word)]
     if isinstance(item, Word):
-        what = f'the word "{item.text}" in {item.colour}'
+        name = f'the word "{item.text}" in {item.colour}'
         if item.plate:
-            what = f'a {item.plate} sign that says "{item.text}" in {item.colour}'
+            name = f'a {item.plate} sign that says "{item.text}" in {item.colour}'
         shapes = [i for i in scene.items if isinstance(i, Shape)]
         if shapes:
-            return f"{what} {'above' if item.y < shapes[0].y else 'below'} the {shapes[0].kind}"
-        return f"{what} {PLACE_WORDS[item.place]}"
-    what = f"a {item.size} {item.colour} {item.kind}".replace("  ", " ")
+            return f"{name} {'above' if item.y < shapes[0].y else 'below'} the {shapes[0].kind}"
+        return f"{name} {PLACE_WORDS[item.place]}"
+    name = f"a {item.size} {item.colour} {item.kind}".replace("  ", " ")
     if words:
-        return f"{what} {'below' if item.y > words[0].y else 'above'} the word"
-    return f"{what} {PLACE_WORDS[item.place]}"
+        return f"{name} {'below' if item.y > words[0].y else 'above'} the word"
+    return f"{name} {PLACE_WORDS[item.place]}"
 
 
 def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
     index = int(rng.integers(len(scene.items)))
-    text = f"add {_said(scene, scene.items[index])}".replace("a orange", "an orange")
+    text = f"add {_description(scene, scene.items[index])}".replace("a orange", "an orange")
     return Edit(_without(scene, index), scene, text, "add", index)
 
 
@@ -161,4 +162,4 @@ def sample_edit(
         edit = _MAKERS[chosen](rng, sample(rng, scenes, size, split))
         if edit is not None and unseen(edit) == (split == "test"):
             return edit
-    raise RuntimeError(f"no {split} edit of kind {kind!r} found")
+    raise RuntimeError(f"no {split} edit of kind {kind!r} in 10,000 tries")

@@ -1,4 +1,4 @@
-"""Scores of a trained model folder on prompts that training never saw, with the reader's own
+"""Scores of a trained model folder on prompts that training never saw, next to the reader's own
 accuracy.
 
 Two settings are scored: the standard one and the few-step one (no CFG). Pictures go through the
@@ -7,6 +7,8 @@ same functions as `inkstone draw`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from torch import Tensor
 
 from ..loaders.arch.family import Preset
 from ..loaders.models.bundle import Bundle
+from ..loaders.models.diffusion_model import DiffusionModel
 from ..loaders.models.load import load_all
+from ..loaders.models.text_encoder import TextEncoderModel
+from ..loaders.models.vae import VAEModel
 from ..sampling.geometry import token_grid
-from ..sampling.request import Request
+from ..sampling.request import Control, Request
 from ..sampling.sampler import denoise
 from ..sampling.schedule import sigmas
 from . import reader
@@ -25,6 +30,74 @@ from .grammar import Scene, prompt, sample
 from .render import render
 
 SEED = 4711  # of the test prompts; picture k is drawn with seed k
+KEYS = (
+    "ground",
+    "kind",
+    "colour",
+    "place",
+    "size",
+    "words",
+    "letters",
+    "word_colour",
+    "stray",
+    "all",
+)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One picture to draw: its canvas, encoded prompts, settings and seed."""
+
+    scene: Scene  # its size is used
+    positive: Tensor
+    negative: Tensor
+    preset: Preset
+    seed: int
+    references: tuple[Tensor, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+
+@dataclass(frozen=True)
+class Models:
+    """The three models of a folder, drawing uint8 pictures [H,W,3]."""
+
+    model: DiffusionModel
+    text_encoder: TextEncoderModel
+    vae: VAEModel
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Models:
+        """The models of a bundle that has all three."""
+        assert bundle.text_encoder is not None and bundle.vae is not None  # a folder has all three
+        return cls(bundle.model, bundle.text_encoder, bundle.vae)
+
+    def draw(self, draft: Draft) -> np.ndarray:
+        """Draws one picture."""
+        width, height, preset = draft.scene.width, draft.scene.height, draft.preset
+        _, rows, columns = token_grid(width, height)
+        request = Request(
+            width=width,
+            height=height,
+            sigmas=sigmas(self.model.schedule, preset.steps, rows * columns),
+            seed=draft.seed,
+            cfg=preset.cfg,
+            references=draft.references,
+            controls=draft.controls,
+        )
+        negative = draft.negative if preset.cfg > 1 else None
+        return self.decode(denoise(self.model, draft.positive, negative, request))
+
+    def encode(self, picture: np.ndarray) -> Tensor:
+        """A picture -> its latent."""
+        return self.vae.encode(torch.from_numpy(picture).float()[None] / 255)
+
+    def decode(self, latent: Tensor) -> np.ndarray:
+        """The first picture of a latent."""
+        return (self.vae.decode(latent)[0] * 255).round().to(torch.uint8).numpy()
+
+    def round_trip(self, picture: np.ndarray) -> np.ndarray:
+        """A picture through the VAE."""
+        return self.decode(self.encode(picture))
 
 
 def test_scenes(count: int) -> list[Scene]:
@@ -33,58 +106,33 @@ def test_scenes(count: int) -> list[Scene]:
     return [sample(rng, "scenes", None, "test") for _ in range(count)]
 
 
-def draw_scene(models: Bundle, scene: Scene, preset: Preset, seed: int) -> Tensor:
-    """Raw latent of one scene."""
-    _, rows, columns = token_grid(scene.width, scene.height)
-    table = sigmas(models.model.schedule, preset.steps, rows * columns)
-    positive = models.text_encoder.encode(prompt(scene))
-    negative = models.text_encoder.encode(preset.negative) if preset.cfg > 1 else None
-    request = Request(scene.width, scene.height, table, seed, 1, preset.cfg)
-    return denoise(models.model, positive, negative, request)
-
-
-def drawn(models: Bundle, scenes: list[Scene], preset: Preset) -> list[np.ndarray]:
-    """Pictures uint8 [H,W,3] of all scenes."""
-    pictures = []
-    for seed, scene in enumerate(scenes):
-        picture = models.vae.decode(draw_scene(models, scene, preset, seed))[0]
-        pictures.append((picture * 255).round().to(torch.uint8).numpy())
-    return pictures
+def draw_scenes(bundle: Bundle, scenes: Sequence[Scene], preset: Preset) -> list[np.ndarray]:
+    """Draws all scenes from their prompts; seeds count from 0."""
+    models = Models.of(bundle)
+    encode = models.text_encoder.encode
+    negative = encode(preset.negative)
+    return [
+        models.draw(Draft(scene, encode(prompt(scene)), negative, preset, seed))
+        for seed, scene in enumerate(scenes)
+    ]
 
 
 def report(folder: Path, count: int) -> str:
     """A table: reader on true renderings, after a VAE round trip, and the model's two settings."""
-    models, scenes = load_all(folder), test_scenes(count)
-    true = [render(s) for s in scenes]
-    tripped = []
-    for picture in true:
-        x = torch.from_numpy(picture).float()[None] / 255
-        back = models.vae.decode(models.vae.encode(x))[0]
-        tripped.append((back * 255).round().to(torch.uint8).numpy())
-    family = models.model.family
+    bundle, scenes = load_all(folder), test_scenes(count)
+    models, family = Models.of(bundle), bundle.model.family
+    renderings = [render(s) for s in scenes]
     rows = {
-        "true renderings (the reader's own accuracy)": true,
-        "true renderings through the VAE": tripped,
+        "true renderings (the reader's own accuracy)": renderings,
+        "true renderings through the VAE": [models.round_trip(p) for p in renderings],
     }
     for name, preset in (("standard", family.preset), ("few steps", family.fast)):
-        rows[f"{name}: {preset.steps} steps, CFG {preset.cfg:g}"] = drawn(models, scenes, preset)
-    keys = (
-        "ground",
-        "kind",
-        "colour",
-        "place",
-        "size",
-        "words",
-        "letters",
-        "word_colour",
-        "stray",
-        "all",
-    )
-    lines = ["| pictures | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+        row = f"{name}: {preset.steps} steps, CFG {preset.cfg:g}"
+        rows[row] = draw_scenes(bundle, scenes, preset)
+    lines = ["| pictures | " + " | ".join(KEYS) + " |", "|---" * (len(KEYS) + 1) + "|"]
     for name, pictures in rows.items():
         rates = reader.score(pictures, scenes)
-        lines.append(f"| {name} | " + " | ".join(f"{100 * rates[k]:.1f}" for k in keys) + " |")
-    sizes = sorted({(s.width, s.height) for s in scenes})
-    said = ", ".join(f"{w}x{h}" for w, h in sizes)
-    lines.append(f"\n{count} held-out prompts (seed {SEED}), canvases {said}; percent right.")
+        lines.append(f"| {name} | " + " | ".join(f"{100 * rates[k]:.1f}" for k in KEYS) + " |")
+    sizes = ", ".join(f"{w}x{h}" for w, h in sorted({(s.width, s.height) for s in scenes}))
+    lines.append(f"\n{count} held-out prompts (seed {SEED}), canvases {sizes}; percent right.")
     return "\n".join(lines)

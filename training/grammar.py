@@ -1,8 +1,8 @@
 """The grammar of the embedded model's pictures: coloured grounds, shapes, words, and their
 prompts.
 
-A scene is data; `prompt` says it in words, `render.render` draws it. Held-out scenes (by a
-checksum of the prompt, or of the word) are never drawn for training.
+A scene is data; `prompt` is its text, `render.render` its pixels. Held-out scenes (by a checksum of
+the prompt, or of the word) are never rendered for training.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: size in pixels, ground colour, items in drawing order, and how it is said."""
+    """A picture: size in pixels, ground colour, items in drawing order, and its text."""
 
     width: int
     height: int
@@ -89,7 +89,7 @@ class Scene:
 
 
 def prompt(scene: Scene) -> str:
-    """The scene in words."""
+    """The prompt of a scene."""
     return scene.text.replace("a orange", "an orange")
 
 
@@ -120,11 +120,11 @@ def sample(
         scene = _MAKERS[kind](rng, width, height)
         if held_out(scene) == (split == "test"):
             return scene
-    raise RuntimeError(f"no {split} scene of kind {kind!r} found")
+    raise RuntimeError(f"no {split} scene of kind {kind!r} in 10,000 tries")
 
 
 def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
-    """One of them."""
+    """A random one of the options."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -134,8 +134,8 @@ def ink(rng: np.random.Generator, *grounds: str) -> str:
     return pick(rng, fit)
 
 
-def written(rng: np.random.Generator) -> str:
-    """Letters for a word: of the list, or random."""
+def random_word(rng: np.random.Generator) -> str:
+    """A word of the list, or random letters."""
     if rng.random() < 0.5:
         return pick(rng, WORDS)
     length = int(rng.choice(6, p=(0.04, 0.08, 0.16, 0.22, 0.24, 0.26))) + 1
@@ -145,7 +145,7 @@ def written(rng: np.random.Generator) -> str:
 def _word(
     rng: np.random.Generator, width: int, y: int, colour: str, place: str, plate: str = ""
 ) -> Word:
-    text = written(rng)
+    text = random_word(rng)
     x = (width - CELL[0] * len(text)) // 2 // CELL[0] * CELL[0]
     return Word(text, colour, place, x, y, plate)
 
@@ -163,7 +163,7 @@ def _strip(rng: np.random.Generator, width: int, height: int) -> Scene:
 
 
 def centre(place: str, width: int, height: int, d: int) -> tuple[int, int]:
-    """Where a shape of diameter d goes: its edge 6 px from the canvas edge, or centred."""
+    """The centre of a shape of diameter d: its edge 6 px from the canvas edge, or centred."""
     x = {"left": 6 + d // 2, "right": width - 6 - d // 2}.get(place, width // 2)
     y = {"top": 6 + d // 2, "bottom": height - 6 - d // 2}.get(place, height // 2)
     return x, y
@@ -183,9 +183,9 @@ def _name(shape: Shape) -> str:
 def _one_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground, place = pick(rng, list(COLOURS)), pick(rng, PLACES)
     shape = _shape(rng, width, height, ground, place, pick(rng, list(SIZES)))
-    said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
+    where = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
     return Scene(
-        width, height, ground, (shape,), f"a {_name(shape)}{said} on a {ground} background"
+        width, height, ground, (shape,), f"a {_name(shape)}{where} on a {ground} background"
     )
 
 
@@ -207,13 +207,13 @@ def _word_only(rng: np.random.Generator, width: int, height: int) -> Scene:
     ground, place = pick(rng, list(COLOURS)), pick(rng, ("top", "bottom", "center"))
     y = {"top": 0, "bottom": height - CELL[1]}.get(place, (height - CELL[1]) // 2 // 16 * 16)
     word = _word(rng, width, y, ink(rng, ground), place)
-    said = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
+    where = f" {PLACE_WORDS[place]}" if place != "center" or rng.random() < 0.3 else ""
     return Scene(
         width,
         height,
         ground,
         (word,),
-        f'the word "{word.text}" in {word.colour}{said} on a {ground} background',
+        f'the word "{word.text}" in {word.colour}{where} on a {ground} background',
     )
 
 
@@ -229,12 +229,12 @@ def _word_and_shape(rng: np.random.Generator, width: int, height: int) -> Scene:
     shape = Shape(
         pick(rng, KINDS), ink(rng, ground), "", "bottom" if above else "top", width // 2, middle, 40
     )
-    what = (
+    name = (
         f'a {plate} sign that says "{word.text}" in {colour}'
         if sign
         else f'the word "{word.text}" in {colour}'
     )
-    text = f"{what} {'above' if above else 'below'} a {_name(shape)} on a {ground} background"
+    text = f"{name} {'above' if above else 'below'} a {_name(shape)} on a {ground} background"
     return Scene(width, height, ground, (shape, word), text)
 
 

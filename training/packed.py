@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files.atomic import replacement
 from ..loaders.formats.gguf_writer import Value, gguf_layout
 from ..quant.gguf_quantizer import quantize_rows
 from ..quant.gguf_types import BY_NAME
@@ -22,15 +23,15 @@ def save_gguf(
     path: Path,
     tensors: Mapping[str, Tensor],
     type_of: Callable[[str], str],
-    said: Mapping[str, Value],
+    metadata: Mapping[str, Value],
 ) -> None:
-    """tensors under their names, matrices as the type that `type_of` gives; said: metadata.
+    """Writes tensors under their names, matrices in the type that `type_of` returns for the name.
 
     The file appears whole or not at all.
     """
     kinds = {n: BY_NAME[type_of(n) if t.ndim > 1 else VECTORS] for n, t in tensors.items()}
     shapes = {name: (tuple(tensor.shape), kinds[name]) for name, tensor in tensors.items()}
-    head, slots, size = gguf_layout(dict(said), shapes)
+    head, slots, size = gguf_layout(dict(metadata), shapes)
     data = bytearray(size)
     data[: len(head)] = head
     for slot, tensor in zip(slots, tensors.values()):
@@ -38,6 +39,5 @@ def save_gguf(
         x = x.to(slot.kind.dtype) if slot.kind.dtype else quantize_rows(x, slot.kind)
         data[slot.begin : slot.begin + slot.nbytes] = x.contiguous().view(torch.uint8).numpy().data
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    with replacement(path) as file:
+        file.write(data)

@@ -1,7 +1,7 @@
-"""Reads a drawn picture back and judges it against the scene that was asked for.
+"""Reads a drawn picture back and judges it against the requested scene.
 
-Template matching on our own glyphs and shapes; its accuracy on true renderings is printed beside
-every score. A shape is looked for, not assumed, and ink where nothing should be counts as wrong.
+Template matching on our own glyphs and shapes; its accuracy on true renderings is printed with
+every score. A shape is searched for, not assumed, and stray ink counts as wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def nearest_colour(rgb: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is right in a picture: the ground, each item's facts in the scene's order, no stray ink.
+    """The correct facts of a picture: the ground, each item in the scene's order, no stray ink.
 
     A word's facts: letters (number right), words (all of them), word_colour. A shape's: kind,
     colour, place, size.
@@ -53,15 +53,15 @@ def look(picture: np.ndarray, scene: Scene) -> Reading:
     """uint8 [H,W,3] against a scene, item by item."""
     p = picture.astype(np.float32)
     ground, ink = ground_and_ink(p)
-    items = []
+    items: list[dict[str, bool | int]] = []
     for item in scene.items:
         if isinstance(item, Word):
             letters, coloured = _read_word(p, item, ground)
             whole = letters == len(item.text)
             items.append({"letters": letters, "words": whole, "word_colour": coloured})
         else:
-            found = _read_shape(p, ink, item, scene)
-            items.append(dict(zip(("kind", "colour", "place", "size"), found)))
+            facts = _read_shape(p, ink, item, scene)
+            items.append(dict(zip(("kind", "colour", "place", "size"), facts)))
     return Reading(nearest_colour(ground) == scene.ground, items, _stray(ink, scene) <= STRAY)
 
 
@@ -69,15 +69,15 @@ def read(picture: np.ndarray, scene: Scene) -> Verdict:
     """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place,
     size, stray, all. None where the scene has no such item.
     """
-    seen = look(picture, scene)
-    verdict: Verdict = {"ground": seen.ground}
+    reading = look(picture, scene)
+    verdict: Verdict = {"ground": reading.ground}
     lines = [item for item in scene.items if isinstance(item, Word)]
     for key in ("words", "letters", "word_colour", "kind", "colour", "place", "size"):
-        found = [item[key] for item in seen.items if key in item]
-        verdict[key] = all(found) if found else None
-        if found and key == "letters":
-            verdict[key] = found[0] / len(lines[0].text)
-    verdict["stray"] = seen.stray
+        facts = [item[key] for item in reading.items if key in item]
+        verdict[key] = all(facts) if facts else None
+        if facts and key == "letters":
+            verdict[key] = facts[0] / len(lines[0].text)
+    verdict["stray"] = reading.stray
     verdict["all"] = all(v for k, v in verdict.items() if v is not None and k != "letters")
     return verdict
 
@@ -87,13 +87,13 @@ def score(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, 
     verdicts = [read(p, s) for p, s in zip(pictures, scenes)]
     rates = {}
     for key in verdicts[0]:
-        values = [float(v[key]) for v in verdicts if v[key] is not None]
+        values = [float(value) for v in verdicts if (value := v[key]) is not None]
         rates[key] = float(np.mean(values)) if values else float("nan")
     return rates
 
 
 def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool]:
-    """(letters read right, colour right). The line must stand where it was asked for."""
+    """(letters read right, colour right). The line must be at its place."""
     cells = p[word.y : word.y + CELL[1], word.x : word.x + CELL[0] * len(word.text)]
     base = ground
     if word.plate:  # the plate's own colour, seen in the line's margins
@@ -165,7 +165,7 @@ def _read_shape(
     """(kind, colour, place, size) right."""
     rows, columns = _window(shape, scene)
     mask = ink[rows, columns]
-    ys, xs = _extent(mask.any(1), mask.sum(1)), _extent(mask.any(0), mask.sum(0))
+    ys, xs = _extent(mask.sum(1)), _extent(mask.sum(0))
     if ys is None or xs is None:
         return False, False, False, False
     box = mask[ys[0] : ys[1], xs[0] : xs[1]]
@@ -175,13 +175,13 @@ def _read_shape(
     colour = nearest_colour(np.median(inside, axis=0))
     y, x = rows.start + sum(ys) / 2, columns.start + sum(xs) / 2
     size = min(SIZES, key=lambda name: abs(SIZES[name] - max(box.shape)))
-    placed = _place(shape, scene, x, y)
-    return _kind(box) == shape.kind, colour == shape.colour, placed, size == shape.size
+    at_place = _place(shape, scene, x, y)
+    return _kind(box) == shape.kind, colour == shape.colour, at_place, size == shape.size
 
 
-def _extent(any_ink: np.ndarray, amount: np.ndarray) -> tuple[int, int] | None:
-    """First and last line that hold more than a speck."""
-    lines = np.flatnonzero(any_ink & (amount >= 2))
+def _extent(ink: np.ndarray) -> tuple[int, int] | None:
+    """First and last line that hold more than a speck, of the ink in each line."""
+    lines = np.flatnonzero(ink >= 2)
     return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else None
 
 
@@ -193,15 +193,15 @@ def _kind(box: np.ndarray) -> str:
         template = template[template.any(1)][:, template.any(0)]
         ys = (np.arange(box.shape[0]) + 0.5) * template.shape[0] / box.shape[0]
         xs = (np.arange(box.shape[1]) + 0.5) * template.shape[1] / box.shape[1]
-        want = template[ys.astype(int)][:, xs.astype(int)]
-        overlap = (want & box).sum() / max(1, (want | box).sum())
+        stretched = template[ys.astype(int)][:, xs.astype(int)]
+        overlap = (stretched & box).sum() / max(1, (stretched | box).sum())
         if overlap > best[1]:
             best = (kind, float(overlap))
     return best[0]
 
 
 def _place(shape: Shape, scene: Scene, x: float, y: float) -> bool:
-    """Found near its place, and (alone on the canvas) nearer to it than to the other places."""
+    """Near its place, and (alone on the canvas) nearer to it than to the other places."""
     off = np.hypot(x - shape.x, y - shape.y)
     if len(scene.items) > 1:
         return bool(off <= NEAR)

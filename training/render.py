@@ -23,14 +23,14 @@ def glyph(letter: str) -> np.ndarray:
     big = Image.new("L", (192, 192))
     draw = ImageDraw.Draw(big)
     draw.text((40, 30), letter, fill=255, font=font, stroke_width=4)
-    box = big.getbbox()
+    box = _ink_box(big)
     if letter == "0":  # a slash, so that it is not an O
         draw.line((box[0] + 14, box[3] - 16, box[2] - 14, box[1] + 16), fill=255, width=11)
     if letter == "I":  # serifs, so that it is neither a 1 nor a bar
         middle = (box[0] + box[2]) // 2
         for y in (box[1], box[3] - 13):
             draw.rectangle((middle - 26, y, middle + 26, y + 13), fill=255)
-        box = big.getbbox()
+        box = _ink_box(big)
     cut = big.crop(box)
     height = _LETTER[1]
     width = min(_LETTER[0], max(6, round(cut.width * height / cut.height)))
@@ -39,6 +39,12 @@ def glyph(letter: str) -> np.ndarray:
     y, x = (CELL[1] - height) // 2, (CELL[0] - width) // 2
     cell[y : y + height, x : x + width] = np.asarray(cut, np.float32) / 255
     return cell
+
+
+def _ink_box(image: Image.Image) -> tuple[int, int, int, int]:
+    box = image.getbbox()
+    assert box is not None  # a letter has ink
+    return box
 
 
 @functools.cache
@@ -71,7 +77,10 @@ def render(scene: Scene) -> np.ndarray:
     picture = np.empty((scene.height, scene.width, 3), np.float32)
     picture[:] = COLOURS[scene.ground]
     for item in scene.items:
-        (_draw_shape if isinstance(item, Shape) else _draw_word)(picture, item)
+        if isinstance(item, Shape):
+            _draw_shape(picture, item)
+        else:
+            _draw_word(picture, item)
     return picture.round().astype(np.uint8)
 
 
@@ -87,10 +96,8 @@ def _draw_shape(picture: np.ndarray, shape: Shape) -> None:
 
 def _draw_word(picture: np.ndarray, word: Word) -> None:
     if word.plate:
-        left, right = (
-            max(0, word.x - 4),
-            min(picture.shape[1], word.x + CELL[0] * len(word.text) + 4),
-        )
+        left = max(0, word.x - 4)
+        right = min(picture.shape[1], word.x + CELL[0] * len(word.text) + 4)
         picture[word.y : word.y + CELL[1], left:right] = COLOURS[word.plate]
     for i, letter in enumerate(word.text):
         _blend(picture, glyph(letter), word.x + CELL[0] * i, word.y, word.colour)

@@ -1,7 +1,7 @@
 """The embedded model's tokenizer: Qwen2's byte-level BPE with a vocabulary of its own.
 
 Every lower-case word of the grammar is one token (with and without the space before it); capitals
-and digits are never merged, so that words to be written are spelled letter by letter.
+and digits are never merged, so that words to be drawn are spelled letter by letter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SPECIAL = (
 )
 SPACE = "Ġ"  # the byte alphabet's letter for a space
 
-EDIT_WORDS = ("remove", "make", "add")  # they came later: their rules stand behind all others
+EDIT_WORDS = ("remove", "make", "add")  # added later: their rules come after all others
+assert EMBEDDED.grammar is not None
 GRAMMAR_WORDS = tuple(w for w in EMBEDDED.grammar.words if w not in EDIT_WORDS)
 FIRST = ("above", "black", "word")
 MOST = 512  # entries, special tokens included
@@ -60,7 +61,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def write(folder: Path) -> None:
-    """vocab.json, merges.txt and tokenizer_config.json, as a Hugging Face folder has them."""
+    """Writes vocab.json, merges.txt and tokenizer_config.json of a Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
     words = vocabulary()
     if len(words) + len(SPECIAL) > MOST:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise CallError(f"--only {args.only} needs --start MODEL, the model to train it for.")
     if args.only and not args.score:
         recipe.copy_model(args.start, args.out)
-        recipe.teach_control(args.out / "checkpoints", args.out, seed)
+        recipe.train_control(args.out / "checkpoints", args.out, seed)
     elif not args.score:
         recipe.train(args.out / "checkpoints", args.out, seed, args.start)
     if not args.only:

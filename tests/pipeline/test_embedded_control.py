@@ -45,9 +45,9 @@ def scenes():
     return control_scores.test_scenes(COUNT)[1]
 
 
-def scores(models, branch, scenes, made):
-    preset = models.model.family.fast
-    pictures = control_scores.drawn(models, branch, scenes, preset, made)
+def scores(models, branch, scenes, map_of):
+    setting = control_scores.Setting("", models.model.family.fast, map_of)
+    pictures = control_scores.draw_controlled(models, branch, scenes, setting)
     return [control_scores.edge_score(p, render(s)) for p, s in zip(pictures, scenes)]
 
 

@@ -1,4 +1,4 @@
-"""Training: a stopped run goes on bit for bit, the objective learns, an exported folder draws."""
+"""Training: a stopped run resumes bit for bit, the objective learns, an exported folder draws."""
 
 import dataclasses
 
@@ -7,16 +7,26 @@ import torch
 
 from inkstone.headless.cli.main import main
 from inkstone.loaders.models.tokenizer import load_tokenizer
-from inkstone.training import control_flow, edit_flow, flow, recipe
+from inkstone.training import codec, control_flow, edit_flow, flow, recipe
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
+from inkstone.training.loop import MixedStage
+from inkstone.training.networks import FlowModel
 
-VAE_STAGE = vae_training.VAEStage("vae-joint", 6, 32, 2, 1e-3, save_every=2)
-DECODER_STAGE = vae_training.VAEStage(
-    "vae-decoder", 4, 32, 2, 1e-3, decoder_only=True, save_every=2
+VAE_STAGE = vae_training.VAEStage(
+    name="vae-joint", steps=6, crop=32, batch=2, lr=1e-3, save_every=2
 )
-FLOW_STAGE = flow.FlowStage(
-    "flow-strips", 6, 2, 1e-3, {"strips": 0.5, "scenes": 0.5}, {"strips": 4, "scenes": 4}, 2
+DECODER_STAGE = vae_training.VAEStage(
+    name="vae-decoder", steps=4, crop=32, batch=2, lr=1e-3, decoder_only=True, save_every=2
+)
+FLOW_STAGE = MixedStage(
+    name="flow-strips",
+    steps=6,
+    batch=2,
+    lr=1e-3,
+    share={"strips": 0.5, "scenes": 0.5},
+    pictures={"strips": 4, "scenes": 4},
+    save_every=2,
 )
 
 
@@ -32,8 +42,8 @@ def train_vae(folder, stage=VAE_STAGE):
 
 
 def train_flow(vae, folder, tokenizer):
-    stats = flow.latent_statistics(vae, 1, 4)
-    return flow.train_flow(vae, stats, tokenizer, folder, 1, (FLOW_STAGE,))
+    mean, std = codec.latent_statistics(vae, 1, 4)
+    return flow.train_flow(codec.Codec(vae, mean, std, tokenizer), folder, 1, (FLOW_STAGE,))
 
 
 def same(a, b):
@@ -42,7 +52,7 @@ def same(a, b):
 
 
 def stop_after(monkeypatch, module, name, calls):
-    """module.name raises Stop after so many calls."""
+    """module.name raises Stop after a number of calls."""
     real, count = getattr(module, name), [0]
 
     def wrapped(*args, **kwargs):
@@ -86,7 +96,7 @@ def test_decoder_stage_leaves_the_encoder(tmp_path):
 @pytest.mark.slow
 def test_objective_learns_one_picture():
     torch.manual_seed(0)
-    model = flow.FlowModel()
+    model = FlowModel()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     x0, ids = torch.randn(1, 16, 64).expand(8, -1, -1), torch.zeros(8, 3, dtype=torch.long)
     mask, losses = torch.ones(8, 3, dtype=torch.bool), []
@@ -109,7 +119,7 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(edit_flow, "STAGES", (stage,))
     control = dataclasses.replace(control_flow.STAGES[0], steps=2, batch=2, pictures={"free": 4})
     monkeypatch.setattr(control_flow, "STAGES", (control,))
-    monkeypatch.setattr(flow, "STATISTICS", 4)
+    monkeypatch.setattr(codec, "STATISTICS", 4)
     recipe.train(tmp_path / "checkpoints", tmp_path / "model", 1)
     out = tmp_path / "x.png"
     call = [

@@ -1,4 +1,4 @@
-"""Training of the control branch: its data, a stopped run that goes on bit for bit, what is trained
+"""Training of the control branch: its data, a stopped run that resumes bit for bit, what is trained
 and what stays, and the file that comes out.
 """
 
@@ -11,26 +11,28 @@ import torch
 
 from inkstone.headless.cli.main import main
 from inkstone.kernels.control_instantx import ControlInputs
+from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.models.control import load_control
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_vae
+from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.loaders.models.tokenizer import load_tokenizer
 from inkstone.sampling.geometry import unpack
 from inkstone.training import control_flow, control_scores, edit_flow, recipe
 from inkstone.training.grammar import PLACES, SIZES, held_out, prompt, sample
+from inkstone.training.loop import PictureStage
 from inkstone.training.packed import save_gguf
 from inkstone.training.render import render
 
 from .test_training import Stop, same, stop_after
 
-STAGE = control_flow.ControlStage("control", 5, 2, 1e-3, {"free": 6, "scenes": 2}, save_every=2)
+STAGE = PictureStage(
+    name="control", steps=5, batch=2, lr=1e-3, save_every=2, pictures={"free": 6, "scenes": 2}
+)
 
 
 @pytest.fixture(scope="module")
-def parts():
-    """VAE, its statistics, tokenizer of the shipped model."""
-    vae = load_vae(EMBEDDED_FOLDER)
-    stats = (vae.mean.float(), vae.std.float())
-    return vae.network, stats, load_tokenizer(EMBEDDED_FOLDER / "tokenizer")
+def codec():
+    """VAE and tokenizer of the shipped model."""
+    return recipe.codec_of(EMBEDDED_FOLDER, load_tokenizer(EMBEDDED_FOLDER / "tokenizer"))
 
 
 def base():
@@ -64,22 +66,22 @@ def test_hold_out_is_strict():
     assert all(held_out(scene) for half in control_scores.test_scenes(30) for scene in half)
 
 
-def test_maps_survive_the_vae(parts):
+def test_maps_survive_the_vae(codec):
     """It was trained on coloured pictures; the branch sees maps through it."""
-    vae, stats, tokenizer = parts
-    (group, *_) = control_flow.encode_maps(vae, stats, tokenizer, "free", 4, 3)
+    (group, *_) = control_flow.encode_maps(codec, "free", 4, 3)
     assert group.maps.shape == (len(group.ids), 2, group.grid[0] * group.grid[1], 64)
-    rng, seen = np.random.default_rng(4), []
+    rng, brightness = np.random.default_rng(4), []
     for _ in range(8):
-        made = control_flow.EDGES(render(control_flow.free_scene(rng)))
-        tokens = control_flow._encoded(vae, stats, [made]).float()
-        grid = made.shape[0] // 16, made.shape[1] // 16
+        edges = control_flow.EDGES(render(control_flow.free_scene(rng)))
+        tokens = codec.latents([edges]).float()
+        grid = edges.shape[0] // 16, edges.shape[1] // 16
         with torch.no_grad():
-            back = vae.decode(unpack(tokens, *grid) * stats[1] + stats[0])[0] / 2 + 0.5
-        lines = made[..., 0] > 127
+            latent = unpack(tokens, *grid) * codec.std + codec.mean
+            back = codec.vae.decode(latent)[0] / 2 + 0.5
+        lines = edges[..., 0] > 127
         grey = back.mean(0).numpy()
-        seen.append((grey[lines].mean(), grey[~lines].mean()))
-    on, off = np.mean(seen, 0)
+        brightness.append((grey[lines].mean(), grey[~lines].mean()))
+    on, off = np.mean(brightness, 0)
     assert on > 0.35 and off < 0.12, f"lines come back at {on:.2f}, the ground at {off:.2f}"
 
 
@@ -88,10 +90,10 @@ def test_a_filled_map_is_white_where_something_stands(kind):
     rng = np.random.default_rng(5)
     for _ in range(20):
         picture = render(sample(rng, kind))
-        made = control_flow.filled(picture)
+        filled = control_flow.filled(picture)
         ground = (picture == picture[0, 0]).all(-1)
-        assert made.shape == picture.shape and not made[ground].any()
-        assert (made[~ground] > 0).any(-1).all()
+        assert filled.shape == picture.shape and not filled[ground].any()
+        assert (filled[~ground] > 0).any(-1).all()
 
 
 # --- the step
@@ -109,20 +111,20 @@ def test_a_branch_starts_as_no_control():
     assert torch.equal(got, plain)
 
 
-def train(folder, parts):
-    return control_flow.train_control(*parts, base(), folder, 1)
+def train(folder, codec):
+    return control_flow.train_control(codec, base(), folder, 1)
 
 
 @pytest.mark.slow
-def test_resume_is_bit_exact_and_the_model_stays(tmp_path, monkeypatch, parts):
+def test_resume_is_bit_exact_and_the_model_stays(tmp_path, monkeypatch, codec):
     monkeypatch.setattr(control_flow, "STAGES", (STAGE,))
-    whole = train(tmp_path / "whole", parts)
+    whole = train(tmp_path / "whole", codec)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_after(patch, control_flow, "flow_loss", 3)
-        train(tmp_path / "cut", parts)
+        train(tmp_path / "cut", codec)
     model = base()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    again = control_flow.train_control(*parts, model, tmp_path / "cut", 1)
+    again = control_flow.train_control(codec, model, tmp_path / "cut", 1)
     assert not same(whole, again)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     start = control_flow.ControlWeights(base())
@@ -156,11 +158,9 @@ def test_the_file_is_small_and_near_the_weights(tmp_path):
 
 
 def test_a_small_network_as_gguf(tmp_path):
-    from inkstone.loaders.formats.open import open_weights
-
     tensors = {"a.weight": torch.randn(3, 64), "a.bias": torch.randn(3)}
-    said = {"general.architecture": "qwen_image"}
-    save_gguf(tmp_path / "x.gguf", tensors, lambda _: "Q8_0", said)
+    metadata = {"general.architecture": "qwen_image"}
+    save_gguf(tmp_path / "x.gguf", tensors, lambda _: "Q8_0", metadata)
     with open_weights(tmp_path / "x.gguf") as file:
         assert {n: tuple(e.shape) for n, e in file.entries.items()} == {
             "a.weight": (3, 64),
@@ -185,7 +185,7 @@ def test_edges_that_moved_score_less():
 
 
 @pytest.mark.slow
-def test_only_the_control_is_taught(tmp_path, monkeypatch, capsys):
+def test_only_the_control_is_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(control_flow, "STAGES", (STAGE,))
     out = tmp_path / "model"
     call = ["train", "--out", str(out), "--only", "control", "--prompts", "1", "--quiet"]

@@ -1,15 +1,19 @@
-"""Edits for training: what is asked, what is judged, a stopped run that goes on bit for bit."""
+"""Edits for training: requests, verdicts, a stopped run that resumes bit for bit."""
 
 import numpy as np
 import pytest
 import torch
 
+from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.loaders.models.tokenizer import load_tokenizer
-from inkstone.training import edit_flow, edit_scores, flow
+from inkstone.training import edit_flow, edit_scores
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
+from inkstone.training.codec import Codec, latent_statistics
 from inkstone.training.edits import SHARES, sample_edit, unseen
 from inkstone.training.grammar import held_out
+from inkstone.training.loop import MixedStage
+from inkstone.training.networks import FlowModel
 from inkstone.training.render import render
 
 from .test_training import Stop, same, stop_after
@@ -33,7 +37,7 @@ def test_a_true_edit_is_right_and_the_source_is_not(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_not_asked_is_noticed(kind):
+def test_other_changes_are_noticed(kind):
     """Another ground, or a blot of ink: the rest is not as it was."""
     for edit in edits(30, kind=kind, seed=4):
         picture = render(edit.target)
@@ -49,7 +53,7 @@ def test_what_was_not_asked_is_noticed(kind):
         assert not edit_scores.judge(picture, edit)[1], edit
 
 
-def test_only_the_asked_item_changes():
+def test_only_the_requested_item_changes():
     for edit in edits(200, seed=5):
         changed = set(edit.source.items) ^ set(edit.target.items)
         grounds = edit.source.ground, edit.target.ground
@@ -64,8 +68,8 @@ def test_hold_out_is_strict():
     train, test = edits(400, "train", 6), edits(400, "test", 6)
     assert not any(unseen(e) for e in train) and all(unseen(e) for e in test)
     assert all(held_out(e.target if e.kind == "add" else e.source) for e in test)
-    told = [{(e.source.text, e.text) for e in side} for side in (train, test)]
-    assert not told[0] & told[1]
+    requests = [{(e.source.text, e.text) for e in side} for side in (train, test)]
+    assert not requests[0] & requests[1]
 
 
 def test_words_of_requests_are_single_tokens(tmp_path):
@@ -76,9 +80,7 @@ def test_words_of_requests_are_single_tokens(tmp_path):
 
 
 def test_rows_of_tokens_move_to_their_new_places(tmp_path):
-    """A model folder with an older tokenizer: its rows are found by the token, not by the place."""
-    from inkstone.loaders.models.load import EMBEDDED_FOLDER
-
+    """A model folder with an older tokenizer: its rows are looked up by token, not by place."""
     words.write(tmp_path)
     model = edit_flow.start(EMBEDDED_FOLDER, tmp_path)
     again = edit_flow.start(EMBEDDED_FOLDER, EMBEDDED_FOLDER / "tokenizer")
@@ -87,22 +89,23 @@ def test_rows_of_tokens_move_to_their_new_places(tmp_path):
     assert all(torch.equal(rows[new[t]], before[old[t]]) for t in old)
 
 
-STAGE = edit_flow.EditStage(
-    "edit",
-    6,
-    2,
-    1e-3,
-    {"edit-strips": 0.5, "edit-scenes": 0.3, "strips": 0.2},
-    {"edit-strips": 4, "edit-scenes": 4, "strips": 4},
-    2,
+STAGE = MixedStage(
+    name="edit",
+    steps=6,
+    batch=2,
+    lr=1e-3,
+    share={"edit-strips": 0.5, "edit-scenes": 0.3, "strips": 0.2},
+    pictures={"edit-strips": 4, "edit-scenes": 4, "strips": 4},
+    save_every=2,
 )
 
 
 def train(folder, tokenizer):
     torch.manual_seed(1)
     vae = vae_training.start()
-    stats = flow.latent_statistics(vae, 1, 4)
-    return edit_flow.train_edits(vae, stats, tokenizer, flow.FlowModel(), folder, 1)
+    mean, std = latent_statistics(vae, 1, 4)
+    codec = Codec(vae, mean, std, tokenizer)
+    return edit_flow.train_edits(codec, FlowModel(), folder, 1)
 
 
 @pytest.mark.slow
@@ -118,14 +121,14 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
 
 
 def test_an_empty_request_asks_for_the_source():
-    """A tenth of the requests: then the target is the source, whatever was asked."""
+    """A tenth of the requests: then the target is the source, whatever the request was."""
     pairs = edit_flow.Pairs(
         torch.zeros(3, 16, 64).half(), torch.ones(3, 16, 64).half(), [[5, 6], [7], [8]], (2, 8)
     )
-    seen = []
+    calls = []
 
     def model(x, t, ids, mask, grid, refs):
-        seen.append((x, t, ids, refs))
+        calls.append((x, t, ids, refs))
         return torch.zeros_like(x)
 
     class Rng:
@@ -136,7 +139,7 @@ def test_an_empty_request_asks_for_the_source():
             return np.array([0.05, 0.5, 0.9])
 
     loss = edit_flow._loss(model, pairs, Rng(), 3, [9])
-    assert seen[0][2].tolist() == [[9], [7], [8]] and not seen[0][3].any()
+    assert calls[0][2].tolist() == [[9], [7], [8]] and not calls[0][3].any()
     generator = torch.Generator().manual_seed(7)
     torch.randn(3, generator=generator)  # the times come first
     noise = torch.randn(3, 16, 64, generator=generator)
