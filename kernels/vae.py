@@ -1,4 +1,4 @@
-"""The Qwen-Image VAE (Wan 2.1 shape) for single pictures, as a 2-D network.
+"""The Qwen-Image VAE (Wan 2.1 shape) for single images, as a 2-D network.
 
 What is unusual: a causal 3-D convolution on one frame pads two empty frames in front, so it equals
 a 2-D convolution with the last temporal slice of its kernel. The whole network is therefore 2-D
@@ -6,8 +6,8 @@ here: a third of the weights and 2.4 times fewer operations than the reference
 (diffusers `AutoencoderKLQwenImage`), with equal numbers. `vae_strips.py` runs the same modules in
 strips of rows, which is exact because every norm is per pixel.
 
-With gradients everything is plain autograd. Without them, on a CPU, norms run in pieces and in
-place, and the convolution behind an enlargement reads the small picture (`lean`).
+With gradients everything is plain autograd. Without them, on a CPU, norms run in chunks and in
+place, and the convolution behind an upsampling reads the small image (`lean`).
 
 Names of modules are the diffusers key names, so a state dict needs no renaming.
 """
@@ -25,19 +25,19 @@ from .attention import attention
 from .configs import QWEN_IMAGE_VAE, VAEConfig
 from .interrupt import beat
 
-_PIECE = 1 << 18  # elements per piece of a norm: a megabyte in float32, inside the L2 of two cores
+_CHUNK = 1 << 18  # elements per chunk of a norm: a megabyte in float32, inside the L2 of two cores
 _SCORES = 1 << 23  # elements of the attention matrix in memory at a time, where it is chunked
 
 
 def lean(x: Tensor) -> bool:
-    """True where nothing is recorded for gradients and the CPU forms pay: pieces, in place."""
+    """True where nothing is recorded for gradients and the CPU forms pay: chunks, in place."""
     return not torch.is_grad_enabled() and x.device.type in ("cpu", "meta")
 
 
 def norm_silu(x: Tensor, gamma: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
     """x / max(||x||, 1e-12) * sqrt(C) * gamma over channels, then SiLU. [B,C,H,W] -> the same.
 
-    Without gradients it runs in pieces that stay in the cache: one pass over memory. `out` (may be
+    Without gradients it runs in chunks that stay in the cache: one pass over memory. `out` (may be
     `x` itself) takes the result; with gradients it is ignored.
     """
     rows = x.permute(0, 2, 3, 1)  # [B,H,W,C], contiguous for channels_last
@@ -46,7 +46,7 @@ def norm_silu(x: Tensor, gamma: Tensor, silu: bool = True, out: Tensor | None = 
     into = torch.empty_like(rows) if out is None else out.permute(0, 2, 3, 1)
     if lean(x) and x.device.type == "cpu" and rows.stride(-1) == into.stride(-1) == 1:
         for item, item_into in zip(rows, into, strict=True):
-            _norm_silu_pieces(item, gamma, silu, item_into)
+            _norm_silu_chunks(item, gamma, silu, item_into)
         return into.permute(0, 3, 1, 2)
     y = _norm_silu(rows, gamma, silu).permute(0, 3, 1, 2)
     return y if out is None else out.copy_(y)
@@ -59,9 +59,9 @@ def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
     return (F.silu(y) if silu else y).to(x.dtype)
 
 
-def _norm_silu_pieces(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
-    """The same on [H,W,C] into `out`, every step in place, nothing bigger than a piece of rows."""
-    gamma, step = gamma.float(), max(1, _PIECE // x[0].numel())
+def _norm_silu_chunks(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
+    """The same on [H,W,C] into `out`, every step in place, nothing bigger than a chunk of rows."""
+    gamma, step = gamma.float(), max(1, _CHUNK // x[0].numel())
     same = out.dtype == torch.float32
     scratch = out if same else torch.empty(x[:step].shape, device=x.device)
     for top in range(0, len(x), step):
@@ -85,6 +85,12 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
         return norm_silu(x, self.gamma, silu, out)
+
+
+def conv_bias(conv: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one, as all of the VAE's do."""
+    assert conv.bias is not None
+    return conv.bias
 
 
 def conv3(cin: int, cout: int) -> nn.Conv2d:
@@ -127,9 +133,12 @@ class Attention(nn.Module):
 
 
 def _half_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B,1,L,C] in a half type on a CPU, some queries at a time: torch's flash kernel runs heads of
-    384 in bfloat16 at the speed of float32 (95 GFLOP/s), plain products at 165. The price: scores
-    are rounded before the softmax, 1.2 % instead of 0.5 % error where scores spread by 4."""
+    """[B,1,L,C] in a half type on a CPU, in chunks of queries.
+
+    torch's flash kernel runs heads of 384 in bfloat16 at the speed of float32 (95 GFLOP/s), plain
+    products at 165. The price: scores are rounded before the softmax, 1.2 % instead of 0.5 % error
+    where scores spread by 4.
+    """
     out, keys = torch.empty_like(q), k.transpose(-1, -2)
     step = max(1, _SCORES // k.shape[-2])
     for b in range(len(q)):
@@ -142,19 +151,28 @@ def _half_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Middle(nn.Module):
-    """ResBlock, attention, ResBlock at 1/8 size: the only part that sees the whole picture."""
+    """ResBlock, attention, ResBlock at 1/8 size: the only part that sees the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResBlock(channels, channels) for _ in range(2)])
         self.attentions = nn.ModuleList([Attention(channels)])
 
+    @property
+    def parts(self) -> tuple[ResBlock, Attention, ResBlock]:
+        """The three layers in order."""
+        (first, last), (attention,) = self.resnets, self.attentions
+        assert isinstance(first, ResBlock) and isinstance(last, ResBlock)
+        assert isinstance(attention, Attention)
+        return first, attention, last
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        first, attention, last = self.parts
+        return last(attention(first(x)))
 
 
 def subpixel_kernels(weight: Tensor) -> list[list[Tensor]]:
-    """3x3 kernel behind a nearest x2 enlargement -> [row phase][column phase] of 2x2 kernels.
+    """3x3 kernel behind a nearest x2 upsampling -> [row phase][column phase] of 2x2 kernels.
 
     Even output rows see input rows (i-1, i, i), odd ones (i, i, i+1): the taps on the same row add
     up, so the small input is read directly with 4/9 of the products. Exact but for their order.
@@ -201,18 +219,20 @@ class Resample(nn.Module):
     @property
     def conv(self) -> nn.Conv2d:
         """The convolution."""
-        return self.resample[1]
+        conv = self.resample[1]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up and lean(x):
-            return self._up_in_pieces(x)
+            return self._up_in_chunks(x)
         if self.up:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest-exact"))
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
-    def _up_in_pieces(self, x: Tensor) -> Tensor:
+    def _up_in_chunks(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape
-        kernels, bias, step = subpixel_kernels(self.conv.weight), self.conv.bias, 16
+        kernels, bias, step = subpixel_kernels(self.conv.weight), conv_bias(self.conv), 16
         out = x.new_empty(b, 2 * h, 2 * w, len(bias)).permute(0, 3, 1, 2)
         for top in range(0, h, step):
             beat()
@@ -285,8 +305,9 @@ class Decoder(nn.Module):
         self.norm_out, self.conv_out = Norm(widths[-1]), conv3(widths[-1], config.channels)
 
     def layers(self) -> Iterator[nn.Module]:
-        """What comes after the middle, flat: loops over blocks would keep a block's input alive."""
+        """Layers after the middle, flat: loops over blocks would keep a block's input alive."""
         for block in self.up_blocks:
+            assert isinstance(block, UpBlock)
             yield from (*block.resnets, *block.upsamplers)
 
     def forward(self, z: Tensor) -> Tensor:

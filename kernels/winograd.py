@@ -1,9 +1,9 @@
 """3x3 convolutions on a CPU with 2.25 times fewer products: Winograd's F(2x2, 3x3).
 
-Four outputs of a 3x3 kernel cost 16 products instead of 36; what is added is sums. In float32 on
+Four outputs of a 3x3 kernel cost 16 products instead of 36, and some additions. In float32 on
 wide layers it takes 0.6-0.75 of the time of torch's direct convolution and its error is smaller
-(measured 4e-7 against 1e-6 at 384 channels), because fewer terms are summed. torch has no door to
-such a kernel, so it is written here as additions and one batched matrix product. Source: Lavin and
+(measured 4e-7 against 1e-6 at 384 channels), because fewer terms are summed. torch offers no
+such kernel, so it is written here as additions and one batched matrix product. Source: Lavin and
 Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Not for half types: the sums of
 the inputs would be rounded.
 """
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 NARROWEST = 64  # channels: below, direct convolution is as fast
-_PIECE = 1 << 16  # elements of one of the 16 input matrices at a time: all stays in the cache
+_CHUNK = 1 << 16  # elements of one of the 16 input matrices at a time: they fit the cache
 
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
 def pays(conv: nn.Conv2d) -> bool:
-    """True where the fast form is the better one: float32, CPU, wide, no gradients."""
+    """True where the fast form pays: float32, CPU, wide, no gradients."""
     return (
         conv.weight.device.type in ("cpu", "meta")
         and conv.weight.dtype == torch.float32
@@ -44,19 +44,19 @@ def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
     """x [n+2,w+2,Cin] with its border, n and w even -> [n,w,Cout]."""
     n, w, cout = x.shape[0] - 2, x.shape[1] - 2, matrices.shape[2]
     out = x.new_empty(n, w, cout)
-    step = 2 * max(1, _PIECE // (w // 2 * x.shape[2]))
+    step = 2 * max(1, _CHUNK // (w // 2 * x.shape[2]))
     for top in range(0, n, step):
         end = min(top + step, n)
-        _piece(x[top : end + 2], matrices, bias, out[top:end])
+        _chunk(x[top : end + 2], matrices, bias, out[top:end])
     return out
 
 
-def piece_bytes(size: int) -> int:
-    """Memory at work beside input and output: rows (8), tiles and sums (16 each), columns (8)."""
-    return (8 + 16 + 16 + 8) * _PIECE * size
+def chunk_bytes(size: int) -> int:
+    """Working memory without input and output: rows (8), tiles and sums (16 each), columns (8)."""
+    return (8 + 16 + 16 + 8) * _CHUNK * size
 
 
-def _piece(x: Tensor, matrices: Tensor, bias: Tensor, out: Tensor) -> None:
+def _chunk(x: Tensor, matrices: Tensor, bias: Tensor, out: Tensor) -> None:
     (n, w, cout), cin = out.shape, x.shape[2]
     tall, wide = n // 2, w // 2
     rows = x.new_empty(4, tall, w + 2, cin)

@@ -121,7 +121,7 @@ def plan(models: Bundle, call: PlanRequest = PlanRequest()) -> Plan:
     """Headers only: the models are opened and may be waiting. A text encoder or VAE that is None is
     left out of the plan.
     """
-    from ..kernels.vae_strips import plan_rows
+    from ..kernels.vae_memory import plan_rows
     from ..loaders.models.weight_file import parameter_bytes
 
     text, model, vae = models.text_encoder, models.model, models.vae

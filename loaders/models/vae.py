@@ -14,7 +14,9 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.memory import free_bytes
 from ...kernels.vae import VAE
-from ...kernels.vae_strips import decode_rows, moments_rows, plan_rows
+from ...kernels.vae_memory import plan_rows
+from ...kernels.vae_strips import decode_rows, moments_rows
+from ...sampling.nan_check import is_finite
 from ...sampling.preview import chart, fitted
 from ..arch.family import QWEN_IMAGE, Family
 from ..memory.lru import Recent
@@ -90,7 +92,7 @@ class VAEModel:
                 for item in z.split(1)
             ]
             picture = torch.cat(pixels).float().clamp(-1, 1).add(1).div(2)
-        if not torch.isfinite(picture).all():
+        if not is_finite(picture):
             raise InkstoneError(
                 f"The VAE {self.path.name} gave values that are not finite, in "
                 f"{str(self.dtype).removeprefix('torch.')}. Choose dtype float32; if it stays, the "

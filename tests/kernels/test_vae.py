@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels import vae_strips, winograd
+from inkstone.kernels import winograd
 from inkstone.kernels.configs import VAEConfig
 from inkstone.kernels.vae import VAE, norm_silu
-from inkstone.kernels.vae_strips import decode_rows, moments_rows, plan_rows
+from inkstone.kernels.vae_memory import Footprint, plan_rows
+from inkstone.kernels.vae_strips import decode_rows, moments_rows
 from inkstone.loaders.models.vae import VAEModel
 
 from ..conftest import ROOT
@@ -164,7 +165,6 @@ PEAK = """
 import sys, torch
 sys.path.insert(0, {root!r})
 from bench import harness
-harness.register()
 from inkstone.kernels.vae import VAE, VAEConfig
 from inkstone.kernels.vae_strips import decode_rows
 torch.set_num_threads(1)
@@ -193,14 +193,14 @@ def peak(side: int, rows: int) -> int:
 def test_strips_need_less_memory():
     """Both forms need what the plan says, so that its ratio at full size can be believed."""
     config, side, rows = VAEConfig(base=16, res_blocks=1), 768, 16
-    planned = {n: vae_strips._rows_bytes(config, side, side, 4, n) for n in (rows,)}
+    planned = {rows: Footprint(config, side, side, 4).strips(rows)}
     planned[0] = plan_rows(config, side, side, torch.float32, None, "cuda")[1]
-    found = {n: peak(side, n) for n in planned}
-    for n, size in found.items():
-        said = f"{n or 'all'} rows: {size / 1e6:.1f} MB, planned {planned[n] / 1e6:.1f} MB"
-        print(said)
-        assert 0.8 * planned[n] < size < 1.25 * planned[n], said
-    assert found[rows] < 0.35 * found[0], found
+    peaks = {n: peak(side, n) for n in planned}
+    for n, size in peaks.items():
+        line = f"{n or 'all'} rows: {size / 1e6:.1f} MB, planned {planned[n] / 1e6:.1f} MB"
+        print(line)
+        assert 0.8 * planned[n] < size < 1.25 * planned[n], line
+    assert peaks[rows] < 0.35 * peaks[0], peaks
 
 
 def test_plan():
@@ -267,7 +267,7 @@ def test_meta_device(grad):
 
 
 def test_refuses_empty_strips(small):
-    with pytest.raises(InkstoneError, match="Strips of 0 rows"):
+    with pytest.raises(InkstoneError, match="cannot run in strips of 0 rows"):
         decode_rows(small, torch.zeros(1, 16, 2, 2), 0)
 
 
