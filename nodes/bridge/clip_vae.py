@@ -1,8 +1,8 @@
 """Our VAE and text encoder as core's VAE and CLIP: objects with the methods that core nodes call.
 
-Unlike core's, a batch of pictures is encoded as pictures, not as the frames of a film; tiles are
-never needed (strips are exact), so the tiled variants are the plain ones. The text that a core node
-writes, with its own template and labels of pictures, is encoded as it is.
+Unlike core's, a batch of pictures is encoded as pictures, not as the frames of a video; tiles are
+never needed (strips are exact), so the tiled variants do the same as the plain ones. The text of a
+core node, with its own template and picture labels, is encoded unchanged.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ..conditioning import PROMPT
+from ..conditioning import PROMPT, Options, conditioning
 
 if TYPE_CHECKING:
     from ...loaders.models.text_encoder import TextEncoderModel
     from ...loaders.models.tokenizer import Tokenizer
     from ...loaders.models.vae import VAEModel
+    from ..conditioning import Conditioning
 
 _LABELS = re.compile(r"^(?:(?:Picture \d+: )?<\|vision_start\|><\|image_pad\|><\|vision_end\|>)+")
 _STEP = 8  # pixels of a latent cell
-MARK = "<|im_start|>"  # of a speaker; a text that begins with it is a template already
+MARK = "<|im_start|>"  # starts a speaker; a text that begins with it already has a template
 _WHOLE = "{}"
+
+
+class Tokens(TypedDict):
+    """The tokens that core passes from `tokenize` to `encode_from_tokens`: text and pictures."""
+
+    text: str
+    images: Sequence[Tensor]
+    template: str | None
 
 
 class CoreVAE:
@@ -41,7 +50,7 @@ class CoreVAE:
         self.output_channels = vae.network.config.channels  # 4 of the layered variant
         self.vae_dtype = vae.dtype
 
-    def decode(self, samples: Tensor, vae_options: Mapping[str, Any] | None = None) -> Tensor:
+    def decode(self, samples: Tensor, vae_options: Mapping[str, object] | None = None) -> Tensor:
         """[n,16,h,w] -> [n,H,W,C]; [n,16,T,h,w] -> [n,T,H,W,C], pictures one by one."""
         frames = samples[:, :, None] if samples.dim() == 4 else samples
         n, _, t = frames.shape[:3]
@@ -49,41 +58,41 @@ class CoreVAE:
         pictures = torch.cat([self.inkstone.decode(one[None]) for one in single])
         return pictures if samples.dim() == 4 else pictures.unflatten(0, (n, t))
 
-    def decode_tiled(self, samples: Tensor, **tiles: Any) -> Tensor:
-        """As `decode`: in strips that are exact, whatever tiles are asked for."""
+    def decode_tiled(self, samples: Tensor, **tiles: object) -> Tensor:
+        """The same as `decode`: strips are exact, so the tile options are not used."""
         return self.decode(samples)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[n,H,W,C] in 0..1 -> [n,16,1,h,w]; sides are cut in the middle to multiples of 8, as core
-        does it."""
+        """[n,H,W,C] in 0..1 -> [n,16,1,h,w]; centre-crops the sides to multiples of 8, as core
+        does."""
         pictures = self.vae_encode_crop_pixels(pixels)
         return torch.cat([self.inkstone.encode(one[None]) for one in pictures])
 
-    def encode_tiled(self, pixels: Tensor, **tiles: Any) -> Tensor:
-        """As `encode`."""
+    def encode_tiled(self, pixels: Tensor, **tiles: object) -> Tensor:
+        """The same as `encode`."""
         return self.encode(pixels)
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Cuts sides in the middle to multiples of 8."""
+        """Centre-crops the sides to multiples of 8."""
         for axis in (1, 2):
             side = pixels.shape[axis] // _STEP * _STEP
             pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
         return pixels
 
     def spacial_compression_encode(self) -> int:
-        """Pixels of a latent cell."""
+        """Pixels per latent cell."""
         return _STEP
 
     spacial_compression_decode = spacial_compression_encode
 
     def temporal_compression_decode(self) -> None:
-        """No film."""
+        """None: this is not a video VAE."""
 
     def throw_exception_if_invalid(self) -> None:
-        """It is valid: it was opened and checked."""
+        """Does nothing: the file was validated when it was opened."""
 
     def get_sd(self) -> dict[str, Tensor]:
-        """Its weights, for nodes that save."""
+        """The weights, for nodes that save them."""
         return self.first_stage_model.state_dict()
 
 
@@ -98,7 +107,7 @@ class CoreCLIP:
         self.cond_stage_model = torch.nn.Module()  # LoRA loaders look here and find no layers
 
     def clone(self) -> CoreCLIP:
-        """Another of the same encoder."""
+        """A second CLIP of the same encoder."""
         return CoreCLIP(self.inkstone)
 
     def tokenize(
@@ -107,53 +116,56 @@ class CoreCLIP:
         return_word_ids: bool = False,
         images: Sequence[Tensor] = (),
         llama_template: str | None = None,
-        **other: Any,
-    ) -> dict[str, Any]:
-        """What `encode_from_tokens` needs: the words and pictures themselves."""
+        **other: object,
+    ) -> Tokens:
+        """The text and pictures themselves, for `encode_from_tokens`."""
         text = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
         return {"text": text, "images": list(images), "template": llama_template}
 
     def encode_from_tokens(
-        self, tokens: Mapping[str, Any], return_pooled: bool = False, return_dict: bool = False
-    ) -> Any:
-        """States [1,L,J], as core's nodes ask for them."""
-        states = self._states(tokens).float().cpu()
+        self, tokens: Tokens, return_pooled: bool = False, return_dict: bool = False
+    ) -> Tensor | tuple[Tensor, None] | dict[str, Tensor | None]:
+        """States [1,L,J], in the form that a core node requests."""
+        states = self._states(tokens)
         if return_dict:
             return {"cond": states, "pooled_output": None}
         return (states, None) if return_pooled else states
 
     def encode_from_tokens_scheduled(
         self,
-        tokens: Mapping[str, Any],
+        tokens: Tokens,
         unprojected: bool = False,
-        add_dict: Mapping[str, Any] | None = None,
+        add_dict: Options | None = None,
         show_pbar: bool = True,
-    ) -> list:
+    ) -> Conditioning:
         """A CONDITIONING."""
-        states = self.encode_from_tokens(tokens)
-        return [[states, {"pooled_output": None, PROMPT: tokens["text"], **(add_dict or {})}]]
+        options: Options = {"pooled_output": None, PROMPT: tokens["text"]}
+        return conditioning(self._states(tokens), {**options, **(add_dict or {})})
 
     def encode(self, text: str) -> Tensor:
-        """States of words."""
-        return self.encode_from_tokens(self.tokenize(text))
+        """States of a text."""
+        return self._states(self.tokenize(text))
 
     def add_patches(
-        self, patches: Mapping, strength_patch: float = 1, strength_model: float = 1
-    ) -> list:  # noqa: E501
-        """LoRAs of core's loader for a text encoder: refused where there are some."""
+        self, patches: Mapping[object, object], strength_patch: float = 1, strength_model: float = 1
+    ) -> list[object]:
+        """Refuses LoRAs of core's loader for the text encoder."""
         if patches:
             raise InkstoneError(
-                f"{len(patches)} changes of the text encoder cannot be applied at this bridge. Put "
-                "Inkstone Load LoRA before it."
+                f"The LoRA has {len(patches)} changes of the text encoder: a core LoRA loader cannot "
+                "apply them here. Connect Inkstone Load LoRA before the bridge."
             )
         return []
 
-    def _states(self, tokens: Mapping[str, Any]) -> Tensor:
+    def _states(self, tokens: Tokens) -> Tensor:
+        return self._encoded(tokens).float().cpu()
+
+    def _encoded(self, tokens: Tokens) -> Tensor:
         from ...loaders.arch.family import EDIT
 
         encoder, text = self.inkstone, tokens["text"]
         pictures = [x for image in tokens["images"] for x in image[..., :3]]
-        if not any(edit.sees for edit in encoder.family.edits):  # the embedded model: words alone
+        if not any(edit.sees for edit in encoder.family.edits):  # the embedded model: text only
             return encoder.encode(_LABELS.sub("", text))
         template = _WHOLE if text.startswith(MARK) else tokens["template"]
         if template is None:
@@ -164,7 +176,7 @@ class CoreCLIP:
 def _templated(
     encoder: TextEncoderModel, template: str, text: str, pictures: Sequence[Tensor]
 ) -> Tensor:
-    """States of a text in a template of a core node's or another pack's, with its pictures."""
+    """States of a text with the template of a core node or another pack, and its pictures."""
     from ...loaders.arch.family import EDIT_PLUS
     from ...loaders.memory.lru import Recent
 
@@ -177,8 +189,8 @@ def _templated(
 
 
 def head_tokens(tokenizer: Tokenizer, text: str) -> int:
-    """Tokens before the words of the user, which core cuts off: all up to the second mark of a
-    speaker, and "user" with its line break behind it.
+    """Number of tokens before the user's text, which core drops: all up to the second mark of a
+    speaker, and "user" with its line break after it.
     """
     ids, mark = tokenizer.encode(text), tokenizer.token_id(MARK)
     marks = [place for place, token in enumerate(ids) if token == mark][:2]

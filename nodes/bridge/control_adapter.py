@@ -1,6 +1,6 @@
-"""What controls of core ask of the network that they stand beside: its way in, without its blocks.
+"""The parts of the base model that controls of core use: its input layers, without its blocks.
 
-Core's Fun ControlNet borrows these parts of the base model, by the names of core's network.
+Core's Fun ControlNet calls them by the names of core's network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CoreStreams(torch.nn.Module):
     patch_size = TOKEN // LATENT
 
     def entered(self) -> AbstractContextManager[DiffusionModel]:
-        """The model with its LoRAs, its weights in place."""
+        """The model with its LoRAs, its weights loaded."""
         raise NotImplementedError
 
     def process_img(self, x: Tensor, index: int = 0) -> tuple[Tensor, Tensor, torch.Size]:

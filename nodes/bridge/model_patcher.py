@@ -1,16 +1,16 @@
 """Our MMDiT as a core MODEL: a real ModelPatcher around core's own Qwen-Image model, whose network
 is ours (network.py).
 
-So every sampler, scheduler and guider of core works, and whatever core nodes change of schedule and
-guidance. What is unusual: the weights are not the patcher's (our residency keeps them, packed), so
-it has none to move, to merge or to save; LoRAs of core's loader become side branches.
+So every sampler, scheduler and guider of core works, and so do the core nodes that change schedule
+and guidance. Unusual: the weights are not the patcher's (our residency holds them, packed), so it
+cannot move, merge or save them; LoRAs of core's loader become side branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,17 +20,20 @@ from ...host.memory import guest_of
 from .network import LORAS, CoreNetwork
 
 if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
     from ...loaders.lora.adapters import Adapter
     from ...loaders.models.diffusion_model import DiffusionModel
 
+Patches = Mapping[str | tuple[str, ...], object]  # core: a key, or key and part -> its change
 _START = "diffusion_model."
 _NO_WEIGHTS = (
-    "{} asks for the weights of the model, which Inkstone keeps packed and lends to nobody. Take "
-    "out that node; LoRAs work through LoraLoaderModelOnly or Inkstone Load LoRA."
+    "{} needs the weights of the model, which Inkstone keeps packed. Remove that node; LoRAs work "
+    "through LoraLoaderModelOnly or Inkstone Load LoRA."
 )
 
 
-def core_model(model: DiffusionModel) -> Any:
+def core_model(model: DiffusionModel) -> ModelPatcher:
     """The MODEL of a loaded diffusion model."""
     from comfy import latent_formats, model_base, model_management, model_patcher, supported_models
 
@@ -43,39 +46,36 @@ def core_model(model: DiffusionModel) -> Any:
     config.set_inference_dtype(model.dtype, None)
 
     class Core(model_base.QwenImage):
-        """Core's model, which lists our layers as its weights: LoRA loaders look for them."""
+        """Core's model; lists our layers as its weights, because LoRA loaders look for them."""
 
-        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
             return {_START + name: x for name, x in _weights(model).items()}
 
     class Patcher(model_patcher.ModelPatcher):
-        """Takes LoRAs as side branches of our network."""
+        """Adds LoRAs as side branches of our network."""
 
         def add_patches(
-            self,
-            patches: Mapping[Any, Any],
-            strength_patch: float = 1.0,
-            strength_model: float = 1.0,
-        ) -> list[Any]:
+            self, patches: Patches, strength_patch: float = 1.0, strength_model: float = 1.0
+        ) -> list[object]:
             adapter = _adapter(patches, strength_patch, strength_model)
             if adapter is not None:
-                model.with_loras([adapter])  # what does not fit is refused here
-                held = self.attachments.get(LORAS, ())
-                self.attachments[LORAS] = (*held, adapter)
+                model.with_loras([adapter])  # refuses a LoRA that does not fit
+                adapters = self.attachments.get(LORAS, ())
+                self.attachments[LORAS] = (*adapters, adapter)
                 self.patches_uuid = object()
             return list(patches)
 
-        def add_hook_patches(self, *_: Any, **__: Any) -> Any:
+        def add_hook_patches(self, *_: object, **__: object) -> None:
             raise InkstoneError(_NO_WEIGHTS.format("A LoRA hook (a LoRA by steps)"))
 
-        def get_key_patches(self, *_: Any, **__: Any) -> Any:
+        def get_key_patches(self, *_: object, **__: object) -> None:
             raise InkstoneError(_NO_WEIGHTS.format("A node that merges or saves models"))
 
         def memory_required(self, input_shape: Sequence[int]) -> int:
-            return 0  # our own plan asks the host for room
+            return 0  # our own plan asks the host for memory
 
-        def model_patches_models(self) -> list[Any]:
-            """What must not leave to make room for a run of this model: its own weights."""
+        def model_patches_models(self) -> list[object]:
+            """Models that stay loaded during a run of this one: its own weights."""
             own = [] if model.weights is None else [guest_of(model.weights)]
             return [*super().model_patches_models(), *own]
 
@@ -92,15 +92,15 @@ def core_model(model: DiffusionModel) -> Any:
 
 
 def _weights(model: DiffusionModel) -> dict[str, Tensor]:
-    """Names of all layers with tensors of their shapes on the meta device."""
+    """Every layer name with an empty tensor of its shape on the meta device."""
     from ...loaders.arch.expected_tensors import mmdit_layout
 
     layout = mmdit_layout(model.network.config, model.layered)
     return {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
 
 
-def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapter | None:
-    """Core's LoRA patches as an adapter of ours; None where there are none."""
+def _adapter(patches: Patches, strength: float, kept: float) -> Adapter | None:
+    """Core's LoRA patches as an adapter of ours; None if there are none."""
     from ...kernels.lora import Change
     from ...kernels.lora_delta import LowRank
     from ...loaders.lora.adapters import Adapter
@@ -114,9 +114,9 @@ def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapte
         plain = type(patch).__name__ == "LoRAAdapter" and len(parts) >= 2
         if not plain or not isinstance(key, str) or any(p is not None for p in parts[3:]):
             raise InkstoneError(
-                f"A LoRA node of core changes {name} by {type(patch).__name__}: at this bridge "
-                "only plain LoRAs can stand beside the packed weights. Put Inkstone Load LoRA "
-                "before the bridge, it reads LoKr, LoHa and DoRA too."
+                f"A core LoRA node changes {name} by {type(patch).__name__}: packed weights take "
+                "only plain LoRAs here. Connect Inkstone Load LoRA before the bridge, it also "
+                "reads LoKr, LoHa and DoRA."
             )
         up, down, alpha = parts[0], parts[1], parts[2] if len(parts) > 2 else None
         up, down = up.flatten(1), down.flatten(1)
@@ -128,7 +128,7 @@ def _adapter(patches: Mapping[Any, Any], strength: float, kept: float) -> Adapte
         )
     if kept != 1.0 and layers:
         raise InkstoneError(
-            f"A node scales the weights of the model by {kept:g} before its change: packed weights "
-            "stay as they are. Take out that node."
+            f"A node scales the weights of the model by {kept:g}: packed weights cannot be "
+            "changed. Remove that node."
         )
     return Adapter(Lora(Path("LoRA of a core node"), layers, {}), strength) if layers else None
