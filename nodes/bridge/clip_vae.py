@@ -152,8 +152,8 @@ class CoreCLIP:
         """Refuses LoRAs of core's loader for the text encoder."""
         if patches:
             raise InkstoneError(
-                f"The LoRA has {len(patches)} changes of the text encoder: a core LoRA loader cannot "
-                "apply them here. Connect Inkstone Load LoRA before the bridge."
+                f"The LoRA has {len(patches)} changes of the text encoder: a core LoRA loader "
+                "cannot apply them here. Connect Inkstone Load LoRA before the bridge."
             )
         return []
 
