@@ -1,4 +1,4 @@
-"""Stand-ins for the nodes of ComfyUI that load and save images."""
+"""Stand-ins for ComfyUI's nodes that load and save pictures."""
 
 from __future__ import annotations
 
@@ -12,55 +12,11 @@ from ...files.images import frames
 from ...host import directories
 from ...host.api import io
 from ...host.save_images import save_pictures
+from .factory import by_name
 
 if TYPE_CHECKING:
-    import torch
-
-
-class LoadImageMask(io.ComfyNode):
-    """One channel of a picture as a mask; of alpha, what is transparent."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        pass
-
-        return io.Schema(
-            node_id="LoadImageMask",
-            display_name="Load Image (as Mask)",
-            category="mask",
-            inputs=[
-                io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image),
-                io.Combo.Input("channel", options=["alpha", "red", "green", "blue"]),
-            ],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def validate_inputs(cls, image: str) -> bool | str:
-        pass
-
-        return LoadImage.validate_inputs(image)
-
-    @classmethod
-    def fingerprint_inputs(cls, image: str, channel: str) -> str:
-        pass
-
-        return hashlib.sha256(picture_path(image).read_bytes()).hexdigest()
-
-    @classmethod
-    def execute(cls, image: str, channel: str) -> io.NodeOutput:
-        import torch
-
-        pass
-        from ...files.images import frames
-
-        ((colours, alpha),) = frames(picture_path(image), most=1)
-        if channel != "alpha":
-            index = ("red", "green", "blue").index(channel)
-            return io.NodeOutput(torch.from_numpy(colours[..., index].copy())[None])
-        made = torch.zeros(1, 64, 64) if alpha is None else 1.0 - torch.from_numpy(alpha)[None]
-        return io.NodeOutput(made)
-
+    import numpy as np
+    from torch import Tensor
 
 PICTURE_SUFFIXES = (
     ".png",
@@ -76,14 +32,18 @@ PICTURE_SUFFIXES = (
 )
 
 
+_NAME = re.compile(r"(.*?)(?: \[(input|output|temp)\])?", re.DOTALL)
+
+
 def picture_path(name: str) -> Path:
     """The file behind a LoadImage name: "x.png", "sub/x.png", "x.png [output]", or a full path."""
-    match = re.fullmatch(r"(.*?)(?: \[(input|output|temp)\])?", name, re.DOTALL)
+    match = _NAME.fullmatch(name)
+    assert match is not None, "the pattern matches any text"
     folders = {"output": directories.output_directory, "temp": directories.temp_directory}
     base = folders.get(match[2] or "input", directories.input_directory)()
     if ".." in Path(match[1]).parts:
         raise InkstoneError(
-            f"The picture name {name!r} leads out of {base}; put the file into that folder."
+            f"The picture name {name!r} leads out of {base}. Put the file into that folder."
         )
     path = base / match[1]
     if not match[1] or not path.is_file():
@@ -94,24 +54,21 @@ def picture_path(name: str) -> Path:
 
 
 def picture_names() -> list[str]:
-    """What the combo of LoadImage offers: the pictures of the input folder."""
+    """The choices of LoadImage: the pictures of the input folder."""
     folder = directories.input_directory()
     files = folder.iterdir() if folder.is_dir() else []
     return sorted(file.name for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
 
 
-class LoadImage(io.ComfyNode):
-    """A picture from the input folder: IMAGE [B,H,W,3], MASK [B,H,W] with 1 = transparent."""
+def _transparency(alpha: np.ndarray | None) -> Tensor:
+    """[H,W]: 1 = transparent; 64x64 zeros if the file has no alpha, as in core."""
+    import torch
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LoadImage",
-            display_name="Load Image",
-            category="image",
-            inputs=[io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image)],
-            outputs=[io.Image.Output(), io.Mask.Output()],
-        )
+    return torch.zeros(64, 64) if alpha is None else 1.0 - torch.from_numpy(alpha)
+
+
+class _PictureNode(io.ComfyNode):
+    """A node whose `image` names a file: checked before a run, and read again once it changes."""
 
     @classmethod
     def validate_inputs(cls, image: str) -> bool | str:
@@ -125,18 +82,57 @@ class LoadImage(io.ComfyNode):
     def fingerprint_inputs(cls, image: str) -> str:
         return hashlib.sha256(picture_path(image).read_bytes()).hexdigest()
 
+
+class LoadImage(_PictureNode):
+    """A picture from the input folder: IMAGE [B,H,W,3], MASK [B,H,W] with 1 = transparent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadImage",
+            display_name="Load Image",
+            category="image",
+            inputs=[io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image)],
+            outputs=[io.Image.Output(), io.Mask.Output()],
+        )
+
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
         import torch
 
-        found = frames(picture_path(image))
-        kept = [pair for pair in found if pair[0].shape == found[0][0].shape]
-        pictures = torch.stack([torch.from_numpy(colours) for colours, _ in kept])
-        clear = [  # 64x64 zeros where the file has no alpha, as in the core
-            torch.zeros(64, 64) if alpha is None else 1.0 - torch.from_numpy(alpha)
-            for _, alpha in kept
-        ]
-        return io.NodeOutput(pictures, torch.stack(clear))
+        every = frames(picture_path(image))
+        same_size = [pair for pair in every if pair[0].shape == every[0][0].shape]
+        pictures = torch.stack([torch.from_numpy(colours) for colours, _ in same_size])
+        return io.NodeOutput(
+            pictures, torch.stack([_transparency(alpha) for _, alpha in same_size])
+        )
+
+
+class LoadImageMask(_PictureNode):
+    """One channel of a picture as a mask; for alpha, 1 = transparent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadImageMask",
+            display_name="Load Image (as Mask)",
+            category="mask",
+            inputs=[
+                io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image),
+                io.Combo.Input("channel", options=["alpha", "red", "green", "blue"]),
+            ],
+            outputs=[io.Mask.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image: str, channel: str) -> io.NodeOutput:
+        import torch
+
+        ((colours, alpha),) = frames(picture_path(image), most=1)
+        if channel == "alpha":
+            return io.NodeOutput(_transparency(alpha)[None])
+        index = ("red", "green", "blue").index(channel)
+        return io.NodeOutput(torch.from_numpy(colours[..., index].copy())[None])
 
 
 class SaveImage(io.ComfyNode):
@@ -161,7 +157,7 @@ class SaveImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: torch.Tensor, filename_prefix: str = "ComfyUI") -> io.NodeOutput:
+    def execute(cls, images: Tensor, filename_prefix: str = "ComfyUI") -> io.NodeOutput:
         return io.NodeOutput(
             ui={"images": save_pictures(images, filename_prefix, "output", cls.hidden)}
         )
@@ -184,7 +180,10 @@ class PreviewImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: torch.Tensor) -> io.NodeOutput:
+    def execute(cls, images: Tensor) -> io.NodeOutput:
         return io.NodeOutput(
             ui={"images": save_pictures(images, "ComfyUI_temp_headless", "temp", cls.hidden)}
         )
+
+
+FILE_NODES = by_name(LoadImage, LoadImageMask, SaveImage, PreviewImage)

@@ -1,130 +1,64 @@
-"""Stand-ins for ComfyUI's nodes of masks and references that editing graphs use.
-
-Sockets, defaults and values are the core's (host 0.3.64); the code is ours.
-"""
+"""Stand-ins for ComfyUI's nodes of masks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...host.api import io
-from .load_save import LoadImageMask
+from .factory import MAX_SIDE, by_name, mask_output, node, side
+from .images import crop
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+OPERATIONS = ["multiply", "add", "subtract", "and", "or", "xor"]
+CHANNELS = ["red", "green", "blue", "alpha"]
+
+
+def _planes(mask: Tensor) -> Tensor:
+    """[H,W] or [B,H,W] -> [B,H,W]."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def solid(value: float, width: int, height: int) -> Tensor:
+    """A mask of one value."""
     import torch
 
-MAX_SIDE = 16384
-OPERATIONS = ["multiply", "add", "subtract", "and", "or", "xor"]
+    return torch.full((1, height, width), value)
 
 
-def _sides(*names: str, low: int = 0, start: int = 0) -> list[Any]:
-    return [io.Int.Input(n, default=start, min=low, max=MAX_SIDE, step=1) for n in names]
-
-
-def _planes(mask: torch.Tensor) -> torch.Tensor:
-    """[H,W] or [B,H,W] -> [B,H,W], a copy."""
-    return mask.reshape(-1, *mask.shape[-2:]).clone()
-
-
-class SolidMask(io.ComfyNode):
-    """A mask of one value."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SolidMask",
-            category="mask",
-            inputs=[
-                io.Float.Input("value", default=1.0, min=0.0, max=1.0, step=0.01),
-                *_sides("width", "height", low=1, start=512),
-            ],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def execute(cls, value: float, width: int, height: int) -> io.NodeOutput:
-        import torch
-
-        return io.NodeOutput(torch.full((1, height, width), value))
-
-
-class InvertMask(io.ComfyNode):
+def invert(mask: Tensor) -> Tensor:
     """1 - mask."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="InvertMask",
-            category="mask",
-            inputs=[io.Mask.Input("mask")],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def execute(cls, mask: torch.Tensor) -> io.NodeOutput:
-        return io.NodeOutput(1.0 - mask)
+    return 1.0 - mask
 
 
-class MaskComposite(io.ComfyNode):
-    """A mask put into another at (x, y)."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MaskComposite",
-            category="mask",
-            inputs=[
-                io.Mask.Input("destination"),
-                io.Mask.Input("source"),
-                *_sides("x", "y"),
-                io.Combo.Input("operation", options=OPERATIONS),
-            ],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, destination: torch.Tensor, source: torch.Tensor, x: int, y: int, operation: str
-    ) -> io.NodeOutput:
-        made, source = _planes(destination), _planes(source)
-        part = made[:, y : y + source.shape[1], x : x + source.shape[2]]
-        source = source[:, : part.shape[1], : part.shape[2]]
-        a, b = part.round().bool(), source.round().bool()
-        part[:] = {
-            "multiply": part * source,
-            "add": part + source,
-            "subtract": part - source,
-            "and": (a & b).float(),
-            "or": (a | b).float(),
-            "xor": (a ^ b).float(),
-        }[operation]
-        return io.NodeOutput(made.clamp(0.0, 1.0))
+def composite(destination: Tensor, source: Tensor, x: int, y: int, operation: str) -> Tensor:
+    """Combine a mask with another at (x, y)."""
+    mask, source = _planes(destination).clone(), _planes(source)
+    part = mask[:, y : y + source.shape[1], x : x + source.shape[2]]
+    source = source[:, : part.shape[1], : part.shape[2]]
+    a, b = part.round().bool(), source.round().bool()
+    part[:] = {
+        "multiply": part * source,
+        "add": part + source,
+        "subtract": part - source,
+        "and": (a & b).float(),
+        "or": (a | b).float(),
+        "xor": (a ^ b).float(),
+    }[operation]
+    return mask.clamp(0.0, 1.0)
 
 
-class FeatherMask(io.ComfyNode):
-    """A mask that fades out over so many pixels at each edge of the picture."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FeatherMask",
-            category="mask",
-            inputs=[io.Mask.Input("mask"), *_sides("left", "top", "right", "bottom")],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def execute(
-        cls, mask: torch.Tensor, left: int, top: int, right: int, bottom: int
-    ) -> io.NodeOutput:
-        made = _planes(mask)
-        for axis, first, last in ((2, left, right), (1, top, bottom)):
-            made *= _ramp(made.shape[axis], first, last)[(...,) + (None,) * (2 - axis)]
-        return io.NodeOutput(made)
+def feather(mask: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
+    """Fade a mask out over a number of pixels at each edge of the image."""
+    mask = _planes(mask).clone()
+    mask *= _ramp(mask.shape[2], left, right)
+    mask *= _ramp(mask.shape[1], top, bottom)[:, None]
+    return mask
 
 
-def _ramp(length: int, first: int, last: int) -> torch.Tensor:
-    """[length]: rises 1/n, 2/n ... over the first n places, and so towards the end."""
+def _ramp(length: int, first: int, last: int) -> Tensor:
+    """[length]: rises 1/n, 2/n ... over the first n places, and likewise towards the end."""
     import torch
 
     ramp, first, last = torch.ones(length), min(first, length), min(last, length)
@@ -135,33 +69,16 @@ def _ramp(length: int, first: int, last: int) -> torch.Tensor:
     return ramp
 
 
-class GrowMask(io.ComfyNode):
-    """A mask that is larger (or, below 0, smaller) by so many pixels."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="GrowMask",
-            display_name="Grow Mask",
-            category="mask",
-            inputs=[
-                io.Mask.Input("mask"),
-                *_sides("expand", low=-MAX_SIDE),
-                io.Boolean.Input("tapered_corners", default=True),
-            ],
-            outputs=[io.Mask.Output()],
-        )
-
-    @classmethod
-    def execute(cls, mask: torch.Tensor, expand: int, tapered_corners: bool) -> io.NodeOutput:
-        made = _planes(mask)
-        sign = 1 if expand >= 0 else -1  # to shrink is to grow the rest
-        for _ in range(abs(expand)):
-            made = sign * _largest_neighbour(sign * made, tapered_corners)
-        return io.NodeOutput(made)
+def grow(mask: Tensor, expand: int, tapered_corners: bool) -> Tensor:
+    """Grow a mask by a number of pixels, or shrink it if the number is negative."""
+    mask = _planes(mask).clone()
+    sign = 1 if expand >= 0 else -1  # to shrink is to grow the rest
+    for _ in range(abs(expand)):
+        mask = sign * _largest_neighbour(sign * mask, tapered_corners)
+    return mask
 
 
-def _largest_neighbour(mask: torch.Tensor, tapered: bool) -> torch.Tensor:
+def _largest_neighbour(mask: Tensor, tapered: bool) -> Tensor:
     """[B,H,W]: the largest of a pixel and its 4 (tapered) or 8 neighbours."""
     from torch.nn.functional import max_pool2d
 
@@ -171,59 +88,110 @@ def _largest_neighbour(mask: torch.Tensor, tapered: bool) -> torch.Tensor:
     return across.maximum(max_pool2d(mask, (3, 1), 1, (1, 0)))
 
 
-class SetLatentNoiseMask(io.ComfyNode):
-    """A latent of which only the masked part is sampled."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SetLatentNoiseMask",
-            display_name="Set Latent Noise Mask",
-            category="latent/inpaint",
-            inputs=[io.Latent.Input("samples"), io.Mask.Input("mask")],
-            outputs=[io.Latent.Output()],
-        )
-
-    @classmethod
-    def execute(cls, samples: dict, mask: torch.Tensor) -> io.NodeOutput:
-        return io.NodeOutput({**samples, "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])})
+def crop_mask(mask: Tensor, width: int, height: int, x: int, y: int) -> Tensor:
+    """Cut out a part of a mask."""
+    return crop(_planes(mask)[..., None], width, height, x, y)[..., 0]
 
 
-class ReferenceLatent(io.ComfyNode):
-    """Conditioning with one more reference picture."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="ReferenceLatent",
-            category="advanced/conditioning/edit_models",
-            inputs=[
-                io.Conditioning.Input("conditioning"),
-                io.Latent.Input("latent", optional=True),
-            ],
-            outputs=[io.Conditioning.Output()],
-        )
-
-    @classmethod
-    def execute(cls, conditioning: list, latent: dict | None = None) -> io.NodeOutput:
-        if latent is None:
-            return io.NodeOutput(conditioning)
-        return io.NodeOutput(
-            [
-                [
-                    states,
-                    {
-                        **said,
-                        "reference_latents": [
-                            *said.get("reference_latents", []),
-                            latent["samples"],
-                        ],
-                    },
-                ]
-                for states, said in conditioning
-            ]
-        )
+def mask_to_image(mask: Tensor) -> Tensor:
+    """Convert a mask to a grey image."""
+    return _planes(mask)[..., None].repeat(1, 1, 1, 3)
 
 
-MASK_NODES = [SolidMask, InvertMask, MaskComposite, FeatherMask, GrowMask, LoadImageMask]
-MASK_NODES += [SetLatentNoiseMask, ReferenceLatent]
+def image_to_mask(image: Tensor, channel: str) -> Tensor:
+    """Take one channel of an image."""
+    return image[..., CHANNELS.index(channel)].clone()
+
+
+def threshold(mask: Tensor, value: float) -> Tensor:
+    """1 where the mask is above the value."""
+    return (mask > value).to(mask.dtype)
+
+
+MASK_NODES = by_name(
+    node(
+        "SolidMask",
+        solid,
+        lambda: [
+            io.Float.Input("value", default=1.0, min=0.0, max=1.0, step=0.01),
+            side("width", 512, 1),
+            side("height", 512, 1),
+        ],
+        mask_output,
+        category="mask",
+    ),
+    node("InvertMask", invert, lambda: [io.Mask.Input("mask")], mask_output, category="mask"),
+    node(
+        "MaskComposite",
+        composite,
+        lambda: [
+            io.Mask.Input("destination"),
+            io.Mask.Input("source"),
+            side("x"),
+            side("y"),
+            io.Combo.Input("operation", options=OPERATIONS),
+        ],
+        mask_output,
+        category="mask",
+    ),
+    node(
+        "FeatherMask",
+        feather,
+        lambda: [
+            io.Mask.Input("mask"),
+            *(side(name) for name in ("left", "top", "right", "bottom")),
+        ],
+        mask_output,
+        category="mask",
+    ),
+    node(
+        "GrowMask",
+        grow,
+        lambda: [
+            io.Mask.Input("mask"),
+            side("expand", low=-MAX_SIDE),
+            io.Boolean.Input("tapered_corners", default=True),
+        ],
+        mask_output,
+        display_name="Grow Mask",
+        category="mask",
+    ),
+    node(
+        "CropMask",
+        crop_mask,
+        lambda: [
+            io.Mask.Input("mask"),
+            side("x"),
+            side("y"),
+            side("width", 512, 1),
+            side("height", 512, 1),
+        ],
+        mask_output,
+        category="mask",
+    ),
+    node(
+        "MaskToImage",
+        mask_to_image,
+        lambda: [io.Mask.Input("mask")],
+        display_name="Convert Mask to Image",
+        category="mask",
+    ),
+    node(
+        "ImageToMask",
+        image_to_mask,
+        lambda: [io.Image.Input("image"), io.Combo.Input("channel", options=CHANNELS)],
+        mask_output,
+        display_name="Convert Image to Mask",
+        category="mask",
+    ),
+    node(
+        "ThresholdMask",
+        threshold,
+        lambda: [
+            io.Mask.Input("mask"),
+            io.Float.Input("value", default=0.5, min=0.0, max=1.0, step=0.01),
+        ],
+        mask_output,
+        category="mask",
+    ),
+)

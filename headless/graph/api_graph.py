@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import InkstoneError
 from ...host.api import io
+from ..node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
 from .input_values import (
     Fault,
     GraphError,
@@ -25,7 +26,6 @@ from .input_values import (
     short,
     socket_type,
 )
-from .node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
 
 _ADVICE_API = "Save it in ComfyUI with File > Export (API)."
 

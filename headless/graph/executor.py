@@ -22,10 +22,10 @@ from ...files.png import ensure_writable
 from ...host import directories, headless, progress
 from ...host.api import io
 from ...host.headless import HeadlessHost
+from ..node_types import Json, NodeClass, NodeClasses, Value
 from .api_graph import Graph, Link, Node, output_nodes, to_api, validate
 from .input_values import schema_of
 from .invoke import as_node_output, awaited, inference, overrides, with_hidden
-from .node_types import Json, NodeClass, NodeClasses, Value
 from .result_cache import ResultCache
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from ...errors import InkstoneError
-from .node_types import NodeClass, NodeSchema, SchemaInput, SchemaOutput, Value
+from ..node_types import NodeClass, NodeSchema, SchemaInput, SchemaOutput, Value
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEED_NAMES = ("seed", "noise_seed")  # INTs that the page gives a "control after generate" widget

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 from ...errors import InkstoneError
 from ...host.api import io
+from ..node_types import NodeClass, NodeSchema, Value
 from .input_values import WIDGET_TYPES, socket_type
-from .node_types import NodeClass, NodeSchema, Value
 
 
 def with_hidden(node_class: NodeClass, schema: NodeSchema, values: dict[str, Value]) -> NodeClass:

@@ -15,7 +15,7 @@ from ...loaders.formats.hf_folder import part_of
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph, parse_graph, validate
 from ..graph.input_values import GraphError
-from ..graph.node_types import Json
+from ..node_types import Json
 from .load import GraphFile, interfaces
 from .model_files import ModelRef, difference, local_path, model_refs, sources
 from .to_api import UnknownClasses

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import InkstoneError
-from ..graph.node_types import Json
+from ..node_types import Json
 from .parse_ui import (
     BYPASSED,
     INPUT_NODE,

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import CallError, InkstoneError
 from ...files.png import read_text_chunks
 from ..graph.api_graph import Graph, parse_graph
-from ..graph.node_types import Json, NodeClasses
+from ..node_types import Json, NodeClasses
 from .node_info import Interface, interface_of
 from .parse_ui import is_ui_graph, parse_workflow
 from .to_api import Flattener, UnknownClasses

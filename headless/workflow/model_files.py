@@ -20,7 +20,7 @@ from ...nodes import NODES
 from ...nodes.load import EMBEDDED
 from ...nodes.sockets import ModelInput
 from ..graph.api_graph import NOTE_CLASSES, Graph
-from ..graph.node_types import Json
+from ..node_types import Json
 
 
 class LoaderNode(Protocol):

@@ -26,7 +26,7 @@ from ..graph.input_values import (
     schema_of,
     socket_type,
 )
-from ..graph.node_types import Json, NodeClass
+from ..node_types import Json, NodeClass
 
 # widget types of the page that are neither plain nor sockets -> (keeps a place, is sent, default)
 ODD = {

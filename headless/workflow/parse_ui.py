@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...errors import InkstoneError
-from ..graph.node_types import Json
+from ..node_types import Json
 
 RUN, MUTED, BYPASSED = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"  # the two ends inside a subgraph

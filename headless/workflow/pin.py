@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import InkstoneError
 from ...files.atomic import write_text
 from ..graph.api_graph import Graph
-from ..graph.node_types import Json
+from ..node_types import Json
 from .load import GraphFile
 from .model_files import ModelRef, all_nodes, hash_and_size, model_refs
 

@@ -14,7 +14,7 @@ from ...nodes.load import EMBEDDED
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph
 from ..graph.executor import Event, Executor
-from ..graph.node_types import Json, NodeClasses
+from ..node_types import Json, NodeClasses
 from .load import GraphFile, read_graph_file, runnable
 from .model_files import OURS, require_models
 from .set_inputs import apply_setting

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import InkstoneError
-from ..graph.node_types import Json
+from ..node_types import Json
 from .link_tracing import PRIMITIVES, VIRTUAL, Constant, Level, LinkTracer, OutputRef
 from .node_info import Interface, Socket, Widget
 from .parse_ui import BYPASSED, MUTED, UINode, Workflow

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ...nodes import ToCLIP, ToModel, ToVAE
 from ...nodes.load import LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ..graph.input_values import schema_of, socket_type
-from ..graph.node_types import Json, NodeClass
+from ..node_types import Json, NodeClass
 from .model_files import LoaderNode
 from .ui_level import UILevel
 

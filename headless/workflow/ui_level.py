@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..graph.node_types import Json
+from ..node_types import Json
 
 SUBGRAPH_INPUTS = -10  # the node id of a subgraph's own inputs
 _LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")

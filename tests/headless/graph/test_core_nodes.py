@@ -126,10 +126,10 @@ def headless(tmp_path: Path) -> dict[str, np.ndarray]:
 
 def test_steps_of_a_resolution():
     """120 x 88 of 118.2 x 88.7, as newer versions of the node round."""
-    from inkstone.headless.core_nodes.images import scaled_to_pixels
+    from inkstone.headless.core_nodes.scaling import scale_to_pixels
 
     picture = torch.zeros(1, 48, 64, 3)
-    assert scaled_to_pixels(picture, "area", 0.01, 8).shape == (1, 88, 120, 3)
+    assert scale_to_pixels(picture, "area", 0.01, 8).shape == (1, 88, 120, 3)
 
 
 def test_every_node_gives_pictures_of_the_right_size(tmp_path):

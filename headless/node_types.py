@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from ...host.api import io
+from ..host.api import io
 
 Json: TypeAlias = Any  # parsed JSON of any shape: whoever reads it checks what it takes
 Value: TypeAlias = Any  # a widget's value or what a wire carries: each node class defines its own
