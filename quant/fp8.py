@@ -176,9 +176,7 @@ def find_fp8(source: WeightSource, table: dict[str, str]) -> dict[str, PackedWei
         scale = next((s for s in SCALES if layer + s in table), None)
         if scale is None and scaled:
             raise parts.fault(
-                layer,
-                f"its weight is in fp8 and its scale {layer}.scale_weight is missing, though other "
-                "layers of the file have one",
+                layer, f"its weight is in scaled fp8, but its scale {layer}.scale_weight is missing"
             )
         weight = fp8_weight(parts, layer, kind, scale, marker)
         weights[weight.name] = in_full_precision(weight) if full else weight

@@ -24,7 +24,7 @@ from .svdquant import find_svdquant
 Finder = Callable[[WeightSource, dict[str, str]], dict[str, PackedWeight]]
 
 # The end of a name that marks an unsupported format, and the format's usual name.
-REFUSED = (
+UNSUPPORTED = (
     (".weight._data", "quanto"),
     (".weight._scale", "quanto"),
     (".weight:_data", "torchao"),
@@ -71,7 +71,7 @@ def find_packed(
 def _refuse(parts: PackedParts) -> None:
     """Raise for marks of unsupported formats and for integers among the weights that are left."""
     for name in parts.table:
-        for end, tool in REFUSED:
+        for end, tool in UNSUPPORTED:
             if name.endswith(end):
                 layer = name.removesuffix(end)
                 raise parts.fault(layer, f"its format, {tool}, is not supported", ADVICE)
