@@ -93,7 +93,7 @@ def pressed(kind: str, out: Path) -> int:
         )
         assert not replaced, replaced
         weights = {name: _through(model.whole(name), types[name]) for name in model.shapes}
-        save_safetensors(out, weights, dict(model.source.metadata))
+        save_safetensors(out, weights, dict(model.file.source.metadata))
     return sum(-(-w.numel() // types[n].block) * types[n].bytes for n, w in weights.items())
 
 
@@ -119,7 +119,7 @@ def huffman(inner: Path) -> None:
     streams: dict[str, list[str]] = {}
     with Matrices(EMBEDDED_FOLDER) as model:
         tensors = {n: model.whole(n) for n in model.shapes}
-        metadata = dict(model.source.metadata)
+        metadata = dict(model.file.source.metadata)
     blocks = sorted({n[: n.index(".", 19)] for n in tensors if n.startswith("transformer_blocks.")})
     for block in blocks:  # the last one has fewer matrices than published files
         members = [name for name in order if f"{block}.{name}.weight" in tensors]

@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
-from inkstone.loaders.arch.folder_config import latent_statistics
+from inkstone.loaders.arch.folder_config import ModelFolder
 from inkstone.loaders.formats.file_reader import DiskFile
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
 from inkstone.quant.registry import find_packed
@@ -29,7 +29,7 @@ WEIGHTS = (".safetensors", ".gguf")
 COUNTED: dict[CodeType, str] = {
     DiskFile.__init__.__code__: "parsed",
     find_packed.__code__: "find_packed",
-    latent_statistics.__code__: "latent_statistics",
+    ModelFolder.latent_statistics.__code__: "latent_statistics",
 }
 
 

@@ -31,7 +31,7 @@ def describe_model(model: DiffusionModel, wanted: PlanRequest) -> str:
 
 
 def _formats(model: DiffusionModel) -> str:
-    counts = Counter(weight.format for weight in model.found.values())
+    counts = Counter(weight.format for weight in model.file.packed.values())
     if not counts:
         return model.weights_format
     return ", ".join(f"{n} x {name}" for name, n in counts.most_common())
@@ -49,7 +49,7 @@ def _backends(model: DiffusionModel) -> list[str]:
 
 
 def _placed(model: DiffusionModel) -> str:
-    if model.weights is None or model.weights.placement is None:
+    if model.weights.placement is None:
         return "nothing yet: weights are read when they are used"
     placed = model.weights.placement
     return f"{placed.nbytes / 1e9:.2f} GB, {placed.words()}"

@@ -47,7 +47,7 @@ def quantize(call: QuantizeCall, progress: Progress) -> dict:
     _check(call)
     with Matrices(call.source) as model:
         plan = plan_file(model, call.type)
-        for line in [*plan.said, *_raised(model, plan)]:
+        for line in [*plan.notes, *_raised(model, plan)]:
             log.info("%s", line)
         importance = _importance(call, model, progress)
         _write(call, model, plan, importance, progress)
@@ -93,7 +93,7 @@ def _raised(model: Matrices, plan: FilePlan) -> Iterator[str]:
     """A line where weights get more bits than they have: that adds size, not quality."""
     found: dict[tuple[str, str], int] = {}
     for piece in plan.pieces:
-        if piece.name in model.found and piece.bits > model.bits(piece.name) * 1.01:
+        if piece.name in model.packed and piece.bits > model.bits(piece.name) * 1.01:
             key = model.form(piece.name), piece.form
             found[key] = found.get(key, 0) + 1
     for (form, kind), count in found.items():
@@ -235,7 +235,7 @@ def _encoded(
 
 def _unchanged(model: Matrices, piece: Piece, importance: Importance | None) -> Tensor | None:
     """The bytes of the source where they are of the very type that is asked for."""
-    if importance is not None or piece.kind is None or piece.name not in model.found:
+    if importance is not None or piece.kind is None or piece.name not in model.packed:
         return None
     theirs = model.source.entries[model.names[piece.name]]
     same = getattr(theirs, "kind", None) is piece.kind and theirs.factor == 1
@@ -337,5 +337,5 @@ def _facts(call: QuantizeCall, model: Matrices, plan: FilePlan) -> dict:
         "role": model.role,
         "type": call.type.upper(),
         "tensors": dict(sorted((k, n) for k, n in counts.items() if n)),
-        "said": plan.said,
+        "said": plan.notes,
     }

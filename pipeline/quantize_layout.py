@@ -56,7 +56,7 @@ class FilePlan:
     head: bytes
     pieces: list[Piece]
     size: int
-    said: list[str] = field(default_factory=list)  # lines for the user
+    notes: list[str] = field(default_factory=list)  # lines for the user
 
 
 def plan_file(model: Matrices, kind: str) -> FilePlan:
@@ -91,36 +91,36 @@ def _gguf_name(ours: str, role: str) -> str:
 
 
 def _gguf(model: Matrices, kind: str) -> FilePlan:
-    mix, said = mix_named(kind), []
+    mix, notes = mix_named(kind), []
     shapes = model.shapes
     if model.role == "text_encoder":
         shapes = {n: s for n, s in shapes.items() if not n.startswith("visual.")}
         if len(shapes) < len(model.shapes):
-            said.append("the vision tower is left out: in GGUF it is a file of its own (mmproj)")
+            notes.append("the vision tower is left out: in GGUF it is a file of its own (mmproj)")
     if model.left_out:
-        said.append(f"left out, not needed for pictures: {', '.join(model.left_out[:3])}")
+        notes.append(f"left out, not needed for pictures: {', '.join(model.left_out[:3])}")
     types, replaced = types_of(shapes, mix)
-    said += replaced_words(replaced)
+    notes += replaced_words(replaced)
     tensors = {_gguf_name(n, model.role): (shapes[n], types[n]) for n in shapes}
     vector = next(k for k in types.values() if k.name == VECTORS)
     marks = {m: (tuple(model.source.entries[t].shape), vector) for m, t in model.marks.items()}
-    head, slots, size = gguf_layout(_values(model, mix.file_type, said), tensors | marks)
+    head, slots, size = gguf_layout(_values(model, mix.file_type, notes), tensors | marks)
     pieces = [
         Piece(ours, slot.name, slot.shape, slot.begin, slot.kind)
         for ours, slot in zip([*shapes, *[""] * len(marks)], slots)
     ]
-    return FilePlan(head, pieces, size, said)
+    return FilePlan(head, pieces, size, notes)
 
 
-def _values(model: Matrices, file_type: int, said: list[str]) -> dict[str, Value]:
+def _values(model: Matrices, file_type: int, notes: list[str]) -> dict[str, Value]:
     text = model.role == "text_encoder"
     values: dict[str, Value] = {"general.architecture": "qwen2vl" if text else "qwen_image"}
     values |= {"general.quantization_version": 2, "general.file_type": file_type}
-    values |= model.said
-    return values | (_text_values(model, said) if text else {})
+    values |= model.metadata
+    return values | (_text_values(model, notes) if text else {})
 
 
-def _text_values(model: Matrices, said: list[str]) -> dict[str, Value]:
+def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
     config = text_config(model.shapes, model.config)
     told = {
         "block_count": config.layers,
@@ -139,7 +139,7 @@ def _text_values(model: Matrices, said: list[str]) -> dict[str, Value]:
     try:
         return values | _tokenizer_values(model, config.vocab)
     except InkstoneError as error:
-        said.append(f"no tokenizer goes into the file: {error}")
+        notes.append(f"no tokenizer goes into the file: {error}")
         return values
 
 
@@ -201,7 +201,7 @@ def _fp8(model: Matrices) -> FilePlan:
 
 def _placed(meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices) -> FilePlan:
     ordered = dict(sorted(meta.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
-    head = write_header(ordered, {"format": "pt"} | model.said)
+    head = write_header(ordered, {"format": "pt"} | model.metadata)
     places, at = {}, len(head)
     for saved, tensor in ordered.items():
         places[saved] = at

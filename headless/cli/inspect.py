@@ -13,7 +13,7 @@ from ..arg_types import Commands, command
 from .shared import add_json
 
 if TYPE_CHECKING:
-    from ...loaders.arch.recognizers import FileFacts
+    from ...loaders.arch.file_facts import FileFacts
 
 
 def add(commands: Commands) -> None:
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _identified(path: Path) -> FileFacts:
     """Facts about one file; a damaged one gets its own line and the others still follow."""
+    from ...loaders.arch.file_facts import FileFacts
     from ...loaders.arch.identify import identify
-    from ...loaders.arch.recognizers import FileFacts
 
     try:
         return identify(path)

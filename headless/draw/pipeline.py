@@ -213,7 +213,7 @@ def _facts(call: DrawCall, settings: Settings, bundle: Bundle, marks: list[float
         "models": {
             name: {"name": part.path.name, "hash": model_hash(file)}
             for name, part, file in (
-                ("diffusion_model", bundle.model, bundle.model.source.path),
+                ("diffusion_model", bundle.model, bundle.model.file.source.path),
                 ("text_encoder", bundle.text_encoder, bundle.text_encoder.path),
                 ("vae", bundle.vae, bundle.vae.path),
             )

@@ -51,9 +51,9 @@ def drawn_as(
 
 def _own_statistics(bundle: Bundle) -> bool:
     """True where the diffusion model, opened alone, would take the same latents."""
-    from ...loaders.arch.folder_config import latent_statistics
+    from ...loaders.arch.folder_config import ModelFolder
 
-    alone = latent_statistics(bundle.model.path, bundle.model.family)
+    alone = ModelFolder(bundle.model.path).latent_statistics(bundle.model.family)
     return all(bool((a == b).all()) for a, b in zip(alone, (bundle.vae.mean, bundle.vae.std)))
 
 

@@ -1,7 +1,7 @@
-"""Sizes of networks, told by the shapes of their tensors: the one place that infers them.
+"""Sizes of networks from the shapes of their tensors: the one place that infers them.
 
-Nothing here raises. A size that a file does not tell is 0: a damaged file is still described
-(recognizers.py compares it with the layout that it should have), and config.py refuses the 0.
+Nothing here raises. A size that no tensor gives is 0: a damaged file is still described
+(file_facts.py compares it with the layout that it should have), and config.py refuses the 0.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ...kernels.configs import VisionConfig
+from ...kernels.configs import VAEConfig, VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
 
-# size -> (tensor of ours that tells it, axis)
+# size -> (our name of the tensor that gives it, axis)
 MMDIT_SIZES = {
     "width": ("img_in.weight", 0),
     "channels": ("img_in.weight", 1),
@@ -55,8 +55,8 @@ def sizes(shapes: Shapes, table: Mapping[str, tuple[str, int]]) -> dict[str, int
 
 def count(names: Iterable[str], start: str, most: int = MOST_LAYERS) -> int:
     """1 + the largest number behind `start`, at most `most`; 0 when there is none."""
-    found = (re.match(re.escape(start) + r"(\d{1,6})\.", name) for name in names)
-    return max((min(int(m[1]) + 1, most) for m in found if m), default=0)
+    matches = (re.match(re.escape(start) + r"(\d{1,6})\.", name) for name in names)
+    return max((min(int(match[1]) + 1, most) for match in matches if match), default=0)
 
 
 def mmdit_sizes(shapes: Shapes) -> dict[str, int]:
@@ -69,21 +69,24 @@ def text_sizes(shapes: Shapes) -> dict[str, int]:
     return sizes(shapes, TEXT_SIZES) | {"layers": count(shapes, "layers.")}
 
 
-def text_heads(told: Mapping[str, int], extra: Mapping[str, object]) -> tuple[int, int, int] | None:
+def text_heads(
+    sizes: Mapping[str, int], extra: Mapping[str, object]
+) -> tuple[int, int, int] | None:
     """(heads, key-value heads, head size) by config.json, else heads of 128; None = no fit."""
     inner = extra.get("text_config")
     extra = {**extra, **inner} if isinstance(inner, Mapping) else extra
-    heads, head = extra.get("num_attention_heads"), extra.get("head_dim")
-    if not _natural(head):
-        head = told["queries"] // heads if _natural(heads) else HEAD
-    if not head or not told["keys"] or told["queries"] % head or told["keys"] % head:
+    heads, head = _natural(extra.get("num_attention_heads")), _natural(extra.get("head_dim"))
+    if not head:
+        head = sizes["queries"] // heads if heads else HEAD
+    if not head or not sizes["keys"] or sizes["queries"] % head or sizes["keys"] % head:
         return None
-    heads, kv_heads = told["queries"] // head, told["keys"] // head
+    heads, kv_heads = sizes["queries"] // head, sizes["keys"] // head
     return None if heads % kv_heads else (heads, kv_heads, head)
 
 
-def _natural(value: object) -> bool:
-    return type(value) is int and value > 0
+def _natural(value: object) -> int:
+    """A positive number of a config.json; 0 for all else."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def vision_sizes(shapes: Shapes) -> VisionConfig | None:
@@ -111,23 +114,23 @@ def vae_blocks(names: Iterable[str]) -> tuple[int, int]:
     know of them. Wan names number all blocks through: for them the published (4, 2).
     """
     names = list(names)
-    ups = [found for found in map(_UP.search, names) if found]
-    downs = [int(found[1]) for found in map(_DOWN.search, names) if found]
+    ups = [match for match in map(_UP.search, names) if match]
+    downs = [int(match[1]) for match in map(_DOWN.search, names) if match]
     blocks: dict[int, int] = {}  # stage -> resnets of the decoder there
     for up in ups:
         stage, number = int(up[1]), int(up[2]) + 1 if up[2] else 0
         blocks[stage] = max(blocks.get(stage, 0), number)
     if not any(blocks.values()):
         return 4, 2
-    seen = Counter(blocks.values())
-    usual = max(seen, key=lambda number: (seen[number], number))
+    stages_with = Counter(blocks.values())  # resnets -> stages that have as many
+    usual = max(stages_with, key=lambda number: (stages_with[number], number))
     usual = min(max(2, usual), MOST_BLOCKS)  # the decoder has one block more than the encoder
     stages = max(max(blocks) + 1, math.ceil((max(downs, default=-1) + 2) / usual))
     return min(stages, MOST_BLOCKS), usual - 1
 
 
-def vae_sizes(shapes: Shapes) -> dict[str, object]:
-    """Sizes of the VAE (our names): base, mult, res_blocks, z, channels."""
+def vae_sizes(shapes: Shapes) -> VAEConfig:
+    """Sizes of the VAE (our names)."""
     stages, blocks = vae_blocks(shapes)
     widths = [
         size(shapes, f"decoder.up_blocks.{stages - 1 - stage}.resnets.0.conv1.weight")
@@ -135,11 +138,11 @@ def vae_sizes(shapes: Shapes) -> dict[str, object]:
         for stage in range(stages)
     ]
     base = max(1, widths[0])
-    return {
-        "base": base,
-        "mult": tuple(width // base for width in widths),
-        "res_blocks": blocks,
-        "z": size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight"),
-        "channels": size(shapes, "decoder.conv_out.weight")
+    return VAEConfig(
+        base=base,
+        mult=tuple(width // base for width in widths),
+        res_blocks=blocks,
+        z=size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight"),
+        channels=size(shapes, "decoder.conv_out.weight")
         or size(shapes, "encoder.conv_in.weight", 1),
-    }
+    )

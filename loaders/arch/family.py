@@ -165,6 +165,7 @@ class Family:
     """What belongs to a model family beside its weights."""
 
     name: str
+    title: str  # for people
     template: str  # prompt template with one {}
     drop: int  # tokens of the template's head that are cut after encoding
     most_tokens: int  # kept tokens of a prompt; longer prompts lose their end, and it is said
@@ -197,6 +198,7 @@ class Family:
 
 QWEN_IMAGE = Family(
     name="qwen-image",
+    title="Qwen-Image",
     template=T2I_TEMPLATE,
     drop=34,
     most_tokens=512,
@@ -211,6 +213,7 @@ QWEN_IMAGE = Family(
 
 EMBEDDED = Family(
     name="inkstone-embedded",
+    title="embedded",
     template=EMBEDDED_TEMPLATE,
     edits=(REFERENCES,),
     drop=0,

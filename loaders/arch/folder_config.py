@@ -1,10 +1,15 @@
-"""What the JSON files of a model folder say: schedule, pipeline, latent statistics."""
+"""The JSON files of a model folder: config, schedule, pipeline, latent statistics, previews.
+
+One `ModelFolder` lives as long as one load and reads each file once.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,70 +17,105 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...sampling.schedule import LAYERED, Schedule, from_config
-from ..formats.hf_folder import _homes, config_of, read_json
+from ..formats.hf_folder import config_of, homes, part_of, read_json
 from .family import Family
 
 log = logging.getLogger(__name__)
 
+Config = Mapping[str, object]
 
-def schedule_of(root: Path, family: Family, layered: bool = False) -> Schedule:
-    """What the folder's scheduler_config.json says (merged Lightning folders ship their own).
 
-    The layered pipeline computes mu by a rule of its own, whatever the config says of it.
+class ModelFolder:
+    """The folder around a weight file. `root` is the path that the user named, `part` the file or
+    folder of the weights in it.
     """
-    for home in _homes(root):
-        config = read_json(home / "scheduler" / "scheduler_config.json")
-        if config:
-            return replace(from_config(config), by_root=layered)
-    return LAYERED if layered else family.schedule
 
+    def __init__(self, root: str | Path, part: str = "") -> None:
+        self.root = Path(root)
+        self.part = part_of(self.root, part) if part else self.root
+        self._files: dict[Path, Config] = {}
 
-def pipeline_of(part: Path) -> str:
-    """The pipeline class that the model_index.json above a weight folder names; "" without one."""
-    folder = part if part.is_dir() else part.parent
-    name = read_json(folder.parent / "model_index.json").get("_class_name")
-    return name if isinstance(name, str) else ""
+    def read(self, path: Path) -> Config:
+        """A JSON object; {} where there is none."""
+        if path not in self._files:
+            self._files[path] = read_json(path)
+        return self._files[path]
 
+    @cached_property
+    def config(self) -> Config:
+        """config.json of the weights."""
+        return config_of(self.part, self.read)
 
-def latent_statistics(root: Path, family: Family) -> tuple[Tensor, Tensor]:
-    """Mean and std [1,16,1,1] of latents: a VAE's config.json, else the family's."""
-    found = [(root, config_of(root))]
-    found += [(h / "vae", read_json(h / "vae" / "config.json")) for h in _homes(root)]
-    for place, config in found:
-        if "latents_mean" in config or "latents_std" in config:
-            pair = _statistics(place, config, len(family.latent_mean))
-            break
-    else:
-        pair = family.latent_mean, family.latent_std
-    return tuple(torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pair)
+    @property
+    def pipeline(self) -> str:
+        """The pipeline class that the model_index.json above the weights names; "" without one."""
+        folder = self.part if self.part.is_dir() else self.part.parent
+        name = self.read(folder.parent / "model_index.json").get("_class_name")
+        return name if isinstance(name, str) else ""
 
+    def schedule(self, family: Family, layered: bool = False) -> Schedule:
+        """The schedule of scheduler_config.json (merged Lightning folders ship their own).
 
-def preview_factors(root: Path) -> Tensor | None:
-    """[17,3]: `inkstone_preview` in a VAE's config.json (see sampling/preview.py), or None."""
-    for home in _homes(root):
-        values = read_json(home / "vae" / "config.json").get("inkstone_preview")
-        if values is None:
-            continue
-        try:
-            factors = torch.tensor(values, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError):
-            factors = torch.zeros(0)
-        if factors.shape == (17, 3):
-            return factors
-        log.warning("%s: inkstone_preview is no 17x3 numbers: no previews", home / "vae")
-    return None
+        The layered pipeline computes mu by a rule of its own, whatever the config says of it.
+        """
+        for home in homes(self.root):
+            config = self.read(home / "scheduler" / "scheduler_config.json")
+            if config:
+                return replace(from_config(dict(config)), by_root=layered)
+        return LAYERED if layered else family.schedule
 
+    def latent_statistics(self, family: Family) -> tuple[Tensor, Tensor]:
+        """Mean and std [1,16,1,1] of latents: from a VAE's config.json, else the family's."""
+        places = [(self.root, config_of(self.root, self.read))]
+        places += [(h / "vae", self.read(h / "vae" / "config.json")) for h in homes(self.root)]
+        for place, config in places:
+            if "latents_mean" in config or "latents_std" in config:
+                mean, std = _statistics(place, config, len(family.latent_mean))
+                return _column(mean), _column(std)
+        return _column(family.latent_mean), _column(family.latent_std)
 
-def _statistics(place: Path, config: dict, count: int) -> tuple[list[float], list[float]]:
-    pair = []
-    for key, least in (("latents_mean", -math.inf), ("latents_std", 0.0)):
-        values = config.get(key)
-        sound = isinstance(values, list) and len(values) == count
-        if not sound or not all(type(v) in (int, float) and least < v < math.inf for v in values):
-            what = f"{len(values)} values" if isinstance(values, list) else repr(values)
-            raise InkstoneError(
-                f"{place}: {key} in config.json has {what}, expected {count} finite numbers"
-                f"{' above 0' if least == 0 else ''}. Get the publisher's config.json again."
+    def preview_factors(self) -> Tensor | None:
+        """[17,3]: `inkstone_preview` in a VAE's config.json (see sampling/preview.py), or None."""
+        for home in homes(self.root):
+            values = self.read(home / "vae" / "config.json").get("inkstone_preview")
+            if values is None:
+                continue
+            try:
+                factors = torch.tensor(values, dtype=torch.float32)
+            except (TypeError, ValueError, RuntimeError):
+                factors = torch.zeros(0)
+            if factors.shape == (17, 3):
+                return factors
+            log.warning(
+                "%s: inkstone_preview in config.json is not 17x3 numbers: no previews", home / "vae"
             )
-        pair.append(values)
-    return tuple(pair)
+        return None
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def _statistics(
+    place: Path, config: Config, count: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (
+        _numbers(place, config, "latents_mean", count, -math.inf),
+        _numbers(place, config, "latents_std", count, 0.0),
+    )
+
+
+def _numbers(place: Path, config: Config, key: str, count: int, least: float) -> tuple[float, ...]:
+    """`count` finite numbers above `least`, or an error that names the file."""
+    values = config.get(key)
+    if (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(v) in (int, float) and least < v < math.inf for v in values)
+    ):
+        return tuple(values)
+    got = f"{len(values)} values" if isinstance(values, list) else repr(values)
+    raise InkstoneError(
+        f"{place}: {key} in config.json has {got}, expected {count} finite numbers"
+        f"{' above 0' if least == 0 else ''}. Get the publisher's config.json again."
+    )

@@ -1,7 +1,8 @@
-"""What a weight file is, told from its tensors and metadata, never from its name.
+"""Identifies a weight file by its tensors and metadata, never by its name.
 
 `identify` gives facts and one sentence; `require` turns a misplaced or unusable file into an error
-that says what it is and where it belongs. Nothing but headers is read.
+that says what it is and where it belongs; `open_as` opens a file once for both and for the loader.
+Only headers are read.
 """
 
 from collections import Counter
@@ -13,12 +14,13 @@ from ...errors import InkstoneError
 from ..formats.gguf_metadata import ARCHITECTURE
 from ..formats.hf_folder import config_of, known_config
 from ..formats.open import Weights, open_weights
-from ..formats.safetensors_header import MAX_HEADER, TensorEntry, sniff
-from .recognizers import FileFacts, recognize
+from ..formats.safetensors_header import MAX_HEADER, sniff
+from .family import FAMILIES
+from .file_facts import FileFacts
+from .header_view import HeaderView
+from .recognizers import recognize
 
-__all__ = ["ROLES", "FileFacts", "describe", "identify", "require"]
-
-# role -> (in words, folder of the host's models, which loader takes it)
+# role -> (its name, folder of the host's models, which loader takes it)
 ROLES = {
     "diffusion_model": ("diffusion model", "models/diffusion_models", "the diffusion model loader"),
     "text_encoder": ("text encoder", "models/text_encoders", "the text encoder loader"),
@@ -26,13 +28,13 @@ ROLES = {
     "lora": ("LoRA", "models/loras", "the LoRA node, behind the diffusion model loader"),
     "vision": (
         "vision tower (mmproj)",
-        "models/text_encoders, beside the text encoder",
+        "models/text_encoders, next to the text encoder",
         "the text encoder loader, which finds it there",
     ),
     "controlnet": ("ControlNet", "models/controlnet", "the ControlNet loader"),
 }
-WORDS = {"qwen-image": "Qwen-Image", "qwen2.5-vl": "Qwen2.5-VL", "inkstone-embedded": "embedded"}
-OURS = frozenset({*WORDS, "qwen-image, perhaps", "qwen2.5-vl, perhaps"})
+TITLES = {family.name: family.title for family in FAMILIES.values()} | {"qwen2.5-vl": "Qwen2.5-VL"}
+OURS = frozenset({*TITLES, "qwen-image, perhaps", "qwen2.5-vl, perhaps"})
 
 
 def _amount(parameters: int) -> str:
@@ -44,7 +46,7 @@ def _sentence(facts: FileFacts) -> str:
     """E.g. "Qwen-Image diffusion model, layered, 60 layers, 20.4 B parameters, bf16"."""
     if facts.role not in ROLES:
         return facts.sentence if facts.family == "unknown" else facts.problem
-    known = WORDS.get(facts.family, facts.family) + " " if facts.family in OURS else ""
+    known = TITLES.get(facts.family, facts.family) + " " if facts.family in OURS else ""
     parts = [known + ROLES[facts.role][0], facts.variant]
     parts += [f"{facts.layers} layers"] if facts.layers and facts.role != "vae" else []
     forms = (f"{facts.packed[f]} x {f}" if f in facts.packed else f for f in facts.formats)
@@ -52,33 +54,29 @@ def _sentence(facts: FileFacts) -> str:
     return ", ".join(filter(None, parts)) + (f": {facts.problem}" if facts.problem else "")
 
 
-def describe(
-    entries: Mapping[str, TensorEntry],
-    metadata: Mapping[str, str],
-    config: Mapping[str, object] | None = None,
-    want: str | None = None,
-    source: Weights | None = None,
-) -> FileFacts:
-    """Facts from a header. `config` is the config.json beside it; `want` the part of a bundle;
-    `source` the open file, where there is one: settings of packed layers are read from it."""
-    facts = recognize(entries, metadata, known_config(config or {}), want, source)
+def describe(view: HeaderView, want: str | None = None) -> FileFacts:
+    """Facts from a header; `want` names the part of a bundle ("vae", "text_encoder")."""
+    facts = recognize(view, want)
     facts = facts or FileFacts("unknown", problem="no model that this version knows has such names")
-    counts = Counter(entry.type_name for entry in entries.values())
-    total = facts.parameters or sum(entry.numel for entry in entries.values())
-    some = ", ".join(sorted(entries)[:3])
-    told = metadata.get(ARCHITECTURE)
-    some += f" ...; it says its architecture is {told}" if told else " ..."
+    counts = Counter(entry.type_name for entry in view.entries.values())
+    total = facts.parameters or sum(entry.numel for entry in view.entries.values())
+    some = ", ".join(sorted(view.entries)[:3])
+    architecture = view.metadata.get(ARCHITECTURE)
+    some += f" ...; its architecture is {architecture}" if architecture else " ..."
     facts = replace(
         facts,
         dtypes=dict(counts),
         parameters=total,
-        sentence=f"a file of no known kind with {len(entries)} tensors ({some})",
+        sentence=f"a file of no known kind with {len(view.entries)} tensors ({some})",
     )
-    return replace(facts, sentence=_sentence(facts))
+    path = str(view.source.path) if view.source is not None else ""
+    return replace(facts, sentence=_sentence(facts), path=path)
 
 
 def _other_format(path: Path) -> FileFacts | None:
-    """Facts about a file that no reader takes, by its first bytes."""
+    """Facts about a file that no reader takes, by its first bytes; None where it is no such."""
+    if not path.is_file() or path.suffix == ".json":
+        return None
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -92,35 +90,71 @@ def _other_format(path: Path) -> FileFacts | None:
     return FileFacts("unknown", problem=problem, sentence=problem, path=str(path))
 
 
-def identify(source: str | Path | Weights, want: str | None = None) -> FileFacts:
-    """Facts about a file, an index, a folder or an open one; a pickle is told in words.
+def view_of(source: Weights, config: Mapping[str, object] | None = None) -> HeaderView:
+    """The view of an open file. config: the config.json next to it, where it was read already."""
+    config = config_of(source.path) if config is None else config
+    return HeaderView(source.entries, source.metadata, known_config(config), source)
 
-    `want` ("vae", "text_encoder") asks for that part of a bundle. A damaged file raises.
-    """
-    if not isinstance(source, str | Path):
-        found = describe(source.entries, source.metadata, config_of(source.path), want, source)
-        return replace(found, path=str(source.path))
-    path = Path(source)
-    other = _other_format(path) if path.is_file() and path.suffix != ".json" else None
-    if other:
+
+def _open(path: Path) -> Weights | FileFacts:
+    """The open file, or facts about one in a format that no reader takes."""
+    try:
+        return open_weights(path)
+    except InkstoneError:
+        other = _other_format(path)
+        if other is None:
+            raise
         return other
-    with open_weights(path) as weights:
-        config = config_of(path)
-        found = describe(weights.entries, weights.metadata, config, want, weights)
-        return replace(found, path=str(path))
+
+
+def identify(path: str | Path, want: str | None = None) -> FileFacts:
+    """Facts about a file, an index or a folder; a pickle gives facts too, a damaged file raises.
+
+    `want` ("vae", "text_encoder") asks for that part of a bundle.
+    """
+    path = Path(path)
+    source = _open(path)
+    if isinstance(source, FileFacts):
+        return source
+    with source:
+        return replace(describe(view_of(source, config_of(path)), want), path=str(path))
+
+
+def open_as(
+    path: Path, config: Mapping[str, object], *roles: str
+) -> tuple[Weights, HeaderView, FileFacts]:
+    """Opens a weight file that must be usable in one of the roles; else it raises as `require` of
+    the first does. The file stays open: models read their weights from it when they need them.
+    """
+    source = _open(path)
+    if isinstance(source, FileFacts):
+        raise refusal(source, roles[0])
+    try:
+        view = view_of(source, config)
+        facts = replace(describe(view, roles[0]), path=str(path))
+        if facts.role not in roles or facts.problem:
+            raise refusal(facts, roles[0])
+    except BaseException:
+        source.close()
+        raise
+    return source, view, facts
 
 
 def require(facts: FileFacts, role: str) -> None:
-    """Raises InkstoneError unless the file is usable as `role`: what it is, where it belongs."""
+    """Raises InkstoneError unless the file is usable as `role`."""
+    if facts.role != role or facts.problem:
+        raise refusal(facts, role)
+
+
+def refusal(facts: FileFacts, role: str) -> InkstoneError:
+    """The error for a file that is not usable as `role`: what it is, where it belongs."""
     word, folder, _ = ROLES[role]
-    if facts.role == role and not facts.problem:
-        return
     where = f"Choose another file from {folder}."
     if facts.role == role and (facts.missing or facts.unexpected or facts.wrong):
         where = f"Download it again, or choose another file from {folder}."
     elif facts.role != role and facts.role in ROLES and facts.family in OURS:
         where = "It belongs in {1} and is loaded with {2}.".format(*ROLES[facts.role])
-    raise InkstoneError(
+    return InkstoneError(
         f"{facts.path or 'the file'}: expected a {word} of Qwen-Image, got: "
         f"{facts.sentence}. {where}"
     )

@@ -1,9 +1,9 @@
-"""Variants of the diffusion model: what kind of work a file was trained for, as frozen data.
+"""Variants of the diffusion model: the kind of work a file was trained for, as frozen data.
 
-Qwen-Image, 2512, Edit and Edit-2509 have identical tensors, so most single files do not say which
-they are. What does say it: a tensor that only the layered variant has, the mark of zero_cond_t, the
-pipeline class of a whole folder, metadata. Where nothing does, the variant is None and edits ask
-for a choice: nothing is guessed, because a wrong variant draws a plausible, worse picture.
+Qwen-Image, 2512, Edit and Edit-2509 have identical tensors, so most single files do not show which
+they are. Signs of a variant: a tensor that only the layered one has, the mark of zero_cond_t, the
+pipeline class of a whole folder, metadata. Without any, the variant is None and edits ask for a
+choice: nothing is guessed, because a wrong variant draws a plausible, worse picture.
 
 No torch here: node schemas and the command line list these names.
 """
@@ -22,17 +22,16 @@ VARIANT_KEY = "inkstone_variant"  # metadata of files that we write
 
 @dataclass(frozen=True)
 class Variant:
-    """`edit` names the family's EditTemplate (None: takes no reference pictures); `zero_cond_t`:
-    references have a time of their own; `layered`: draws layers of one picture; `draws`: an edit
-    model that understands descriptions too, so pictures can also be what it starts from."""
+    """One kind of work."""
 
     name: str
     words: str
-    edit: str | None = None
-    zero_cond_t: bool = False
-    layered: bool = False
-    draws: bool = False
+    edit: str | None = None  # name of the family's EditTemplate; None: takes no reference pictures
+    zero_cond_t: bool = False  # references have a time of their own
+    layered: bool = False  # draws layers of one picture
+    draws: bool = False  # an edit model that takes descriptions too, so it can start from a picture
     family: str = "qwen-image"  # name of a record in family.py
+    offered: bool = True  # the user may choose it for a file that does not show its variant
 
 
 _ALL = (
@@ -41,7 +40,9 @@ _ALL = (
     Variant("edit-2509", "Qwen-Image-Edit-2509: numbered pictures", edit="edit-plus"),
     Variant("edit-2511", "Qwen-Image-Edit-2511: numbered pictures", "edit-plus", zero_cond_t=True),
     Variant("layered", "Qwen-Image-Layered: a picture into layers", layered=True),
-    Variant("embedded", "the embedded model: text to image", family="inkstone-embedded"),
+    Variant(
+        "embedded", "the embedded model: text to image", family="inkstone-embedded", offered=False
+    ),
     Variant(
         "embedded-edit",
         "the embedded model: draws, and edits pictures",
@@ -49,10 +50,11 @@ _ALL = (
         zero_cond_t=True,
         draws=True,
         family="inkstone-embedded",
+        offered=False,
     ),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}
-CHOICES = tuple(v.name for v in _ALL if v.family == "qwen-image")  # what a user can say of a file
+CHOICES = tuple(variant.name for variant in _ALL if variant.offered)
 
 # `_class_name` in the model_index.json of a whole folder -> variants; without a mark, the first
 CLASSES = {
@@ -68,8 +70,8 @@ CLASSES = {
 }
 
 
-def marked(family: str, zero_cond_t: bool, layered: bool) -> Variant | None:
-    """The variant that a file's own marks say; None where it has none."""
+def variant_by_marks(family: str, zero_cond_t: bool, layered: bool) -> Variant | None:
+    """The variant that marks in a file's tensors show; None where it has none."""
     if not zero_cond_t and not layered:
         return None
     return next(
@@ -82,11 +84,11 @@ def marked(family: str, zero_cond_t: bool, layered: bool) -> Variant | None:
     )
 
 
-def told(family: str, mark: str, pipeline: str) -> Variant | None:
-    """What a model says of itself. mark: a variant's name by the weights or their metadata, or
-    anything else; pipeline: the class that its folder's model_index.json names, or ""."""
+def detect_variant(family: str, mark: str, pipeline: str) -> Variant | None:
+    """The variant by all signs of a model. mark: a variant's name by the weights or their metadata,
+    or anything else; pipeline: the class that its folder's model_index.json names, or ""."""
     by_weights = VARIANTS.get(mark)
-    by_folder = CLASSES.get(pipeline, ()) if family == "qwen-image" else ()
+    by_folder = [name for name in CLASSES.get(pipeline, ()) if VARIANTS[name].family == family]
     if by_weights is None:
         without_mark = by_folder[:1] or [
             v.name for v in _ALL if v.family == family and not (v.zero_cond_t or v.layered)
@@ -101,26 +103,28 @@ def told(family: str, mark: str, pipeline: str) -> Variant | None:
     return by_weights
 
 
-def settled(said: Variant | None, wanted: str | None, family: str, where: object) -> Variant | None:
-    """What the model says, or what the user chose where it says nothing; never against it."""
-    if not wanted:
-        return said
+def choose_variant(
+    detected: Variant | None, choice: str | None, family: str, where: object
+) -> Variant | None:
+    """The detected variant, or the user's choice where none is; a choice never overrides it."""
+    if not choice:
+        return detected
     known = [v.name for v in _ALL if v.family == family]
-    if wanted not in known:
+    if choice not in known:
         raise InkstoneError(
-            f"{where}: variant {wanted!r} is not one of the {family} models: expected auto or "
+            f"{where}: variant {choice!r} is not one of the {family} models: expected auto or "
             f"one of {', '.join(known)}."
         )
-    chosen = VARIANTS[wanted]
-    if said not in (None, chosen):
+    chosen = VARIANTS[choice]
+    if detected is not None and detected is not chosen:
         raise InkstoneError(
-            f"{where}: the variant was chosen to be {wanted}, the model says that it is "
-            f"{said.name} ({said.words}). Choose auto, or load the file of {wanted}."
+            f"{where}: the variant was chosen to be {choice}, the model says that it is "
+            f"{detected.name} ({detected.words}). Choose auto, or load the file of {choice}."
         )
-    if chosen.layered and said is None:
+    if chosen.layered and detected is None:
         raise InkstoneError(
-            f"{where}: the variant was chosen to be {wanted}, and the file lacks the tensor "
+            f"{where}: the variant was chosen to be {choice}, and the file lacks the tensor "
             "time_text_embed.addition_t_embedding.weight that this variant has. Choose another "
-            f"variant, or load the file of {wanted}."
+            f"variant, or load the file of {choice}."
         )
     return chosen

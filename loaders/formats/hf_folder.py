@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...errors import InkstoneError
@@ -98,21 +98,23 @@ def known_config(config: Mapping[str, object]) -> Mapping[str, object]:
     return config if any(isinstance(n, str) and n in CLASSES for n in named) else {}
 
 
-def config_of(part: Path) -> dict:
-    """config.json of a weight folder, or beside an index or a file.
+def config_of(
+    part: Path, read: Callable[[Path], Mapping[str, object]] = read_json
+) -> Mapping[str, object]:
+    """config.json of a weight folder, or next to an index or a file. `read` reads a JSON file.
 
     Beside a file it counts only when the file is alone there and the config is of a known class:
     a folder of many models has no config of one of them.
     """
     folder = part if part.is_dir() else part.parent
     if part == folder:
-        return read_json(folder / "config.json")
+        return read(folder / "config.json")
     if part.suffix != ".json" and len(list(folder.glob("*" + part.suffix))) != 1:
         return {}
-    return dict(known_config(read_json(folder / "config.json")))
+    return known_config(read(folder / "config.json"))
 
 
-def _homes(root: Path) -> Iterator[Path]:
+def homes(root: Path) -> Iterator[Path]:
     """Folders in which `vae/` and `scheduler/` of the model at `root` may lie, nearest first."""
     folder = root if root.is_dir() else root.parent
     yield folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import InkstoneError
 from .file_reader import open_raw
 from .gguf import GGUFFile
 from .hf_folder import weights_in
@@ -20,7 +21,14 @@ def open_weights(path: str | Path) -> Weights:
         path = weights_in(path)
     if path.suffix == ".json":
         return ShardedFiles(path)
-    return GGUFFile(path) if _is_gguf(path) else SafetensorsFile(path)
+    by_name = GGUFFile if path.suffix.lower() == ".gguf" else SafetensorsFile
+    try:
+        return by_name(path)  # a file is opened once where its name is right
+    except InkstoneError:
+        by_bytes = GGUFFile if _is_gguf(path) else SafetensorsFile
+        if by_bytes is by_name:
+            raise
+        return by_bytes(path)
 
 
 def _is_gguf(path: Path) -> bool:

@@ -18,9 +18,9 @@ from pathlib import Path
 from ...errors import InkstoneError
 from ...kernels.interrupt import beat
 from ...sampling.lightning import Distilled
-from ..arch.identify import identify, require
-from ..arch.key_maps import OTHER_LORA_MARK, QWEN_LORA_MARK
+from ..arch.identify import describe, require, view_of
 from ..arch.key_maps_lora import DISTILLED_MODULES, Named, other_words, seems_for, understand
+from ..arch.marks import OTHER_LORA_MARK, QWEN_LORA_MARK
 from ..formats.open import Weights, open_weights
 from .alpha import said
 from .layer import LayerReader, LoraLayer
@@ -97,7 +97,7 @@ def _grouped(source: Weights) -> tuple[_Groups, tuple[str, ...]]:
     strangers: dict[str, None] = {}
     named = {name: understand(name) for name in source.entries}
     if not any(n for n in named.values()):
-        require(identify(source), "lora")
+        require(describe(view_of(source)), "lora")
         raise InkstoneError(
             f"{source.path}: no tensor in it is part of a LoRA. Choose another file from "
             "models/loras."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,61 +14,55 @@ from torch import Tensor
 from ...kernels.lora import attached
 from ...kernels.mmdit import MMDiT
 from ...kernels.modulation import Modulation, modulation, modulation_keys, time_embedding
-from ...quant.storage import PackedWeight, Storage
+from ...quant.storage import Storage
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import Schedule
 from ..arch.expected_tensors import mmdit_layout
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
-from ..formats.open import Weights
 from ..lora import adapters as lora_stack
 from ..lora.adapters import Adapter, Fitted
 from ..lora.file import Lora
 from ..memory.lru import Recent
-from ..memory.param_slots import read_weight
 from ..memory.residency import Residency, settle_together
+from .weight_file import WeightFile
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
+_KEPT_LORAS = 4  # files that stay in memory while their strengths are tried
 
 
-_KEPT_LORAS = 4  # files that stay read while their strengths are tried
-
-
-@dataclass
+@dataclass(kw_only=True)
 class DiffusionModel:
-    """A loaded MMDiT. Its modulation weights are read from the file when a table is asked for."""
+    """A loaded MMDiT. Its modulation weights are read from the file when a table is computed."""
 
     network: MMDiT
     family: Family
+    variant: Variant | None  # None = neither the file shows it nor the user chose it
     schedule: Schedule
     dtype: torch.dtype
     device: torch.device
-    weights_format: str
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
-    source: Weights
-    names: Mapping[str, str]  # our key -> the file's key
     path: Path
-    preview: Tensor | None = None  # [17,3], see sampling/preview.py
-    found: Mapping[str, PackedWeight] = field(default_factory=dict, repr=False)  # packed weights
-    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    file: WeightFile = field(repr=False)
+    weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
+    preview: Tensor | None = None  # [17,3], see sampling/preview.py
     adapters: tuple[Fitted, ...] = ()
-    variant: Variant | None = None  # None = neither the file nor the user says
     # shared with all copies of this model
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
     def ready(self, working: int, beside: Sequence[Residency] = ()) -> None:
-        """Sees to it that the weights are in place for work that needs `working` bytes itself, and
-        those of controls that work in the same steps.
+        """Puts the weights in place for work that needs `working` bytes itself. beside: the
+        weights of controls, which work in the same steps.
         """
         working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
         settle_together(self.weights, beside, self.budget, working)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
-        """A light copy that draws with these too; this model and the shared network stay as they
-        are. InkstoneError when one does not fit at all.
+        """A light copy with these LoRAs too; this model and the shared network are not changed.
+        Raises InkstoneError when one does not fit at all.
         """
         layout = mmdit_layout(self.network.config)
         fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
@@ -79,9 +73,9 @@ class DiffusionModel:
         return replace(self, adapters=fitted, schedule=schedule)
 
     def adapted(self) -> AbstractContextManager[None]:
-        """Within it the network has the side branches of this model's LoRAs."""
-        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
-        return attached(self.network, found)
+        """A context in which the network has the side branches of this model's LoRAs."""
+        branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, branches)
 
     @property
     def distilled(self) -> Distilled | None:
@@ -89,9 +83,8 @@ class DiffusionModel:
         return next((f.distilled for f in self.adapters if f.distilled), None)
 
     def modulation(self, sigmas: Tensor) -> Modulation:
-        """The rows for sigmas [n], and those of references where they have a time of their own (0).
-
-        The last tables are kept, so a new seed costs nothing.
+        """Modulation rows for sigmas [n], and for references where they have a time of their own
+        (0). The last tables are kept, so a new seed costs nothing.
         """
         layers = self.network.config.layers
         names = (key.rpartition(".")[0] for key in modulation_keys(layers))
@@ -100,7 +93,7 @@ class DiffusionModel:
         def table() -> Modulation:
             branches = loras.at(self.read, self.device)
             levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
-            made = modulation(
+            rows = modulation(
                 self.read,
                 levels.to(self.device),
                 layers,
@@ -108,7 +101,7 @@ class DiffusionModel:
                 0 if self.layered else None,
                 branches,
             )
-            return made.with_references() if self.apart else made
+            return rows.with_references() if self.apart else rows
 
         return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
 
@@ -121,12 +114,12 @@ class DiffusionModel:
 
     @property
     def edit(self) -> EditTemplate | None:
-        """How this model's edits are encoded; None where it has none or the variant is not said."""
+        """How this model's edits are encoded; None without edits or without a known variant."""
         name = self.variant.edit if self.variant else None
         return None if name is None else self.family.edit(name)
 
     def preset(self, pictures: int = 0) -> Preset:
-        """Settings of the model card, for a drawing or for an edit of so many pictures."""
+        """Settings of the model card. pictures: of an edit; 0 = text to image."""
         preset = self.family.preset
         if not pictures or self.edit is None:
             return preset
@@ -143,12 +136,18 @@ class DiffusionModel:
         return self.variant is not None and self.variant.layered
 
     @property
+    def weights_format(self) -> str:
+        """Storage formats of the file, for people."""
+        return self.file.formats
+
+    @property
     def modulation_bytes(self) -> int:
         """Bytes of modulation weights, which stay in the file."""
+        names, entries = self.file.names, self.file.source.entries
         keys = modulation_keys(self.network.config.layers, self.layered)
-        plain = [self.source.entries[self.names[k]] for k in keys if k in self.names]
-        return sum(getattr(e, "nbytes", e.numel * e.dtype.itemsize) for e in plain)
+        plain = [entries[names[key]] for key in keys if key in names]
+        return sum(entry.nbytes for entry in plain)
 
     def read(self, name: str) -> Tensor | Storage:
         """One weight from the file, by our name: packed as it is, else as the file has it."""
-        return read_weight(self.source, self.names, self.found, name).to(self.device)
+        return self.file.read(name).to(self.device)

@@ -25,14 +25,11 @@ from .vision import EncodedPicture, TowerPlace, with_pictures
 
 log = logging.getLogger(__name__)
 
-
 _KEPT_HEADS = 2  # of prompts, of edits
-
-
 _KEPT_TEXTS = 8  # prompts and their negatives, before and after a change
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TextEncoderModel:
     """A loaded language model with its tokenizer and template."""
 
@@ -42,47 +39,48 @@ class TextEncoderModel:
     dtype: torch.dtype
     device: torch.device
     path: Path
-    weights: Residency | None = field(default=None, repr=False)  # None = always in memory
+    weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[Fitted, ...] = ()
-    vision: TowerPlace | None = field(default=None, repr=False)  # asked only by edits
+    vision: TowerPlace | None = field(default=None, repr=False)  # opened by the first edit
     _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
     _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
-        """A light copy that encodes with these too, with a prefix of its own."""
+        """A light copy with these LoRAs too, and with a prefix of its own."""
         layout = text_layout(self.network.config)
         fitted = tuple(lora_stack.fit(a, "text", layout) for a in adapters)
-        own = dict(_prefix={}, _texts=Recent(_KEPT_TEXTS))
-        return replace(self, adapters=(*self.adapters, *fitted), **own)
+        return replace(
+            self, adapters=(*self.adapters, *fitted), _prefix={}, _texts=Recent(_KEPT_TEXTS)
+        )
 
     def adapted(self) -> AbstractContextManager[None]:
-        """Within it the network has the side branches of this model's LoRAs."""
-        found = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
-        return attached(self.network, found)
+        """A context in which the network has the side branches of this model's LoRAs."""
+        branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
+        return attached(self.network, branches)
 
     def encode(self, prompt: str) -> Tensor:
         """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept.
 
-        Kept by content: the same words are not encoded again.
+        States are kept by content: the same words are not encoded again.
         """
         return self._texts.get(prompt, lambda: self._encode(prompt))
 
     def _encode(self, prompt: str) -> Tensor:
         f = self.family
         ids = self._ids(f.template.format(prompt), f.drop)
-        kept = len(ids) - f.drop
-        if kept > f.most_tokens:
+        length = len(ids) - f.drop
+        if length > f.most_tokens:
             log.warning(
                 "the prompt has %d tokens, this model takes %d: the last %d are not used, "
                 "shorten it",
-                kept,
+                length,
                 f.most_tokens,
-                kept - f.most_tokens,
+                length - f.most_tokens,
             )
             ids = ids[: f.drop + f.most_tokens]
         strangers = f.grammar.strangers(prompt) if f.grammar else []
-        if strangers:
+        if f.grammar and strangers:
             log.warning(
                 "the %s model was never taught %s; it knows %s, and words in double quotes that "
                 "match %s",
@@ -96,8 +94,8 @@ class TextEncoderModel:
             return self._states(ids, f.drop)
 
     def _states(self, ids: list[int], drop: int) -> Tensor:
-        """States behind the head. The first prompt encodes the head with itself, in one pass over
-        the weights, and its keys and values are kept for all later ones.
+        """States after the head. The first prompt encodes the head together with itself, in one
+        pass over the weights, and the head's keys and values are kept for all later ones.
         """
         if drop and tuple(ids[:drop]) not in self._prefix:
             states, past = self.network(torch.tensor([ids], device=self.device))
@@ -109,7 +107,7 @@ class TextEncoderModel:
     def encode_edit(self, prompt: str, pictures: Sequence[Tensor], edit: EditTemplate) -> Tensor:
         """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
 
-        Kept by content: the same words and pictures are not encoded again.
+        States are kept by content: the same words and pictures are not encoded again.
         """
         edit.check(len(pictures))
         if not edit.sees:
@@ -117,34 +115,37 @@ class TextEncoderModel:
         if len(pictures) > edit.usual:
             log.warning("%d pictures: the model was tried with up to %d", len(pictures), edit.usual)
         if self.vision is None:
-            raise InkstoneError(f"{self.path}: this text encoder was loaded without vision tower.")
-        tower = self.vision.open()
-        pad, places = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
-        if places.count(PICTURE_PAD) != len(pictures):
             raise InkstoneError(
-                f"The prompt contains {PICTURE_PAD}, which stands for a picture. "
+                f"{self.path}: this text encoder was loaded without its vision tower, which edits "
+                "need."
+            )
+        tower = self.vision.open()
+        pad, text = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
+        if text.count(PICTURE_PAD) != len(pictures):
+            raise InkstoneError(
+                f"The prompt contains {PICTURE_PAD}, which marks the place of a picture. "
                 "Take it out of the prompt."
             )
-        seen = [tower.encode(picture, edit.area) for picture in pictures]
-        key = (edit.name, prompt, *(picture.digest for picture in seen))
+        encoded = [tower.encode(picture, edit.area) for picture in pictures]
+        key = (edit.name, prompt, *(picture.digest for picture in encoded))
 
         def states() -> Tensor:
-            ids = with_pictures(self._ids(places, edit.drop), pad, [s.grid for s in seen])
-            return self._seen_states(ids, pad, seen, edit.drop)
+            ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
+            return self._edit_states(ids, pad, encoded, edit.drop)
 
         return self._texts.get(key, states)
 
-    def _seen_states(
-        self, ids: list[int], pad: int, seen: Sequence[EncodedPicture], drop: int
+    def _edit_states(
+        self, ids: list[int], pad: int, pictures: Sequence[EncodedPicture], drop: int
     ) -> Tensor:
-        """States of ids [L] behind the head, with the rows of pictures at `pad`."""
-        positions = picture_positions(ids, pad, [picture.grid for picture in seen])
+        """States of ids [L] after the head, with the rows of pictures at `pad`."""
+        positions = picture_positions(ids, pad, [picture.grid for picture in pictures])
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
             past = self._past(ids[:drop])
             tail = torch.tensor([ids[drop:]], device=self.device)
             embeds = self.network.embed(tail)
-            embeds[tail == pad] = torch.cat([s.rows for s in seen]).to(embeds)
+            embeds[tail == pad] = torch.cat([picture.rows for picture in pictures]).to(embeds)
             return self.network(tail, past, embeds, positions[:, drop:])[0]
 
     def _ids(self, text: str, drop: int) -> list[int]:
@@ -160,12 +161,11 @@ class TextEncoderModel:
         return ids
 
     def _ready(self, tokens: int) -> None:
-        if self.weights is not None:
-            self.weights.settle(self.budget, self.working_bytes(tokens))
+        self.weights.settle(self.budget, self.working_bytes(tokens))
 
     def working_bytes(self, tokens: int) -> int:
-        """Bytes of activations (streams, q, k, v, scores, gated hidden state of one layer), and of
-        LoRAs beside the layers."""
+        """Bytes of activations (streams, q, k, v, scores, gated hidden state of one layer) and of
+        the copies of LoRAs."""
         c = self.network.config
         floats = tokens * (8 * c.width + 3 * c.ff + 2 * c.heads * tokens)
         copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)

@@ -234,7 +234,7 @@ def test_any_storage_format(files, bundle, union, tmp_path, form):
     path = tmp_path / "packed.safetensors"
     save_safetensors(path, tensors, dict(source.metadata))
     packed = load_control(path)
-    assert bool(packed.found) == (form == "fp8"), packed.weights_format
+    assert bool(packed.file.packed) == (form == "fp8"), packed.weights_format
     whole = drawn(bundle.model, control(union, bundle))
     error = relative(drawn(bundle.model, control(packed, bundle)), whole)
     print(f"{form}: {error:.1e}")

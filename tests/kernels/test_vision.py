@@ -14,14 +14,16 @@ from inkstone.kernels.text_encoder import TextEncoder, picture_positions
 from inkstone.kernels.vision import VisionTower, window_order
 from inkstone.loaders.arch.expected_tensors import vision_layout
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, QWEN_IMAGE
+from inkstone.loaders.arch.header_view import HeaderView
+from inkstone.loaders.arch.key_maps import KeyMap
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.memory.residency import place
 from inkstone.loaders.models.image_processor import rgb_bytes, tower_pixels
 from inkstone.loaders.models.load import load_text_encoder
-from inkstone.loaders.models.vision import TowerWant, _settings, open_tower, vision_config
+from inkstone.loaders.models.vision import TowerOptions, _settings, open_tower, vision_config
 from inkstone.loaders.models.vision_gguf import VisionFile
-from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.loaders.models.weight_file import LoadOptions, weight_file
 from inkstone.sampling.geometry import area_size, encoder_sizes, vision_patches, vision_size
 
 from ..support import tiny
@@ -400,9 +402,9 @@ def test_in_bf16(folder, ours):
 @pytest.mark.slow
 def test_nothing_is_encoded_twice(folder, monkeypatch):
     model = load_text_encoder(folder)
-    assert model.vision._made is None, "opened before an edit asks"
+    assert model.vision._model is None, "opened before an edit asks"
     model.encode("a cat")
-    assert model.vision._made is None
+    assert model.vision._model is None
     tower, calls = model.vision.open(), []
     assert tower.weights.placement is None, "read before an edit asks"
     encode, forward = tower._encode, TextEncoder.forward
@@ -534,8 +536,13 @@ def test_a_damaged_mmproj_is_told_by_an_edit(tmp_path):
     numbers = VisionConfig(depth=2, width=80, ff=60, out=256)
     with VisionFile(tower(tmp_path / "mmproj.gguf", vision=numbers)) as file:
         whole = {name: name for name in file.entries}
-        want = TowerWant(256, torch.float32, torch.device("cpu"))
-        assert open_tower(file, whole, {}, want).network.config.heads == 1
+        want = TowerOptions(256, torch.float32, torch.device("cpu"))
+        view = HeaderView(file.entries, file.metadata, {}, file)
+
+        def opened(table, settings, options=want):
+            return open_tower(weight_file(file, view, KeyMap(table)), settings, options)
+
+        assert opened(whole, {}).network.config.heads == 1
         some = {n: n for n in whole if n != "visual.blocks.0.norm2.weight"}
         for table, told, words in (
             (some, {}, "1 tensors do not fit.*norm2.weight has shape nothing, expected .80."),
@@ -546,9 +553,9 @@ def test_a_damaged_mmproj_is_told_by_an_edit(tmp_path):
             (whole, {"fullatt_block_indexes": 5}, "full blocks 5"),
         ):
             with pytest.raises(InkstoneError, match=words):
-                open_tower(file, table, told, want)
+                opened(table, told)
         with pytest.raises(InkstoneError, match="of width 256, this one has 3584"):
-            open_tower(file, whole, {}, dataclasses.replace(want, width=3584))
+            opened(whole, {}, dataclasses.replace(want, width=3584))
 
 
 def test_what_an_mmproj_header_tells():

@@ -10,10 +10,11 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import VisionConfig
-from inkstone.loaders.arch import expected_tensors, key_maps
-from inkstone.loaders.arch.header_view import SUPPORTED
+from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_vae
+from inkstone.loaders.arch.file_facts import FileFacts
+from inkstone.loaders.arch.header_view import SUPPORTED, HeaderView
 from inkstone.loaders.arch.identify import describe, identify, require
-from inkstone.loaders.arch.recognizers import FileFacts
+from inkstone.loaders.formats.hf_folder import known_config
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.formats.safetensors_header import TensorEntry
 
@@ -45,12 +46,17 @@ def renamed(
 
 
 def facts(
-    shapes: expected_tensors.Layout, dtype: torch.dtype = torch.bfloat16, **more: object
+    shapes: expected_tensors.Layout,
+    dtype: torch.dtype = torch.bfloat16,
+    metadata: dict | None = None,
+    config: dict | None = None,
+    want: str | None = None,
 ) -> FileFacts:
-    return describe(header(shapes, dtype), more.pop("metadata", {}), **more)
+    view = HeaderView(header(shapes, dtype), metadata or {}, known_config(config or {}))
+    return describe(view, want)
 
 
-TO_WAN = {ours: wan for wan, ours in key_maps.wan_vae_table().items()}
+TO_WAN = {ours: wan for wan, ours in key_maps_vae.wan_vae_table().items()}
 COUNTS = [
     (expected_tensors.mmdit_layout(MMDIT), 1933, 20_430_401_088),
     (expected_tensors.mmdit_layout(MMDIT, layered=True), 1934, 20_430_407_232),
@@ -152,10 +158,10 @@ def test_text_layout_is_the_reference():
     assert seen.config == {k: v for k, v in vars(TEXT).items()}
 
 
-@pytest.mark.parametrize("prefix", key_maps.VAE_PREFIXES)
+@pytest.mark.parametrize("prefix", key_maps_vae.VAE_PREFIXES)
 def test_wan_names_map_one_to_one(prefix: str):
     wanted = expected_tensors.vae_layout(VAE)
-    names = key_maps.vae_names(renamed(wanted, prefix, TO_WAN))
+    names = key_maps_vae.vae_names(renamed(wanted, prefix, TO_WAN))
     assert names.layout == "wan" and names.prefix == prefix and not names.others
     assert len(names.table) == 186 and len(names.unused) == 8
     assert all(".time_conv." in name for name in names.unused)
@@ -292,7 +298,7 @@ def test_bundle_gives_each_part():
         assert seen.layout.startswith("bundle")
     for names in (
         key_maps.mmdit_names(bundle),
-        key_maps.vae_names(bundle),
+        key_maps_vae.vae_names(bundle),
         key_maps.text_names(bundle),
     ):
         assert not names.others and len(names.table) + len(names.outside) >= len(bundle) - 8

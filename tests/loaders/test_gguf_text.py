@@ -154,7 +154,7 @@ def test_another_language_model_is_told(tmp_path):
     with pytest.raises(InkstoneError, match="Qwen2.5-VL-7B"):
         require(facts, "text_encoder")
     facts = identify(write(tmp_path / "x.gguf", "rwkv7", {"a": torch.ones(4)}))
-    assert "it says its architecture is rwkv7" in facts.sentence
+    assert "; its architecture is rwkv7" in facts.sentence
 
 
 # --- the vision tower

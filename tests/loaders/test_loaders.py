@@ -145,7 +145,7 @@ def check(part: str, loaded, state: State, dtype: torch.dtype = torch.float32) -
             got[f"{name}.weight"] = module.storage.dequantize(dtype)
     if part == DIT:
         mods = modulation_keys(loaded.network.config.layers)
-        got |= {n: loaded.source.read(loaded.names[n], dtype=dtype) for n in mods}
+        got |= {n: loaded.file.source.read(loaded.file.names[n], dtype=dtype) for n in mods}
         last = f"transformer_blocks.{loaded.network.config.layers - 1}."
         want = {n: t for n, t in want.items() if n.removeprefix(last) not in key_maps.MMDIT_UNREAD}
     assert got.keys() == want.keys()

@@ -9,7 +9,7 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, EditTemplate
-from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, settled, told
+from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, choose_variant, detect_variant
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, load_diffusion_model
@@ -92,7 +92,7 @@ def test_a_folder_says_its_variant(folder, kind, name):
     for root in (folder(kind), folder(kind) / "transformer"):
         model = load_diffusion_model(root, WAITING)
         assert model.variant is VARIANTS[name] and model.apart == (name == "edit-2511")
-        same = settled(model.variant, name, "qwen-image", root)
+        same = choose_variant(model.variant, name, "qwen-image", root)
         assert same is model.variant
     templates = {"edit": EDIT, "edit-2509": EDIT_PLUS, "edit-2511": EDIT_PLUS}
     assert model.edit is templates.get(name)
@@ -156,13 +156,21 @@ def test_unknown_choices(folder):
 
 def test_weights_count_more_than_the_folder(folder, caplog):
     """A 2511 transformer in a folder of the first Edit."""
-    assert told("qwen-image", "edit-2511", "QwenImageEditPipeline") is VARIANTS["edit-2511"]
+    assert (
+        detect_variant("qwen-image", "edit-2511", "QwenImageEditPipeline") is VARIANTS["edit-2511"]
+    )
     assert "weights are those of edit-2511" in caplog.text
     caplog.clear()
-    assert told("qwen-image", "edit-2511", "QwenImageEditPlusPipeline") is VARIANTS["edit-2511"]
-    assert told("qwen-image", "", "FluxPipeline") is None
-    assert told("inkstone-embedded", "", "QwenImagePipeline") is VARIANTS["embedded"]
-    assert told("inkstone-embedded", "embedded-edit", "QwenImagePipeline").edit == "references"
+    assert (
+        detect_variant("qwen-image", "edit-2511", "QwenImageEditPlusPipeline")
+        is VARIANTS["edit-2511"]
+    )
+    assert detect_variant("qwen-image", "", "FluxPipeline") is None
+    assert detect_variant("inkstone-embedded", "", "QwenImagePipeline") is VARIANTS["embedded"]
+    assert (
+        detect_variant("inkstone-embedded", "embedded-edit", "QwenImagePipeline").edit
+        == "references"
+    )
     assert not caplog.text
     assert {name for names in CLASSES.values() for name in names} <= set(CHOICES)
 
@@ -182,9 +190,9 @@ def test_the_embedded_model_is_one_without_or_with_edits(tmp_path):
 def test_a_quantized_copy_keeps_the_variant(folder):
     for kind in ("edit-2511", "edit-2509"):
         with Matrices(folder(kind)) as model:
-            assert model.said == {"inkstone_variant": kind}
+            assert model.metadata == {"inkstone_variant": kind}
     with Matrices(EMBEDDED_FOLDER) as model:
-        assert model.said["inkstone_variant"].startswith("embedded")
+        assert model.metadata["inkstone_variant"].startswith("embedded")
 
 
 def test_templates_without_pictures_encode_the_prompt(folder):
@@ -193,7 +201,7 @@ def test_templates_without_pictures_encode_the_prompt(folder):
     blind = EditTemplate("references", "{}", "", 0, 1, 2, 2, steps=1, cfg=1.0, sees=False)
     picture = torch.rand(20, 20, 3)
     assert torch.equal(words.encode_edit("a cat", [picture], blind), words.encode("a cat"))
-    assert words.vision._made is None, "the vision tower was opened"
+    assert words.vision._model is None, "the vision tower was opened"
     with pytest.raises(InkstoneError, match="take 2 picture, got 3"):
         words.encode_edit("a cat", [picture] * 3, blind)
 

@@ -13,10 +13,11 @@ from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import VisionConfig
 from inkstone.loaders.arch import key_maps
 from inkstone.loaders.arch.expected_tensors import vision_layout
+from inkstone.loaders.arch.header_view import HeaderView
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
-from inkstone.loaders.models.vision import TowerWant, tower_place
+from inkstone.loaders.models.vision import TowerOptions, tower_place
 from inkstone.quant.dfloat11 import ORDER
 
 from ..support.dfloat11_encoder import code_table, encode
@@ -213,15 +214,17 @@ def test_a_vision_tower_in_streams(tmp_path):
     source = opened(tmp_path, streams)
     names_ = key_maps.KeyMap({n: n for n in source.entries})
     order = {"dfloat11_config": {"pattern_dict": {r"visual\.blocks\.\d+": names}}}
-    want = TowerWant(64, torch.float32, torch.device("cpu"))
-    tower = tower_place(source, names_, order, want).open()
+    want = TowerOptions(64, torch.float32, torch.device("cpu"))
+    view = HeaderView(source.entries, source.metadata, order, source)
+    tower = tower_place(source, view, names_, want).open()
     tower.weights.settle()
     tower.weights.fill()
     for name in names:
         for at in (0, 1):
             unpacked = tower.network.get_submodule(f"blocks.{at}.{name}").dequantize()
             assert torch.equal(unpacked, plain[f"visual.blocks.{at}.{name}.weight"].float()), name
-    refused(("nothing says which",), lambda: tower_place(source, names_, {}, want).open())
+    view = HeaderView(source.entries, source.metadata, {}, source)
+    refused(("nothing says which",), lambda: tower_place(source, view, names_, want).open())
 
 
 def test_only_the_bytes_of_a_matrix_are_read(tmp_path, monkeypatch):

@@ -1,0 +1,132 @@
+"""Recognizers of the diffusion model and of the controls that are built of its blocks."""
+
+from __future__ import annotations
+
+from ...kernels.configs import MMDiTConfig
+from ..formats import gguf_metadata
+from .dims import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, mmdit_sizes, size, sizes
+from .expected_tensors import Layout, blockwise_layout, controlnet_layout, fun_layout, mmdit_layout
+from .file_facts import FAMILY_KEY, FileFacts, complete
+from .header_view import HeaderView, formats_of
+from .key_maps import BLOCKWISE_MARK, FUN_MARKS, MMDIT_UNREAD, fun_names, mmdit_names
+from .variant import VARIANT_KEY, variant_by_marks
+
+UNMARKED = "qwen-image or edit (identical tensors)"
+CONTROL_WIDTHS = {64: "union", 68: "inpainting"}  # features per token of InstantX's picture
+HEAD = 128  # head size of every published model of the family
+
+
+def mmdit(view: HeaderView) -> FileFacts | None:
+    """Recognizes a Qwen-Image MMDiT, or InstantX's ControlNet for it."""
+    if not (
+        view.has("txt_norm.weight", "img_in.weight")
+        and view.starts("transformer_blocks.0.attn.")
+        and view.starts("transformer_blocks.0.txt_mod.1.")
+    ):
+        return None
+    names = view.names(mmdit_names)
+    shapes = view.shapes(names)
+    config = _config(shapes)
+    if "controlnet_x_embedder.weight" in names.table:
+        width = size(shapes, "controlnet_x_embedder.weight", 1)
+        role, variant = "controlnet", CONTROL_WIDTHS.get(width, f"{width} channels")
+        layout = controlnet_layout(config, width)
+    else:
+        layered = "time_text_embed.addition_t_embedding.weight" in names.table
+        zero_cond = (
+            gguf_metadata.ZERO_COND_MARK in names.marks or view.config.get("zero_cond_t") is True
+        )
+        by_marks = variant_by_marks(view.metadata.get(FAMILY_KEY, "qwen-image"), zero_cond, layered)
+        role = "diffusion_model"
+        variant = by_marks.name if by_marks else view.metadata.get(VARIANT_KEY, UNMARKED)
+        layout = mmdit_layout(config, layered)
+    facts = FileFacts(
+        role, "qwen-image", variant, layers=config.layers, config=_config_facts(config)
+    )
+    return complete(view, facts, names, _without_unread(layout, config.layers, shapes))
+
+
+def _config(shapes: Shapes) -> MMDiTConfig:
+    """Sizes as far as the tensors give them; a damaged file is still described."""
+    found = mmdit_sizes(shapes)
+    head = found["head_dim"] or HEAD
+    return MMDiTConfig(
+        layers=found["layers"],
+        heads=found["width"] // head,
+        head_dim=head,
+        channels=found["channels"],
+        joint=found["joint"],
+        ff=found["ff"] or 4 * found["width"],
+    )
+
+
+def _config_facts(config: MMDiTConfig) -> dict[str, int]:
+    """The numbers that come from tensors; rope axes and theta do not."""
+    names = ("layers", "channels", "joint", "heads", "head_dim", "ff")
+    return {name: getattr(config, name) for name in names}
+
+
+def _without_unread(layout: Layout, layers: int, shapes: Shapes) -> Layout:
+    """The layout without tensors that nobody reads and that this file lacks."""
+    unread = {f"transformer_blocks.{layers - 1}.{name}" for name in MMDIT_UNREAD}
+    return {n: s for n, s in layout.items() if n in shapes or n not in unread}
+
+
+def blockwise(view: HeaderView) -> FileFacts | None:
+    """Recognizes DiffSynth's blockwise controls."""
+    if not view.has(BLOCKWISE_MARK):
+        return None
+    names = view.names(mmdit_names)
+    shapes = view.shapes(names)
+    config, layers = sizes(shapes, BLOCKWISE_SIZES), count(shapes, "controlnet_blocks.")
+    variant = "blockwise inpainting" if config["condition"] == 68 else "blockwise"
+    facts = FileFacts("controlnet", "qwen-image", variant, layers=layers, config=config)
+    layout = blockwise_layout(config["width"], layers, config["condition"])
+    return complete(view, facts, names, layout)
+
+
+def fun(view: HeaderView) -> FileFacts | None:
+    """Recognizes VideoX-Fun's control."""
+    if not view.has(*FUN_MARKS):
+        return None
+    names = view.names(fun_names)
+    shapes = view.shapes(names)
+    found = sizes(shapes, FUN_SIZES)
+    layers, head = count(shapes, "transformer_blocks."), found["head_dim"] or HEAD
+    if found["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
+        return FileFacts(
+            "controlnet",
+            "qwen-image-2.1",
+            "fun union",
+            layers=layers,
+            formats=formats_of(view),
+            problem=f"its pictures have {found['channels']} features per token: it is a "
+            "VideoX-Fun control for another model, most likely Qwen-Image-2.1; use the one for "
+            "Qwen-Image-2512",
+        )
+    config = MMDiTConfig(
+        layers=layers,
+        heads=found["width"] // head,
+        head_dim=head,
+        channels=found["channels"],
+        joint=found["joint"],
+        ff=found["ff"],
+    )
+    facts = FileFacts(
+        "controlnet", "qwen-image", "fun union", layers=layers, config=_config_facts(config)
+    )
+    layout = fun_layout(config, found["channels"])
+    return complete(view, facts, names, _without_unread(layout, layers, shapes))
+
+
+def qwen_image_2_1(view: HeaderView) -> FileFacts | None:
+    """Recognizes Qwen-Image-2.1, which this version does not have."""
+    if not view.has("txt_in.text_norm.weight", "modulation.1.weight"):
+        return None
+    return FileFacts(
+        "diffusion_model",
+        "qwen-image-2.1",
+        formats=formats_of(view),
+        problem="Qwen-Image-2.1 is a different network, which this version does not have; use "
+        "Qwen-Image, 2512, Edit, 2509, 2511 or Layered",
+    )
