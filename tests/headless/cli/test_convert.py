@@ -1,6 +1,6 @@
 """UI graph -> API graph: what ComfyUI's page made of every rule and of the official templates.
 
-The page's answers are recorded (tests/pages, by tests/support/record_pages.py); with a server and a
+The page's answers are recorded (tests/support/pages, by record_pages.py there); with a server and a
 browser at hand they are compared live too.
 """
 
@@ -26,7 +26,8 @@ from inkstone.headless.workflow.to_api import Flattener
 
 from ...support.browser_check import differences
 from ...support.comfy_install import given_source
-from ...support.ui_graphs import A, B, empty, feature_graphs, graph, node, probe, save, subgraph
+from ...support.ui_builder import empty, graph, node, probe, save, subgraph
+from ...support.ui_graphs import A, B, feature_graphs
 from ..workflow.test_exchange import templates
 
 ROOT = Path(__file__).resolve().parents[3]
