@@ -32,7 +32,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness
 from bench.diffsynth_studio import built, merged, random_lora, random_state, studio, tanh_gelu
-from inkstone.controlnet.in_context import InContext, apply_in_context_loras, opened
+from inkstone.controlnet.in_context import InContext, apply_in_context_loras, load_any_control
 from inkstone.controlnet.masks import kept_cells
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch import expected_tensors
@@ -190,8 +190,8 @@ class Sides:
         for name, tensors in files.items():
             save_safetensors(folder / f"{name}.safetensors", tensors, {})
         self.model = load_diffusion_model(folder / "base.safetensors", LoadOptions(torch.float32))
-        self.in_context = opened(folder / "lora.safetensors", AS_FOUND)
-        self.files = [opened(folder / f"{n}.safetensors", AS_FOUND) for n in (0, 1)]
+        self.in_context = load_any_control(folder / "lora.safetensors", AS_FOUND)
+        self.files = [load_any_control(folder / f"{n}.safetensors", AS_FOUND) for n in (0, 1)]
         self.network = built(functools.partial(program.network, num_layers=layers), self.state)
         self.network.pos_embed = program.network(num_layers=0).pos_embed  # no parameters
         self.nets = program.together(

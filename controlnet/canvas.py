@@ -1,7 +1,8 @@
-"""How a control picture comes onto the canvas: pixel for pixel where it has the size of what is
-drawn, scaled where it has its ratio, refused where it has neither.
+"""How a control picture is fitted to the canvas: pixel for pixel if it has the size of the result,
+scaled if it has its aspect ratio, refused otherwise.
 
-Nothing is cropped or stretched unasked: a map that lies beside the picture is worse than none.
+Nothing is cropped or stretched unasked: a map that is shifted against the picture is worse than no
+map.
 """
 
 from __future__ import annotations
@@ -33,50 +34,50 @@ _SLACK = 0.02  # by which two ratios may differ: sides are rounded
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is drawn: a part of a picture (usually all of it) on a canvas."""
+    """The area that is sampled: a part of a picture (usually all of it) on a canvas."""
 
     crop: Crop
 
     @property
     def lock(self) -> Lock:
-        """Of the part that is drawn."""
+        """The lock of the part that is sampled."""
         return self.crop.lock
 
-    def picture(self, given: Tensor) -> Tensor:
+    def picture(self, image: Tensor) -> Tensor:
         """Control pictures [n,H,W,C] 0..1 -> [n,h,w,3] of the canvas's size."""
-        check_picture(given, "The control picture")
-        return self._placed(colour(given), self._way("control picture", size_of(given)))
+        check_picture(image, "The control picture")
+        return self._fitted(colour(image), self._shows("control picture", size_of(image)))
 
-    def mask(self, given: Tensor) -> Tensor:
+    def mask(self, mask: Tensor) -> Tensor:
         """A mask [n,H,W] of any size -> [n,h,w] of the canvas's size, stretched over the picture
         (see sampling/masks.py).
         """
-        part = self.crop.box.of(mask_for(given, self.crop.picture))
+        part = self.crop.box.of(mask_for(mask, self.crop.picture))
         return pad_edges(mask_for(part, self.lock.work), self.lock.canvas)
 
-    def _way(self, word: str, size: Size) -> str:
-        """Which part of what is drawn a picture of this size shows."""
+    def _shows(self, word: str, size: Size) -> str:
+        """What a control picture of this size shows: the whole picture, the part, the canvas."""
         if size == self.crop.picture:
             return "whole"
         if size in (self.lock.picture, self.lock.work):
             return "part"
         if size == self.lock.canvas:
             return "canvas"
-        if self.crop.picture == self.lock.picture:  # nothing is cut out: there is one reading
-            for way, wanted in (("canvas", self.lock.canvas), ("part", self.lock.picture)):
-                if _same_ratio(size, wanted):
-                    log.info("the %s %dx%d is scaled to %dx%d", word, *size, *wanted)
-                    return way
+        if self.crop.picture == self.lock.picture:  # no crop: only one reading is possible
+            for shown, target in (("canvas", self.lock.canvas), ("part", self.lock.picture)):
+                if _same_ratio(size, target):
+                    log.info("the %s %dx%d is scaled to %dx%d", word, *size, *target)
+                    return shown
         (w, h), (width, height) = size, self.crop.picture
         raise InkstoneError(
-            f"The {word} is {w}x{h}, what is drawn is {width}x{height}: expected the same size, or "
-            f"the same ratio. Make the map from a picture of that size, or draw at {w}x{h}."
+            f"The {word} is {w}x{h}, the result is {width}x{height}: expected the same size, or "
+            f"the same ratio. Make the map from a picture of that size, or generate at {w}x{h}."
         )
 
-    def _placed(self, x: Tensor, way: str) -> Tensor:
-        if way == "canvas":
+    def _fitted(self, x: Tensor, shown: str) -> Tensor:
+        if shown == "canvas":
             return resized(x, self.lock.canvas)
-        if way == "whole":
+        if shown == "whole":
             x = self.crop.box.of(x)
         return self.lock.to_canvas(resized(x, self.lock.picture))
 
@@ -85,9 +86,9 @@ def _same_ratio(a: Size, b: Size) -> bool:
     return abs(a[0] * b[1] - a[1] * b[0]) <= _SLACK * max(a[0] * b[1], a[1] * b[0])
 
 
-def canvas_of(width: int, height: int, placed: Lock | Crop | None = None) -> Canvas:
-    """The canvas of a drawing; placed: how the picture lies on it, where it starts from one."""
-    if isinstance(placed, Crop):
-        return Canvas(placed)
-    made = placed or lock(width, height)
-    return Canvas(Crop(made.picture, Box(0, 0, *made.picture), made))
+def canvas_of(width: int, height: int, place: Lock | Crop | None = None) -> Canvas:
+    """The canvas of a run; place: where the picture lies on it, if the run starts from one."""
+    if isinstance(place, Crop):
+        return Canvas(place)
+    whole = place or lock(width, height)
+    return Canvas(Crop(whole.picture, Box(0, 0, *whole.picture), whole))

@@ -1,10 +1,10 @@
-"""A picture and a control file become a `Control` of a run, for every kind of file.
+"""A picture and a ControlNet file become a `Control` of a run, for every kind of file.
 
-Union and blockwise controls read what kind of map it is from the picture itself; inpainting ones
-get the picture without its masked part (black), and the mask; Fun's can get a map and beside it the
-picture that is repainted (its masked part grey). Latents are the means of what the VAE encodes: the
-reference draws a sample from the same generator as the noise, so that there a seed draws another
-picture with a control than without.
+Union and blockwise ControlNets recognise the kind of map from the picture itself. Inpainting ones
+get the picture with its masked part black, and the mask; Fun's can get a map and, in addition, the
+picture to inpaint (its masked part grey). Latents are the means of the VAE's distribution: the
+reference draws a sample from the same generator as the noise, so that there a seed gives another
+picture with a ControlNet than without.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from ..sampling.masks import bounds
 from ..sampling.request import Control
 from .canvas import Canvas
 from .in_context import InContext, InContextModel
-from .masks import GREY, blanked, kept_cells, region
-
-if TYPE_CHECKING:
-    from .canvas import Canvas
+from .masks import GREY, fill_masked, kept_cells, region
 
 if TYPE_CHECKING:
     from ..loaders.models.control import ControlModel
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Effect:
-    """How strongly and in which part of the steps a control acts (fractions of the steps)."""
+    """Strength of a ControlNet, and the fractions of the steps between which it acts."""
 
     strength: float = 1.0
     start: float = 0.0
@@ -40,9 +37,9 @@ class Effect:
 
 @dataclass(frozen=True, eq=False)
 class ControlInput:
-    """A picture for a control, before the canvas is known. picture [n,H,W,C] 0..1; mask [n,H,W]:
-    what is drawn anew (inpainting), where the control acts (all others). source [n,H,W,C]: of Fun,
-    the picture that is repainted beside its map; the mask is then what is drawn anew.
+    """A picture for a ControlNet, before the canvas is known. picture [n,H,W,C] 0..1; mask [n,H,W]:
+    the area to inpaint (inpainting), or the area where it acts (all others). source [n,H,W,C]: for
+    Fun, the picture to inpaint in addition to its map; the mask is then the area to inpaint.
     """
 
     branch: ControlModel | InContextModel
@@ -53,56 +50,55 @@ class ControlInput:
     source: Tensor | None = None
 
     def on(self, canvas: Canvas) -> Control | InContext:
-        """Encoded at the size of the canvas; kept by content in the VAE."""
+        """Encodes it at the size of the canvas; the VAE caches by content."""
         if isinstance(self.branch, InContextModel):
-            return placed(self, canvas)
+            return self._in_context(self.branch, canvas)
+        return self._control(self.branch, canvas)
+
+    def _control(self, branch: ControlModel, canvas: Canvas) -> Control:
         picture = canvas.picture(self.picture)
         mask = None if self.mask is None else canvas.mask(self.mask)
         if mask is not None and 1 not in (len(mask), len(picture)) and len(mask) != len(picture):
             raise InkstoneError(
-                f"The control {self.branch.path.name} got {len(picture)} pictures and {len(mask)} "
-                "masks: expected one mask for all, or one for each."
+                f"The control {branch.path.name} got {len(picture)} pictures and {len(mask)} "
+                "masks: expected one mask for all, or one for each. Connect as many."
             )
         effect = (self.effect.strength, self.effect.start, self.effect.end)
-        repaints = self._repaints()
-        if not repaints:
+        if not self._inpaints(branch):
             where = None if mask is None else region(mask)
-            return Control(self.branch, self.vae.encode(picture), *effect, where=where)
+            return Control(branch, self.vae.encode(picture), *effect, where=where)
         if mask is None:
             raise InkstoneError(
-                f"The control {self.branch.path.name} is for inpainting and got no mask. Connect "
-                "the mask of what is drawn anew, or use a control without inpainting."
+                f"The control {branch.path.name} is for inpainting and got no mask. Connect the "
+                "mask of the area to inpaint, or use a ControlNet without inpainting."
             )
-        bounds(mask)  # an empty mask is told
+        bounds(mask)  # refuses an empty mask
         kept = kept_cells(mask)
         if self.source is None:
-            latent = self.vae.encode(blanked(picture, mask))
-            return Control(self.branch, latent, *effect, kept=kept)
-        source = self.vae.encode(blanked(canvas.picture(self.source), mask, GREY))
-        return Control(self.branch, self.vae.encode(picture), *effect, kept=kept, source=source)
+            latent = self.vae.encode(fill_masked(picture, mask))
+            return Control(branch, latent, *effect, kept=kept)
+        source = self.vae.encode(fill_masked(canvas.picture(self.source), mask, GREY))
+        return Control(branch, self.vae.encode(picture), *effect, kept=kept, source=source)
 
-    def _repaints(self) -> bool:
-        """The mask is what is drawn anew."""
-        if self.source is not None and not self.branch.network.borrows:
+    def _inpaints(self, branch: ControlModel) -> bool:
+        """True if the mask is the area to inpaint."""
+        if self.source is not None and not branch.network.borrows:
             raise InkstoneError(
-                f"The control {self.branch.path.name} takes no picture to repaint beside its map: "
-                "only Fun Union does. An inpainting control takes it as its picture."
+                f"The control {branch.path.name} takes no picture to inpaint in addition to its "
+                "map: only Fun Union does. Give an inpainting ControlNet the picture as its map."
             )
-        return self.branch.masked or self.source is not None
+        return branch.masked or self.source is not None
 
-
-def placed(given: ControlInput, canvas: Canvas) -> InContext:
-    """The map of a picture for this control, encoded at the size of the canvas."""
-    name, effect = given.branch.path.name, given.effect
-    if (effect.start, effect.end) != (0.0, 1.0):
-        raise InkstoneError(
-            f"The control {name} is an in-context LoRA, which acts in all steps: start "
-            f"{effect.start:g} and end {effect.end:g} cannot be had. Set them to 0 and 1."
-        )
-    if given.mask is not None or given.source is not None:
-        raise InkstoneError(
-            f"The control {name} is an in-context LoRA, which takes its map and no mask. Take out "
-            "the mask, or use a control that has one."
-        )
-    latent = given.vae.encode(canvas.picture(given.picture))
-    return InContext(given.branch, latent, effect.strength)
+    def _in_context(self, branch: InContextModel, canvas: Canvas) -> InContext:
+        name, effect = branch.path.name, self.effect
+        if (effect.start, effect.end) != (0.0, 1.0):
+            raise InkstoneError(
+                f"The control {name} is an in-context LoRA, which acts in all steps: start "
+                f"{effect.start:g} and end {effect.end:g} are not supported. Set them to 0 and 1."
+            )
+        if self.mask is not None or self.source is not None:
+            raise InkstoneError(
+                f"The control {name} is an in-context LoRA, which takes its map and no mask. "
+                "Disconnect the mask, or use a ControlNet that takes one."
+            )
+        return InContext(branch, self.vae.encode(canvas.picture(self.picture)), effect.strength)

@@ -54,7 +54,7 @@ class LoadControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, control: str, dtype: str) -> io.NodeOutput:
-        from ..controlnet.in_context import opened
+        from ..controlnet.in_context import load_any_control
         from ..loaders.models.load import EMBEDDED_FOLDER
 
         path = (
@@ -62,7 +62,7 @@ class LoadControlNet(io.ComfyNode):
             if control == EMBEDDED
             else model_folders.model_path("controlnet", control)
         )
-        return io.NodeOutput(opened(path, load_options(dtype)))
+        return io.NodeOutput(load_any_control(path, load_options(dtype)))
 
 
 def _fraction(name: str, default: float, tip: str) -> io.Input:

@@ -168,12 +168,12 @@ class Controls:
 
     def prompt(self, prompt: str) -> str:
         """The prompt as an in-context control wants it."""
-        from ...controlnet.in_context import prefixed
+        from ...controlnet.in_context import with_prefix
 
-        if len(self.branches()) == len(self.models) or prompt == prefixed(prompt):
+        if len(self.branches()) == len(self.models) or prompt == with_prefix(prompt):
             return prompt
-        log.info("in-context control: the prompt is drawn as %r", prefixed(prompt))
-        return prefixed(prompt)
+        log.info("in-context control: the prompt is drawn as %r", with_prefix(prompt))
+        return with_prefix(prompt)
 
 
 def _reads_source(model: ControlModel | InContextModel) -> bool:
@@ -189,9 +189,9 @@ Opener = Callable[[Path, "LoadOptions"], "ControlModel | InContextModel"]
 
 def read_controls(call: Call, want: LoadOptions, opener: Opener | None = None) -> Controls:
     """Opens the files (one that is named twice once), reads the pictures, makes the maps."""
-    from ...controlnet.in_context import opened
+    from ...controlnet.in_context import load_any_control
 
-    found = {path: (opener or opened)(path, want) for path in dict.fromkeys(_paths(call))}
+    found = {path: (opener or load_any_control)(path, want) for path in dict.fromkeys(_paths(call))}
     models = tuple(found[path] for path in _each(call))
     for model in models:
         if model.masked and call.mask is None:

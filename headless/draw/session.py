@@ -169,11 +169,11 @@ class Session(Once):
         return read_controls(call, want_of(call), self._control)
 
     def _control(self, path: Path, want: LoadOptions) -> ControlModel:
-        from ...controlnet.in_context import opened
+        from ...controlnet.in_context import load_any_control
 
         key = (path, want.dtype, want.device, want.budget)
         if key not in self._controls:
-            self._controls[key] = opened(path, want)
+            self._controls[key] = load_any_control(path, want)
         return self._controls[key]
 
     def states(self, call: DrawCall, bundle: Bundle, task: Task, text: str) -> Tensor:

@@ -260,7 +260,7 @@ def test_pictures_lie_on_the_canvas():
     long = lock(20000, 10, 128 * 128)  # longer than a canvas: drawn smaller
     assert canvas_of(*long.canvas, long).picture(picture(20000, 10)).shape[2] == long.canvas[0]
     assert canvas_of(64, 48).picture(picture(128, 96)).shape == (1, 48, 64, 3)
-    with pytest.raises(InkstoneError, match="control picture is 96x96, what is drawn is 64x48"):
+    with pytest.raises(InkstoneError, match="control picture is 96x96, the result is 64x48"):
         canvas_of(64, 48).picture(picture(96, 96))
     with pytest.raises(InkstoneError, match="control picture is 400x300"):  # whole, or the part?
         cut.picture(picture(400, 300))

@@ -21,8 +21,8 @@ from inkstone.controlnet.in_context import (
     InContext,
     InContextModel,
     apply_in_context_loras,
-    opened,
-    prefixed,
+    load_any_control,
+    with_prefix,
 )
 from inkstone.errors import InkstoneError
 from inkstone.files.png import read_text_chunks
@@ -105,7 +105,7 @@ def world(tmp_path_factory):
     with torch.no_grad():
         for name, (a, b) in found.items():
             merged.transformer.get_submodule(name).weight += STRENGTH * b @ a
-    return plain, merged, bundle, opened(root / "union.safetensors", AS_FOUND)
+    return plain, merged, bundle, load_any_control(root / "union.safetensors", AS_FOUND)
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ def test_beside_another_control(world, tmp_path):
     plain, merged, bundle, model = world
     size, run, prompt = (48, 32), dict(steps=2, cfg=4.0, batch=1), PREFIX + "a star"
     net = made("canny", SHAPE, 3)
-    branch = opened(saved(net, tmp_path / "canny.safetensors"), AS_FOUND)
+    branch = load_any_control(saved(net, tmp_path / "canny.safetensors"), AS_FOUND)
     assert isinstance(branch, ControlModel) and isinstance(model, InContextModel)
     pixels = image(*size, seed=1)[1][None]
     seen = tokens(plain, pixels)
@@ -304,11 +304,11 @@ def test_another_lora_is_not_taken_for_it(tmp_path):
     path = tmp_path / "style.safetensors"
     lora_file(path, shapes, 6, ("attn.to_q", "img_mlp.net.2"))
     with pytest.raises(InkstoneError, match="does not reach the modulation.*Load LoRA"):
-        opened(path, AS_FOUND)
+        load_any_control(path, AS_FOUND)
     for prefix in ("transformer.", "diffusion_model."):
         lora_file(path, shapes, 5, TARGETS, prefix)
         assert len(load_lora(path).model) == 60
-        assert isinstance(opened(path, AS_FOUND), InContextModel)
+        assert isinstance(load_any_control(path, AS_FOUND), InContextModel)
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def small(tmp_path_factory):
 
 def test_nodes(small):
     path, models = small
-    control = opened(path, AS_FOUND)
+    control = load_any_control(path, AS_FOUND)
     pixels = image(64, 48, seed=2)[1][None]
     latent = {"samples": torch.zeros(1, 16, 1, 6, 8)}
     wrong, _ = EncodePrompt.execute(models.text_encoder, "a red circle", " ").result
@@ -377,11 +377,11 @@ def test_the_command_line_puts_the_prefix_in_front(world, tmp_path, monkeypatch,
     assert main(call) == 0 and encoded == [PREFIX + "a star"]
     said = json.loads(read_text_chunks("out.png")["inkstone"])
     assert said["controls"][0]["control"].startswith("map:map.png:0.7")
-    assert prefixed(PREFIX + "a star") == PREFIX + "a star"
+    assert with_prefix(PREFIX + "a star") == PREFIX + "a star"
     assert main([*call[:5], "map:map.png:0.7:0-0.5", *call[6:]]) != 0
     assert "acts in all steps" in capsys.readouterr().err
 
 
 def test_controls_of_another_kind_stay_what_they_are(tmp_path):
     path = embedded_control(tmp_path / "union.safetensors", 2)
-    assert isinstance(opened(path, AS_FOUND), ControlModel)
+    assert isinstance(load_any_control(path, AS_FOUND), ControlModel)
