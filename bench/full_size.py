@@ -48,10 +48,8 @@ class Ran:
 def ours(folder: Path, args: argparse.Namespace) -> Ran:
     """The functions that `inkstone draw` calls, timed one by one."""
     from inkstone.headless.arg_types import memory
-    from inkstone.headless.draw.pipeline import wanted
+    from inkstone.headless.draw.drawer import Drawer
     from inkstone.headless.draw.request import DrawCall
-    from inkstone.headless.draw.session import open_models
-    from inkstone.pipeline.memory_plan import plan
     from inkstone.sampling.geometry import parse_size
     from inkstone.sampling.request import Hooks, Request
     from inkstone.sampling.sampler import denoise
@@ -69,8 +67,9 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
         memory=memory(args.memory) if args.memory else None,
     )
     start = time.perf_counter()
-    models = open_models(call)
-    made = plan(models, wanted(call))
+    loaded = Drawer(once=True).load(call)
+    models = loaded.bundle
+    made = Drawer(once=True).plan(call, loaded)
     opened = time.perf_counter()
     text = models.text_encoder.encode(PROMPT)
     models.text_encoder.weights.park()  # as `inkstone draw` does

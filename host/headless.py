@@ -77,7 +77,7 @@ def headless_host() -> HeadlessHost | None:
 def is_read(slot: int) -> bool:
     """Whether an output of the running node is connected; in ComfyUI, which does not say, True.
 
-    For node classes with SKIPS_UNREAD; the cache of results knows the difference.
+    For node classes that name slots in SKIPS_UNREAD; the cache of results knows the difference.
     """
     host = headless_host()
     return host is None or slot not in host.unread

@@ -50,9 +50,11 @@ def _picture(name: str, label: str | None = None) -> io.Input:
 class EncodeEdit(io.ComfyNode):
     """A prompt with Picture 1, 2, 3."""
 
-    KEEP_RESULTS = SKIPS_UNREAD = True
+    KEEP_RESULTS = True
+    SKIPS_UNREAD = (0, 1)  # prompts that are not connected are not encoded
 
     ID = "InkstoneEncodeEdit"
+    GROWS = (f"{sockets.GROWN}.picture_", MOST + 1)
     CANVAS = f"{sockets.GROWN}.picture_1"  # the picture whose size is that of the canvas
 
     @classmethod
@@ -170,7 +172,8 @@ class ImageToLatent(io.ComfyNode):
 class EncodeLayers(io.ComfyNode):
     """A picture to split into layers."""
 
-    KEEP_RESULTS = SKIPS_UNREAD = True
+    KEEP_RESULTS = True
+    SKIPS_UNREAD = (0, 1)  # prompts that are not connected are not encoded
 
     ID = "InkstoneEncodeLayers"
     CANVAS = "image"  # the picture whose size is that of the canvas

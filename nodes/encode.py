@@ -36,7 +36,8 @@ def conditioning_outputs() -> list[io.Output]:
 class EncodePrompt(io.ComfyNode):
     """Positive and negative prompt in one node."""
 
-    KEEP_RESULTS = SKIPS_UNREAD = True
+    KEEP_RESULTS = True
+    SKIPS_UNREAD = (0, 1)  # prompts that are not connected are not encoded
 
     ID = "InkstoneEncodePrompt"
 

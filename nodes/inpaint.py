@@ -36,6 +36,8 @@ def _feather(default: int) -> io.Input:
 class Inpaint(io.ComfyNode):
     """A picture with a masked part to inpaint."""
 
+    CANVAS = "image"  # the picture whose size is that of the canvas, or larger
+
     ID = "InkstoneInpaint"
 
     @classmethod

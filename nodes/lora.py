@@ -94,6 +94,8 @@ def _lora_inputs() -> list[io.Input]:
 class LoraStack(io.ComfyNode):
     """LoRAs on a model, as side branches of its weights."""
 
+    GROWS = ("loras.lora_", MOST)
+
     ID = "InkstoneLoraStack"
 
     @classmethod

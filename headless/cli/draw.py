@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..draw.request import DrawCall
+from ..draw.request import DrawCall, check_call
 from .progress import ProgressLine
 
 
 def _draw(args: argparse.Namespace) -> int:
-    from ..draw.pipeline import draw
+    from ..draw.run import draw
 
-    names = DrawCall.__dataclass_fields__
-    call = DrawCall(**{k: v for k, v in vars(args).items() if k in names})
+    call = _call(args, args.prompt)
     if args.plan:
         return _print_plan(call, args.json)
     facts = draw(call, ProgressLine(args.quiet))
@@ -24,23 +23,18 @@ def _draw(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    return _print_plan(_call(args, ""), args.json)
+
+
+def _call(args: argparse.Namespace, prompt: str) -> DrawCall:
     names = DrawCall.__dataclass_fields__
-    return _print_plan(
-        DrawCall("", **{k: v for k, v in vars(args).items() if k in names}), args.json
-    )
+    return DrawCall(**{k: v for k, v in vars(args).items() if k in names} | {"prompt": prompt})
 
 
 def _print_plan(call: DrawCall, as_json: bool) -> int:
-    from ...pipeline.memory_plan import plan
-    from ..draw.controls import read_controls
-    from ..draw.pipeline import check_paths, wanted
-    from ..draw.session import load, want_of
-    from ..draw.task import read_given, task_of
+    from ..draw.drawer import Drawer
 
-    check_paths(call)
-    given, controls = read_given(call), read_controls(call, want_of(call))
-    models = load(call, partly=True)
-    task = controls.task(task_of(call, models.model, given), call, models)
-    made = plan(models, wanted(call, task, controls))
-    print(json.dumps(made.facts(), indent=1) if as_json else made.sentence())
+    check_call(call, partly=True)
+    plan = Drawer(once=True).plan(call)
+    print(json.dumps(plan.facts(), indent=1) if as_json else plan.sentence())
     return 0

@@ -8,8 +8,6 @@ has to put it there. No path of this machine gets into a picture.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...files.hashes import model_hash
@@ -19,13 +17,16 @@ INPUT = "input"  # the kind of pictures
 _WHOLE = "diffusers"  # the folder of whole model folders
 
 
-@dataclass(frozen=True)
-class PictureTraits:
-    """What a picture file holds that a graph has to know."""
+class FilePaths:
+    """Names that are whole paths: what runs on this machine takes its files wherever they are."""
 
-    clear: bool = False  # a pixel is transparent
-    moving: bool = False  # more than one frame: a draw takes the first
-    coloured: bool = False  # not grey; only masks are asked
+    def of(self, kind: str, path: Path) -> str:
+        """The absolute path."""
+        return os.path.abspath(path)
+
+    def away(self) -> list[str]:
+        """Nothing has to be put anywhere."""
+        return []
 
 
 class FileNames:
@@ -72,24 +73,6 @@ def is_embedded(path: Path | None) -> bool:
     from ...loaders.models.load import EMBEDDED_FOLDER
 
     return path is None or Path(os.path.abspath(path)) == EMBEDDED_FOLDER
-
-
-def held_of(paths: Iterable[Path], mask: Path | None) -> dict[Path, PictureTraits]:
-    """What each of these pictures and the mask hold."""
-    held = {path: _held(path, False) for path in dict.fromkeys(paths)}
-    return held if mask is None else held | {mask: _held(mask, True)}
-
-
-def _held(path: Path, mask: bool) -> PictureTraits:
-    """Pixels are read only where they matter: the draw has read them once already."""
-    from ...files.images import frames, glance
-
-    seen = glance(path)
-    if not (seen.transparent or mask):
-        return PictureTraits(moving=seen.animated)
-    colours, alpha = frames(path, most=1)[0]
-    grey = bool((colours == colours[..., :1]).all())
-    return PictureTraits(alpha is not None and bool(alpha.min() < 1), seen.animated, not grey)
 
 
 def _below(path: Path, kind: str) -> str | None:

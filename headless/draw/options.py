@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...loaders.arch.variant import CHOICES
 from ..arg_types import between, command, device, lora, memory, size
-from .controls import control, kinds
+from .control_option import control, kinds
 
 
 def add_for_all(p: argparse.ArgumentParser) -> None:

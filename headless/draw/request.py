@@ -1,25 +1,24 @@
-"""A draw call, and the call with every default filled in."""
+"""A draw call, and all that can be checked before a model is opened: files that are there, options
+that go together.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .controls import Asked
-from .task import Task
+from ...errors import CallError
+from ..arg_types import check_device
+from .control_option import ControlOption
 
-if TYPE_CHECKING:
-    from ...loaders.models.bundle import Bundle
-
-log = logging.getLogger(__name__)
+MOST_IMAGES = 16  # pictures of an edit: what the node has sockets for
+MOST_COPIES = 64  # pictures of a batch that starts from a picture: what Repeat Latent Batch takes
 
 
 @dataclass(frozen=True)
 class DrawCall:
-    """What was asked; None = the model's own preset."""
+    """The options of a drawing; None = the model's own preset."""
 
     prompt: str
     out: Path | None = None
@@ -43,53 +42,111 @@ class DrawCall:
     strength: float | None = None
     layers: int | None = None
     variant: str | None = None
-    control: Sequence[Asked] = ()
+    control: Sequence[ControlOption] = ()
     control_model: Sequence[Path] = ()
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The call with every default filled in."""
-
-    size: tuple[int, int]
-    steps: int
-    cfg: float
-    negative: str
-    seed: int
-    batch: int
-    strength: float = 1.0
+    @property
+    def models_key(self) -> Hashable:
+        """Equal where two calls load the same models in the same way."""
+        files = (self.model, self.text_encoder, self.vae)
+        return (*files, self.dtype, self.device, self.memory, self.variant)
 
 
-def resolve(call: DrawCall, bundle: Bundle, task: Task) -> Settings:
-    """Fills in the model's preset; a Lightning LoRA, or a Lightning schedule in the folder, chooses
-    the fast one.
+def check_call(call: DrawCall, partly: bool = False) -> None:
+    """Raises CallError where a file is not there or options do not go together. partly: a plan,
+    which single files are enough for.
     """
-    from ...sampling.schedule import LIGHTNING
+    named = (("--model", call.model), ("--text-encoder", call.text_encoder), ("--vae", call.vae))
+    for name, path in named:
+        if path is not None and not path.exists():
+            raise CallError(f"{name} {path}: no such file or folder. Check the path.")
+    for path, _ in call.lora:
+        if not path.is_file():
+            raise CallError(
+                f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
+            )
+    if not partly:
+        _check_parts(call)
+    _check_images(call)
+    _check_controls(call)
+    check_device(call.device)
+    for path in (call.out, call.save_latent):
+        if path is not None and path.is_dir():
+            raise CallError(f"{path} is a folder: name a file in it.")
 
-    family = bundle.model.family
-    own = bundle.model.schedule == LIGHTNING and family.schedule != LIGHTNING
-    distilled = own and bundle.model.distilled is None
-    if distilled:
-        log.info(
-            "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
+
+def _check_parts(call: DrawCall) -> None:
+    """A single file needs the other parts of the model named."""
+    if call.model is None or call.model.is_dir():
+        return
+    parts = (("--text-encoder", call.text_encoder), ("--vae", call.vae))
+    absent = [name for name, path in parts if path is None]
+    if absent:
+        raise CallError(
+            f"{call.model} is a single file, so {' and '.join(absent)} must be given too. "
+            "Or give --model a whole model folder."
         )
-    lora = bundle.model.distilled
-    few = call.fast or distilled or lora
-    preset = family.fast if few else bundle.model.preset(len(task.beside))
-    if lora:
-        preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
-        log.info(
-            "a LoRA is %s (%s): defaults are %d steps, CFG 1; --steps and --cfg change them",
-            lora.words(),
-            lora.why,
-            preset.steps,
+
+
+def _check_images(call: DrawCall) -> None:
+    for name, path in [("--image", p) for p in call.image] + [("--mask", call.mask)]:
+        if path is not None and not path.is_file():
+            raise CallError(f"{name} {path}: no such picture file. Check the path.")
+    for name in ("mask", "strength", "layers"):
+        alone = name == "mask" and call.control  # a control takes it
+        if getattr(call, name) is not None and not call.image and not alone:
+            raise CallError(f"--{name} works on a picture: give it with --image F.")
+    if call.image and call.size is not None:
+        raise CallError(
+            "--size and --image do not go together: the result has exactly the size of the "
+            "picture. Leave --size out."
         )
-    return Settings(
-        task.size or call.size or preset.size,
-        call.steps if call.steps is not None else preset.steps,
-        call.cfg if call.cfg is not None else preset.cfg,
-        call.negative if call.negative is not None else preset.negative,
-        call.seed,
-        call.batch,
-        task.strength,
-    )
+    if len(call.image) > MOST_IMAGES:
+        raise CallError(f"{len(call.image)} --image: expected at most {MOST_IMAGES}.")
+    if call.image and call.batch > MOST_COPIES:
+        raise CallError(
+            f"--batch {call.batch} with --image: expected at most {MOST_COPIES}. Draw the rest "
+            "with another --seed."
+        )
+
+
+def _check_controls(call: DrawCall) -> None:
+    for option in call.control:
+        if not option.path.is_file():
+            raise CallError(f"--control {option.path}: no such picture file. Check the path.")
+    for path in call.control_model:
+        if not path.exists():
+            raise CallError(f"--control-model {path}: no such file or folder. Check the path.")
+    controls, models = len(call.control), len(control_files(call))
+    if controls and not models:
+        raise CallError(
+            "--control needs the file of a control: give --control-model F, or a whole model "
+            "folder that has one in controlnet/."
+        )
+    if call.control_model and not controls:
+        raise CallError("--control-model needs a picture: give --control TYPE:PICTURE.")
+    if models > 1 and models != controls:
+        raise CallError(
+            f"{models} --control-model for {controls} --control: give one for all, or one for each."
+        )
+
+
+def model_folder(call: DrawCall) -> Path:
+    """The model's file or folder; the embedded model where none is named."""
+    from ...loaders.models.load import EMBEDDED_FOLDER
+
+    return call.model or EMBEDDED_FOLDER
+
+
+def control_files(call: DrawCall) -> list[Path]:
+    """The files of --control-model; else what is in the model's own folder."""
+    if call.control_model or not call.control:
+        return list(call.control_model)
+    own = model_folder(call) / "controlnet"
+    return [own] if own.is_dir() else []
+
+
+def control_file_of_each(call: DrawCall) -> list[Path]:
+    """The file of each control: one may serve all."""
+    paths = control_files(call)
+    return paths * len(call.control) if len(paths) == 1 else paths

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...errors import InkstoneError
 from ...host.api import io
@@ -213,6 +213,7 @@ def _check_node(
     node_class = nodes[node.class_type]
     problems: list[Problem] = []
     items = {item.id: item for item in schema_of(node_class).inputs or []}
+    items |= _grown(node_class, items, node.inputs)
     own = _own_checks(node_class)
     converted: dict[str, Value] = {}
     for name, value in node.inputs.items():
@@ -236,6 +237,18 @@ def _check_node(
     if own and choices and not required.keys() - converted.keys():
         problems.extend(_run_own_checks(checked, node_class, own))
     return checked, problems
+
+
+def _grown(
+    node_class: NodeClass, items: Mapping[str, SchemaInput], names: Iterable[str]
+) -> dict[str, SchemaInput]:
+    """Sockets past those that a class lists here: a newer ComfyUI grows them as they are connected.
+    GROWS of a class: (start of their names, how many there can be).
+    """
+    start, most = getattr(node_class, "GROWS", ("", 0))
+    new = [n for n in names if n not in items and n.removeprefix(start) in map(str, range(1, most))]
+    listed = next((item for name, item in items.items() if start and name.startswith(start)), None)
+    return {name: listed for name in new if listed is not None and name.startswith(start)}
 
 
 def _own_checks(node_class: NodeClass) -> list[str]:

@@ -195,9 +195,9 @@ class _GraphRun:
         for key in order:
             read |= {(link.node, link.slot) for link in self.graph[key].links().values()}
         return {
-            key: [n for n in range(len(self.schemas[key].outputs or [])) if (key, n) not in read]
+            key: [slot for slot in slots if (key, slot) not in read]
             for key in order
-            if getattr(self.nodes[self.graph[key].class_type], "SKIPS_UNREAD", False)
+            if (slots := getattr(self.nodes[self.graph[key].class_type], "SKIPS_UNREAD", ()))
         }
 
     def value(self, link: Link) -> Value:

@@ -22,9 +22,7 @@ from typing import Any
 from ...errors import CallError, InkstoneError
 from ...files.hashes import picture_hash
 from ..draw.options import add_draw
-from ..draw.pipeline import check_paths
-from ..draw.request import DrawCall
-from ..draw.session import models_key, parts_of
+from ..draw.request import DrawCall, check_call
 
 MACHINE = ("memory", "device")  # change no picture
 _NOT_HERE = {"out", "plan", "json", "quiet", "help"}
@@ -57,7 +55,7 @@ class Job:
         call = self.call
         if call is None:
             return ("graph", self.graph)
-        return ("draw", models_key(call), tuple(call.lora), tuple(call.control_model))
+        return ("draw", call.models_key, tuple(call.lora), tuple(call.control_model))
 
     @property
     def size(self) -> object:
@@ -104,8 +102,7 @@ def read_jobs(
 def check_files(job: Job) -> None:
     """Raises CallError where a file of a job is not there, or options do not go together."""
     if job.call is not None:
-        check_paths(job.call)
-        parts_of(job.call)
+        check_call(job.call)
     elif not job.graph.is_file():
         raise CallError(f'"graph": {job.graph}: no such graph file. Check the path.')
 

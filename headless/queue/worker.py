@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ...kernels.memory import process_bytes
-from ..draw.pipeline import draw
-from ..draw.session import Session
+from ..draw.drawer import Drawer
+from ..draw.run import draw
 from .jobs import Job, check_files
 from .journal import DONE, FAILED, FolderFull, Outcome, no_room
 from .metrics import peak_memory
@@ -85,9 +85,8 @@ class Worker:
     def __init__(
         self, work: Path, places: Places, stop: threading.Event, told: Told | None = None
     ) -> None:
-        self.work, self.session = work, Session()
+        self.work, self.drawer = work, Drawer()
         self._places, self._stop, self._told = places, stop, told
-        self._executor = None
 
     def run(self, job: Job) -> Outcome:
         """The job's outcome; a fault is one too. KeyboardInterrupt once `stop` is set, FolderFull
@@ -112,8 +111,8 @@ class Worker:
             "total_seconds": round(time.perf_counter() - started, 4),
             "peak_memory_bytes": peak_memory(),
             "resident_bytes": process_bytes(),
-            "prompts_encoded": self.session.prompts,
-            "models_opened": self.session.opened,
+            "prompts_encoded": self.drawer.prompts_encoded,
+            "models_opened": self.drawer.models_loaded,
         }
         return Outcome(job, status, files, facts)
 
@@ -123,7 +122,7 @@ class Worker:
             if self._stop.is_set():
                 raise KeyboardInterrupt
             try:
-                self.session.ahead(call)
+                self.drawer.encode_ahead(call)
             except Exception as error:  # the job itself will say it, if it is still so
                 log.debug("not encoded ahead: %s", error)
 
@@ -133,22 +132,16 @@ class Worker:
         self.work.mkdir(parents=True, exist_ok=True)
 
     def _drawn(self, job: Job) -> tuple[list[Path], dict]:
-        if self._executor is not None:
-            self._executor.clear()  # its models make room
         latent = self.work / f"{job.name}.safetensors" if job.latent else None
         call = replace(job.call, out=self.work / f"{job.name}.png", save_latent=latent)
-        facts = draw(call, lambda done, of: self._step(job, done, of), self.session)
+        facts = draw(call, lambda done, of: self._step(job, done, of), self.drawer)
         files = [Path(f) for f in (*facts.pop("files"), facts.pop("latent", None)) if f]
         return files, facts
 
     def _graph(self, job: Job) -> tuple[list[Path], dict]:
         from ...host.headless import Interrupted
-        from ..core_nodes.registry import node_classes
-        from ..graph.executor import Executor
         from ..workflow.run import run_file
 
-        self.session.clear()
-        self._executor = self._executor or Executor(node_classes())
         folder = self.work / job.name
         folder.mkdir(parents=True, exist_ok=True)
         host = self._places.host(folder, self._stop)
@@ -158,7 +151,7 @@ class Worker:
                 job.settings,
                 host,
                 lambda done, of: self._step(job, done, of),
-                self._executor,
+                self.drawer.executor,
             )
         except Interrupted:
             raise KeyboardInterrupt from None

@@ -1,4 +1,5 @@
-"""How much memory each denoise node of a graph will take, for `inkstone check --memory`.
+"""How much memory each denoise node of a graph will take: for `inkstone check --memory`, and for
+the plan of a draw.
 
 Read from the graph and file headers alone. Canvases come from empty latents, or from the headers of
 input pictures. A canvas that is unknown before the run (a picture that another node makes) is
@@ -7,6 +8,8 @@ planned at the model's own size, and the line says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
@@ -20,10 +23,11 @@ from ...loaders.models.bundle import Bundle
 from ...loaders.models.weight_file import LoadOptions
 from ...nodes.control import ApplyControlNet
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
+from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.sample import Denoise, EmptyLatent, sizes
 from ...nodes.sockets import GROWN
-from ...pipeline.edit import AUTO, WORK_SIZES, area_for
+from ...pipeline.edit import AUTO, LAYER_AREAS, WORK_SIZES, area_for
 from ...pipeline.memory_plan import PlanRequest, plan
 from ...sampling.geometry import LATENT
 from ...sampling.pixel_lock import lock
@@ -31,10 +35,14 @@ from ..graph.api_graph import Graph, Link, Node
 from .model_files import LoaderNode
 
 if TYPE_CHECKING:
+    from ...controlnet.in_context import InContextModel
+    from ...loaders.models.control import ControlModel
     from ...loaders.models.diffusion_model import DiffusionModel
 
 # class -> the input whose picture gives the canvas
-_CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers)}
+_CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers, Inpaint)}
+# classes that keep the size of a picture -> the input that it comes in by
+_SAME_SIZE = {"JoinImageWithAlpha": "image", "ImageFromBatch": "image"}
 
 
 class _Fields(TypedDict, total=False):
@@ -94,6 +102,21 @@ def plan_requests(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRe
     return list(requests.items())
 
 
+def plan_request(
+    graph: Graph,
+    denoise: str,
+    model: DiffusionModel,
+    controls: Sequence[ControlModel | InContextModel],
+) -> PlanRequest:
+    """The request of the denoise node with this id, with its loaded controls."""
+    from ...loaders.models.control import ControlModel
+
+    request = _request(graph, graph[denoise], model)[1]
+    branches = tuple(control for control in controls if isinstance(control, ControlModel))
+    maps = len(controls) - len(branches)  # an in-context map adds tokens as a picture does
+    return replace(request, pictures=request.pictures + maps, controls=branches)
+
+
 def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
     latent = _source(graph, node, "latent")
     schedule = _source(graph, node, "sigmas")
@@ -101,14 +124,17 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     controlled = False
     while encode is not None and encode.class_type == ApplyControlNet.ID:
         controlled, encode = True, _source(graph, encode, "positive")
+    batch = latent.inputs.get("batch_size") if latent is not None else None
+    if latent is not None and latent.class_type == "RepeatLatentBatch":
+        batch, latent = latent.inputs.get("amount"), _source(graph, latent, "samples")
     size, why = _canvas(graph, latent, model)
     fields: _Fields = {"size": size}
     words = [f"{size[0]}x{size[1]}" if size else "the model's own size"]
     if schedule is not None and _is_whole(schedule.inputs.get("steps")):
         fields["steps"] = schedule.inputs["steps"]
         words.append(f"{fields['steps']} steps")
-    if latent is not None and _is_whole(latent.inputs.get("batch_size")):
-        fields["batch"] = latent.inputs["batch_size"]
+    if _is_whole(batch):
+        fields["batch"] = batch
         words += [f"batch of {fields['batch']}"] if fields["batch"] > 1 else []
     if encode is not None and encode.class_type == EncodeEdit.ID:
         fields["pictures"] = sum(name.startswith(f"{GROWN}.") for name in encode.inputs)
@@ -135,6 +161,8 @@ def _canvas(
     if latent.class_type not in _CANVASES:
         return None, f"{latent.class_type} decides its canvas during the run"
     picture = _source(graph, latent, _CANVASES[latent.class_type])
+    while picture is not None and picture.class_type in _SAME_SIZE:
+        picture = _source(graph, picture, _SAME_SIZE[picture.class_type])
     if picture is None or picture.class_type != "LoadImage":
         maker = "nothing" if picture is None else picture.class_type
         return None, f"its picture comes from {maker}"
@@ -143,8 +171,13 @@ def _canvas(
     if size is None:
         return None, f"{file} is not in the input folder"
     if latent.class_type == EncodeLayers.ID:
-        return None, f"of {file}"
+        return _layer_canvas(size, str(latent.inputs.get("area"))), f"of {file}"
     return _locked(model, size, str(latent.inputs.get("work_size", "auto"))), f"of {file}"
+
+
+def _layer_canvas(size: tuple[int, int], area: str) -> tuple[int, int] | None:
+    """The canvas on which a picture of this size is taken apart."""
+    return lock(*size, LAYER_AREAS[area]).canvas if area in LAYER_AREAS else None
 
 
 def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[int, int]:

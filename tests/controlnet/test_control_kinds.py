@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from inkstone.controlnet.canvas import canvas_of
 from inkstone.controlnet.control_picture import ControlInput, Effect
 from inkstone.errors import InkstoneError
-from inkstone.headless.draw.controls import Asked, Controls
-from inkstone.headless.draw.task import Task
+from inkstone.files.images import read_picture
+from inkstone.headless.draw.control_option import ControlOption
+from inkstone.headless.draw.decide import decide
+from inkstone.headless.draw.models import Models
+from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.identify import identify
 from inkstone.loaders.formats.safetensors import save_safetensors
@@ -206,18 +209,29 @@ def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
     assert torch.equal(drawn(bundle.model, one), first)
 
 
-def test_a_call_that_repaints_shows_fun_the_picture(world):
+def test_a_call_that_repaints_shows_fun_the_picture(world, tmp_path):
     """--image, --mask and a map: the picture and the mask reach Fun, a canny patch only its map."""
     plain, bundle, nets = world
     size, mask = (64, 48), mask_of(64, 48)
     picture, pixels = (image(*size, seed=n)[1][None] for n in (1, 2))
     repaint = repaint_for(bundle.model.family, picture, mask, (0, 0), ("auto", "off"))
-    task = Task("image", (repaint.canvas(),), (repaint.crop.lock,), repaint, 1.0)
-    asked = (Asked("map", Path("map.png")),)
-    placed = {
-        kind: Controls(asked, (nets[kind][1],), (pixels,)).on(task, mask, bundle, size)[0]
-        for kind in ("fun", "canny")
-    }
+    for name, values in (("picture", picture), ("map", pixels), ("mask", mask[..., None])):
+        array = (values[0].squeeze(-1) * 255).round().byte().numpy()
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    picture, pixels = (read_picture(tmp_path / name) for name in ("picture.png", "map.png"))
+    call = DrawCall(
+        "x",
+        image=[tmp_path / "picture.png"],
+        mask=tmp_path / "mask.png",
+        control=[ControlOption("map", tmp_path / "map.png")],
+    )
+    placed = {}
+    for kind in ("fun", "canny"):
+        drawing = decide(call, Models(bundle, (nets[kind][1],)))
+        gets = drawing.controls[0]
+        source, shown = (picture if gets.source else None), (mask if gets.mask else None)
+        given = ControlInput(nets[kind][1], bundle.vae, pixels, Effect(), shown, source)
+        placed[kind] = given.on(canvas_of(*size, repaint.crop))
     want = ControlInput(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
     want, got = want.on(canvas_of(*size)), placed["fun"]
     for name in ("latent", "kept", "source"):

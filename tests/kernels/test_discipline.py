@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inkstone.headless.draw.pipeline import draw
 from inkstone.headless.draw.request import DrawCall
+from inkstone.headless.draw.run import draw
 from inkstone.kernels import forward, linear
 from inkstone.kernels.attention import attention
 from inkstone.kernels.configs import MMDiTConfig, TextConfig

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
-from inkstone.headless.draw.session import open_models
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.lru import Recent
 from inkstone.loaders.memory.residency import Placement, Residency, place
@@ -244,7 +244,7 @@ def test_waiting_models_read_nothing_until_they_are_used(opened):
 
 def test_the_plan_is_what_the_run_does(opened, room):
     model, encoder = opened
-    bundle = open_models(DrawCall(PROMPT))
+    bundle = Drawer().load(DrawCall(PROMPT)).bundle
     made = plan(bundle)
     assert made.together and made.peak < made.budget and "all resident" in made.sentence()
     whole = made.text_encoder + made.diffusion_model

@@ -14,8 +14,8 @@ from torch import nn
 
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
+from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
-from inkstone.headless.draw.session import open_models
 from inkstone.kernels.configs import VisionConfig
 from inkstone.kernels.vision import VisionTower, activation_bytes
 from inkstone.loaders.arch.family import EDIT_PLUS
@@ -163,7 +163,7 @@ def towered(bundle, pictures: int = 2):
 
 
 def test_an_edit_counts_tower_rows_and_references():
-    bundle = open_models(DrawCall(""))
+    bundle = Drawer().load(DrawCall("")).bundle
     edits, size = towered(bundle), (160, 96)
     tower = edits.text_encoder.vision.open()
     plain, made = plan(edits, PlanRequest(size, 4)), plan(edits, PlanRequest(size, 4, pictures=2))
@@ -189,7 +189,7 @@ def test_an_edit_counts_tower_rows_and_references():
 
 
 def test_a_picture_costs_nothing_that_nobody_sees():
-    bundle = towered(open_models(DrawCall("")))
+    bundle = towered(Drawer().load(DrawCall("")).bundle)
     blind = replace(EDIT_PLUS, sees=False)
     family = replace(bundle.model.family, edits=(blind,))
     model = replace(bundle.model, family=family)
@@ -198,7 +198,7 @@ def test_a_picture_costs_nothing_that_nobody_sees():
 
 def test_layers_are_drawn_side_by_side():
     """With their sum before them and the picture behind them; not told, as many as usual."""
-    bundle = open_models(DrawCall(""))
+    bundle = Drawer().load(DrawCall("")).bundle
     model = replace(bundle.model, variant=VARIANTS["layered"])
     bundle, size = replace(bundle, model=model, vae=None), (160, 96)
     table, picture = sigmas(LINEAR, 4, 60), torch.zeros(1, 16, 1, 12, 20)
@@ -211,7 +211,7 @@ def test_layers_are_drawn_side_by_side():
 
 
 def test_an_edit_without_a_tower_is_told():
-    bundle = towered(open_models(DrawCall("")))
+    bundle = towered(Drawer().load(DrawCall("")).bundle)
     place = TowerPlace("no tower", missing="there is no mmproj beside it")
     text = replace(bundle.text_encoder, vision=place)
     with pytest.raises(InkstoneError, match="vision tower is missing.*no mmproj"):
@@ -219,7 +219,7 @@ def test_an_edit_without_a_tower_is_told():
 
 
 def test_what_a_draw_asks_for_is_what_was_planned(monkeypatch):
-    bundle = open_models(DrawCall(""))
+    bundle = Drawer().load(DrawCall("")).bundle
     asked = []
     settle = Residency.settle
 

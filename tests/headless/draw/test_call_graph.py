@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from inkstone.errors import CallError
 from inkstone.files.hashes import model_hash
 from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import node_classes
-from inkstone.headless.draw.controls import Asked
-from inkstone.headless.draw.file_names import FileNames, PictureTraits
+from inkstone.headless.draw.control_option import ControlOption
+from inkstone.headless.draw.decide import ControlInputs, Drawing
+from inkstone.headless.draw.file_names import FileNames
+from inkstone.headless.draw.graph import draw_graph
+from inkstone.headless.draw.image_traits import ImageTraits
 from inkstone.headless.draw.png_metadata import graph_chunks
-from inkstone.headless.draw.request import DrawCall, Settings
-from inkstone.headless.draw.to_graph import Drawn, call_graph
+from inkstone.headless.draw.request import DrawCall, check_call
 from inkstone.headless.workflow.to_ui import full_graph
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 
 from .test_draw_graph import lora_for_embedded
 from .test_edit_draw import mask_file, pixels, save
 
-RUN = Settings((64, 64), 4, 2.5, "blurry", 3, 1)
+RUN = Drawing("text", "x", "blurry", 4, 2.5, (64, 64))
 WEIGHTS = {"diffusion_models": "transformer", "text_encoders": "text_encoder", "vae": "vae"}
 
 
@@ -33,10 +37,12 @@ def inputs(graph: dict, kind: str) -> list[dict]:
 
 def made(seed: int = 3, drawn: dict | None = None, **call) -> tuple[dict, tuple[str, ...]]:
     """The graph of a call whose files need not be there, and its notes."""
-    told = {"settings": RUN, "prompt": "x"} | (drawn or {})
-    found = call_graph(DrawCall("x", **call), Drawn(**told), seed)
-    full_graph(found.api, node_classes())
-    return found.api, found.notes
+    files = (*call.get("image", ()), *(c.path for c in call.get("control", ())))
+    traits = {path: ImageTraits((64, 64)) for path in files}
+    drawing = replace(RUN, **{"traits": traits, "mask_channel": "red"} | (drawn or {}))
+    graph = draw_graph(DrawCall("x", **call), drawing, FileNames(), seed, save=True)
+    full_graph(graph.api, node_classes())
+    return graph.api, graph.notes
 
 
 # ---- names
@@ -84,41 +90,43 @@ def test_a_whole_folder_elsewhere_belongs_to_the_whole_folders(place):
 
 
 def test_what_is_told(place):
-    clean = made(image=[Path("input/a.png")], drawn={"kind": "image"})
+    image = {"kind": "image", "size": None}
+    clean = made(image=[Path("input/a.png")], drawn=image)
     assert clean[1] == ()
-    settings = RUN.__class__(*(*vars(RUN).values(),)[:-1], 0.004)
     graph, notes = made(
         seed=2**60 + 1,
         image=[Path("input/a.png")],
         mask=Path("input/m.png"),
-        drawn={
-            "kind": "image",
-            "settings": settings,
-            "statistics": False,
-            "held": {Path("input/m.png"): PictureTraits(coloured=True)},
-        },
+        drawn=image | {"strength": 0.004},
     )
-    words = ("mask m.png", "strength is 0.01, not 0.004", "statistics", str(2**60 + 1))
-    assert len(notes) == 4 and all(w in n for w, n in zip(words, notes, strict=True)), notes
-    assert inputs(graph, "Schedule")[0]["strength"] == 0.01
+    assert len(notes) == 1 and str(2**60 + 1) in notes[0], notes
+    assert inputs(graph, "Schedule")[0]["strength"] == 0.004, "a small strength is kept as it is"
     assert inputs(graph, "Denoise")[0]["seed"] == 2**60 + 1
 
 
 def test_pictures_beyond_the_sockets(place):
     """The stand-ins have the sockets of an old host; a graph with more is made all the same."""
-    images = [Path(f"input/{n}.png") for n in range(18)]
-    call, drawn = DrawCall("x", image=images), Drawn(RUN, "edit", "x")
-    found = call_graph(call, drawn, 1)
-    assert found.notes[0] == "of 18 pictures it shows the first 16" and "growing" in found.notes[1]
-    assert "images.picture_16" in inputs(found.api, "EncodeEdit")[0]
-    chunks = graph_chunks(call, drawn, 1)
+    images = [Path(f"input/{n}.png") for n in range(16)]
+    traits = {path: ImageTraits((64, 64)) for path in images}
+    call, drawing = DrawCall("x", image=images), replace(RUN, kind="edit", traits=traits)
+    graph = draw_graph(call, drawing, FileNames(), 1, save=True)
+    assert "growing" in graph.notes[0] and graph.grown
+    assert "images.picture_16" in inputs(graph.api, "EncodeEdit")[0]
+    chunks = graph_chunks(call, drawing, 1)
     assert sorted(chunks) == ["inkstone_models", "prompt"]
     assert "images.picture_16" in chunks["prompt"]
 
 
+def test_more_pictures_than_a_graph_can_have_are_refused(place):
+    images = [Path(f"{n}.png") for n in range(17)]
+    for path in images:
+        path.touch()
+    with pytest.raises(CallError, match="17 --image: expected at most 16"):
+        check_call(DrawCall("x", image=images))
+
+
 def test_guidance_off_connects_no_negative(place):
-    settings = RUN.__class__(*RUN.size and (RUN.size, 4, 1.0, "n", 0, 1))
-    graph, _ = made(drawn={"settings": settings})
+    graph, _ = made(drawn={"cfg": 1.0})
     assert "negative" not in inputs(graph, "Denoise")[0]
     assert "negative" in inputs(made()[0], "Denoise")[0]
 
@@ -127,9 +135,9 @@ def test_a_picture_that_serves_twice_is_loaded_once(place):
     picture = Path("input/a.png")
     graph, _ = made(
         image=[picture],
-        control=[Asked("canny", picture), Asked("map", picture, 0.5)],
+        control=[ControlOption("canny", picture), ControlOption("map", picture, 0.5)],
         control_model=[Path("models/controlnet/u.safetensors")],
-        drawn={"kind": "image", "shown": ((False, True), (False, True))},
+        drawn={"kind": "image", "size": None, "controls": (ControlInputs(False, True),) * 2},
     )
     assert len(inputs(graph, "LoadImage")) == len(inputs(graph, "LoadControlNet")) == 1
     assert [i["strength"] for i in inputs(graph, "ApplyControlNet")] == [1.0, 0.5]
@@ -138,8 +146,8 @@ def test_a_picture_that_serves_twice_is_loaded_once(place):
 def test_the_control_of_a_models_own_folder(place):
     graph, notes = made(
         model=Path("models/diffusers/q"),
-        control=[Asked("map", Path("input/a.png"))],
-        drawn={"shown": ((False, False),)},
+        control=[ControlOption("map", Path("input/a.png"))],
+        drawn={"controls": (ControlInputs(False, False),)},
     )
     assert inputs(graph, "LoadControlNet")[0]["control"] == "q" and not notes
 
@@ -226,12 +234,12 @@ def test_jobs_of_a_queue_carry_it_too(place):
 
 def test_a_graph_that_cannot_be_made_costs_no_picture(place, monkeypatch, caplog):
     from inkstone.errors import InkstoneError
-    from inkstone.headless.draw import to_graph as module
+    from inkstone.headless.draw import png_metadata as module
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise InkstoneError("no such node")
 
-    monkeypatch.setattr(module, "call_graph", refuse)
+    monkeypatch.setattr(module, "draw_graph", refuse)
     assert main(["draw", "x", "--steps", "1", "-o", "out.png"]) == 0
     assert list(read_text_chunks("out.png")) == ["inkstone"]
     assert "carries no graph: no such node" in caplog.text

@@ -1,0 +1,210 @@
+"""From a call and its models to what is drawn: the kind of drawing, and every default filled in.
+
+What is done with the images is for the model's variant to say: an edit model takes them as Picture
+1, 2, 3, a text-to-image model starts from one, the layered model takes one apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...controlnet.in_context import InContextModel, with_prefix
+from ...errors import CallError, InkstoneError
+from ...loaders.models.control import ControlModel
+from ...pipeline.edit import AUTO, area_for, template_of
+from ...sampling.geometry import check_canvas
+from ...sampling.pixel_lock import lock
+from ...sampling.request import USUAL_LAYERS
+from ...sampling.schedule import LIGHTNING
+from .image_traits import ImageTraits, mask_channel, traits_of
+
+if TYPE_CHECKING:
+    from ...loaders.arch.family import Preset
+    from ...loaders.models.diffusion_model import DiffusionModel
+    from .models import Models
+    from .request import DrawCall
+
+log = logging.getLogger(__name__)
+
+STRENGTH = 0.6  # of image-to-image and inpaint, as the reference
+
+Kind = Literal["text", "image", "edit", "layers"]
+
+
+@dataclass(frozen=True)
+class ControlInputs:
+    """What a control gets besides its map."""
+
+    source: bool  # the image that is inpainted (Fun Union)
+    mask: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn. `size`: of an empty canvas; None = the size of the first image or map."""
+
+    kind: Kind
+    prompt: str  # as it is encoded
+    negative: str
+    steps: int
+    cfg: float
+    size: tuple[int, int] | None
+    strength: float = 1.0
+    layers: int = 0
+    controls: tuple[ControlInputs, ...] = ()
+    traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
+    mask_channel: str = ""
+
+
+def decide(call: DrawCall, models: Models) -> Drawing:
+    """Fills in what the call leaves to the model. Raises CallError or InkstoneError where this
+    model cannot draw this.
+    """
+    model = models.bundle.model
+    kind = _kind(call, model)
+    _check_masks(call, models)
+    preset = _preset(call, model, len(call.image) if kind in ("edit", "layers") else 0)
+    traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
+    size = None if kind != "text" else call.size or _map_size(call, model, traits, preset.size)
+    if size is not None:
+        check_canvas(*size)
+    return Drawing(
+        kind=kind,
+        prompt=_prompt(call.prompt, models),
+        negative=call.negative if call.negative is not None else preset.negative,
+        steps=call.steps if call.steps is not None else preset.steps,
+        cfg=call.cfg if call.cfg is not None else preset.cfg,
+        size=size,
+        strength=_strength(call, kind),
+        layers=(call.layers or USUAL_LAYERS) if kind == "layers" else 0,
+        controls=_control_inputs(call, models),
+        traits=traits,
+        mask_channel="" if call.mask is None else mask_channel(call.mask),
+    )
+
+
+def _kind(call: DrawCall, model: DiffusionModel) -> Kind:
+    images = len(call.image)
+    if model.layered:
+        if images != 1:
+            raise InkstoneError(
+                f"{model.path}: Qwen-Image-Layered takes one picture apart, got {images}. "
+                "Give the picture with --image."
+            )
+        for name in ("mask", "strength"):
+            if getattr(call, name) is not None:
+                raise CallError(f"--{name} has no use for Qwen-Image-Layered. Leave it out.")
+        return "layers"
+    if call.layers is not None:
+        raise CallError("--layers is for Qwen-Image-Layered, this model draws one picture.")
+    if not images:
+        return "text"
+    if not _edits(call, model):
+        return "image"
+    template_of(model).check(images)
+    return "edit"
+
+
+def _edits(call: DrawCall, model: DiffusionModel) -> bool:
+    """True for an edit model, unless it can draw too and the image is started from (a strength or a
+    mask is given); a text-to-image model takes one image.
+    """
+    if model.variant is None:
+        raise InkstoneError(
+            f"{model.path.name} does not say which variant it is: the tensors of Qwen-Image, Edit "
+            "and Edit-2509 are identical. Add --variant qwen-image to start from the picture, or "
+            "--variant edit, edit-2509 or edit-2511 to edit it."
+        )
+    starts_from = call.strength is not None or call.mask is not None
+    edits = model.edit is not None and not (model.variant.draws and starts_from)
+    if not edits and len(call.image) > 1:
+        raise CallError(
+            f"{len(call.image)} pictures for {model.variant.name}, which starts from one. Give one "
+            "--image, or use a Qwen-Image-Edit model."
+        )
+    return edits
+
+
+def _strength(call: DrawCall, kind: Kind) -> float:
+    if kind in ("text", "layers"):
+        return 1.0
+    usual = 1.0 if kind == "edit" else STRENGTH
+    return usual if call.strength is None else call.strength
+
+
+def _preset(call: DrawCall, model: DiffusionModel, images: int) -> Preset:
+    """The model's settings; the few-step ones with --fast, a Lightning LoRA, or a Lightning
+    schedule in the folder.
+    """
+    family, lora = model.family, model.distilled
+    in_folder = lora is None and model.schedule == LIGHTNING and family.schedule != LIGHTNING
+    if in_folder:
+        log.info(
+            "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
+        )
+    preset = family.fast if call.fast or in_folder or lora else model.preset(images)
+    if lora:
+        preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
+        log.info(
+            "a LoRA is %s (%s): defaults are %d steps, CFG 1; --steps and --cfg change them",
+            lora.words(),
+            lora.why,
+            preset.steps,
+        )
+    return preset
+
+
+def _map_size(
+    call: DrawCall,
+    model: DiffusionModel,
+    traits: Mapping[Path, ImageTraits],
+    usual: tuple[int, int],
+) -> tuple[int, int] | None:
+    """The canvas where no option gives it: the model's own, or the size of the first control map;
+    None where that is no size of a canvas, so that the result is brought back to it.
+    """
+    if not call.control:
+        return usual
+    size = traits[call.control[0].path].size
+    canvas = lock(*size, area_for(model.family, AUTO, size)).canvas
+    return size if canvas == size else None
+
+
+def _check_masks(call: DrawCall, models: Models) -> None:
+    for model in models.controls:
+        if model.masked and call.mask is None:
+            raise CallError(
+                f"The control {model.path.name} is for inpainting: give --mask F, the part to "
+                "inpaint."
+            )
+
+
+def _control_inputs(call: DrawCall, models: Models) -> tuple[ControlInputs, ...]:
+    """An inpainting control gets the mask, Fun Union the image too; without an inpainting the mask
+    says where the others act.
+    """
+    masked = call.mask is not None
+    inpaints = masked and bool(call.image)
+    sources = [inpaints and _reads_source(model) for model in models.controls]
+    return tuple(
+        ControlInputs(source, masked and (source or model.masked or not inpaints))
+        for source, model in zip(sources, models.controls)
+    )
+
+
+def _reads_source(model: ControlModel | InContextModel) -> bool:
+    """Takes the image that is inpainted in addition to its map."""
+    return isinstance(model, ControlModel) and model.network.borrows
+
+
+def _prompt(prompt: str, models: Models) -> str:
+    """The prompt as an in-context control was trained to read it."""
+    if not any(isinstance(model, InContextModel) for model in models.controls):
+        return prompt
+    if prompt != with_prefix(prompt):
+        log.info("in-context control: the prompt is encoded as %r", with_prefix(prompt))
+    return with_prefix(prompt)

@@ -1,0 +1,192 @@
+"""Draws calls by running their graphs.
+
+A `Drawer` has one executor, which keeps models, encoded prompts and results from call to call. What
+does not fit into memory leaves and comes back by itself (loaders/memory/residency.py), so prompts
+are best encoded some calls ahead: then a text encoder and a diffusion model that do not fit
+together change places once for many calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...host.headless import HeadlessHost
+from ...loaders.models.bundle import Bundle
+from ...nodes.latents import restated
+from ...nodes.load import LoadAll, LoadDiffusionModel
+from ...nodes.sample import Denoise
+from ...pipeline.memory_plan import Plan, plan
+from ..core_nodes.registry import node_classes
+from ..graph.api_graph import Link, parse_graph, with_defaults
+from ..graph.executor import Event, Executor, NodeError
+from ..workflow.memory_estimate import plan_request
+from .api_builder import ApiGraph, Ref
+from .decide import Drawing, decide
+from .file_names import FilePaths
+from .graph import DrawGraph, draw_graph, models_graph
+from .models import MODEL_NODES, ModelRefs, Models
+from .request import DrawCall
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]  # (steps done, steps)
+
+_LOADERS = (LoadAll.ID, LoadDiffusionModel.ID)  # one of them in every call
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished drawing. images [B,H,W,C] in 0..1, of the layered model [B*layers,H,W,4]; latent
+    raw [B,16,1,h,w]; seconds per stage.
+    """
+
+    call: DrawCall
+    drawing: Drawing
+    models: Models
+    images: Tensor
+    latent: Tensor
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Stages:
+    """Seconds of the stages of a drawing, by the nodes that ran."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    _kind: str = ""  # the class of the node at work
+    _denoised: bool = False
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "executing":
+            self._kind = event.data["class_type"]
+        elif event.kind == "executed":
+            self.seconds[self._stage()] += event.data["seconds"]
+            self._denoised |= self._kind == Denoise.ID
+
+    def _stage(self) -> str:
+        if self._kind in MODEL_NODES:
+            return "load"
+        if self._kind == Denoise.ID:
+            return "denoise"
+        return "decode" if self._denoised else "encode"
+
+
+class Drawer:
+    """Draws calls. `once`: for one call, so that the text encoder leaves as soon as the prompts are
+    encoded, and the memory plan is logged.
+    """
+
+    def __init__(self, once: bool = False, executor: Executor | None = None) -> None:
+        self.once = once
+        self.executor = executor or Executor(node_classes())
+        self.models_loaded = self.prompts_encoded = 0
+
+    def clear(self) -> None:
+        """Lets go of models and results."""
+        self.executor.clear()
+
+    def load(self, call: DrawCall) -> Models:
+        """The models of a call, opened and checked; their weights are read when they are used."""
+        return self._load(call, None)
+
+    def plan(self, call: DrawCall, models: Models | None = None) -> Plan:
+        """The memory plan of a call."""
+        models = models or self.load(call)
+        graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
+        return self._plan(call, models, graph)
+
+    def draw(self, call: DrawCall, progress: Progress) -> Result:
+        """Draws a call. Raises InkstoneError, or CallError where the call asks for what its model
+        cannot do.
+        """
+        stages = _Stages()
+        models = self._load(call, stages)
+        drawing = decide(call, models)
+        graph = draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
+        self._announce(self._plan(call, models, graph))
+        text_encoder = models.bundle.text_encoder
+        if self.once and text_encoder is not None:
+            self._values(call, graph.api, graph.prompts, None, stages)
+            if text_encoder.weights is not None:
+                text_encoder.weights.park()
+        refs = (graph.image, graph.latent)
+        images, latent = self._values(call, graph.api, refs, progress, stages)
+        seconds = {name: round(stages.seconds[name], 3) for name in _STAGES}
+        raw = restated(latent, models.bundle.vae)
+        return Result(call, drawing, models, images, raw, seconds)
+
+    def encode_ahead(self, call: DrawCall) -> None:
+        """Encodes the prompts of a call that comes later."""
+        models = self._load(call, None)
+        graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
+        self._values(call, graph.api, graph.prompts, None, None)
+
+    def _load(self, call: DrawCall, stages: _Stages | None) -> Models:
+        api, refs = models_graph(call, FilePaths())
+        return _models(refs, self._values(call, api, refs.present(), None, stages))
+
+    def _plan(self, call: DrawCall, models: Models, graph: DrawGraph) -> Plan:
+        request = plan_request(
+            parse_graph(graph.api), graph.latent.node, models.bundle.model, models.controls
+        )
+        return plan(models.bundle, replace(request, memory=call.memory, once=self.once))
+
+    def _announce(self, plan: Plan) -> None:
+        if self.once:
+            log.info("%s", plan.sentence())
+
+    def _values(
+        self,
+        call: DrawCall,
+        api: ApiGraph,
+        refs: Sequence[Ref],
+        progress: Progress | None,
+        stages: _Stages | None,
+    ) -> list[Any]:
+        """The values of these outputs; the sentence of a node that failed is raised as it is."""
+
+        def on_event(event: Event) -> None:
+            if event.kind == "executing":
+                self._count(event.data["class_type"])
+            if stages is not None:
+                stages(event)
+
+        host = _host(call, progress)
+        links = [Link(*ref) for ref in refs]
+        graph = with_defaults(parse_graph(api), self.executor.nodes)
+        try:
+            return self.executor.values(graph, links, host, on_event)
+        except NodeError as error:
+            raise error.__cause__ or error from None
+
+    def _count(self, kind: str) -> None:
+        self.models_loaded += kind in _LOADERS
+        self.prompts_encoded += kind.startswith("InkstoneEncode")
+
+
+_STAGES = ("load", "encode", "denoise", "decode")
+
+
+def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:
+    """The host of a call: its device, its memory, its progress."""
+    report = None if progress is None else (lambda done, of, preview: progress(done, of))
+    return HeadlessHost(
+        device=call.device,
+        memory=call.memory,
+        on_progress=report,
+        previews=False,
+        states_plan=False,
+    )
+
+
+def _models(refs: ModelRefs, values: list[Any]) -> Models:
+    loaded: dict[Ref | None, Any] = dict(zip(refs.present(), values))
+    bundle = Bundle(loaded[refs.model], loaded.get(refs.text_encoder), loaded.get(refs.vae))
+    return Models(bundle, tuple(loaded[ref] for ref in refs.controls))

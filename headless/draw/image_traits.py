@@ -1,0 +1,51 @@
+"""What a graph has to know of an image file before it can load it: transparency, animation, colour.
+
+Headers are enough, except for files that may have transparent pixels and for masks.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...files.images import frames, glance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageTraits:
+    """Of one image file."""
+
+    size: tuple[int, int]  # width and height, upright
+    transparent: bool = False  # a pixel is
+    animated: bool = False  # more than one frame: the first is used
+
+
+def traits_of(path: Path) -> ImageTraits:
+    """Reads the header, and the pixels where one may be transparent."""
+    header = glance(path)
+    transparent = False
+    if header.transparent:
+        _, alpha = frames(path, most=1)[0]
+        transparent = alpha is not None and bool(alpha.min() < 1)
+    return ImageTraits(header.size, transparent, header.animated)
+
+
+def mask_channel(path: Path) -> str:
+    """The channel of a mask file that says what is inpainted: alpha where a pixel is transparent
+    (as ComfyUI's mask editor saves it), else red, which in a grey image is all. Logs what it marks.
+    """
+    colours, alpha = frames(path, most=1)[0]
+    if alpha is not None and alpha.min() < 1:
+        _log_share(path, 1 - alpha, "transparent")
+        return "alpha"
+    _log_share(path, colours[..., 0], "white")
+    if not (colours == colours[..., :1]).all():
+        log.info("mask %s: it has colours; only its red channel counts", path.name)
+    return "red"
+
+
+def _log_share(path: Path, mask, what: str) -> None:
+    log.info("mask %s: %.1f %% is %s", path.name, 100 * (mask >= 0.5).mean(), what)

@@ -1,0 +1,122 @@
+"""The models of a draw call: the loader nodes of its graph, and what they load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...nodes.control import LoadControlNet
+from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from ...nodes.lora import FIXED, LoadLora, LoraStack
+from .api_builder import ApiBuilder, Ref
+from .file_names import is_embedded
+from .request import DrawCall
+
+if TYPE_CHECKING:
+    from ...controlnet.in_context import InContextModel
+    from ...loaders.models.bundle import Bundle
+    from ...loaders.models.control import ControlModel
+
+
+# the nodes that a call's models come from
+MODEL_NODES = tuple(
+    node.ID
+    for node in (
+        LoadAll,
+        LoadDiffusionModel,
+        LoadTextEncoder,
+        LoadVAE,
+        LoadLora,
+        LoraStack,
+        LoadControlNet,
+    )
+)
+
+
+@dataclass(frozen=True)
+class ModelRefs:
+    """Where a graph has its models; None = not named (of a plan for a single file)."""
+
+    model: Ref
+    text_encoder: Ref | None
+    vae: Ref | None
+    controls: tuple[Ref, ...] = ()  # one for each control of the call
+
+    def present(self) -> list[Ref]:
+        """All that are named."""
+        parts = (self.model, self.text_encoder, self.vae, *self.controls)
+        return [ref for ref in parts if ref is not None]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The loaded models of a call, LoRAs included, and the model of each control."""
+
+    bundle: Bundle
+    controls: tuple[ControlModel | InContextModel, ...] = ()
+
+
+def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
+    """Adds the loader nodes of a call: diffusion model, text encoder, VAE, LoRAs, controls."""
+    model, text, vae = _with_loras(graph, call, *_parts(graph, call))
+    return ModelRefs(model, text, vae, _controls(graph, call))
+
+
+def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | None]:
+    """Model, text encoder and VAE: from one folder, or each from its own file."""
+    names, dtype = graph.names, {"dtype": call.dtype or "auto"}
+    options = {**dtype, "variant": call.variant or AUTO}
+    embedded = is_embedded(call.model)
+    folder = None if call.model is None or call.model.is_file() else call.model
+    text: Ref | None = None
+    vae: Ref | None = None
+    if embedded or (folder and call.text_encoder is None and call.vae is None):
+        name = EMBEDDED if embedded else names.of("diffusers", folder)
+        key = graph.add(LoadAll.ID, {"folder": name, **options})[0]
+        model, text, vae = Ref(key, 0), Ref(key, 1), Ref(key, 2)
+    else:
+        name = names.of("diffusion_models", call.model)
+        model = graph.add(LoadDiffusionModel.ID, {"model": name, **options})
+    text_file = call.text_encoder or (folder if text is None else None)
+    if text_file is not None:
+        name = names.of("text_encoders", text_file)
+        text = graph.add(LoadTextEncoder.ID, {"text_encoder": name, **dtype})
+    vae_file = call.vae or (folder if vae is None else None)
+    if vae_file is not None:
+        vae = graph.add(LoadVAE.ID, {"vae": names.of("vae", vae_file), **dtype})
+    return model, text, vae
+
+
+def _with_loras(
+    graph: ApiBuilder, call: DrawCall, model: Ref, text: Ref | None, vae: Ref | None
+) -> tuple[Ref, Ref | None, Ref | None]:
+    """Stacks of as many LoRAs as every host has sockets for, one stack behind the other."""
+    loras = [
+        graph.add(
+            LoadLora.ID,
+            {"lora": graph.names.of("loras", path), "strength": strength, "blocks": ""},
+            f"LoRA {n}" if len(call.lora) > 1 else "",
+        )
+        for n, (path, strength) in enumerate(call.lora, 1)
+    ]
+    for start in range(0, len(loras), FIXED):
+        some = enumerate(loras[start : start + FIXED])
+        inputs = {"model": model, **{f"loras.lora_{n}": ref for n, ref in some}}
+        model = graph.add(LoraStack.ID, inputs | ({"text_encoder": text} if text else {}))
+        text = Ref(model[0], 2) if text else None
+    return model, text, vae
+
+
+def _controls(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, ...]:
+    """The loader of each control; a file that serves several is loaded once."""
+    paths, count = list(call.control_model), len(call.control)
+    names = [graph.names.of("controlnet", path) for path in paths]
+    if count and not paths:  # the control in the model's own folder
+        own = EMBEDDED if is_embedded(call.model) else graph.names.of("controlnet", call.model)
+        names = [own]
+    dtype = {"dtype": call.dtype or "auto"}
+    loaders = {
+        name: graph.add(LoadControlNet.ID, {"control": name, **dtype})
+        for name in dict.fromkeys(names)
+    }
+    return tuple(loaders[name] for name in (names * count if len(names) == 1 else names))

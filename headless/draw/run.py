@@ -1,0 +1,20 @@
+"""`inkstone draw`: one call from prompt to picture files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .drawer import Drawer, Progress
+from .request import DrawCall, check_call
+from .save import check_output, save_result
+
+
+def draw(call: DrawCall, progress: Progress, drawer: Drawer | None = None) -> dict[str, Any]:
+    """Draws and saves; returns facts: files, settings, seconds per stage, models.
+
+    drawer: keeps models and prompts from call to call; without it they leave with the call. Raises
+    CallError where the call is wrong, InkstoneError where the drawing failed.
+    """
+    check_call(call)
+    check_output(call)
+    return save_result((drawer or Drawer(once=True)).draw(call, progress))
