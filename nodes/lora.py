@@ -132,7 +132,7 @@ class LoraStack(io.ComfyNode):
         **fixed: Adapter | None,
     ) -> io.NodeOutput:
         # **fixed: the host's names of the fixed sockets, "loras.lora_0", are no parameters
-        from ..loaders.lora.adapters import Adapter, dress
+        from ..loaders.lora.adapters import Adapter, apply_loras
 
         sockets.require_models(model=model)
         if text_encoder is not None:
@@ -142,5 +142,5 @@ class LoraStack(io.ComfyNode):
             for lora in ((loras or {}) | fixed).values()
             if lora is not None
         ]
-        adapted, text, lines = dress(model, text_encoder, adapters)
+        adapted, text, lines = apply_loras(model, text_encoder, adapters)
         return io.NodeOutput(adapted, "\n".join(lines), text)

@@ -20,14 +20,14 @@ from ..loaders.arch.header_view import HeaderView
 from ..loaders.arch.identify import open_as
 from ..loaders.arch.key_maps import MMDIT_UNUSED, mmdit_names, text_names
 from ..loaders.arch.variant import VARIANT_KEY, detect_variant
-from ..loaders.formats.open import Weights
+from ..loaders.formats.weight_reader import Closable
 from ..loaders.models.weight_file import weight_file
 
 Rows = Callable[[int, int], Tensor]  # (start, stop) -> float tensor [stop - start, columns]
 PARTS = {"diffusion_model": "transformer", "text_encoder": "text_encoder"}
 
 
-class Matrices:
+class Matrices(Closable):
     """An open diffusion model or text encoder. `shapes` has our names and plain shapes."""
 
     def __init__(self, path: str | Path) -> None:
@@ -56,10 +56,7 @@ class Matrices:
         self.left_out = tuple(n for n in names.unused if n not in self.marks.values())
         self.metadata = _metadata(source, facts, folder)
 
-    def __enter__(self) -> Matrices:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.source.close()
 
     def bits(self, name: str) -> float:
@@ -95,7 +92,7 @@ class Matrices:
         return lambda start, stop: storage.rows_into(start, torch.empty(stop - start, columns))
 
 
-def _open(folder: ModelFolder) -> tuple[Weights, HeaderView, FileFacts]:
+def _open(folder: ModelFolder) -> tuple[WeightReader, HeaderView, FileFacts]:
     """The open weights, of a whole model folder the diffusion model's."""
     if folder.part != folder.root:
         return open_as(folder.part, folder.config, "diffusion_model")
@@ -110,7 +107,7 @@ def _open(folder: ModelFolder) -> tuple[Weights, HeaderView, FileFacts]:
         ) from None
 
 
-def _metadata(source: Weights, facts: FileFacts, folder: ModelFolder) -> dict[str, str]:
+def _metadata(source: WeightReader, facts: FileFacts, folder: ModelFolder) -> dict[str, str]:
     """Metadata that lets a copy name its family and variant: there may be no folder around it."""
     family = source.metadata.get(FAMILY_KEY)
     metadata = {FAMILY_KEY: family} if family else {}

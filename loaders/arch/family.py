@@ -7,6 +7,7 @@ Sources: the published config files and model cards of Qwen-Image; `embedded/REA
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import InkstoneError
@@ -237,7 +238,7 @@ EMBEDDED = Family(
 FAMILIES = {family.name: family for family in (QWEN_IMAGE, EMBEDDED)}
 
 
-def family_of(metadata: dict[str, str]) -> Family:
+def family_of(metadata: Mapping[str, str]) -> Family:
     """The record that a file's metadata names under `inkstone_family`, else Qwen-Image."""
     name = metadata.get("inkstone_family", QWEN_IMAGE.name)
     if name not in FAMILIES:

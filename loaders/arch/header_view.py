@@ -17,8 +17,8 @@ from ...errors import InkstoneError
 from ...quant.gguf_types import TYPES
 from ...quant.registry import find_packed
 from ...quant.storage import PackedWeight
-from ..formats.open import Weights
 from ..formats.safetensors_header import TensorEntry
+from ..formats.weight_reader import WeightReader
 from .dims import Shapes
 from .key_maps import KeyMap
 from .marks import FORMAT_MARKS, STRIP
@@ -57,7 +57,7 @@ class HeaderView:
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     config: Mapping[str, object]  # of the config.json next to the file, or empty
-    source: Weights | None = None
+    source: WeightReader | None = None
     _names: dict[tuple[object, ...], KeyMap] = field(default_factory=dict, repr=False)
     # by the identity of a KeyMap, which is kept so that no other one gets its identity
     _packed: dict[int, tuple[KeyMap, PackedMatrices]] = field(default_factory=dict, repr=False)
@@ -85,7 +85,7 @@ class HeaderView:
             self._packed[id(names)] = names, self._search(self.source, names)
         return self._packed[id(names)][1]
 
-    def _search(self, source: Weights, names: KeyMap) -> PackedMatrices:
+    def _search(self, source: WeightReader, names: KeyMap) -> PackedMatrices:
         try:
             return PackedMatrices(find_packed(source, names.table, self.config))
         except InkstoneError as error:

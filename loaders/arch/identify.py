@@ -13,8 +13,9 @@ from pathlib import Path
 from ...errors import InkstoneError
 from ..formats.gguf_metadata import ARCHITECTURE
 from ..formats.hf_folder import config_of, known_config
-from ..formats.open import Weights, open_weights
+from ..formats.open import open_weights
 from ..formats.safetensors_header import MAX_HEADER, sniff
+from ..formats.weight_reader import WeightReader
 from .family import FAMILIES
 from .file_facts import FileFacts
 from .header_view import HeaderView
@@ -90,13 +91,13 @@ def _other_format(path: Path) -> FileFacts | None:
     return FileFacts("unknown", problem=problem, sentence=problem, path=str(path))
 
 
-def view_of(source: Weights, config: Mapping[str, object] | None = None) -> HeaderView:
+def view_of(source: WeightReader, config: Mapping[str, object] | None = None) -> HeaderView:
     """The view of an open file. config: the config.json next to it, where it was read already."""
     config = config_of(source.path) if config is None else config
     return HeaderView(source.entries, source.metadata, known_config(config), source)
 
 
-def _open(path: Path) -> Weights | FileFacts:
+def _open(path: Path) -> WeightReader | FileFacts:
     """The open file, or facts about one in a format that no reader takes."""
     try:
         return open_weights(path)
@@ -122,7 +123,7 @@ def identify(path: str | Path, want: str | None = None) -> FileFacts:
 
 def open_as(
     path: Path, config: Mapping[str, object], *roles: str
-) -> tuple[Weights, HeaderView, FileFacts]:
+) -> tuple[WeightReader, HeaderView, FileFacts]:
     """Opens a weight file that must be usable in one of the roles; else it raises as `require` of
     the first does. The file stays open: models read their weights from it when they need them.
     """

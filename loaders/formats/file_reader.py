@@ -1,7 +1,7 @@
 """Positioned reads of an open file, the same for every container.
 
-Unusual: no mmap. Data comes straight into the tensor's own memory, so the peak is one tensor, and a
-file that shrinks while it is read gives an error in words instead of SIGBUS.
+Unusual: no mmap. Data is read straight into the tensor's own memory, so the peak is one tensor, and
+a file that shrinks while it is read raises InkstoneError instead of SIGBUS.
 """
 
 import io
@@ -9,17 +9,15 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from .safetensors_header import TensorEntry, show
+from .weight_reader import Closable
 
-PIECE = 2**20  # bytes per read where data is converted or goes to another device
+CHUNK = 2**20  # bytes per read where data is converted or goes to another device
 LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
 AGAIN = "Download it again and compare its size with the publisher's."
 
@@ -38,14 +36,14 @@ def open_raw(path: Path, kind: str = ".safetensors") -> io.RawIOBase:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor as writable bytes."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A short-lived tensor whose memory does not come from malloc.
 
-    From there it would leave holes between the weights that glibc cannot fill again: the same load
-    then held 3 % or 29 % more than its weights, by chance.
+    Malloc would leave holes between the weights that glibc cannot fill again: the same load then
+    took 3 % or 29 % more memory than its weights, at random.
     """
     if not math.prod(shape):
         return torch.empty(shape, dtype=dtype)
@@ -53,30 +51,7 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
-def find_entry(path: Path, entries: Mapping[str, TensorEntry], name: str) -> TensorEntry:
-    """The entry of a tensor; InkstoneError with near names where there is none."""
-    entry = entries.get(name)
-    if entry is None:
-        near = ", ".join(get_close_matches(name, entries, 3)) or "nothing similar"
-        raise InkstoneError(
-            f"{path}: no tensor {show(name)} among {len(entries)}; it has {near}. "
-            "Check that the file is the model it should be with `inkstone inspect`."
-        )
-    return entry
-
-
-def check_target(
-    path: Path, name: str, shape: tuple[int, ...], out: Tensor, dtype: torch.dtype | None
-) -> None:
-    """InkstoneError unless a tensor of `shape` can be read into `out` as `dtype`."""
-    if tuple(out.shape) != shape or dtype not in (None, out.dtype):
-        raise InkstoneError(
-            f"{path}: tensor {name} {list(shape)} cannot be read into "
-            f"{list(out.shape)} {out.dtype} (asked for {dtype}). Pass a matching tensor."
-        )
-
-
-class DiskFile:
+class DiskFile(Closable):
     """One open file. Safe to read from several threads."""
 
     def __init__(self, path: Path, kind: str = ".safetensors") -> None:
@@ -85,16 +60,15 @@ class DiskFile:
         self._file = open_raw(path, kind)
 
     def close(self) -> None:
-        """Closes the file; reading afterwards is an error."""
         self._file.close()
 
     def stamp(self) -> tuple[int, int]:
         """(size, time of the last change)."""
         try:
-            told = os.fstat(self._file.fileno())
+            status = os.fstat(self._file.fileno())
         except (OSError, ValueError) as error:
             raise InkstoneError(f"{self.path}: cannot be read: {error}. Check the disk.") from None
-        return told.st_size, told.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     def fill(self, view: memoryview, offset: int, name: str) -> None:
         """Fills `view` with the file's bytes from `offset`; a short file is an error."""
@@ -102,18 +76,19 @@ class DiskFile:
         while done < size:
             part = view[done : min(size, done + LARGEST_READ)]
             try:
-                got = self._read_once(part, offset + done)
+                count = self._read_once(part, offset + done)
             except (OSError, ValueError) as error:
                 raise InkstoneError(
                     f"{self.path}: cannot read {name}: {error}. Check the disk and "
                     "whether the file is still there."
                 ) from None
-            if not got:
+            if not count:
                 raise InkstoneError(
-                    f"{self.path}: the file was cut while it was read: {name} needs {size} bytes, "
-                    f"got {done}. Wait until the download is complete, or {AGAIN.lower()}"
+                    f"{self.path}: the file was truncated while it was read: {name} needs "
+                    f"{size} bytes, got {done}. Wait until the download is complete, or "
+                    f"{AGAIN.lower()}"
                 )
-            done += got
+            done += count
 
     def _read_once(self, part: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
@@ -123,13 +98,13 @@ class DiskFile:
             return self._file.readinto(part) or 0
 
     def read_numbers(self, out: Tensor, stored: torch.dtype, start: int, name: str) -> None:
-        """Fills contiguous `out` of any device and type with numbers of type `stored`."""
+        """Fills contiguous `out`, of any device and type, from numbers of type `stored`."""
         if out.dtype == stored and out.device.type == "cpu":
             return self.fill(bytes_of(out), start, name)
-        flat, step = out.view(-1), max(1, PIECE // stored.itemsize)
-        piece = scratch((min(step, flat.numel()),), stored)
+        flat, step = out.view(-1), max(1, CHUNK // stored.itemsize)
+        chunk = scratch((min(step, flat.numel()),), stored)
         with torch.no_grad():
             for at in range(0, flat.numel(), step):
-                part = piece[: min(step, flat.numel() - at)]
+                part = chunk[: min(step, flat.numel() - at)]
                 self.fill(bytes_of(part), start + at * stored.itemsize, name)
                 flat[at : at + part.numel()].copy_(part)

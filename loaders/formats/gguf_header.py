@@ -15,7 +15,9 @@ from ...quant.gguf_types import REFUSED, TYPES, BlockType
 from .gguf_metadata import (
     ARCHITECTURE,
     CUT,
-    WHOLE,
+    INTEGERS,
+    U32,
+    U64,
     ZERO_COND_MARK,
     Array,
     Cursor,
@@ -33,7 +35,7 @@ _OLD = {b"lmgg", b"tjgg", b"fmgg", b"algg"}  # containers from before GGUF
 
 @dataclass(frozen=True)
 class GGUFEntry(TensorEntry):
-    """One tensor: `begin` and `end` count from the start of the file. Packed ones are uint8.
+    """One tensor: `begin` and `end` count from the start of the file; packed ones are uint8.
 
     `factor` multiplies all weights of the tensor (the second scale of NVFP4).
     """
@@ -43,13 +45,17 @@ class GGUFEntry(TensorEntry):
     factor: float = 1.0
 
     @property
+    def read_dtype(self) -> torch.dtype:
+        return self.kind.dtype or torch.float32
+
+    @property
     def type_name(self) -> str:
         return self.kind.name
 
 
 @dataclass
 class GGUFHeader:
-    """What a file says of itself. Values of `metadata` are text, whatever their type."""
+    """The content of a header. Values of `metadata` are text, whatever their type."""
 
     metadata: dict[str, str]
     arrays: dict[str, Array]
@@ -59,9 +65,10 @@ class GGUFHeader:
 def _kind(id: int, what: str) -> BlockType:
     if id in TYPES:
         return TYPES[id]
-    said = REFUSED.get(id, "is not known to this version")
+    reason = REFUSED.get(id, "is not known to this version")
     raise InkstoneError(
-        f"{what} has the type {id}: {said}. Use a file of another type, for example Q4_K_M or Q8_0"
+        f"{what} has the type {id}: {reason}. Use a file of another type, for example Q4_K_M "
+        "or Q8_0"
     )
 
 
@@ -75,14 +82,14 @@ def _product(dims: Iterable[int], what: str, empty: bool) -> int:
 
 
 def _info(cursor: Cursor, number: str) -> tuple[str, GGUFEntry]:
-    """Name and entry of one tensor; its place still counts from the start of the data."""
+    """Name and entry of one tensor; its offsets still count from the start of the data."""
     name = cursor.name(f"the name of tensor {number}")
     what = f"tensor {show(name)}"
-    rank = cursor.number(4, what)
+    rank = cursor.integer(U32, what)
     if rank > 4:
         raise InkstoneError(f"{what} has {rank} dimensions, at most 4 are allowed")
-    dims = [cursor.number(10, what) for _ in range(rank)]
-    kind, offset = _kind(cursor.number(4, what), what), cursor.number(10, what)
+    dims = [cursor.integer(U64, what) for _ in range(rank)]
+    kind, offset = _kind(cursor.integer(U32, what), what), cursor.integer(U64, what)
     numel = _product(dims, what, name.endswith(ZERO_COND_MARK))
     if (dims[0] if dims else 1) % kind.block:
         raise InkstoneError(
@@ -95,26 +102,26 @@ def _info(cursor: Cursor, number: str) -> tuple[str, GGUFEntry]:
             f"{what} ({kind.name} {dims[::-1]}) needs {size} bytes from {offset} of the data, the "
             f"whole file has {cursor.size}. {CUT}"
         )
-    dtype = torch.uint8 if kind.packed else kind.dtype
+    dtype = kind.dtype or torch.uint8  # packed types have none
     return name, GGUFEntry(dtype, tuple(reversed(dims)), offset, offset + size, kind)
 
 
 def _alignment(header: GGUFHeader) -> int:
-    told = header.metadata.get("general.alignment", "32")
-    value = int(told) if told.isdecimal() else 0
+    text = header.metadata.get("general.alignment", "32")
+    value = int(text) if text.isdecimal() else 0
     if value not in (1 << bit for bit in range(MAX_ALIGNMENT.bit_length())):
-        raise InkstoneError(f"general.alignment is {show(told)}, expected a power of two to 2^20")
+        raise InkstoneError(f"general.alignment is {show(text)}, expected a power of two to 2^20")
     return value
 
 
 def _true_shape(name: str, entry: GGUFEntry, header: GGUFHeader, buffer: bytearray) -> GGUFEntry:
-    """With the shape that some converters store for a tensor that they had to cut differently."""
+    """The entry with its original shape, which some converters store where they reshape it."""
     array = header.arrays.get(SHAPE_KEY + name)
     if array is None:
         return entry
-    if array.kind not in WHOLE or array.count > MAX_RANK:
+    if array.kind not in INTEGERS or array.count > MAX_RANK:
         raise InkstoneError(f"{SHAPE_KEY}{name} should be at most {MAX_RANK} integers")
-    shape = tuple(decode_array(array, buffer[array.begin : array.end]))
+    shape = tuple(map(int, decode_array(array, buffer[array.begin : array.end])))
     if math.prod(shape) != entry.numel or min(shape, default=1) < 0:
         raise InkstoneError(
             f"{SHAPE_KEY}{name} is {list(shape)}, but tensor {show(name)} has the shape "
@@ -124,7 +131,7 @@ def _true_shape(name: str, entry: GGUFEntry, header: GGUFHeader, buffer: bytearr
 
 
 def _place(header: GGUFHeader, start: int, alignment: int, size: int) -> None:
-    """Checks offsets against each other and the file, and counts them from the file's start."""
+    """Checks the offsets and makes them count from the start of the file, in place."""
     at, last = start, "the header"
     for name, entry in sorted(header.entries.items(), key=lambda item: item[1].begin):
         if entry.begin % alignment:
@@ -143,7 +150,7 @@ def _place(header: GGUFHeader, start: int, alignment: int, size: int) -> None:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """(tensors, keys) after magic and version are found right."""
+    """Checks magic and version; returns (number of tensors, number of keys)."""
     cursor.need(min(64, cursor.size), "the magic")
     head = bytes(cursor.buffer[:64])
     if head[:4] != b"GGUF":
@@ -154,19 +161,20 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
             seems = "a .safetensors file. Rename it to .safetensors."
         raise InkstoneError(f"it seems to be {seems}" if seems else "it does not begin with GGUF")
     cursor.at = 4
-    version = cursor.number(4, "the version")
+    version = cursor.integer(U32, "the version")
     if not version & 0xFFFF:
         raise InkstoneError("it is big endian. Use a little-endian file, as for any PC or Mac")
     if version not in (2, 3):
         raise InkstoneError(
             f"it has version {version} of the format, expected 2 or 3. Use a newer file"
         )
-    tensors, keys = (cursor.number(10, f"the number of {what}") for what in ("tensors", "keys"))
+    tensors, keys = (cursor.integer(U64, f"the number of {what}") for what in ("tensors", "keys"))
     for what, count, least in (("tensors", tensors, 24), ("keys", keys, 13)):
         if count > MAX_TENSORS or count * least > cursor.size:
             most = min(MAX_TENSORS, cursor.size // least)
             raise InkstoneError(
-                f"it should have {count} {what}; at most {most} are possible in {cursor.size} bytes"
+                f"its header counts {count} {what}; at most {most} are possible in {cursor.size} "
+                "bytes"
             )
     return tensors, keys
 

@@ -1,8 +1,8 @@
 """Keys and values of a GGUF header, and the cursor that reads it.
 
-Unusual: arrays are not decoded. The tokenizer of a language model is 300,000 strings; they are
-passed over in one loop over their lengths, and `decode_array` reads them when they are asked for.
-Every length is compared with a limit and with what is left of the file before it is used.
+Unusual: arrays are decoded lazily. The tokenizer of a language model is 300,000 strings; they are
+skipped in one loop over their lengths, and `decode_array` decodes them on demand. Every length is
+compared with a limit and with the rest of the file before it is used.
 """
 
 from collections.abc import Callable
@@ -13,29 +13,24 @@ from ...errors import InkstoneError
 from .safetensors_header import MAX_NAME, show
 
 MAX_HEADER = 32 * 2**20  # bytes; that of a language model with its tokenizer has 6 MB
-MAX_TEXT = 8 * 2**20  # bytes of all names, keys and values that are kept
+MAX_TEXT = 8 * 2**20  # bytes of all names, keys and values, arrays apart
 MAX_VALUE = 2**20  # bytes of one value; a chat template has 3 KB
 MAX_ELEMENTS = 16 * 2**20  # of all arrays together
-FIRST = 2**20  # bytes that are read first; doubled where the header is longer
+FIRST = 2**20  # bytes of the first read; doubled where the header is longer
 CUT = "The download is not complete: download it again"
 
-STRING, ARRAY, BOOL = 8, 9, 7
-NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "B",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)  # those that are whole numbers
+ARCHITECTURE = "general.architecture"
+ZERO_COND_MARK = "__index_timestep_zero__"  # a key of Comfy single files of Edit-2511
+
+# types of values: id -> letter of the struct module
+U32, BOOL, STRING, ARRAY, U64 = 4, 7, 8, 9, 10
+INTEGER_LETTERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
+NUMBERS = INTEGER_LETTERS | {6: "f", 7: "B", 12: "d"}
+INTEGERS = tuple(INTEGER_LETTERS)
 _STRUCTS = {kind: Struct("<" + letter) for kind, letter in NUMBERS.items()}
-_LENGTH = _STRUCTS[10]
+_LENGTH = _STRUCTS[U64]
+
+ArrayValue = list[str] | list[int] | list[float] | list[bool]
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ Fetch = Callable[[memoryview, int], None]
 
 
 class Cursor:
-    """A place in a file of `size` bytes whose beginning is read as far as it is asked for."""
+    """A position in a file of `size` bytes; the beginning of the file is read as far as needed."""
 
     def __init__(self, fetch: Fetch, size: int) -> None:
         self._fetch, self.size = fetch, size
@@ -78,14 +73,20 @@ class Cursor:
         self.buffer = grown
 
     def number(self, kind: int, what: str) -> int | float:
+        """The next number, of any type."""
         form = _STRUCTS[kind]
         self.need(form.size, what)
-        value = form.unpack_from(self.buffer, self.at)[0]
+        value: int | float = form.unpack_from(self.buffer, self.at)[0]
         self.at += form.size
         return value
 
+    def integer(self, kind: int, what: str) -> int:
+        """The next number, of one of the types INTEGERS."""
+        return int(self.number(kind, what))
+
     def string(self, most: int, what: str) -> str:
-        count = self.number(10, what)
+        """The next string, of at most `most` bytes."""
+        count = self.integer(U64, what)
         if count > most:
             raise InkstoneError(f"{what} has {count} bytes, at most {most} are allowed")
         self.text += count
@@ -101,13 +102,14 @@ class Cursor:
         return value
 
     def name(self, what: str) -> str:
-        found = self.string(MAX_NAME, what)
-        if not found or not found.isprintable():
-            raise InkstoneError(f"{what} is {show(found)}, expected printable text")
-        return found
+        """The next string, which must be a printable name."""
+        text = self.string(MAX_NAME, what)
+        if not text or not text.isprintable():
+            raise InkstoneError(f"{what} is {show(text)}, expected printable text")
+        return text
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Over the strings of an array: only their lengths are looked at."""
+        """Skips the strings of an array: only their lengths are read."""
         at, buffer, unpack = self.at, self.buffer, _LENGTH.unpack_from
         for _ in range(count):
             if at + 8 > len(buffer):
@@ -120,9 +122,9 @@ class Cursor:
 
 
 def _array(cursor: Cursor, key: str, elements: int) -> Array:
-    """Passes over one array; `elements` are left of the limit for all."""
+    """Skips one array; `elements` are left of the limit for all arrays."""
     what = f"the array {show(key)}"
-    kind, count = cursor.number(4, what), cursor.number(10, what)
+    kind, count = cursor.integer(U32, what), cursor.integer(U64, what)
     if kind != STRING and kind not in NUMBERS:
         word = "arrays inside" if kind == ARRAY else f"elements of the unknown type {kind}"
         raise InkstoneError(f"{what} has {word}, which no such file needs")
@@ -168,7 +170,7 @@ def read_values(
         key = cursor.name(f"key {number + 1} of {count}")
         if key in values or key in arrays:
             raise InkstoneError(f"the key {show(key)} occurs twice")
-        kind = cursor.number(4, f"the type of {show(key)}")
+        kind = cursor.integer(U32, f"the type of {show(key)}")
         if kind == ARRAY:
             arrays[key] = array = _array(cursor, key, elements)
             elements -= array.count
@@ -179,23 +181,18 @@ def read_values(
     return values, arrays
 
 
-def decode_array(array: Array, data: bytes | bytearray) -> list:
+def decode_array(array: Array, data: bytes | bytearray) -> ArrayValue:
     """The elements of an array from its bytes."""
     if array.kind != STRING:
         values = Struct(f"<{array.count}{NUMBERS[array.kind]}").unpack(data)
         return list(map(bool, values)) if array.kind == BOOL else list(values)
-    found, at = [], 0
+    strings: list[str] = []
+    at = 0
     for number in range(array.count):
         end = at + 8 + _LENGTH.unpack_from(data, at)[0]
         try:
-            found.append(str(data[at + 8 : end], "utf-8"))
+            strings.append(str(data[at + 8 : end], "utf-8"))
         except UnicodeDecodeError:
             raise InkstoneError(f"element {number} is not UTF-8") from None
         at = end
-    return found
-
-
-ZERO_COND_MARK = "__index_timestep_zero__"  # Comfy single files of Edit-2511 carry this key
-
-
-ARCHITECTURE = "general.architecture"
+    return strings

@@ -1,7 +1,7 @@
 """Writing GGUF: the header of a file from the shapes and types of its tensors alone.
 
-Nothing of the data is needed for it, so a file can be written tensor by tensor, in any order and
-with breaks. Read back by our own reader before it is used: never write what we would not read.
+It needs none of the data, so a file can be written tensor by tensor, in any order, and resumed. Our
+own reader checks the header before it is used, so no file is written that we would not read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .gguf_header import read_gguf_header
 
 ALIGNMENT = 32
 VERSION = 3
-Value = str | bool | int | float | list[str] | list[int]
+Value = str | bool | int | float | Sequence[str] | Sequence[int]
 
 _KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 _STRING, _ARRAY, _I32 = 8, 9, 5
@@ -25,7 +25,7 @@ _STRING, _ARRAY, _I32 = 8, 9, 5
 
 @dataclass(frozen=True)
 class TensorSlot:
-    """A tensor's place in a file: `begin` counts from the start of the file."""
+    """The place of a tensor in a file: `begin` counts from the start of the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,18 +49,16 @@ def _text(value: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _list(values: list[str] | list[int]) -> bytes:
-    text = bool(values) and isinstance(values[0], str)
-    head = struct.pack("<IQ", _STRING if text else _I32, len(values))
-    if text:
-        return head + b"".join(map(_text, values))
-    return head + struct.pack(f"<{len(values)}i", *values)
+def _list(values: Sequence[str] | Sequence[int]) -> bytes:
+    texts = [_text(value) for value in values if isinstance(value, str)]
+    head = struct.pack("<IQ", _STRING if texts else _I32, len(values))
+    return head + (b"".join(texts) if texts else struct.pack(f"<{len(values)}i", *values))
 
 
 def _value(key: str, value: Value) -> bytes:
     if isinstance(value, str):
         return _text(key) + struct.pack("<I", _STRING) + _text(value)
-    if isinstance(value, list):
+    if not isinstance(value, bool | int | float):
         return _text(key) + struct.pack("<I", _ARRAY) + _list(value)
     number, form = _KINDS[type(value)]
     return _text(key) + struct.pack("<I", number) + struct.pack(form, value)
@@ -81,8 +79,8 @@ def _place(tensors: Mapping[str, tuple[tuple[int, ...], BlockType]], at: int) ->
     for name, (shape, kind) in tensors.items():
         if shape and shape[-1] % kind.block:
             raise InkstoneError(
-                f"{name}: rows of {shape[-1]} are no whole blocks of {kind.name}, which needs a "
-                f"multiple of {kind.block}. Choose another type for it."
+                f"{name}: {kind.name} needs rows of a multiple of {kind.block}, got {shape[-1]}. "
+                "Choose another type for it."
             )
         slots.append(TensorSlot(name, shape, kind, at))
         at += _up(slots[-1].nbytes)
@@ -92,7 +90,7 @@ def _place(tensors: Mapping[str, tuple[tuple[int, ...], BlockType]], at: int) ->
 def gguf_layout(
     values: Mapping[str, Value], tensors: Mapping[str, tuple[tuple[int, ...], BlockType]]
 ) -> tuple[bytes, Sequence[TensorSlot], int]:
-    """(header with its padding, places of the tensors in the order given, bytes of the file).
+    """(header with its padding, places of the tensors in the same order, bytes of the file).
 
     Ints are written as u32, floats as f32, lists of ints as i32. Shapes are torch's.
     """
@@ -110,6 +108,6 @@ def gguf_layout(
 def _check(head: bytes, total: int) -> None:
     def fetch(view: memoryview, at: int) -> None:
         part = head[at : at + len(view)]
-        view[: len(part)] = part  # what follows the header are zeros
+        view[: len(part)] = part  # the rest is zeros
 
     read_gguf_header(fetch, total)

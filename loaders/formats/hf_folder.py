@@ -1,7 +1,7 @@
-"""A Hugging Face model folder: where the parts of a model lie, and what their configs say.
+"""A Hugging Face model folder: the places of a model's parts, and their configs.
 
 A part may be named by its folder, its index, or the weight file itself; its config.json counts in
-all three cases, and so do `scheduler/` and `vae/` of the folder it lies in.
+all three cases, and so do `scheduler/` and `vae/` of the folder that it is in.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from ...errors import InkstoneError
 
 log = logging.getLogger(__name__)
-_MOST = 16 << 20  # bytes of a config.json that are still believable
+_MOST = 16 << 20  # bytes of a plausible config.json
 _USUAL = ("diffusion_pytorch_model", "model")  # stems of weight files in published folders
 _UNREADABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".onnx")
 _LATER_GGUF = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$|mmproj")
 
-# A config.json beside a single file counts only when it names one of these.
+# A config.json next to a single file counts only when it names one of these.
 CLASSES = frozenset(
     {
         "QwenImageTransformer2DModel",
@@ -35,25 +35,26 @@ CLASSES = frozenset(
 )
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a small file; {} where there is none."""
     if not path.is_file():
         return {}
     try:
         if path.stat().st_size > _MOST:
             raise InkstoneError(
-                f"{path}: {path.stat().st_size} bytes is too large for a config file. Get it again."
+                f"{path}: {path.stat().st_size} bytes, a config file has at most {_MOST}. "
+                "Download it again."
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except InkstoneError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InkstoneError(
-            f"{path}: not readable as JSON ({error}). Get the file again."
+            f"{path}: not readable as JSON ({error}). Download the file again."
         ) from None
     if not isinstance(value, dict):
         raise InkstoneError(
-            f"{path}: expected a JSON object, got {type(value).__name__}. Get the file again."
+            f"{path}: expected a JSON object, got {type(value).__name__}. Download the file again."
         )
     return value
 
@@ -66,36 +67,38 @@ def part_of(path: Path, name: str) -> Path:
 def weights_in(folder: Path) -> Path:
     """The one index or weight file of a folder, the usual names first; else InkstoneError."""
     for suffix in (".safetensors.index.json", ".safetensors", ".gguf"):
-        found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
+        files = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
         if suffix == ".gguf":  # later parts are opened with the first, mmproj with the encoder
-            found = [p for p in found if not _LATER_GGUF.search(p.name)] or found
-        usual = [p for p in found if p.name in {stem + suffix for stem in _USUAL}]
-        chosen = usual or found
-        if len(chosen) == 1:
-            return chosen[0]
-        if len(chosen) > 1:
-            names = ", ".join(p.name for p in chosen[:5])
+            files = [p for p in files if not _LATER_GGUF.search(p.name)] or files
+        usual = [p for p in files if p.name in {stem + suffix for stem in _USUAL}]
+        candidates = usual or files
+        if len(candidates) == 1:
+            return candidates[0]
+        if len(candidates) > 1:
+            names = ", ".join(p.name for p in candidates[:5])
             hint = " (shards without their index JSON?)" if "-of-" in names else ""
             raise InkstoneError(
-                f"{folder} holds {len(chosen)} candidates: {names}{hint}. Name one file."
+                f"{folder} has {len(candidates)} candidates: {names}{hint}. Name one file."
             )
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNREADABLE]
     inner = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())[:8])
     remedy = f" Name the file or one of its folders ({inner})." if inner else " Name the file."
     if others:
         remedy = (
-            f" It has {', '.join(others[:3])}, which this version does not read: get the "
+            f" It has {', '.join(others[:3])}, which this version does not read: use the "
             "publisher's .safetensors files."
         )
-    raise InkstoneError(f"{folder} holds no .safetensors file and no index JSON.{remedy}")
+    raise InkstoneError(
+        f"{folder} has no weight file (.safetensors, .gguf) and no index JSON.{remedy}"
+    )
 
 
 def known_config(config: Mapping[str, object]) -> Mapping[str, object]:
-    """A config.json that names a class that we know, else {}."""
+    """The config where it names a known class, else {}."""
     listed = config.get("architectures")
-    named = [config.get("_class_name"), config.get("model_type")]
-    named += listed if isinstance(listed, list) else []
-    return config if any(isinstance(n, str) and n in CLASSES for n in named) else {}
+    names = [config.get("_class_name"), config.get("model_type")]
+    names += listed if isinstance(listed, list) else []
+    return config if any(isinstance(n, str) and n in CLASSES for n in names) else {}
 
 
 def config_of(
@@ -103,8 +106,8 @@ def config_of(
 ) -> Mapping[str, object]:
     """config.json of a weight folder, or next to an index or a file. `read` reads a JSON file.
 
-    Beside a file it counts only when the file is alone there and the config is of a known class:
-    a folder of many models has no config of one of them.
+    Next to a file it counts only when the file is alone there and the config is of a known class:
+    in a folder of many models it may belong to another one.
     """
     folder = part if part.is_dir() else part.parent
     if part == folder:
@@ -115,7 +118,7 @@ def config_of(
 
 
 def homes(root: Path) -> Iterator[Path]:
-    """Folders in which `vae/` and `scheduler/` of the model at `root` may lie, nearest first."""
+    """Folders in which `vae/` and `scheduler/` of the model at `root` may be, nearest first."""
     folder = root if root.is_dir() else root.parent
     yield folder
     if root.is_dir() or (folder.parent / "model_index.json").is_file():

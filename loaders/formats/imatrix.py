@@ -1,7 +1,7 @@
 """Importance matrices: for every linear layer the mean square of each column of its input.
 
-Read from the two forms that llama.cpp's tools write (GGUF, older .dat), written as GGUF. Layers
-that have one input (q, k, v of a stream, modulation of all blocks) share what is known of one.
+Read from the two formats of llama.cpp's tools (GGUF, older .dat), written as GGUF. Layers that have
+the same input (q, k, v of a stream, modulation of all blocks) share the values of any of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ...errors import InkstoneError
 from ...files.atomic import atomic
 from ...quant.gguf_types import BY_NAME
 from .gguf import GGUFFile
-from .gguf_writer import gguf_layout
+from .gguf_writer import Value, gguf_layout
 
 SUM, COUNT = ".in_sum2", ".counts"
-_MOST_DAT = 1 << 30  # bytes of a .dat file that are still believable
-_TINY = 1e-6  # of the mean: no column may count nothing
+_MOST_DAT = 1 << 30  # bytes of a plausible .dat file
+_TINY = 1e-6  # of the mean: the least weight of a column
 
-# Layers of one input, as (pattern, replacements): the others' names from one name.
+# Layers with the same input, as (pattern, replacements): the others' names from one name.
 _SHARED = (
     (re.compile(r"(.*\.)(?:to_q|to_k|to_v)(\.weight)"), ("to_q", "to_k", "to_v")),
     (
@@ -55,33 +55,33 @@ class Importance:
         self.values, self.path, self.text = values, path, text
 
     def of(self, names: tuple[str, ...], columns: int) -> Tensor | None:
-        """[columns] > 0 for the first of the names (or a layer that shares its input) that is
-        known; None where nothing is. InkstoneError where it has another width."""
+        """[columns] > 0 for the first of the names (or of the layers with the same input) that has
+        values, else None. InkstoneError where it has another width."""
         for name in (n for one in names for n in sharing(one)):
-            found = self.values.get(name)
-            if found is None:
+            squares = self.values.get(name)
+            if squares is None:
                 continue
-            if len(found) != columns:
+            if len(squares) != columns:
                 raise InkstoneError(
-                    f"{self.path}: {name} has {len(found)} columns, the model's layer {columns}: "
+                    f"{self.path}: {name} has {len(squares)} columns, the model's layer {columns}: "
                     "the importance matrix is of another model. Make one with --prompts."
                 )
-            mean = float(found.mean())
-            return found.clamp(min=mean * _TINY) if mean > 0 else None
+            mean = float(squares.mean())
+            return squares.clamp(min=mean * _TINY) if mean > 0 else None
         return None
 
 
 def _checked(name: str, values: Tensor, path: Path) -> Tensor:
     if not bool((values.isfinite() & (values >= 0)).all()):
         raise InkstoneError(
-            f"{path}: {name} holds values that are negative or no numbers. Make "
+            f"{path}: {name} has values that are negative or not finite. Make "
             "the importance matrix again."
         )
     return values
 
 
 def read_imatrix(path: Path) -> Importance:
-    """An importance matrix in either form; InkstoneError for anything else."""
+    """An importance matrix of either format; InkstoneError for any other file."""
     with open(path, "rb") as file:
         head = file.read(4)
     return _read_gguf(path) if head == b"GGUF" else _read_dat(path)
@@ -92,25 +92,26 @@ def _read_gguf(path: Path) -> Importance:
         names = [n.removesuffix(SUM) for n in file.entries if n.endswith(SUM)]
         if not names:
             raise InkstoneError(
-                f"{path}: no tensor ends in {SUM}, so it is no importance matrix. "
+                f"{path}: no tensor name ends in {SUM}, so it is no importance matrix. "
                 "Choose another file, or use --prompts."
             )
-        found = {}
+        values = {}
         for name in names:
             total = file.read(name + SUM, dtype=torch.float32).flatten()
             count = 1.0
             if name + COUNT in file.entries:
                 count = float(file.read(name + COUNT, dtype=torch.float32).flatten()[0])
             if count > 0:
-                found[name] = _checked(name, total / count, path)
-        return Importance(found, path, file.metadata.get("inkstone.prompts", ""))
+                values[name] = _checked(name, total / count, path)
+        return Importance(values, path, file.metadata.get("inkstone.prompts", ""))
 
 
 def _read_dat(path: Path) -> Importance:
     """i32 count; per layer: i32 length, name, i32 calls, i32 columns, f32[columns]."""
     size = path.stat().st_size
     data = path.read_bytes() if size <= _MOST_DAT else b""
-    at, found = 0, {}
+    at = 0
+    layers: dict[str, Tensor] = {}
 
     def number() -> int:
         nonlocal at
@@ -130,17 +131,17 @@ def _read_dat(path: Path) -> Importance:
                 raise ValueError(f"{columns} columns")
             values = torch.frombuffer(bytearray(data[at : at + 4 * columns]), dtype=torch.float32)
             at += 4 * columns
-            found[name] = _checked(name, values / max(1, calls), path)
+            layers[name] = _checked(name, values / max(1, calls), path)
     except (struct.error, ValueError, UnicodeDecodeError) as error:
         if isinstance(error, InkstoneError):
             raise
-        found = {}
-    if not found:
+        layers = {}
+    if not layers:
         raise InkstoneError(
-            f"{path}: neither form of an importance matrix (GGUF or .dat), or it "
-            "is cut. Get it again, or use --prompts."
+            f"{path}: expected an importance matrix (GGUF or .dat); the file is of another format "
+            "or truncated. Download it again, or use --prompts."
         )
-    return Importance(found, path)
+    return Importance(layers, path)
 
 
 def save_imatrix(
@@ -148,14 +149,14 @@ def save_imatrix(
 ) -> None:
     """Writes (sum of squares [columns], number of rows) of each layer, atomically.
 
-    `text` says what it was made from, for whoever wants to know whether it is still the right one.
+    `text` identifies the prompts, so that a caller can tell whether the file still fits.
     """
     kind = BY_NAME["F32"]
     tensors = {}
     for name, (total, _) in sums.items():
         tensors[name + SUM] = ((1, len(total)), kind)
         tensors[name + COUNT] = ((1, 1), kind)
-    values = {
+    values: dict[str, Value] = {
         "general.type": "imatrix",
         "imatrix.datasets": [source],
         "imatrix.chunk_count": 1,

@@ -9,18 +9,20 @@ from .file_reader import open_raw
 from .gguf import GGUFFile
 from .hf_folder import weights_in
 from .safetensors import SafetensorsFile, ShardedFiles
+from .weight_reader import WeightReader
 
 
-def open_weights(path: str | Path) -> Weights:
-    """Opens a .safetensors or GGUF file, an index JSON, or a folder that holds one of them.
+def open_weights(path: str | Path) -> WeightReader:
+    """Opens a .safetensors or GGUF file, an index JSON, or a folder that has one of them.
 
-    What a file is, its first bytes say; one that is neither is told by its suffix, in words.
+    The reader is chosen by the suffix, and by the first bytes where the file is not of that format.
     """
     path = Path(path)
     if path.is_dir():
         path = weights_in(path)
     if path.suffix == ".json":
         return ShardedFiles(path)
+    by_name: type[GGUFFile | SafetensorsFile]
     by_name = GGUFFile if path.suffix.lower() == ".gguf" else SafetensorsFile
     try:
         return by_name(path)  # a file is opened once where its name is right
@@ -36,6 +38,3 @@ def _is_gguf(path: Path) -> bool:
         head = file.read(16) or b""
     safetensors = head[8:9] == b"{" and not head.startswith(b"GGUF")
     return head.startswith(b"GGUF") or path.suffix.lower() == ".gguf" and not safetensors
-
-
-Weights = SafetensorsFile | ShardedFiles | GGUFFile

@@ -1,7 +1,6 @@
-"""Reading and writing .safetensors files: one file, or shards behind an index; opening any file.
+"""Reading and writing .safetensors files: one file, or shards behind an index.
 
-How data is read is in file_reader.py; what a header may hold, and every check of it, in
-safetensors_header.py.
+Data is read by file_reader.py; all checks of a header are in safetensors_header.py.
 """
 
 import logging
@@ -14,29 +13,31 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.atomic import atomic
-from .file_reader import AGAIN, DiskFile, bytes_of, check_target, find_entry, open_raw
+from .file_reader import AGAIN, DiskFile, bytes_of, open_raw
 from .safetensors_header import (
     DTYPE_NAMES,
     MAX_HEADER,
     MAX_TENSORS,
     HeaderRules,
+    TensorEntry,
     parse_json,
     read_header,
     show,
     sniff,
     write_header,
 )
+from .weight_reader import WeightReader, find_entry
 
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 1024
 
 
-class SafetensorsFile:
-    """One validated file. `entries` and `metadata` are ready at once, data is read later.
+class SafetensorsFile(WeightReader):
+    """One .safetensors file."""
 
-    Safe to read from several threads. Raises InkstoneError for all that is wrong with a file.
-    """
+    entries: dict[str, TensorEntry]
+    metadata: dict[str, str]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -45,50 +46,30 @@ class SafetensorsFile:
             self._load_header()
         except InkstoneError as error:
             self.close()
-            raise InkstoneError(f"{self.path}: not a sound .safetensors file: {error}") from None
+            raise InkstoneError(f"{self.path}: not a valid .safetensors file: {error}") from None
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> "SafetensorsFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Closes the file; reading afterwards is an error."""
         self._disk.close()
 
-    def read(
-        self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """Reads one tensor, into `out` (any device, same shape) or a fresh CPU tensor.
-
-        The result has `dtype`, else out's dtype, else the file's; converted in 1 MiB pieces.
-        """
-        entry = find_entry(self.path, self.entries, name)
-        if out is None:
-            out = torch.empty(entry.shape, dtype=dtype or entry.dtype)
-        check_target(self.path, name, entry.shape, out, dtype)
-        if not out.is_contiguous():
-            with torch.no_grad():
-                return out.copy_(self.read(name, dtype=out.dtype))
+    def _read_into(self, name: str, out: Tensor) -> None:
+        entry = self.entries[name]
         if out.dtype != entry.dtype and DTYPE_NAMES.get(entry.dtype) == "F4":
             raise InkstoneError(
-                f"{self.path}: tensor {name} holds packed 4-bit numbers and cannot become "
-                f"{out.dtype} by itself. Use a file of this model in bf16."
+                f"{self.path}: tensor {name} holds packed 4-bit numbers, which cannot be converted "
+                f"to {out.dtype} without their scales. Use a file of this model in bf16."
             )
         self._disk.read_numbers(out, entry.dtype, self._data + entry.begin, name)
-        return out
 
     def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
         """Bytes start .. stop - 1 of a tensor as uint8: a part of a stream, rows of a matrix."""
         entry = find_entry(self.path, self.entries, name)
-        if not 0 <= start <= stop <= entry.end - entry.begin:
+        if not 0 <= start <= stop <= entry.nbytes:
             raise InkstoneError(
-                f"{self.path}: bytes {start} .. {stop} of {name} were asked for, it has "
-                f"{entry.end - entry.begin}. The file is damaged: download it again."
+                f"{self.path}: expected bytes {start} to {stop} of {name}, it has "
+                f"{entry.nbytes}. The file is damaged: download it again."
             )
         out = torch.empty(stop - start, dtype=torch.uint8)
         self._disk.fill(bytes_of(out), self._data + entry.begin + start, name)
@@ -107,12 +88,12 @@ class SafetensorsFile:
                 raise InkstoneError(f"it has {size} bytes, expected at least 10. {AGAIN}")
             raise InkstoneError(
                 f"the header should be 2 bytes to 64 MiB and inside the file of {size} bytes, "
-                f"got {length}. It is cut or of another format. {AGAIN}"
+                f"got {length}. It is truncated or of another format. {AGAIN}"
             )
         text = bytearray(length)
         self._disk.fill(memoryview(text), 8, "the header")
         try:
-            self.entries, self.metadata = read_header(text, size - 8 - length)
+            self.entries, self.metadata = read_header(bytes(text), size - 8 - length)
         except InkstoneError as error:
             raise InkstoneError(
                 f"{error}. {'It seems to be ' + seems if seems else AGAIN}"
@@ -120,10 +101,10 @@ class SafetensorsFile:
         self._data = 8 + length
 
 
-class ShardedFiles:
-    """A model in several files behind an index JSON, with the interface of SafetensorsFile.
+class ShardedFiles(WeightReader):
+    """A model in several files behind an index JSON.
 
-    Every shard is opened and checked; the index must name exactly the tensors that the shards hold.
+    Every shard is opened and checked; the index must list exactly the tensors of the shards.
     """
 
     def __init__(self, index_json_path: str | Path) -> None:
@@ -140,31 +121,17 @@ class ShardedFiles:
         self.entries = {n: self._files[s].entries[n] for n, s in self.weight_map.items()}
         self.metadata = {k: v for f in self._files.values() for k, v in f.metadata.items()}
 
-    def __enter__(self) -> "ShardedFiles":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Closes every shard."""
         for file in self._files.values():
             file.close()
 
-    def read(
-        self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """As SafetensorsFile.read."""
-        return self._holder(name).read(name, out, dtype)
-
     def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
         """As SafetensorsFile.read_bytes."""
-        return self._holder(name).read_bytes(name, start, stop)
+        find_entry(self.path, self.entries, name)
+        return self._files[self.weight_map[name]].read_bytes(name, start, stop)
 
-    def _holder(self, name: str) -> SafetensorsFile:
-        """The shard of a tensor; any of them says what is wrong with an unknown name."""
-        shard = self.weight_map.get(name)
-        return self._files[shard] if shard else next(iter(self._files.values()))
+    def _read_into(self, name: str, out: Tensor) -> None:
+        self._files[self.weight_map[name]].read(name, out)
 
     def _load_map(self) -> dict[str, str]:
         with open_raw(self.path) as file:
@@ -174,24 +141,26 @@ class ShardedFiles:
                     f"{self.path}: {size} bytes, an index has at most 64 MiB. Name "
                     "the .safetensors.index.json file."
                 )
-            text = file.read()
+            text = file.read() or b""
         try:
-            rules = HeaderRules()
-            rules.other = str  # total_size may be a float in some published files
-            index = parse_json(text, rules)
+            # total_size is a float in some published files
+            index = parse_json(text, HeaderRules(convert_number=str))
         except InkstoneError as error:
-            raise InkstoneError(f"{self.path}: not a sound index: {error}. {AGAIN}") from None
-        found = index.get("weight_map")
-        if not isinstance(found, dict) or not found or len(found) > MAX_TENSORS:
+            raise InkstoneError(f"{self.path}: not a valid index: {error}. {AGAIN}") from None
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not 0 < len(weight_map) <= MAX_TENSORS:
             raise InkstoneError(
-                f"{self.path}: no usable weight_map in it, expected an object of "
-                f"tensor name to shard name. {AGAIN}"
+                f"{self.path}: expected a weight_map with a shard name for each "
+                f"of 1 to {MAX_TENSORS} tensors. {AGAIN}"
             )
-        if any(not isinstance(shard, str) for shard in found.values()):
-            raise InkstoneError(f"{self.path}: weight_map should hold file names. {AGAIN}")
-        if len(set(found.values())) > MAX_SHARDS:
-            raise InkstoneError(f"{self.path}: more than {MAX_SHARDS} shards. {AGAIN}")
-        return found
+        if any(not isinstance(shard, str) for shard in weight_map.values()):
+            raise InkstoneError(f"{self.path}: weight_map should contain file names. {AGAIN}")
+        count = len(set(weight_map.values()))
+        if count > MAX_SHARDS:
+            raise InkstoneError(
+                f"{self.path}: {count} shards, at most {MAX_SHARDS} are read. {AGAIN}"
+            )
+        return weight_map
 
     def _shard_path(self, shard: str) -> Path:
         if not shard or shard in (".", "..") or any(mark in shard for mark in "/\\:\0"):
@@ -208,12 +177,12 @@ class ShardedFiles:
         return path
 
     def _check(self) -> None:
-        held = {name: shard for shard, file in self._files.items() for name in file.entries}
+        shard_of = {name: shard for shard, file in self._files.items() for name in file.entries}
         total = sum(len(file.entries) for file in self._files.values())
-        wrong = [name for name in self.weight_map if held.get(name) != self.weight_map[name]]
-        wrong += [name for name in held if name not in self.weight_map]
+        wrong = [name for name in self.weight_map if shard_of.get(name) != self.weight_map[name]]
+        wrong += [name for name in shard_of if name not in self.weight_map]
         if wrong or total != len(self.weight_map):
-            first = ", ".join(show(name) for name in wrong[:5]) or "a tensor that two shards hold"
+            first = ", ".join(show(name) for name in wrong[:5]) or "a tensor that two shards have"
             raise InkstoneError(
                 f"{self.path}: index and shards disagree on {max(1, len(wrong))} tensors "
                 f"({first}): the files are of different versions. Download index and shards "
@@ -224,9 +193,10 @@ class ShardedFiles:
 def save_safetensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors atomically: the file is complete or, after any fault, as it was before.
+    """Writes tensors atomically: the file is complete or, after any fault, unchanged.
 
-    Same tensors and metadata give the same bytes. Largest item sizes come first, for alignment.
+    The same tensors and metadata give the same bytes, those of the safetensors package. The largest
+    item sizes come first, for alignment.
     """
     path = Path(path)
     ordered = dict(sorted(tensors.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])))

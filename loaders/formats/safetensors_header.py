@@ -1,13 +1,14 @@
 """The header of a .safetensors file: every byte of it is checked before any data is used.
 
 Stricter than the safetensors package: duplicate names, ranks above 8, names above 1 KiB, more than
-65,536 tensors and headers above 64 MiB are refused too. Errors here name the tensor; the reader
-adds the file. Source: the safetensors format description.
+65,536 tensors and headers above 64 MiB are refused too. Errors name the tensor; the reader adds the
+file. Source: the safetensors format description.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ for _name, _attribute in (("F8_E8M0", "float8_e8m0fnu"), ("F4", "float4_e2m1fn_x
         DTYPES[_name] = getattr(torch, _attribute)
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-# First bytes of what people take for a .safetensors file, and what to say about it.
+# First bytes of files that people mistake for .safetensors, and the advice for each.
 MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file. Rename it to .gguf, so that it is read as one."),
     (
@@ -80,6 +81,11 @@ class TensorEntry:
     end: int
 
     @property
+    def read_dtype(self) -> torch.dtype:
+        """The dtype that the tensor is read as where none is requested."""
+        return self.dtype
+
+    @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
@@ -95,16 +101,24 @@ class TensorEntry:
 
 
 def sniff(head: bytes) -> str | None:
-    """What a file with these first bytes seems to be, with advice; None when nothing is known."""
-    found = next((text for magic, text in MAGICS if head.startswith(magic)), None)
-    return found.format_map(ADVICE) if found else None
+    """The format that a file with these first bytes seems to have, with advice; else None."""
+    text = next((text for magic, text in MAGICS if head.startswith(magic)), None)
+    return text.format_map(ADVICE) if text else None
+
+
+def _refuse_number(text: str) -> object:
+    raise InkstoneError(f"the header contains the number {text[:24]}, expected only integers")
 
 
 class HeaderRules:
-    """Hooks of the JSON parser: duplicate names, odd numbers and floods are refused on the way."""
+    """Hooks of the JSON parser that refuse duplicate names and too many or unusual numbers.
 
-    def __init__(self) -> None:
+    `convert_number` is called with the text of a float, NaN or Infinity; a header has none.
+    """
+
+    def __init__(self, convert_number: Callable[[str], object] = _refuse_number) -> None:
         self.objects = self.integers = 0
+        self.convert_number = convert_number
 
     def pairs(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         """An object, or InkstoneError for a name that occurs twice."""
@@ -113,8 +127,8 @@ class HeaderRules:
             raise InkstoneError(f"more than {MAX_TENSORS} tensors")
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
             raise InkstoneError(f"the name {show(twice)} occurs twice in the header")
         return result
 
@@ -125,13 +139,9 @@ class HeaderRules:
             raise InkstoneError(f"too many or too large numbers in the header ({text[:24]})")
         return int(text)
 
-    def other(self, text: str) -> object:
-        """Floats, NaN and Infinity have no place in a header."""
-        raise InkstoneError(f"the header holds the number {text[:24]}, where only integers belong")
-
 
 def show(name: str) -> str:
-    """A name for a message: ASCII, quoted, at most 120 characters of it."""
+    """A name as a message quotes it: ASCII, at most 120 characters."""
     return ascii(name if len(name) <= 120 else name[:120] + "...")
 
 
@@ -142,8 +152,8 @@ def parse_json(text: bytes, rules: HeaderRules) -> dict[str, object]:
             text.decode("utf-8"),
             object_pairs_hook=rules.pairs,
             parse_int=rules.integer,
-            parse_float=rules.other,
-            parse_constant=rules.other,
+            parse_float=rules.convert_number,
+            parse_constant=rules.convert_number,
         )
     except UnicodeDecodeError as error:
         raise InkstoneError(f"the header is not UTF-8 (byte {error.start})") from None
@@ -174,7 +184,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _entry(name: str, value: object) -> TensorEntry:
-    """Checks one header entry; the message of an error names the tensor but not yet the file."""
+    """Checks one header entry; errors name the tensor, not the file."""
     what = f"tensor {show(name)}"
     _check_name(name, what)
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
@@ -209,9 +219,9 @@ def _check_cover(entries: Mapping[str, TensorEntry], data: int) -> None:
             raise InkstoneError(f"there is {kind} {last} and tensor {show(name)} at byte {at}")
         at, last = entry.end, f"tensor {show(name)}"
     if at > data:
-        raise InkstoneError(f"the file is cut: {at - data} of {at} bytes of data are missing")
+        raise InkstoneError(f"the file is truncated: {at - data} of {at} bytes of data are missing")
     if at < data:
-        raise InkstoneError(f"{data - at} bytes follow the last tensor, where none may be")
+        raise InkstoneError(f"{data - at} bytes follow the last tensor, expected none")
 
 
 def _check_header(header: dict[str, object]) -> tuple[dict[str, TensorEntry], dict[str, str]]:

@@ -1,1 +1,1 @@
-"""LoRA files of every spelling, and their side branches on a model."""
+"""LoRA files of every trainer, and their side branches on a model."""

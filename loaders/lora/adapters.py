@@ -1,7 +1,7 @@
-"""LoRAs on a model: what of each file fits it, with which strength, and the branches of a run.
+"""LoRAs on a model: the layers of each file that fit it, their strength, the branches of a run.
 
 A model with LoRAs is a light copy that shares its network with the model without them. The branches
-stand on the network only while a run of that copy lasts, so two wires of a graph never meet.
+are attached to the network only while that copy runs, so two wires of a graph never interfere.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from .layer import LoraLayer
 
 log = logging.getLogger(__name__)
 
-MOST = 100.0  # the largest strength, either sign
+MAX_STRENGTH = 100.0  # either sign
 ROLES = {"model": "diffusion model", "text": "text encoder"}
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
@@ -40,21 +40,20 @@ def parse_blocks(spec: str) -> tuple[tuple[int, int, float], ...]:
     """ "0-19:0.5,20-59:1.0" -> ((0, 19, 0.5), (20, 59, 1.0)): factors of the strength."""
     ranges = []
     for text in filter(str.strip, spec.split(",")):
-        found = _RANGE.fullmatch(text)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last:
+        match = _RANGE.fullmatch(text)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
             raise InkstoneError(
-                f"The block strengths {spec!r} cannot be read at {text.strip()!r}: expected ranges "
+                f"The block strengths {spec!r} are not valid at {text.strip()!r}: expected ranges "
                 "of blocks with a factor each, such as 0-19:0.5,20-59:1.0."
             )
-        ranges.append((first, last, float(found[3])))
+        ranges.append((int(match[1]), int(match[2] or match[1]), float(match[3])))
     return tuple(ranges)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One file with the strength it is asked for. `blocks` scales it per range of blocks, e.g.
-    "0-19:0.5,20-59:1.0"; the last range that names a block counts, blocks that none names keep 1.
+    """One file with its strength. `blocks` scales it per range of blocks, e.g.
+    "0-19:0.5,20-59:1.0"; the last range that names a block counts, other blocks keep 1.
     """
 
     lora: Lora
@@ -62,10 +61,10 @@ class Adapter:
     blocks: str = ""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and abs(self.strength) <= MOST):
+        if not (math.isfinite(self.strength) and abs(self.strength) <= MAX_STRENGTH):
             raise InkstoneError(
                 f"The strength of LoRA {self.lora.path.name} is {self.strength}: expected a number "
-                f"from {-MOST:g} to {MOST:g}, usually 1."
+                f"from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}, usually 1."
             )
         parse_blocks(self.blocks)
 
@@ -75,18 +74,18 @@ class Adapter:
         return parse_blocks(self.blocks)
 
     def strength_at(self, module: str) -> float:
-        """The strength at a layer of ours; layers outside of the blocks have the whole one."""
-        found = _BLOCK.match(module)
-        factor = 1.0
-        for first, last, value in self.ranges if found else ():
-            if first <= int(found[1]) <= last:
+        """The strength at a layer of ours; layers outside the blocks get the full one."""
+        match, factor = _BLOCK.match(module), 1.0
+        block = int(match[1]) if match else -1
+        for first, last, value in self.ranges:
+            if first <= block <= last:
                 factor = value
         return self.strength * factor
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """An adapter on a model of known shapes: the layers that fit, and what does not, in words."""
+class FittedAdapter:
+    """An adapter on a model of known shapes: the layers that fit, and the names of the others."""
 
     adapter: Adapter
     layers: Mapping[str, LoraLayer]
@@ -94,7 +93,7 @@ class Fitted:
 
     @property
     def distilled(self) -> Distilled | None:
-        """Set where the LoRA is a distilled one and takes part."""
+        """Set where the LoRA is a distilled one and has an effect."""
         return self.adapter.lora.distilled if self.adapter.strength > 0 else None
 
     def sentence(self) -> str:
@@ -124,42 +123,42 @@ def _missed(misses: tuple[str, ...]) -> str:
     return f"; {len(misses)} not applied: {', '.join(misses[:5])}{more}"
 
 
-def fit(adapter: Adapter, role: str, layout: Layout) -> Fitted:
-    """What of a file fits a network with this layout (our tensor names -> shapes).
+def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
+    """The layers of a file that fit a network with this layout (our tensor names -> shapes).
 
-    Logs one line: how many modules, or which ones miss. InkstoneError when none fits.
+    Logs one line: how many modules fit, and which ones do not. InkstoneError when none fits.
     """
-    lora, good, misses = adapter.lora, {}, []
+    lora, layers, misses = adapter.lora, {}, []
     for name, layer in lora.layers(role).items():
-        wanted = layout.get(f"{name}.weight")
-        if wanted is None:
+        shape = layout.get(f"{name}.weight")
+        if shape is None:
             misses.append(f"{name} (not in this model)")
-        elif not _fits(layer, wanted):
-            misses.append(f"{name} (made for {list(layer.shape or ())}, here {list(wanted)})")
+        elif not _fits(layer, shape):
+            misses.append(f"{name} (made for {list(layer.shape or ())}, here {list(shape)})")
         else:
-            good[name] = layer
+            layers[name] = layer
     if role == "model" or not lora.model:
-        misses += lora.strangers
-    fitted = Fitted(adapter, good, tuple(misses))
-    if not good:
+        misses += lora.unknown_modules
+    fitted = FittedAdapter(adapter, layers, tuple(misses))
+    if not layers:
         raise InkstoneError(_nothing(fitted, role))
     level = logging.WARNING if misses else logging.INFO
     log.log(level, "LoRA %s: %s", lora.path.name, fitted.sentence())
     return fitted
 
 
-def _fits(layer: LoraLayer, wanted: tuple[int, ...]) -> bool:
+def _fits(layer: LoraLayer, shape: tuple[int, ...]) -> bool:
     bias = layer.change.bias
-    return (layer.shape is None or layer.shape == wanted) and (
-        bias is None or bias.numel() == wanted[0]
+    return (layer.shape is None or layer.shape == shape) and (
+        bias is None or bias.numel() == shape[0]
     )
 
 
-def _nothing(fitted: Fitted, role: str) -> str:
+def _nothing(fitted: FittedAdapter, role: str) -> str:
     lora, other = fitted.adapter.lora, "text" if role == "model" else "model"
     start = f"{lora.path}: 0 of {len(fitted.misses)} modules of this LoRA fit the {ROLES[role]}"
     if lora.layers(other) and not lora.layers(role):
-        return f"{start}, it is for the {ROLES[other]} alone. Connect it to that."
+        return f"{start}, it is only for the {ROLES[other]}. Connect it to that."
     return (
         f"{start} ({', '.join(fitted.misses[:5])}): it was trained for a model of another size or "
         "family. Choose a LoRA of this model."
@@ -169,35 +168,47 @@ def _nothing(fitted: Fitted, role: str) -> str:
 Changes = dict[str, list[tuple[float, kernels.Change]]]
 
 
-def _changes(stack: Iterable[Fitted]) -> Changes:
-    """Layer -> (strength, change) of every adapter that takes part there."""
-    found: Changes = {}
+def _changes(stack: Iterable[FittedAdapter]) -> Changes:
+    """Layer -> (strength, change) of every adapter with an effect there."""
+    changes: Changes = {}
     for fitted in stack:
         for name, layer in fitted.layers.items():
             strength = fitted.adapter.strength_at(name)
             if strength:
-                found.setdefault(name, []).append((strength, layer.change))
-    return found
+                changes.setdefault(name, []).append((strength, layer.change))
+    return changes
 
 
 def branches(
-    stack: Sequence[Fitted], network: nn.Module, device: torch.device, dtype: torch.dtype
+    stack: Sequence[FittedAdapter], network: nn.Module, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Branch]:
-    """Layer of the network -> its branch. Layers it does not hold (modulation; in the last block
-    what never reaches the picture) are left out.
+    """Layer of the network -> its branch. Layers that it does not have (modulation; in the last
+    block those that never reach the image) are left out.
     """
-    held = {n: m for n, m in network.named_modules() if isinstance(m, Linear)} if stack else {}
-    return {
-        name: kernels.branch_of(changes, BaseLayer(held[name]), device, dtype)
-        for name, changes in _changes(stack).items()
-        if name in held
-    }
+    linears = {n: m for n, m in network.named_modules() if isinstance(m, Linear)} if stack else {}
+    return _branches(
+        {n: c for n, c in _changes(stack).items() if n in linears},
+        lambda name: BaseLayer(linears[name]),
+        device,
+        dtype,
+    )
+
+
+def _branches(
+    changes: Changes, base: Callable[[str], kernels.Base], device: torch.device, dtype: torch.dtype
+) -> dict[str, Branch]:
+    branches: dict[str, Branch] = {}
+    for name, layer_changes in changes.items():
+        branch = kernels.branch_of(layer_changes, base(name), device, dtype)
+        if branch is not None:
+            branches[name] = branch
+    return branches
 
 
 class TableBranches:
-    """The branches of layers that only the modulation table reads, made when it asks for them."""
+    """The branches of layers that only the modulation table reads, created on demand."""
 
-    def __init__(self, stack: Sequence[Fitted], names: Iterable[str]) -> None:
+    def __init__(self, stack: Sequence[FittedAdapter], names: Iterable[str]) -> None:
         names = set(names)
         self.changes = {n: c for n, c in _changes(stack).items() if n in names}
         self.key = tuple(  # equal keys: equal tables
@@ -208,52 +219,51 @@ class TableBranches:
 
     def at(self, weights: Weights, device: torch.device) -> Mapping[str, Branch]:
         """Branches in float32, as the table is computed."""
-        return {
-            name: kernels.branch_of(changes, InFile(weights, name), device, torch.float32)
-            for name, changes in self.changes.items()
-        }
+        return _branches(self.changes, lambda name: InFile(weights, name), device, torch.float32)
 
 
-def copied_bytes(stack: Sequence[Fitted], device: torch.device, dtype: torch.dtype) -> int:
-    """Bytes that the branches of a run take beside what the files themselves hold."""
+def copied_bytes(stack: Sequence[FittedAdapter], device: torch.device, dtype: torch.dtype) -> int:
+    """Bytes that the branches of a run take in addition to the tensors of the files."""
     return sum(
-        kernels.copied_bytes([change for _, change in found], device, dtype)
-        for found in _changes(stack).values()
+        kernels.copied_bytes([change for _, change in changes], device, dtype)
+        for changes in _changes(stack).values()
     )
 
 
-def schedule_with(stack: Sequence[Fitted], own: Schedule, usual: Schedule) -> Schedule:
-    """A distilled LoRA brings its schedule, as a merged model's folder does.
+def schedule_with(stack: Sequence[FittedAdapter], own: Schedule, usual: Schedule) -> Schedule:
+    """The schedule of the model with these LoRAs: a distilled LoRA sets its own, as the folder of a
+    merged model does.
 
     own: the schedule of the model as loaded; usual: that of its family.
     """
-    distilled = [f for f in stack if f.distilled]
+    distilled = [(f.adapter.lora.path.name, f.distilled) for f in stack if f.distilled]
     if not distilled:
         return own
+    name, last = distilled[-1]
     if own == LIGHTNING != usual:
         log.warning(
-            "the model is a merged Lightning one by its own scheduler: LoRA %s, distilled too, was "
-            "not made to go on top",
-            distilled[-1].adapter.lora.path.name,
+            "by its scheduler the model is a merged Lightning one; LoRA %s is distilled too and "
+            "not meant for it",
+            name,
         )
     if len(distilled) > 1:
         log.warning(
-            "%d distilled LoRAs at once (%s): each was made to work alone",
+            "%d distilled LoRAs at once (%s): each is meant to be used alone",
             len(distilled),
-            ", ".join(f.adapter.lora.path.name for f in distilled),
+            ", ".join(name for name, _ in distilled),
         )
     if own != LIGHTNING:
         log.info(
             "LoRA %s is %s (%s): the model's own schedule is Lightning's now",
-            distilled[-1].adapter.lora.path.name,
-            distilled[-1].distilled.words(),
-            distilled[-1].distilled.why,
+            name,
+            last.words(),
+            last.why,
         )
     return LIGHTNING
 
 
-def warn_of_fp8(stack: Sequence[Fitted], weights_format: str) -> None:
-    """Plain-cast fp8 moves the weights that a distilled LoRA was fitted to: a grid pattern."""
+def warn_of_fp8(stack: Sequence[FittedAdapter], weights_format: str) -> None:
+    """Warns of a grid pattern: fp8 without scales shifts the weights of a distilled LoRA's base."""
     plain = "float8" in weights_format or re.search(r"fp8 \w+ plain", weights_format)
     if plain and any(f.distilled for f in stack):
         log.warning(
@@ -263,25 +273,43 @@ def warn_of_fp8(stack: Sequence[Fitted], weights_format: str) -> None:
         )
 
 
-def dress(model: Any, text_encoder: Any, adapters: Sequence[Adapter]) -> tuple[Any, Any, list[str]]:
-    """(model, text encoder or None, one line per LoRA): each file goes to what it is for."""
+class Adaptable(Protocol):
+    """A model that takes LoRAs."""
+
+    @property
+    def adapters(self) -> tuple[FittedAdapter, ...]:
+        """Those that it has."""
+
+    def with_loras(self: Self, adapters: Sequence[Adapter]) -> Self:
+        """A light copy with these too."""
+
+
+Self = TypeVar("Self")
+Model = TypeVar("Model", bound=Adaptable)
+Encoder = TypeVar("Encoder", bound=Adaptable)
+
+
+def apply_loras(
+    model: Model, text_encoder: Encoder | None, adapters: Sequence[Adapter]
+) -> tuple[Model, Encoder | None, list[str]]:
+    """(model, text encoder or None, one line per LoRA): each file is applied where it belongs."""
     for_model = [a for a in adapters if a.lora.model or not a.lora.text]
     for_text = [a for a in adapters if a.lora.text]
-    dressed = model.with_loras(for_model) if for_model else model
-    lines = [_line(f) for f in dressed.adapters[len(model.adapters) :]]
+    adapted = model.with_loras(for_model) if for_model else model
+    lines = [_line(f) for f in adapted.adapters[len(model.adapters) :]]
     if text_encoder is None:
-        lines += [
+        missing = [
             f"{a.lora.path.name}: {len(a.lora.text)} text encoder modules not applied: connect the "
             "text encoder"
             for a in for_text
         ]
-        for line in lines[len(lines) - len(for_text) :]:
+        for line in missing:
             log.warning("LoRA %s", line)
-        return dressed, None, lines
+        return adapted, None, lines + missing
     text = text_encoder.with_loras(for_text) if for_text else text_encoder
     lines += [f"{_line(f)} (text encoder)" for f in text.adapters[len(text_encoder.adapters) :]]
-    return dressed, text, lines
+    return adapted, text, lines
 
 
-def _line(fitted: Fitted) -> str:
+def _line(fitted: FittedAdapter) -> str:
     return f"{fitted.adapter.lora.path.name}: {fitted.sentence()}"

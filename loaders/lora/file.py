@@ -1,8 +1,8 @@
-"""A LoRA file, read whole and checked: what it does to which layer, by our names.
+"""A LoRA file, read whole and checked: its change of each layer, by our names.
 
-Every method that stands beside a linear layer is read (layer.py), in every spelling of
-loaders/arch/key_maps_lora.py. Whether it fits a model is asked later
-(adapters.py), so one file serves several models; it is read once as long as someone holds it.
+Every method that works as a side branch of a linear layer is read (layer.py), in every spelling of
+loaders/arch/key_maps_lora.py. Whether it fits a model is checked later (adapters.py), so one file
+serves several models; it is read once as long as it is referenced.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ...sampling.lightning import Distilled
 from ..arch.identify import describe, require, view_of
 from ..arch.key_maps_lora import DISTILLED_MODULES, Named, other_words, seems_for, understand
 from ..arch.marks import OTHER_LORA_MARK, QWEN_LORA_MARK
-from ..formats.open import Weights, open_weights
-from .alpha import said
+from ..formats.open import open_weights
+from ..formats.weight_reader import WeightReader
+from .alpha import read_alpha
 from .layer import LayerReader, LoraLayer
 
 log = logging.getLogger(__name__)
@@ -31,119 +32,124 @@ DISTILLED_RANK = 64  # of every published Lightning LoRA
 _DISTILLED_WORD = re.compile(r"lightning|distill|\bturbo\b", re.IGNORECASE)
 _STEPS = re.compile(r"\b(\d{1,2})[ _-]?steps?\b", re.IGNORECASE)
 _serials = itertools.count(1)
-_loaded: weakref.WeakValueDictionary[tuple, Lora] = weakref.WeakValueDictionary()
+_loaded: weakref.WeakValueDictionary[tuple[object, ...], Lora] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """A file. `strangers` are modules, as the file spells them, that are none of ours."""
+    """A file. `unknown_modules` are not ours, spelled as in the file."""
 
     path: Path
-    model: Mapping[str, LoraLayer]  # our name of a layer of the MMDiT -> what is done to it
-    text: Mapping[str, LoraLayer]  # the same of the text encoder
-    strangers: tuple[str, ...] = ()
+    model: Mapping[str, LoraLayer]  # our name of a layer of the MMDiT -> its change
+    text: Mapping[str, LoraLayer]  # the same for the text encoder
+    unknown_modules: tuple[str, ...] = ()
     distilled: Distilled | None = None
-    serial: int = field(default_factory=lambda: next(_serials))  # tells files apart, never reused
+    serial: int = field(default_factory=lambda: next(_serials))  # identifies the file, never reused
 
     def layers(self, role: str) -> Mapping[str, LoraLayer]:
-        """Of "model" or "text"."""
+        """The layers of a role, "model" or "text"."""
         return self.model if role == "model" else self.text
 
 
 def load_lora(path: str | Path) -> Lora:
-    """Reads and checks a .safetensors file. InkstoneError when it is damaged or not for us."""
+    """Reads and checks a .safetensors file. InkstoneError when it is damaged or for another
+    model."""
     path = Path(path)
     key = _identity(path)
-    held = _loaded.get(key)
-    if held is not None:
-        return held
+    loaded = _loaded.get(key)
+    if loaded is not None:
+        return loaded
     with open_weights(path) as source:
         lora = _read(source)
     _loaded[key] = lora
     return lora
 
 
-def _identity(path: Path) -> tuple:
+def _identity(path: Path) -> tuple[object, ...]:
     try:
         stat = path.stat()
     except OSError:
-        return (str(path),)  # opening it says why
+        return (str(path),)  # opening it raises the error
     return str(path.resolve()), stat.st_mtime_ns, stat.st_size
 
 
-def _read(source: Weights) -> Lora:
-    groups, strangers = _grouped(source)
+def _read(source: WeightReader) -> Lora:
+    groups, unknown = _grouped(source)
     layers: dict[str, dict[str, LoraLayer]] = {"model": {}, "text": {}}
-    scales = {role: said(source.metadata, source.path, role) for role in layers}
+    scales = {role: read_alpha(source.metadata, source.path, role) for role in layers}
     for (role, ours), parts in groups.items():
         beat()
         reader = LayerReader(source, parts, scales[role], ours[0])
         layers[role] |= zip(ours, reader.layers(len(ours)))
     return Lora(
-        source.path,
-        layers["model"],
-        layers["text"],
-        strangers,
-        _distilled(layers["model"], groups, source.metadata),
+        path=source.path,
+        model=layers["model"],
+        text=layers["text"],
+        unknown_modules=unknown,
+        distilled=_distilled(layers["model"], groups, source.metadata),
     )
 
 
 _Groups = dict[tuple[str, tuple[str, ...]], dict[str, str]]
 
 
-def _grouped(source: Weights) -> tuple[_Groups, tuple[str, ...]]:
-    """((role, our modules) -> part -> name in the file, modules that are none of ours)."""
+def _grouped(source: WeightReader) -> tuple[_Groups, tuple[str, ...]]:
+    """((role, our modules) -> part -> name in the file, unknown modules)."""
     groups: _Groups = {}
-    strangers: dict[str, None] = {}
-    named = {name: understand(name) for name in source.entries}
-    if not any(n for n in named.values()):
+    unknown: dict[str, None] = {}
+    names = {name: named for name in source.entries if (named := understand(name))}
+    if not names:
         require(describe(view_of(source)), "lora")
         raise InkstoneError(
             f"{source.path}: no tensor in it is part of a LoRA. Choose another file from "
             "models/loras."
         )
-    _refuse_other_models(source.path, [n for n, known in named.items() if known], named)
-    for name, known in named.items():
-        if known is None or not known.ours:
-            strangers[known.module if known else name] = None
+    _refuse_other_models(source.path, names)
+    for name in source.entries:
+        named = names.get(name)
+        if named is None or not named.ours:
+            unknown[named.module if named else name] = None
             continue
-        if known.part == "other":
-            part = name[len(known.module) + 1 :]
+        if named.part == "other":
+            part = name[len(named.module) + 1 :]
             raise InkstoneError(
                 f"{source.path}: {name} is {other_words(part)}, which this version cannot apply "
-                "beside a layer. Use a LoRA, LoKr, LoHa or DoRA file."
+                "as a side branch. Use a LoRA, LoKr, LoHa or DoRA file."
             )
-        parts = groups.setdefault((known.role, known.ours), {})
-        if known.part in parts:
+        parts = groups.setdefault((named.role, named.ours), {})
+        if named.part in parts:
             raise InkstoneError(
-                f"{source.path}: {parts[known.part]} and {name} are the same part of one layer: "
+                f"{source.path}: {parts[named.part]} and {name} are the same part of one layer: "
                 "the file holds two adapters. Save them as two files."
             )
-        parts[known.part] = name
-    return groups, tuple(strangers)
+        parts[named.part] = name
+    return groups, tuple(unknown)
 
 
-def _refuse_other_models(path: Path, names: list[str], named: Mapping[str, Named | None]) -> None:
+def _refuse_other_models(path: Path, names: Mapping[str, Named]) -> None:
     """FLUX and Qwen-Image share names of attention layers: marks of others decide."""
-    ours = [n for n in names if named[n].ours]
-    seems = seems_for([n for n in names if n not in ours])
-    qwen = any(QWEN_LORA_MARK.search(n) for n in ours) or all(named[n].role == "text" for n in ours)
-    other = any(OTHER_LORA_MARK.search(n) for n in names if not named[n].ours)
+    ours = {name: named for name, named in names.items() if named.ours}
+    others = [name for name in names if name not in ours]
+    seems = seems_for(others)
+    qwen = any(QWEN_LORA_MARK.search(name) for name in ours)
+    qwen = qwen or all(named.role == "text" for named in ours.values())
+    other = any(OTHER_LORA_MARK.search(name) for name in others)
     if ours and (qwen or not other) and seems != "Qwen-Image 2.1":
         return
-    what = f"it seems to be for {seems}" if seems else "its names are of no kind that is known"
-    some = ", ".join(names[:3])
+    what = f"it seems to be for {seems}" if seems else "its names are of no known model"
+    first = ", ".join(list(names)[:3])
     raise InkstoneError(
-        f"{path}: 0 of {len({named[n].module for n in names})} modules of this LoRA belong to "
-        f"Qwen-Image, {what} ({some} ...). Choose a LoRA that was trained for Qwen-Image."
+        f"{path}: 0 of {len({named.module for named in names.values()})} modules of this LoRA "
+        f"belong to Qwen-Image, {what} ({first} ...). Choose a LoRA that was trained for "
+        "Qwen-Image."
     )
 
 
 def _distilled(
     layers: Mapping[str, LoraLayer], groups: _Groups, metadata: Mapping[str, str]
 ) -> Distilled | None:
-    """Told by the metadata, else by what the published Lightning files have in common: rank 64 on
-    every layer of every block but modulation, an alpha tensor each, bare names.
+    """Detected by the metadata, else by the common traits of the published Lightning files: rank 64
+    on every layer of every block but modulation, an alpha tensor each, names without a prefix.
     """
     words = " ".join(value[:4096] for value in metadata.values())
     if layers and _DISTILLED_WORD.search(words):

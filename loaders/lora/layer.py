@@ -1,7 +1,7 @@
 """One layer of a LoRA file: its tensors, checked, as a change of a linear layer.
 
-Read are LoRA, LoKr, LoHa, dense differences (`.diff`, `.diff_b`), and DoRA on any of them. What the
-tensors of a layer do not explain together is refused by name, never left out.
+Supports LoRA, LoKr, LoHa, dense differences (`.diff`, `.diff_b`), and DoRA on any of them. A tensor
+that does not fit the others of its layer is refused by name, never skipped.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.lora import Change
 from ...kernels.lora_delta import Delta, Dense, Hadamard, Kron, LowRank
-from ..formats.open import Weights
-from .alpha import Said
+from ..formats.weight_reader import WeightReader
+from .alpha import AlphaMetadata
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """One layer of a file: what is done to it, and the numbers to tell."""
+    """The change of one layer, and the numbers that are reported."""
 
     change: Change
     kind: str  # LoRA, LoKr, LoHa, diff, with "DoRA " in front where it is one
@@ -30,14 +30,16 @@ class LoraLayer:
 
 
 class LayerReader:
-    """Makes the change of one layer from its tensors."""
+    """Builds the change of one layer from its tensors."""
 
-    def __init__(self, source: Weights, parts: dict[str, str], scales: Said, module: str) -> None:
+    def __init__(
+        self, source: WeightReader, parts: dict[str, str], scales: AlphaMetadata, module: str
+    ) -> None:
         self.source, self.parts, self.scales, self.module = source, parts, scales, module
         self.used: set[str] = set()
 
     def layers(self, count: int) -> list[LoraLayer]:
-        """The layer; of a fused one its `count` parts."""
+        """The layer, or the `count` parts of a fused one."""
         kind, delta, rank, alpha = self._delta()
         change = Change(delta, self._magnitude(delta), self._bias(delta))
         self._refuse_unread()
@@ -50,39 +52,41 @@ class LayerReader:
         unread = set(self.parts) - self.used - {"alpha"}
         if unread:
             raise self._error(
-                f"{self._name(min(unread))} does not go with the other tensors of its layer "
+                f"{self._name(min(unread))} does not fit the other tensors of its layer "
                 f"({', '.join(sorted(set(self.parts) - unread))})"
             )
 
     def _delta(self) -> tuple[str, Delta | None, int | None, float | None]:
         """(kind, delta, rank, alpha)."""
-        held = set(self.parts)
-        for kind, mark in (("LoKr", "lokr_"), ("LoHa", "hada_")):
-            if any(part.startswith(mark) for part in held):
-                return kind, *(self._lokr() if kind == "LoKr" else self._loha())
-        if held & {"down", "up"}:
+        parts = set(self.parts)
+        if any(part.startswith("lokr_") for part in parts):
+            return "LoKr", *self._lokr()
+        if any(part.startswith("hada_") for part in parts):
+            return "LoHa", *self._loha()
+        if parts & {"down", "up"}:
             down, up = self._matrix("down"), self._matrix("up")
             self._meets("up", up, "down", down)
             scale, alpha = self._scale(down.shape[0])
             return "LoRA", LowRank(down, up, scale), down.shape[0], alpha
-        if "diff" in held:
+        if "diff" in parts:
             return "diff", Dense(self._matrix("diff")), None, None
-        if held <= {"diff_b"}:
+        if parts <= {"diff_b"}:
             return "diff", None, None, None
-        raise self._error(f"{self._name(sorted(held)[0])} stands alone, without its matrices")
+        raise self._error(f"{self._name(min(parts))} is there without its matrices")
 
     def _lokr(self) -> tuple[Delta, int | None, float | None]:
-        sides, rank = [], None
-        for side in ("lokr_w1", "lokr_w2"):
-            if side in self.parts:
-                sides.append((self._matrix(side),))
-                continue
-            a, b = self._matrix(side + "_a"), self._matrix(side + "_b")
-            self._meets(side + "_a", a, side + "_b", b)
-            sides.append((a, b))
-            rank = b.shape[0]  # the second side's, where both are factored
+        (left, left_rank), (right, right_rank) = map(self._kron_side, ("lokr_w1", "lokr_w2"))
+        rank = right_rank or left_rank  # the second side's, where both are factored
         scale, alpha = self._scale(rank) if rank else (1.0, None)
-        return Kron(*sides, scale), rank, alpha
+        return Kron(left, right, scale), rank, alpha
+
+    def _kron_side(self, side: str) -> tuple[tuple[Tensor, ...], int | None]:
+        """(the matrix, or its two factors; their rank)."""
+        if side in self.parts:
+            return (self._matrix(side),), None
+        a, b = self._matrix(side + "_a"), self._matrix(side + "_b")
+        self._meets(side + "_a", a, side + "_b", b)
+        return (a, b), b.shape[0]
 
     def _loha(self) -> tuple[Delta, int, float | None]:
         a1, b1, a2, b2 = (self._matrix(f"hada_{p}") for p in ("w1_a", "w1_b", "w2_a", "w2_b"))
@@ -109,8 +113,8 @@ class LayerReader:
         return tensor
 
     def _bias(self, delta: Delta | None) -> Tensor | None:
-        """`.diff_b`, and PEFT's bias of the second matrix with the LoRA's factor."""
-        found = []
+        """The sum of `.diff_b` and PEFT's bias of the second matrix times the LoRA's factor."""
+        biases = []
         for part, factor in (("diff_b", 1.0), ("up_bias", getattr(delta, "scale", 1.0))):
             if part in self.parts:
                 tensor = self._tensor(part).flatten() * factor
@@ -119,24 +123,25 @@ class LayerReader:
                         f"{self._name(part)} has {tensor.numel()} elements, expected "
                         f"{delta.shape[0]}"
                     )
-                found.append(tensor)
-        return sum(found[1:], found[0]) if found else None
+                biases.append(tensor)
+        return sum(biases[1:], biases[0]) if biases else None
 
     def _split(self, layer: LoraLayer, count: int) -> list[LoraLayer]:
-        """A layer fused of `count` as that many: rows of its second matrix."""
+        """Splits a layer that `count` layers were fused into: rows of its second matrix."""
         delta, bias = layer.change.delta, layer.change.bias
         if layer.change.magnitude is not None or isinstance(delta, Kron | Hadamard):
             raise self._error(
                 f"{self.module} and its neighbours are fused into one layer, which this version "
-                "takes apart only for plain LoRA"
+                "splits only for plain LoRA"
             )
-        rows = delta.shape[0] if delta is not None else bias.numel()
+        rows = delta.shape[0] if delta is not None else 0 if bias is None else bias.numel()
         if rows % count:
-            raise self._error(f"{rows} rows of a fused layer do not part into {count}")
-        shifts = bias.chunk(count) if bias is not None else (None,) * count
-        made = [Change(_rows(delta, i, count), None, shift) for i, shift in enumerate(shifts)]
+            raise self._error(f"{rows} rows of a fused layer cannot be split into {count}")
+        biases = bias.chunk(count) if bias is not None else (None,) * count
+        changes = [Change(_rows(delta, i, count), None, bias) for i, bias in enumerate(biases)]
         return [
-            replace(layer, change=c, shape=None if c.delta is None else c.delta.shape) for c in made
+            replace(layer, change=c, shape=None if c.delta is None else c.delta.shape)
+            for c in changes
         ]
 
     def _scale(self, rank: int) -> tuple[float, float | None]:
@@ -170,7 +175,7 @@ class LayerReader:
         """A finite float tensor."""
         if part not in self.parts:
             raise self._error(
-                f"{self._name(sorted(self.parts)[0])} is there, its other half ({part}) is missing"
+                f"{self._name(min(self.parts))} is there, its other half ({part}) is missing"
             )
         self.used.add(part)
         name = self.parts[part]
@@ -178,10 +183,10 @@ class LayerReader:
         if not stored.is_floating_point:
             if part == "alpha":
                 return self.source.read(name).float()
-            raise self._error(f"{name} holds {stored}, expected floats")
+            raise self._error(f"{name} has dtype {stored}, expected floats")
         tensor = self.source.read(name, dtype=torch.bfloat16 if stored.itemsize == 1 else None)
         if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
-            raise self._error(f"{name} holds NaN or infinity")
+            raise self._error(f"{name} contains NaN or infinity")
         return tensor
 
     def _meets(self, outer: str, a: Tensor, inner: str, b: Tensor) -> None:
@@ -205,4 +210,4 @@ def _rows(delta: Delta | None, index: int, count: int) -> Delta | None:
     """The index-th of `count` equal parts of the output rows."""
     if isinstance(delta, LowRank):
         return replace(delta, up=delta.up.chunk(count)[index])
-    return None if delta is None else Dense(delta.weight.chunk(count)[index])
+    return Dense(delta.weight.chunk(count)[index]) if isinstance(delta, Dense) else None

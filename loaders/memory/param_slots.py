@@ -22,7 +22,7 @@ from ...kernels.interrupt import beat, waited
 from ...kernels.linear import Linear
 from ...quant.storage import PackedWeight, PlainStorage, Storage
 from ..formats.file_reader import scratch
-from ..formats.open import Weights
+from ..formats.weight_reader import WeightReader
 
 _READERS = 2  # threads that fill: reading waits for copies, and one core does not fill the bus
 _MANY = 1 << 28  # bytes from which a second reader pays
@@ -91,7 +91,7 @@ class WeightPolicy:
 
 def slots_of(
     network: nn.Module,
-    source: Weights,
+    source: WeightReader,
     table: Mapping[str, str],
     found: Mapping[str, PackedWeight],
     kept: WeightPolicy,
@@ -133,7 +133,7 @@ def _bias(read: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _plain(
-    source: Weights,
+    source: WeightReader,
     name: str,
     table: Mapping[str, str],
     found: Mapping[str, PackedWeight],
@@ -164,7 +164,7 @@ def _plain(
 
 
 def read_weight(
-    source: Weights, table: Mapping[str, str], found: Mapping[str, PackedWeight], name: str
+    source: WeightReader, table: Mapping[str, str], found: Mapping[str, PackedWeight], name: str
 ) -> Tensor | Storage:
     """One tensor by our name, on the CPU: packed as it is, else as the file has it."""
     if name in found:
@@ -175,7 +175,9 @@ def read_weight(
     return source.read(table[name])
 
 
-def read_shaped(source: Weights, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def read_shaped(
+    source: WeightReader, name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
     """One tensor in the network's shape: a 3-D kernel's last slice, gammas without empty axes."""
     stored = source.entries[name].shape
     if stored == shape:
@@ -192,7 +194,7 @@ def read_shaped(source: Weights, name: str, shape: tuple[int, ...], dtype: torch
     )
 
 
-def _refuse_missing(source: Weights, missing: list[str]) -> None:
+def _refuse_missing(source: WeightReader, missing: list[str]) -> None:
     if missing:
         raise InkstoneError(
             f"{source.path}: {len(missing)} tensors are missing, e.g. {', '.join(missing[:5])}. "

@@ -21,7 +21,7 @@ from ..arch.expected_tensors import mmdit_layout
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
 from ..lora import adapters as lora_stack
-from ..lora.adapters import Adapter, Fitted
+from ..lora.adapters import Adapter, FittedAdapter
 from ..lora.file import Lora
 from ..memory.lru import Recent
 from ..memory.residency import Residency, settle_together
@@ -48,7 +48,7 @@ class DiffusionModel:
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
     preview: Tensor | None = None  # [17,3], see sampling/preview.py
-    adapters: tuple[Fitted, ...] = ()
+    adapters: tuple[FittedAdapter, ...] = ()
     # shared with all copies of this model
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)

@@ -17,7 +17,7 @@ from ...kernels.text_encoder import Past, TextEncoder, picture_positions
 from ..arch.expected_tensors import text_layout
 from ..arch.family import PICTURE_PAD, EditTemplate, Family
 from ..lora import adapters as lora_stack
-from ..lora.adapters import Adapter, Fitted
+from ..lora.adapters import Adapter, FittedAdapter
 from ..memory.lru import Recent
 from ..memory.residency import Residency
 from .tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class TextEncoderModel:
     path: Path
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
-    adapters: tuple[Fitted, ...] = ()
+    adapters: tuple[FittedAdapter, ...] = ()
     vision: TowerPlace | None = field(default=None, repr=False)  # opened by the first edit
     _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
     _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)

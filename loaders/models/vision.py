@@ -24,7 +24,7 @@ from ..arch.dims import VISION_SIZES, Shapes, vision_sizes
 from ..arch.expected_tensors import vision_layout
 from ..arch.header_view import HeaderView
 from ..arch.key_maps import KeyMap
-from ..formats.open import Weights
+from ..formats.weight_reader import WeightReader
 from ..memory.lru import Recent
 from ..memory.residency import Residency, free_after_asking
 from .image_processor import digest, rgb_bytes, tower_pixels
@@ -118,7 +118,7 @@ class TowerOptions:
 
 
 def tower_place(
-    source: Weights, view: HeaderView, names: KeyMap, options: TowerOptions
+    source: WeightReader, view: HeaderView, names: KeyMap, options: TowerOptions
 ) -> TowerPlace:
     """Locates the tower of an open text encoder. Reads no weights."""
     if any(ours.startswith(START) for ours in names.table):

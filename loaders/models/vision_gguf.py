@@ -17,9 +17,11 @@ from ...errors import InkstoneError
 from ...quant.gguf_types import BY_NAME
 from ..arch import key_maps_gguf
 from ..arch.dims import size
-from ..formats.file_reader import AGAIN, check_target, find_entry
-from ..formats.gguf import GGUFFile, architecture_of
+from ..formats.file_reader import AGAIN
+from ..formats.gguf import GGUFFile
 from ..formats.gguf_header import GGUFEntry
+from ..formats.gguf_parts import architecture_of
+from ..formats.weight_reader import WeightReader, find_entry
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +29,13 @@ _MOST_FILES = 200  # GGUF files of a folder that are looked into
 _QUANT = re.compile(r"[-._]((ud[-._])?i?q\d\w*|bf16|f16|f32|fp16|mxfp4\w*|tq\d\w*)$", re.IGNORECASE)
 
 
-class VisionFile:
-    """An mmproj file with the interface of SafetensorsFile, under our `visual.` names.
+class VisionFile(WeightReader):
+    """An mmproj file under our `visual.` names.
 
     An entry whose parts have one type keeps it and can be read raw; one of mixed types is float32.
     """
+
+    entries: dict[str, GGUFEntry]
 
     def __init__(self, path: str | Path) -> None:
         self._file = GGUFFile(path)
@@ -48,28 +52,14 @@ class VisionFile:
             self.close()
             raise
 
-    def __enter__(self) -> "VisionFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Closes the file; reading afterwards is an error."""
         self._file.close()
 
-    def read(
-        self, name: str, out: Tensor | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """As SafetensorsFile.read."""
-        entry = find_entry(self.path, self.entries, name)
-        parts = self._table[name]
+    def _read_into(self, name: str, out: Tensor) -> None:
+        parts, at = self._table[name], 0
         if len(parts.names) == 1:
-            return self._file.read(parts.names[0], out, dtype)
-        if out is None:
-            out = torch.empty(entry.shape, dtype=dtype or entry.kind.dtype or torch.float32)
-        check_target(self.path, name, entry.shape, out, dtype)
-        at = 0
+            self._file.read(parts.names[0], out)
+            return
         with torch.no_grad():
             for part in parts.names:
                 if parts.stack:
@@ -79,7 +69,6 @@ class VisionFile:
                 n = self._file.entries[part].shape[parts.axis]
                 self._file.read(part, out.narrow(parts.axis, at, n))
                 at += n
-        return out
 
     def raw(self, name: str) -> Tensor:
         """The bytes of a matrix, uint8 [rows, bytes of a row]; parts below each other."""

@@ -21,7 +21,7 @@ from ...quant.storage import PackedWeight, Storage
 from ..arch.dims import Shapes
 from ..arch.header_view import HeaderView
 from ..arch.key_maps import KeyMap
-from ..formats.open import Weights
+from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, read_weight, slots_of
 from ..memory.residency import Residency, free_after_asking
 
@@ -56,7 +56,7 @@ class LoadedWeights:
 class WeightFile:
     """An open file by our names."""
 
-    source: Weights
+    source: WeightReader
     names: Mapping[str, str]  # our name -> the file's
     packed: Mapping[str, PackedWeight]
     shapes: Shapes  # of all weights, for packed ones those of the plain matrices
@@ -100,7 +100,7 @@ class WeightFile:
 
 
 def weight_file(
-    source: Weights,
+    source: WeightReader,
     view: HeaderView,
     names: KeyMap,
     within: Callable[[str], bool] = lambda name: True,

@@ -151,7 +151,7 @@ BAD_FILES = {
         edit("vae", lambda t: t.update({CONV: torch.zeros(1, 1, 3, 3)})),
         ("tensors have wrong shapes (", AGAIN),
     ),
-    "truncated": ("model", cut, ("the file is cut: 1000 of", AGAIN)),
+    "truncated": ("model", cut, ("the file is truncated: 1000 of", AGAIN)),
     "empty file": ("vae", data(b""), ("it has 0 bytes", AGAIN)),
     "header bomb": ("model", data(raw(b"{}", length=2**62)), (f"got {2**62}", AGAIN)),
     "deep JSON": ("model", data(raw("[" * 100_000)), ("nested too deeply", AGAIN)),
@@ -168,16 +168,20 @@ BAD_FILES = {
     "folder of pickles": (
         "model",
         pickled_folder,
-        ("no .safetensors file", "pytorch_model.bin", "publisher's .safetens"),
+        ("has no weight file (.safetensors", "pytorch_model.bin", "publisher's .safetens"),
     ),
-    "empty folder": ("vae", Path.mkdir, ("holds no .safetensors file", "Name the file")),
+    "empty folder": ("vae", Path.mkdir, ("has no weight file", "Name the file")),
     "shard lost": ("model", lost_shard, ("m-00001-of-00002.safetensors is missing", "same folder")),
     "GGUF": (
         "model",
         data(b"GGUF\3\0\0\0" + b"\1" * 60),
-        ("not a sound .gguf file", "72340172838076673 tensors", "Download it again"),
+        ("not a valid .gguf file", "72340172838076673 tensors", "Download it again"),
     ),
-    "GGUF of 20 GB": ("model", huge_gguf, ("it holds no tensors", "Use the file with the weights")),
+    "GGUF of 20 GB": (
+        "model",
+        huge_gguf,
+        ("it contains no tensors", "Use the file with the weights"),
+    ),
     "LoRA": ("model", shapes(LORA), ("Qwen-Image LoRA", "It belongs in models/loras")),
     "ControlNet": (
         "model",
@@ -232,8 +236,8 @@ DIT_JSON, TEXT_JSON, VAE_JSON = (
     f"{part}/config.json" for part in ("transformer", "text_encoder", "vae")
 )
 BAD_CONFIGS = {
-    "no JSON": (DIT_JSON, "{", ("config.json: not readable as JSON", "Get the file again")),
-    "a list": (VAE_JSON, "[]", ("expected a JSON object, got list", "Get the file again")),
+    "no JSON": (DIT_JSON, "{", ("config.json: not readable as JSON", "Download the file again")),
+    "a list": (VAE_JSON, "[]", ("expected a JSON object, got list", "Download the file again")),
     "other layers": (
         DIT_JSON,
         lambda c: c | {"num_layers": 7},

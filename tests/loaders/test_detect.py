@@ -597,7 +597,7 @@ def test_files_of_other_formats(tmp_path: Path, data: bytes, words: str):
 def test_damaged_file_raises(tmp_path: Path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    with pytest.raises(InkstoneError, match="not a sound"):
+    with pytest.raises(InkstoneError, match="not a valid"):
         identify(path)
     with pytest.raises(InkstoneError, match="does not exist"):
         identify(tmp_path / "none.safetensors")

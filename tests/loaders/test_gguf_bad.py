@@ -71,10 +71,10 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "2^63 keys": (file(counts=(2, HUGE)), f"{HUGE} keys", AGAIN),
     "2^64 - 1 of both": (file(counts=(2**64 - 1,) * 2), "tensors; at most", AGAIN),
     "65,537 tensors": (file(counts=(65_537, 0)) + b"\0" * 2_000_000, "at most 65536", AGAIN),
-    "too many for the file": (file(counts=(1000, 4)), "should have 1000 tensors", AGAIN),
+    "too many for the file": (file(counts=(1000, 4)), "its header counts 1000 tensors", AGAIN),
     "one key too many": (file(counts=(2, 5)), "", ""),
     "one tensor too many": (file(counts=(3, 4)), "", ""),
-    "no tensors": (file(tensors=()), "holds no tensors", "Use the file with the weights"),
+    "no tensors": (file(tensors=()), "it contains no tensors", "Use the file with the weights"),
     # keys and values
     "key of 2^63 bytes": (file([text("", HUGE)], counts=(2, 1)), f"has {HUGE} bytes", AGAIN),
     "key of 1025 bytes": (file([kv("k" * 1025, U32, b"\0" * 4)]), "1025 bytes, at most", AGAIN),

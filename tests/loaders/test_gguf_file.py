@@ -73,7 +73,7 @@ def test_every_type_reads_as_the_package_wrote_it(tmp_path):
 
 
 def test_reading_goes_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 1100)  # from 5 blocks of Q6_K on
+    monkeypatch.setattr(module, "CHUNK", 1100)  # from 5 blocks of Q6_K on
     path = tmp_path / "all.gguf"
     held = every_type(path)
     with GGUFFile(path) as file:
@@ -315,7 +315,7 @@ def test_parts_must_fit_together(tmp_path):
     with pytest.raises(InkstoneError, match="1 of its 3 parts are missing: m-00003-of-00003.gguf"):
         GGUFFile(paths[0])
     paths[2].write_bytes(paths[1].read_bytes())
-    with pytest.raises(InkstoneError, match="it says that it is part 2 of 3, expected part 3"):
+    with pytest.raises(InkstoneError, match="its header calls it part 2 of 3, expected part 3"):
         GGUFFile(paths[0])
     paths[2].write_bytes(third.replace(b"NVFP4", b"NVFP5").replace(b"MXFP4", b"NVFP4"))
     with GGUFFile(paths[0]) as file:
@@ -335,7 +335,7 @@ def test_parts_must_be_complete(tmp_path):
     key = b"split.tensors.count" + b"\5\0\0\0"
     for path in paths:
         path.write_bytes(path.read_bytes().replace(key + b"\x13", key + b"\x14"))
-    with pytest.raises(InkstoneError, match="3 parts hold 19 tensors, expected 20"):
+    with pytest.raises(InkstoneError, match="3 parts contain 19 tensors, expected 20"):
         GGUFFile(paths[0])
 
 

@@ -187,7 +187,7 @@ def test_misaligned_data_and_leading_spaces_are_read(tmp_path: Path):
 
 
 def test_conversion_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(file_reader, "PIECE", 100)
+    monkeypatch.setattr(file_reader, "CHUNK", 100)
     values = torch.randn(37, 11)
     path = tmp_path / "m.safetensors"
     save_file({"w": values, "f8": values.to(torch.float8_e4m3fn)}, path)
@@ -231,9 +231,11 @@ def test_file_cut_while_it_is_open(tmp_path: Path):
     save_safetensors(path, {"w": torch.zeros(1000)})
     with SafetensorsFile(path) as file:
         os.truncate(path, 2000)
-        with pytest.raises(InkstoneError, match=r"was cut while it was read: w needs 4000 bytes"):
+        with pytest.raises(
+            InkstoneError, match=r"was truncated while it was read: w needs 4000 bytes"
+        ):
             file.read("w")
-        with pytest.raises(InkstoneError, match=r"was cut while it was read"):
+        with pytest.raises(InkstoneError, match=r"was truncated while it was read"):
             file.read("w", dtype=torch.half)
 
 
@@ -307,7 +309,7 @@ def test_shards_read_as_one_file(tmp_path: Path):
         ({"w2": "gone.safetensors"}, "shard gone.safetensors is missing.*same folder"),
         ({"w2": "../secret.safetensors"}, "leaves the folder"),
         ({"w2": "/etc/passwd"}, "leaves the folder"),
-        ({"w2": 3}, "should hold file names"),
+        ({"w2": 3}, "should contain file names"),
     ],
 )
 def test_index_and_shards_must_agree(tmp_path: Path, weight_map: dict, match: str):
@@ -319,8 +321,8 @@ def test_index_and_shards_must_agree(tmp_path: Path, weight_map: dict, match: st
     ("text", "match"),
     [
         ("", "not JSON"),
-        ("{}", "no usable weight_map"),
-        ('{"weight_map": []}', "no usable weight_map"),
+        ("{}", "expected a weight_map with a shard name"),
+        ('{"weight_map": []}', "expected a weight_map with a shard name"),
         ("[1]", "JSON object, got list"),
         ("\udcff", "not UTF-8"),
     ],
@@ -334,7 +336,7 @@ def test_bad_index(tmp_path: Path, text: str, match: str):
 
 
 def test_folders(tmp_path: Path):
-    with pytest.raises(InkstoneError, match="holds no .safetensors file"):
+    with pytest.raises(InkstoneError, match="has no weight file"):
         open_weights(tmp_path)
     (tmp_path / "vae").mkdir()
     with pytest.raises(InkstoneError, match=r"one of its folders \(vae\)"):

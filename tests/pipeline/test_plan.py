@@ -20,7 +20,7 @@ from inkstone.kernels.configs import VisionConfig
 from inkstone.kernels.vision import VisionTower, activation_bytes
 from inkstone.loaders.arch.family import EDIT_PLUS
 from inkstone.loaders.arch.variant import VARIANTS
-from inkstone.loaders.lora.adapters import Adapter, dress
+from inkstone.loaders.lora.adapters import Adapter, apply_loras
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.param_slots import ParamSlot
@@ -118,7 +118,7 @@ def test_lora_branches_are_counted(tmp_path, embedded, dtype):
     """A branch in the file's own type takes nothing more; in another it is a copy."""
     layers = [f"transformer_blocks.{i}.attn.to_k" for i in range(6)]
     file = load_lora(write_lora(tmp_path / "a.safetensors", layers, (128, 128), dtype))
-    model, text, _ = dress(embedded.model, embedded.text_encoder, [Adapter(file)])
+    model, text, _ = apply_loras(embedded.model, embedded.text_encoder, [Adapter(file)])
     before = plan(embedded)
     after = plan(replace(embedded, model=model))
     copied = 0 if dtype == torch.float32 else 6 * 2 * 4 * 128 * 4
@@ -131,7 +131,7 @@ def test_lora_branches_are_counted(tmp_path, embedded, dtype):
 def test_lora_on_the_text_encoder_is_counted(tmp_path, embedded):
     layers = [f"text_encoder.layers.{i}.self_attn.o_proj" for i in range(2)]
     file = load_lora(write_lora(tmp_path / "t.safetensors", layers, (128, 128), torch.bfloat16))
-    _, text, _ = dress(embedded.model, embedded.text_encoder, [Adapter(file)])
+    _, text, _ = apply_loras(embedded.model, embedded.text_encoder, [Adapter(file)])
     more = text.working_bytes(8) - embedded.text_encoder.working_bytes(8)
     assert more == 2 * 2 * 4 * 128 * 4
 

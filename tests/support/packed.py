@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from inkstone.errors import InkstoneError
-from inkstone.loaders.formats.open import Weights, open_weights
+from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.formats.weight_reader import WeightReader
 from inkstone.quant.registry import find_packed
 from inkstone.quant.storage import PackedWeight, Storage
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def opened(folder: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> Weights:
+def opened(folder: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> WeightReader:
     """A file of these tensors, open."""
     path = folder / "model.safetensors"
     save_safetensors(path, {k: v.contiguous() for k, v in tensors.items()}, metadata)

@@ -39,26 +39,26 @@ def only(**parts):
 
 NAN, R = float("nan"), torch.randn
 DAMAGED = {
-    "NaN in down": (put(down=R(4, 32).fill_(NAN)), "to_q.lora_down.weight holds NaN"),
-    "infinity in up": (put(up=torch.full((32, 4), float("inf"))), "lora_up.weight holds NaN or"),
-    "NaN alpha": (put(alpha=torch.tensor(NAN)), "to_q.alpha holds NaN"),
+    "NaN in down": (put(down=R(4, 32).fill_(NAN)), "to_q.lora_down.weight contains NaN"),
+    "infinity in up": (put(up=torch.full((32, 4), float("inf"))), "lora_up.weight contains NaN or"),
+    "NaN alpha": (put(alpha=torch.tensor(NAN)), "to_q.alpha contains NaN"),
     "ranks differ": (put(up=R(32, 5)), "ranks differ: transformer_blocks.1.attn.to_q.lora_up"),
     "up is turned": (put(up=R(4, 32)), "ranks differ"),
     "no up": (put(up=None), "its other half (up) is missing"),
     "no down": (put(down=None), "its other half (down) is missing"),
-    "alpha alone": (put(up=None, down=None), "to_q.alpha stands alone"),
+    "alpha alone": (put(up=None, down=None), "to_q.alpha is there without its matrices"),
     "alpha of two numbers": (put(alpha=torch.ones(2)), "to_q.alpha has shape [2], expected one"),
     "down of rank 3": (put(down=R(4, 32, 3)), "has shape [4, 32, 3], expected a matrix"),
     "empty down": (put(down=R(0, 32)), "has shape [0, 32], expected a matrix"),
     "integers": (put(down=torch.ones(4, 32, dtype=torch.int8)), "torch.int8, expected floats"),
     "DoRA of a wrong size": (put(dora_scale=R(31, 1)), "has shape [31, 1], expected [32]"),
-    "DoRA alone": (only(dora_scale=R(32, 1)), "stands alone, without its matrices"),
+    "DoRA alone": (only(dora_scale=R(32, 1)), "is there without its matrices"),
     "a bias of a wrong size": (put(diff_b=R(31)), "diff_b has 31 elements, expected 32"),
-    "LoRA and diff": (put(diff=R(32, 32)), "to_q.diff does not go with the other tensors"),
+    "LoRA and diff": (put(diff=R(32, 32)), "to_q.diff does not fit the other tensors"),
     "LoKr without w2": (only(lokr_w1=R(2, 2)), "its other half (lokr_w2_a) is missing"),
     "LoKr twice": (
         only(lokr_w1=R(2, 2), lokr_w1_a=R(2, 1), lokr_w2=R(16, 16)),
-        "lokr_w1_a does not go with",
+        "lokr_w1_a does not fit the other",
     ),
     "LoKr with wrong ranks": (
         only(lokr_w1=R(2, 2), lokr_w2_a=R(16, 3), lokr_w2_b=R(4, 16)),
@@ -89,7 +89,7 @@ DAMAGED = {
             "transformer_blocks.1.attn.to_qkv.lora_A.weight": R(2, 32),
             "transformer_blocks.1.attn.to_qkv.lora_B.weight": R(95, 2),
         },
-        "do not part into 3",
+        "cannot be split into 3",
     ),
     "an empty file": ({}, "expected a LoRA of Qwen-Image"),
 }
@@ -150,7 +150,7 @@ FOREIGN = {
         "Qwen-Image 2.1",
     ),
     "CLIP": (pairs("lora_te_text_model_encoder_layers_0_mlp_fc1", **KOHYA), "a CLIP text encoder"),
-    "nobody knows": (pairs("something.else"), "its names are of no kind that is known"),
+    "nobody knows": (pairs("something.else"), "its names are of no known model"),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inkstone.loaders.lora.adapters import Adapter, dress
+from inkstone.loaders.lora.adapters import Adapter, apply_loras
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
@@ -59,7 +59,9 @@ def folder(tmp_path_factory):
 
 def ours(folder, path, strength=1.0):
     bundle = load_all(folder, LoadOptions(torch.float32))
-    model, text, _ = dress(bundle.model, bundle.text_encoder, [Adapter(load_lora(path), strength)])
+    model, text, _ = apply_loras(
+        bundle.model, bundle.text_encoder, [Adapter(load_lora(path), strength)]
+    )
     levels = sigmas(model.schedule, 3, 6 * 4)
     return denoise(model, text.encode(PROMPT), None, Request(96, 64, levels, seed=5))
 
@@ -172,7 +174,7 @@ def test_text_encoder_lora(folder, tmp_path):
     }
     save_file(tensors, tmp_path / "te.safetensors")
     adapter = Adapter(load_lora(tmp_path / "te.safetensors"))
-    model, text, lines = dress(bundle.model, bundle.text_encoder, [adapter])
+    model, text, lines = apply_loras(bundle.model, bundle.text_encoder, [adapter])
     with torch.no_grad():
         want = pipe.encode_prompt(PROMPT)[0]
     got = text.encode(PROMPT)

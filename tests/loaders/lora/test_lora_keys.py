@@ -140,7 +140,7 @@ def test_every_spelling_reaches_every_layer(spelling, tmp_path):
         tensors[f"{rename(module)}.{up}"] = torch.randn(n, 2)
     save_file(tensors, tmp_path / "l.safetensors")
     lora = load_lora(tmp_path / "l.safetensors")
-    assert lora.model.keys() == files.SHAPES.keys() and not lora.strangers and not lora.text
+    assert lora.model.keys() == files.SHAPES.keys() and not lora.unknown_modules and not lora.text
     for module, layer in lora.model.items():
         delta = layer.change.delta
         assert torch.equal(delta.down, tensors[f"{rename(module)}.{down}"])

@@ -22,7 +22,7 @@ from inkstone.host.api import io
 from inkstone.host.headless import HeadlessHost, using
 from inkstone.loaders.arch.expected_tensors import mmdit_layout, text_layout
 from inkstone.loaders.arch.key_maps_lora import DISTILLED_MODULES
-from inkstone.loaders.lora.adapters import Adapter, dress, warn_of_fp8
+from inkstone.loaders.lora.adapters import Adapter, apply_loras, warn_of_fp8
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_all
 from inkstone.nodes.lora import LoadLora, LoraStack
@@ -382,4 +382,8 @@ def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
 
 
 def test_dress_without_loras_is_nothing(bundle):
-    assert dress(bundle.model, bundle.text_encoder, []) == (bundle.model, bundle.text_encoder, [])
+    assert apply_loras(bundle.model, bundle.text_encoder, []) == (
+        bundle.model,
+        bundle.text_encoder,
+        [],
+    )
