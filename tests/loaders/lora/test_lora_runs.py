@@ -170,7 +170,7 @@ def test_text_encoder_part_of_a_lora(models, bundle, tmp_path, caplog):
     ).result
     assert coverage.endswith("1 of 1 modules, rank 4, alpha 4, strength 1 (text encoder)")
     assert not torch.equal(text.encode(PROMPT), bundle.text_encoder.encode(PROMPT))
-    with pytest.raises(InkstoneError, match="for the text encoder alone"):
+    with pytest.raises(InkstoneError, match="it is only for the text encoder"):
         bundle.model.with_loras([adapter])
 
 
@@ -346,7 +346,7 @@ def test_lightning_brings_its_schedule(bundle, tmp_path, caplog):
         assert "go on top" not in caplog.text
         merged = replace(base, schedule=LIGHTNING, family=replace(base.family, schedule=QWEN))
         merged.with_loras([adapter])
-        assert "a merged Lightning one by its own scheduler" in caplog.text
+        assert "by its scheduler the model is a merged Lightning one" in caplog.text
 
 
 @pytest.mark.parametrize(
