@@ -20,7 +20,7 @@ from ..loaders.arch.header_view import HeaderView
 from ..loaders.arch.identify import open_as
 from ..loaders.arch.key_maps import MMDIT_UNUSED, mmdit_names, text_names
 from ..loaders.arch.variant import VARIANT_KEY, detect_variant
-from ..loaders.formats.weight_reader import Closable
+from ..loaders.formats.weight_reader import Closable, WeightReader
 from ..loaders.models.weight_file import weight_file
 
 Rows = Callable[[int, int], Tensor]  # (start, stop) -> float tensor [stop - start, columns]
