@@ -95,7 +95,7 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
         if "blockwise" in name or kind == "fun":
             (folder / name).mkdir(exist_ok=True)
             (folder / name / "config.json").write_text('{"axes_dims_rope": [4, 6, 6]}')
-            net = control_kinds.made(kind, "even", 2)
+            net = control_kinds.random_control(kind, "even", 2)
             control_kinds.saved(net, folder / name / "model.safetensors")
             return str(folder / name)
         kind = "inpainting" if kind == "inpaint" else "union"

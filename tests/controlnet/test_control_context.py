@@ -45,7 +45,7 @@ from inkstone.sampling.schedule import LINEAR, sigmas
 
 from ..kernels.test_vision import image
 from ..support import tiny
-from ..support.control_kinds import Acting, acting, made, saved, tokens
+from ..support.control_kinds import Acting, acting, random_control, saved, tokens
 from ..support.controls import embedded_control
 from ..support.edits import raw
 from ..support.oracle import relative
@@ -198,7 +198,7 @@ def test_beside_another_control(world, tmp_path):
     """With a blockwise control in the same run: what it adds reaches only the drawn tokens."""
     plain, merged, bundle, model = world
     size, run, prompt = (48, 32), dict(steps=2, cfg=4.0, batch=1), PREFIX + "a star"
-    net = made("canny", SHAPE, 3)
+    net = random_control("canny", SHAPE, 3)
     branch = load_any_control(saved(net, tmp_path / "canny.safetensors"), AS_FOUND)
     assert isinstance(branch, ControlModel) and isinstance(model, InContextModel)
     pixels = image(*size, seed=1)[1][None]

@@ -36,7 +36,7 @@ from inkstone.sampling.schedule import LINEAR, sigmas
 
 from ..kernels.test_vision import image
 from ..support import tiny
-from ..support.control_kinds import Acting, acting, kept, made, packed, saved, tokens
+from ..support.control_kinds import Acting, acting, kept, packed, random_control, saved, tokens
 from ..support.controls import mask_of
 from ..support.oracle import relative
 from .test_control_pipelines import LIMIT, compare, ours, theirs
@@ -54,7 +54,7 @@ def world(tmp_path_factory):
     bundle = load_all(tiny.save(plain, root / "model"), LoadOptions(torch.float32))
     nets = {}
     for kind, layers in KINDS.items():
-        net = made(kind, SHAPE, layers)
+        net = random_control(kind, SHAPE, layers)
         path = saved(net, root / f"{kind}.safetensors", "diffusion_model." * (kind == "fun"))
         nets[kind] = net, load_control(path)
     branch = nets["fun"][1].network
@@ -334,7 +334,9 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
         ("fun", 2, "width 96 where the model has 64"),
     ):
         shape = SHAPE if kind == "canny" else "odd layers, three heads"
-        model = load_control(saved(made(kind, shape, layers), tmp_path / f"{kind}.safetensors"))
+        model = load_control(
+            saved(random_control(kind, shape, layers), tmp_path / f"{kind}.safetensors")
+        )
         control = ControlInput(model, bundle.vae, pixels).on(canvas_of(*size))
         with pytest.raises(InkstoneError, match=words):
             denoise(bundle.model, text, None, Request(*size, table, controls=(control,)))

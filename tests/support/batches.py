@@ -44,11 +44,11 @@ def check_whole(folder: Path, count: int) -> None:
     """
     from PIL import Image
 
-    found = records(folder)
-    names = [record["id"] for record in found]
+    lines = records(folder)
+    names = [record["id"] for record in lines]
     assert len(names) == count, f"{len(names)} records for {count} jobs"
     assert len(set(names)) == count, "a job has two records"
-    listed = {name for record in found for name in record["files"]}
+    listed = {name for record in lines for name in record["files"]}
     here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     known = {"results.jsonl", "metrics.jsonl", "metrics.prom", ".lock"}
     assert here - known == listed, f"files that do not fit the journal: {(here - known) ^ listed}"

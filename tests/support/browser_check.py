@@ -66,7 +66,7 @@ class CheckError(RuntimeError):
 
 @dataclass
 class Report:
-    """What was found; `failed` holds one sentence per failed check."""
+    """The results; `failed` holds one sentence per failed check."""
 
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -76,10 +76,10 @@ class Report:
         (self.passed if good else self.failed).append(f"{name}: {detail}")
 
 
-def find_chromium(given: str | None = None) -> str | None:
-    """The browser: `given`, the variable CHROMIUM, or the first usual name on the PATH."""
-    names = [name for name in (given, os.environ.get("CHROMIUM"), *CHROMIUM_NAMES) if name]
-    return next((found for name in names if (found := shutil.which(name))), None)
+def find_chromium(name: str | None = None) -> str | None:
+    """The browser: `name`, the variable CHROMIUM, or the first usual name on the PATH."""
+    names = [n for n in (name, os.environ.get("CHROMIUM"), *CHROMIUM_NAMES) if n]
+    return next((path for n in names if (path := shutil.which(n))), None)
 
 
 def check(arguments: argparse.Namespace, chromium: str) -> Report:
@@ -131,30 +131,30 @@ def _check_nodes(page: Page, report: Report) -> None:
 
 
 def _check_conversion(page: Page, stored: dict[str, Any], report: Report) -> None:
-    made = page.evaluate("async () => (await app.graphToPrompt()).output")
-    found = differences(made, stored)
-    report.note(not found, "conversion", "; ".join(found) or f"{len(made)} nodes as stored")
+    converted = page.evaluate("async () => (await app.graphToPrompt()).output")
+    lines = differences(converted, stored)
+    report.note(not lines, "conversion", "; ".join(lines) or f"{len(converted)} nodes as stored")
 
 
 def differences(page: dict[str, Any], stored: dict[str, Any]) -> list[str]:
-    """What differs between two API graphs in classes and inputs; _meta (titles) does not count."""
-    found = [
+    """Differences of two API graphs in classes and inputs; _meta (titles) does not count."""
+    lines = [
         f"node {node} only in {'the page' if node in page else 'the file'}"
         for node in sorted(set(page) ^ set(stored))
     ]
     for node in sorted(set(page) & set(stored)):
         if page[node]["class_type"] != stored[node]["class_type"]:
-            found.append(
+            lines.append(
                 f"node {node}: page {page[node]['class_type']}, file {stored[node]['class_type']}"
             )
             continue
         left, right = page[node]["inputs"], stored[node]["inputs"]
-        found += [
+        lines += [
             f"node {node}.{name}: page {left.get(name)!r}, file {right.get(name)!r}"
             for name in sorted(set(left) | set(right))
             if left.get(name) != right.get(name)
         ]
-    return found
+    return lines
 
 
 def _shots_at_full_size(page: Page, shot: Path) -> None:
@@ -185,9 +185,9 @@ def _check_tooltips(page: Page, server: str, report: Report, shot: Path) -> None
         if place is None:
             continue
         hovered.append(f"{node['type']}.{place['name']}")
-        shown, wanted = _hover(page, place, shot), tips[place["name"]].strip()
-        if " ".join(shown.split()) != " ".join(wanted.split()):
-            wrong.append(f"{hovered[-1]}: shown {shown!r}, wanted {wanted!r}")
+        shown, text = _hover(page, place, shot), tips[place["name"]].strip()
+        if " ".join(shown.split()) != " ".join(text.split()):
+            wrong.append(f"{hovered[-1]}: shown {shown!r}, expected {text!r}")
     report.note(not silent, "tooltips", f"missing: {silent}" if silent else "on every input")
     report.note(not wrong, "hover", "; ".join(wrong) or f"shown for {', '.join(hovered) or 'none'}")
 
@@ -243,9 +243,9 @@ def _is_prompt(response: Response) -> bool:
 def _finished(page: Page, server: str, prompt_id: str, seconds: float) -> dict[str, Any] | None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = _get(server, f"/history/{prompt_id}")
-        if prompt_id in found:
-            return found[prompt_id]
+        entries = _get(server, f"/history/{prompt_id}")
+        if prompt_id in entries:
+            return entries[prompt_id]
         page.wait_for_timeout(500)
     return None
 

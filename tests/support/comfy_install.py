@@ -1,4 +1,4 @@
-"""What a real ComfyUI needs before it starts, made once from a source that the caller has.
+"""Prepares a real ComfyUI before it starts, once, from a source that the caller names.
 
 The source is a git directory (bare or not) or a tree: INKSTONE_COMFYUI_SOURCE or --source.
 Everything made from it (tree, virtual environment, stubs) is kept in a cache folder
@@ -111,15 +111,15 @@ class ServerError(RuntimeError):
 
 def default_cache() -> Path:
     """INKSTONE_COMFYUI_CACHE, else a folder under the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
+    named = os.environ.get(CACHE_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "inkstone-comfyui"
+    return Path(named) if named else Path(base) / "inkstone-comfyui"
 
 
 def given_source() -> Path | None:
     """INKSTONE_COMFYUI_SOURCE, or None where nobody gave one."""
-    given = os.environ.get(SOURCE_VARIABLE)
-    return Path(given) if given else None
+    named = os.environ.get(SOURCE_VARIABLE)
+    return Path(named) if named else None
 
 
 def prepare_tree(source: Path, cache: Path) -> Path:
@@ -180,8 +180,8 @@ def _unpack(source: Path, commit: str, into: Path) -> None:
 
 def prepare_python(tree: Path, cache: Path) -> Path:
     """An interpreter with all that the tree needs: a virtual environment, made once."""
-    wanted = sorted({*PACKAGES, *_required(tree)})
-    key = hashlib.sha256(" ".join([sys.version, _torch(), *wanted]).encode()).hexdigest()[:12]
+    packages = sorted({*PACKAGES, *_required(tree)})
+    key = hashlib.sha256(" ".join([sys.version, _torch(), *packages]).encode()).hexdigest()[:12]
     home = cache / "venv"
     python, stamp = home / "bin" / "python", home / "inkstone-complete"
     if stamp.is_file() and stamp.read_text("ascii") == key:
@@ -190,7 +190,7 @@ def prepare_python(tree: Path, cache: Path) -> Path:
     if not python.exists():
         venv.create(home, with_pip=True)
     _pip(python, [_torch()])
-    _pip(python, wanted)
+    _pip(python, packages)
     _pip(python, ["--no-deps", "spandrel"])  # two upscale nodes; its own needs are all above
     stamp.write_text(key, "ascii")
     return python

@@ -1,4 +1,4 @@
-"""A real ComfyUI on this machine's CPU for tests: started, asked over HTTP, ended.
+"""A real ComfyUI on this machine's CPU for tests: starts it, talks to it over HTTP, ends it.
 
     with ComfyServer(source, cache) as server:
         result = server.run(api_graph)          # events, history, pictures
@@ -96,7 +96,7 @@ class ComfyServer:
         port: int = 0,
         flags: Sequence[str] = (),
     ) -> None:
-        """`base` keeps the run's input, output and models; else a folder is made and removed.
+        """`base` keeps the run's input, output and models; else a temporary folder is used.
         `flags` stand behind FLAGS on the server's command line.
         """
         self.source, self.cache, self.packs = Path(source), Path(cache or default_cache()), packs

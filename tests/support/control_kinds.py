@@ -1,4 +1,4 @@
-"""Blockwise and Fun controls with random weights as files, and what they do, said once more in
+"""Blockwise and Fun controls with random weights as files, and what they do, restated in
 plain torch on diffusers' own transformer by hooks behind its blocks.
 
 Written from the published formulas, without our kernels: a second opinion, not a copy.
@@ -56,7 +56,7 @@ class Fun(nn.Module):
         self.control_blocks[0].before_proj = nn.Linear(width, width)
 
 
-def made(kind: str, shape: str, layers: int):
+def random_control(kind: str, shape: str, layers: int):
     """A random control of a kind for a tiny model."""
     c = tiny.SHAPES[shape]
     width = c["heads"] * c["head_dim"]
@@ -91,17 +91,17 @@ def packed(z: Tensor) -> Tensor:
 
 
 def kept(mask: Tensor) -> Tensor:
-    """[1,H,W], 1 = drawn anew -> what stays, packed [1,S,4]."""
+    """[1,H,W], 1 = inpainted -> what stays, packed [1,S,4]."""
     size = mask.shape[1] // 8, mask.shape[2] // 8
     return packed(1 - F.interpolate(mask[:, None], size, mode="nearest"))
 
 
 @dataclass
 class Acting:
-    """A control in a reference run: what it sees, how strongly, in which part of the steps."""
+    """A control in a reference run: its condition, how strongly, in which part of the steps."""
 
     net: nn.Module
-    seen: Tensor  # [1,S,condition]
+    condition: Tensor  # [1,S,condition]
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -139,7 +139,7 @@ def acting(pipe, controls: list[Acting], run: dict) -> Iterator[None]:
                         added += control.strength * hints[k][index // interval]
                 else:
                     patch = control.net.controlnet_blocks[index]
-                    added += control.strength * patch(x, control.net.img_in(control.seen))
+                    added += control.strength * patch(x, control.net.img_in(control.condition))
             return text, x + added
 
         return hook
@@ -162,7 +162,7 @@ def fun_hints(network, control: Acting, call: dict) -> list[Tensor]:
     text = network.txt_in(network.txt_norm(text))
     temb = network.time_text_embed(time.to(x.dtype), x)
     turns = network.pos_embed(call["img_shapes"], max_txt_seq_len=text.shape[1], device=x.device)
-    c = net.control_blocks[0].before_proj(net.control_img_in(control.seen)) + network.img_in(x)
+    c = net.control_blocks[0].before_proj(net.control_img_in(control.condition)) + network.img_in(x)
     hints = []
     for block in net.control_blocks:
         text, c = block(

@@ -42,8 +42,8 @@ def own_graph(name: str) -> list[np.ndarray]:
     graph = parse_graph(json.loads(read_text_chunks(name)["prompt"]))
     host = HeadlessHost(temp=Path("temp"), output=Path("out"))
     Executor(node_classes() | {"SaveImage": Kept}).run(graph, host)
-    (found,) = Kept.pictures
-    return list((found * 255).round().to(torch.uint8).numpy())
+    (pictures,) = Kept.pictures
+    return list((pictures * 255).round().to(torch.uint8).numpy())
 
 
 def drawn(*arguments: object, steps: int = 2) -> dict[str, np.ndarray]:
@@ -55,20 +55,20 @@ def drawn(*arguments: object, steps: int = 2) -> dict[str, np.ndarray]:
 
 def kinds(name: str) -> list[str]:
     """The classes of the nodes of a PNG's graph."""
-    found = json.loads(read_text_chunks(name)["prompt"])
-    return [node["class_type"].removeprefix("Inkstone") for node in found.values()]
+    graph = json.loads(read_text_chunks(name)["prompt"])
+    return [node["class_type"].removeprefix("Inkstone") for node in graph.values()]
 
 
-def check(made: dict[str, np.ndarray], each: int = 1) -> None:
+def check(files: dict[str, np.ndarray], each: int = 1) -> None:
     """Every picture's own graph draws it, and the graph of the page is the same graph. each: the
     pictures of one graph. A batch is decoded side by side: its sums have another order, which
     rounds to 1/255 in few places.
     """
-    most = int(len(made) > each)
-    for k, (name, picture) in enumerate(made.items()):
-        found = own_graph(name)
-        assert len(found) == each
-        same = found[k % each]
+    most = int(len(files) > each)
+    for k, (name, picture) in enumerate(files.items()):
+        drawn_again = own_graph(name)
+        assert len(drawn_again) == each
+        same = drawn_again[k % each]
         assert same.shape == picture.shape, name
         error = np.abs(same.astype(int) - picture)
         assert error.max() <= most, f"{name}: the graph's picture differs by {error.max()}/255"

@@ -51,7 +51,7 @@ def file(
     counts: tuple[int, int] | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """Two tensors, a.weight Q8_0 [2, 64] and b F32 [4], unless told otherwise."""
+    """Two tensors, a.weight Q8_0 [2, 64] and b F32 [4], by default."""
     keys, tensors = list(keys), list(tensors)
     header = head + struct.pack("<QQ", *(counts or (len(tensors), len(keys))))
     header += b"".join(keys) + b"".join(tensors)

@@ -1,10 +1,10 @@
-"""What the tests of lock and repaint share: sizes, pictures, a mocked VAE, and drift.
+"""Shared by the tests of pixel lock and inpainting: sizes, pictures, a mocked VAE, and drift.
 
 Drift is how far a picture has moved, by phase correlation in its middle and in its four corners: a
-zoom about the middle leaves the middle where it is, the corners tell it. Only slow waves are looked
-at, for these survive an autoencoder. Parts of a pixel: a parabola through the peak. Windows are
-faded to their rims, and the fade does not move: of a picture of 37x41 a drift is told a quarter too
-small.
+zoom about the middle leaves the middle where it is, but moves the corners. Only slow waves are
+used, for these survive an autoencoder. Parts of a pixel: a parabola through the peak. Windows are
+faded to their rims, and the fade does not move: of a picture of 37x41 a drift is measured a quarter
+too small.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _window(x: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
 def _moved(a: Tensor, b: Tensor) -> float:
     cross = torch.fft.fft2(b) * torch.fft.fft2(a).conj()
     slow = [torch.fft.fftfreq(n).abs() <= FASTEST for n in a.shape]
-    seen = slow[0][:, None] & slow[1] & (cross.abs() > FAINTEST * cross.abs().max())
-    peaks = torch.fft.ifft2(torch.where(seen, torch.polar(seen.double(), cross.angle()), 0)).real
+    used = slow[0][:, None] & slow[1] & (cross.abs() > FAINTEST * cross.abs().max())
+    peaks = torch.fft.ifft2(torch.where(used, torch.polar(used.double(), cross.angle()), 0)).real
     at = divmod(int(peaks.argmax()), peaks.shape[1])
     return sum(_refined(peaks, at, axis) ** 2 for axis in (0, 1)) ** 0.5
 

@@ -2,7 +2,7 @@
 
 The text encoder has the full vocabulary, because ComfyUI's own tokenizer is used; heads are as
 published (128), everything else is small. Core's own ControlNets have one width, that of the
-published model: beside them everything is that wide, and one block deep.
+published model: with them everything is that wide, and one block deep.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ WIDE = Sizes(
 
 def _random(shapes: expected_tensors.Layout, seed: int) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
-    made = {}
+    tensors = {}
     for name, shape in shapes.items():
         x = torch.randn(shape, generator=g) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.02)
         flat = "norm" in name or name.endswith("gamma") or "_rms" in name
-        made[name] = (x + 1 if flat and "bias" not in name else x).bfloat16()
-    return made
+        tensors[name] = (x + 1 if flat and "bias" not in name else x).bfloat16()
+    return tensors
 
 
-def wanted(graph: dict) -> Iterator[tuple[str, str]]:
+def model_files(graph: dict) -> Iterator[tuple[str, str]]:
     """(folder, file name) of every model that the loaders of an API graph name."""
     for node in graph.values():
         for key, value in node["inputs"].items():

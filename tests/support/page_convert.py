@@ -2,7 +2,7 @@
 
     python tests/support/page_convert.py --server URL GRAPHS.json OUT.json
 
-GRAPHS.json is {name: UI graph}; OUT.json becomes {name: API graph or {"error": text}}. Runs beside
+GRAPHS.json is {name: UI graph}; OUT.json becomes {name: API graph or {"error": text}}. Runs next to
 the tests in any Python that has Playwright; the server needs the classes of the graphs
 (tests/support/newer_nodes has the interfaces of newer ones). Math.random is 0 in the page: of
 `{a|b}` in a prompt it takes the first.
@@ -56,8 +56,8 @@ def main() -> int:
         print("no Chromium: install one or set CHROMIUM", file=sys.stderr)
         return 2
     graphs = json.loads(arguments.graphs.read_text("utf-8"))
-    made = convert_all(arguments.server, graphs, chromium)
-    arguments.out.write_text(json.dumps(made, ensure_ascii=False), "utf-8")
+    converted = convert_all(arguments.server, graphs, chromium)
+    arguments.out.write_text(json.dumps(converted, ensure_ascii=False), "utf-8")
     return 0
 
 

@@ -1,7 +1,7 @@
 """ComfyUI's page as a proof looks at it: one browser page, its server, a folder for screenshots.
 
-A check is a function of a Desk. It returns one line that says what was seen, or raises Wrong with
-a sentence that says what was wanted and what was seen. Only the standard library and Playwright.
+A check is a function of a Desk. It returns one line that says what it saw, or raises Wrong with
+a sentence that names what it expected and what it saw. Only the standard library and Playwright.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PANEL = "Comfy.RightSidePanel.IsOpen"
 
 
 class Wrong(AssertionError):
-    """What a user would complain of."""
+    """A fault that a user would report."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Desk:
         urllib.request.urlopen(request, timeout=30).close()
 
     def fresh(self, *settings: tuple[str, Any]) -> None:
-        """The page anew, with (name, value) of settings as the dialog stores them."""
+        """Reloads the page, with (name, value) of settings as the dialog stores them."""
         for name, value in (*settings, (PANEL, False)):
             self.post(f"/settings/{name}", value)
         self.page.goto(self.server, wait_until="domcontentloaded")

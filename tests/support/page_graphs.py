@@ -21,10 +21,10 @@ NEWER = (
 )
 # [title, left, top, right, bottom] of every node in the graph's units: as drawn, title included.
 BOXES = """() => app.graph._nodes.map(n => {
-    const made = document.querySelector(`[data-node-id="${n.id}"]`), d = app.canvas.ds;
-    if (!made) return [n.getTitle(), n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0],
+    const element = document.querySelector(`[data-node-id="${n.id}"]`), d = app.canvas.ds;
+    if (!element) return [n.getTitle(), n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0],
                        n.pos[1] + n.size[1]];
-    const box = made.getBoundingClientRect();
+    const box = element.getBoundingClientRect();
     return [n.getTitle(), box.left / d.scale, box.top / d.scale, box.right / d.scale,
             box.bottom / d.scale]; })"""
 # Texts of notes that have to be scrolled, and texts of chosen values that end in "...".
@@ -51,10 +51,10 @@ def opens_newer(desk: Desk, name: str) -> str:
     drawn = desk.page.locator("[data-node-id]").count()
     if not drawn:
         raise Wrong("the page does not draw its newer nodes")
-    said = f"{_sound(desk, name)}, {drawn} drawn, {_apart(desk)}"
+    line = f"{_sound(desk, name)}, {drawn} drawn, {_apart(desk)}"
     _shots_at_full_size(desk.page, desk.shots / f"newer-{name}.png")
     cut = sorted(set(desk.page.evaluate(CUT)) - {""})
-    return said + (f"; cut: {cut}" if cut else "")
+    return line + (f"; cut: {cut}" if cut else "")
 
 
 def _sound(desk: Desk, name: str) -> str:
@@ -63,9 +63,9 @@ def _sound(desk: Desk, name: str) -> str:
     if bad or not nodes:
         raise Wrong(f"red or unknown nodes: {bad or 'no node at all'}")
     stored = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    made = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
-    if found := differences(made, stored):
-        raise Wrong(f"the page's conversion differs: {'; '.join(found)}")
+    converted = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
+    if lines := differences(converted, stored):
+        raise Wrong(f"the page's conversion differs: {'; '.join(lines)}")
     if desk.page.get_by_test_id("error-overlay").count():
         words = desk.page.get_by_test_id("error-overlay").inner_text()
         raise Wrong(f"the page complains: {' '.join(words.split())}")
@@ -88,13 +88,13 @@ def _apart(desk: Desk) -> str:
 def tooltips(desk: Desk) -> str:
     """Every input of every node has one, and hovering shows it."""
     wrong, hovered, silent, inputs = [], 0, [], 0
-    for kind, told in sorted(desk.get("/object_info").items()):
+    for kind, interface in sorted(desk.get("/object_info").items()):
         if not kind.startswith("Inkstone"):
             continue
         tips = {
             name: spec[1].get("tooltip") if len(spec) > 1 else None
             for group in ("required", "optional")  # hidden inputs have none
-            for name, spec in told["input"].get(group, {}).items()
+            for name, spec in interface["input"].get(group, {}).items()
         }
         inputs += len(tips)
         silent += [f"{kind}.{name}" for name, tip in tips.items() if not tip]
@@ -120,10 +120,10 @@ def tooltip_newer(desk: Desk) -> str:
     desk.page.wait_for_timeout(1500)
     desk.shoot("newer-tooltip")
     tip = desk.get("/object_info/InkstoneDenoise")["InkstoneDenoise"]
-    wanted = tip["input"]["required"]["cfg"][1]["tooltip"]
-    if wanted not in desk.text():
-        raise Wrong(f"hovering cfg does not show {wanted!r}")
-    return f"shown: {wanted!r}"
+    text = tip["input"]["required"]["cfg"][1]["tooltip"]
+    if text not in desk.text():
+        raise Wrong(f"hovering cfg does not show {text!r}")
+    return f"shown: {text!r}"
 
 
 def grows(desk: Desk) -> str:
@@ -138,23 +138,25 @@ def grows(desk: Desk) -> str:
     desk.page.wait_for_timeout(1000)
     desk.shoot("newer-grown")
     after = desk.page.evaluate(count)
-    made = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
+    graph = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
     sent = sorted(
         key
-        for node in made.values()
+        for node in graph.values()
         if node["class_type"] == "InkstoneEncodeEdit"
         for key in node["inputs"]
         if key.startswith("images.")
     )
-    told = desk.get("/object_info/InkstoneEncodeEdit")["InkstoneEncodeEdit"]["input"]["required"]
-    grown = before + ("images" in told)  # hosts before Autogrow show a fixed number
+    interface = desk.get("/object_info/InkstoneEncodeEdit")["InkstoneEncodeEdit"]["input"][
+        "required"
+    ]
+    grown = before + ("images" in interface)  # hosts before Autogrow show a fixed number
     if after != grown or sent != ["images.picture_1", "images.picture_2"]:
         raise Wrong(f"{before} picture sockets became {after}; sent: {sent}")
     return f"{before} picture sockets became {after}; both pictures are sent"
 
 
 def missing_file(desk: Desk) -> str:
-    """A file that is not here is told by name, with where to get it, before anything runs."""
+    """A missing file is reported by name, with a download, before anything runs."""
     absent = "qwen_image_absent.safetensors"
     graph = workflow("text_to_image_qwen_image")
     set_widget(graph, "InkstoneLoadDiffusionModel", 0, absent)
@@ -173,4 +175,4 @@ def missing_file(desk: Desk) -> str:
     desk.fresh()  # closes the panel
     if "Missing Models" not in text or absent not in text or "Download" not in text:
         raise Wrong(f"the page does not say that {absent} is missing, or offers no download")
-    return "told by name, a download is offered"
+    return "reported by name, a download is offered"

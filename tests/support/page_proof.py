@@ -2,7 +2,7 @@
 
 Starts a real ComfyUI (INKSTONE_COMFYUI_SOURCE, see comfy_install.py) with placeholders for the
 files that the shipped graphs name, opens its page in headless Chromium and looks at what a user
-sees: one line for each check, screenshots to be looked at in FOLDER. INKSTONE_BROWSER_PYTHON is an
+sees: one line per check, screenshots to be looked at in FOLDER. INKSTONE_BROWSER_PYTHON is an
 interpreter with Playwright, where this one has none. Exit status 0, or 1 when something is wrong.
 
 Unusual: this module runs twice, once with the server and once (--server) in the browser's Python.
@@ -67,7 +67,7 @@ def place_files(base: Path, example: Path) -> None:
 
 
 def look(desk: Desk, only: str) -> int:
-    """Runs the checks whose name has `only` in it, a pattern; how many found something wrong."""
+    """Runs the checks whose name matches the pattern `only`; returns the number of failed ones."""
     wrong = count = 0
     desk.fresh((NEWER_LOOK, False), (LOCALE, "en"))
     newer = False
@@ -78,28 +78,28 @@ def look(desk: Desk, only: str) -> int:
             newer = True
             desk.fresh((NEWER_LOOK, True))
         began, count = time.monotonic(), count + 1
-        good, said = _one(desk, check)
+        good, line = _one(desk, check)
         wrong += not good
         took = time.monotonic() - began
-        print(f"{'ok   ' if good else 'WRONG'} {name} ({took:.0f} s): {said}", flush=True)
+        print(f"{'ok   ' if good else 'WRONG'} {name} ({took:.0f} s): {line}", flush=True)
     print(f"{count - wrong} of {count} checks passed", flush=True)
     return wrong
 
 
 def _one(desk: Desk, check: Check) -> tuple[bool, str]:
-    """One check; after one that went wrong the page is opened anew."""
+    """Runs one check; the page is opened again after a failed one."""
     from playwright.sync_api import Error
 
     desk.problems.clear()
     try:
-        said = check(desk)
+        line = check(desk)
         if desk.problems:
-            raise Wrong(f"{said}; the page's own errors: {desk.problems}")
+            raise Wrong(f"{line}; the page's own errors: {desk.problems}")
     except (Wrong, Error) as error:
         desk.page.screenshot(path=desk.shots / "wrong.png")
         desk.fresh()
         return False, " ".join(str(error).split())[:1500]
-    return True, said
+    return True, line
 
 
 def browse(arguments: argparse.Namespace) -> int:

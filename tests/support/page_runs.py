@@ -28,8 +28,8 @@ LISTEN = """() => { window.seen = {previews: 0, stopped: 0, asked: 0, steps: 0};
 SEEN = "() => window.seen"
 # Widths of the pictures that the graph's output nodes show, in either look.
 SHOWN = """() => app.graph._nodes.filter(n => /^(Save|Preview)Image$/.test(n.type)).map(n => {
-    const made = document.querySelector(`[data-node-id="${n.id}"] img`);
-    return made ? made.naturalWidth : (n.imgs && n.imgs[0] ? n.imgs[0].naturalWidth : 0); })"""
+    const shown = document.querySelector(`[data-node-id="${n.id}"] img`);
+    return shown ? shown.naturalWidth : (n.imgs && n.imgs[0] ? n.imgs[0].naturalWidth : 0); })"""
 DROP = """async data => { app.graph.clear();
     const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
     const file = new File([bytes], 'x.png', {type: 'image/png'});
@@ -57,16 +57,16 @@ def finish(desk: Desk, prompt_id: str, name: str = "", seconds: float = 300) -> 
         if not taken and desk.page.evaluate(SEEN)["previews"] > 2:
             desk.shoot(f"{name}-at-work")
             taken = True
-        found = desk.get(f"/history/{prompt_id}")
-        if prompt_id in found:
+        entries = desk.get(f"/history/{prompt_id}")
+        if prompt_id in entries:
             desk.page.wait_for_timeout(1500)  # the page loads the picture
-            return found[prompt_id]
+            return entries[prompt_id]
         desk.page.wait_for_timeout(250)
     raise Wrong(f"not finished after {seconds:.0f} s")
 
 
 def runs(desk: Desk, name: str, look: str = "run") -> str:
-    """A shipped graph is run as it is: previews on the way, pictures shown at the end."""
+    """Runs a shipped graph unchanged: previews on the way, pictures at the end."""
     desk.show(workflow(name))
     entry = finish(desk, start(desk), f"{look}-{name}")
     desk.shoot(f"{look}-{name}-done")
@@ -88,7 +88,7 @@ def runs_newer(desk: Desk, name: str) -> str:
 def drop(desk: Desk) -> str:
     """A saved PNG dropped onto the empty page gives back the graph."""
     desk.show(workflow("text_to_image_embedded"))
-    wanted = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
+    original = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
     entry = finish(desk, start(desk))
     images = [i for o in entry["outputs"].values() for i in o.get("images", ())]
     item = next(i for i in images if i["type"] == "output")
@@ -99,10 +99,10 @@ def drop(desk: Desk) -> str:
     desk.page.evaluate(DROP, data)
     desk.page.wait_for_timeout(3000)
     desk.shoot("dropped")
-    made = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
-    if made != wanted:
-        raise Wrong(f"the dropped {item['filename']} gave {sorted(made)}, not the same graph")
-    return f"{item['filename']} gives {len(made)} nodes back, all values as they were"
+    restored = desk.page.evaluate("async () => (await app.graphToPrompt()).output")
+    if restored != original:
+        raise Wrong(f"the dropped {item['filename']} gave {sorted(restored)}, not the same graph")
+    return f"{item['filename']} gives {len(restored)} nodes back, all values as they were"
 
 
 def fails(desk: Desk) -> str:
@@ -116,13 +116,15 @@ def fails(desk: Desk) -> str:
     desk.page.get_by_test_id("error-overlay-see-errors").click()
     desk.page.wait_for_timeout(1500)
     desk.shoot("failed-details")
-    said, name = "CFG is 2.0 but there is no negative prompt", "Inkstone Denoise"
+    sentence, name = "CFG is 2.0 but there is no negative prompt", "Inkstone Denoise"
     marked = desk.page.evaluate(
         f"() => app.lastExecutionError.node_id == {desk.node('InkstoneDenoise')}.id"
     )
     text = desk.text()
-    if name not in headline or said not in text:
-        raise Wrong(f"headline {headline!r}; our sentence is {'' if said in text else 'not '}shown")
+    if name not in headline or sentence not in text:
+        raise Wrong(
+            f"headline {headline!r}; our sentence is {'' if sentence in text else 'not '}shown"
+        )
     if not marked:
         raise Wrong("another node is marked as the one that failed")
     if "custom_nodes" in text.split("Stack Trace")[0]:
@@ -140,15 +142,15 @@ def stops(desk: Desk) -> str:
     button = desk.page.get_by_role("button", name="Cancel current run")
     button.evaluate("e => { window.seen.asked = Date.now(); e.click(); }")
     desk.page.wait_for_function("() => window.seen.stopped > 0", timeout=MINUTE)
-    seen, entry = desk.page.evaluate(SEEN), finish(desk, prompt_id)
+    counts, entry = desk.page.evaluate(SEEN), finish(desk, prompt_id)
     desk.shoot("stopped")
-    at = {kind: told["timestamp"] for kind, told in entry["status"]["messages"]}
+    at = {kind: data["timestamp"] for kind, data in entry["status"]["messages"]}
     if "execution_interrupted" not in at:
         raise Wrong(f"the run ended with {list(at)}")
-    took = at["execution_interrupted"] - seen["asked"]
+    took = at["execution_interrupted"] - counts["asked"]
     if took > 1000:
         raise Wrong(f"the server stopped {took} ms after the button was pressed")
-    shown = seen["stopped"] - seen["asked"]
+    shown = counts["stopped"] - counts["asked"]
     return f"server stopped after {took} ms, the page heard of it at {shown} ms; {_freed(desk)}"
 
 

@@ -23,20 +23,20 @@ def language(desk: Desk, code: str) -> str:
     """The page in a language: the help with its picture, names on the nodes of a graph."""
     desk.fresh((LOCALE, code))
     try:
-        said = f"help with a picture {_help(desk, code)} px wide"
+        line = f"help with a picture {_help(desk, code)} px wide"
         if code == "en":
-            return said
-        told = json.loads((ROOT / "locales" / code / "nodeDefs.json").read_text("utf-8"))
+            return line
+        data = json.loads((ROOT / "locales" / code / "nodeDefs.json").read_text("utf-8"))
         desk.show(workflow("text_to_image_embedded"), 1500)
         desk.shoot(f"graph-{code}")
         titles = desk.page.evaluate(
             "() => app.graph._nodes.filter(n => n.type.startsWith('Inkstone'))"
             ".map(n => [n.type, n.getTitle()])"
         )
-        wrong = [(k, t) for k, t in titles if t != told[k]["display_name"]]
+        wrong = [(k, t) for k, t in titles if t != data[k]["display_name"]]
         if wrong:
             raise Wrong(f"titles that are not translated: {wrong}")
-        return f"{said}; {len(titles)} nodes named in it"
+        return f"{line}; {len(titles)} nodes named in it"
     finally:
         desk.fresh((LOCALE, "en"))
 
@@ -65,18 +65,18 @@ def templates(desk: Desk) -> str:
     page.get_by_role("dialog").get_by_text("inkstone", exact=True).first.click()
     page.wait_for_timeout(2500)
     desk.shoot("templates")
-    wanted = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    graphs = {path.stem for path in (ROOT / "workflows").glob("*.json")}
     cards: dict[str, int] = {}
     for part in range(12):  # the list fills as it is scrolled
         for name, width in page.evaluate(CARDS):
             cards[name] = max(width, cards.get(name, 0))
-        if set(cards) >= wanted and all(cards[name] for name in wanted):
+        if set(cards) >= graphs and all(cards[name] for name in graphs):
             break
         page.get_by_test_id("template-workflows-content").hover()
         page.mouse.wheel(0, 700)
         page.wait_for_timeout(900)
         desk.shoot(f"templates-{part + 1}")
-    bare = sorted(name for name in wanted if not cards.get(name))
+    bare = sorted(name for name in graphs if not cards.get(name))
     if bare:
         raise Wrong(f"not listed, or without a thumbnail: {bare}")
     page.get_by_test_id("template-workflow-text_to_image_qwen_image").first.click()
@@ -85,24 +85,24 @@ def templates(desk: Desk) -> str:
     kinds = page.evaluate("() => app.graph._nodes.map(n => n.type)")
     if "InkstoneLoadDiffusionModel" not in kinds:
         raise Wrong(f"a click on a template opened {kinds}")
-    return f"{len(wanted)} graphs, each with a thumbnail; one opened by a click"
+    return f"{len(graphs)} graphs, each with a thumbnail; one opened by a click"
 
 
 def search(desk: Desk) -> str:
     """Each search alias of each node finds the node in the page's search."""
     page, nodes = desk.page, desk.get("/object_info")
-    ours = {kind: told for kind, told in nodes.items() if kind.startswith("Inkstone")}
+    ours = {kind: data for kind, data in nodes.items() if kind.startswith("Inkstone")}
     page.evaluate("() => app.graph.clear()")
     page.mouse.dblclick(900, 800)
     page.wait_for_timeout(1200)
     box = page.get_by_role("dialog").locator("input").first
     lost, places = [], []
-    for kind, told in sorted(ours.items()):
-        for alias in told["search_aliases"]:
+    for kind, data in sorted(ours.items()):
+        for alias in data["search_aliases"]:
             box.fill(alias)
             page.wait_for_timeout(450)
-            found = page.get_by_test_id("result-item").all_inner_texts()
-            at = [n for n, text in enumerate(found) if text.startswith(told["display_name"])]
+            results = page.get_by_test_id("result-item").all_inner_texts()
+            at = [n for n, text in enumerate(results) if text.startswith(data["display_name"])]
             places += at[:1]
             lost += [] if at else [f"{alias!r} -> {kind}"]
     desk.shoot("search")

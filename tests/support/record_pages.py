@@ -59,13 +59,13 @@ def answers(server: str, python: str, graphs: dict[str, dict]) -> dict[str, dict
         files[0].write_text(json.dumps(graphs), "utf-8")
         script = HERE / "page_convert.py"
         subprocess.run([python, script, "--server", server, *files], check=True)
-        made = json.loads(files[1].read_text("utf-8"))
-    for name in [n for n, api in made.items() if isinstance(api.get("error"), str)]:
-        print(f"{name}: the page says {made.pop(name)['error']}")
-    for api in made.values():
+        graphs = json.loads(files[1].read_text("utf-8"))
+    for name in [n for n, api in graphs.items() if isinstance(api.get("error"), str)]:
+        print(f"{name}: the page says {graphs.pop(name)['error']}")
+    for api in graphs.values():
         for entry in api.values():
             entry.pop("_meta", None)
-    return made
+    return graphs
 
 
 def without_layout(value):
@@ -75,14 +75,14 @@ def without_layout(value):
     return [without_layout(v) for v in value] if isinstance(value, list) else value
 
 
-def reduced(told: dict) -> dict:
+def reduced(interface: dict) -> dict:
     """An interface without tooltips and file lists: of choices the first is kept, their default."""
     groups = {
         name: {key: _reduced_spec(spec) for key, spec in group.items()}
-        for name, group in told["input"].items()
+        for name, group in interface["input"].items()
         if name in ("required", "optional")
     }
-    return {"input": groups, "output": told["output"], "output_node": told["output_node"]}
+    return {"input": groups, "output": interface["output"], "output_node": interface["output_node"]}
 
 
 def _reduced_spec(spec: list) -> list:

@@ -34,8 +34,8 @@ def scene(
         part = picture[y : y + d, x : x + d]
         part += mask[..., None] * (_filled(rng, colour, d, d, texture) - part)
         labels[y : y + d, x : x + d][mask >= 0.5] = number
-    made = torch.from_numpy(picture.round().clip(0, 255) / 255)[None].float()
-    return made, borders(torch.from_numpy(labels))
+    image = torch.from_numpy(picture.round().clip(0, 255) / 255)[None].float()
+    return image, borders(torch.from_numpy(labels))
 
 
 def _apart(rng: np.random.Generator, others: list, by: int) -> np.ndarray:
@@ -67,12 +67,12 @@ def borders(labels: Tensor) -> Tensor:
     return edge
 
 
-def f_score(found: Tensor, edges: Tensor, within: int = 3) -> float:
-    """Of what was found and what is there [H,W] bool, with that many pixels of tolerance."""
-    if not found.any():
+def f_score(drawn: Tensor, edges: Tensor, within: int = 3) -> float:
+    """F of drawn and true edges [H,W] bool, with that many pixels of tolerance."""
+    if not drawn.any():
         return 0.0
-    precision = (found & grown(edges, within)).sum() / found.sum()
-    recall = (edges & grown(found, within)).sum() / edges.sum()
+    precision = (drawn & grown(edges, within)).sum() / drawn.sum()
+    recall = (edges & grown(drawn, within)).sum() / edges.sum()
     return float(2 * precision * recall / (precision + recall).clamp(min=1e-9))
 
 

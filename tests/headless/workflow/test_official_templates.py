@@ -158,7 +158,7 @@ def run(name: str, server: ComfyServer, folder: Path, sizes: official_files.Size
     if lacking:
         pytest.skip(f"this ComfyUI lacks {', '.join(sorted(lacking))}")
     assert {node["class_type"] for node in graph.values()} >= BRIDGES
-    for place, file in official_files.wanted(graph):
+    for place, file in official_files.model_files(graph):
         path = server.base / "models" / place / file
         if not path.exists() and "lotus" not in file and "vae-ft" not in file:
             official_files.write(path, place, sizes)

@@ -29,8 +29,8 @@ def _named(kind: str, names: list[str], least: int = 1):
 
 
 def _choice(**options: dict):
-    made = [{"key": key, "inputs": {"required": inputs}} for key, inputs in options.items()]
-    return (CHOICE, {"options": made})
+    choices = [{"key": key, "inputs": {"required": inputs}} for key, inputs in options.items()]
+    return (CHOICE, {"options": choices})
 
 
 def _switch(name: str, **more):
@@ -219,7 +219,7 @@ PROBES = {
 OUTPUT_NODES = ("SaveImageAdvanced", "ImageCompare", "ProbeSink")
 
 
-def _made(name: str, inputs: tuple[dict, dict, tuple[str, ...]]) -> type:
+def _node_class(name: str, inputs: tuple[dict, dict, tuple[str, ...]]) -> type:
     required, optional, returned = inputs
     types = classmethod(lambda cls: {"required": required, "optional": optional})
     fields = {"INPUT_TYPES": types, "RETURN_TYPES": returned, "FUNCTION": "run"}
@@ -227,4 +227,6 @@ def _made(name: str, inputs: tuple[dict, dict, tuple[str, ...]]) -> type:
     return type(name, (), fields | {"run": lambda self, **inputs: (None,) * len(returned)})
 
 
-NODE_CLASS_MAPPINGS = {name: _made(name, told) for name, told in (NEWER | PROBES).items()}
+NODE_CLASS_MAPPINGS = {
+    name: _node_class(name, interface) for name, interface in (NEWER | PROBES).items()
+}

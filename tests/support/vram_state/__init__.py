@@ -1,5 +1,5 @@
 """A pack of the tests: puts ComfyUI's memory manager into the state that --lowvram or --novram asks
-for. A server without a GPU refuses these flags beside --cpu; the state is read at every load.
+for. A server without a GPU refuses these flags with --cpu; the state is read at every load.
 """
 
 import logging
