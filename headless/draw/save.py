@@ -102,7 +102,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         if getattr(call, name) is not None:
             settings[name] = getattr(call, name)
     parts = (
-        ("diffusion_model", bundle.model, bundle.model.source.path),
+        ("diffusion_model", bundle.model, bundle.model.file.source.path),
         ("text_encoder", bundle.text_encoder, bundle.text_encoder.path),
         ("vae", bundle.vae, bundle.vae.path),
     )
