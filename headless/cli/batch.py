@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ..arg_types import Commands, between, command
 from ..draw.options import add_for_all
-from ..queue.jobs import options, read_defaults
+from ..queue.job_line import options, read_defaults
 from .shared import add_folders, add_json, as_text
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """The output folder of a queue: a job is done when its record is in the journal, never before.
 
-Files of a job are made in the folder `.work`, synced to the disk, moved to their places, and then
-one line with all about them is added to `results.jsonl`, synced too. Killed anywhere between, the
-job runs again and its files take the same names. A last line that was cut off is taken away. A
+Files of a job are written into the folder `.work`, synced to the disk and moved into place; then
+one line that describes them is appended to `results.jsonl`, synced too. If the process is killed in
+between, the job runs again and its files get the same names. A truncated last line is removed. A
 lock keeps a second run out of the folder; the system releases it when its process ends.
 """
 
@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ...errors import CallError, InkstoneError
 from ...files.atomic import move_into_place, sync
+from ..node_types import Json
 from .jobs import Job
 
 log = logging.getLogger(__name__)
@@ -30,39 +30,43 @@ log = logging.getLogger(__name__)
 JOURNAL, WORK, LOCK = "results.jsonl", ".work", ".lock"
 PID = ".lock.pid"  # the process that has the lock: filelock may truncate the lock file itself
 DONE, FAILED = "done", "failed"
-_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+Record = dict[str, Json]  # one line of the journal
 
 
 @dataclass
 class Outcome:
-    """What came of a job. `files` lie below WORK; facts go into the record."""
+    """The result of a job. files: below WORK; facts: go into the record."""
 
     job: Job
     status: str
     files: Sequence[Path] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Json] = field(default_factory=dict)
 
 
 class FolderFull(InkstoneError):
-    """Nothing more can be written: no job's fault."""
+    """The disk cannot be written to: not the fault of a job."""
 
 
 def no_room(error: BaseException | None) -> bool:
-    """True where the disk, not the job, is why something was not written."""
+    """True if a write failed because of the disk, not the job."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _PLACE:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return True
         error = error.__cause__
     return False
 
 
 class Results:
-    """A context: the folder is ours alone. `seen` gets every record, of earlier runs too."""
+    """A context that locks the folder. on_record: called with all records, also of earlier runs."""
 
-    def __init__(self, folder: Path, seen: Callable[[dict], None] = lambda record: None) -> None:
-        self.folder, self.work, self._seen = folder, folder / WORK, seen
+    def __init__(
+        self, folder: Path, on_record: Callable[[Record], None] = lambda record: None
+    ) -> None:
+        self.folder, self.work, self._on_record = folder, folder / WORK, on_record
         self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
-        self._records: dict[str, dict] = {}  # name -> what is asked of its last record
+        self._records: dict[str, Record] = {}  # name -> the needed fields of its last record
 
     def __enter__(self) -> Results:
         try:
@@ -85,22 +89,22 @@ class Results:
         self._lock.release()
 
     def is_done(self, job: Job) -> bool:
-        """Its record says so, and what the job is did not change since."""
+        """True if its record says so, and neither its line nor its files changed since."""
         return self._status(job) == DONE
 
     def has_failed(self, job: Job) -> bool:
-        """As is_done, of a job that failed."""
+        """True as is_done, for a job that failed."""
         return self._status(job) == FAILED
 
     def _status(self, job: Job) -> str | None:
-        found = self._records.get(job.name)
-        if found is None or found.get("job") != job.key:
+        record = self._records.get(job.name)
+        if record is None or record.get("job") != job.key:
             return None
-        same = job.content is None or job.content == found.get("content")
-        return found.get("status") if same else None
+        same = job.content is None or job.content == record.get("content")
+        return record.get("status") if same else None
 
-    def commit(self, outcome: Outcome) -> dict:
-        """Moves the files to their places and writes the record, which is returned."""
+    def commit(self, outcome: Outcome) -> Record:
+        """Move the files into place, write the record and return it."""
         job = outcome.job
         with self._writing():
             names = [file.relative_to(self.work) for file in outcome.files]
@@ -130,12 +134,12 @@ class Results:
             yield
         except OSError as error:
             raise FolderFull(
-                f"{self.folder}: cannot be written to: {error.strerror or error}. Make room; the "
-                "same call goes on where this one stopped."
+                f"{self.folder}: cannot be written to: {error.strerror or error}. Make room and "
+                "run the same call again: it continues where this one stopped."
             ) from error
 
-    def _append(self, record: dict) -> None:
-        """One line, on the disk when this returns; where that fails nothing of it stays."""
+    def _append(self, record: Record) -> None:
+        """Write one line, on the disk when this returns; on a fault nothing of it stays."""
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         end = os.fstat(self._journal.fileno()).st_size
         try:
@@ -147,21 +151,21 @@ class Results:
             self._journal.truncate(end)
             raise
 
-    def _drop(self, old: Iterable[str]) -> None:
-        """Files of earlier forms of jobs, unless a record has them still."""
-        old = set(old)
+    def _drop(self, names: Iterable[str]) -> None:
+        """Delete files of earlier forms of jobs, unless a record still names them."""
+        old = set(names)
         if old:
-            kept = {name for record in self._records.values() for name in record["files"] or ()}
-            for name in old - kept:
+            current = {name for record in self._records.values() for name in record["files"] or ()}
+            for name in old - current:
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _remember(self, record: dict) -> list[str]:
-        """The files that the record before it had."""
-        before = self._records.get(record["id"], {}).get("files") or []
-        kept = ("status", "job", "content", "files")
-        self._records[record["id"]] = {key: record.get(key) for key in kept}
-        self._seen(record)
-        return before
+    def _remember(self, record: Record) -> list[str]:
+        """Keep a record; return the files of the one that it replaces."""
+        old_files: list[str] = self._records.get(record["id"], {}).get("files") or []
+        fields = ("status", "job", "content", "files")
+        self._records[record["id"]] = {key: record.get(key) for key in fields}
+        self._on_record(record)
+        return old_files
 
     def _open_journal(self) -> None:
         path = self.folder / JOURNAL
@@ -170,7 +174,7 @@ class Results:
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
-            log.info("%s: the last line was cut off; its job runs again", path)
+            log.info("%s: the last line is incomplete; its job runs again", path)
             self._journal.truncate(whole)
         old: list[str] = []
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
@@ -186,13 +190,13 @@ class Results:
             self._lock.acquire()
         except Timeout:
             raise CallError(
-                f"{self.folder}: another run works there now (process {self._holder()}). Wait for "
-                "it, or choose another --output."
+                f"{self.folder}: another run is using this folder (process {self._holder()}). Wait "
+                "for it, or choose another --output."
             ) from None
         (self.folder / PID).write_text(str(os.getpid()))
 
     def _holder(self) -> str:
-        """The process that has the lock, as far as it has said so yet."""
+        """The process that has the lock, if it has written its id."""
         try:
             return (self.folder / PID).read_text().strip() or "unknown"
         except OSError:

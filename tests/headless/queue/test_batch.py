@@ -180,14 +180,49 @@ def test_a_job_slower_than_every_bucket_leaves_json_without_infinity(tmp_path):
     assert facts["latency_p95"] == metrics.BUCKETS[-1] and facts["latency"]["+Inf"] == 1
 
 
-def test_labels_are_escaped():
+FAMILIES = {  # name -> labels: dashboards rely on them
+    "jobs_total": {"status"},
+    "images_total": set(),
+    "retries_total": set(),
+    "job_seconds_bucket": {"le"},
+    "job_seconds_sum": set(),
+    "job_seconds_count": set(),
+    "stage_seconds_total": {"stage"},
+    "prompts_encoded_total": set(),
+    "models_opened_total": set(),
+    "jobs_left": set(),
+    "images_per_hour": set(),
+    "peak_memory_bytes": {"worker", "device"},
+}
+
+
+def test_names_and_labels_of_the_exposition(tmp_path):
     from prometheus_client.parser import text_string_to_metric_families as parse
 
-    hard = 'a "b" \\ c\nd'
-    row = metrics._family("x", "gauge", "two\nlines \\ there", [({"model": hard}, 1)])
-    family = next(iter(parse(row)))
-    assert family.samples[0].labels["model"] == hard
-    assert family.documentation == "two\nlines \\ there"
+    worker = 'a "b" \\ c\nd'
+    record = {"status": "done", "seconds": {"denoise": 1.5}, "worker": worker, "total_seconds": 2}
+    measures = metrics.Metrics(tmp_path)
+    measures.count(record)
+    measures.add(record | {"peak_memory_bytes": {"cpu": 7}})
+    measures.close()
+    families = list(parse((tmp_path / "metrics.prom").read_text()))
+    samples = [sample for family in families for sample in family.samples]
+    labels = {s.name.removeprefix("inkstone_batch_"): set(s.labels) for s in samples}
+    assert labels == FAMILIES and all(family.documentation for family in families)
+    (peak,) = (s for s in samples if s.name.endswith("peak_memory_bytes"))
+    assert (peak.labels["worker"], peak.value) == (worker, 7), "labels are escaped"
+    bounds = [s.labels["le"] for s in samples if "le" in s.labels]
+    assert bounds == [*map(str, metrics.BUCKETS), "+Inf"]
+
+
+def test_without_the_library_there_are_only_the_lines(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(metrics.prometheus, "is_available", lambda: False)
+    with caplog.at_level("INFO"):
+        measures = metrics.Metrics(tmp_path)
+    measures.count({"status": "done"})
+    measures.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert "pip install 'inkstone[metrics]'" in caplog.text and len(caplog.records) == 1
 
 
 @pytest.mark.slow

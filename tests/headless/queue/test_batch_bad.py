@@ -13,8 +13,8 @@ from ...conftest import ROOT
 GRAPH = str(ROOT / "workflows" / "api" / "text_to_image_embedded.json")
 GOOD = '{"prompt": "a red circle"}'
 BAD = {
-    "empty file": ("", ("holds no job", "one JSON object a line")),
-    "blank lines": ("\n \n", ("holds no job",)),
+    "empty file": ("", ("has no jobs", "one JSON object per line")),
+    "blank lines": ("\n \n", ("has no jobs",)),
     "not JSON": (f"{GOOD}\n{{'prompt': 1}}", ("line 2", "is not JSON", "column 2")),
     "cut off": ('{"prompt": "a', ("line 1", "is not JSON")),
     "a list": ("[1]", ("line 1", "is a list, expected a JSON object")),
@@ -22,7 +22,7 @@ BAD = {
     "deep": ("[" * 100000, ("line 1", "too deeply")),
     "unknown name": ('{"prompt": "x", "stpes": 4}', ('"stpes"', 'Did you mean "steps"?')),
     "far name": ('{"prompt": "x", "zzz": 4}', ('"zzz"', "Known: batch, cfg")),
-    "twice": ('{"prompt": "x", "seed": 1, "seed": 2}', ('"seed" is there twice',)),
+    "twice": ('{"prompt": "x", "seed": 1, "seed": 2}', ('"seed" appears twice',)),
     "two spellings": ('{"prompt": "x", "text-encoder": "a", "text_encoder": "b"}', ("twice",)),
     "no prompt": ('{"seed": 1}', ('has no "prompt"', '"graph"')),
     "prompt is null": ('{"prompt": null}', ('has no "prompt"',)),

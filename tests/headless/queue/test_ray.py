@@ -50,7 +50,7 @@ def jobs_of(*models: str) -> list[Job]:
 
 
 def share_of(*models: str, workers: int = 2):
-    from inkstone.headless.queue.ray_pool import Share
+    from inkstone.headless.queue.share import Share
 
     return Share(jobs_of(*models), workers)
 
