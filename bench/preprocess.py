@@ -168,7 +168,7 @@ def pose(args):
         x = planes(picture)
         people.places(detect, x)
         for _ in range(2):
-            cut = people.cut_out(x, people.Place(side / 2, side / 2, side, 0.0))
+            cut = people.crop(x, people.Place(side / 2, side / 2, side, 0.0))
             people._both_ways(marks, cut)
 
     def other():

@@ -1,9 +1,9 @@
-"""Canny edges: bit for bit what OpenCV's `Canny(picture, low, high)` gives for a colour picture.
+"""Canny edges, bit-identical to OpenCV's `Canny(picture, low, high)` of a colour picture.
 
-That is what the control models were trained on: per pixel the channel that changes most (not
-grey), Sobel 3 x 3, |dx| + |dy|, its integer arithmetic for directions. Written in torch, so that
-OpenCV need not be there; where it is, it does the same in half the time. What differs from
-other packs is that floats are rounded to bytes, not cut off.
+ControlNets were trained on that: for each pixel the channel with the largest gradient (not grey),
+Sobel 3 x 3, |dx| + |dy|, OpenCV's integer arithmetic for directions. Written in torch, so OpenCV is
+not required; if it is installed, it is used and takes half the time. Unlike other packs, floats are
+rounded to bytes, not truncated.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _WEAK, _STRONG = 1, 2
 
 
 def canny(picture: Tensor, low_threshold: int = 100, high_threshold: int = 200) -> Tensor:
-    """[B,H,W,3] 0..1 -> [B,H,W], 1 on edges. A larger picture changes less from pixel to pixel:
-    the same thresholds find fewer edges in it.
+    """[B,H,W,3] 0..1 -> [B,H,W], 1 on edges. A larger picture changes less from pixel to pixel, so
+    the same thresholds detect fewer edges in it.
     """
     low, high = sorted((low_threshold, high_threshold))
     if picture.device.type == "cpu" and importlib.util.find_spec("cv2") is not None:
@@ -35,12 +35,12 @@ def canny(picture: Tensor, low_threshold: int = 100, high_threshold: int = 200) 
 def _by_opencv(x: Tensor, low: int, high: int) -> Tensor:
     import cv2
 
-    seen = cv2.convertScaleAbs(x.contiguous().numpy(), alpha=255)  # to_bytes in one pass
-    return torch.from_numpy(cv2.Canny(seen, low, high)).float().div_(255)
+    pixels = cv2.convertScaleAbs(x.contiguous().numpy(), alpha=255)  # to_bytes in one pass
+    return torch.from_numpy(cv2.Canny(pixels, low, high)).float().div_(255)
 
 
 def edges(x: Tensor, low: int, high: int) -> Tensor:
-    """One picture, int16 [3,H,W] of 0..255 -> float32 [H,W]: the torch form."""
+    """The torch version, for one picture: int16 [3,H,W] of 0..255 -> float32 [H,W]."""
     height, width = x.shape[1:]
     size, dx, dy = _strongest(x)
     size = F.pad(size, (1, 1, 1, 1)).flatten()  # so that every pixel has neighbours
@@ -58,15 +58,17 @@ def _strongest(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[C,H,W] -> |dx| + |dy|, dx, dy [H,W] of the channel where that is largest, the first of
     equals.
     """
-    best: tuple[Tensor, ...] = ()
-    for channel in x[:, None, None]:
+    size = best_dx = best_dy = torch.empty(0)
+    for index, channel in enumerate(x[:, None, None]):
         dx, dy = (d[0, 0] for d in gradient(channel, _SOBEL))
-        found = (dx.abs() + dy.abs(), dx, dy)
-        if best:
-            more = found[0] > best[0]
-            found = tuple(torch.where(more, new, old) for new, old in zip(found, best))
-        best = found
-    return best
+        total = dx.abs() + dy.abs()
+        if index == 0:
+            size, best_dx, best_dy = total, dx, dy
+            continue
+        larger = total > size
+        size = torch.where(larger, total, size)
+        best_dx, best_dy = torch.where(larger, dx, best_dx), torch.where(larger, dy, best_dy)
+    return size, best_dx, best_dy
 
 
 def _peaks(size: Tensor, places: Tensor, dx: Tensor, dy: Tensor, row: int) -> Tensor:
@@ -81,7 +83,7 @@ def _peaks(size: Tensor, places: Tensor, dx: Tensor, dy: Tensor, row: int) -> Te
 
 
 def _grow(marks: Tensor, row: int) -> None:
-    """Weak pixels that touch a strong one, over any number of weak ones, become strong."""
+    """Makes weak pixels strong that touch a strong one, directly or through other weak ones."""
     around = torch.tensor([-row - 1, -row, -row + 1, -1, 1, row - 1, row, row + 1])
     around = around.to(marks.device)
     front = (marks == _STRONG).nonzero()[:, 0]

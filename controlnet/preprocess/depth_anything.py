@@ -1,6 +1,6 @@
-"""Depth-Anything V2 from a file or folder of the user's: relative depth, near is large.
+"""Depth-Anything V2 from a file or folder of the user: relative depth, near is large.
 
-DINOv2 whose four layers a DPT head puts together. Three spellings of the same weights are read:
+DINOv2 with a DPT head that fuses four of its layers. Three spellings of the same weights are read:
 the original file's, the published transformers folder's, and the one transformers has in memory.
 All sizes come from tensor shapes; heads are 64 wide as in every published size (S, B, L).
 Measured against transformers: 1e-5 at the same input (test_preprocess_networks.py).
@@ -24,8 +24,8 @@ from ...sampling.pixel_lock import resized, size_of
 from .filters import planes
 from .weights import check_shapes, read_network
 
-WANTED = "a Depth-Anything V2 model (.safetensors, keys backbone.* or pretrained.*)"
-SIDE, CELL, HEAD = 518, 14, 64  # shorter side that it sees, pixels per patch, width of a head
+NETWORK = "a Depth-Anything V2 model (.safetensors, keys backbone.* or pretrained.*)"
+SIDE, CELL, HEAD = 518, 14, 64  # shorter side of its input, pixels per patch, width of a head
 TAPS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23)}  # layers in all -> those that the head reads
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _EPS = 1e-6
@@ -61,10 +61,10 @@ def depth_anything(picture: Tensor, model: str) -> Tensor:
     """[B,H,W,3] 0..1 -> inverse depth [B,H,W], without a scale; one picture at a time."""
     tensors = {name: x.to(picture.device) for name, x in load(model).items()}
     size = size_of(picture)
-    seen = resized(picture, cells_size(*size, SIDE, CELL))
+    inputs = resized(picture, cells_size(*size, SIDE, CELL))
     mean, std = (picture.new_tensor(v) for v in (_MEAN, _STD))
-    found = [forward(tensors, planes((x - mean) / std)) for x in seen.split(1)]
-    maps = F.interpolate(torch.stack(found), (size[1], size[0]), mode="bilinear")
+    depths = [forward(tensors, planes((x - mean) / std)) for x in inputs.split(1)]
+    maps = F.interpolate(torch.stack(depths), (size[1], size[0]), mode="bilinear")
     return maps[:, 0].clone()
 
 
@@ -75,36 +75,36 @@ def load(path: str) -> dict[str, Tensor]:
     if config.get("depth_estimation_type", "relative") != "relative":
         raise InkstoneError(
             f"{path} is a metric Depth-Anything model (distances in metres): expected the relative "
-            "one, whose maps control models know. Take Depth-Anything-V2-Small, -Base or -Large."
+            "one, which ControlNets were trained on. Use Depth-Anything-V2-Small, -Base or -Large."
         )
-    tensors = renamed(read_network(path, WANTED))
-    check_shapes(tensors, shapes(tensors, path), path, WANTED)
+    tensors = rename(read_network(path, NETWORK))
+    check_shapes(tensors, shapes(tensors, path), path, NETWORK)
     return tensors
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Any of the three spellings -> the published folders' one; q, k, v of one matrix apart."""
-    found = {}
+def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Any of the three spellings -> the published folders' one; splits a joint q, k, v."""
+    published = {}
     for name, x in tensors.items():
         for pattern, new in _NAMES:
             name = re.sub(pattern, new, name)
         if ".attn.qkv." in name:
             for part, third in zip(("query", "key", "value"), x.chunk(3)):
-                found[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = third
+                published[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = third
         else:
-            found[name] = x
-    return found
+            published[name] = x
+    return published
 
 
 def shapes(tensors: Mapping[str, Tensor], path: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of the model that these seem to be."""
+    """Name -> expected shape of every tensor, for a model of this width and depth."""
     try:
         wide, patches = (tensors[f"backbone.embeddings.{n}"].shape for n in _EMBEDDED)
         neck = [tensors[f"{_NECK}.{i}.projection.weight"].shape[0] for i in range(4)]
         fused, last = (tensors[f"head.conv{i}.weight"].shape[1] for i in (1, 3))
     except (KeyError, IndexError):
         raise InkstoneError(
-            f"{path} is not {WANTED}: it has {len(tensors)} tensors, such as "
+            f"{path} is not {NETWORK}: it has {len(tensors)} tensors, such as "
             f"{', '.join(sorted(tensors)[:5])}. Choose a file of that network."
         ) from None
     h, layers = (
@@ -116,11 +116,11 @@ def shapes(tensors: Mapping[str, Tensor], path: str) -> dict[str, tuple[int, ...
             f"{path} has {layers} layers of width {h}: expected 12 or 24 of a multiple of {HEAD} "
             "(Depth-Anything V2 Small, Base or Large)."
         )
-    found = {"backbone.embeddings." + n: s for n, s in _embeddings(h, patches[1]).items()}
-    found |= {"backbone.layernorm.weight": (h,), "backbone.layernorm.bias": (h,)}
+    expected = {"backbone.embeddings." + n: s for n, s in _embeddings(h, patches[1]).items()}
+    expected |= {"backbone.layernorm.weight": (h,), "backbone.layernorm.bias": (h,)}
     for i in range(layers):
-        found |= {f"{_LAYER}.{i}.{n}": s for n, s in _layer(h).items()}
-    return found | _head(h, neck, fused, last)
+        expected |= {f"{_LAYER}.{i}.{n}": s for n, s in _layer(h).items()}
+    return expected | _head(h, neck, fused, last)
 
 
 _EMBEDDED = ("cls_token", "position_embeddings")
@@ -142,31 +142,33 @@ def _both(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
 
 
 def _layer(h: int) -> dict[str, tuple[int, ...]]:
-    found = _both("norm1", h) | _both("norm2", h)
+    expected = _both("norm1", h) | _both("norm2", h)
     for name in ("attention.query", "attention.key", "attention.value", "output.dense"):
-        found |= _both(f"attention.{name}", h, h)
-    found |= _both("mlp.fc1", 4 * h, h) | _both("mlp.fc2", h, 4 * h)
-    return found | {"layer_scale1.lambda1": (h,), "layer_scale2.lambda1": (h,)}
+        expected |= _both(f"attention.{name}", h, h)
+    expected |= _both("mlp.fc1", 4 * h, h) | _both("mlp.fc2", h, 4 * h)
+    return expected | {"layer_scale1.lambda1": (h,), "layer_scale2.lambda1": (h,)}
 
 
 def _head(h: int, neck: list[int], fused: int, last: int) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for i, c in enumerate(neck):
-        found |= _both(f"{_NECK}.{i}.projection", c, h, 1, 1)
-        found[f"neck.convs.{i}.weight"] = (fused, c, 3, 3)
-        found |= _both(f"{_FUSE}.layers.{i}.projection", fused, fused, 1, 1)
+        expected |= _both(f"{_NECK}.{i}.projection", c, h, 1, 1)
+        expected[f"neck.convs.{i}.weight"] = (fused, c, 3, 3)
+        expected |= _both(f"{_FUSE}.layers.{i}.projection", fused, fused, 1, 1)
         for unit in (1, 2):
             for conv in (1, 2):
                 name = f"{_FUSE}.layers.{i}.residual_layer{unit}.convolution{conv}"
-                found |= _both(name, fused, fused, 3, 3)
+                expected |= _both(name, fused, fused, 3, 3)
     for i, side in ((0, 4), (1, 2), (3, 3)):  # the third keeps its size
-        found |= _both(f"{_NECK}.{i}.resize", neck[i], neck[i], side, side)
-    found |= _both("head.conv1", fused // 2, fused, 3, 3)
-    return found | _both("head.conv2", last, fused // 2, 3, 3) | _both("head.conv3", 1, last, 1, 1)
+        expected |= _both(f"{_NECK}.{i}.resize", neck[i], neck[i], side, side)
+    expected |= _both("head.conv1", fused // 2, fused, 3, 3)
+    return (
+        expected | _both("head.conv2", last, fused // 2, 3, 3) | _both("head.conv3", 1, last, 1, 1)
+    )
 
 
 class _Net:
-    """Weights by name, with the few operations on them."""
+    """Weights by name, with the operations on them."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -188,7 +190,7 @@ class _Net:
 def forward(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """[1,3,H,W] normalised, sides multiples of 14 -> [1,H,W]"""
     net, grid = _Net(tensors), (x.shape[2] // CELL, x.shape[3] // CELL)
-    fused = None
+    fused: Tensor | None = None
     levels = [
         net.conv(f"neck.convs.{i}", _level(net, i, tap, grid))
         for i, tap in enumerate(_taps(net, x, grid))
@@ -201,6 +203,7 @@ def forward(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
         size = levels[2 - i].shape[2:] if i < 3 else [2 * n for n in level.shape[2:]]
         level = F.interpolate(level, size, mode="bilinear", align_corners=True)
         fused = net.conv(f"{name}.projection", level)
+    assert fused is not None, "there are four levels"
     out = net.conv("head.conv1", fused)
     out = F.interpolate(out, x.shape[2:], mode="bilinear", align_corners=True)
     out = F.relu(net.conv("head.conv2", out))
@@ -208,7 +211,7 @@ def forward(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 
 def _taps(net: _Net, x: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    """What the head reads: four times [1,1+rows*columns,h]."""
+    """The four layers that the head reads: [1,1+rows*columns,h] each."""
     name = "backbone.embeddings."
     weight, bias = net.pair(f"{name}patch_embeddings.projection")
     x = F.conv2d(x, weight, bias, CELL).flatten(2).transpose(1, 2)  # [1,rows*columns,h]

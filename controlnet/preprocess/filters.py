@@ -1,4 +1,4 @@
-"""What the classical methods share: bytes, blurs, gradients. Borders repeat the last pixel.
+"""Filters of the classical methods: bytes, blurs, gradients. Borders repeat the last pixel.
 
 Everything is torch: the pack needs no OpenCV, and a map is the same on every machine.
 """
@@ -6,6 +6,7 @@ Everything is torch: the pack needs no OpenCV, and a map is the same on every ma
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Floats 0..1 -> 0..255, rounded (other packs cut off, which makes 29 out of 30 / 255 * 255),
-    still as floats.
+    """Floats 0..1 -> 0..255, rounded (other packs truncate, which turns 30 / 255 * 255 into 29);
+    still floats.
     """
     return (x.float() * 255).round_().clamp_(0, 255)
 
@@ -37,7 +38,7 @@ def _along(x: Tensor, taps: list[float], axis: int) -> Tensor:
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
-    """[B,C,H,W] blurred by a Gaussian, cut at 4 sigma."""
+    """[B,C,H,W] blurred by a Gaussian, truncated at 4 sigma."""
     reach = max(1, math.ceil(4 * sigma))
     weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)]
     taps = [weight / sum(weights) for weight in weights]
@@ -57,8 +58,8 @@ def gradient(x: Tensor, smooth: tuple[float, float, float]) -> tuple[Tensor, Ten
     return dx, dy
 
 
-def share(x: Tensor, part: float) -> float:
-    """The value that `part` of x lies below, within 1/2048 of its largest."""
+def quantile(x: Tensor, part: float) -> float:
+    """The quantile `part` of x, to 1/2048 of its maximum."""
     top = float(x.max())
     if not top > 0:
         return 0.0
@@ -67,30 +68,29 @@ def share(x: Tensor, part: float) -> float:
     return (place + 1) * top / 2048
 
 
-def smaller(x: Tensor, step: int) -> Tensor:
-    """[B,C,H,W] -> averages over squares of step x step; the last ones repeat the border."""
+def downscale(x: Tensor, step: int) -> Tensor:
+    """[B,C,H,W] -> means of squares of step x step; the last ones repeat the border."""
     if step == 1:
         return x
     h, w = x.shape[-2:]
     return F.avg_pool2d(F.pad(x, (0, -w % step, 0, -h % step), mode="replicate"), step)
 
 
-def larger(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
-    """The way back from `smaller`: stretched about pixel centres and cropped to (height, width)."""
+def upscale(x: Tensor, step: int, size: Sequence[int]) -> Tensor:
+    """The inverse of `downscale`: stretched about pixel centres, cropped to (height, width)."""
     if step == 1:
         return x
     return F.interpolate(x, scale_factor=step, mode="bilinear")[..., : size[0], : size[1]]
 
 
 def wide_blur(x: Tensor, sigma: float) -> Tensor:
-    """[B,C,H,W] blurred by about a Gaussian, at a time that does not grow with sigma."""
+    """[B,C,H,W] blurred by roughly a Gaussian, in a time that does not grow with sigma."""
     step = 2 ** max(0, math.floor(math.log2(max(sigma, 1) / 2)))
     if step == 1:
         return blur(x, sigma)
-    # an average over n pixels and stretching again by straight lines blur too: (n^2 - 1) / 12 and
-    # n^2 / 6 of variance
+    # a mean over n pixels and linear upscaling blur too: (n^2 - 1) / 12 and n^2 / 6 of variance
     rest = max(sigma**2 - (step**2 - 1) / 12 - step**2 / 6, 0.25)
-    return larger(blur(smaller(x, step), math.sqrt(rest) / step), step, x.shape[-2:])
+    return upscale(blur(downscale(x, step), math.sqrt(rest) / step), step, x.shape[-2:])
 
 
 def luma(x: Tensor) -> Tensor:
@@ -99,5 +99,5 @@ def luma(x: Tensor) -> Tensor:
 
 
 def in_bytes(x: Tensor) -> Tensor:
-    """0..1 in steps of 1/255, as a map is saved: what is nearly black is black."""
+    """0..1 in steps of 1/255, as a map is saved: nearly black becomes black."""
     return to_bytes(x) / 255

@@ -1,9 +1,9 @@
-"""Control maps from pictures: one table of kinds with their knobs, one function that makes a map.
+"""Control maps from pictures: one table of kinds with their options, one function to make a map.
 
-A map has exactly the size of its picture and nothing in it has moved, whatever `resolution` it was
-made at (reference: preprocessors return the size they worked at, which is the first complaint about
-them). Lines are bright on black, near is white. Nothing is ever downloaded: without a file of the
-user's a kind uses a method without weights and says what that can do. Nothing heavy is imported
+A map has exactly the size of its picture and nothing in it is shifted, whatever `resolution` it was
+made at (other packs' preprocessors return the size they worked at, which is the first complaint
+about them). Lines are bright on black, near is white. Nothing is ever downloaded: without a file of
+the user a kind uses a method without weights and documents its limits. Nothing heavy is imported
 before a map is made.
 """
 
@@ -13,7 +13,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 
@@ -25,7 +25,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting: its type is its default's; low and high for numbers."""
+    """An option of a kind, with the type of its default; low and high for numbers."""
 
     name: str
     default: Value
@@ -33,21 +33,26 @@ class Knob:
     low: float | None = None
     high: float | None = None
 
-    def check(self, value: Any, kind: str) -> Value:
-        """The value, as this knob's type, or InkstoneError."""
-        wanted = type(self.default)
-        fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value, fits = float(value), True
-        if not fits or (wanted is float and not math.isfinite(value)):
+    def check(self, value: object, kind: str) -> Value:
+        """The value with this option's type, or InkstoneError."""
+        expected = type(self.default)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if (
+            not isinstance(value, (bool, int, float, str))
+            or not isinstance(value, expected)
+            or (expected is int and isinstance(value, bool))
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
             raise InkstoneError(
-                f"{kind}: {self.name} is {value!r}: expected {_WORDS[wanted]}. The usual value is "
+                f"{kind}: {self.name} is {value!r}: expected {_WORDS[expected]}. The default is "
                 f"{self.default!r}."
             )
-        if self.low is not None and not self.low <= value <= self.high:
+        low, high = self.low, self.high
+        if low is not None and high is not None and not low <= float(value) <= high:
             raise InkstoneError(
-                f"{kind}: {self.name} is {value}: expected {self.low} to {self.high}. The usual "
-                f"value is {self.default}."
+                f"{kind}: {self.name} is {value}: expected {self.low} to {self.high}. The "
+                f"default is {self.default}."
             )
         return value
 
@@ -57,82 +62,84 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 RESOLUTION = Knob(
     "resolution",
     0,
-    "Shorter side in pixels to look at the picture at; 0: its own size. The map has the picture's "
-    "size in any case. Other packs use 512 and return that size.",
+    "Working resolution: the shorter side in pixels; 0: the picture's own size. The map always has "
+    "the picture's size. Other packs use 512 and return that size.",
     0,
     16384,
 )
 LOW = Knob(
     "low_threshold",
     100,
-    "Weaker changes (0..255) are no edge. The same thresholds find fewer edges in larger pictures.",
+    "Gradients below it (0..255) are no edges. Larger pictures have fewer edges at the same value.",
     0,
     255,
 )
-HIGH = Knob("high_threshold", 200, "Stronger changes (0..255) start an edge.", 0, 255)
-SAFE = Knob(
-    "safe", True, "Three levels of brightness only: shading does not leak into the control."
-)
+HIGH = Knob("high_threshold", 200, "Gradients above it (0..255) start an edge.", 0, 255)
+SAFE = Knob("safe", True, "Only three levels of brightness, so that no shading leaks into the map.")
 HED = Knob(
     "model",
     "",
-    "A HED network as .safetensors (the keys of ControlNetHED); empty: the method without weights.",
+    "A HED network as .safetensors (keys of ControlNetHED). Empty: the method without weights.",
 )
 COARSE = Knob(
     "coarse",
     False,
-    "Few broad strokes in place of fine lines. With a network: choose its coarse file instead.",
+    "Few broad strokes instead of fine lines. With a network, choose its coarse file instead.",
 )
 LINEART = Knob(
     "model",
     "",
-    "The lineart generator as .safetensors: sk_model (fine) or sk_model2 (coarse); empty: the "
+    "The lineart generator as .safetensors: sk_model (fine) or sk_model2 (coarse). Empty: the "
     "method without weights.",
 )
-SIGMA = Knob("gaussian_sigma", 6.0, "Lines are darker than a blur so wide, in pixels.", 0.1, 100.0)
-INTENSITY = Knob("intensity_threshold", 8, "Grey levels that are no line yet.", 0, 16)
+SIGMA = Knob(
+    "gaussian_sigma", 6.0, "Width in pixels of the blur that lines are compared to.", 0.1, 100.0
+)
+INTENSITY = Knob("intensity_threshold", 8, "Minimum grey levels for a line.", 0, 16)
 DEPTH = Knob(
-    "model", "", "A Depth-Anything V2 model: .safetensors file or folder. Empty: a guess, no depth."
+    "model",
+    "",
+    "A Depth-Anything V2 model: .safetensors file or folder. Empty: only a rough guess.",
 )
 VITPOSE = Knob(
     "model",
     "",
-    "A ViTPose model of transformers: .safetensors file or folder; empty: the bundled networks.",
+    "A ViTPose model of transformers: .safetensors file or folder. Empty: the bundled networks.",
 )
 POSE = (
     Knob(
         "keypoints",
         "",
-        "OpenPose JSON: its text, or the path of a .json file; nobody is looked for then.",
+        "OpenPose JSON (the text, or the path of a .json file), instead of detecting people.",
     ),
     VITPOSE,
     Knob("detect_body", True, "Draw bodies."),
-    Knob("detect_hand", True, "Draw hands, where the keypoints have them."),
-    Knob("detect_face", True, "Draw faces, where the keypoints have them."),
-    Knob("scale_stick_for_xinsr_cn", False, "Wider sticks, for control models of xinsir."),
+    Knob("detect_hand", True, "Draw hands, if the keypoints have them."),
+    Knob("detect_face", True, "Draw faces, if the keypoints have them."),
+    Knob("scale_stick_for_xinsr_cn", False, "Wider sticks, for ControlNets of xinsir."),
 )
 
 
 @dataclass(frozen=True)
 class MapKind:
-    """A kind of map; `what` says what it is."""
+    """A kind of map; `what` describes it."""
 
     name: str
     what: str
     knobs: tuple[Knob, ...]
 
-    def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
-        """Every knob's value, checked; what is not given has its default."""
+    def values(self, options: Mapping[str, object]) -> dict[str, Value]:
+        """Every option's value, checked; defaults for the missing ones."""
         known = {knob.name: knob for knob in self.knobs}
-        for name in given:
+        for name in options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1, 0.4) or list(known)
                 raise InkstoneError(
-                    f"{self.name} has no knob {name!r}: expected {', '.join(known)}. The nearest "
-                    f"is {near[0]}."
+                    f"{self.name} has no option {name!r}: expected {', '.join(known)}. Did you "
+                    f"mean {near[0]}?"
                 )
         return {
-            name: knob.check(given.get(name, knob.default), self.name)
+            name: knob.check(options.get(name, knob.default), self.name)
             for name, knob in known.items()
         }
 
@@ -140,35 +147,35 @@ class MapKind:
 _ALL = (
     MapKind(
         "canny",
-        "Thin edges by Canny's method, the same as OpenCV's. What the control models were trained "
-        "on; no network exists or is needed.",
+        "Thin edges by Canny's method, the same as OpenCV's, which ControlNets were trained on. No "
+        "network is needed.",
         (LOW, HIGH, RESOLUTION),
     ),
     MapKind(
         "soft_edge",
-        "Outlines, strong ones bright. Without a file: gradients at three blurs less the texture "
-        "around, which knows no things; with a HED file: that network.",
+        "Outlines, strong ones bright. With a HED file: that network. Without one: gradients at "
+        "three blurs minus the local texture, which does not recognise objects.",
         (SAFE, HED, RESOLUTION),
     ),
     MapKind(
         "lineart",
-        "Lines of ink: what is darker than its surroundings, by differences of blurs, no network. "
-        "Copies drawings and clear outlines well; in photographs shadows become ink too. With a "
-        "file of the lineart generator: that network.",
+        "Line drawing. With a file of the lineart generator: that network. Without one: everything "
+        "darker than its surroundings, which copies drawings and clear outlines well but turns the "
+        "shadows of photographs into lines too.",
         (COARSE, SIGMA, INTENSITY, LINEART, RESOLUTION),
     ),
     MapKind(
         "depth",
-        "Near is white. With a Depth-Anything V2 file: that network. Without one it is a guess "
-        "from the layout (lower is nearer), not depth.",
+        "Depth, near is white. With a Depth-Anything V2 file: that network. Without one: only a "
+        "guess from the layout (lower is nearer).",
         (DEPTH, RESOLUTION),
     ),
     MapKind(
         "pose",
-        "Skeletons of 18 points in OpenPose's colours, drawn at the size of the picture. The "
-        "bundled networks (MediaPipe's) find people who fill a good part of it, and miss small "
-        "ones, many in a crowd, and all hands and faces; what is hidden they guess. With a ViTPose "
-        "file: that network on the people found. With keypoints as JSON: those.",
+        "OpenPose skeletons of 18 points, drawn at the size of the picture. The bundled networks "
+        "(MediaPipe's) detect people who fill a good part of it; they miss small ones, many in a "
+        "crowd, and all hands and faces, and guess hidden points. With a ViTPose file: that "
+        "network, on the detected people. With keypoints as JSON: those.",
         POSE,
     ),
 )
@@ -182,11 +189,11 @@ def kind_named(name: str) -> MapKind:
     near = difflib.get_close_matches(str(name), KINDS, 1, 0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise InkstoneError(
-        f"No kind of control map is named {name!r}: expected {', '.join(KINDS)}.{hint}"
+        f"There is no control map type {name!r}: expected {', '.join(KINDS)}.{hint}"
     )
 
 
-def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = None) -> Tensor:
+def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, object] | None = None) -> Tensor:
     """[B,H,W,1|3|4] 0..1 -> the map [B,H,W,3] float32 0..1; transparent pixels count as white.
 
     `knobs` by name as in KINDS[kind].knobs; pictures of a batch do not see each other.
@@ -194,19 +201,20 @@ def preprocess(kind: str, picture: Tensor, knobs: Mapping[str, Any] | None = Non
     from ...sampling.geometry import shorter_side_size
     from ...sampling.pixel_lock import check_picture, resized, size_of
 
-    found = kind_named(kind)
-    values = found.values(knobs or {})
+    values = kind_named(kind).values(knobs or {})
     check_picture(picture)
     size = size_of(picture)
-    work = shorter_side_size(*size, values.pop("resolution", 0))
-    made = _functions()[kind](resized(on_white(picture), work), **values)
-    made = made if made.dim() == 4 else made[..., None]  # [B,h,w] is grey
-    return resized(made.float(), size).expand(-1, -1, -1, 3).contiguous()
+    work = shorter_side_size(*size, int(values.pop("resolution", 0)))
+    result = _functions()[kind](resized(on_white(picture), work), **values)
+    result = result if result.dim() == 4 else result[..., None]  # [B,h,w] is grey
+    return resized(result.float(), size).expand(-1, -1, -1, 3).contiguous()
 
 
-def keypoints_of(picture: Tensor, knobs: Mapping[str, Any] | None = None) -> list[dict]:
-    """[B,H,W,1|3|4] 0..1 and pose's knobs -> POSE_KEYPOINT documents: what `preprocess` would draw,
-    and draws again when they are its `keypoints`.
+def keypoints_of(
+    picture: Tensor, knobs: Mapping[str, object] | None = None
+) -> list[dict[str, object]]:
+    """[B,H,W,1|3|4] 0..1 and pose's options -> POSE_KEYPOINT documents: `preprocess` draws the same
+    if it gets them as its `keypoints`.
     """
     from ...sampling.pixel_lock import check_picture, size_of
     from .keypoints import write_people
@@ -214,12 +222,12 @@ def keypoints_of(picture: Tensor, knobs: Mapping[str, Any] | None = None) -> lis
 
     values = kind_named("pose").values(knobs or {})
     check_picture(picture)
-    people = people_of(on_white(picture), values["keypoints"], values["model"])
+    people = people_of(on_white(picture), str(values["keypoints"]), str(values["model"]))
     return write_people(people, size_of(picture))
 
 
 def _functions() -> dict[str, Callable[..., Tensor]]:
-    """Of each kind: pictures [B,h,w,3] and its knobs -> [B,h,w] or [B,h,w,3]."""
+    """Kind -> function of pictures [B,h,w,3] and its options -> [B,h,w] or [B,h,w,3]."""
     from .canny import canny
     from .depth import depth
     from .lineart import lineart
@@ -234,8 +242,8 @@ def on_white(picture: Tensor) -> Tensor:
     from ...sampling.pixel_lock import colour
 
     if picture.shape[-1] != 4:
-        made = colour(picture).float()
-        low, high = made.aminmax()
-        return made if low >= 0 and high <= 1 else made.clamp(0, 1)  # a copy only where needed
+        pixels = colour(picture).float()
+        low, high = pixels.aminmax()
+        return pixels if low >= 0 and high <= 1 else pixels.clamp(0, 1)  # copies only if needed
     alpha = picture[..., 3:].float().clamp(0, 1)
     return picture[..., :3].float().clamp(0, 1) * alpha + (1 - alpha)

@@ -1,5 +1,5 @@
-"""The lineart generator (informative drawings) from a file of the user's: `sk_model` for fine
-lines, `sk_model2` for coarse ones, the same network.
+"""The lineart generator (informative drawings) from a file of the user: `sk_model` for fine lines,
+`sk_model2` for coarse ones, the same network.
 
 Convolutions down to a quarter, three residual blocks, and up again, with instance norms that have
 no weights. It draws black on white; the map is its negative. Any size: sides are padded to
@@ -17,15 +17,15 @@ from torch import Tensor
 from .filters import planes
 from .weights import check_shapes, read_network
 
-WANTED = "a lineart generator (sk_model or sk_model2 as .safetensors: model0.1.weight, ...)"
+NETWORK = "a lineart generator (sk_model or sk_model2 as .safetensors: model0.1.weight, ...)"
 _RESIDUAL = 3
-_STEP, _LEAST = 4, 8  # sides are multiples of; reflections need more than a pixel at a quarter
+_STEP, _LEAST = 4, 8  # sides: multiple of, minimum; reflecting needs 2 pixels at a quarter
 _EPS = 1e-5
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor."""
-    found: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         "model0.1.weight": (64, 3, 7, 7),
         "model1.0.weight": (128, 64, 3, 3),
         "model1.3.weight": (256, 128, 3, 3),
@@ -35,26 +35,26 @@ def shapes() -> dict[str, tuple[int, ...]]:
     }
     for i in range(_RESIDUAL):
         for j in (1, 5):
-            found[f"model2.{i}.conv_block.{j}.weight"] = (256, 256, 3, 3)
+            expected[f"model2.{i}.conv_block.{j}.weight"] = (256, 256, 3, 3)
     channels = {"model3.0": 128, "model3.3": 64}
-    biases = {n.removesuffix(".weight"): s[0] for n, s in found.items()} | channels
-    return found | {f"{name}.bias": (c,) for name, c in biases.items()}
+    biases = {n.removesuffix(".weight"): s[0] for n, s in expected.items()} | channels
+    return expected | {f"{name}.bias": (c,) for name, c in biases.items()}
 
 
 @torch.inference_mode()
 def lineart_net(picture: Tensor, model: str) -> Tensor:
     """[B,H,W,3] 0..1 -> [B,H,W], lines bright; one picture at a time."""
-    tensors = read_network(model, WANTED)
+    tensors = read_network(model, NETWORK)
     tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
-    check_shapes(tensors, shapes(), model, WANTED)
+    check_shapes(tensors, shapes(), model, NETWORK)
     tensors = {name: x.to(picture.device) for name, x in tensors.items()}
     height, width = picture.shape[1:3]
     more = [max(_LEAST, -(-s // _STEP) * _STEP) - s for s in (width, height)]
-    found = []
+    maps = []
     for x in planes(picture.float()).split(1):
         padded = F.pad(x, (0, more[0], 0, more[1]), mode="replicate")
-        found.append(1 - forward(tensors, padded)[0, 0, :height, :width])
-    return torch.stack(found).clone()
+        maps.append(1 - forward(tensors, padded)[0, 0, :height, :width])
+    return torch.stack(maps).clone()
 
 
 def forward(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""A network's tensors from a file of the user's, checked against the shapes that it must have.
+"""A network's tensors from a file of the user, checked against the expected shapes.
 
-What a file is, its keys say, never its name.
+Files are identified by their keys, never by their names.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...loaders.formats.open import open_weights
 
-_TOLD = 5  # names in a message
+_MOST = 5  # names in a message
 _CONVERT = (
     'In Python, for a .pth: x = torch.load("net.pth", weights_only=True); '
     'safetensors.torch.save_file(x, "net.safetensors").'
 )
 
 
-def read_network(path: str, wanted: str) -> dict[str, Tensor]:
+def read_network(path: str, network: str) -> dict[str, Tensor]:
     """Every tensor of a .safetensors file or a folder that holds one, in float32."""
     place = Path(path)
     if not place.exists():
-        raise InkstoneError(f"{path}: no such file or folder. Expected {wanted}.")
+        raise InkstoneError(f"{path}: no such file or folder. Expected {network}.")
     if place.suffix.lower() in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
         raise InkstoneError(
-            f"{path}: only .safetensors files are read, since others can run code. Expected "
-            f"{wanted}: convert the file once, its keys unchanged. {_CONVERT}"
+            f"{path}: only .safetensors files are read, since other formats can run code. Expected "
+            f"{network}: convert the file once, its keys unchanged. {_CONVERT}"
         )
     with open_weights(place) as file:
         return {name: file.read(name, dtype=torch.float32) for name in file.entries}
 
 
 def check_shapes(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str, wanted: str
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str, network: str
 ) -> None:
     """Raises unless the tensors are exactly those of `shapes`."""
     missing = [name for name in shapes if name not in tensors]
@@ -49,6 +49,6 @@ def check_shapes(
     for what, names in (("lacks", missing), ("has unknown", other), ("has wrong shapes:", wrong)):
         if names:
             raise InkstoneError(
-                f"{path} is not {wanted}: it {what} {', '.join(names[:_TOLD])} "
+                f"{path} is not {network}: it {what} {', '.join(names[:_MOST])} "
                 f"({len(names)} in all). Choose a file of that network."
             )

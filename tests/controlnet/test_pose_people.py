@@ -58,7 +58,7 @@ def test_overlapping_boxes_are_one_person():
     far = box + 100
     boxes = torch.stack([box, box + 1, far])
     scores = torch.tensor([[0.9, 0], [0, 0.7], [0.9, 0]])
-    found = people.merged(boxes, scores)
+    found = people.merge(boxes, scores)
     assert len(found) == 1, "the far one is seen one way only"
     assert torch.allclose(found[0], box + 0.7 / 1.6, atol=1e-5)
 
@@ -69,11 +69,11 @@ def test_cut_outs_turn_back():
     x[..., 120:123, 200:203] = 1  # centre 201, 121
     for up in (0.0, 0.7, -2.0):
         place = people.Place(190.0, 130.0, 160.0, up)
-        cut = people.cut_out(x, place)[0, 0]
+        cut = people.crop(x, place)[0, 0]
         y0, x0 = divmod(int(cut.argmax()), 256)
         rows, columns = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
         middle = torch.stack([(columns * cut).sum(), (rows * cut).sum()]) / cut.sum()
-        back = people.placed(middle + 0.5, place)
+        back = people.in_picture(middle + 0.5, place)
         worst = float((back - torch.tensor([201.0, 121.0])).abs().max())
         assert worst < 0.2, (up, worst, x0, y0)
 

@@ -121,14 +121,14 @@ def test_the_command_draws_and_exports_poses(place, capsys):
 
 BAD = {
     "kind": (("cany", "photo.png", "m.png"), ("cany", "canny"), 2),
-    "knob of another": (("canny", "photo.png", "m.png", "--safe"), ("no knob 'safe'",), 2),
+    "knob of another": (("canny", "photo.png", "m.png", "--safe"), ("no option 'safe'",), 2),
     "range": (("canny", "photo.png", "m.png", "--low-threshold", "999"), ("0 to 255",), 2),
     "resolution": (("canny", "photo.png", "m.png", "--resolution", "3"), ("16 to 16384",), 2),
     "no file": (("canny", "none.png", "m.png"), ("none.png: no such file",), 2),
     "no png": (("canny", __file__, "m.jpg"), (".png",), 2),
     "no picture": (("canny", __file__, "m.png"), ("cannot be read as a picture",), 1),
     "keypoints": (("canny", __file__, "m.png", "--save-keypoints", "k"), ("belongs to pose",), 2),
-    "model": (("depth", __file__, "m.png", "--safe"), ("no knob 'safe'",), 2),
+    "model": (("depth", __file__, "m.png", "--safe"), ("no option 'safe'",), 2),
 }
 
 
