@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...loaders.formats.open import Weights, open_weights
+from ...loaders.formats.open import open_weights
+from ...loaders.formats.weight_reader import WeightReader
 
 FILE = Path(__file__).with_name("pose_net.safetensors")
 DETECT_SIDE, MARKS_SIDE = 224, 256  # sides of their inputs in pixels
@@ -57,7 +58,7 @@ def load(name: str, device: torch.device) -> PoseNet:
     return PoseNet(json.loads(metadata[name]), weights)
 
 
-def _weight(file: Weights, name: str, shape: list[int]) -> Tensor:
+def _weight(file: WeightReader, name: str, shape: list[int]) -> Tensor:
     if name in file.entries:
         return file.read(name, dtype=torch.float32)
     rows = file.read(f"{name}.bits")  # [first side, bytes], the highest bit first
