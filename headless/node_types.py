@@ -44,7 +44,7 @@ class SchemaInput(Protocol):
 
 
 class NodeSchema(Protocol):
-    """What define_schema returns."""
+    """The result of define_schema."""
 
     node_id: str
     display_name: str | None

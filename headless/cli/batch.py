@@ -7,10 +7,11 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..arg_types import Commands, between, command
 from ..draw.options import add_for_all
+from ..node_types import Json
 from ..queue.job_line import options, read_defaults
 from .shared import add_folders, add_json, as_text
 
@@ -49,7 +50,7 @@ def add(commands: Commands) -> None:
     _add_ray(p)
     add_json(p, "print counts and metrics as JSON")
     add_for_all(p)
-    unset: dict[str, Any] = {name: None for name in options()}  # None = not on this command line
+    unset: dict[str, Json] = {name: None for name in options()}  # None = not on this command line
     p.set_defaults(handler=run, **unset)
 
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     bar = None if args.quiet or not sys.stderr.isatty() else _show_step
     out = sys.stdout
 
-    def on_record(record: dict[str, Any]) -> None:
+    def on_record(record: dict[str, Json]) -> None:
         if not args.json:
             _print_files(record, args.output, out)
 
@@ -104,14 +105,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if facts["failed"] else 0
 
 
-def _defaults(args: argparse.Namespace) -> dict[str, Any]:
+def _defaults(args: argparse.Namespace) -> dict[str, Json]:
     """Values for all jobs: those of the file, overridden by those of the command line."""
     options_here = {name: getattr(args, name, None) for name in options()}
     from_file = read_defaults(args.defaults) if args.defaults else {}
     return from_file | {name: value for name, value in options_here.items() if value is not None}
 
 
-def _print_files(record: Mapping[str, Any], folder: Path, out: TextIO) -> None:
+def _print_files(record: Mapping[str, Json], folder: Path, out: TextIO) -> None:
     for name in record["files"]:
         print(folder / name, file=out, flush=True)
 

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ..arg_types import Commands, command
+from ..node_types import Json
 from .shared import add_graph
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_api(file: GraphFile, object_info: str | None) -> dict[str, Any]:
+def _as_api(file: GraphFile, object_info: str | None) -> dict[str, Json]:
     from ..workflow.to_api import UnknownClasses
 
     try:
@@ -80,7 +81,7 @@ def _as_api(file: GraphFile, object_info: str | None) -> dict[str, Any]:
         raise InkstoneError(f"{error} {_ADVICE}") from error
 
 
-def _exchanged(file: GraphFile) -> tuple[dict[str, Any], list[str]]:
+def _exchanged(file: GraphFile) -> tuple[dict[str, Json], list[str]]:
     from ..workflow.to_inkstone import to_inkstone
 
     return to_inkstone(file.ui if file.ui is not None else file.api or {})

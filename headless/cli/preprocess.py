@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...controlnet.preprocess.kinds import KINDS, Knob
 from ...errors import CallError, InkstoneError
 from ...sampling.geometry import shorter_side_size
 from ..arg_types import Commands, between, command
+from ..node_types import Json
 from .shared import add_json, print_files
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_map(args: argparse.Namespace) -> dict[str, Any]:
+def write_map(args: argparse.Namespace) -> dict[str, Json]:
     """Make and write the map; return facts about it."""
     import torch
 
@@ -80,8 +81,8 @@ def write_map(args: argparse.Namespace) -> dict[str, Any]:
         knobs.setdefault("keypoints", str(args.source))
     picture = _picture(args.source)
     people = keypoints_of(picture, knobs) if args.type == "pose" else []
-    drawn = {"keypoints": json.dumps(people)} if args.type == "pose" else {}
-    control_map = preprocess(args.type, picture, knobs | drawn)[0]  # [H,W,3]
+    pose = {"keypoints": json.dumps(people)} if args.type == "pose" else {}
+    control_map = preprocess(args.type, picture, knobs | pose)[0]  # [H,W,3]
     call = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
     save_png(args.out, (control_map * 255).round().to(torch.uint8).numpy(), {"inkstone": call})
     files = [str(args.out)]
@@ -94,7 +95,7 @@ def write_map(args: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
-def _knobs(args: argparse.Namespace) -> dict[str, Any]:
+def _knobs(args: argparse.Namespace) -> dict[str, Json]:
     """The knobs on the command line, checked against those of the type."""
     names = {knob.name for kind in KINDS.values() for knob in kind.knobs}
     values = {name: getattr(args, name) for name in sorted(names)}
@@ -131,7 +132,7 @@ def _picture(source: Path) -> Tensor:
     return torch.zeros(1, height, width, 3)
 
 
-def _save_keypoints(path: Path, people: list[dict[str, Any]]) -> str:
+def _save_keypoints(path: Path, people: list[dict[str, Json]]) -> str:
     from ...files.atomic import write_text
 
     write_text(path, json.dumps(people, indent=1))

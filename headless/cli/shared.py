@@ -7,9 +7,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..arg_types import device
+from ..node_types import Json
 
 FOLDERS = {
     "models": "models folder, laid out as ComfyUI's",
@@ -54,13 +54,13 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print facts as JSON")
     parser.add_argument("--json", action="store_true", help=text)
 
 
-def fields_of(record: type, args: argparse.Namespace) -> dict[str, Any]:
+def fields_of(record: type, args: argparse.Namespace) -> dict[str, Json]:
     """The arguments that are fields of a dataclass, for its constructor."""
     names = {field.name for field in dataclasses.fields(record)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
-def print_files(facts: Mapping[str, Any], as_json: bool) -> None:
+def print_files(facts: Mapping[str, Json], as_json: bool) -> None:
     """Print all facts as JSON, or else the paths in facts["files"], one a line."""
     print(as_text(facts) if as_json else "\n".join(facts["files"]))
 

@@ -22,7 +22,8 @@ from ...nodes.sample import Denoise
 from ...pipeline.memory_plan import Plan, plan
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Link, parse_graph, with_defaults
-from ..graph.executor import Event, Executor, NodeError
+from ..graph.events import Event, NodeError
+from ..graph.executor import Executor
 from ..workflow.memory_estimate import plan_request
 from .api_builder import ApiGraph, Ref
 from .decide import Drawing, decide

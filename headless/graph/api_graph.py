@@ -196,14 +196,14 @@ def output_nodes(graph: Graph, nodes: NodeClasses) -> list[str]:
 
 def _needed(graph: Graph, targets: Sequence[str]) -> list[str]:
     """Ids of the targets and all their ancestors, in graph order."""
-    seen: set[str] = set()
+    needed: set[str] = set()
     stack = list(targets)
     while stack:
         key = stack.pop()
-        if key not in seen and key in graph:
-            seen.add(key)
+        if key not in needed and key in graph:
+            needed.add(key)
             stack.extend(link.node for link in graph[key].links().values())
-    return [key for key in graph if key in seen]
+    return [key for key in graph if key in needed]
 
 
 def _check_node(
@@ -287,15 +287,15 @@ def _check_link(graph: Graph, item: SchemaInput, link: Link, nodes: NodeClasses)
 
 def _cycle(graph: Graph, needed: list[str]) -> Iterator[Problem]:
     """The first cycle of links, if there is one."""
-    left = {
+    rest = {
         key: {link.node for link in graph[key].links().values()} & set(needed) for key in needed
     }
-    while ready := [key for key, parents in left.items() if not parents]:
-        left = {key: parents.difference(ready) for key, parents in left.items() if key not in ready}
-    if left:
-        path = [next(iter(left))]
+    while ready := [key for key, parents in rest.items() if not parents]:
+        rest = {key: parents.difference(ready) for key, parents in rest.items() if key not in ready}
+    if rest:
+        path = [next(iter(rest))]
         while path[-1] not in path[:-1]:
-            path.append(next(iter(left[path[-1]])))
+            path.append(next(iter(rest[path[-1]])))
         path = path[path.index(path[-1]) :]
         node = graph[path[0]]
         yield Problem(node.id, node.title, None, "links without a cycle", " <- ".join(path))
@@ -306,12 +306,12 @@ def apply_set(graph: Graph, setting: str, nodes: NodeClasses) -> Graph:
 
     VALUE is converted by the schema; it also replaces a link. Raises InkstoneError.
     """
-    left, equals, value = setting.partition("=")
-    if not equals or "." not in left:
+    path, equals, value = setting.partition("=")
+    if not equals or "." not in path:
         raise InkstoneError(
             f"--set {setting!r}: expected NODE.INPUT=VALUE, such as --set 3.seed=7."
         )
-    node, name = _find_node(graph, left)
+    node, name = _find_node(graph, path)
     items = {item.id: item for item in schema_of(_class_of(node, nodes)).inputs or []}
     try:
         if name not in items:

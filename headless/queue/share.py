@@ -44,8 +44,8 @@ class Share:
         if group not in groups:
             group = (unclaimed or groups)[0]
         jobs = [job for job in self._waiting if job.group == group][:most]
-        taken = set(map(id, jobs))
-        self._waiting = deque(job for job in self._waiting if id(job) not in taken)
+        ids = set(map(id, jobs))
+        self._waiting = deque(job for job in self._waiting if id(job) not in ids)
         return jobs
 
     def give_back(self, worker: int, job: Job | None) -> None:

@@ -61,7 +61,7 @@ class Widget:
     controls: int = 0
     dynamic: bool = False  # the text may have {a|b} and comments
     choices: Mapping[str, tuple[Widget | Socket, ...]] | None = None
-    asked: bool = False  # the class declares control_after_generate
+    has_control: bool = False  # the class declares control_after_generate
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,17 @@ def interface_of(node_class: NodeClass) -> Interface:
             inputs.append(Socket(item.id, socket_type(item), forced))
             continue
         kind = socket_type(item)
-        asked = bool(getattr(item, "control_after_generate", None))
-        controls = _controls(kind, item.id, asked)
+        has_control = bool(getattr(item, "control_after_generate", None))
+        controls = _controls(kind, item.id, has_control)
         dynamic = bool(getattr(item, "dynamic_prompts", None))
         inputs.append(
             Widget(
-                item.id, kind, default_value(item), controls=controls, dynamic=dynamic, asked=asked
+                item.id,
+                kind,
+                default_value(item),
+                controls=controls,
+                dynamic=dynamic,
+                has_control=has_control,
             )
         )
         uploads = uploads or getattr(item, "upload", None) is not None
@@ -133,10 +138,10 @@ def interface_of(node_class: NodeClass) -> Interface:
     return Interface(schema.node_id, tuple(inputs), outputs, schema.display_name or "")
 
 
-def _controls(kind: str, name: str, asked: bool) -> int:
+def _controls(kind: str, name: str, has_control: bool) -> int:
     if kind == "COMBO":
-        return 2 if asked else 0
-    return int(kind == "INT" and (asked or name in SEED_NAMES))
+        return 2 if has_control else 0
+    return int(kind == "INT" and (has_control or name in SEED_NAMES))
 
 
 def _upload() -> Widget:
@@ -240,15 +245,15 @@ def _item(name: str, kind: str, options: dict[str, Json]) -> Widget | Socket:
     if kind in ODD:
         place, sent, default = ODD[kind]
         return Widget(name, kind, default=options.get("default", default), place=place, sent=sent)
-    asked = bool(options.get("control_after_generate"))
+    has_control = bool(options.get("control_after_generate"))
     dynamic = kind == "STRING" and bool(options.get("dynamicPrompts"))
     return Widget(
         name,
         kind,
         _default(kind, options),
-        controls=_controls(kind, name, asked),
+        controls=_controls(kind, name, has_control),
         dynamic=dynamic,
-        asked=asked,
+        has_control=has_control,
     )
 
 
@@ -262,8 +267,8 @@ def _option(option: Json) -> tuple[str, tuple[Widget | Socket, ...]]:
             kind, options = _spec(spec)
             item = _item(name, kind, options)
             if isinstance(item, Widget) and name in SEED_NAMES:
-                asked = bool(options.get("control_after_generate"))
-                item = Widget(item.name, item.kind, item.default, controls=int(asked))
+                has_control = bool(options.get("control_after_generate"))
+                item = Widget(item.name, item.kind, item.default, controls=int(has_control))
             children.append(item)
     return str(option.get("key")), tuple(children)
 

@@ -13,7 +13,8 @@ from ...loaders.models.load import EMBEDDED_FOLDER
 from ...nodes.load import EMBEDDED
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph
-from ..graph.executor import Event, Executor
+from ..graph.events import Event
+from ..graph.executor import Executor
 from ..node_types import Json, NodeClasses
 from .load import GraphFile, read_graph_file, runnable
 from .model_files import OURS, require_models

@@ -20,9 +20,9 @@ def apply_setting(
     Raises InkstoneError that names the setting.
     """
     aliases = input_aliases(ui) if ui is not None else {}
-    left, equals, value = setting.partition("=")
-    node, _, name = left.rpartition(".")
-    targets = aliases.get((node, name)) or aliases.get((node.lower(), name)) or [left]
+    path, equals, value = setting.partition("=")
+    node, _, name = path.rpartition(".")
+    targets = aliases.get((node, name)) or aliases.get((node.lower(), name)) or [path]
     for target in targets:
         graph = apply_set(graph, f"{target}={value}" if equals else setting, nodes)
     return graph

@@ -181,7 +181,7 @@ def _without_forced(interface: Interface, values: list[Json]) -> list[Json]:
         if isinstance(item, Socket):
             forced += [True] * item.places
         elif item.place:
-            forced += [False] * (1 + int(item.asked))
+            forced += [False] * (1 + int(item.has_control))
     if True not in forced or len(forced) != len(values):
         return values
     return [value for value, drop in zip(values, forced, strict=True) if not drop]

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from inkstone.headless.graph.api_graph import parse_graph
-from inkstone.headless.graph.executor import Executor, NodeError
+from inkstone.headless.graph.events import NodeError
+from inkstone.headless.graph.executor import Executor
 from inkstone.host import headless
 
 from ...support.fake_nodes import ALL, CALLS, add, number, run, show, work
