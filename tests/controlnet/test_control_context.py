@@ -43,12 +43,12 @@ from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 
-from ..kernels.test_vision import image
 from ..support import tiny
 from ..support.control_kinds import Acting, acting, random_control, saved, tokens
 from ..support.controls import embedded_control
 from ..support.edits import raw
 from ..support.oracle import relative
+from ..support.vision import image
 from .test_control_pipelines import LIMIT
 
 SHAPE = "odd layers, three heads"

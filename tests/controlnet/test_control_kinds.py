@@ -34,11 +34,11 @@ from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 
-from ..kernels.test_vision import image
 from ..support import tiny
 from ..support.control_kinds import Acting, acting, kept, packed, random_control, saved, tokens
 from ..support.controls import mask_of
 from ..support.oracle import relative
+from ..support.vision import image
 from .test_control_pipelines import LIMIT, compare, ours, theirs
 
 SHAPE = "five layers, one wide head"  # Fun with two blocks: behind blocks 0, 2, and not 4

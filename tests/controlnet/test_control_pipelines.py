@@ -21,11 +21,11 @@ from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas
 
-from ..kernels.test_vision import image
 from ..support import tiny
 from ..support.controls import branch, mask_of, means, pipeline, saved
 from ..support.edits import raw
 from ..support.oracle import library, relative
+from ..support.vision import image
 
 reference = library("diffusers.models.controlnets.controlnet_qwenimage")
 

@@ -18,9 +18,9 @@ from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas, tail
 
-from ..kernels.test_vision import image
 from ..support.edits import AREA, Pair, build, copy_of, corrected, encoded, raw
 from ..support.oracle import relative
+from ..support.vision import image
 
 PROMPT, NEGATIVE = "make the sky red and the cat larger", "blurry"
 LIMIT = 1e-4

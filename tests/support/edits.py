@@ -1,7 +1,7 @@
 """Tiny models of every variant, as folders, and diffusers' edit pipelines on the same weights.
 
 The references are corrected where they are wrong with the current transformers (token types, see
-tests/kernels/test_vision.py), kept small (their areas are constants of 1 megapixel), and take the
+tests/support/vision.py), kept small (their areas are constants of 1 megapixel), and take the
 mean of what their VAE encodes where they would draw a sample.
 """
 
@@ -21,9 +21,9 @@ from inkstone.loaders.arch.family import EditTemplate
 from inkstone.loaders.models.bundle import Bundle
 from inkstone.sampling.geometry import area_size
 
-from ..kernels.test_vision import Processor, with_types
 from . import tiny
 from .oracle import fill
+from .vision import Processor, with_types
 
 AREA = 96 * 96  # of the copies that the VAE sees
 SEEN = 64 * 64  # of those that the vision tower sees in edit-plus
