@@ -44,7 +44,7 @@ class Guest:
     def model_size(self) -> int:
         """Bytes that are in memory now: the manager makes no room for the others."""
         weights = self._weights()
-        return weights.held if weights is not None else 0
+        return weights.reserved if weights is not None else 0
 
     loaded_size = model_size
 
@@ -85,7 +85,7 @@ class Guest:
 
     def _unload(self) -> int:
         weights = self._weights()
-        size = weights.held if weights is not None else 0
+        size = weights.reserved if weights is not None else 0
         if weights is not None and size:
             weights.park()
         return size

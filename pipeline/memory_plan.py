@@ -127,7 +127,7 @@ def plan(models: Bundle, call: PlanRequest = PlanRequest()) -> Plan:
     text, model, vae = models.text_encoder, models.model, models.vae
     size = call.size or model.family.preset.size
     tower = _tower(models) if call.pictures else None
-    held = sum(m.weights.held for m in (tower, text, model) if m is not None)
+    held = sum(m.weights.reserved for m in (tower, text, model) if m is not None)
     vae_bytes = parameter_bytes(vae.network) if vae else 0
     runtime = max(0, process_bytes() - held - vae_bytes)
     on_cpu = model.device.type == "cpu"

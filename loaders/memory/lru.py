@@ -1,6 +1,7 @@
-"""Results that are kept by what they were made of: latents, states, rows of a tower, tables.
+"""A small cache of results by the inputs that they depend on: latents, text states, vision rows,
+modulation tables.
 
-Bounded, and part of the model that made them: nothing outlives it.
+It is bounded and belongs to the model that computes them, so nothing outlives that model.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ Result = TypeVar("Result")
 
 @dataclass
 class Recent(Generic[Result]):
-    """The last `most` results by key."""
+    """The `most` results that were used last."""
 
     most: int
-    _found: OrderedDict[Hashable, Result] = field(default_factory=OrderedDict, repr=False)
+    _results: OrderedDict[Hashable, Result] = field(default_factory=OrderedDict, repr=False)
 
     def get(self, key: Hashable, make: Callable[[], Result]) -> Result:
-        """What is kept under `key`; made where it is not. The same object each time: not to be
-        changed in place.
+        """The result of `key`, from `make` where it is not cached. Callers get the same object each
+        time and must not change it in place.
         """
-        if key not in self._found:
-            self._found[key] = make()
-        self._found.move_to_end(key)
-        while len(self._found) > self.most:
-            self._found.popitem(last=False)
-        return self._found[key]
+        if key not in self._results:
+            self._results[key] = make()
+        self._results.move_to_end(key)
+        while len(self._results) > self.most:
+            self._results.popitem(last=False)
+        return self._results[key]

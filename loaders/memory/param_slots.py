@@ -1,9 +1,8 @@
-"""The parameters of a network as places that are filled from a file, emptied, and filled again.
+"""The parameters of a network as slots that are filled from a file, emptied, and filled again.
 
-A network is built on the meta device; every parameter is one slot that knows how to read its own
-value. Loading is filling all slots; a model that leaves memory is emptied; streaming fills the
-slots of one block while another is at work. What is read is a float tensor, or a weight kept in the
-form of its file (quant/).
+A network is built on the meta device; every parameter is one slot that reads its own value. Loading
+fills all slots, evicting empties them, and streaming fills the slots of one block while another
+computes. The value is a float tensor, or a weight that stays packed (quant/).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,30 +28,38 @@ _READERS = 2  # threads that fill: reading waits for copies, and one core does n
 _MANY = 1 << 28  # bytes from which a second reader pays
 
 
+@runtime_checkable
+class _StorageHolder(Protocol):
+    """A layer whose weight may stay packed."""
+
+    def hold(self, storage: Storage | None) -> None: ...
+
+
 @dataclass(frozen=True)
 class ParamSlot:
-    """One parameter: its place, its bytes in memory, and how it is read (to the CPU)."""
+    """One parameter: its module and name, its bytes in memory, and its reader (to the CPU)."""
 
     module: nn.Module
     leaf: str
     nbytes: int
     read: Callable[[], Tensor | Storage]
-    blank: nn.Parameter  # on the meta device: what is there while the slot is empty
+    blank: nn.Parameter  # on the meta device: the value of an empty slot
 
     def put(self, value: Tensor | Storage) -> None:
-        """Takes a value that is already on its device."""
+        """Sets a value that is already on its device."""
         if isinstance(value, Storage):
+            assert isinstance(self.module, _StorageHolder)  # slots_of reads only those packed
             self.module.hold(value)
         else:
             self.module._parameters[self.leaf] = nn.Parameter(value, requires_grad=False)
 
     def fill(self, device: torch.device) -> None:
-        """Reads the value and puts it in place."""
+        """Reads the value and sets it."""
         self.put(self.read().to(device))
 
     def empty(self) -> None:
-        """Lets go of the value."""
-        if self.leaf == "weight" and getattr(self.module, "storage", None) is not None:
+        """Frees the value."""
+        if self.leaf == "weight" and isinstance(self.module, _StorageHolder):
             self.module.hold(None)
         self.module._parameters[self.leaf] = self.blank
 
@@ -67,12 +75,12 @@ def fill_all(slots: Iterable[ParamSlot], device: torch.device) -> None:
         return
     pool = ThreadPoolExecutor(_READERS, "inkstone-read")
     try:
-        coming = deque(pool.submit(_value, slot, device) for slot in slots)
+        values = deque(pool.submit(_value, slot, device) for slot in slots)
         for slot in slots:
-            slot.put(waited(coming.popleft()))
+            slot.put(waited(values.popleft()))
             done += slot.nbytes
             beat("weights, GB", done / 1e9, total / 1e9)
-    finally:  # a stop does not wait for a tensor of gigabytes: nobody takes it
+    finally:  # after a stop nobody waits for a tensor of gigabytes
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -82,8 +90,8 @@ def _value(slot: ParamSlot, device: torch.device) -> Tensor | Storage:
 
 @dataclass(frozen=True)
 class WeightPolicy:
-    """How weights are kept: the type that is computed in, and whether floats of half that size stay
-    as they are in the file (a model too large to be widened)."""
+    """The dtype of the computation, and whether floats of half its size stay as they are in the
+    file (a model too large to be widened)."""
 
     dtype: torch.dtype
     narrow: bool = False
@@ -93,37 +101,41 @@ def slots_of(
     network: nn.Module,
     source: WeightReader,
     table: Mapping[str, str],
-    found: Mapping[str, PackedWeight],
-    kept: WeightPolicy,
+    packed: Mapping[str, PackedWeight],
+    policy: WeightPolicy,
 ) -> list[ParamSlot]:
-    """A slot for every parameter of a network on the meta device.
+    """A slot for every parameter of a network on the meta device. Reads no data.
 
-    table: our name -> the file's; found: weights in packed formats. Raises InkstoneError for what
-    is missing and for integers that no known format explains. Nothing is read.
+    table: our name -> the file's; packed: weights in packed formats. Raises InkstoneError for
+    missing tensors and for integers of no known format.
     """
     params = dict(network.named_parameters())
-    biases = biases_of(found)
-    _refuse_missing(source, [n for n in params if n not in {**table, **found, **biases}])
+    biases = biases_of(packed)
+    _refuse_missing(source, [n for n in params if n not in {**table, **packed, **biases}])
     slots = []
     for name, blank in params.items():
         owner, _, leaf = name.rpartition(".")
         module = network.get_submodule(owner)
-        if name in found and hasattr(module, "hold"):
-            nbytes, read = found[name].nbytes, found[name].load
+        read: Callable[[], Tensor | Storage]
+        if name in packed and isinstance(module, _StorageHolder):
+            nbytes, read = packed[name].nbytes, packed[name].load
+        elif name in packed:  # the network needs floats
+            nbytes = blank.numel() * policy.dtype.itemsize
+            read = partial(_dequantized, packed[name].load, policy.dtype)
         elif name in biases:
-            nbytes = blank.numel() * kept.dtype.itemsize
-            read = partial(_bias, biases[name], kept.dtype)
+            nbytes = blank.numel() * policy.dtype.itemsize
+            read = partial(_bias, biases[name], policy.dtype)
         else:
-            nbytes, read = _plain(source, name, table, found, blank, module, kept)
-        slots.append(ParamSlot(module, leaf, nbytes, read, blank))
+            nbytes, read = _plain(source, table[name], blank, module, policy)
+        slots.append(ParamSlot(module=module, leaf=leaf, nbytes=nbytes, read=read, blank=blank))
     return slots
 
 
-def biases_of(found: Mapping[str, PackedWeight]) -> dict[str, Callable[[], Tensor]]:
-    """Our name -> reader of every bias that a packed format has in another form."""
+def biases_of(packed: Mapping[str, PackedWeight]) -> dict[str, Callable[[], Tensor]]:
+    """Our name -> reader of every bias that a packed format stores in another form."""
     return {
         f"{name.removesuffix('.weight')}.bias": weight.bias
-        for name, weight in found.items()
+        for name, weight in packed.items()
         if weight.bias is not None
     }
 
@@ -132,46 +144,41 @@ def _bias(read: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
     return read().to(dtype)
 
 
+def _dequantized(load: Callable[[], Storage], dtype: torch.dtype) -> Tensor:
+    return load().dequantize(dtype)
+
+
 def _plain(
-    source: WeightReader,
-    name: str,
-    table: Mapping[str, str],
-    found: Mapping[str, PackedWeight],
-    blank: nn.Parameter,
-    module: nn.Module,
-    kept: WeightPolicy,
+    source: WeightReader, name: str, blank: nn.Parameter, module: nn.Module, policy: WeightPolicy
 ) -> tuple[int, Callable[[], Tensor | Storage]]:
-    """Bytes and reader of a parameter that is a float tensor in memory."""
+    """Bytes and reader of a parameter by the file's name of a tensor that is not packed."""
     shape = tuple(blank.shape)
-    if name in found:  # a packed weight where the network needs floats
-        load, dtype = found[name].load, kept.dtype
-        return blank.numel() * dtype.itemsize, lambda: load().dequantize(dtype)
-    entry = source.entries[table[name]]
+    entry = source.entries[name]
     if not entry.dtype.is_floating_point and getattr(entry, "kind", None) is None:
         raise InkstoneError(
-            f"{source.path}: tensor {table[name]} holds {dtype_name(entry.dtype)}, expected "
-            "floats. The file is quantized in a form that this version does not read: use the file "
-            "in bf16."
+            f"{source.path}: tensor {name} has dtype {dtype_name(entry.dtype)}, expected "
+            "floats. The file is quantized in a format that this version does not read: use the "
+            "file in bf16."
         )
-    half = entry.dtype in (torch.bfloat16, torch.float16) and kept.dtype == torch.float32
+    half = entry.dtype in (torch.bfloat16, torch.float16) and policy.dtype == torch.float32
     matrix = isinstance(module, Linear) and len(shape) == 2 and entry.shape == shape
-    if kept.narrow and half and matrix:
-        return blank.numel() * 2, lambda: PlainStorage(source.read(table[name]))
+    if policy.narrow and half and matrix:
+        return blank.numel() * 2, lambda: PlainStorage(source.read(name))
     return (
-        blank.numel() * kept.dtype.itemsize,
-        lambda: read_shaped(source, table[name], shape, kept.dtype),
+        blank.numel() * policy.dtype.itemsize,
+        lambda: read_shaped(source, name, shape, policy.dtype),
     )
 
 
 def read_weight(
-    source: WeightReader, table: Mapping[str, str], found: Mapping[str, PackedWeight], name: str
+    source: WeightReader, table: Mapping[str, str], packed: Mapping[str, PackedWeight], name: str
 ) -> Tensor | Storage:
-    """One tensor by our name, on the CPU: packed as it is, else as the file has it."""
-    if name in found:
-        return found[name].load()
-    beside = found.get(f"{name.removesuffix('.bias')}.weight")
-    if name.endswith(".bias") and beside is not None and beside.bias is not None:
-        return beside.bias()
+    """One tensor by our name, on the CPU: packed where it is, else with the dtype of the file."""
+    if name in packed:
+        return packed[name].load()
+    weight = packed.get(f"{name.removesuffix('.bias')}.weight")
+    if name.endswith(".bias") and weight is not None and weight.bias is not None:
+        return weight.bias()
     return source.read(table[name])
 
 

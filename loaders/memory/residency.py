@@ -1,11 +1,11 @@
-"""Where the weights of a model are: in memory, leaving it, or coming block by block from the file.
+"""Placement of a model's weights: resident in memory, streamed block by block, or only in the file.
 
-Every loaded model has one `Residency`. Before it works it settles: what it needs is compared with
-the room there is, other models that are not at work leave first (they come back from their files),
-and what still does not fit is streamed, one block ahead of the one at work. `place` is the whole
-decision as a pure function, so `inkstone plan` prints what a run will do.
+Every loaded model has one `Residency`. Before a run it settles: it compares the bytes it needs with
+the room there is, evicts idle models (they are loaded again from their files), and streams what
+still does not fit, one block ahead of the computation. `place` makes the whole decision as a pure
+function, so `inkstone plan` prints the placement of a run.
 
-Nothing waits for a whole file: blocks that stay come in while the ones before them already work.
+Resident blocks are loaded lazily: the first blocks compute while the next ones are still read.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InkstoneError
+from ...kernels.block_streaming import BlockStream
 from ...kernels.interrupt import waited
 from ...kernels.memory import free_bytes, hand_back, process_bytes
 from ...quant.storage import Storage
@@ -30,14 +32,20 @@ from .param_slots import ParamSlot, fill_all
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
 _RESERVE = 0.05  # of measured free memory that is left to the system
-_AHEAD = 2  # blocks that are read at once where they stay: one core does not fill the bus
+_AHEAD = 2  # resident blocks that are read at once: one core does not fill the bus
+
+
+class _Streaming(Protocol):
+    """A network that asks a stream before each of its blocks."""
+
+    stream: BlockStream | None
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Blocks 0 .. kept - 1 stay in memory, the others are streamed; `nbytes` is the most held."""
+    """Blocks 0 .. resident - 1 stay in memory, the others are streamed; `nbytes` is the peak."""
 
-    kept: int
+    resident: int
     streamed: int
     nbytes: int
 
@@ -45,102 +53,106 @@ class Placement:
         """For the log."""
         if not self.streamed:
             return "resident"
-        return f"{self.kept} blocks resident, {self.streamed} streamed from the file"
+        return f"{self.resident} blocks resident, {self.streamed} streamed from the file"
 
 
 def place(rest: int, groups: Sequence[int], room: int | None) -> Placement:
     """rest: bytes outside of blocks; groups: bytes of each block; room None = no limit.
 
-    Streaming holds two blocks at a time, the one at work and the next. Raises InkstoneError when
-    even that does not fit.
+    Streaming needs two blocks at a time, the current and the next. Raises InkstoneError when even
+    that does not fit.
     """
     total = rest + sum(groups)
     if room is None or total <= room:
         return Placement(len(groups), 0, total)
-    for kept in range(len(groups) - 2, -1, -1):
-        need = rest + sum(groups[:kept]) + 2 * max(groups[kept:])
+    for resident in range(len(groups) - 2, -1, -1):
+        need = rest + sum(groups[:resident]) + 2 * max(groups[resident:])
         if need <= room:
-            return Placement(kept, len(groups) - kept, need)
+            return Placement(resident, len(groups) - resident, need)
     least = rest + 2 * max(groups, default=0)
     raise InkstoneError(
         f"The model needs {least / 1e9:.2f} GB even when streamed block by block, and there is "
-        f"room for {max(room, 0) / 1e9:.2f} GB. Give more --memory, close other programs, draw a "
-        "smaller picture, or use a file of a smaller type."
+        f"room for {max(room, 0) / 1e9:.2f} GB. Allow more with --memory, close other programs, "
+        "draw a smaller picture, or use a file of a smaller type."
     )
 
 
 class Prefetcher:
-    """Brings blocks in, ahead of the one at work. Call `enter(i)` before block i works.
+    """Loads blocks ahead of the computation. Call `enter(i)` before block i.
 
-    The first `kept` blocks stay once they are here: a run begins while they are still read. The
-    others leave after their work.
+    The first `resident` blocks stay once they are loaded; the others are freed after their use.
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[ParamSlot]], kept: int, device: torch.device, arrived: int
+        self,
+        groups: Sequence[Sequence[ParamSlot]],
+        resident: int,
+        device: torch.device,
+        loaded: int,
     ) -> None:
-        self.arrived = arrived  # blocks 0 .. arrived - 1 are here to stay
-        self._groups, self._kept, self._device = groups, kept, device
+        self.loaded = loaded  # blocks 0 .. loaded - 1 are in memory to stay
+        self._groups, self._resident, self._device = groups, resident, device
         self._reader = ThreadPoolExecutor(_AHEAD, "inkstone-stream")
-        self._coming: dict[int, Future] = {}
-        self._here: int | None = None  # of those that leave
+        self._pending: dict[int, Future[list[Tensor | Storage]]] = {}
+        self._current: int | None = None  # the streamed block that is in memory
 
     @property
     def passing(self) -> bool:
-        """Some blocks leave again, so each further pass over the network reads them anew."""
-        return self._kept < len(self._groups)
+        """Some blocks are freed after use, so every further forward reads them again."""
+        return self._resident < len(self._groups)
 
     def enter(self, index: int) -> None:
-        """Waits until block `index` is in place, and starts to read what comes after it."""
-        for block in range(self.arrived, min(index + 1, self._kept)):
-            self._bring(block)
-            self.arrived = block + 1
-        if index >= self._kept and self._here != index:
-            self._leave()
-            self._bring(index)
-            self._here = index
-        self._fetch(self._ahead(index))
+        """Waits until block `index` is loaded, and starts to read the next ones."""
+        for block in range(self.loaded, min(index + 1, self._resident)):
+            self._load(block)
+            self.loaded = block + 1
+        if index >= self._resident and self._current != index:
+            self._free()
+            self._load(index)
+            self._current = index
+        self._prefetch(self._ahead(index))
 
     def close(self) -> None:
-        """Lets go of what does not stay."""
-        self._leave()
-        self._fetch(())
+        """Frees the streamed block and stops reading."""
+        self._free()
+        self._prefetch(())
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _ahead(self, index: int) -> Sequence[int]:
-        """What is read while block `index` works: two of those that stay, or one that leaves."""
-        if self.arrived < self._kept:
-            return range(self.arrived, min(self.arrived + _AHEAD, self._kept))
+        """The blocks to read while block `index` computes: two resident ones or one streamed."""
+        if self.loaded < self._resident:
+            return range(self.loaded, min(self.loaded + _AHEAD, self._resident))
         if not self.passing:
             return ()
-        return (index + 1 if self._kept <= index < len(self._groups) - 1 else self._kept,)
+        return (index + 1 if self._resident <= index < len(self._groups) - 1 else self._resident,)
 
-    def _bring(self, index: int) -> None:
-        if index not in self._coming:
-            self._fetch((index,))
-        for slot, value in zip(self._groups[index], waited(self._coming.pop(index))):
+    def _load(self, index: int) -> None:
+        if index not in self._pending:
+            self._prefetch((index,))
+        values = waited(self._pending.pop(index))
+        for slot, value in zip(self._groups[index], values):
             slot.put(value)
 
-    def _leave(self) -> None:
-        if self._here is not None:
-            for slot in self._groups[self._here]:
+    def _free(self) -> None:
+        if self._current is not None:
+            for slot in self._groups[self._current]:
                 slot.empty()
-            self._here = None
+            self._current = None
 
-    def _fetch(self, wanted: Sequence[int]) -> None:
-        for index in [i for i in self._coming if i not in wanted]:  # of a run that was stopped
-            self._coming.pop(index).cancel()
-        for index in wanted:
-            if index not in self._coming and index != self._here:
-                self._coming[index] = self._reader.submit(self._read, index)
+    def _prefetch(self, blocks: Sequence[int]) -> None:
+        for index in [i for i in self._pending if i not in blocks]:  # of a run that was stopped
+            self._pending.pop(index).cancel()
+        for index in blocks:
+            if index not in self._pending and index != self._current:
+                self._pending[index] = self._reader.submit(self._read, index)
 
     def _read(self, index: int) -> list[Tensor | Storage]:
         return [slot.read().to(self._device) for slot in self._groups[index]]
 
 
 def free_after_asking(need: int, device: torch.device) -> int:
-    """Bytes free on a device. Inside ComfyUI its own function of this form takes this place: it
-    makes room for `need` bytes by unloading the host's models."""
+    """Bytes free on a device. Inside ComfyUI it is replaced by a function that makes room for
+    `need` bytes by unloading the host's models."""
     return free_bytes(device)
 
 
@@ -149,12 +161,12 @@ _lock = threading.RLock()
 
 
 def residencies() -> list[Residency]:
-    """Of every network that is loaded, whether its weights are in memory or not."""
+    """Those of all networks, whether their weights are in memory or not."""
     return list(_all)
 
 
 class Residency:
-    """The weights of one network. `blocks` are its layers in order of work, where it has some."""
+    """The weights of one network. `blocks` are its layers in order of execution, or empty."""
 
     def __init__(
         self,
@@ -171,6 +183,7 @@ class Residency:
             at = owner.get(id(slot.module))
             (self.rest if at is None else self.groups[at]).append(slot)
         self.placement: Placement | None = None  # None = nothing is in memory
+        self._stream: Prefetcher | None = None
         self._used = 0
         _all.add(self)
 
@@ -186,27 +199,28 @@ class Residency:
         return rest + sum(groups)
 
     @property
-    def held(self) -> int:
-        """The most bytes that it holds, with the blocks that are still to come in."""
+    def reserved(self) -> int:
+        """The peak bytes of its placement, with the blocks that are not loaded yet."""
         return self.placement.nbytes if self.placement else 0
 
     @property
-    def present(self) -> int:
-        """The most bytes that it holds until more blocks come in."""
-        sizes = self.sizes[1] if self.placement else []
-        return self.held - sum(sizes[self._arrived : self.placement.kept]) if sizes else self.held
+    def in_memory(self) -> int:
+        """The peak bytes until more blocks are loaded."""
+        if self.placement is None:
+            return 0
+        _, blocks = self.sizes
+        return self.reserved - sum(blocks[self._loaded : self.placement.resident])
 
     @property
-    def _arrived(self) -> int:
+    def _loaded(self) -> int:
         """Blocks 0 .. this - 1 are in memory to stay."""
         if self.placement is None:
             return 0
-        stream = getattr(self.network, "stream", None)
-        return self.placement.kept if stream is None else stream.arrived
+        return self.placement.resident if self._stream is None else self._stream.loaded
 
     @property
     def least(self) -> int:
-        """Bytes that it holds at least when it works: all but two blocks are streamed."""
+        """The least bytes that a run needs: all but two blocks are streamed."""
         rest, groups = self.sizes
         return min(self.nbytes, rest + 2 * max(groups, default=0))
 
@@ -214,98 +228,110 @@ class Residency:
         self,
         budget: int | None = None,
         working: int = 0,
-        beside: Sequence[Residency] = (),
+        keep: Sequence[Residency] = (),
         after: Residency | None = None,
     ) -> Placement:
-        """Gets ready to work. budget: bytes for the whole process, None = what is free now;
-        working: bytes that the work itself will need. Others leave if that makes room, but not
-        those `beside`; `after` settles next, and room is left for it. What stays comes in as it is
-        needed; `fill` reads all of it now.
+        """Makes room and decides the placement. Resident blocks are loaded lazily; call `fill` to
+        load them now.
+
+        budget: bytes for the whole process, None = the bytes free now; working: bytes for
+        activations. Evicts other models if that makes room, but never those in `keep`; leaves room
+        for `after`, which settles next.
         """
         with _lock:
             self._used = next(_clock)
             room = self._room(budget) - working
-            room -= after.least if after is not None and not after.held else 0
-            whole = self.placement is not None and not self.placement.streamed
-            if whole and self.held + self._others_held() <= room:
-                return self.placement
-            others = [r for r in self._others() if r not in beside]
+            room -= after.least if after is not None and not after.reserved else 0
+            placement = self.placement
+            if placement and not placement.streamed and self._total() <= room:
+                return placement
+            others = [r for r in self._others() if r not in keep]
             others.sort(key=lambda r: (r is after, r._used))
-            while others and self.nbytes + self._others_held() > room:
-                leaving = others.pop(0)
-                leaving.park()
-                room -= after.least if leaving is after else 0
-            wanted = place(*self.sizes, room - self._others_held())
-            if wanted != self.placement:
-                self._arrange(wanted)
-            return wanted
+            while others and self.nbytes + self._others_reserved() > room:
+                evicted = others.pop(0)
+                evicted.park()
+                room -= after.least if after is not None and evicted is after else 0
+            placement = place(*self.sizes, room - self._others_reserved())
+            if placement != self.placement:
+                self._arrange(placement)
+            return placement
 
     def park(self) -> None:
-        """Leaves memory; the next `settle` reads the file again."""
+        """Frees all weights; the next `settle` loads them from the file again."""
         with _lock:
             if self.placement is None:
                 return
-            log.info("%s leaves memory: %.1f GB", type(self.network).__name__, self.held / 1e9)
+            size = self.reserved / 1e9
+            log.info("%s leaves memory: %.1f GB", type(self.network).__name__, size)
             self._close_stream()
-            for slot in (*self.rest, *itertools.chain(*self.groups)):
-                slot.empty()
-            self.placement = None
+            self._empty()
             hand_back()
 
     def fill(self) -> None:
-        """Reads all that is to stay and is not here yet."""
+        """Loads all resident blocks that are not loaded yet."""
         with _lock:
-            if self.placement is not None and self._arrived < self.placement.kept:
+            if self.placement is not None and self._loaded < self.placement.resident:
                 self._arrange(self.placement, now=True)
 
-    def _arrange(self, wanted: Placement, now: bool = False) -> None:
-        had, first = self._arrived, self.placement is None
+    def _arrange(self, placement: Placement, now: bool = False) -> None:
+        """Frees and loads weights for a new placement; `now` loads all of its resident blocks."""
+        before, first, resident = self._loaded, self.placement is None, placement.resident
         self._close_stream()
-        for slot in itertools.chain(*self.groups[wanted.kept : had]):
+        for slot in itertools.chain(*self.groups[resident:before]):
             slot.empty()
-        fresh = itertools.chain(*self.groups[had : wanted.kept]) if now else ()
+        blocks = itertools.chain(*self.groups[before:resident]) if now else ()
         try:
-            fill_all([*(self.rest if first else ()), *fresh], self.device)
+            fill_all([*(self.rest if first else ()), *blocks], self.device)
         except BaseException:
-            for slot in (*self.rest, *itertools.chain(*self.groups)):
-                slot.empty()
-            self.placement = None
+            self._empty()
             raise
-        self.placement = wanted
-        arrived = wanted.kept if now else min(had, wanted.kept)
-        if wanted.streamed or arrived < wanted.kept:
-            self.network.stream = Prefetcher(self.groups, wanted.kept, self.device, arrived)
+        self.placement = placement
+        loaded = resident if now else min(before, resident)
+        if placement.streamed or loaded < resident:
+            self._set_stream(Prefetcher(self.groups, resident, self.device, loaded))
+
+    def _empty(self) -> None:
+        for slot in (*self.rest, *itertools.chain(*self.groups)):
+            slot.empty()
+        self.placement = None
 
     def _close_stream(self) -> None:
-        stream = getattr(self.network, "stream", None)
-        if stream is not None:
-            stream.close()
-            self.network.stream = None
+        if self._stream is not None:
+            self._stream.close()
+            self._set_stream(None)
+
+    def _set_stream(self, stream: Prefetcher | None) -> None:
+        self._stream = stream
+        cast(_Streaming, self.network).stream = stream  # only networks with blocks get here
 
     def _others(self) -> list[Residency]:
-        return [r for r in _all if r is not self and r.held and r.device == self.device]
+        return [r for r in _all if r is not self and r.reserved and r.device == self.device]
 
-    def _others_held(self) -> int:
-        return sum(r.held for r in self._others())
+    def _others_reserved(self) -> int:
+        return sum(r.reserved for r in self._others())
+
+    def _total(self) -> int:
+        return self.reserved + self._others_reserved()
 
     def _room(self, budget: int | None) -> int:
-        """Bytes that weights of all models may take on this device."""
-        held = self.present + sum(r.present for r in self._others())
+        """Bytes that the weights of all models may take on this device."""
+        weights = self.in_memory + sum(r.in_memory for r in self._others())
         if budget is None:
-            return int(self.free(self.nbytes - self.present, self.device) * (1 - _RESERVE)) + held
+            free = self.free(self.nbytes - self.in_memory, self.device)
+            return int(free * (1 - _RESERVE)) + weights
         if self.device.type != "cpu":
             return budget
-        return budget - max(0, process_bytes() - held)
+        return budget - max(0, process_bytes() - weights)
 
 
 def settle_together(
-    main: Residency | None, beside: Sequence[Residency], budget: int | None, working: int
+    main: Residency | None, controls: Sequence[Residency], budget: int | None, working: int
 ) -> None:
-    """Gets a network ready with those that work in the same steps (controls). They are small: they
-    come first, and what does not fit of `main` is streamed.
+    """Settles a network and the controls that run in the same steps. Controls are small: they
+    settle first, and `main` is streamed where it does not fit.
     """
     with _lock:
-        for number, one in enumerate(beside):
-            one.settle(budget, working, beside[:number], main)
+        for number, control in enumerate(controls):
+            control.settle(budget, working, controls[:number], main)
         if main is not None:
-            main.settle(budget, working, beside)
+            main.settle(budget, working, controls)

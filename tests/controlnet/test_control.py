@@ -204,7 +204,7 @@ def test_room_for_a_control_is_made_and_kept(files, monkeypatch):
     monkeypatch.setattr(Residency, "_room", lambda *_: room)
     residency.settle_together(model, [branch], None, 500)
     assert not branch.placement.streamed and model.placement.streamed
-    assert branch.held + model.held <= room - 500
+    assert branch.reserved + model.reserved <= room - 500
     arranged = []
     with monkeypatch.context() as patch:
         patch.setattr(Residency, "_arrange", lambda self, wanted: arranged.append(wanted))

@@ -86,14 +86,14 @@ def test_a_model_that_works_is_a_guest_and_leaves_when_asked(manager):
     bundle.model.weights.fill()
     assert bundle.model.network in networks(manager)
     assert bundle.text_encoder.network in networks(manager)
-    held = bundle.model.weights.held
-    assert held and manager.asked[-1] >= held - bundle.text_encoder.weights.held
+    held = bundle.model.weights.reserved
+    assert held and manager.asked[-1] >= held - bundle.text_encoder.weights.reserved
     manager.free = 0
     manager.free_memory(1e30, torch.device("cpu"))  # what /free and a core model do
-    assert bundle.model.weights.held == bundle.text_encoder.weights.held == 0
+    assert bundle.model.weights.reserved == bundle.text_encoder.weights.reserved == 0
     assert manager.current_loaded_models == [] and manager.free >= held
     bundle.model.weights.settle()
-    assert bundle.model.weights.held == held, "it comes back for the next run"
+    assert bundle.model.weights.reserved == held, "it comes back for the next run"
     assert bundle.model.network in networks(manager)
 
 
@@ -102,7 +102,7 @@ def test_our_own_models_are_not_asked_to_leave_for_one_another(manager):
     bundle.text_encoder.weights.settle()
     manager.free = 0  # the manager would unload everybody
     memory.make_room(1, torch.device("cpu"))
-    assert bundle.text_encoder.weights.held
+    assert bundle.text_encoder.weights.reserved
 
 
 def test_a_model_that_is_gone_leaves_the_list(manager):

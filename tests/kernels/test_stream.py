@@ -127,7 +127,7 @@ def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
 
     monkeypatch.setattr(Prefetcher, "_read", count)
     streamed, _ = drawn(embedded, Hooks(on_block=lambda step, block: blocks.append((step, block))))
-    first = embedded.weights.placement.kept
+    first = embedded.weights.placement.resident
     assert embedded.weights.placement.streamed and first >= kept
     assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
     # the first block to be streamed is fetched ahead for a step that does not come

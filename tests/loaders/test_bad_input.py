@@ -308,7 +308,7 @@ NOT_FINITE = {
         lambda t: t["norm.weight"].fill_(NAN),
         "the positive prompt: ",
     ),
-    "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "The VAE gave values"),
+    "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "The VAE model gave values"),
 }
 
 

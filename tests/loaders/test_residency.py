@@ -96,7 +96,7 @@ def test_streamed_weights_give_the_same_bits(opened, room, blocks):
     room(least(model, blocks))
     streamed = drawn(model, text)
     said = model.weights.placement
-    assert said.streamed and said.kept >= blocks, said
+    assert said.streamed and said.resident >= blocks, said
     assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
     blank = [p for p in model.network.parameters() if p.is_meta]
     assert blank, "all weights are in memory although they were to be streamed"
@@ -140,14 +140,14 @@ def test_work_begins_while_weights_still_come_in(opened, reads):
     reads.clear()
     model.ready(0)
     weights = model.weights
-    assert not reads and weights.held == weights.nbytes, "settled: planned, not read"
-    assert weights.present == weights.sizes[0], "what lies outside of blocks is here"
+    assert not reads and weights.reserved == weights.nbytes, "settled: planned, not read"
+    assert weights.in_memory == weights.sizes[0], "what lies outside of blocks is here"
     present = []
-    first = drawn(model, text, Hooks(on_block=lambda *_: present.append(weights.present)))
+    first = drawn(model, text, Hooks(on_block=lambda *_: present.append(weights.in_memory)))
     blocks = len(weights.groups)
     assert sorted(reads) == list(range(blocks)), "each block once"
-    assert present == sorted(present) and present[0] < present[blocks - 1] < weights.held
-    assert weights.present == weights.held
+    assert present == sorted(present) and present[0] < present[blocks - 1] < weights.reserved
+    assert weights.in_memory == weights.reserved
     assert torch.equal(drawn(model, text), first) and len(reads) == blocks, "nothing is read again"
 
 
@@ -164,7 +164,7 @@ def test_a_run_stopped_while_weights_come_in_goes_on_from_there(opened, reads):
 
     with pytest.raises(KeyboardInterrupt):
         drawn(model, text, Hooks(on_block=stop))
-    assert model.weights.present < model.weights.held
+    assert model.weights.in_memory < model.weights.reserved
     assert torch.equal(drawn(model, text), whole)
     assert reads[:2] == [0, 1] and set(reads) == set(range(6)), reads
     assert reads.count(0) == reads.count(1) == 1, "what had come in stays"
@@ -192,7 +192,7 @@ def test_filled_at_once_where_it_is_asked(opened):
     model, _ = opened
     model.weights.settle(None)
     model.weights.fill()
-    assert model.weights.present == model.weights.nbytes and model.network.stream is None
+    assert model.weights.in_memory == model.weights.nbytes and model.network.stream is None
     assert not any(p.is_meta for p in model.network.parameters())
 
 
@@ -203,7 +203,7 @@ def test_what_left_is_handed_back_to_the_system(opened, monkeypatch):
     model, _ = opened
     model.weights.settle(None)
     asked = []
-    monkeypatch.setattr(residency, "hand_back", lambda: asked.append(model.weights.held))
+    monkeypatch.setattr(residency, "hand_back", lambda: asked.append(model.weights.reserved))
     model.weights.park()
     model.weights.park()
     assert asked == [0], "once, after the weights are gone"
@@ -217,13 +217,13 @@ def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
     room(model.weights.nbytes + needed(model))
     encoder._texts = Recent(1)  # else the words are not encoded again
     again = encoder.encode(PROMPT)
-    assert torch.equal(again, text) and encoder.weights.held and not model.weights.held
+    assert torch.equal(again, text) and encoder.weights.reserved and not model.weights.reserved
     assert torch.equal(drawn(model, again), whole)
-    assert model.weights.held and not encoder.weights.held
+    assert model.weights.reserved and not encoder.weights.reserved
     assert all(p.is_meta for p in encoder.network.parameters())
-    assert torch.equal(encoder.encode(PROMPT), text) and not encoder.weights.held, "kept words"
+    assert torch.equal(encoder.encode(PROMPT), text) and not encoder.weights.reserved, "kept words"
     encoder._texts = Recent(1)
-    assert torch.equal(encoder.encode(PROMPT), text) and encoder.weights.held, "it comes back"
+    assert torch.equal(encoder.encode(PROMPT), text) and encoder.weights.reserved, "it comes back"
 
 
 def test_a_parked_model_holds_nothing_and_its_reader_ends(opened, room):
@@ -232,14 +232,14 @@ def test_a_parked_model_holds_nothing_and_its_reader_ends(opened, room):
     drawn(model, encoder.encode(PROMPT))
     encoder.weights.park(), model.weights.park()
     gc.collect()
-    assert all(p.is_meta for p in model.network.parameters()) and model.weights.held == 0
+    assert all(p.is_meta for p in model.network.parameters()) and model.weights.reserved == 0
     assert not [t for t in threading.enumerate() if t.name.startswith("inkstone-stream")]
 
 
 def test_waiting_models_read_nothing_until_they_are_used(opened):
     model, encoder = opened
     encoder.encode(PROMPT)
-    assert encoder.weights.held == encoder.weights.nbytes
+    assert encoder.weights.reserved == encoder.weights.nbytes
 
 
 def test_the_plan_is_what_the_run_does(opened, room):

@@ -88,11 +88,11 @@ def test_stages_are_what_settle_does(monkeypatch):
         seen = 0
         for one, stage, want in zip(real, stages, placed):
             assert one.settle(None, stage.working) == want, (stages, room)
-            seen = max(seen, sum(r.held for r in real) + stage.working)
+            seen = max(seen, sum(r.reserved for r in real) + stage.working)
             if stage.leaves:
                 one.park()
         assert seen == most, (stages, room)
-        assert stay == all(r.held and r.placement.nbytes == r.held for r in real)
+        assert stay == all(r.reserved and r.placement.nbytes == r.reserved for r in real)
         for one in real:
             one.park()
 

@@ -229,7 +229,7 @@ def memory() -> Figures:
     late = nodes.ToModel.execute(waiting.model).result[0]
     figures: Figures = {"read when it runs": relative(sampled(late), sampled(CORE))}
     guests = [g for g in late.model_patches_models() if isinstance(g, Guest)]
-    figures["held"] = [g.model_size() == waiting.model.weights.held > 0 for g in guests]
+    figures["held"] = [g.model_size() == waiting.model.weights.reserved > 0 for g in guests]
     late.model.diffusion_model._model.weights.park()
     return figures | {"after it left": relative(sampled(late), sampled(CORE))}
 
