@@ -22,15 +22,9 @@ from .test_arrows import ROOT, modules
 BANNED = re.compile(r"\b(told|anew|so many|in words)\b", re.IGNORECASE)
 ERRORS = {"InkstoneError", "CallError"}
 LOG_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
-PAGES = ("README.md", "embedded/README.md", "docs/*.md", "web/docs/*/en.md", "bench/RESULTS.md")
+PAGES = ("*.md", "embedded/README.md", "docs/*.md", "web/docs/*/en.md", "bench/RESULTS.md")
 # sources, pages and commands whose sentences are still to be rewritten; it must end empty
-TO_DO = {
-    "sampling/control.py",
-    "sampling/masks.py",
-    "README.md",
-    "docs/headless.md",
-    "inkstone draw",
-}
+TO_DO = {"sampling/control.py", "sampling/masks.py", "inkstone draw"}
 
 
 def banned(text: str) -> list[str]:

@@ -14,11 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 
 from inkstone.controlnet.preprocess import people, pose_net
 from inkstone.controlnet.preprocess.filters import planes
 from inkstone.controlnet.preprocess.kinds import keypoints_of, preprocess
+
+from ..support.oracle import load_file
 
 ORACLE = Path(__file__).resolve().parents[1] / "support" / "pose_net_oracle.safetensors"
 SWAPPED = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)

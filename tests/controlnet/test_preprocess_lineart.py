@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from inkstone.controlnet.preprocess import lineart_net
@@ -12,6 +11,7 @@ from inkstone.controlnet.preprocess.kinds import preprocess
 from inkstone.errors import InkstoneError
 
 from ..support.locked import picture
+from ..support.oracle import save_file
 
 
 class Residual(nn.Module):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 from inkstone.controlnet.preprocess import depth_anything, hed
 from inkstone.controlnet.preprocess.kinds import preprocess
 from inkstone.errors import InkstoneError
 
 from ..support.locked import picture
+from ..support.oracle import load_file, save_file
 
 # --- HED
 

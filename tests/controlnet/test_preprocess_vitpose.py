@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from inkstone.controlnet.preprocess import vitpose
 from inkstone.controlnet.preprocess.kinds import preprocess
 from inkstone.errors import InkstoneError
 
 from ..support.locked import picture
+from ..support.oracle import load_file, save_file
 
 
 def saved_model(folder, simple):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from inkstone.errors import InkstoneError
@@ -30,6 +29,7 @@ from inkstone.sampling.schedule import LIGHTNING, QWEN
 
 from ..conftest import ROOT
 from ..support import tiny
+from ..support.oracle import save_file
 
 State = dict[str, Tensor]
 DIT, TEXT, VAE = "transformer", "text_encoder", "vae"

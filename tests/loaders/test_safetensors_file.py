@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from inkstone.errors import InkstoneError
 from inkstone.loaders.formats import file_reader
@@ -15,6 +14,8 @@ from inkstone.loaders.formats import safetensors_header as header_module
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import SafetensorsFile, ShardedFiles, save_safetensors
 from inkstone.loaders.formats.safetensors_header import DTYPES
+
+from ..support.oracle import load_file, save_file
 
 
 def raw(header: object, data: bytes = b"", length: int | None = None) -> bytes:

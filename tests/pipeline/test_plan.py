@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from inkstone.errors import InkstoneError
@@ -32,6 +31,8 @@ from inkstone.sampling.geometry import encoder_sizes
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise, working_bytes
 from inkstone.sampling.schedule import LINEAR, sigmas
+
+from ..support.oracle import save_file
 
 CPU = torch.device("cpu")
 

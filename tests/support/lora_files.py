@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
+
+from .oracle import save_file
 
 CONFIG = MMDiTConfig(3, 2, 16, 64, 32, 128, (4, 6, 6))
 Parts = dict[str, Tensor]  # end of a tensor's name -> tensor

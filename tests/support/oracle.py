@@ -2,6 +2,8 @@
 tensor is non-trivial, so a swapped scale and shift shows.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 # top-level modules that only tests need; where one is missing, what needs it is skipped
 ORACLES = (
     *("accelerate", "comfy_kitchen", "cv2", "diffusers", "gguf", "peft", "prometheus_client"),
-    *("scipy", "skimage", "transformers", "triton"),
+    *("safetensors", "scipy", "skimage", "transformers", "triton"),
 )
 
 
@@ -23,6 +25,18 @@ def reason(name: str) -> str:
 def library(name: str) -> ModuleType:
     """A module that only tests need; without it the test or the whole file is skipped."""
     return pytest.importorskip(name, reason=reason(name.split(".")[0]))
+
+
+def save_file(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A file written by the safetensors package."""
+    library("safetensors.torch").save_file(dict(tensors), path, metadata)
+
+
+def load_file(path: str | Path) -> dict[str, Tensor]:
+    """A file read by the safetensors package."""
+    return library("safetensors.torch").load_file(path)
 
 
 def fill(module: nn.Module) -> nn.Module:

@@ -72,7 +72,7 @@ def test_the_node_draws_poses_of_other_packs(host):
 
 
 def test_the_node_finds_files_of_the_user(host, photo, tmp_path):
-    from safetensors.torch import save_file
+    from ...support.oracle import save_file
 
     folder = tmp_path / "models" / "annotators"
     folder.mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from inkstone.errors import InkstoneError
 from inkstone.loaders.lora.adapters import Adapter, parse_blocks
@@ -10,6 +9,7 @@ from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_diffusion_model
 
 from ...support import lora_files as files
+from ...support.oracle import save_file
 
 Q = "transformer_blocks.1.attn.to_q"
 MLP = "transformer_blocks.1.txt_mlp.net.0.proj"

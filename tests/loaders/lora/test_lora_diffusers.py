@@ -114,7 +114,7 @@ def test_the_same_file_loaded_by_both(folder, tmp_path):
 
 def test_kohya_file_loaded_by_both(folder, tmp_path):
     """Names with underscores and alpha tensors: diffusers converts them, we look them up."""
-    from safetensors.torch import save_file
+    from ...support.oracle import save_file
 
     torch.manual_seed(8)
     pipe = opened(folder)
@@ -162,7 +162,7 @@ def test_text_encoder_lora(folder, tmp_path):
             if "lora_" in name:
                 p.copy_(torch.randn_like(p) * 0.5 * p.shape[-1] ** -0.5)
     state = peft.get_peft_model_state_dict(net)
-    from safetensors.torch import save_file
+    from ...support.oracle import save_file
 
     tensors = {
         "text_encoder." + n.removeprefix("base_model.model."): t for n, t in state.items()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import MMDiTConfig
@@ -18,6 +17,7 @@ from inkstone.loaders.lora.file import Lora, load_lora
 from inkstone.loaders.lora.layer import LoraLayer
 
 from ...support import lora_files as files
+from ...support.oracle import save_file
 
 Q, MLP = "transformer_blocks.7.attn.to_q", "transformer_blocks.59.img_mlp.net.0.proj"
 OUT = "proj_out"

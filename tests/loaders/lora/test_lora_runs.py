@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from inkstone.errors import InkstoneError
 from inkstone.files.png import read_text_chunks
@@ -30,6 +29,8 @@ from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LIGHTNING, QWEN, sigmas
+
+from ...support.oracle import save_file
 
 PROMPT = "a red circle on a white background"
 LIGHT = "distilled Lightning"
