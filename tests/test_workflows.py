@@ -10,8 +10,9 @@ from PIL import Image
 from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import node_classes
-from inkstone.headless.graph.api_graph import parse_graph, validate
+from inkstone.headless.graph.api_graph import parse_graph
 from inkstone.headless.graph.executor import Executor
+from inkstone.headless.graph.validation import validate
 from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
 from inkstone.pipeline import edit

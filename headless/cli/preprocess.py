@@ -80,14 +80,14 @@ def write_map(args: argparse.Namespace) -> dict[str, Json]:
     if args.type == "pose" and args.source.suffix == ".json":
         knobs.setdefault("keypoints", str(args.source))
     picture = _picture(args.source)
-    people = keypoints_of(picture, knobs) if args.type == "pose" else []
+    people: list[Json] = keypoints_of(picture, knobs) if args.type == "pose" else []
     pose = {"keypoints": json.dumps(people)} if args.type == "pose" else {}
     control_map = preprocess(args.type, picture, knobs | pose)[0]  # [H,W,3]
     call = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
     save_png(args.out, (control_map * 255).round().to(torch.uint8).numpy(), {"inkstone": call})
     files = [str(args.out)]
     height, width = control_map.shape[:2]
-    facts = {"files": files, "type": args.type, "width": width, "height": height}
+    facts: dict[str, Json] = {"files": files, "type": args.type, "width": width, "height": height}
     if args.type == "pose":
         facts["people"] = len(people[0]["people"])
     if args.save_keypoints is not None:
@@ -132,7 +132,7 @@ def _picture(source: Path) -> Tensor:
     return torch.zeros(1, height, width, 3)
 
 
-def _save_keypoints(path: Path, people: list[dict[str, Json]]) -> str:
+def _save_keypoints(path: Path, people: list[Json]) -> str:
     from ...files.atomic import write_text
 
     write_text(path, json.dumps(people, indent=1))

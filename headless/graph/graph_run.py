@@ -20,11 +20,12 @@ from ...host import directories, headless, progress
 from ...host.api import io
 from ...host.headless import HeadlessHost
 from ..node_types import Json, NodeClass, NodeClasses, Value
-from .api_graph import Graph, Link, Node, output_nodes, to_api, validate
+from .api_graph import Graph, Link, Node, to_api
 from .events import Event, NodeError, OnEvent, RunResult
 from .input_values import schema_of
 from .invoke import as_node_output, awaited, inference, overrides, with_hidden
 from .result_cache import ResultCache
+from .validation import output_nodes, validate
 
 
 @dataclasses.dataclass(frozen=True)

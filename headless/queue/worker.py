@@ -71,7 +71,7 @@ class Checker:
             return
         from ...host.headless import using
         from ..core_nodes.registry import node_classes
-        from ..graph.api_graph import validate
+        from ..graph.validation import validate
         from ..workflow.run import graph_of
 
         self._nodes = self._nodes or node_classes()

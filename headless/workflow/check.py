@@ -13,8 +13,9 @@ from ...host import model_folders
 from ...loaders.arch.identify import identify, require
 from ...loaders.formats.hf_folder import part_of
 from ..core_nodes.registry import node_classes
-from ..graph.api_graph import Graph, parse_graph, validate
+from ..graph.api_graph import Graph, parse_graph
 from ..graph.input_values import GraphError
+from ..graph.validation import validate
 from ..node_types import Json
 from .load import GraphFile, interfaces
 from .model_files import ModelRef, difference, local_path, model_refs, sources

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..graph.api_graph import Graph, apply_set
+from ..graph.api_graph import Graph
+from ..graph.set_input import apply_set
 from ..node_types import Json, NodeClasses
 from .link_tracing import PRIMITIVES, Level
 from .parse_ui import INPUT_NODE, Workflow, parse_workflow

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import InkstoneError
 from ..core_nodes.registry import CORE_NODES
-from ..graph.api_graph import Graph, Link, Node, parse_graph, to_api, validate, with_defaults
+from ..graph.api_graph import Graph, Link, Node, parse_graph, to_api, with_defaults
 from ..graph.input_values import SEED_NAMES, default_value, is_widget, schema_of, socket_type
+from ..graph.validation import validate
 from ..node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
 
 TITLE, ROW, WIDGET, TEXT_BOX, PICTURE = 30, 20, 24, 110, 260  # heights in the page's units

@@ -16,8 +16,9 @@ from PIL import Image
 from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import CORE_NODES, node_classes
-from inkstone.headless.graph.api_graph import parse_graph, validate
+from inkstone.headless.graph.api_graph import parse_graph
 from inkstone.headless.graph.executor import Executor
+from inkstone.headless.graph.validation import validate
 from inkstone.headless.workflow.load import interfaces, read_graph_file
 from inkstone.host.api import io
 from inkstone.host.headless import HeadlessHost

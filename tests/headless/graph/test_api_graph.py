@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from inkstone.errors import InkstoneError
-from inkstone.headless.graph.api_graph import apply_set, parse_graph, to_api, validate
+from inkstone.headless.graph.api_graph import parse_graph, to_api
 from inkstone.headless.graph.input_values import GraphError
+from inkstone.headless.graph.set_input import apply_set
+from inkstone.headless.graph.validation import validate
 
 from ...support.fake_nodes import ALL, CALLS, add, number, run, show
 
