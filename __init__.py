@@ -1,14 +1,33 @@
-"""Inkstone: Qwen-Image on our own kernels.
+"""Inkstone: Qwen-Image on its own kernels, in ComfyUI, on the command line and in Python.
 
-ComfyUI's door: the list of nodes, nothing else at import.
+ComfyUI calls `comfy_entrypoint`; Python calls `draw` and `load` (docs/api.md). Nothing heavy is
+imported before one of them is used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .headless.draw.api import draw, load
+    from .nodes import InkstoneExtension
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "draw", "load"]
 WEB_DIRECTORY = "./web"  # help pages, web/docs; no scripts
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> InkstoneExtension:
     """ComfyUI calls this once: the extension that lists our nodes."""
     from .nodes import extension
 
     return extension()
+
+
+def __getattr__(name: str) -> object:
+    """`draw` and `load`, imported when they are first used."""
+    if name in ("draw", "load"):
+        from .headless.draw import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..arg_types import Commands, between, command
+from ..draw.option_values import options
 from ..draw.options import add_for_all
 from ..node_types import Json
-from ..queue.job_line import options, read_defaults
+from ..queue.job_line import read_defaults
 from .shared import add_folders, add_json, as_text
 
 if TYPE_CHECKING:

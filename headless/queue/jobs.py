@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.hashes import picture_hash
+from ..draw.option_values import kind_of, parse_values
 from ..draw.request import DrawCall, check_call
 from ..node_types import Json
-from .job_line import GRAPH_NAMES, kind_of, parse_id, parse_object, parse_values
+from .job_line import GRAPH_NAMES, parse_id, parse_object
 
 MACHINE = ("memory", "device")  # options that change no picture
 _MAX_LISTED = 20  # faults in one message
@@ -144,7 +145,7 @@ def _job(data: dict[str, Json], line: int, defaults: Mapping[str, Json]) -> Job:
     name = parse_id(data.pop("id", None))
     if "graph" in data:
         return _graph_job(data, line, name)
-    values = {**defaults, **parse_values(data)}
+    values = {**defaults, **parse_values(data, GRAPH_NAMES)}
     if not isinstance(values.get("prompt"), str):
         raise CallError(
             'has no "prompt" (a text) and no "graph" (a file): a job needs one of them.'
