@@ -3,56 +3,27 @@
 import logging
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.host.headless import HeadlessHost, using
-from inkstone.host.model_folders import model_files
-from inkstone.loaders.arch import expected_tensors, key_maps
-from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.formats import gguf as module
 from inkstone.loaders.formats import gguf_metadata
 from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.gguf_metadata import Array
 from inkstone.loaders.formats.open import open_weights
-from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.quant.gguf_storage import GGUFStorage, find_gguf
 from inkstone.quant.gguf_types import BY_NAME
 from inkstone.quant.storage import PlainStorage
 
 from ..quant.test_gguf_blocks import ISSUE, blocks, reference
 from ..support import gguf_bytes
+from ..support.gguf_files import every_type, finish
 
 gguf = pytest.importorskip("gguf")
 Q = gguf.GGMLQuantizationType
-
-TINY = SimpleNamespace(layers=2, heads=2, head_dim=128, channels=64, joint=256, ff=512)
-
-
-def finish(writer: "gguf.GGUFWriter") -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def every_type(path: Path, **more) -> dict[str, np.ndarray]:
-    """A file by the package with a matrix of every type; the bytes of each."""
-    writer = gguf.GGUFWriter(path, "qwen_image", **more)
-    held = {}
-    for name in ISSUE:
-        kind = BY_NAME[name]
-        held[name] = blocks(kind, 6, 512 // kind.block)
-        if not kind.packed:
-            held[name] = torch.randn(6, 512).to(kind.dtype).view(torch.uint8).numpy()
-        writer.add_tensor(name, held[name], raw_dtype=Q(kind.id))
-    finish(writer)
-    return held
 
 
 def test_every_type_reads_as_the_package_wrote_it(tmp_path):
@@ -283,131 +254,3 @@ def test_codebook_types_without_the_package(tmp_path, monkeypatch):
     with GGUFFile(tmp_path / "i.gguf") as file, pytest.raises(InkstoneError) as caught:
         file.read("a")
     assert "pip install gguf" in str(caught.value) and "Q2_K or higher" in str(caught.value)
-
-
-# --- several parts
-
-
-def parts_of(folder: Path) -> list[Path]:
-    every_type(folder / "m.gguf", split_max_tensors=7)
-    return sorted(folder.glob("m-*.gguf"))
-
-
-def test_parts_are_one_file(tmp_path):
-    names = [path.name for path in parts_of(tmp_path)]
-    assert names == [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    held = every_type(tmp_path / "whole.gguf")
-    for name in names:
-        with open_weights(tmp_path / name) as file:
-            assert list(file.entries) == ISSUE
-            assert file.metadata["general.architecture"] == "qwen_image"
-            for tensor, raw in held.items():
-                if BY_NAME[tensor].packed:
-                    assert file.raw(tensor).numpy().tobytes() == raw.tobytes()
-    (tmp_path / "whole.gguf").unlink()
-    assert open_weights(tmp_path).path.name == names[0]  # a folder with one model
-
-
-def test_parts_must_fit_together(tmp_path):
-    paths = parts_of(tmp_path)
-    third = paths[2].read_bytes()
-    paths[2].unlink()
-    with pytest.raises(InkstoneError, match="1 of its 3 parts are missing: m-00003-of-00003.gguf"):
-        GGUFFile(paths[0])
-    paths[2].write_bytes(paths[1].read_bytes())
-    with pytest.raises(InkstoneError, match="its header calls it part 2 of 3, expected part 3"):
-        GGUFFile(paths[0])
-    paths[2].write_bytes(third.replace(b"NVFP4", b"NVFP5").replace(b"MXFP4", b"NVFP4"))
-    with GGUFFile(paths[0]) as file:
-        assert "NVFP5" in file.entries
-    paths[2].write_bytes(third.replace(b"NVFP4", b"Q2_K\x20"))
-    with GGUFFile(paths[0]) as file:
-        assert "Q2_K " in file.entries
-    twice = paths[1].read_bytes()
-    at = twice.index(b"Q3_K") if b"Q3_K" in twice else twice.index(b"Q2_K")
-    paths[1].write_bytes(twice[:at] + b"BF16" + twice[at + 4 :])
-    with pytest.raises(InkstoneError, match="tensor 'BF16' is in another part too"):
-        GGUFFile(paths[0])
-
-
-def test_parts_must_be_complete(tmp_path):
-    paths = parts_of(tmp_path)
-    key = b"split.tensors.count" + b"\5\0\0\0"
-    for path in paths:
-        path.write_bytes(path.read_bytes().replace(key + b"\x13", key + b"\x14"))
-    with pytest.raises(InkstoneError, match="3 parts contain 19 tensors, expected 20"):
-        GGUFFile(paths[0])
-
-
-# --- what a file is
-
-
-def model(path: Path, arch: str, prefix: str = "", config=TINY) -> dict[str, torch.Tensor]:
-    """A diffusion model as the usual converters write it; its float weights by our names."""
-    torch.manual_seed(2)
-    writer, held = gguf.GGUFWriter(path, arch), {}
-    for number, (name, shape) in enumerate(expected_tensors.mmdit_layout(config).items()):
-        weight = torch.randn(shape) * 0.05
-        keep = len(shape) == 1 or not name.startswith("transformer_blocks.")
-        kind = Q.F32 if keep else Q.Q8_0 if number % 3 else Q.Q5_1
-        raw = gguf.quants.quantize(weight.numpy(), kind)
-        writer.add_tensor(prefix + name, raw, raw_dtype=kind)
-        held[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind))
-    finish(writer)
-    return held
-
-
-@pytest.mark.parametrize(
-    ("arch", "prefix"),
-    [
-        ("qwen_image", ""),
-        ("pig", ""),
-        ("cow", "model.diffusion_model."),
-        ("", ""),
-        ("", "model.diffusion_model."),
-    ],
-)
-def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
-    model(tmp_path / "m.gguf", arch, prefix)
-    facts = identify(tmp_path / "m.gguf")
-    assert not facts.problem and facts.role == "diffusion_model" and facts.prefix == prefix
-    assert facts.sentence.startswith("Qwen-Image diffusion model")
-    assert facts.sentence.endswith("2 layers, 4.05 M parameters, 19 x Q8_0 + 9 x Q5_1 + fp32")
-    assert sum(facts.dtypes.values()) == len(expected_tensors.mmdit_layout(TINY))
-    require(facts, "diffusion_model")
-
-
-def test_the_type_of_file_is_told_by_its_first_bytes(tmp_path):
-    model(tmp_path / "m.safetensors", "qwen_image")
-    save_safetensors(tmp_path / "s.gguf", {"x": torch.ones(2)})
-    assert isinstance(open_weights(tmp_path / "m.safetensors"), GGUFFile)
-    assert isinstance(open_weights(tmp_path / "s.gguf"), SafetensorsFile)
-    assert identify(tmp_path / "m.safetensors").role == "diffusion_model"
-    with pytest.raises(InkstoneError, match="seems to be a .safetensors file"):
-        GGUFFile(tmp_path / "s.gguf")
-
-
-def test_every_matrix_is_found_and_equal(tmp_path):
-    held = model(tmp_path / "m.gguf", "qwen_image", "model.diffusion_model.")
-    with open_weights(tmp_path / "m.gguf") as file:
-        table = key_maps.mmdit_names(file.entries).table
-        found = find_gguf(file, table)
-        packed = {n for n in held if n.startswith("transformer_blocks.") and held[n].dim() == 2}
-        assert set(found) == packed and {f.format for f in found.values()} == {"Q8_0", "Q5_1"}
-        for name, weight in held.items():
-            got = found[name].load().dequantize() if name in found else file.read(table[name])
-            assert torch.equal(got, weight), name
-        for one in found.values():
-            assert one.load().nbytes == one.nbytes and one.parts == (one.name,)
-    save_safetensors(tmp_path / "s.safetensors", {"x": torch.ones(2, 2)})
-    with open_weights(tmp_path / "s.safetensors") as file:
-        assert find_gguf(file, {"x": "x"}) == {}
-
-
-def test_files_are_listed_without_later_parts(tmp_path):
-    for name in ("a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "c.GGUF"):
-        (tmp_path / "unet" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "unet" / name).write_bytes(b"")
-    with using(HeadlessHost(models=(tmp_path,))):
-        listed = model_files("diffusion_models")
-    assert listed == ["a.gguf", "b-00001-of-00002.gguf", "c.GGUF"]

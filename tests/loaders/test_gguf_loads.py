@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.host.headless import HeadlessHost, using
+from inkstone.host.model_folders import model_files
 from inkstone.kernels.forward import Inputs
+from inkstone.loaders.arch import expected_tensors, key_maps
+from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.arch.key_maps import text_names
+from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.open import open_weights
-from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.loaders.models import tokenizer as tokenizer_module
 from inkstone.loaders.models.load import load_diffusion_model, load_text_encoder, load_vae
 from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.quant.gguf_storage import find_gguf
 
 from ..support import tiny
+from ..support.gguf_files import finish
 from ..support.oracle import relative
-from .test_gguf_file import finish
 
 gguf = pytest.importorskip("gguf")
 Q = gguf.GGMLQuantizationType
 PROMPT = "a red cat on a mat"
+TINY = SimpleNamespace(layers=2, heads=2, head_dim=128, channels=64, joint=256, ff=512)
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +164,77 @@ def test_a_damaged_block_is_told_when_it_is_loaded(folder, tmp_path):
         file.write(b"\x00\x7e")
     with pytest.raises(InkstoneError, match=f"{name} .Q8_0.: block 5 has a scale that is no"):
         load_diffusion_model(path, LoadOptions(torch.float32))
+
+
+# --- recognized by content
+
+
+def model(path: Path, arch: str, prefix: str = "", config=TINY) -> dict[str, torch.Tensor]:
+    """A diffusion model as the usual converters write it; its float weights by our names."""
+    torch.manual_seed(2)
+    writer, held = gguf.GGUFWriter(path, arch), {}
+    for number, (name, shape) in enumerate(expected_tensors.mmdit_layout(config).items()):
+        weight = torch.randn(shape) * 0.05
+        keep = len(shape) == 1 or not name.startswith("transformer_blocks.")
+        kind = Q.F32 if keep else Q.Q8_0 if number % 3 else Q.Q5_1
+        raw = gguf.quants.quantize(weight.numpy(), kind)
+        writer.add_tensor(prefix + name, raw, raw_dtype=kind)
+        held[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind))
+    finish(writer)
+    return held
+
+
+@pytest.mark.parametrize(
+    ("arch", "prefix"),
+    [
+        ("qwen_image", ""),
+        ("pig", ""),
+        ("cow", "model.diffusion_model."),
+        ("", ""),
+        ("", "model.diffusion_model."),
+    ],
+)
+def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
+    model(tmp_path / "m.gguf", arch, prefix)
+    facts = identify(tmp_path / "m.gguf")
+    assert not facts.problem and facts.role == "diffusion_model" and facts.prefix == prefix
+    assert facts.sentence.startswith("Qwen-Image diffusion model")
+    assert facts.sentence.endswith("2 layers, 4.05 M parameters, 19 x Q8_0 + 9 x Q5_1 + fp32")
+    assert sum(facts.dtypes.values()) == len(expected_tensors.mmdit_layout(TINY))
+    require(facts, "diffusion_model")
+
+
+def test_the_type_of_file_is_told_by_its_first_bytes(tmp_path):
+    model(tmp_path / "m.safetensors", "qwen_image")
+    save_safetensors(tmp_path / "s.gguf", {"x": torch.ones(2)})
+    assert isinstance(open_weights(tmp_path / "m.safetensors"), GGUFFile)
+    assert isinstance(open_weights(tmp_path / "s.gguf"), SafetensorsFile)
+    assert identify(tmp_path / "m.safetensors").role == "diffusion_model"
+    with pytest.raises(InkstoneError, match="seems to be a .safetensors file"):
+        GGUFFile(tmp_path / "s.gguf")
+
+
+def test_every_matrix_is_found_and_equal(tmp_path):
+    held = model(tmp_path / "m.gguf", "qwen_image", "model.diffusion_model.")
+    with open_weights(tmp_path / "m.gguf") as file:
+        table = key_maps.mmdit_names(file.entries).table
+        found = find_gguf(file, table)
+        packed = {n for n in held if n.startswith("transformer_blocks.") and held[n].dim() == 2}
+        assert set(found) == packed and {f.format for f in found.values()} == {"Q8_0", "Q5_1"}
+        for name, weight in held.items():
+            got = found[name].load().dequantize() if name in found else file.read(table[name])
+            assert torch.equal(got, weight), name
+        for one in found.values():
+            assert one.load().nbytes == one.nbytes and one.parts == (one.name,)
+    save_safetensors(tmp_path / "s.safetensors", {"x": torch.ones(2, 2)})
+    with open_weights(tmp_path / "s.safetensors") as file:
+        assert find_gguf(file, {"x": "x"}) == {}
+
+
+def test_files_are_listed_without_later_parts(tmp_path):
+    for name in ("a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "c.GGUF"):
+        (tmp_path / "unet" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "unet" / name).write_bytes(b"")
+    with using(HeadlessHost(models=(tmp_path,))):
+        listed = model_files("diffusion_models")
+    assert listed == ["a.gguf", "b-00001-of-00002.gguf", "c.GGUF"]

@@ -1,0 +1,145 @@
+"""Distilled LoRAs: recognized, their schedule, and warnings of runs that do not fit them."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from inkstone.headless.cli.main import main
+from inkstone.loaders.lora.adapters import Adapter, warn_of_fp8
+from inkstone.loaders.lora.file import load_lora
+from inkstone.sampling.lightning import Distilled, misfit
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise
+from inkstone.sampling.schedule import LIGHTNING, QWEN, sigmas
+
+from ...support.embedded_loras import embedded_lora, lightning_like
+
+PROMPT = "a red circle on a white background"
+LIGHT = "distilled Lightning"
+
+
+def test_lightning_is_told_by_its_layout(bundle, tmp_path):
+    path = lightning_like(tmp_path / "x.safetensors", bundle)
+    assert load_lora(path).distilled == Distilled(
+        None, "rank 64 on every layer but modulation, bare names"
+    )
+    some = {"transformer_blocks.1.attn.to_q"}
+    assert load_lora(lightning_like(path, bundle, leave=some)).distilled is None
+    assert load_lora(lightning_like(path, bundle, rank=32)).distilled is None
+    assert load_lora(embedded_lora(path, bundle)).distilled is None
+
+
+@pytest.mark.parametrize(
+    "metadata, steps",
+    [
+        ({"modelspec.title": "Qwen-Image-Lightning 4steps V2"}, 4),
+        ({"description": "distilled, 8-step"}, 8),
+        ({"comment": "a Turbo LoRA"}, None),
+    ],
+)
+def test_lightning_is_told_by_metadata(metadata, steps, bundle, tmp_path):
+    path = embedded_lora(tmp_path / "x.safetensors", bundle, metadata=metadata)
+    assert load_lora(path).distilled == Distilled(steps, "its metadata says so")
+
+
+@pytest.mark.parametrize(
+    "steps, made, run, cfg, words",
+    [
+        (8, LIGHTNING, 8, 1.0, None),
+        (None, LIGHTNING, 4, 1.0, None),
+        (8, LIGHTNING, 4, 1.0, "this run has 4 steps"),
+        (
+            None,
+            LIGHTNING,
+            20,
+            4.0,
+            "use 4 or 8 steps, CFG 1, schedule Lightning; this run has 20 steps, CFG 4",
+        ),
+        (8, QWEN, 8, 1.0, "this run has another schedule"),
+        (
+            8,
+            QWEN,
+            50,
+            4.0,
+            "(8 steps): use 8 steps, CFG 1, schedule Lightning; this run has 50 "
+            "steps, CFG 4, another schedule",
+        ),
+    ],
+)
+def test_what_does_not_fit_lightning(steps, made, run, cfg, words):
+    said = misfit(Distilled(steps, ""), sigmas(made, run, 4096), cfg)
+    assert said is None if words is None else words in said
+
+
+def test_sigmas_of_comfyui_simple_are_near_enough():
+    """ModelSamplingAuraFlow at shift 3.1 and the scheduler `simple`, as the templates have it."""
+    s = torch.linspace(1, 1 / 8, 8, dtype=torch.float64)
+    levels = torch.cat([3.1 * s / (1 + 2.1 * s), torch.zeros(1)]).float()
+    assert misfit(Distilled(8, ""), levels, 1.0) is None
+
+
+def test_hint_at_denoise(bundle, tmp_path, caplog):
+    path = lightning_like(tmp_path / "x.safetensors", bundle)
+    text = bundle.text_encoder.encode(PROMPT)
+
+    def said(strength, made, steps):
+        caplog.clear()
+        model = bundle.model.with_loras([Adapter(load_lora(path), strength)])
+        assert model.schedule == LIGHTNING
+        denoise(model, text, None, Request(32, 32, sigmas(made, steps, 4)))
+        return [r.message for r in caplog.records if r.levelno == logging.WARNING]
+
+    assert said(1.0, LIGHTNING, 8) == [] and said(0.0, QWEN, 9) == []
+    (line,) = said(1.0, QWEN, 9)
+    assert f"this LoRA is a {LIGHT} one" in line and "9 steps, another schedule" in line
+
+
+def test_lightning_brings_its_schedule(bundle, tmp_path, caplog):
+    from dataclasses import replace
+
+    adapter = Adapter(load_lora(lightning_like(tmp_path / "x.safetensors", bundle)))
+    base = replace(bundle.model, schedule=QWEN)
+    with caplog.at_level(logging.INFO):
+        assert base.with_loras([adapter]).schedule == LIGHTNING and base.schedule == QWEN
+        assert "the model's own schedule is Lightning's now" in caplog.text
+        assert base.with_loras([Adapter(adapter.lora, 0.0)]).schedule == QWEN
+        base.with_loras([adapter, adapter])
+        assert "2 distilled LoRAs at once" in caplog.text
+        assert "go on top" not in caplog.text
+        merged = replace(base, schedule=LIGHTNING, family=replace(base.family, schedule=QWEN))
+        merged.with_loras([adapter])
+        assert "by its scheduler the model is a merged Lightning one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "form, warned",
+    [
+        ("fp8 e4m3 plain + bfloat16", True),
+        ("bfloat16+float8_e4m3fn", True),
+        ("bfloat16", False),
+        ("fp8 e4m3 scaled + float32", False),
+        ("Q4_K + Q6_K", False),
+    ],
+)
+def test_unscaled_fp8_under_lightning(form, warned, bundle, tmp_path, caplog):
+    adapter = Adapter(load_lora(lightning_like(tmp_path / "x.safetensors", bundle)))
+    warn_of_fp8(bundle.model.with_loras([adapter]).adapters, form)
+    assert ("grid pattern" in caplog.text) == warned
+
+
+def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    title = {"title": "Lightning 4 steps"}
+    path = embedded_lora(place / "fast.safetensors", bundle, metadata=title)
+    call = ["draw", PROMPT, "--size", "32x32", "--json", "--lora", str(path)]
+    assert main([*call, "-o", "a.png"]) == 0
+    facts = json.loads(capsys.readouterr().out)["call"]
+    assert (facts["steps"], facts["cfg"]) == (4, 1.0)
+    assert f"a LoRA is a {LIGHT} one (4 steps)" in caplog.text
+    assert "defaults are 4 steps, CFG 1" in caplog.text and "this run has" not in caplog.text
+    assert main([*call, "-o", "b.png", "--steps", "3", "--cfg", "2"]) == 0
+    facts = json.loads(capsys.readouterr().out)["call"]
+    assert (facts["steps"], facts["cfg"]) == (3, 2.0)
+    assert "this run has 3 steps, CFG 2" in caplog.text
