@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..host.api import io
 
-Json: TypeAlias = Any  # parsed JSON of any shape: whoever reads it checks what it takes
+Json: TypeAlias = Any  # parsed JSON of any shape: its reader checks it
 Value: TypeAlias = Any  # a widget's value or what a wire carries: each node class defines its own
 NodeClass: TypeAlias = type[io.ComfyNode]
 NodeClasses: TypeAlias = Mapping[str, type[io.ComfyNode]]

@@ -1,7 +1,7 @@
 """Runs API graphs in this process, and keeps results from run to run.
 
 The results of nodes stay between runs: same class, inputs and ancestors means the same value,
-whatever the node ids. Output nodes always run again (a saved picture may be gone).
+whatever the node ids. Output nodes always run again (a saved picture may have been deleted).
 Differences from ComfyUI: a fault anywhere stops the run before anything is computed; list outputs
 and run-time expansion are refused; nodes run one after the other, async ones too.
 """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # class -> the input whose picture gives the canvas
 _CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers, Inpaint)}
-# classes that keep the size of a picture -> the input that it comes in by
+# classes that keep the size of a picture -> its input
 _SAME_SIZE = {"JoinImageWithAlpha": "image", "ImageFromBatch": "image"}
 
 

@@ -86,7 +86,7 @@ def to_inkstone(graph: Mapping[str, Json]) -> tuple[dict[str, Json], list[str]]:
     """
     changed = copy.deepcopy(dict(graph))
     report = (_ui if isinstance(changed.get("nodes"), list) else _api)(changed)
-    return changed, (report.replaced or ["nothing was exchanged"]) + report.left
+    return changed, (report.replaced or ["nothing was exchanged"]) + report.unchanged
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Report:
     """A line for each loader."""
 
     replaced: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
 
     def add(self, node: object, old: str, name: str, change: Exchange, variant: str) -> None:
         """A loader was replaced."""
@@ -104,7 +104,7 @@ class _Report:
 
     def leave(self, node: object, old: str, name: Json, why: str) -> None:
         """A loader was left in place."""
-        self.left.append(f"{node}: {old} {name} stays: {why}")
+        self.unchanged.append(f"{node}: {old} {name} stays: {why}")
 
 
 @dataclass(frozen=True)

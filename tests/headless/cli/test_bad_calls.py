@@ -56,11 +56,11 @@ OWN = "custom (width and height below)"
 
 def graph(node: str, remove: str = "", kind: str = "", **inputs: object) -> str:
     """The shipped graph as a text, with one node changed."""
-    made = json.loads(json.dumps(GRAPH))
-    made[node]["inputs"] |= inputs
-    made[node]["inputs"].pop(remove, None)
-    made[node]["class_type"] = kind or made[node]["class_type"]
-    return json.dumps(made)
+    changed = json.loads(json.dumps(GRAPH))
+    changed[node]["inputs"] |= inputs
+    changed[node]["inputs"].pop(remove, None)
+    changed[node]["class_type"] = kind or changed[node]["class_type"]
+    return json.dumps(changed)
 
 
 BAD_GRAPHS = {
@@ -131,8 +131,8 @@ def test_output_folder_that_refuses(fails, tmp_path):
 
 def test_prompt_that_is_too_long_is_cut_and_it_is_said(place, caplog):
     assert main(["draw", "a red circle " * 60, "-o", "x.png", *QUICK]) == 0
-    said = [r.getMessage() for r in caplog.records if "shorten it" in r.getMessage()]
-    assert len(said) == 1 and "this model takes 96: the last " in said[0], caplog.text
+    lines = [r.getMessage() for r in caplog.records if "shorten it" in r.getMessage()]
+    assert len(lines) == 1 and "this model takes 96: the last " in lines[0], caplog.text
     assert [p.name for p in place.iterdir()] == ["x.png"]
 
 

@@ -48,14 +48,14 @@ def check(graph: Path, *words: str) -> tuple[int, dict]:
     return status, json.loads(out.getvalue())
 
 
-def told(tmp_path: Path, **models: dict) -> Path:
+def graph_with(tmp_path: Path, **models: dict) -> Path:
     """The graph with properties.models on its loaders, by class."""
     ui = json.loads(GRAPH.read_text("utf-8"))
     for node in ui["nodes"]:
         node["properties"].pop("models", None)
         if node["type"] in models:
             node["properties"]["models"] = [models[node["type"]]]
-    path = tmp_path / "told.json"
+    path = tmp_path / "graph.json"
     path.write_text(json.dumps(ui))
     return path
 
@@ -77,7 +77,7 @@ def test_memory_of_canvases_that_come_from_pictures(tmp_path):
     turned[0x0112] = 6  # lies on its side
     Image.new("RGB", (90, 50)).save(tmp_path / "turned.jpg", exif=turned)
 
-    def told(name: str, **more) -> tuple[str, object]:
+    def last_request(name: str, **more) -> tuple[str, object]:
         graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
         for values in (node["inputs"] for node in graph.values()):
             linked = {k for k, v in values.items() if isinstance(v, list)}
@@ -85,39 +85,41 @@ def test_memory_of_canvases_that_come_from_pictures(tmp_path):
         with using(HeadlessHost(input=tmp_path)):
             return plan_requests(parse_graph(graph), model)[-1]
 
-    said, wanted = told("image_to_image_qwen_image", image="turned.jpg")
-    assert said.startswith("64x96, ") and said.endswith("(of turned.jpg)"), said
-    assert wanted.size == (64, 96)
-    said, wanted = told("image_to_image_qwen_image", image="gone.jpg")
-    assert "gone.jpg is not in the input folder" in said and wanted.size is None
-    said, wanted = told("edit_2511_three_pictures")
-    assert wanted.pictures == 3 and "3 reference pictures" in said
-    said, wanted = told("layered")
-    assert wanted.layers == 4 and "4 layers" in said
-    said, wanted = told("edit_embedded")
-    assert "comes from InkstoneDecode" in said and wanted.size is None
+    label, request = last_request("image_to_image_qwen_image", image="turned.jpg")
+    assert label.startswith("64x96, ") and label.endswith("(of turned.jpg)"), label
+    assert request.size == (64, 96)
+    label, request = last_request("image_to_image_qwen_image", image="gone.jpg")
+    assert "gone.jpg is not in the input folder" in label and request.size is None
+    label, request = last_request("edit_2511_three_pictures")
+    assert request.pictures == 3 and "3 reference pictures" in label
+    label, request = last_request("layered")
+    assert request.layers == 4 and "4 layers" in label
+    label, request = last_request("edit_embedded")
+    assert "comes from InkstoneDecode" in label and request.size is None
     preset = "16:9 (1664x928)"
-    said, wanted = told("text_to_image_qwen_image", size=preset, width=64, height=64, batch_size=2)
-    assert wanted.size == (1664, 928) and wanted.batch == 2 and "batch of 2" in said
+    label, request = last_request(
+        "text_to_image_qwen_image", size=preset, width=64, height=64, batch_size=2
+    )
+    assert request.size == (1664, 928) and request.batch == 2 and "batch of 2" in label
 
 
 def test_missing_files_with_where_to_get_them(tmp_path):
     url = "https://huggingface.co/x/resolve/main/qwen_image_vae.safetensors"
     entry = {"name": "qwen_image_vae.safetensors", "url": url, "directory": "vae"}
     entry["size"] = 25 * 10**7
-    path = told(tmp_path, InkstoneLoadVAE=entry)
+    path = graph_with(tmp_path, InkstoneLoadVAE=entry)
     ui = json.loads(path.read_text())
     note = next(n for n in ui["nodes"] if n["type"] == "MarkdownNote")
     link = "https://example.org/a/qwen_image_bf16.safetensors"
     note["widgets_values"][0] = f"[model]({link}?download=true)"
     path.write_text(json.dumps(ui))
     status, facts = check(path, "--models", tmp_path)
-    found = {entry["name"]: entry for entry in facts["missing"]}
-    assert status == 1 and len(found) == 3
-    assert url in found["qwen_image_vae.safetensors"]["said"]
-    assert "0.25 GB" in found["qwen_image_vae.safetensors"]["said"]
-    assert found["qwen_image_bf16.safetensors"]["url"].startswith(link)
-    assert not facts["faults"], "a missing file is told once"
+    missing = {entry["name"]: entry for entry in facts["missing"]}
+    assert status == 1 and len(missing) == 3
+    assert url in missing["qwen_image_vae.safetensors"]["said"]
+    assert "0.25 GB" in missing["qwen_image_vae.safetensors"]["said"]
+    assert missing["qwen_image_bf16.safetensors"]["url"].startswith(link)
+    assert not facts["faults"], "a missing file is reported once"
 
 
 def test_files_that_are_here(models):
@@ -144,10 +146,10 @@ def test_damaged_file(models):
 def test_another_file_of_the_same_name(models, tmp_path, key):
     entry = {"name": PLACES["vae"][1], "hash_type": "SHA256", "directory": "vae"}
     right = file_hash(models.joinpath(*PLACES["vae"])).partition(":")[2].upper()
-    path = told(tmp_path, InkstoneLoadVAE=entry | {"hash": right})
+    path = graph_with(tmp_path, InkstoneLoadVAE=entry | {"hash": right})
     assert check(path, "--models", models)[0] == 0
     wrong = {"hash": "0" * 64} if key == "hash" else {"size": 7}
-    status, facts = check(told(tmp_path, InkstoneLoadVAE=entry | wrong), "--models", models)
+    status, facts = check(graph_with(tmp_path, InkstoneLoadVAE=entry | wrong), "--models", models)
     assert status == 1 and "another file" in facts["faults"][0]
 
 
@@ -192,5 +194,5 @@ def test_unknown_nodes(tmp_path):
 
 def test_words_for_people(capsys, tmp_path):
     assert main(["check", str(GRAPH), "--models", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "will not run here" in said and said.count("missing: ") == 3
+    text = capsys.readouterr().out
+    assert "will not run here" in text and text.count("missing: ") == 3

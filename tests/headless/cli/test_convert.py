@@ -28,7 +28,7 @@ from ...support.browser_check import differences
 from ...support.comfy_install import given_source
 from ...support.ui_builder import empty, graph, node, probe, save, subgraph
 from ...support.ui_graphs import A, B, feature_graphs
-from ..workflow.test_exchange import templates
+from ..workflow.test_to_inkstone import templates
 
 ROOT = Path(__file__).resolve().parents[3]
 SUPPORT = ROOT / "tests" / "support"
@@ -76,14 +76,14 @@ def test_version_1_links_and_outer_definitions():
 
 def test_subgraph_that_only_passes_on():
     """The page stops with an error here; the picture is what comes in."""
-    made = converted(GRAPHS["subgraph: passes through"])
-    assert made["9"]["inputs"]["images"] == ["1", 0]
+    api = converted(GRAPHS["subgraph: passes through"])
+    assert api["9"]["inputs"]["images"] == ["1", 0]
 
 
 def test_values_by_name_are_kept():
     """Packs of videos save them so, with a script of theirs; without it the page has defaults."""
-    made = converted(graph([probe({"seed": 88, "ratio": 0.75})], []))["1"]["inputs"]
-    assert (made["seed"], made["ratio"], made["steps"]) == (88, 0.75, 20)
+    inputs = converted(graph([probe({"seed": 88, "ratio": 0.75})], []))["1"]["inputs"]
+    assert (inputs["seed"], inputs["ratio"], inputs["steps"]) == (88, 0.75, 20)
 
 
 @pytest.mark.parametrize("names", [("SetNode", "GetNode"), ("easy setNode", "easy getNode")])
@@ -104,8 +104,8 @@ def loop(first: str, second: str) -> dict:
     """Two subgraphs that hold each other, or one that holds itself."""
     inner = subgraph(first, [node(11, second, [], [], [])], [], [], [])
     other = subgraph(second, [node(12, first, [], [], [])], [], [], [])
-    found = [inner] if first == second else [inner, other]
-    return graph([node(5, first, [], [], [])], [], definitions={"subgraphs": found})
+    levels = [inner] if first == second else [inner, other]
+    return graph([node(5, first, [], [], [])], [], definitions={"subgraphs": levels})
 
 
 BAD = {
@@ -137,8 +137,8 @@ def test_bad_graph_is_refused_in_a_sentence(name, tmp_path, capsys):
     data, words = BAD[name]
     (tmp_path / "g.json").write_text(json.dumps(data))
     assert main(["convert", str(tmp_path / "g.json")]) == 1
-    said = capsys.readouterr().err
-    assert words in said and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert words in stderr and "Traceback" not in stderr
 
 
 FILES = {
@@ -158,8 +158,8 @@ def test_wrong_file_is_refused_in_a_sentence(command, name, tmp_path, capsys):
     data, words = FILES[name]
     (tmp_path / "g.json").write_bytes(data)
     assert main([command, str(tmp_path / "g.json"), "--quiet"]) == 1
-    said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert words in stderr and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["convert", "run", "check"])
@@ -178,9 +178,9 @@ def test_unknown_classes_are_named_with_their_pack(tmp_path, capsys):
     ]
     (tmp_path / "g.json").write_text(json.dumps(graph(nodes, [])))
     assert main(["convert", str(tmp_path / "g.json")]) == 1
-    said = capsys.readouterr().err
-    assert "Strange x2 (of the pack some-pack), Other." in said and "--object-info" in said
-    assert "KSampler" not in said and "Odd" not in said
+    stderr = capsys.readouterr().err
+    assert "Strange x2 (of the pack some-pack), Other." in stderr and "--object-info" in stderr
+    assert "KSampler" not in stderr and "Odd" not in stderr
 
 
 def test_classes_come_from_an_object_info_file(tmp_path, capsys):
@@ -221,12 +221,12 @@ def test_interfaces_of_our_classes_agree_with_their_object_info():
         if name in CLASSES:
             ours, theirs = interface_of(classes[name]), CLASSES[name]
             assert [w.name for w, _ in ours.values([])] == [w.name for w, _ in theirs.values([])]
-    told = {
+    info = {
         "input": {"required": {"b": ["INT"], "a": [["x", "y"]]}},
         "input_order": {"required": ["a", "b"]},
         "output": ["IMAGE"],
     }
-    assert [(w.name, v) for w, v in parse_interface("N", told).values([])] == [("a", "x"), ("b", 0)]
+    assert [(w.name, v) for w, v in parse_interface("N", info).values([])] == [("a", "x"), ("b", 0)]
 
 
 BROWSER = os.environ.get("INKSTONE_BROWSER_PYTHON")
@@ -252,6 +252,6 @@ def test_live_page_agrees(tmp_path):
         subprocess.run([BROWSER, script, "--server", server.url, *files], check=True)
     pages = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert pages.keys() == graphs.keys() and all(pages.values())
-    made = {n: Flattener(parse_workflow(graphs[n]), classes).api() for n in pages}
-    found = {n: differences(page, made[n]) for n, page in pages.items()}
-    assert not any(found.values()), {n: d[:4] for n, d in found.items() if d}
+    ours = {n: Flattener(parse_workflow(graphs[n]), classes).api() for n in pages}
+    faults = {n: differences(page, ours[n]) for n, page in pages.items()}
+    assert not any(faults.values()), {n: d[:4] for n, d in faults.items() if d}

@@ -101,10 +101,10 @@ def test_the_command_writes_the_map(kind, options, knobs, photo, capsys):
     assert main(["preprocess", kind, "photo.png", "map.png", *options, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["files"] == ["map.png"] and (facts["width"], facts["height"]) == (97, 61)
-    wanted = (preprocess(kind, photo, values)[0] * 255).round().byte()
-    assert torch.equal(saved("map.png"), wanted)
-    said = json.loads(read_text_chunks("map.png")["inkstone"])
-    assert said == {"type": kind, "picture": "photo.png"} | values
+    expected = (preprocess(kind, photo, values)[0] * 255).round().byte()
+    assert torch.equal(saved("map.png"), expected)
+    chunk = json.loads(read_text_chunks("map.png")["inkstone"])
+    assert chunk == {"type": kind, "picture": "photo.png"} | values
 
 
 def test_the_command_draws_and_exports_poses(place, capsys):
@@ -134,10 +134,10 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD)
 def test_bad_calls(case, fails, tmp_path):
-    words, said, status = case
+    words, text, status = case
     save_png(tmp_path / "photo.png", torch.zeros(8, 8, 3).byte().numpy())
-    given = [tmp_path / word if word == "photo.png" else word for word in words]
-    fails(("preprocess", *given), said, status)
+    arguments = [tmp_path / word if word == "photo.png" else word for word in words]
+    fails(("preprocess", *arguments), text, status)
 
 
 def test_a_picture_without_people_says_so(place, capsys, caplog):
@@ -145,5 +145,5 @@ def test_a_picture_without_people_says_so(place, capsys, caplog):
     assert main(["preprocess", "pose", "photo.png", "m.png", "--save-keypoints", "k.json"]) == 0
     assert "no person was found" in caplog.text + capsys.readouterr().err
     assert saved("m.png").max() == 0 and saved("m.png").shape == (33, 50, 3)
-    found = json.loads((place / "k.json").read_text())
-    assert found == [{"people": [], "canvas_width": 50, "canvas_height": 33}]
+    people = json.loads((place / "k.json").read_text())
+    assert people == [{"people": [], "canvas_width": 50, "canvas_height": 33}]

@@ -52,15 +52,15 @@ def test_shipped_graph_draws_the_same_from_ui_api_and_picture(name, tmp_path, mo
 
 
 def test_picture_carries_the_workflow_and_leads_back(tmp_path):
-    (made,) = run(written(tmp_path, "subgraph"), tmp_path / "a")
-    assert made.shape == (6, 200, 3)  # width from w2, height from the inner
+    (picture,) = run(written(tmp_path, "subgraph"), tmp_path / "a")
+    assert picture.shape == (6, 200, 3)  # width from w2, height from the inner
     (file,) = (tmp_path / "a").rglob("*.png")
     chunks = read_text_chunks(file)
     assert json.loads(chunks["workflow"]) == GRAPHS["subgraph"]
     assert json.loads(chunks["prompt"])["5:12"]["inputs"]["width"] == 200
     only = save_png(tmp_path / "ui.png", np.zeros((2, 2, 3)), {"workflow": chunks["workflow"]})
     (again,) = run(only, tmp_path / "b")
-    assert np.array_equal(made, again)
+    assert np.array_equal(picture, again)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_picture_carries_the_workflow_and_leads_back(tmp_path):
     ],
 )
 def test_set_reaches_what_the_page_shows(setting, name, size, tmp_path):
-    (made,) = run(written(tmp_path, name), tmp_path / "out", setting)[:1]
-    assert made.shape[1::-1] == size
+    (picture,) = run(written(tmp_path, name), tmp_path / "out", setting)[:1]
+    assert picture.shape[1::-1] == size
     (file,) = list((tmp_path / "out").rglob("*.png"))[:1]
     assert "workflow" not in read_text_chunks(file), "with --set it would not be what ran"
 
@@ -94,35 +94,35 @@ def test_missing_models_are_listed_before_anything_runs(tmp_path, capsys):
     out = tmp_path / "out"
     call = ["run", str(graph), "--models", str(tmp_path), "--output", str(out), "--quiet"]
     assert main(call) == 1
-    said = capsys.readouterr().err
-    assert "3 model files are not here" in said and "models/vae" in said
-    assert "qwen_image_bf16.safetensors" in said and not out.exists()
+    stderr = capsys.readouterr().err
+    assert "3 model files are not here" in stderr and "models/vae" in stderr
+    assert "qwen_image_bf16.safetensors" in stderr and not out.exists()
 
 
 def test_foreign_classes_are_named(tmp_path, capsys):
     path = tmp_path / "g.json"
     path.write_text(json.dumps(GRAPHS["choice: one"]))
     assert main(["run", str(path), "--quiet"]) == 1
-    said = capsys.readouterr().err
-    assert "ProbeChoice" in said and "run in ComfyUI only" in said
+    stderr = capsys.readouterr().err
+    assert "ProbeChoice" in stderr and "run in ComfyUI only" in stderr
 
 
 def test_drawn_picture_runs(tmp_path):
-    made = tmp_path / "drawn.png"
-    call = ["draw", "a red star", "--steps", "2", "--seed", "3", "-o", str(made), "--quiet"]
+    picture = tmp_path / "drawn.png"
+    call = ["draw", "a red star", "--steps", "2", "--seed", "3", "-o", str(picture), "--quiet"]
     assert main(call) == 0
     again, other = (
-        run(made, tmp_path / f"out{n}", *settings)
+        run(picture, tmp_path / f"out{n}", *settings)
         for n, settings in enumerate(([], ["Inkstone Denoise.seed=4"]))
     )
-    error = np.abs(again[0].astype(int) - np.asarray(Image.open(made))).max()
+    error = np.abs(again[0].astype(int) - np.asarray(Image.open(picture))).max()
     assert error <= 1, f"a draw rounds to 8 bits, Save Image cuts: {error}/255"
     assert not np.array_equal(again[0], other[0])
 
 
 def test_picture_of_an_older_draw_says_how_it_was_made(tmp_path, capsys):
-    made, call = tmp_path / "drawn.png", {"prompt": "a red star", "seed": 3}
-    save_png(made, np.zeros((4, 4, 3), np.uint8), {"inkstone": json.dumps(call)})
-    assert main(["run", str(made), "--quiet"]) == 1
-    said = capsys.readouterr().err
-    assert "made by `inkstone draw`" in said and "a red star" in said
+    picture, call = tmp_path / "drawn.png", {"prompt": "a red star", "seed": 3}
+    save_png(picture, np.zeros((4, 4, 3), np.uint8), {"inkstone": json.dumps(call)})
+    assert main(["run", str(picture), "--quiet"]) == 1
+    stderr = capsys.readouterr().err
+    assert "made by `inkstone draw`" in stderr and "a red star" in stderr

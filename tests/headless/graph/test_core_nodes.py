@@ -21,11 +21,11 @@ from ...support.comfy_install import given_source
 
 def graph() -> dict[str, dict]:
     """Every picture and mask node on an odd picture with alpha; each result is saved."""
-    made: dict[str, dict] = {}
+    nodes: dict[str, dict] = {}
 
     def add(kind: str, **inputs) -> str:
-        key = str(len(made) + 1)
-        made[key] = {"class_type": kind, "inputs": inputs}
+        key = str(len(nodes) + 1)
+        nodes[key] = {"class_type": kind, "inputs": inputs}
         return key
 
     def save(name: str, key: str, mask: bool = False, slot: int = 0) -> None:
@@ -105,7 +105,7 @@ def graph() -> dict[str, dict]:
     save("from_file", add("LoadImageMask", image="a.png", channel="green"), True)
     text = add("StringConcatenate", string_a="a", string_b="b", delimiter="-")
     add("PreviewAny", source=[text, 0])
-    return made
+    return nodes
 
 
 def put_pictures(folder: Path) -> None:
@@ -133,15 +133,15 @@ def test_steps_of_a_resolution():
 
 
 def test_every_node_gives_pictures_of_the_right_size(tmp_path):
-    made = headless(tmp_path)
-    sizes = {name.partition("_0000")[0]: item.shape[1::-1] for name, item in made.items()}
+    pictures = headless(tmp_path)
+    sizes = {name.partition("_0000")[0]: item.shape[1::-1] for name, item in pictures.items()}
     assert sizes["scale"] == (64, 45) and sizes["by_area"] == (73, 51)
     assert sizes["side_area"] == (41, 29) and sizes["size"] == (53, 37)
     assert sizes["crop"] == (30, 28) and sizes["pad_7"] == (77, 45)
     assert sizes["turn_90"] == (37, 53) and sizes["over_mask_True"] == (40, 48)
     whole = np.asarray(Image.open(tmp_path / "input" / "a.png"))[..., :3]
-    assert np.array_equal(made["turn_90_00001_.png"], np.rot90(whole, -1))
-    assert np.array_equal(made["pad_0_00001_.png"][:37, 8:61], whole)
+    assert np.array_equal(pictures["turn_90_00001_.png"], np.rot90(whole, -1))
+    assert np.array_equal(pictures["pad_0_00001_.png"][:37, 8:61], whole)
 
 
 def test_latents_keep_their_numbers():
@@ -159,8 +159,8 @@ def test_latents_keep_their_numbers():
     zero = CORE_NODES["ConditioningZeroOut"].execute(
         conditioning=[[torch.ones(1, 2, 3), {"pooled_output": None, "x": 1}]]
     )
-    ((states, told),) = zero.args[0]
-    assert not states.any() and told == {"pooled_output": None, "x": 1}
+    ((states, options),) = zero.args[0]
+    assert not states.any() and options == {"pooled_output": None, "x": 1}
 
 
 @pytest.mark.comfyui
@@ -171,15 +171,15 @@ def test_pictures_are_those_of_a_real_comfyui(tmp_path):
     ours, base = headless(tmp_path / "ours"), tmp_path / "base"
     put_pictures(base / "input")
     with ComfyServer(given_source(), packs=(), base=base) as server:
-        asked, known = graph(), server.get("/object_info")
-        for node in asked.values():  # what older versions of a node lack
-            takes = known[node["class_type"]]["input"]
+        nodes, classes = graph(), server.get("/object_info")
+        for node in nodes.values():  # what older versions of a node lack
+            takes = classes[node["class_type"]]["input"]
             node["inputs"] = {
                 k: v
                 for k, v in node["inputs"].items()
                 if k != "resolution_steps" or k in takes["required"]
             }
-        result = server.run(asked)
+        result = server.run(nodes)
     theirs = {p.filename: np.asarray(Image.open(io.BytesIO(p.data))) for p in result.images}
     assert set(theirs) == set(ours)
     off = {

@@ -71,17 +71,17 @@ def test_blocked_branch_is_skipped(host):
 
 
 def test_progress_events_and_stop(host):
-    seen = []
+    steps = []
 
     def on_event(event):
         if event.kind == "progress":
-            seen.append((event.node, event.data["value"], event.data["max"]))
-            if len(seen) == 2:
+            steps.append((event.node, event.data["value"], event.data["max"]))
+            if len(steps) == 2:
                 host.interrupt.set()
 
     with pytest.raises(headless.Interrupted):
         run({"1": number(), "2": work("1", 9), "3": show("2")}, host, on_event)
-    assert seen == [("2", 1, 9), ("2", 2, 9)]
+    assert steps == [("2", 1, 9), ("2", 2, 9)]
 
 
 def test_async_node_inside_a_running_loop(host):

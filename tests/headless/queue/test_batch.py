@@ -41,9 +41,9 @@ def test_draws_graphs_batches_and_latents(place, capsys):
         {"id": "graph", "graph": GRAPH, "set": {"6.steps": 1, "7.seed": 3}},
     ]
     assert run(place, jobs) == 0
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
     check_whole(place / "out", 3)
-    assert sorted(said) == sorted(
+    assert sorted(printed) == sorted(
         f"out/{name}" for record in records(place / "out") for name in record["files"]
     )
     assert (place / "out" / "two.safetensors").is_file()
@@ -131,8 +131,8 @@ def test_groups_by_model_then_size_in_order(tmp_path):
         {"id": i, "prompt": "", "size": s} | ({"vae": str(tmp_path / "v")} if v else {})
         for i, s, v in lines
     ]
-    found = in_order(read_jobs(write_jobs(tmp_path / "j.jsonl", jobs), {}))
-    assert [job.name for job in found] == ["a", "d", "b", "e", "c", "f"]
+    ordered = in_order(read_jobs(write_jobs(tmp_path / "j.jsonl", jobs), {}))
+    assert [job.name for job in ordered] == ["a", "d", "b", "e", "c", "f"]
 
 
 @pytest.mark.slow
@@ -159,13 +159,13 @@ def test_measures(place):
 
     assert run(place, [{"prompt": RED, "seed": s} for s in range(3)]) == 0
     text = (place / "out" / "metrics.prom").read_text()
-    found = {family.name: family for family in parse(text)}
-    buckets = [s.value for s in found["inkstone_batch_job_seconds"].samples if "le" in s.labels]
+    families = {family.name: family for family in parse(text)}
+    buckets = [s.value for s in families["inkstone_batch_job_seconds"].samples if "le" in s.labels]
     assert buckets == sorted(buckets) and buckets[-1] == 3, "cumulative, +Inf counts all"
     assert text.count('le="+Inf"') == 1
-    done = {s.labels["status"]: s.value for s in found["inkstone_batch_jobs"].samples}
+    done = {s.labels["status"]: s.value for s in families["inkstone_batch_jobs"].samples}
     assert done == {"done": 3, "failed": 0}
-    assert found["inkstone_batch_peak_memory_bytes"].samples[0].value > 50e6
+    assert families["inkstone_batch_peak_memory_bytes"].samples[0].value > 50e6
     lines = [json.loads(x) for x in (place / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["job"] * 3 + ["run"]
     assert lines[0]["call"]["prompt"] == RED and lines[-1]["images"] == 3
@@ -327,17 +327,17 @@ def test_ctrl_c_in_a_graph(place):
 def test_a_folder_has_one_run_at_a_time(place):
     write_jobs(place / "jobs.jsonl", [{"prompt": RED}])
     with batch_results.Results(place / "out"):
-        status, said = [], []
-        thread = threading.Thread(target=lambda: status.append(_quiet(said)))
+        status, messages = [], []
+        thread = threading.Thread(target=lambda: status.append(_quiet(messages)))
         thread.start()
         thread.join()
-    assert status == [2] and f"process {os.getpid()}" in said[0]
+    assert status == [2] and f"process {os.getpid()}" in messages[0]
 
 
-def _quiet(said: list[str]) -> int:
+def _quiet(messages: list[str]) -> int:
     try:
         batch(BatchCall(Path("jobs.jsonl"), Path("out")))
     except batch_results.CallError as error:
-        said.append(str(error))
+        messages.append(str(error))
         return 2
     return 0

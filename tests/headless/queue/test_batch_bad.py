@@ -74,9 +74,9 @@ def test_bad_jobs(what, place, capsys):
     text, words = BAD[what]
     (place / "jobs.jsonl").write_text(text, encoding="utf-8")
     status = main(["batch", "jobs.jsonl", "--output", "out", "--quiet"])
-    said = capsys.readouterr().err
-    assert status == 2 and "Traceback" not in said, said
-    assert all(word in said for word in words), f"{words} expected in: {said}"
+    stderr = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in stderr, stderr
+    assert all(word in stderr for word in words), f"{words} expected in: {stderr}"
     assert not list((place / "out").rglob("*.png"))
 
 
@@ -84,8 +84,12 @@ def test_all_faulty_lines_are_told_at_once(place, capsys):
     lines = [GOOD, '{"prompt": 1}', GOOD, '{"promt": "x"}']
     (place / "jobs.jsonl").write_text("\n".join(lines))
     assert main(["batch", "jobs.jsonl", "--output", "out", "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "2 lines cannot run, nothing was run" in said and "line 2" in said and "line 4" in said
+    stderr = capsys.readouterr().err
+    assert (
+        "2 lines cannot run, nothing was run" in stderr
+        and "line 2" in stderr
+        and "line 4" in stderr
+    )
     assert not (place / "out" / "results.jsonl").read_text()
 
 
@@ -114,9 +118,9 @@ def test_bad_calls(more, words, place, capsys):
         status = main(["batch", *more, "--quiet"])
     except SystemExit as stop:
         status = stop.code
-    said = capsys.readouterr().err
-    assert status == 2 and "Traceback" not in said, said
-    assert all(word in said for word in words), f"{words} expected in: {said}"
+    stderr = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in stderr, stderr
+    assert all(word in stderr for word in words), f"{words} expected in: {stderr}"
 
 
 def test_what_is_taken(tmp_path: Path):

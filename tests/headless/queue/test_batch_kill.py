@@ -97,9 +97,9 @@ def test_killed_before_every_step_of_a_commit(tmp_path):
         if killed and calls % 3 == 0:  # once more, early in the second run
             killed_at(folder, calls % 7)
         draw_all(folder)
-        found = records(folder)
-        assert found[: len(before)] == before, "what was done stays as it is"
-        assert sorted(record["id"] for record in found) == list("abc")
+        lines = records(folder)
+        assert lines[: len(before)] == before, "what was done stays as it is"
+        assert sorted(record["id"] for record in lines) == list("abc")
         left = {p.name for p in folder.iterdir()} - {"results.jsonl", ".lock"}
         assert left == {f"{name}_{k}.bin" for name in "abc" for k in (1, 2)}
         if not killed:
@@ -122,9 +122,9 @@ def test_kill_9_of_real_runs(tmp_path):
         process.kill()
         process.communicate()
     last = started([path, "--output", folder, "--quiet"])
-    _, said = last.communicate()
-    assert last.returncode == 0, said
+    _, stderr = last.communicate()
+    assert last.returncode == 0, stderr
     check_whole(folder, len(jobs))
-    found = records(folder)
-    first, *others = [r["files"][0] for r in found if r["call"]["seed"] == 0]
+    lines = records(folder)
+    first, *others = [r["files"][0] for r in lines if r["call"]["seed"] == 0]
     assert len(others) == 2 and all(pixels(folder / n) == pixels(folder / first) for n in others)

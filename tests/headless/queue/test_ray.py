@@ -35,13 +35,13 @@ def test_a_killed_worker_costs_its_job_one_retry(tmp_path):
         time.sleep(0.02)
     if process.poll() is None:
         os.kill(records(folder)[-1]["process"], signal.SIGKILL)
-    said, told = process.communicate()
-    assert process.returncode == 0, told
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     check_whole(folder, len(jobs))
     tries = [record["attempts"] for record in records(folder)]
-    assert sorted(tries) == [1] * 23 + [2], f"attempts {tries}\n{told}"
+    assert sorted(tries) == [1] * 23 + [2], f"attempts {tries}\n{stderr}"
     assert {record["status"] for record in records(folder)} == {"done"}
-    assert json.loads(said)["metrics"]["retries"] == 1
+    assert json.loads(stdout)["metrics"]["retries"] == 1
     assert len({record["process"] for record in records(folder)}) == 3, "another took its place"
 
 
@@ -67,8 +67,8 @@ def test_each_worker_keeps_to_its_models():
 
 def test_every_job_is_given_once_and_the_last_ones_are_taken_from_others():
     share, got = share_of(*"a" * 40), []
-    while (found := share.take(0)) is not None:
-        got.append(found[0].name)
+    while (pair := share.take(0)) is not None:
+        got.append(pair[0].name)
         if len(got) == 3:
             got.append(share.take(1)[0].name)  # takes some, then is busy for long
     assert sorted(got) == sorted(job.name for job in jobs_of(*"a" * 40))

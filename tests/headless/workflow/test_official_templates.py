@@ -28,7 +28,7 @@ from inkstone.headless.workflow.to_inkstone import to_inkstone
 from ...support import official_files
 from ...support.comfy_install import SOURCE_VARIABLE, given_source
 from ...support.comfy_server import ComfyServer
-from .test_exchange import templates
+from .test_to_inkstone import templates
 
 RECORDED = Path(__file__).resolve().parents[2] / "support" / "pages" / "object_info.json"
 NEWER = "is of Qwen-Image-2.1, another network"
@@ -56,15 +56,15 @@ def converted(
     name: str, folder: Path, host: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """(API graph with our loaders, what was said) of one template; host: what its nodes take."""
-    made, notes = to_inkstone(json.loads(FOUND[name].read_text("utf-8")))
+    changed, notes = to_inkstone(json.loads(FOUND[name].read_text("utf-8")))
     path = folder / "graph.json"
-    path.write_text(json.dumps(made), "utf-8")
+    path.write_text(json.dumps(changed), "utf-8")
     ours = interfaces(node_classes())
     known = read_interfaces(str(RECORDED)) | ours
     if host is not None:
-        told = folder / "object_info.json"
-        told.write_text(json.dumps(host), "utf-8")
-        known |= read_interfaces(str(told))
+        info = folder / "object_info.json"
+        info.write_text(json.dumps(host), "utf-8")
+        known |= read_interfaces(str(info))
     return read_graph_file(path).as_api(known, ran=False), notes
 
 

@@ -36,18 +36,18 @@ API = {
 
 def test_an_api_graph():
     before = copy.deepcopy(API)
-    made, notes = to_inkstone(API)
+    changed, notes = to_inkstone(API)
     assert before == API, "the one that came in stays as it is"
-    assert made["7"] == API["7"] and made["4"] == API["4"]
+    assert changed["7"] == API["7"] and changed["4"] == API["4"]
     for key, bridge, wire in (
         ("1", "ToModel", "model"),
         ("2", "ToCLIP", "text_encoder"),
         ("3", "ToVAE", "vae"),
     ):
-        assert made[key]["class_type"] == f"Inkstone{bridge}"
-        ours = made[made[key]["inputs"][wire][0]]
+        assert changed[key]["class_type"] == f"Inkstone{bridge}"
+        ours = changed[changed[key]["inputs"][wire][0]]
         assert ours["inputs"][wire] == {"1": MODEL, "2": CLIP, "3": VAE}[key]
-    assert made[made["1"]["inputs"]["model"][0]]["inputs"]["variant"] == "edit-2511"
+    assert changed[changed["1"]["inputs"]["model"][0]]["inputs"]["variant"] == "edit-2511"
     assert sum("->" in note for note in notes) == 3
     assert any("lotus.safetensors stays: is not of Qwen-Image" in note for note in notes)
 
@@ -66,18 +66,18 @@ def test_the_variant_comes_from_the_encode_nodes(kind, method, variant):
         "5": {"class_type": kind, "inputs": {}},
         "6": {"class_type": "X", "inputs": {"reference_latents_method": method}},
     }
-    made, _ = to_inkstone(graph)
-    assert made["7"]["inputs"] == {"model": MODEL, "dtype": "auto", "variant": variant}
+    changed, _ = to_inkstone(graph)
+    assert changed["7"]["inputs"] == {"model": MODEL, "dtype": "auto", "variant": variant}
 
 
 def test_what_cannot_be_exchanged_is_named():
     merged = API | {"8": {"class_type": "ModelMergeQwenImage", "inputs": {}}}
-    made, notes = to_inkstone(merged)
-    assert made["1"] == API["1"] and made["3"]["class_type"] == "InkstoneToVAE"
+    changed, notes = to_inkstone(merged)
+    assert changed["1"] == API["1"] and changed["3"]["class_type"] == "InkstoneToVAE"
     assert any("ModelMergeQwenImage merges or saves the weights" in n for n in notes)
     newer = API | {"8": {"class_type": "TextEncodeQwenImage21", "inputs": {}}}
-    made, notes = to_inkstone(newer)
-    assert made == newer and notes[0] == "nothing was exchanged" and "2.1" in notes[1]
+    changed, notes = to_inkstone(newer)
+    assert changed == newer and notes[0] == "nothing was exchanged" and "2.1" in notes[1]
     wired = {"1": {"class_type": "UNETLoader", "inputs": {"unet_name": ["9", 0]}}}
     assert to_inkstone(wired)[0] == wired and "by a wire" in to_inkstone(wired)[1][1]
     assert to_inkstone({}) == ({}, ["nothing was exchanged"])
@@ -122,13 +122,13 @@ def test_a_ui_graph():
         "nodes": [page("UNETLoader", 3, [MODEL, "default"], "MODEL", [1]), SAVER],
         "links": [[1, 3, 0, 9, 0, "MODEL"]],
     }
-    made, notes = to_inkstone(graph)
-    nodes = {n["id"]: n for n in made["nodes"]}
+    changed, notes = to_inkstone(graph)
+    nodes = {n["id"]: n for n in changed["nodes"]}
     assert nodes[3]["type"] == "InkstoneToModel" and nodes[3]["outputs"][0]["links"] == [1]
-    assert nodes[10]["type"] == "InkstoneLoadDiffusionModel" and made["last_node_id"] == 10
+    assert nodes[10]["type"] == "InkstoneLoadDiffusionModel" and changed["last_node_id"] == 10
     assert nodes[10]["widgets_values"] == [MODEL, "auto", "auto"]
     assert nodes[10]["properties"]["models"][0]["name"] == MODEL, "where it can be had"
-    assert [2, 10, 0, 3, 0, "INKSTONE_MODEL"] in made["links"] and made["last_link_id"] == 2
+    assert [2, 10, 0, 3, 0, "INKSTONE_MODEL"] in changed["links"] and changed["last_link_id"] == 2
     assert nodes[3]["inputs"][0]["link"] == 2 == nodes[10]["outputs"][0]["links"][0]
     assert notes == [f"3: UNETLoader {MODEL} -> InkstoneLoadDiffusionModel and InkstoneToModel"]
 
@@ -196,8 +196,8 @@ def subgraph():
 
 
 def test_widgets_that_a_subgraph_shows():
-    made, _ = to_inkstone(subgraph())
-    level, instance = made["definitions"]["subgraphs"][0], made["nodes"][0]
+    changed, _ = to_inkstone(subgraph())
+    level, instance = changed["definitions"]["subgraphs"][0], changed["nodes"][0]
     assert [i["name"] for i in level["inputs"]] == ["unet_name", "steps"], "ours has no such type"
     assert instance["widgets_values"] == ["other_qwen.safetensors", 7]
     assert instance["properties"]["proxyWidgets"] == [["5", "model"], ["4", "steps"]]
@@ -225,16 +225,16 @@ def test_the_command(tmp_path, capsys):
     path, out = tmp_path / "graph.json", tmp_path / "out.json"
     path.write_text(json.dumps(subgraph()))
     assert main(["convert", str(path), "--to-inkstone", "-o", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "UNETLoader" in said.err and said.out.strip() == str(out)
+    printed = capsys.readouterr()
+    assert "UNETLoader" in printed.err and printed.out.strip() == str(out)
     assert "definitions" in json.loads(out.read_text()), "a UI graph stays one"
 
 
 def templates() -> list[Path]:
-    found = importlib.util.find_spec("comfyui_workflow_templates_json")
-    if found is None:
+    package = importlib.util.find_spec("comfyui_workflow_templates_json")
+    if package is None:
         return []
-    folder = Path(found.submodule_search_locations[0]) / "templates"
+    folder = Path(package.submodule_search_locations[0]) / "templates"
     return sorted(p for p in folder.glob("*qwen*.json") if not p.name.startswith(("api_", "llm_")))
 
 
@@ -246,9 +246,9 @@ def test_the_official_templates_stay_the_same_but_for_their_loaders(tmp_path):
     ours = interfaces(node_classes())
     classes = ours | read_interfaces(str(info)) | ours
     for path in templates():
-        made, notes = to_inkstone(json.loads(path.read_text("utf-8")))
+        graph, notes = to_inkstone(json.loads(path.read_text("utf-8")))
         out = tmp_path / path.name
-        out.write_text(json.dumps(made))
+        out.write_text(json.dumps(graph))
         before = read_graph_file(path).as_api(classes, ran=False)
         after = read_graph_file(out).as_api(classes, ran=False)
         changed = {k for k in before if before[k]["class_type"] != after[k]["class_type"]}
