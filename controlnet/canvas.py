@@ -1,4 +1,4 @@
-"""How a control picture is fitted to the canvas: pixel for pixel if it has the size of the result,
+"""Fits a control picture to the canvas: pixel for pixel if it has the size of the result,
 scaled if it has its aspect ratio, refused otherwise.
 
 Nothing is cropped or stretched unasked: a map that is shifted against the picture is worse than no
@@ -56,7 +56,7 @@ class Canvas:
         return pad_edges(mask_for(part, self.lock.work), self.lock.canvas)
 
     def _shows(self, word: str, size: Size) -> str:
-        """What a control picture of this size shows: the whole picture, the part, the canvas."""
+        """The area that a control picture of this size shows: whole picture, part or canvas."""
         if size == self.crop.picture:
             return "whole"
         if size in (self.lock.picture, self.lock.work):

@@ -1,1 +1,1 @@
-"""ComfyUI as the host of the pack, and what stands in for it headless."""
+"""The host of the pack: ComfyUI, or its headless replacement."""

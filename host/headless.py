@@ -75,7 +75,7 @@ def headless_host() -> HeadlessHost | None:
 
 
 def is_read(slot: int) -> bool:
-    """Whether an output of the running node is connected; in ComfyUI, which does not say, True.
+    """True if an output of the running node is connected; always in ComfyUI, which does not say.
 
     For node classes that name slots in SKIPS_UNREAD; the cache of results knows the difference.
     """
@@ -90,6 +90,6 @@ def memory_budget() -> int | None:
 
 
 def states_plan() -> bool:
-    """Whether loaders log the memory plan; a drawing that knows its canvas logs a better one."""
+    """True if loaders log the memory plan; a run that knows its canvas logs a better one."""
     host = headless_host()
     return host is None or host.states_plan

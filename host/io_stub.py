@@ -133,7 +133,7 @@ class Hidden(str, Enum):
 
 
 class FolderType(str, Enum):
-    """Where a picture lies."""
+    """The folder of a picture."""
 
     input = "input"
     output = "output"
@@ -147,7 +147,7 @@ class UploadType(str, Enum):
 
 
 class NumberDisplay(str, Enum):
-    """How a number widget is drawn."""
+    """The look of a number widget."""
 
     number = "number"
     slider = "slider"
@@ -227,7 +227,7 @@ class ComfyNode:
 
     @classmethod
     def check_lazy_status(cls, **inputs: object) -> list[str]:
-        """Called with every input by name; by default all that are missing are wanted."""
+        """Called with every input by name; by default it requests all missing ones."""
         return [name for name, value in inputs.items() if value is None]
 
     @classmethod
@@ -270,17 +270,6 @@ class PreviewImage:
         return {"images": self.values}
 
 
-class ImageSaveHelper:
-    """Saves pictures [B,H,W,C] as the core does."""
-
-    @staticmethod
-    def get_save_images_ui(
-        images: Pictures, filename_prefix: str, cls: type[ComfyNode] | None = None
-    ) -> SimpleNamespace:
-        saved = save_pictures(images, filename_prefix, "output", getattr(cls, "hidden", None))
-        return SimpleNamespace(as_dict=lambda: {"images": saved})
-
-
 def Custom(io_type: str) -> type:
     """A socket type of our own; links connect when the strings are equal."""
     return _make_kind(io_type)
@@ -304,6 +293,4 @@ io = SimpleNamespace(
     **{name: _make_kind(io_type, extra) for io_type, (name, extra) in _KINDS.items()},
     MultiType=_MultiType,
 )
-ui = SimpleNamespace(
-    PreviewText=PreviewText, PreviewImage=PreviewImage, ImageSaveHelper=ImageSaveHelper
-)
+ui = SimpleNamespace(PreviewText=PreviewText, PreviewImage=PreviewImage)

@@ -86,7 +86,7 @@ def inpaint_mask(latent: Latent) -> Tensor | None:
 
 
 def canvas(latent: Latent) -> Canvas:
-    """Where control pictures are placed."""
+    """The canvas to which control pictures are fitted."""
     from ..controlnet.canvas import canvas_of
     from ..sampling.geometry import LATENT
 

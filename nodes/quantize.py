@@ -92,7 +92,7 @@ class Quantize(io.ComfyNode):
         from ..pipeline.quantize import quantize
         from ..pipeline.quantize_request import QuantizeCall
 
-        bar: list[Progress] = []  # made at the first report, which says the total
+        bar: list[Progress] = []  # created at the first report, which brings the total
 
         def progress(value: int, total: int) -> None:
             bar[:] = bar or [Progress(total)]

@@ -72,7 +72,7 @@ def _strongest(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _peaks(size: Tensor, places: Tensor, dx: Tensor, dy: Tensor, row: int) -> Tensor:
-    """Which of `places` are larger than both neighbours across the edge [n] bool."""
+    """[n] bool: the `places` that are larger than both neighbours across the edge."""
     across, down = dx.int().abs() * _TANGENT, dy.int().abs() << _SHIFT
     steep = across + (dx.int().abs() << (_SHIFT + 1))  # the tangent of 67.5 degrees is that + 2
     level, upright = down < across, down > steep

@@ -22,7 +22,6 @@ Points = tuple[Point, ...]
 
 BODY, FACE, HAND = 18, 70, 21
 MISSING: Point = (0.0, 0.0, 0.0)
-NECK = 1
 _SURE = 0.3  # of both shoulders, for a neck between them
 # points of the file in our order; -1: halfway between the shoulders
 _ORDERS = {

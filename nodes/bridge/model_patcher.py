@@ -99,7 +99,7 @@ def _weights(model: DiffusionModel) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
 
 
-def _adapter(patches: Patches, strength: float, kept: float) -> Adapter | None:
+def _adapter(patches: Patches, strength: float, weight_scale: float) -> Adapter | None:
     """Core's LoRA patches as an adapter of ours; None if there are none."""
     from ...kernels.lora import Change
     from ...kernels.lora_delta import LowRank
@@ -126,9 +126,9 @@ def _adapter(patches: Patches, strength: float, kept: float) -> Adapter | None:
         layers[ours] = LoraLayer(
             Change(LowRank(down, up, scale)), "LoRA", shape, down.shape[0], alpha
         )
-    if kept != 1.0 and layers:
+    if weight_scale != 1.0 and layers:
         raise InkstoneError(
-            f"A node scales the weights of the model by {kept:g}: packed weights cannot be "
-            "changed. Remove that node."
+            f"A node scales the weights of the model by {weight_scale:g}: packed weights cannot "
+            "be changed. Remove that node."
         )
     return Adapter(Lora(Path("LoRA of a core node"), layers, {}), strength) if layers else None

@@ -82,9 +82,9 @@ class CoreNetwork(CoreStreams):
 
     def rest(self) -> None:
         """Ends a run: frees what is the same in all its steps."""
-        self._references_kept: ReferenceContext | None = None
+        self._context: ReferenceContext | None = None
         self._branches: Mapping[str, Branch] | None = None  # of LoRAs
-        self._working = 0  # bytes that room was made for
+        self._working = 0  # bytes of activations that memory was freed for
 
     @property
     def dtype(self) -> torch.dtype:
@@ -230,14 +230,14 @@ class CoreNetwork(CoreStreams):
             return ReferenceContext()
         parts = [pack(even(z[:, :, 0])) for z in references]
         tokens = torch.cat(parts, dim=1).to(model.device, model.dtype)
-        if model.apart:  # keys and values are kept for one batch size only: a fresh object
+        if model.apart:  # keys and values are cached for one batch size only: a new object
             return ReferenceContext(References(tokens, fixed=True))
-        context = self._references_kept
-        kept = context.references.tokens if context and context.references else None
-        if context is None or kept is None or not _same(kept, tokens):
+        context = self._context
+        cached = context.references.tokens if context and context.references else None
+        if context is None or cached is None or not _same(cached, tokens):
             layers = frames if model.layered else 0
             context = ReferenceContext(References(tokens, fixed=False), layers)
-            self._references_kept = context
+            self._context = context
         return context
 
 
