@@ -102,7 +102,7 @@ def test_clip_knows_cores_edit_nodes(tmp_path):
     whole = states(EDIT_PLUS.template.format("swap them"))
     assert relative(whole, only) < 1e-6
     assert relative(states("a", llama_template="{}"), states("a")) > 0.1, "another pack's template"
-    with pytest.raises(InkstoneError, match="stands for a picture"):
+    with pytest.raises(InkstoneError, match="marks the place of a picture"):
         states(PICTURE + PICTURE, images=[image], llama_template=EDIT_PLUS.template)
 
 
