@@ -76,8 +76,8 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
     """The file of a control for a tiny model, by the words in a name ("union", "inpainting",
     "blockwise canny", "blockwise inpaint", "fun", "context"), random weights.
     """
-    from .controlnet.test_control_context import TARGETS, lora_file
     from .support import control_kinds, controls
+    from .support.context_lora import TARGETS, lora_file
 
     sizes = {"net.2": (32, 128), "mod.1": (192, 32)}  # of "even": width 32
     shapes = {

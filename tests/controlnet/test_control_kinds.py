@@ -6,8 +6,6 @@ batches, several kinds at once.
 from __future__ import annotations
 
 import copy
-import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from inkstone.headless.draw.control_option import ControlOption
 from inkstone.headless.draw.decide import decide
 from inkstone.headless.draw.models import Models
 from inkstone.headless.draw.request import DrawCall
-from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.identify import identify
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.lora.adapters import Adapter
@@ -62,7 +59,7 @@ def world(tmp_path_factory):
     return plain, bundle, nets
 
 
-def seen(plain, kind: str, pixels, mask, source=None):
+def condition(plain, kind: str, pixels, mask, source=None):
     """What a control of a kind sees, by the published rules."""
     if kind == "canny":
         return tokens(plain, pixels)
@@ -93,7 +90,7 @@ def test_one_control(world, kind, size, strength, start, end, steps, cfg, batch)
     if kind == "fun with a picture":
         source = image(*size, seed=8)[1][None]
     run = dict(steps=steps, cfg=cfg, batch=batch)
-    shown = seen(plain, kind.split()[0], pixels, mask, source)
+    shown = condition(plain, kind.split()[0], pixels, mask, source)
     with acting(plain, [Acting(net, shown, strength, start, end)], run):
         want = theirs(plain, {}, run, size)
     effect = Effect(strength, start, end)
@@ -117,7 +114,7 @@ def test_several_kinds_at_once(world):
     for seed, (kind, e) in enumerate(asked):
         net, model = nets[kind]
         pixels, own = image(*size, seed=seed)[1][None], mask if kind == "inpaint" else None
-        shown = seen(plain, kind, pixels, own)
+        shown = condition(plain, kind, pixels, own)
         references.append(Acting(net, shown, e.strength, e.start, e.end))
         controls.append(ControlInput(model, bundle.vae, pixels, e, own))
     with acting(plain, references, run):
@@ -246,7 +243,7 @@ def test_mask_channels_are_the_last_four_features():
     assert torch.equal(packed(channels)[..., 64:], torch.full((1, 4, 4), 16.0))
 
 
-def test_files_are_told_by_what_is_in_them(world, tmp_path):
+def test_files_are_identified_by_content(world, tmp_path):
     plain, bundle, nets = world
     for kind, variant in (
         ("canny", "blockwise"),
@@ -259,7 +256,7 @@ def test_files_are_told_by_what_is_in_them(world, tmp_path):
 
 
 @pytest.mark.parametrize("kind, words", [("canny", "patch 3"), ("fun", "a sample")])
-def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_path, kind, words):
+def test_numbers_that_are_none_name_their_control(world, tmp_path, kind, words):
     _, bundle, nets = world
     net, size = copy.deepcopy(nets[kind][0]), (48, 32)
     broken = (
@@ -274,54 +271,6 @@ def test_numbers_that_are_none_are_told_by_the_control_that_has_them(world, tmp_
     request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
     with pytest.raises(InkstoneError, match=f"control broken.safetensors, {words}: .*not finite"):
         denoise(bundle.model, text, None, request)
-
-
-def refused(tmp_path, tensors, words):
-    path = tmp_path / "control.safetensors"
-    save_safetensors(path, tensors, {})
-    with pytest.raises(InkstoneError, match=words):
-        load_control(path)
-
-
-def test_wrong_files_are_refused_in_words(world, tmp_path):
-    _, _, nets = world
-    state = {k: {n: v.contiguous() for n, v in nets[k][0].state_dict().items()} for k in nets}
-    cut = {n: v for n, v in state["canny"].items() if "3.output_proj" not in n}
-    refused(tmp_path, cut, "2 tensors are missing.*controlnet_blocks.3.output_proj")
-    extra = state["canny"] | {"controlnet_blocks.0.gate": torch.zeros(4)}
-    refused(tmp_path, extra, "controlnet_blocks.0.gate")
-    wide = state["canny"] | {"img_in.weight": torch.zeros(64, 72)}
-    refused(tmp_path, wide, "72 features per token.*kind that this version does not have")
-    other = state["fun"] | {"control_img_in.weight": torch.zeros(64, 129)}
-    refused(tmp_path, other, "Qwen-Image-2.1; use the one for Qwen-Image-2512")
-    some = state["fun"] | {"control_img_in.weight": torch.zeros(64, 128)}
-    refused(tmp_path, some, "128 features per token, expected 132")
-    fewer = {n: v for n, v in state["fun"].items() if "1.after_proj" not in n}
-    refused(tmp_path, fewer, "missing.*controlnet_blocks.1.weight")
-
-
-FOREIGN = {
-    "a FLUX ControlNet": (
-        "controlnet_x_embedder.weight",
-        "transformer_blocks.0.attn.to_q.weight",
-        "single_transformer_blocks.0.attn.to_q.weight",
-    ),
-    "a Stable Diffusion 3 ControlNet": (
-        "controlnet_blocks.0.weight",
-        "pos_embed_input.proj.weight",
-        "pos_embed.proj.weight",
-        "transformer_blocks.0.attn.add_k_proj.weight",
-    ),
-    "a Stable Diffusion ControlNet": ("control_model.input_hint_block.0.weight",),
-    "a Stable Diffusion control LoRA": ("lora_controlnet", "input_hint_block.0.weight"),
-    "a T2I-Adapter": ("adapter.body.0.resnets.0.block1.weight",),
-    "a Z-Image ControlNet": ("control_all_x_embedder.2-1.weight",),
-}
-
-
-@pytest.mark.parametrize("words", FOREIGN)
-def test_controls_for_other_models_are_refused_by_name(tmp_path, words):
-    refused(tmp_path, {name: torch.zeros(4, 4) for name in FOREIGN[words]}, f"it is {words}")
 
 
 def test_a_control_for_another_model_is_refused(world, tmp_path):
@@ -346,14 +295,3 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
         ControlInput(nets["canny"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
     with pytest.raises(InkstoneError, match="got no mask"):
         ControlInput(nets["fun"][1], bundle.vae, pixels, source=pixels).on(canvas_of(*size))
-
-
-def test_the_published_files_have_these_counts():
-    """Tensors and parameters of the files on the hub, by our layouts at full size."""
-    numbers = SimpleNamespace(layers=5, heads=24, head_dim=128, ff=12288, channels=132, joint=3072)
-    for found, want in (
-        (expected_tensors.blockwise_layout(3072, 60), (362, 1_133_399_040)),
-        (expected_tensors.blockwise_layout(3072, 60, 68), (362, 1_133_411_328)),
-        (expected_tensors.fun_layout(numbers), (174, 1_756_206_592)),
-    ):
-        assert (len(found), sum(map(math.prod, found.values()))) == want

@@ -1,4 +1,4 @@
-"""Schedules, guidance, noise, the loop and geometry against diffusers and written-out numbers."""
+"""Guidance, noise and the loop against diffusers and written-out numbers."""
 
 import math
 from contextlib import nullcontext
@@ -13,104 +13,15 @@ from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation, modulation_keys
 from inkstone.sampling.denoise import euler
-from inkstone.sampling.geometry import SIZES, check_canvas, pack, parse_size, token_grid, unpack
+from inkstone.sampling.geometry import pack
 from inkstone.sampling.guidance import guide
 from inkstone.sampling.noise import noise
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise
-from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, from_config, sigmas
+from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas
 
 from ..support.oracle import fill, library
-
-PIPELINE = "diffusers.pipelines.qwenimage.pipeline_qwenimage"
-
-QWEN_CONFIG = dict(
-    use_dynamic_shifting=True,
-    base_image_seq_len=256,
-    max_image_seq_len=8192,
-    base_shift=0.5,
-    max_shift=0.9,
-    shift_terminal=0.02,
-    time_shift_type="exponential",
-)
-LOG3 = math.log(3)
-LIGHTNING_CONFIG = dict(QWEN_CONFIG, base_shift=LOG3, max_shift=LOG3, shift_terminal=None)
-SCHEDULES = {
-    "Qwen-Image": (QWEN, QWEN_CONFIG),
-    "Lightning": (LIGHTNING, LIGHTNING_CONFIG),
-    "plain linear": (LINEAR, {}),
-    "fixed shift": (None, dict(shift=3.1)),
-    "fixed shift with terminal": (None, dict(shift=2.0, shift_terminal=0.1)),
-    "time_shift_type linear": (None, dict(QWEN_CONFIG, time_shift_type="linear")),
-}
-_SIZES = "1328x1328 1664x928 928x1664 1472x1104 1104x1472 1584x1056 1056x1584"
-OFFICIAL = [tuple(map(int, size.split("x"))) for size in _SIZES.split()]
-CANVASES = [*OFFICIAL, (512, 512), (304, 208), (16, 16), (2048, 2048), (3584, 16)]
-
-
-# --- schedules
-
-
-def reference_sigmas(config: dict, steps: int, tokens: int) -> torch.Tensor:
-    scheduler = library("diffusers").FlowMatchEulerDiscreteScheduler(**config)
-    c = scheduler.config
-    mu = library(PIPELINE).calculate_shift(
-        tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
-    )
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-    return scheduler.sigmas
-
-
-@pytest.mark.parametrize("steps", [1, 2, 8, 50, 1000])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_equals_the_reference_scheduler(name, steps):
-    record, config = SCHEDULES[name]
-    read = from_config(dict(library("diffusers").FlowMatchEulerDiscreteScheduler(**config).config))
-    for width, height in CANVASES:
-        tokens = math.prod(token_grid(width, height))
-        got = sigmas(read, steps, tokens)
-        stretched = steps == 1 and config.get("shift_terminal")  # 0/0 in the reference
-        want = torch.tensor([1.0, 0]) if stretched else reference_sigmas(config, steps, tokens)
-        assert got.shape == want.shape and got.dtype == torch.float32
-        error = (got - want).abs().max().item()
-        assert error <= 1e-6, f"{width}x{height}: sigmas differ by {error:.1e}"
-        assert got[0] == 1 and got[-1] == 0 and (got.diff() < 0).all(), got
-        if record is not None:
-            assert torch.equal(sigmas(record, steps, tokens), got)
-
-
-def test_schedule_numbers_written_out():
-    def near(got, want):
-        error = (got - torch.tensor(want)).abs().max().item()
-        assert error < 1e-6, f"{error:.1e}: {got.tolist()}"
-
-    near(sigmas(LIGHTNING, 4, 6889), [1, 0.9, 0.75, 0.5, 0])
-    near(sigmas(LIGHTNING, 8, 64), [1, 21 / 22, 0.9, 5 / 6, 0.75, 9 / 14, 0.5, 0.3, 0])
-    near(sigmas(LINEAR, 4, 6889), [1, 0.75, 0.5, 0.25, 0])
-    assert QWEN.mu(83 * 83) == pytest.approx(0.834325, abs=1e-6)
-    some = sigmas(QWEN, 20, 83 * 83)[[1, 2, 10, 18, 19]]
-    near(some, [0.975452, 0.949432, 0.667359, 0.125102, 0.02])
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (dict(time_shift_type="cosine"), "time_shift_type"),
-        (dict(stochastic_sampling=True), "stochastic_sampling"),
-        (dict(use_karras_sigmas=True), "use_karras_sigmas"),
-        (dict(_class_name="UniPCMultistepScheduler"), "UniPCMultistepScheduler"),
-    ],
-)
-def test_scheduler_configs_of_other_samplers_are_refused(change, words):
-    with pytest.raises(InkstoneError, match=words):
-        from_config({**QWEN_CONFIG, **change})
-
-
-@pytest.mark.parametrize("steps", [0, -3, 1001])
-def test_impossible_step_counts(steps):
-    with pytest.raises(InkstoneError, match=f"Steps is {steps}: expected 1 to 1000"):
-        sigmas(QWEN, steps, 64)
-
+from .test_schedule import PIPELINE, QWEN_CONFIG
 
 # --- guidance
 
@@ -310,57 +221,3 @@ def test_stopping_between_blocks(cfg, stop):
     per_step = 3 if cfg == 1 else 6
     assert asked == [(i // per_step, i % 3) for i in range(stop + 1)]
     assert len(ran) == stop and len(steps) == stop // per_step
-
-
-# --- geometry
-
-
-def test_official_sizes():
-    assert sorted(SIZES.values()) == sorted(OFFICIAL)
-    for name, (width, height) in SIZES.items():
-        assert f"({width}x{height})" in name and parse_size(f"{width}x{height}") == (width, height)
-        assert token_grid(width, height) == (1, height // 16, width // 16)
-
-
-@pytest.mark.parametrize("size", [(16, 16), (304, 208), (16, 16384), (5008, 48)])
-def test_any_multiple_of_16(size):
-    check_canvas(*size)
-    assert parse_size(f" {size[0]} X {size[1]}") == parse_size(f"{size[0]}×{size[1]}") == size
-
-
-@pytest.mark.parametrize(
-    "size, words",
-    [
-        ((17, 23), "17x23 is not a multiple of 16 on both sides. .* works is 16x16"),
-        ((1330, 1328), "nearest size that works is 1328x1328"),
-        ((0, 64), "width 0 is out of range: expected 16 to 16384"),
-        ((64, -16), "height -16 is out of range"),
-        ((64, 16400), "height 16400 is out of range"),
-        ((64.5, 64), "width 64.5 is not a whole number"),
-        ((64, math.nan), "height nan is not a whole number"),
-        (("64", 64), "width '64' is not a whole number"),
-        ((64, None), "height None is not a whole number"),
-    ],
-)
-def test_impossible_canvases(size, words):
-    with pytest.raises(InkstoneError, match=words):
-        check_canvas(*size)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "64", "64x", "64x64x64", "-16x16", "1.5x16", "axb", "²x16", "9" * 5000 + "x16"]
-)
-def test_impossible_size_texts(text):
-    with pytest.raises(InkstoneError, match="is not WIDTHxHEIGHT.* 1328x928"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize("rows, columns", [(1, 1), (13, 19), (83, 83), (5, 7)])
-def test_packing(rows, columns):
-    latent = torch.randn(2, 16, 2 * rows, 2 * columns)
-    tokens = pack(latent)
-    assert tokens.shape == (2, rows * columns, 64)
-    assert torch.equal(unpack(tokens, rows, columns), latent)
-    for r, c in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
-        square = latent[1, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]  # [channel, dy, dx]
-        assert torch.equal(tokens[1, r * columns + c], square.flatten()), (r, c)
