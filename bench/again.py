@@ -34,7 +34,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
     size = args.size or min(models.model.family.preset.size[0], 1024)
     picture = torch.rand(1, size, size, 3)
     rows = [("", "encode s", "denoise s", "decode s")]
-    for seed, said in ((1, "first run"), (2, "again, new seed")):
+    for seed, name in ((1, "first run"), (2, "again, new seed")):
         marks = [time.perf_counter()]
         positive, negative, latent = EncodeEdit.execute(
             models.text_encoder,
@@ -54,7 +54,7 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
         marks.append(time.perf_counter())
         Decode.execute(models.vae, drawn)
         marks.append(time.perf_counter())
-        rows.append((said, *(f"{b - a:.4f}" for a, b in zip(marks, marks[1:], strict=False))))
+        rows.append((name, *(f"{b - a:.4f}" for a, b in zip(marks, marks[1:], strict=False))))
     return rows
 
 

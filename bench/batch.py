@@ -54,11 +54,11 @@ def soak(folder: Path, count: int) -> dict:
     from inkstone.headless.queue.run import BatchCall, QueueCallbacks, batch
     from inkstone.kernels.memory import process_bytes
 
-    seen: dict[str, list[float]] = {}
+    memory: dict[str, list[float]] = {}
     handles: set[int] = set()
 
     def look(record: dict) -> None:
-        seen.setdefault(record["call"]["size"], []).append(process_bytes() / 1e6)
+        memory.setdefault(record["call"]["size"], []).append(process_bytes() / 1e6)
         handles.add(len(os.listdir("/proc/self/fd")))
 
     started = time.perf_counter()
@@ -68,7 +68,7 @@ def soak(folder: Path, count: int) -> dict:
     return {
         "jobs": count,
         "seconds": round(time.perf_counter() - started, 1),
-        "memory by size": {size: level(values[_WARM:]) for size, values in seen.items()},
+        "memory by size": {size: level(values[_WARM:]) for size, values in memory.items()},
         "handles": sorted(handles),
         "prompts encoded": measures["prompts_encoded"],
         "models opened": measures["models_opened"],
@@ -108,8 +108,8 @@ def kill(folder: Path, kills: int, seed: int) -> dict:
 
     while len(moments) < kills:
         before, child = len(records(out)), run_apart(jobs, out)
-        wanted = before + (chance.random() > 0.2)  # most in the midst of work, some at the start
-        while len(records(out)) < wanted:
+        goal = before + (chance.random() > 0.2)  # most in the midst of work, some at the start
+        while len(records(out)) < goal:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.0))
         os.kill(child, signal.SIGKILL)
@@ -146,7 +146,7 @@ def on_ray(folder: Path, count: int) -> dict:
         "1 worker": ("--ray", "local", "--workers", "1"),
         "2 workers": ("--ray", "local", "--workers", "2"),
     }
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(_TURNS):
         for kind, more in list(kinds.items())[:: 1 if turn % 2 == 0 else -1]:
             place = folder / f"{turn} {kind}"
@@ -160,13 +160,13 @@ def on_ray(folder: Path, count: int) -> dict:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
             check_whole(place / "out", count)
-            found[kind].append(rate(records(place / "out"), 2 if kind == "2 workers" else 1))
-    middle = {kind: median(rates) for kind, rates in found.items()}
+            rates[kind].append(rate(records(place / "out"), 2 if kind == "2 workers" else 1))
+    middle = {kind: median(values) for kind, values in rates.items()}
     return {
         "jobs": count,
-        "jobs per hour": found,
+        "jobs per hour": rates,
         "2 workers / 1 worker, each turn": [
-            round(two / one, 3) for one, two in zip(found["1 worker"], found["2 workers"])
+            round(two / one, 3) for one, two in zip(rates["1 worker"], rates["2 workers"])
         ],
         "2 workers / 1 worker": round(middle["2 workers"] / middle["1 worker"], 3),
         "1 worker / without Ray": round(middle["1 worker"] / middle["without Ray"], 3),
@@ -180,7 +180,7 @@ def rate(done: list[dict], workers: int) -> float:
 
 
 def main() -> None:
-    """Runs what was asked and prints it."""
+    """Runs the chosen measurements and prints them."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--soak", type=int, metavar="JOBS")
     p.add_argument("--kill", type=int, metavar="TIMES")
@@ -193,10 +193,10 @@ def main() -> None:
         if amount:
             folder = Path(tempfile.mkdtemp(prefix="inkstone-bench-"))
             try:
-                said = {"what": name, **run(folder, amount), "command": harness.command()}
+                result = {"what": name, **run(folder, amount), "command": harness.command()}
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            print(json.dumps(said, indent=1))
+            print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks with tables of their own share beside the harness: alignment, last lines."""
+"""Shared by benchmarks with tables of their own: alignment, last lines, the command."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def aligned(cells: Cells) -> list[str]:
     ]
 
 
-def report(title: str, cells: Cells, said: dict) -> str:
+def report(title: str, cells: Cells, facts: dict) -> str:
     """Title, table, machine, command."""
-    machine = f"{said['cpu']} ({' '.join(said['flags'])})"
-    foot = f"{machine}, {said['threads']} threads, torch {said['torch']}"
-    return "\n".join([title, *aligned(cells), foot, f"$ {said['command']}"])
+    machine = f"{facts['cpu']} ({' '.join(facts['flags'])})"
+    foot = f"{machine}, {facts['threads']} threads, torch {facts['torch']}"
+    return "\n".join([title, *aligned(cells), foot, f"$ {facts['command']}"])
 
 
 def ratio(a: float | None, b: float | None) -> str:

@@ -55,12 +55,12 @@ def _ours(args: argparse.Namespace, device: str = "cpu"):
     last = config.layers - 1
     txt = [*rows[:last], rows[last][:, :2]]
     table = Modulation(rows[: config.layers], txt, rows[0][:, :0])
-    img, seen, text = _inputs(args, device)
+    img, condition, text = _inputs(args, device)
     stream = torch.zeros(1, img.shape[1], config.width, device=device)
 
     def step() -> None:
         with torch.inference_mode():
-            inputs = ControlInputs(img, seen, text, table, _grid(args))
+            inputs = ControlInputs(img, condition, text, table, _grid(args))
             add = Spread(branch(inputs), 0.9)
             for index in range(BLOCKS * HALVES):
                 add(index % BLOCKS, BLOCKS, stream)
@@ -104,7 +104,7 @@ def _diffusers(args: argparse.Namespace):
     rope = type(net.pos_embed)(theta=10000, axes_dim=list(config.axes), scale_rope=True)
     net = common.random_weights(net, dtype)
     net.pos_embed = rope
-    img, seen, text = _inputs(args, "cpu")
+    img, condition, text = _inputs(args, "cpu")
     stream = torch.zeros(1, img.shape[1], config.width).to(dtype)
     per = -(-BLOCKS // config.layers)
 
@@ -113,7 +113,7 @@ def _diffusers(args: argparse.Namespace):
         with torch.inference_mode():
             samples = net(
                 img,
-                seen,
+                condition,
                 0.9,
                 text,
                 None,

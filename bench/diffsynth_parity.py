@@ -53,7 +53,7 @@ Cells = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Use:
     """One control of a case: number of its file, strength, number of steps in which it acts."""
 
     file: int
@@ -68,7 +68,7 @@ class World:
     sigmas: Tensor
     texts: Mapping[str, Tensor]
     pictures: Sequence[Tensor]  # raw latents [1,16,1,h,w]
-    mask: Tensor  # [1,H,W], 1 = drawn anew
+    mask: Tensor  # [1,H,W], 1 = inpainted
     masked: Sequence[bool]  # of each control file
 
     def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -89,21 +89,21 @@ def theirs(
     network: Any,
     nets: Any,
     world: World,
-    wanted: Sequence[Wanted],
+    uses: Sequence[Use],
     model: Any,
     context: Tensor | None = None,
 ) -> Tensor:
     """Raw latents by DiffSynth-Studio. model: ours, for its latents' statistics."""
     normal = [(p[:, :, 0] - model.latent_mean) / model.latent_std for p in world.pictures]
-    seen, asked = [], []
-    for one in wanted:
+    conditions, inputs = [], []
+    for one in uses:
         latent = normal[one.file]
         if world.masked[one.file]:  # as its unit puts them together
             keep = 1 - F.interpolate(world.mask[:, None], latent.shape[-2:])
             latent = torch.cat([latent, keep], dim=1)
-        seen.append(latent)
+        conditions.append(latent)
         end = 1 - (one.until - 1) / (STEPS - 1)  # it counts from 1 down to 0
-        asked.append(studio.input(controlnet_id=one.file, scale=one.strength, start=1.0, end=end))
+        inputs.append(studio.input(controlnet_id=one.file, scale=one.strength, start=1.0, end=end))
 
     def velocity(latent: Tensor, step: int, text: Tensor) -> Tensor:
         return studio.velocity(
@@ -115,8 +115,8 @@ def theirs(
             height=HEIGHT,
             width=WIDTH,
             prompt_emb_mask=torch.ones(text.shape[:2], dtype=torch.long),
-            blockwise_controlnet_conditioning=seen or None,
-            blockwise_controlnet_inputs=asked,
+            blockwise_controlnet_conditioning=conditions or None,
+            blockwise_controlnet_inputs=inputs,
             progress_id=step,
             num_inference_steps=STEPS,
             context_latents=context,
@@ -137,8 +137,8 @@ def ours(model: Any, controls: Sequence[Control | InContext], world: World) -> T
     return denoise(dressed, world.texts["positive"], world.texts["negative"], request)
 
 
-def controls_of(files: Sequence[Any], world: World, wanted: Sequence[Wanted]) -> list[Control]:
-    """Our side of `wanted`."""
+def controls_of(files: Sequence[Any], world: World, uses: Sequence[Use]) -> list[Control]:
+    """Our side of `uses`."""
     return [
         Control(
             files[one.file],
@@ -148,15 +148,15 @@ def controls_of(files: Sequence[Any], world: World, wanted: Sequence[Wanted]) ->
             one.until / STEPS,
             kept=kept_cells(world.mask) if world.masked[one.file] else None,
         )
-        for one in wanted
+        for one in uses
     ]
 
 
-CASES: dict[str, tuple[Wanted, ...]] = {
+CASES: dict[str, tuple[Use, ...]] = {
     "no control": (),
-    "blockwise canny": (Wanted(0),),
-    "blockwise inpaint": (Wanted(1, 0.7),),
-    "both, one in half of the steps": (Wanted(0, 0.6, STEPS // 2), Wanted(1, 0.8)),
+    "blockwise canny": (Use(0),),
+    "blockwise inpaint": (Use(1, 0.7),),
+    "both, one in half of the steps": (Use(0, 0.6, STEPS // 2), Use(1, 0.8)),
 }
 
 
@@ -202,18 +202,18 @@ class Sides:
         )
         self.plain = ours(self.model, (), world)
 
-    def compared(self, name: str, wanted: Sequence[Wanted], context: bool = False) -> Cells:
+    def compared(self, name: str, uses: Sequence[Use], context: bool = False) -> Cells:
         """A row of the table. context: with the third picture as in-context map."""
-        found, seen = controls_of(self.files, self.world, wanted), None
+        controls, context_latents = controls_of(self.files, self.world, uses), None
         if context:
             picture = self.world.pictures[2]
-            found.append(InContext(self.in_context, picture, 1.0))
-            seen = (picture[:, :, 0] - self.model.latent_mean) / self.model.latent_std
+            controls.append(InContext(self.in_context, picture, 1.0))
+            context_latents = (picture[:, :, 0] - self.model.latent_mean) / self.model.latent_std
         self.network.load_state_dict(
             merged(self.state, self.lora) if context else self.state, assign=True
         )
-        got = ours(self.model, found, self.world)
-        sides = self.program, self.network, self.nets, self.world, wanted, self.model, seen
+        got = ours(self.model, controls, self.world)
+        sides = self.program, self.network, self.nets, self.world, uses, self.model, context_latents
         own = theirs(*sides)
         with mock.patch.object(self.program.activation, "forward", tanh_gelu):
             want = theirs(*sides)
@@ -234,11 +234,11 @@ def main() -> None:
     program, rows = studio(args.source), []
     with tempfile.TemporaryDirectory() as folder:
         sides = Sides(program, args.layers, Path(folder), the_world())
-        rows += [sides.compared(name, wanted) for name, wanted in CASES.items()]
+        rows += [sides.compared(name, uses) for name, uses in CASES.items()]
         for name in ("no control", "blockwise canny"):
-            wanted = CASES[name]
-            title = f"in-context and {name}" if wanted else "in-context"
-            rows.append(sides.compared(title, wanted, context=True))
+            uses = CASES[name]
+            title = f"in-context and {name}" if uses else "in-context"
+            rows.append(sides.compared(title, uses, context=True))
     print("\n".join(common.aligned([("", "error", "with its own GELU", "effect"), *rows])))
     worst = max(float(row[1]) for row in rows)
     print(f"worst {worst:.1e}, limit {LIMIT:g}; $ {harness.command()}")

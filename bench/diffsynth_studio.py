@@ -118,12 +118,12 @@ def random_lora(layers: int, seed: int) -> State:
 
 def merged(state: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> State:
     """The weights with a LoRA in them."""
-    found = dict(state)
+    weights = dict(state)
     for name in lora:
         if ".lora_A." in name:
             key = name.replace(".lora_A.default", "")
-            found[key] = state[key] + lora[name.replace("lora_A", "lora_B")] @ lora[name]
-    return found
+            weights[key] = state[key] + lora[name.replace("lora_A", "lora_B")] @ lora[name]
+    return weights
 
 
 def built(kind: Callable[[], Any], state: State) -> Any:

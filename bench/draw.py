@@ -97,8 +97,8 @@ def main() -> None:
     what = f"{call['size']}, {call['steps']} steps, CFG {call['cfg']:g}"
     title = f"inkstone draw as a whole process, {what}"
     if args.json:
-        found = {"title": title, **facts, "runs": [asdict(r) for r in runs], "errors": errors}
-        print(json.dumps(found, indent=1))
+        report = {"title": title, **facts, "runs": [asdict(r) for r in runs], "errors": errors}
+        print(json.dumps(report, indent=1))
         return
     print(common.report(title, lines(runs), facts))
     for dtype, (most, mean) in errors.items():

@@ -1,7 +1,7 @@
 """What each storage format costs in quality: the checker's scores of the embedded model per type.
 
-Every type draws the same unseen prompts, which the reader judges; beside the scores the file's size
-and the relative error of its weights. Files are written by `inkstone quantize` (the diffusion
+Every type draws the same unseen prompts, which the reader judges; the table also has the file's
+size and the relative error of its weights. Files are written by `inkstone quantize` (the diffusion
 model; the rest stays as shipped) and loaded as any user's file, with two exceptions: rows of the
 embedded model are shorter than the 256 weights of a K type's block, so a K file of it would hold
 other types. There the weights alone go through the type, two rows a block, and every block of the
@@ -113,7 +113,7 @@ def _through(weight: Tensor, kind: BlockType) -> Tensor:
 
 
 def huffman(inner: Path) -> None:
-    """Writes the matrices in bfloat16 as DFloat11: a stream for each block, config.json beside it;
+    """Writes the matrices in bfloat16 as DFloat11: a stream for each block, config.json next to it;
     vectors stay as they are, as `BF16` has them."""
     ((_, order),) = ORDER.items()
     streams: dict[str, list[str]] = {}
@@ -162,14 +162,14 @@ def measured(kind: str, prompts: int, fast: bool, keep: Path) -> dict:
         pictures = evaluate.draw_scenes(models, scenes, family.fast if fast else family.preset)
     digest = hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest()
     verdicts = [reader.read(p, s) for p, s in zip(pictures, scenes)]
-    found = {"kB": size / 1e3, "error": error, "digest": digest, "verdicts": verdicts}
-    path.write_text(json.dumps(found, default=float), "utf-8")
-    return found
+    result = {"kB": size / 1e3, "error": error, "digest": digest, "verdicts": verdicts}
+    path.write_text(json.dumps(result, default=float), "utf-8")
+    return result
 
 
-def row(kind: str, found: dict, shipped: dict) -> tuple[str, ...]:
+def row(kind: str, result: dict, shipped: dict) -> tuple[str, ...]:
     """A type's line; lost and won: pictures right only as shipped, only in this type."""
-    verdicts = found["verdicts"]
+    verdicts = result["verdicts"]
     rates = {}
     for key in SHOWN:
         values = [float(v[key]) for v in verdicts if v[key] is not None]
@@ -177,7 +177,7 @@ def row(kind: str, found: dict, shipped: dict) -> tuple[str, ...]:
     pairs = [(a["all"], b["all"]) for a, b in zip(shipped["verdicts"], verdicts, strict=True)]
     lost, won = sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
     scores = [f"{rates[k]:.1f}" for k in SHOWN]
-    return kind, f"{found['kB']:.0f}", f"{found['error']:.4f}", *scores, str(lost), str(won)
+    return kind, f"{result['kB']:.0f}", f"{result['error']:.4f}", *scores, str(lost), str(won)
 
 
 def main() -> None:
@@ -198,9 +198,9 @@ def main() -> None:
         keep.mkdir(parents=True, exist_ok=True)
         shipped = measured(SHIPPED, args.prompts, args.fast, keep)
         for kind in kinds:
-            found = measured(kind, args.prompts, args.fast, keep)
-            cells.append(row(kind, found, shipped))
-            alike.setdefault(found["digest"], []).append(kind)
+            result = measured(kind, args.prompts, args.fast, keep)
+            cells.append(row(kind, result, shipped))
+            alike.setdefault(result["digest"], []).append(kind)
             print(" ".join(cells[-1]), file=sys.stderr)
     same = [f"the same pictures, bit for bit: {', '.join(k)}" for k in alike.values() if len(k) > 1]
     title = f"scores of {args.prompts} unseen prompts by storage type of the diffusion model"

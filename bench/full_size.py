@@ -32,7 +32,7 @@ PROMPT = "a cat with a hat on a mat"
 
 @dataclass
 class Ran:
-    """One side: seconds of each stage, peak bytes of the process, what it said of its plan."""
+    """One side: seconds of each stage, peak bytes of the process, the sentence of its plan."""
 
     side: str
     opened: float
@@ -141,7 +141,7 @@ SIDES = {"ours": ours, "sd.cpp": sd_cpp}
 
 
 def lines(rows: list[Ran]) -> common.Cells:
-    """Table cells; the fastest peer is what ratios are held against."""
+    """Table cells; ratios refer to the fastest peer."""
     peers = [r for r in rows if r.side != "ours" and r.steps]
     peer = min(peers, key=lambda r: min(r.steps), default=None)
     out = [("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")]

@@ -149,7 +149,7 @@ def gguf_text_name(ours: str) -> str:
     """Our name of a language model's tensor -> that of GGUF."""
     for theirs, name in key_maps_gguf.TEXT:
         pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
-        found = re.fullmatch(pattern.replace(r"\{leaf\}", "(?P<leaf>weight|bias)"), ours)
-        if found:
-            return theirs.format(**found.groupdict())
+        match = re.fullmatch(pattern.replace(r"\{leaf\}", "(?P<leaf>weight|bias)"), ours)
+        if match:
+            return theirs.format(**match.groupdict())
     raise SystemExit(f"no GGUF name for {ours}")

@@ -39,11 +39,11 @@ Call = Callable[[], Tensor]
 
 def eager(storage: GGUFStorage, dtype: torch.dtype) -> Tensor:
     """The plain weight by expressions over the whole matrix."""
-    found = UNPACK[storage.format](storage.raw.view(-1, storage.kind.bytes))
-    groups = found.codes.float().view(len(found.codes), found.scale.shape[1], -1)
-    weight = groups * found.scale.unsqueeze(2)
-    if found.minimum is not None:
-        weight = weight + found.minimum.unsqueeze(2)
+    blocks = UNPACK[storage.format](storage.raw.view(-1, storage.kind.bytes))
+    groups = blocks.codes.float().view(len(blocks.codes), blocks.scale.shape[1], -1)
+    weight = groups * blocks.scale.unsqueeze(2)
+    if blocks.minimum is not None:
+        weight = weight + blocks.minimum.unsqueeze(2)
     return weight.to(dtype).view(storage.shape)
 
 

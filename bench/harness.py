@@ -136,8 +136,8 @@ def resident() -> int:
 def peak() -> int:
     """The most bytes resident since `resident()`."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-        return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+        return int(match[1]) * 1024
     except OSError:
         import resource
 
@@ -217,8 +217,8 @@ def machine() -> dict:
 
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*:\s*(.+)", text)
-    found = re.search(r"(?:flags|Features)\s*:\s*(.+)", text)
-    have = set(found[1].split()) if found else set()
+    flags = re.search(r"(?:flags|Features)\s*:\s*(.+)", text)
+    have = set(flags[1].split()) if flags else set()
     return {
         "cpu": name[1].strip() if name else platform.processor() or platform.machine(),
         "flags": [flag for flag in FLAGS if flag in have],

@@ -37,25 +37,25 @@ LAST = {"encode": 8.0, "denoise": 25.0}  # seconds after a node's begin until wh
 
 def graph(size: str) -> dict[str, Any]:
     """The graph for these files."""
-    found = json.loads(GRAPH.read_text("utf-8"))
+    entries = json.loads(GRAPH.read_text("utf-8"))
     width, height = map(int, size.split("x"))
-    model = next(k for k, n in found.items() if n["class_type"] == "InkstoneLoadDiffusionModel")
+    model = next(k for k, n in entries.items() if n["class_type"] == "InkstoneLoadDiffusionModel")
     values = {
         "InkstoneLoadDiffusionModel": {"model": MODEL, "variant": "qwen-image"},
         "InkstoneLoadTextEncoder": {"text_encoder": TEXT},
         "InkstoneLoadVAE": {"vae": VAE},
         "InkstoneEmptyLatent": {"size": CUSTOM, "width": width, "height": height},
     }
-    out = {k for k, n in found.items() if n["class_type"] in LEFT_OUT}
-    for node in found.values():
+    out = {k for k, n in entries.items() if n["class_type"] in LEFT_OUT}
+    for node in entries.values():
         node["inputs"] |= values.get(node["class_type"], {})
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] in out:
                 node["inputs"][name] = [model, 0]
-    return {k: n for k, n in found.items() if k not in out}
+    return {k: n for k, n in entries.items() if k not in out}
 
 
-def stopped(server: ComfyServer, asked: dict[str, Any], node: str, wait: float) -> float:
+def stopped(server: ComfyServer, prompt: dict[str, Any], node: str, wait: float) -> float:
     """Seconds from the request to the event that the run has ended."""
     client, at = uuid.uuid4().hex, []
 
@@ -64,7 +64,7 @@ def stopped(server: ComfyServer, asked: dict[str, Any], node: str, wait: float) 
         server.post("/interrupt", {})
 
     with WebSocket(server.port, f"/ws?clientId={client}", 600) as channel:
-        server.post("/prompt", {"prompt": asked, "client_id": client})
+        server.post("/prompt", {"prompt": prompt, "client_id": client})
         for message in channel:
             kind, data = event(message)
             if kind == "executing" and data.get("node") == node:
@@ -109,8 +109,8 @@ def main() -> None:
     source, chance = given_source(), random.Random(args.seed)
     if source is None:
         parser.error("set INKSTONE_COMFYUI_SOURCE to a git directory or tree of ComfyUI")
-    asked, took = graph(args.size), {"encode": [], "denoise": []}
-    kinds = {n["class_type"]: k for k, n in asked.items()}
+    prompt, took = graph(args.size), {"encode": [], "denoise": []}
+    kinds = {n["class_type"]: k for k, n in prompt.items()}
     nodes = {"encode": kinds["InkstoneEncodePrompt"], "denoise": kinds["InkstoneDenoise"]}
     with ComfyServer(source) as server:
         for kind, name in FILES.items():
@@ -120,9 +120,9 @@ def main() -> None:
         for turn in range(args.times):
             stage = "encode" if turn % 3 == 2 else "denoise"
             if stage == "encode":
-                asked[nodes[stage]]["inputs"]["prompt"] = f"a house, number {turn}"
+                prompt[nodes[stage]]["inputs"]["prompt"] = f"a house, number {turn}"
             wait = chance.uniform(0.5, LAST[stage])
-            took[stage].append(round(stopped(server, asked, nodes[stage], wait), 3))
+            took[stage].append(round(stopped(server, prompt, nodes[stage], wait), 3))
         left = freed(server)
     worst = max(max(seconds, default=0.0) for seconds in took.values())
     print(

@@ -2,7 +2,7 @@
 
 Writes once, into --folder, a transformer folder of a few full-width blocks (bf16, repeated random
 data, modulation included as published), then loads it in fresh processes that take turns. Peak is
-the high-water mark over what the process held before the load, imports done, until every page of
+the high-water mark over what the process had before the load, imports done, until every page of
 the weights was read once (diffusers maps a bf16 file, so its first seconds say little). `weights`
 is what the loaded network holds: ours leaves the modulation weights in the file.
 

@@ -29,11 +29,11 @@ try:
 except ImportError:  # --help works without it
     tflite = None
 
-FILES = {  # name here -> file of the wheel, and which of its outputs are wanted
+FILES = {  # name here -> file of the wheel, and which of its outputs are used
     "detect": ("mediapipe/modules/pose_detection/pose_detection.tflite", (0, 1)),
     "marks": ("mediapipe/modules/pose_landmark/pose_landmark_full.tflite", (0, 1)),
 }
-SAID = {
+METADATA = {
     "source": "MediaPipe 0.10.21: pose_detection.tflite, pose_landmark_full.tflite",
     "licence": "Apache-2.0, Copyright 2019-2025 The MediaPipe Authors",
     "change": "converted from TensorFlow Lite; unused outputs left out; weights unchanged",
@@ -75,10 +75,10 @@ class Graph:
         return self.constants[i]
 
     def options(self, op, kind):
-        held = getattr(tflite, kind)()
+        reader = getattr(tflite, kind)()
         table = op.BuiltinOptions()
-        held.Init(table.Bytes, table.Pos)
-        return held
+        reader.Init(table.Bytes, table.Pos)
+        return reader
 
 
 def dense(values: np.ndarray, shape: list[int], sparsity) -> np.ndarray:
@@ -116,10 +116,10 @@ def dense(values: np.ndarray, shape: list[int], sparsity) -> np.ndarray:
 def array(meta, name: str) -> np.ndarray:
     """A vector of any of the three widths."""
     kind = getattr(meta, f"{name}Type")()
-    held = (None, tflite.Int32Vector, tflite.Uint16Vector, tflite.Uint8Vector)[kind]()
+    reader = (None, tflite.Int32Vector, tflite.Uint16Vector, tflite.Uint8Vector)[kind]()
     table = getattr(meta, name)()
-    held.Init(table.Bytes, table.Pos)
-    return held.ValuesAsNumpy()
+    reader.Init(table.Bytes, table.Pos)
+    return reader.ValuesAsNumpy()
 
 
 def same(size: int, kernel: int, stride: int) -> list[int]:
@@ -128,47 +128,47 @@ def same(size: int, kernel: int, stride: int) -> list[int]:
     return [total // 2, total - total // 2]
 
 
-def program(graph: Graph, wanted: tuple[int, ...]) -> tuple[list, dict[str, np.ndarray]]:
+def program(graph: Graph, outputs_used: tuple[int, ...]) -> tuple[list, dict[str, np.ndarray]]:
     """(operations, weights): each operation is [kind, output, inputs, options]."""
-    made, weights, pads = [], {}, {}
+    steps, weights, pads = [], {}, {}
     for kind, op, ins, out in graph.ops:
         if kind == "PAD":
             rows, columns = graph.constant(ins[1])[1:3].tolist()
             pads[out] = (ins[0], [*columns, *rows])
         elif kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            made.append(convolution(graph, kind, op, ins, out, pads, weights))
+            steps.append(convolution(graph, kind, op, ins, out, pads, weights))
         elif kind == "ADD":
             act = ACTS[graph.options(op, "AddOptions").FusedActivationFunction()]
-            made.append(["add", out, ins, {"act": act}])
+            steps.append(["add", out, ins, {"act": act}])
         elif kind == "MAX_POOL_2D":
             options = graph.options(op, "Pool2DOptions")
             assert options.FilterWidth() == options.StrideW() == 2, "pools are 2 x 2"
-            made.append(["pool", out, ins, {}])
+            steps.append(["pool", out, ins, {}])
         elif kind == "RESIZE_BILINEAR":
             options = graph.options(op, "ResizeBilinearOptions")
             size = graph.constant(ins[1]).tolist()
             assert options.HalfPixelCenters() and not options.AlignCorners()
-            made.append(["resize", out, ins[:1], {"size": size}])
+            steps.append(["resize", out, ins[:1], {"size": size}])
         elif kind == "DEPTH_TO_SPACE":
-            made.append(["shuffle", out, ins, {}])
+            steps.append(["shuffle", out, ins, {}])
         elif kind == "RESHAPE":
-            made.append(["rows", out, ins[:1], {"width": graph.shape(out)[-1]}])
+            steps.append(["rows", out, ins[:1], {"width": graph.shape(out)[-1]}])
         elif kind == "CONCATENATION":
-            made.append(["join", out, ins, {}])
+            steps.append(["join", out, ins, {}])
         elif kind == "LOGISTIC":
-            made.append(["sigmoid", out, ins, {}])
+            steps.append(["sigmoid", out, ins, {}])
         else:
             raise SystemExit(f"operation {kind} is not known")
-    outputs = [int(graph.graph.OutputsAsNumpy()[i]) for i in wanted]
+    outputs = [int(graph.graph.OutputsAsNumpy()[i]) for i in outputs_used]
     needed, kept = set(outputs), []
-    for step in reversed(made):
+    for step in reversed(steps):
         if step[1] in needed:
             needed.update(step[2])
             kept.append(step)
     names = {step[3].get("weight") for step in kept}
     weights = {n: x for n, x in weights.items() if n.rsplit(".", 1)[0] in names}
     kept.append(["output", 0, outputs, {}])
-    return sorted(kept[:-1], key=made.index) + kept[-1:], weights
+    return sorted(kept[:-1], key=steps.index) + kept[-1:], weights
 
 
 def convolution(graph, kind, op, ins, out, pads, weights) -> list:
@@ -187,8 +187,8 @@ def convolution(graph, kind, op, ins, out, pads, weights) -> list:
     weights[f"{name}.weight"], weights[f"{name}.bias"] = x, graph.constant(ins[2])
     groups = 1 if wide else x.shape[0]
     act = ACTS[options.FusedActivationFunction()]
-    said = {"weight": name, "stride": stride, "pad": pad, "groups": groups, "act": act}
-    return ["conv", out, [source], said]
+    settings = {"weight": name, "stride": stride, "pad": pad, "groups": groups, "act": act}
+    return ["conv", out, [source], settings]
 
 
 def stored(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -204,18 +204,18 @@ def stored(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def convert(wheel: Path, target: Path) -> None:
     """Writes `target` from the networks of a wheel."""
-    tensors, said = {}, dict(SAID)
+    tensors, metadata = {}, dict(METADATA)
     with zipfile.ZipFile(wheel) as archive:
-        for name, (path, wanted) in FILES.items():
+        for name, (path, outputs_used) in FILES.items():
             graph = Graph(archive.read(path))
-            steps, weights = program(graph, wanted)
-            said[name] = json.dumps(steps, separators=(",", ":"))
-            said[f"{name}.shapes"] = json.dumps({n: x.shape for n, x in weights.items()})
+            steps, weights = program(graph, outputs_used)
+            metadata[name] = json.dumps(steps, separators=(",", ":"))
+            metadata[f"{name}.shapes"] = json.dumps({n: x.shape for n, x in weights.items()})
             for n, x in weights.items():
                 tensors |= stored(f"{name}.{n}", x)
             total = sum(x.size for x in weights.values())
             print(f"{name}: {len(steps)} operations, {total} weights")
-    save_file(tensors, target, said)
+    save_file(tensors, target, metadata)
     print(f"{target}: {target.stat().st_size} bytes, {len(tensors)} tensors")
 
 

@@ -92,7 +92,7 @@ def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
 
     def run(tokens: int) -> tuple[float, ...]:
         img, txt, grid = _inputs(tokens, args.text, dtype)
-        found = []
+        seconds = []
         for layers, blocks in depths.items():
             network.transformer_blocks = blocks
             mod = Modulation(table.img[-layers:], table.txt[-layers:], table.out, table.ref)
@@ -102,8 +102,8 @@ def ours(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
             work = functools.partial(network, inputs)
             if args.references:
                 work()  # what a run computes once is not the time of a step
-            found.append(_seconds(work))
-        return tuple(found)
+            seconds.append(_seconds(work))
+        return tuple(seconds)
 
     return run
 
@@ -125,11 +125,11 @@ def diffusers(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
         pictures = 1 + args.references
         img = img.repeat(1, pictures, 1)
         call = dict(encoder_hidden_states=txt, timestep=sigma, img_shapes=[[grid] * pictures])
-        found = []
+        seconds = []
         for blocks in depths.values():
             network.transformer_blocks = blocks
-            found.append(_seconds(lambda: network(img, return_dict=False, **call)))
-        return tuple(found)
+            seconds.append(_seconds(lambda: network(img, return_dict=False, **call)))
+        return tuple(seconds)
 
     return run
 
@@ -183,10 +183,10 @@ def table(args: argparse.Namespace, dtype: torch.dtype) -> Runner:
         return small if "bias" in name else big
 
     def run(tokens: int) -> tuple[float, ...]:
-        found = [
+        seconds = [
             min(_seconds(modulation, weights, sigma, n, dtype) for _ in range(3)) for n in (2, 4)
         ]
-        return ((found[1] - found[0]) / 2 / STEPS,)
+        return ((seconds[1] - seconds[0]) / 2 / STEPS,)
 
     return run
 
@@ -298,7 +298,9 @@ def main() -> None:
     p.set_defaults(dtype=None)
     p.add_argument("--tokens", type=lambda s: [int(n) for n in s.split(",")], default=[1024, 4096])
     p.add_argument("--text", type=int, default=32, help="text tokens")
-    p.add_argument("--references", type=int, default=0, help="pictures beside the target")
+    p.add_argument(
+        "--references", type=int, default=0, help="reference images of the target's size"
+    )
     p.add_argument("--rounds", type=int, default=3, help="turns; twice as many up to 1024 tokens")
     args = p.parse_args()
     if args.one_side:

@@ -33,23 +33,23 @@ Work = Callable[[], object]
 
 @dataclass
 class Row:
-    """One method: seconds of both sides; `said` where the other cannot run or is another method."""
+    """One method: seconds of both sides; `note` where the other cannot run or is another method."""
 
     name: str
     side: int
     ours: float
     theirs: float | None
-    said: str = ""
+    note: str = ""
 
 
 def aux(folder: str) -> None:
     """Makes controlnet_aux.hed and others importable without the package's own __init__."""
     sys.path.append(folder)
-    found = Path(folder) / "controlnet_aux"
-    if not found.is_dir():
+    folder_of_package = Path(folder) / "controlnet_aux"
+    if not folder_of_package.is_dir():
         raise SystemExit(f"{folder} holds no controlnet_aux: see --help")
     package = types.ModuleType("controlnet_aux")
-    package.__path__ = [str(found)]
+    package.__path__ = [str(folder_of_package)]
     sys.modules["controlnet_aux"] = package
     import transformers  # noqa: F401 - asks for torchvision once, before the stub below
     from scipy import ndimage
@@ -75,9 +75,9 @@ def scene(side: int):
     line = torch.linspace(0, 1, side)
     y, x = torch.meshgrid(line, line, indexing="ij")
     rings = ((x * 7).sin() * (y * 5).cos() * 4).round() / 4
-    made = torch.stack([rings, x, y], -1) * 0.4 + 0.3
-    made += torch.rand(made.shape, generator=torch.Generator().manual_seed(0)) * 0.05
-    return (made.clamp(0, 1) * 255).round()[None] / 255
+    image = torch.stack([rings, x, y], -1) * 0.4 + 0.3
+    image += torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 0.05
+    return (image.clamp(0, 1) * 255).round()[None] / 255
 
 
 def random_(model, gain: float = 2.0):
@@ -130,8 +130,8 @@ def cases(args, folder: Path):
     edges = lambda a, s: hed(a, **s, **part_size, safe=True)  # noqa: E731
     weights = {"model": str(folder / "hed.safetensors")}
     yield "soft edge, HED", small, *both("soft_edge", small, weights, edges), ""
-    said = "theirs: HED, it has no other"
-    yield "soft edge, no network", small, *both("soft_edge", small, {}, edges), said
+    note = "theirs: HED, it has no other"
+    yield "soft edge, no network", small, *both("soft_edge", small, {}, edges), note
     yield "soft edge, no network", big, both("soft_edge", big, {}, edges)[0], None, ""
     net = random_(part("lineart").Generator(3, 1, 3))
     save_file(net.state_dict(), folder / "sk_model.safetensors")
@@ -144,8 +144,8 @@ def cases(args, folder: Path):
 
 
 def pose(args):
-    """Theirs is another network for the same task; nobody is found on random weights, which saves
-    it the grouping of joints. Ours looks for people and, found or not, takes one person's time.
+    """Theirs is another network for the same task; random weights detect nobody, which saves it the
+    grouping of joints. Ours looks for people and, in any case, takes one person's time.
     """
     import torch
 
@@ -209,8 +209,8 @@ def depth(folder: Path, side: int):
         with torch.no_grad():
             x = picture.movedim(-1, 1)
             x = torch.nn.functional.interpolate(x, (518, 518), mode="bicubic", antialias=True)
-            found = model((x - 0.45) / 0.22).predicted_depth[:, None]
-            return torch.nn.functional.interpolate(found, (side, side), mode="bilinear")
+            depth = model((x - 0.45) / 0.22).predicted_depth[:, None]
+            return torch.nn.functional.interpolate(depth, (side, side), mode="bilinear")
 
     yield (
         "depth, Depth-Anything V2 S",
@@ -228,7 +228,7 @@ def depth(folder: Path, side: int):
     )
 
 
-def measured(name: str, side: int, work: tuple[Work, Work | None], rounds: int, said: str) -> Row:
+def measured(name: str, side: int, work: tuple[Work, Work | None], rounds: int, note: str) -> Row:
     best = [math.inf, math.inf]
     for _ in range(rounds + 1):
         for i, run in enumerate(work):
@@ -239,7 +239,7 @@ def measured(name: str, side: int, work: tuple[Work, Work | None], rounds: int, 
         if sum(b for b in best if b < math.inf) > 20:
             break  # long ones once
     print(name, side, *(f"{b:.3f}" for b in best), file=sys.stderr)
-    return Row(name, side, best[0], best[1] if best[1] < math.inf else None, said)
+    return Row(name, side, best[0], best[1] if best[1] < math.inf else None, note)
 
 
 def main() -> None:
@@ -258,8 +258,8 @@ def main() -> None:
     aux(args.aux)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            measured(name, side, (ours, theirs), args.rounds, said)
-            for name, side, ours, theirs, said in cases(args, Path(folder))
+            measured(name, side, (ours, theirs), args.rounds, note)
+            for name, side, ours, theirs, note in cases(args, Path(folder))
         ]
     facts = common.facts(args)
     title = "control maps against controlnet_aux 0.0.10, seconds"
@@ -267,7 +267,7 @@ def main() -> None:
     for r in rows:
         theirs = f"{r.theirs:.3f}" if r.theirs else "-"
         cells.append(
-            (r.name, str(r.side), f"{r.ours:.3f}", theirs, common.ratio(r.ours, r.theirs), r.said)
+            (r.name, str(r.side), f"{r.ours:.3f}", theirs, common.ratio(r.ours, r.theirs), r.note)
         )
     if args.json:
         print(json.dumps({"title": title, **facts, "rows": [asdict(r) for r in rows]}, indent=1))

@@ -1,7 +1,7 @@
 """`inkstone quantize` as a whole process at full width: time and the most memory that it holds.
 
 Writes once, into --folder, a bf16 file of a few full-width blocks, whose tensors are as large as
-those of the whole model: what is held at once does not depend on their number. Peak is all that is
+those of the whole model: the peak does not depend on their number. Peak is all that is
 resident in the process, Python and torch included, pages of mapped files too.
 
 python bench/quantize.py --folder /tmp/inkstone-load
@@ -52,8 +52,8 @@ def quantize(source: Path, kind: str, work: Path, threads: int) -> Written:
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"inkstone quantize ended with status {done.returncode}, see above.")
-    said = next(x for x in done.stdout.splitlines() if x.startswith(harness.RESULT))
-    peak = int(said.removeprefix(harness.RESULT))
+    line = next(x for x in done.stdout.splitlines() if x.startswith(harness.RESULT))
+    peak = int(line.removeprefix(harness.RESULT))
     written = Written(kind, seconds, peak, out.stat().st_size)
     out.unlink()
     return written

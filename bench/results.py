@@ -58,13 +58,13 @@ FIGURES = {
     ),
     "edit-1": Figure(
         "One inner block of an edit step, one reference",
-        "as above; peak memory beside it",
+        "as above; with peak memory",
         ("mmdit.py", "--tokens", "1024", "--references", "1"),
         ("--text", "8", "--rounds", "1", "--tokens", "16"),
     ),
     "edit-3": Figure(
         "One inner block of an edit step, three references",
-        "as above; peak memory beside it",
+        "as above; with peak memory",
         ("mmdit.py", "--tokens", "1024", "--references", "3"),
         ("--text", "8", "--rounds", "1", "--tokens", "16"),
     ),
@@ -133,7 +133,7 @@ FIGURES = {
     ),
     "draw": Figure(
         "`inkstone draw` on the embedded model, a whole process",
-        "<= 10 s; bfloat16's error of a whole picture beside it",
+        "<= 10 s; bfloat16's error of a whole picture with it",
         ("draw.py", "--dtype", "bfloat16"),
         ("--steps", "1", "--rounds", "1"),
     ),

@@ -96,7 +96,7 @@ def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool
     """(letters read right, colour right). The line must be at its place."""
     cells = p[word.y : word.y + CELL[1], word.x : word.x + CELL[0] * len(word.text)]
     base = ground
-    if word.plate:  # the plate's own colour, seen in the line's margins
+    if word.plate:  # the plate's own colour, visible in the line's margins
         base = np.median(
             np.concatenate([cells[:3].reshape(-1, 3), cells[-3:].reshape(-1, 3)]), axis=0
         )

@@ -81,9 +81,7 @@ def conditioning(length: int, seed: int, joint: int, **more) -> list:
     return [[torch.randn(1, length, joint, generator=g), {"pooled_output": None, **more}]]
 
 
-def sampled(
-    patcher, name="euler", scheduler="simple", steps=4, cfg=3.0, batch=1, h=8, w=12, **more
-):
+def sampled(patcher, name="euler", scheduler="simple", cfg=3.0, batch=1, h=8, w=12, **more):
     joint = MODELS.model.network.config.joint
     refs = more.get("references")
     other = more.get("other", refs)
@@ -99,7 +97,7 @@ def sampled(
         return comfy.sample.sample(
             patcher,
             noise,
-            steps,
+            4,  # steps
             cfg,
             name,
             scheduler,

@@ -92,6 +92,8 @@ def search(desk: Desk) -> str:
     """Each search alias of each node finds the node in the page's search."""
     page, nodes = desk.page, desk.get("/object_info")
     ours = {kind: data for kind, data in nodes.items() if kind.startswith("Inkstone")}
+    if not any("search_aliases" in data for data in ours.values()):
+        return "this ComfyUI is older than search aliases"
     page.evaluate("() => app.graph.clear()")
     page.mouse.dblclick(900, 800)
     page.wait_for_timeout(1200)

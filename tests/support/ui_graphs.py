@@ -229,31 +229,15 @@ def _subgraphs() -> dict[str, dict]:
             definitions={"subgraphs": [definition or _inner()]},
         )
 
-    def whole(link: int) -> dict:
-        return node(1, "PrimitiveInt", [9, "fixed"], [], ["INT"])
-
     proxies = {"proxyWidgets": [["-1", "width"], ["-1", "w2"]]}
     passing = subgraph(
         A, [empty(11)], [[1, -10, 0, -20, 0, IMAGE]], [("in", IMAGE, [1])], [("out", IMAGE, [1])]
     )
-    outer = subgraph(
-        B,
-        [_instance(21, (300, 400), (1, None)), batch(22, 2, 3)],
-        [
-            [1, -10, 0, 21, 0, "INT"],
-            [2, 21, 0, 22, 0, IMAGE],
-            [3, 21, 0, 22, 1, IMAGE],
-            [4, 22, 0, -20, 0, IMAGE],
-        ],
-        [("wide", "INT", [1])],
-        [("IMAGE", IMAGE, [4])],
-    )
-    nested = node(5, B, [77], [("wide", "INT", None, "wide")], [IMAGE])
     return {
         "subgraph": one(_instance()),
         "subgraph: no values": one(_instance(values=())),
         "subgraph: proxies": one(_instance(values=(), properties=proxies)),
-        "subgraph: linked": one(_instance(links=(2, None)), [whole(2)], [[2, 1, 0, 5, 0, "INT"]]),
+        "subgraph: linked": one(_instance(links=(2, None)), [_number()], [[2, 1, 0, 5, 0, "INT"]]),
         "subgraph: primitive": one(
             _instance(links=(2, None)),
             [node(1, "PrimitiveNode", [320, "fixed"], [], ["INT"])],
@@ -272,11 +256,34 @@ def _subgraphs() -> dict[str, dict]:
             [[1, 5, 0, 7, 0, IMAGE], [2, 6, 0, 7, 1, IMAGE], [3, 7, 0, 9, 0, IMAGE]],
             definitions={"subgraphs": [_inner()]},
         ),
+    }
+
+
+def _number() -> dict:
+    return node(1, "PrimitiveInt", [9, "fixed"], [], ["INT"])
+
+
+def _nested() -> dict[str, dict]:
+    out = [[1, 5, 0, 9, 0, IMAGE]]
+    outer = subgraph(
+        B,
+        [_instance(21, (300, 400), (1, None)), batch(22, 2, 3)],
+        [
+            [1, -10, 0, 21, 0, "INT"],
+            [2, 21, 0, 22, 0, IMAGE],
+            [3, 21, 0, 22, 1, IMAGE],
+            [4, 22, 0, -20, 0, IMAGE],
+        ],
+        [("wide", "INT", [1])],
+        [("IMAGE", IMAGE, [4])],
+    )
+    instance = node(5, B, [77], [("wide", "INT", None, "wide")], [IMAGE])
+    return {
         "subgraph: nested": graph(
-            [nested, save(9, 1)], out, definitions={"subgraphs": [_inner(), outer]}
+            [instance, save(9, 1)], out, definitions={"subgraphs": [_inner(), outer]}
         ),
         "subgraph: nested, linked": graph(
-            [node(5, B, [77], [("wide", "INT", 2, "wide")], [IMAGE]), save(9, 1), whole(2)],
+            [node(5, B, [77], [("wide", "INT", 2, "wide")], [IMAGE]), save(9, 1), _number()],
             [*out, [2, 1, 0, 5, 0, "INT"]],
             definitions={"subgraphs": [_inner(), outer]},
         ),
@@ -285,4 +292,4 @@ def _subgraphs() -> dict[str, dict]:
 
 def feature_graphs() -> dict[str, dict]:
     """Name -> UI graph."""
-    return {**_plain(), **_modes(), **_virtual(), **_dynamic(), **_subgraphs()}
+    return {**_plain(), **_modes(), **_virtual(), **_dynamic(), **_subgraphs(), **_nested()}
