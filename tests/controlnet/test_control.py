@@ -98,7 +98,7 @@ def test_two_halves_are_one_and_order_does_not_count(bundle, union, inpainting):
     whole = drawn(bundle.model, replace(half, strength=1.0))
     error = relative(drawn(bundle.model, half, half), whole)
     assert error < 1e-5, f"two halves differ from one by {error:.1e}"
-    other = control(inpainting, bundle, 4, mask_of(*SIZE))  # three samples beside two
+    other = control(inpainting, bundle, 4, mask_of(*SIZE))  # three samples together with two
     a, b = drawn(bundle.model, half, other), drawn(bundle.model, other, half)
     assert relative(a, b) < 1e-5 and relative(a, drawn(bundle.model, half)) > 1e-3
 
@@ -138,10 +138,10 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     model, branch = load_diffusion_model(EMBEDDED_FOLDER, want), load_control(files["union"], want)
     model = replace(model, variant=VARIANTS["embedded-edit"])
     one = control(branch, bundle)
-    beside = dict(references=(bundle.vae.encode(picture(32, 48)),), batch=2)
-    whole = drawn(model, one, **beside)
+    extra = dict(references=(bundle.vae.encode(picture(32, 48)),), batch=2)
+    whole = drawn(model, one, **extra)
     assert model.weights.placement.streamed == 0 == branch.weights.placement.streamed
-    assert relative(whole, drawn(model, **beside)) > 1e-3
+    assert relative(whole, drawn(model, **extra)) > 1e-3
     model.weights.park(), branch.weights.park()
     for keep in (True, False):  # the control stays whole, or is streamed too
         monkeypatch.setattr(
@@ -153,7 +153,7 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
                 else residency.Placement(0, len(groups), 1)
             ),
         )
-        got = drawn(model, one, **beside)
+        got = drawn(model, one, **extra)
         assert model.weights.placement.streamed == 6
         assert branch.weights.placement.streamed == (0 if keep else 2)
         assert torch.equal(got, whole), f"{(got - whole).abs().max():.2e}"
@@ -161,7 +161,7 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
 
 
 def test_room_for_a_control_is_made_and_kept(files, monkeypatch):
-    """The control comes first, the model is streamed beside it; a second run moves nothing."""
+    """The control comes first, the model is streamed next to it; a second run moves nothing."""
     monkeypatch.setattr(residency, "_all", type(residency._all)())
     want = LoadOptions(torch.float32, wait=True)
     model = load_diffusion_model(EMBEDDED_FOLDER, want).weights

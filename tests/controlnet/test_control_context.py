@@ -1,4 +1,4 @@
-"""The in-context control: a LoRA and a map beside the picture, against diffusers' transformer with
+"""The in-context control: a LoRA and a map next to the picture, against diffusers' transformer with
 the LoRA merged into its weights and the map's tokens behind the noisy ones.
 """
 
@@ -115,7 +115,7 @@ def test_a_batch_with_a_map_for_each_is_its_singles(world):
         assert error < 1e-6, f"picture {k} of the batch: {error:.1e}"
 
 
-def test_beside_another_control(world, tmp_path):
+def test_together_with_another_control(world, tmp_path):
     """With a blockwise control in the same run: what it adds reaches only the drawn tokens."""
     plain, merged, bundle, model = world
     size, run, prompt = (48, 32), dict(steps=2, cfg=4.0, batch=1), PREFIX + "a star"

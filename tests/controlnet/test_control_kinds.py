@@ -175,7 +175,7 @@ def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
 
 
 @pytest.mark.slow
-def test_fun_goes_with_the_model_that_it_stands_beside(world, tmp_path):
+def test_fun_follows_the_model_that_it_controls(world, tmp_path):
     """Its table is made of the model's time embedding: one control, two models, a LoRA there."""
     plain, bundle, nets = world
     size, text = (48, 32), bundle.text_encoder.encode("a star")

@@ -117,7 +117,7 @@ def test_json_goes_round():
     assert len(body) == 54 and json.loads(text)[0]["people"][0]["face_keypoints_2d"] is None
 
 
-def test_pixels_and_parts_of_the_side_are_told_apart(tmp_path):
+def test_pixels_and_fractions_of_the_side_are_distinguished(tmp_path):
     doc = json.loads(json_of(STANDING))[0]
     flat = doc["people"][0]["pose_keypoints_2d"]
     parts = [v / (500, 600, 1)[i % 3] for i, v in enumerate(flat)]
@@ -185,7 +185,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD)
-def test_bad_keypoints_are_told(case):
+def test_bad_keypoints_are_refused(case):
     with pytest.raises(InkstoneError) as error:
         preprocess("pose", torch.zeros(1, 8, 8, 3), {"keypoints": case[0]})
     assert case[1] in str(error.value), error.value

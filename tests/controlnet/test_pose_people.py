@@ -162,7 +162,7 @@ def test_the_size_of_the_picture_matters_little(scale):
 
 
 @pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "rocket.jpg"])
-def test_nobody_is_seen_in_things_and_cats(name):
+def test_nobody_is_detected_in_things_and_cats(name):
     assert people_in(name) == []
 
 
@@ -177,7 +177,7 @@ def test_two_people_and_batches():
     assert batch[0] == people_in("astronaut.png") and batch[1] == []
 
 
-def test_found_keypoints_draw_the_same_map():
+def test_detected_keypoints_draw_the_same_map():
     x = photo("astronaut.png")
     doc = keypoints_of(x)
     again = preprocess("pose", torch.zeros_like(x), {"keypoints": json.dumps(doc)})

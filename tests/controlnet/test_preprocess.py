@@ -206,7 +206,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD)
-def test_bad_calls_are_told(case):
+def test_bad_calls_are_refused(case):
     (kind, x, knobs), words = case
     with pytest.raises(InkstoneError, match=r"\w+") as error:
         preprocess(kind, torch.zeros(1, 8, 8, 3) if x is None else x, knobs)

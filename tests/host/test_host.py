@@ -1,4 +1,4 @@
-"""The stand-in host: node interface, folders, model lists, progress, stop."""
+"""The headless host: node interface, folders, model lists, progress, stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_schema_filters_fields_that_the_host_does_not_know():
     assert not hasattr(made, "search_aliases")
 
 
-def test_stand_in_refuses_what_the_oldest_host_refuses():
+def test_stub_refuses_what_the_oldest_host_refuses():
     with pytest.raises(TypeError):
         io.Int.Input("x", advanced=True)
     with pytest.raises(TypeError):

@@ -114,7 +114,7 @@ def test_clip_of_the_embedded_model_reads_words_alone(models):
         assert torch.equal(clip.encode_from_tokens(tokens), want.float())
 
 
-def test_a_wrong_wire_and_no_comfyui_are_told(models):
+def test_a_wrong_wire_and_no_comfyui_are_refused(models):
     for node, word in ((ToModel, "model"), (ToCLIP, "text_encoder"), (ToVAE, "vae")):
         with pytest.raises(InkstoneError, match=f"{word} got str"):
             node.execute("x")
@@ -248,7 +248,7 @@ def test_variants_place_their_references_as_core_does(found, variant):
 
 
 @pytest.mark.comfyui
-def test_cores_fun_control_stands_beside_our_network(found):
+def test_cores_fun_control_works_with_our_network(found):
     if "core's Fun control" not in found:
         pytest.skip("this ComfyUI has no Fun control")
     difference = found["core's Fun control"]

@@ -96,5 +96,5 @@ def test_same_picture(flag: str, plain: Drawn, monkeypatch: pytest.MonkeyPatch) 
         differ = sum(a != b for a, b in zip(pixels, plain.pixels[0]))
         assert differ == 0, f"{flag}, run {run + 1}: {differ} of {len(pixels)} bytes differ"
     assert bool(made.previews[0]) == (flag != "--preview-method none"), made.previews
-    told = {"prompt", "workflow"} <= made.chunks
-    assert told == (flag != "--disable-metadata"), f"{flag}: chunks {sorted(made.chunks)}"
+    complete = {"prompt", "workflow"} <= made.chunks
+    assert complete == (flag != "--disable-metadata"), f"{flag}: chunks {sorted(made.chunks)}"

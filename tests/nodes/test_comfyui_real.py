@@ -121,10 +121,10 @@ def test_previews_arrive(result: RunResult) -> None:
 
 
 def test_help_pages_and_chinese_are_served(server: ComfyServer) -> None:
-    told = server.get("/i18n")
+    translated = server.get("/i18n")
     for node in sorted(listed_nodes()):
         for language in ("zh", "zh-TW"):
-            assert node in told[language]["nodeDefs"], f"{node} has no name in {language}"
+            assert node in translated[language]["nodeDefs"], f"{node} has no name in {language}"
         for language in ("en", "zh", "zh-TW"):
             page = server.read(f"/extensions/inkstone/docs/{node}/{language}.md").decode("utf-8")
             assert page.startswith("# ") and f"pictures/{node}.jpg" in page
@@ -223,7 +223,7 @@ def node_of(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def listed_nodes() -> set[str]:
-    """Node ids that the pack lists, as it says so itself on the stand-in host.
+    """Node ids that the pack lists, as it lists them headless.
 
     A pack other than this tree cannot be imported here: its source is read for node ids.
     """

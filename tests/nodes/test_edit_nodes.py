@@ -1,4 +1,4 @@
-"""Nodes that start from a picture, on tiny models and the embedded one in the stand-in host: the
+"""Nodes that start from a picture, on tiny models and the embedded one in the headless host: the
 result has the picture's size, outside the mask nothing changes, a new seed encodes nothing again.
 """
 
@@ -120,7 +120,7 @@ def test_a_part_is_enlarged_and_put_back_whoever_decoded_it(embedded):
 
 
 def test_core_masks_and_references_are_taken(tiny_models, embedded):
-    """SetLatentNoiseMask and ReferenceLatent beside our own encoders give what ours give."""
+    """SetLatentNoiseMask and ReferenceLatent together with our own encoders give what ours give."""
     start, size = picture(48, 32), (48, 32)
     latent = ImageToLatent.execute(embedded.vae, start, OWN)[0]
     masked = CORE_NODES["SetLatentNoiseMask"].execute(latent, mask_of(*size))[0]
@@ -274,7 +274,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_wrong_edits_are_told(tiny_models, what):
+def test_wrong_edits_are_refused(tiny_models, what):
     kind, change, words = BAD[what]
     with pytest.raises(InkstoneError, match=words):
         wrong_edit(tiny_models(kind), **change)()
@@ -301,7 +301,7 @@ def test_variants_do_not_mix(tiny_models):
         draw(plain, positive, other, latent)
 
 
-def test_wrong_parts_are_told(embedded):
+def test_wrong_parts_are_refused(embedded):
     start, vae = picture(48, 32), embedded.vae
     for mask, words in (
         (torch.zeros(1, 32, 48), "mask is empty"),

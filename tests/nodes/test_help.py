@@ -75,26 +75,26 @@ def test_no_page_for_what_does_not_exist():
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_chinese_is_whole(name):
-    schema, told = SCHEMAS[name], build.translations().get(name)
-    assert told, f"{name} is not in locales/zh/nodeDefs.json"
+    schema, translated = SCHEMAS[name], build.translations().get(name)
+    assert translated, f"{name} is not in locales/zh/nodeDefs.json"
     key = build.key_of
     wanted = {key(item.id) for item in schema.inputs}
     grown = {item.id.split(".")[0] for item in schema.inputs if "." in item.id}
-    assert set(told["inputs"]) == wanted | grown, name
-    assert set(told["outputs"]) == {str(i) for i in range(len(schema.outputs))}
-    assert CHINESE.search(told["display_name"]) and CHINESE.search(told["description"])
-    for item, words in told["inputs"].items():
+    assert set(translated["inputs"]) == wanted | grown, name
+    assert set(translated["outputs"]) == {str(i) for i in range(len(schema.outputs))}
+    assert CHINESE.search(translated["display_name"]) and CHINESE.search(translated["description"])
+    for item, words in translated["inputs"].items():
         assert CHINESE.search(words["tooltip"]), f"{name}.{item}"
         same = words["name"] in SAME or re.fullmatch(r"LoRA \d|VAE|LoRA", words["name"])
         assert CHINESE.search(words["name"]) or same, f"{name}.{item}: {words['name']}"
 
 
 def test_chinese_categories():
-    told = json.loads((ROOT / "locales" / "zh" / "main.json").read_text("utf-8"))
+    translated = json.loads((ROOT / "locales" / "zh" / "main.json").read_text("utf-8"))
     parts = {part for schema in SCHEMAS.values() for part in schema.category.split("/")}
-    assert parts <= set(told["nodeCategories"])
+    assert parts <= set(translated["nodeCategories"])
     own = {i.get_io_type() for s in SCHEMAS.values() for i in s.inputs}
-    assert {kind for kind in own if kind.startswith("INKSTONE_")} <= set(told["dataTypes"])
+    assert {kind for kind in own if kind.startswith("INKSTONE_")} <= set(translated["dataTypes"])
 
 
 def test_no_translation_for_what_does_not_exist():
@@ -119,7 +119,7 @@ def test_every_node_is_found_by_other_words_and_has_defaults(monkeypatch):
                 assert item.default is not None, f"{schema.node_id}.{item.id} has no default"
 
 
-def test_the_host_is_told_of_the_pages():
+def test_comfyui_finds_the_pages():
     import inkstone
 
     assert (ROOT / inkstone.WEB_DIRECTORY / "docs").is_dir()

@@ -1,4 +1,4 @@
-"""Our nodes on the stand-in host, with the embedded model: sockets, progress, interruption,
+"""Our nodes on the headless host, with the embedded model: sockets, progress, interruption,
 messages.
 """
 
@@ -174,7 +174,7 @@ def test_previews_of_a_batch_show_every_picture(models):
         (dict(model="vae"), "Inkstone Load Diffusion Model"),
     ],
 )
-def test_wrong_wires_are_told_in_words(models, change, words):
+def test_wrong_wires_are_refused(models, change, words):
     latent, sigmas, positive, _ = prepared(models)
     args = dict(
         model=models.model, positive=positive, sigmas=sigmas, latent=latent, seed=1, cfg=1.0
