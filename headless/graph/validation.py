@@ -131,7 +131,13 @@ def _run_own_checks(node: Node, node_class: NodeClass, names: list[str]) -> list
     if answer is True:
         return []
     return [
-        Problem(node.id, node.title, ", ".join(names), "values that the node accepts", str(answer))
+        Problem(
+            node.id,
+            node.title,
+            ", ".join(names),
+            "values that the node accepts",
+            f"its refusal: {answer}",
+        )
     ]
 
 

@@ -27,7 +27,8 @@ needs_ray = pytest.mark.skipif(
 @needs_ray
 def test_a_killed_worker_costs_its_job_one_retry(tmp_path):
     jobs = [
-        {"id": f"j{k}", "prompt": "a red circle", "seed": k, **QUICK, "steps": 8} for k in range(24)
+        {"id": f"j{k}", "prompt": "a red circle", "seed": k, **QUICK, "steps": 40}
+        for k in range(24)
     ]
     path, folder = write_jobs(tmp_path / "jobs.jsonl", jobs), tmp_path / "out"
     process = started([path, "--output", folder, "--ray", "local", "--workers", "2", "--json"])
