@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Value: TypeAlias = object  # a number, a text, a list, or a Ref
-ApiGraph: TypeAlias = "dict[str, dict[str, object]]"
+
+
+class ApiNode(TypedDict, total=False):
+    """A node as ComfyUI's API form writes it."""
+
+    class_type: str
+    inputs: dict[str, Value]
+    _meta: dict[str, str]
+
+
+ApiGraph: TypeAlias = dict[str, ApiNode]
 
 
 class Names(Protocol):

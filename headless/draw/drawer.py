@@ -9,8 +9,7 @@ together change places once for many calls.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # (steps done, steps)
 
+STAGES = ("load", "encode", "denoise", "decode")
 _LOADERS = (LoadAll.ID, LoadDiffusionModel.ID)  # one of them in every call
 
 
@@ -53,14 +53,14 @@ class Result:
     models: Models
     images: Tensor
     latent: Tensor
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
 
 
 @dataclass
 class _Stages:
     """Seconds of the stages of a drawing, by the nodes that ran."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _kind: str = ""  # the class of the node at work
     _denoised: bool = False
 
@@ -112,16 +112,20 @@ class Drawer:
         drawing = decide(call, models)
         graph = draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
         self._announce(self._plan(call, models, graph))
-        text_encoder = models.bundle.text_encoder
-        if self.once and text_encoder is not None:
+        if self.once:
             self._values(call, graph.api, graph.prompts, None, stages)
-            if text_encoder.weights is not None:
-                text_encoder.weights.park()
+            models.text_encoder.weights.park()
         refs = (graph.image, graph.latent)
         images, latent = self._values(call, graph.api, refs, progress, stages)
-        seconds = {name: round(stages.seconds[name], 3) for name in _STAGES}
-        raw = restated(latent, models.bundle.vae)
-        return Result(call, drawing, models, images, raw, seconds)
+        seconds = {name: round(stages.seconds[name], 3) for name in STAGES}
+        return Result(
+            call=call,
+            drawing=drawing,
+            models=models,
+            images=images,
+            latent=restated(latent, models.vae),
+            seconds=seconds,
+        )
 
     def encode_ahead(self, call: DrawCall) -> None:
         """Encodes the prompts of a call that comes later."""
@@ -170,9 +174,6 @@ class Drawer:
     def _count(self, kind: str) -> None:
         self.models_loaded += kind in _LOADERS
         self.prompts_encoded += kind.startswith("InkstoneEncode")
-
-
-_STAGES = ("load", "encode", "denoise", "decode")
 
 
 def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:

@@ -203,8 +203,8 @@ class _Pictures(ApiBuilder):
             return self.add(ImageToLatent.ID, inputs | ({} if images else {"size_only": True}))
         width, height = size
         name = next((name for name, one in sizes().items() if one == size), CUSTOM)
-        inputs = {"size": name, "width": width, "height": height, "batch_size": 1}
-        return self.add(EmptyLatent.ID, inputs)
+        canvas = {"size": name, "width": width, "height": height, "batch_size": 1}
+        return self.add(EmptyLatent.ID, canvas)
 
     def repeated(self, latent: Ref, batch: int) -> Ref:
         """The same canvas for every picture of a batch."""

@@ -8,8 +8,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...files.images import frames, glance
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -47,5 +51,5 @@ def mask_channel(path: Path) -> str:
     return "red"
 
 
-def _log_share(path: Path, mask, what: str) -> None:
+def _log_share(path: Path, mask: np.ndarray, what: str) -> None:
     log.info("mask %s: %.1f %% is %s", path.name, 100 * (mask >= 0.5).mean(), what)

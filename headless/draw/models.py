@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...errors import InkstoneError
 from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.lora import FIXED, LoadLora, LoraStack
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
-from .request import DrawCall
+from .request import DrawCall, model_folder
 
 if TYPE_CHECKING:
     from ...controlnet.in_context import InContextModel
     from ...loaders.models.bundle import Bundle
     from ...loaders.models.control import ControlModel
+    from ...loaders.models.text_encoder import TextEncoderModel
+    from ...loaders.models.vae import VAEModel
 
 
 # the nodes that a call's models come from
@@ -55,6 +58,20 @@ class Models:
     bundle: Bundle
     controls: tuple[ControlModel | InContextModel, ...] = ()
 
+    @property
+    def text_encoder(self) -> TextEncoderModel:
+        """That of a whole call: only a plan does without."""
+        if self.bundle.text_encoder is None:
+            raise InkstoneError("No text encoder is given: add --text-encoder F.")
+        return self.bundle.text_encoder
+
+    @property
+    def vae(self) -> VAEModel:
+        """That of a whole call: only a plan does without."""
+        if self.bundle.vae is None:
+            raise InkstoneError("No VAE is given: add --vae F.")
+        return self.bundle.vae
+
 
 def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
     """Adds the loader nodes of a call: diffusion model, text encoder, VAE, LoRAs, controls."""
@@ -67,15 +84,16 @@ def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | No
     names, dtype = graph.names, {"dtype": call.dtype or "auto"}
     options = {**dtype, "variant": call.variant or AUTO}
     embedded = is_embedded(call.model)
-    folder = None if call.model is None or call.model.is_file() else call.model
+    file = model_folder(call)
+    folder = None if file.is_file() else file
     text: Ref | None = None
     vae: Ref | None = None
     if embedded or (folder and call.text_encoder is None and call.vae is None):
-        name = EMBEDDED if embedded else names.of("diffusers", folder)
+        name = EMBEDDED if embedded else names.of("diffusers", file)
         key = graph.add(LoadAll.ID, {"folder": name, **options})[0]
         model, text, vae = Ref(key, 0), Ref(key, 1), Ref(key, 2)
     else:
-        name = names.of("diffusion_models", call.model)
+        name = names.of("diffusion_models", file)
         model = graph.add(LoadDiffusionModel.ID, {"model": name, **options})
     text_file = call.text_encoder or (folder if text is None else None)
     if text_file is not None:
@@ -112,8 +130,8 @@ def _controls(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, ...]:
     paths, count = list(call.control_model), len(call.control)
     names = [graph.names.of("controlnet", path) for path in paths]
     if count and not paths:  # the control in the model's own folder
-        own = EMBEDDED if is_embedded(call.model) else graph.names.of("controlnet", call.model)
-        names = [own]
+        own = is_embedded(call.model)
+        names = [EMBEDDED if own else graph.names.of("controlnet", model_folder(call))]
     dtype = {"dtype": call.dtype or "auto"}
     loaders = {
         name: graph.add(LoadControlNet.ID, {"control": name, **dtype})

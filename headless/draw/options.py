@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from ...loaders.arch.variant import CHOICES
-from ..arg_types import between, command, device, lora, memory, size
+from ..arg_types import Commands, between, command, device, lora, memory, size
 from .control_option import control, kinds
 
 
 def add_for_all(p: argparse.ArgumentParser) -> None:
-    """What all jobs of a queue can share."""
+    """Adds the options that all jobs of a queue can share."""
     _add_model(p)
     _add_models(p)
     _add_canvas(p)
@@ -27,7 +27,7 @@ def _add_model(p: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="diffusion model or whole model folder (default: the embedded model)",
+        help="diffusion model file or whole model folder (default: the embedded model)",
     )
 
 
@@ -43,7 +43,7 @@ def _add_loras(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="F[:STRENGTH]",
-        help="LoRA file, with a strength of 1 unless given; may be repeated",
+        help="LoRA file and its strength (default 1); may be repeated",
     )
 
 
@@ -73,14 +73,14 @@ def _add_machine(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="type to compute in (default: the fastest safe one)",
+        help="compute type (default: the fastest safe one)",
     )
     p.add_argument(
         "--memory",
         type=memory,
         metavar="12GB",
-        help="memory that all of it may take; what does not fit is streamed from the file "
-        "(default: what is free)",
+        help="memory limit of the whole process; weights that do not fit are streamed from the "
+        "file (default: the free memory)",
     )
     p.add_argument(
         "--device",
@@ -90,12 +90,12 @@ def _add_machine(p: argparse.ArgumentParser) -> None:
     )
 
 
-def add_plan(commands) -> None:
+def add_plan(commands: Commands) -> None:
     """`inkstone plan`."""
     p = command(
         commands,
         "plan",
-        "print what a draw will hold in memory, from file headers alone",
+        "print the memory plan of a draw, from file headers alone",
         "inkstone plan qwen-image-Q4_K_M.gguf --size 1328x1328 --memory 12GB",
     )
     p.add_argument(
@@ -112,7 +112,7 @@ def add_plan(commands) -> None:
     p.add_argument("--json", action="store_true", help="print the plan as JSON, in bytes")
 
 
-def add_draw(commands) -> None:
+def add_draw(commands: Commands) -> None:
     """`inkstone draw`."""
     p = command(
         commands,
@@ -140,7 +140,7 @@ def add_draw(commands) -> None:
         "--save-latent",
         type=Path,
         metavar="F.safetensors",
-        help="also write the raw latents, key `samples`",
+        help="also save the raw latents, key `samples`",
     )
     p.add_argument(
         "--plan", action="store_true", help="print the memory plan and stop; nothing is loaded"
@@ -166,7 +166,7 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         help="picture k of a batch uses seed + k (default 0)",
     )
     p.add_argument(
-        "--fast", action="store_true", help="the model's few-step setting: 8 steps, no CFG"
+        "--fast", action="store_true", help="the model's few-step preset: 8 steps, no CFG"
     )
 
 
@@ -177,28 +177,30 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="F",
-        help="picture to start from. With an edit model several are Picture 1, 2, 3; with a "
-        "text-to-image model one is changed by --strength. The result has exactly its size",
+        help="input picture: reference image of an edit model (repeat for Picture 1, 2, 3), or the "
+        "start of image-to-image with a text-to-image model (see --strength). The result has "
+        "exactly the size of Picture 1",
     )
     p.add_argument(
         "--mask",
         type=Path,
         metavar="F",
-        help="repaint only this part of the picture: white, or where the file has alpha what is "
-        "transparent. All else keeps its values",
+        help="inpaint only this part of the picture: white pixels, or transparent ones if the file "
+        "has transparency. All other pixels keep their values",
     )
     p.add_argument(
         "--strength",
         type=between(0.001, 1, float),
         metavar="S",
-        help="how much of the picture is drawn anew, 0 to 1 (default 0.6; with an edit model 1). "
-        "The embedded model edits a picture without --strength and --mask, and starts from it with",
+        help="denoising strength: 0 keeps the picture, 1 ignores it (default 0.6; with an edit "
+        "model 1). The embedded model edits a picture; with --strength or --mask it starts from "
+        "it",
     )
     p.add_argument(
         "--layers",
         type=between(1, 64, int),
         metavar="N",
-        help="with Qwen-Image-Layered: take the picture apart into so many layers (default 4)",
+        help="with Qwen-Image-Layered: number of layers to take the picture apart into (default 4)",
     )
     _add_variant(p)
 
@@ -208,7 +210,7 @@ def _add_variant(p: argparse.ArgumentParser) -> None:
         "--variant",
         choices=CHOICES,
         metavar="NAME",
-        help="what the model is, for files that do not say: " + ", ".join(CHOICES),
+        help="variant of the model, for files that do not show it: " + ", ".join(CHOICES),
     )
 
 
@@ -219,8 +221,8 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TYPE:F[:STRENGTH[:START-END]]",
-        help="control picture; TYPE is map (F is the map itself) or what is made of F: "
-        f"{', '.join(kinds()[1:])}. Strength 1 unless given; START-END are fractions of the steps. "
+        help="control picture. TYPE is map (F is a control map), or how to make one from F: "
+        f"{', '.join(kinds()[1:])}. Default strength 1; START-END are fractions of the steps. "
         "May be repeated. Without --size and --image the result has the size of the first",
     )
     _add_control_model(p)
@@ -233,6 +235,6 @@ def _add_control_model(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="F",
-        help="control file: InstantX Union, or Inpainting (with --mask). One for all controls, or "
-        "one for each (default: what the model's folder has in controlnet/)",
+        help="ControlNet file: one for all controls, or one for each; inpainting ones need --mask "
+        "(default: the one in controlnet/ of the model folder)",
     )

@@ -102,13 +102,11 @@ def facts_of(result: Result) -> dict[str, Any]:
         if getattr(call, name) is not None:
             settings[name] = getattr(call, name)
     parts = (
-        ("diffusion_model", bundle.model, bundle.model.file.source.path),
-        ("text_encoder", bundle.text_encoder, bundle.text_encoder.path),
-        ("vae", bundle.vae, bundle.vae.path),
+        ("diffusion_model", bundle.model.path, bundle.model.file.source.path),
+        ("text_encoder", result.models.text_encoder.path, result.models.text_encoder.path),
+        ("vae", result.models.vae.path, result.models.vae.path),
     )
-    models = {
-        name: {"name": part.path.name, "hash": model_hash(file)} for name, part, file in parts
-    }
+    models = {name: {"name": path.name, "hash": model_hash(file)} for name, path, file in parts}
     loras = [
         {"name": path.name, "hash": model_hash(path), "strength": strength}
         for path, strength in call.lora

@@ -20,7 +20,7 @@ from ...errors import CallError
 from .jobs import Job, in_order, read_jobs
 from .journal import DONE, FolderFull, Outcome, Results
 from .metrics import Metrics
-from .worker import Checker, Places, Told, Worker, here
+from .worker import Checker, OnStep, Places, Worker, here
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class BatchCall:
 class QueueCallbacks:
     """Who is told: of steps, of records as they are written."""
 
-    step: Told | None = None
+    step: OnStep | None = None
     record: Callable[[dict], None] = lambda record: None
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InkstoneError
 from ...kernels.memory import process_bytes
@@ -26,13 +26,15 @@ from .metrics import peak_memory
 
 if TYPE_CHECKING:
     from ...host.headless import HeadlessHost
+    from ..draw.request import DrawCall
+    from ..node_types import NodeClasses
 
 log = logging.getLogger(__name__)
 
 AHEAD = 16  # jobs whose prompts are encoded in one go
 _GOES_ON = "Make room; the same call goes on where this one stopped."
 
-Told = Callable[[Job, int, int], None]  # job, steps done, steps
+OnStep = Callable[[Job, int, int], None]  # job, steps done, steps
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ class Places:
 
 
 class Checker:
-    """Says before anything runs what a job lacks."""
+    """Finds before anything runs what a job lacks."""
 
     def __init__(self, places: Places) -> None:
-        self._places, self._nodes = places, None
+        self._places = places
+        self._nodes: NodeClasses | None = None
 
     def __call__(self, job: Job) -> None:
         """Raises InkstoneError where a job cannot run."""
@@ -74,19 +77,20 @@ class Checker:
         from ..graph.validation import validate
         from ..workflow.run import graph_of
 
-        self._nodes = self._nodes or node_classes()
+        if self._nodes is None:
+            self._nodes = node_classes()
         with using(self._places.host(Path("."), threading.Event())):
             validate(graph_of(job.graph, job.settings, self._nodes), self._nodes)
 
 
 class Worker:
-    """Runs jobs. `work`: folder for what they make; `stop`: set where the user wants an end."""
+    """Runs jobs. work: folder for their files; stop: set when the user wants an end."""
 
     def __init__(
-        self, work: Path, places: Places, stop: threading.Event, told: Told | None = None
+        self, work: Path, places: Places, stop: threading.Event, on_step: OnStep | None = None
     ) -> None:
         self.work, self.drawer = work, Drawer()
-        self._places, self._stop, self._told = places, stop, told
+        self._places, self._stop, self._on_step = places, stop, on_step
 
     def run(self, job: Job) -> Outcome:
         """The job's outcome; a fault is one too. KeyboardInterrupt once `stop` is set, FolderFull
@@ -94,18 +98,19 @@ class Worker:
         """
         began, started = time.time(), time.perf_counter()
         self._clear()
+        files: list[Path] = []
         try:
-            files, facts = self._drawn(job) if job.call else self._graph(job)
+            files, facts = self._run_call(job, job.call) if job.call else self._run_graph(job)
             status = DONE
         except InkstoneError as error:
             if no_room(error):
                 raise FolderFull(f"{error} {_GOES_ON}") from error
-            files, facts, status = (), {"error": str(error)}, FAILED
-        except Exception as error:  # one job's surprise must not cost the jobs after it
+            facts, status = {"error": str(error)}, FAILED
+        except Exception as error:  # an unexpected fault of one job must not cost the others
             if no_room(error):
                 raise FolderFull(f"{self.work}: {error}. {_GOES_ON}") from error
-            log.warning("job %s: not an expected fault", job.name, exc_info=True)
-            files, facts, status = (), {"error": f"{type(error).__name__}: {error}"}, FAILED
+            log.warning("job %s: unexpected fault", job.name, exc_info=True)
+            facts, status = {"error": f"{type(error).__name__}: {error}"}, FAILED
         facts |= {
             "started": round(began, 3),
             "total_seconds": round(time.perf_counter() - started, 4),
@@ -123,25 +128,26 @@ class Worker:
                 raise KeyboardInterrupt
             try:
                 self.drawer.encode_ahead(call)
-            except Exception as error:  # the job itself will say it, if it is still so
+            except Exception as error:  # the job itself reports it, if it happens again
                 log.debug("not encoded ahead: %s", error)
 
     def _clear(self) -> None:
-        """What an earlier job left: a failed one its first pictures, a graph its empty folders."""
+        """Removes what an earlier job left: first pictures of a failed one, empty folders."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def _drawn(self, job: Job) -> tuple[list[Path], dict]:
+    def _run_call(self, job: Job, call: DrawCall) -> tuple[list[Path], dict[str, Any]]:
         latent = self.work / f"{job.name}.safetensors" if job.latent else None
-        call = replace(job.call, out=self.work / f"{job.name}.png", save_latent=latent)
+        call = replace(call, out=self.work / f"{job.name}.png", save_latent=latent)
         facts = draw(call, lambda done, of: self._step(job, done, of), self.drawer)
         files = [Path(f) for f in (*facts.pop("files"), facts.pop("latent", None)) if f]
         return files, facts
 
-    def _graph(self, job: Job) -> tuple[list[Path], dict]:
+    def _run_graph(self, job: Job) -> tuple[list[Path], dict[str, Any]]:
         from ...host.headless import Interrupted
         from ..workflow.run import run_file
 
+        assert job.graph is not None  # a job has a call or a graph
         folder = self.work / job.name
         folder.mkdir(parents=True, exist_ok=True)
         host = self._places.host(folder, self._stop)
@@ -160,10 +166,15 @@ class Worker:
         return files, {"call": call, "seconds": {"run": facts["seconds"]}}
 
     def _step(self, job: Job, done: int, of: int) -> None:
-        if self._told is not None:
-            self._told(job, done, of)
+        if self._on_step is not None:
+            self._on_step(job, done, of)
         if self._stop.is_set():
             raise KeyboardInterrupt
+
+
+def _same_models(jobs: Sequence[Job]) -> list[Job]:
+    """The first jobs that share models with the first of all."""
+    return list(itertools.takewhile(lambda job: job.group == jobs[0].group, jobs))
 
 
 def here(jobs: Sequence[Job], worker: Worker, stop: threading.Event) -> Generator[Outcome]:
@@ -173,8 +184,7 @@ def here(jobs: Sequence[Job], worker: Worker, stop: threading.Event) -> Generato
         if stop.is_set():
             raise KeyboardInterrupt
         if number >= encoded:
-            same = itertools.takewhile(lambda j, own=job.group: j.group == own, jobs[number:])
-            near = list(itertools.islice(same, AHEAD))
+            near = _same_models(jobs[number : number + AHEAD])
             worker.ahead(near)
             encoded = number + len(near)
         yield worker.run(job)

@@ -217,7 +217,7 @@ def _controlled(row: Row) -> Graph:
     return {
         **_start(row, row.begin + PROMPTS.get(row.kind, PROMPT)),
         "7": node("InkstoneControlPicture", image=["4", 0], type=row.kind, **pose),
-        "8": node("InkstoneImageToLatent", vae=["3", 0], image=["4", 0]),
+        "8": node("InkstoneImageToLatent", vae=["3", 0], image=["4", 0], size_only=True),
         "9": apply(["5", 0], (["6", 0], ["3", 0]), ["7", 0], row.strength),
     }
 
