@@ -260,6 +260,7 @@ def test_every_truncation_is_an_error(path):
             GGUFFile(path)
 
 
+@pytest.mark.slow
 def test_bit_flips_of_the_header_is_read_or_refused_in_words(path):
     whole, refused = file(), 0
     for at in range(g.header_length()):

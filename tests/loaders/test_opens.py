@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from ..conftest import ROOT
 
 
@@ -15,6 +17,7 @@ def opens(*args: str) -> dict:
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_opened_once():
     counts = opens()
     assert counts["parsed"] == 3 and counts["find_packed"] <= 3
@@ -25,6 +28,7 @@ def test_the_embedded_model_is_opened_once():
     assert counts["json_files"] == {name: readers.get(name, 1) for name in counts["json_files"]}
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_opened_once(tmp_path):
     """The diffusion model in blocks: its packed weights are searched once as well."""
     from inkstone.loaders.models.load import EMBEDDED_FOLDER

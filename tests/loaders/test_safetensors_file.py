@@ -116,6 +116,7 @@ def test_every_truncation_is_an_error(tmp_path: Path):
             SafetensorsFile(path)
 
 
+@pytest.mark.slow
 def test_every_bit_flip_of_the_header_is_read_or_refused_in_words(tmp_path: Path):
     path = tmp_path / "m.safetensors"
     save_safetensors(path, {"a": torch.arange(3), "b": torch.ones(2)})

@@ -244,6 +244,7 @@ def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkey
     assert call.out.read_bytes() == q4.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_is_begun_again(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)

@@ -99,6 +99,7 @@ def test_a_moving_picture_gives_its_first(files):
         assert "ImageFromBatch" in kinds("made.png")
 
 
+@pytest.mark.slow
 def test_files_of_their_own(files):
     """Each of the three parts from its own place, and LoRAs in more stacks than one."""
     parts = {}

@@ -112,6 +112,7 @@ def test_the_same_file_loaded_by_both(folder, tmp_path):
     assert error < 1e-4, f"relative error {error:.2e}"
 
 
+@pytest.mark.slow
 def test_kohya_file_loaded_by_both(folder, tmp_path):
     """Names with underscores and alpha tensors: diffusers converts them, we look them up."""
     from ...support.oracle import save_file
