@@ -50,7 +50,7 @@ class TextConfig:
     vocab: int = 152064
     theta: float = 1e6
     eps: float = 1e-6
-    sections: tuple[int, int, int] | None = None  # frequencies turned by time, row and column
+    sections: tuple[int, int, int] | None = None  # frequencies for time, row and column
 
     @property
     def axes(self) -> tuple[int, int, int]:
@@ -73,7 +73,7 @@ class VisionConfig:
     channels: int = 3
     out: int = 3584
     window: int = 112  # pixels
-    full: tuple[int, ...] = (7, 15, 23, 31)  # blocks that see the whole picture
+    full: tuple[int, ...] = (7, 15, 23, 31)  # blocks with attention over the whole image
     theta: float = 10000.0
     eps: float = 1e-6
 

@@ -1,8 +1,8 @@
-"""The pulse of long work: it beats between pieces, and whoever hosts the work may stop it there, by
-raising, or show how far it is.
+"""Cancellation and progress hook for long-running work.
 
-There is one listener per process (ComfyUI runs one graph at a time; headless it asks the context
-for its host). Helper threads do not beat: what a listener raises must reach the caller.
+Work calls `beat()` between chunks; the host's listener may raise there to cancel, or show progress.
+There is one listener per process (ComfyUI runs one graph at a time; the headless one looks up the
+host of its context). Helper threads do not call it: what a listener raises must reach the caller.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 Listener = Callable[[str, float, float], None]
-"""(what is done, how much of it, of how much); 0 of 0 where only the beat counts."""
+"""(task, amount done, total); 0 of 0 for a beat without progress."""
 
-_WAIT = 0.2  # seconds between two beats while a thread is waited for
+_WAIT = 0.2  # seconds between two beats while waiting for a thread
 _listener: Listener | None = None
 
 
 def listen(listener: Listener | None) -> Listener | None:
-    """Sets who hears the beats; returns who did before."""
+    """Sets the listener; returns the previous one."""
     global _listener
     before, _listener = _listener, listener
     return before
 
 
-def beat(what: str = "", done: float = 0, of: float = 0) -> None:
-    """Called between two pieces of work. Whatever the listener raises stops the work."""
+def beat(task: str = "", done: float = 0, total: float = 0) -> None:
+    """Calls the listener, between two chunks of work. What it raises cancels the work."""
     if _listener is not None:
-        _listener(what, done, of)
+        _listener(task, done, total)
 
 
 def waited(future: Future[Result]) -> Result:
-    """The result of work in another thread; beats while it is not there."""
+    """The result of work in another thread; beats while waiting for it."""
     while True:
         try:
             return future.result(_WAIT)
         except TimeoutError:
-            if future.done():  # the work itself ran out of some time
+            if future.done():  # the work itself raised it
                 raise
             beat()

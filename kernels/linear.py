@@ -4,8 +4,8 @@ Large products without gradients on an x86 CPU go to oneDNN: for float32 torch b
 which does not use the full vectors of processors of other makers, and oneDNN applies the GELU while
 a result is still in registers. Half types on a CPU are 2 times faster than float32 where it has the
 instructions and 5-13 times slower where it has not, so that choice is measured once, never guessed
-from flags (they lie in virtual machines). Weights may stay packed as their file has them: they are
-unpacked a piece at a time for every product. Every choice is returned with its reason.
+from flags (virtual machines report wrong ones). Weights may stay packed as in their file: they are
+unpacked a chunk at a time for every product. Every choice is returned with its reason.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def onednn_linear(
 ) -> Tensor:
     """oneDNN's y = x W^T + b, then GELU (tanh form), where `cpu_backend` says that it works.
 
-    Weights must be contiguous: with others it falls to a kernel 1000 times slower.
+    Weights must be contiguous: with others it falls back to a kernel 1000 times slower.
     """
-    how = ("gelu", [], "tanh") if gelu else ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *how)
+    name, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
 @functools.cache
 def cpu_backend(dtype: torch.dtype = torch.float32) -> tuple[str, str]:
     """The library for large products of `dtype` on this CPU, "onednn" or "torch", and the reason.
 
-    A rule and not a measurement, so that two runs on one machine give the same bits. Asked per
-    type: without AVX512 oneDNN has float32 products and refuses those in bfloat16.
+    A rule and not a measurement, so that two runs on one machine give the same bits. It depends on
+    the type: without AVX512 oneDNN has float32 products and refuses those in bfloat16.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "torch", f"{platform.machine()} is not x86"
@@ -58,7 +58,7 @@ def cpu_backend(dtype: torch.dtype = torch.float32) -> tuple[str, str]:
         with torch.no_grad():
             same = bool((onednn_linear(x, w, b) == 17).all())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        return "torch", f"oneDNN's linear does not take {dtype} here ({type(error).__name__})"
+        return "torch", f"oneDNN's linear refuses {dtype} here ({type(error).__name__})"
     return ("onednn", "oneDNN, x86") if same else ("torch", "oneDNN's linear failed its check")
 
 
@@ -76,10 +76,10 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, gelu: bool) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """x [...,K], weight [N,K], bias [N] -> x W^T + b [...,N], through GELU (tanh form) if asked."""
+    """x [...,K], weight [N,K], bias [N] -> x W^T + b [...,N], then GELU (tanh form) if `gelu`."""
     if _goes_to_onednn(x, weight, gelu):
         return onednn_linear(x, weight, bias, gelu)
-    # of a sliced x torch adds the bias apart: in half types a second rounding, another picture
+    # with a sliced x torch adds the bias in a second step: in half types a second rounding
     y = F.linear(x.contiguous(), weight, bias)
     return _gelu(y) if gelu else y
 
@@ -88,22 +88,28 @@ def _gelu(y: Tensor) -> Tensor:
     """GELU (tanh form), in place where no gradient needs y."""
     if torch.is_grad_enabled():
         return F.gelu(y, approximate="tanh")
-    return torch._C._nn.gelu_(y, approximate="tanh")
+    return torch.ops.aten.gelu_(y, approximate="tanh")
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b, then the side branches. Every linear layer of the networks is this class, so
+    """y = x W^T + b, then the LoRA branches. Every linear layer of the networks is this class, so
     a storage format (`storage` in place of `weight`) and LoRAs (`branches`) have one place each.
     """
 
     branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()  # (x, y) -> y, in order
 
-    def __init__(self, *args: int, **options: bool) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device)
         self.register_module("storage", None)
 
     def hold(self, storage: Storage | None) -> None:
-        """Keeps `storage` instead of a weight; None lets go of both."""
+        """Replaces the weight by `storage`; None frees both."""
         self._parameters["weight"] = None
         self.storage = storage
 
@@ -114,7 +120,7 @@ class Linear(nn.Linear):
         return y
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU_tanh(forward(x)), in one pass where no branch comes between."""
+        """GELU_tanh(forward(x)), in one pass where there is no branch."""
         if self.branches or type(self).forward is not Linear.forward:
             return F.gelu(self(x), approximate="tanh")
         return self._product(x, gelu=True)
@@ -126,14 +132,14 @@ class Linear(nn.Linear):
         return packed_product(x, self.storage, self.bias, gelu)
 
     def dequantize(self) -> Tensor:
-        """The plain weight [out, in] in float32, whatever it is stored as."""
+        """The plain weight [out, in] in float32, whatever its storage."""
         return self.weight.float() if self.storage is None else self.storage.dequantize()
 
 
 UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
 
 _forced: ContextVar[str | None] = ContextVar("inkstone_packed_backend", default=None)
-PACKED_BACKENDS = ("pieces", "whole", "triton", "kitchen")
+PACKED_BACKENDS = ("chunks", "whole", "triton", "kitchen")
 
 
 @contextmanager
@@ -149,12 +155,13 @@ def force_packed(name: str | None) -> Iterator[None]:
 def packed_backend(storage: Storage, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """(backend, reason) for products with a packed weight: one of PACKED_BACKENDS.
 
-    Asked per layer and cheap; the loader logs the answer once per format.
+    Cheap, and called for every product; the loader logs the answer once per format.
     """
-    if _forced.get() is not None:
-        return _forced.get(), "forced"
+    forced = _forced.get()
+    if forced is not None:
+        return forced, "forced"
     if device.type == "cpu":
-        return "pieces", f"unpacked to {dtype} in pieces that stay in the cache"
+        return "chunks", f"unpacked to {dtype} in chunks that stay in the cache"
     return _on_device(storage, device, dtype)
 
 
@@ -173,21 +180,21 @@ def _on_device(storage: Storage, device: torch.device, dtype: torch.dtype) -> tu
 def packed_product(
     x: Tensor, storage: Storage, bias: Tensor | None = None, gelu: bool = False
 ) -> Tensor:
-    """x [...,K], a packed weight [N,K] -> x W^T + b [...,N], through GELU (tanh form) if asked."""
+    """x [...,K], a packed weight [N,K] -> x W^T + b [...,N], then GELU (tanh form) if `gelu`."""
     name, _ = packed_backend(storage, x.device, x.dtype)
     if name == "whole":
         return product(x, storage.dequantize(x.dtype), bias, gelu)
-    if name == "pieces":
-        return _in_pieces(x, storage, bias, gelu)
+    if name == "chunks":
+        return _in_chunks(x, storage, bias, gelu)
     if name == "triton":
         return _by_triton(x, storage, bias, gelu)
-    kitchen, reason = matmul_of(storage) if name == "kitchen" else (None, "not known")
+    kitchen, reason = matmul_of(storage) if name == "kitchen" else (None, "unknown name")
     if kitchen is not None:
         y = kitchen(x, bias)
         return F.gelu(y, approximate="tanh") if gelu else y
     raise InkstoneError(
-        f"There is no backend {name!r} for {storage.format} weights here ({reason}): expected one "
-        f"of {', '.join(PACKED_BACKENDS)}, on a device that has it."
+        f"The backend {name!r} cannot multiply {storage.format} weights here ({reason}): expected "
+        f"one of {', '.join(PACKED_BACKENDS)}, on a device that has it. Leave the choice open."
     )
 
 
@@ -195,12 +202,12 @@ def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
     from .triton.backend import triton_product
 
     y = triton_product(x, storage, bias, must=_forced.get() is not None)
-    if y is None:  # said there, once: a kernel failed
+    if y is None:  # a kernel failed, which triton_product has logged once
         return product(x, storage.dequantize(x.dtype), bias, gelu)
     return _gelu(y) if gelu else y
 
 
-def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
+def _in_chunks(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
     """Some rows of the weight at a time: unpacked into one buffer, multiplied, written in place."""
     rows, width = storage.shape
     step = max(1, UNPACKED // width)
@@ -216,12 +223,12 @@ def _in_pieces(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
     return out
 
 
-_HOPELESS = 3  # times slower at the first try: a warm-up is not worth as much
+_HOPELESS = 3  # times slower at the first try: no warm-up makes up for that
 
 
 def _seconds(dtype: torch.dtype, against: float = math.inf) -> float:
-    """Best of three of a product of the size that matters (512 tokens, 2048 wide); one try where
-    that is far behind `against`."""
+    """Seconds of a product of a typical size (512 tokens, 2048 wide), best of three; of one try
+    where that is far slower than `against`."""
     a, b = torch.ones(512, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
     times = []
     with torch.no_grad():

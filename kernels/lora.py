@@ -1,11 +1,10 @@
-"""LoRA beside a linear layer: y = W x + s dW x, whatever W is stored as.
+"""LoRA as a side branch of a linear layer: y = W x + s dW x, whatever the storage of W.
 
 `Change` is all that one file does to a layer (its dW is a `Delta`, see lora_delta.py); `branch_of`
 joins the changes of several LoRAs into the one `Branch` of a run, with the plain ones concatenated
-into a single pair of products. Base weights are never touched, so leaving a LoRA out leaves no
-trace.
+into a single pair of products. Base weights are never changed, so removing a LoRA leaves no trace.
 
-DoRA files come in two conventions, told apart by the shape of the magnitudes: one per output row,
+DoRA files come in two conventions, detected by the shape of the magnitudes: one per output row,
 [N] or [N,1], over the norms of the rows of W + dW (PEFT, LyCORIS with wd_on_out), or one per input
 column, [1,K], over the norms of its columns (the LyCORIS default). Both are exact here; ComfyUI
 divides the first by the norms of W alone.
@@ -23,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quant.storage import Storage
 from .linear import Linear, packed_product, product
 from .lora_delta import Delta, LowRank, tensors_of
+from .modulation import Weights, plain
 
 Branch = Callable[[Tensor, Tensor], Tensor]
-"""(x [...,K], y [...,N]) -> y [...,N]; y may be changed in place where no gradient is wanted."""
+"""(x [...,K], y [...,N]) -> y [...,N]; without gradients y may be changed in place."""
 
 
 class Base(Protocol):
-    """The layer that a branch stands beside; DoRA alone asks for it, while the layer works."""
+    """The layer that a branch belongs to. Only DoRA reads it, while the layer runs."""
 
     @property
     def bias(self) -> Tensor | None:
@@ -52,13 +51,16 @@ class Change:
     delta: Delta | None = None
     magnitude: Tensor | None = None  # DoRA: [N], [N,1] or [1,K]
     bias: Tensor | None = None  # [N], added to the layer's: `.diff_b`
-    _gains: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    _gains: weakref.WeakKeyDictionary[Linear, Tensor] = field(
+        default_factory=weakref.WeakKeyDictionary, repr=False
+    )
 
     def gain(self, base: Base) -> Tensor:
-        """DoRA's magnitude / norm of W + dW, float32 [N] or [1,K]. Kept as long as the layer is:
-        it costs one unpacking of the weight.
+        """DoRA's magnitude / norm of W + dW, float32 [N] or [1,K]. Cached as long as the layer
+        lives: it costs one unpacking of the weight.
         """
-        key = getattr(base, "linear", None)
+        assert self.delta is not None and self.magnitude is not None, "only DoRA has a gain"
+        key = base.linear if isinstance(base, BaseLayer) else None
         if key is not None and key in self._gains:
             return self._gains[key]
         weight = base.dequantize()
@@ -74,9 +76,8 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class BaseLayer:
-    """A layer of a network as the base of a branch. It is asked only while the layer works: its
-    weights may come and go.
-    """
+    """A layer of a network as the base of a branch. Only valid while the layer runs: its weights
+    may be evicted in between."""
 
     linear: Linear
 
@@ -95,18 +96,17 @@ class BaseLayer:
 
 @dataclass(frozen=True, eq=False)
 class InFile:
-    """A layer that no network holds (modulation): its weights are read by name when asked for."""
+    """A layer that is part of no network (modulation): its weights are read lazily by name."""
 
-    weights: Callable[[str], Tensor | Storage]
+    weights: Weights
     name: str
 
     @property
     def bias(self) -> Tensor | None:
-        return self.weights(f"{self.name}.bias").float()
+        return plain(self.weights, f"{self.name}.bias")
 
     def dequantize(self) -> Tensor:
-        weight = self.weights(f"{self.name}.weight")
-        return weight.dequantize() if isinstance(weight, Storage) else weight.float()
+        return plain(self.weights, f"{self.name}.weight")
 
     def product(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dequantize())
@@ -153,15 +153,15 @@ class _Decomposed:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         gain = self.change.gain(self.base)
         if gain.dim() == 2:  # per column: W' x = (W + dW) (gain * x)
-            turned = self.base.product(x * (gain[0] - 1).to(x.dtype))
-            return (turned + self.ready.apply(x * gain[0].to(x.dtype))) * self.strength
-        plain = y if self.base.bias is None else y - self.base.bias.to(y.dtype)
-        turned = plain * (gain - 1).to(y.dtype)
-        return (turned + self.ready.apply(x) * gain.to(y.dtype)) * self.strength
+            scaled = self.base.product(x * (gain[0] - 1).to(x.dtype))
+            return (scaled + self.ready.apply(x * gain[0].to(x.dtype))) * self.strength
+        without_bias = y if self.base.bias is None else y - self.base.bias.to(y.dtype)
+        scaled = without_bias * (gain - 1).to(y.dtype)
+        return (scaled + self.ready.apply(x) * gain.to(y.dtype)) * self.strength
 
 
 class _Shifted:
-    """What is added to the bias, strength included."""
+    """The sum of all changes of the bias, strength included."""
 
     def __init__(self, bias: Tensor) -> None:
         self.bias = bias
@@ -171,16 +171,16 @@ class _Shifted:
 
 
 class _Side:
-    """Several parts as one branch; each part is computed beside the layer's own y."""
+    """Several parts as one branch; each part is computed from the layer's own y."""
 
     def __init__(self, parts: Sequence[Branch], stacked: _Stacked | None) -> None:
         self.parts, self.stacked = tuple(parts), stacked
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        more = [part(x, y) for part in self.parts]
+        terms = [part(x, y) for part in self.parts]
         if self.stacked is not None:
             y = self.stacked(x, y)
-        for term in more:
+        for term in terms:
             y = y + term
         return y
 
@@ -188,30 +188,31 @@ class _Side:
 def branch_of(
     changes: Sequence[tuple[float, Change]], base: Base, device: torch.device, dtype: torch.dtype
 ) -> Branch | None:
-    """One branch for (strength, change) of every LoRA on a layer; None where no strength is left.
+    """One branch for (strength, change) of every LoRA on a layer; None where all strengths are 0.
 
-    LoRAs add up: each is taken relative to the layer itself, DoRA too.
+    LoRAs add up: each is relative to the layer itself, DoRA too.
     """
-    live = [(s, change) for s, change in changes if s]
+    active = [(strength, change) for strength, change in changes if strength]
     parts: list[Branch] = []
-    plain: list[tuple[float, LowRank]] = []
-    for strength, change in live:
+    low_rank: list[tuple[float, LowRank]] = []
+    for strength, change in active:
         if change.magnitude is not None:
+            assert change.delta is not None, "a magnitude scales a delta"
             ready = change.delta.to(device, dtype)
             parts.append(_Decomposed(strength, change, ready, base))
         elif isinstance(change.delta, LowRank):
-            plain.append((strength, change.delta))
+            low_rank.append((strength, change.delta))
         elif change.delta is not None:
             parts.append(_Added(strength, change.delta.to(device, dtype)))
-    biases = [s * c.bias.to(device, torch.float32) for s, c in live if c.bias is not None]
+    biases = [s * c.bias.to(device, torch.float32) for s, c in active if c.bias is not None]
     if biases:
         parts.append(_Shifted(torch.stack(biases).sum(0)))
-    stacked = _Stacked(plain, device, dtype) if plain else None
+    stacked = _Stacked(low_rank, device, dtype) if low_rank else None
     return _Side(parts, stacked) if parts else stacked
 
 
 def copied_bytes(changes: Sequence[Change], device: torch.device, dtype: torch.dtype) -> int:
-    """Bytes that the branch of one layer takes beside what the LoRAs themselves hold."""
+    """Bytes that the branch of one layer takes in addition to the LoRAs' own tensors."""
     return sum(
         t.numel() * dtype.itemsize
         for change in changes
@@ -222,16 +223,20 @@ def copied_bytes(changes: Sequence[Change], device: torch.device, dtype: torch.d
 
 @contextmanager
 def attached(network: nn.Module, branches: Mapping[str, Branch]) -> Iterator[None]:
-    """Within the block the named layers have these branches; after it, whatever happens, not.
+    """Within the block the named layers have these branches; they are removed on every way out.
 
     Runs of one network that have LoRAs must not overlap in time (ComfyUI has one worker).
     """
-    layers = [(network.get_submodule(name), branch) for name, branch in branches.items()]
+    layers: list[tuple[Linear, Branch]] = []
+    for name, branch in branches.items():
+        layer = network.get_submodule(name)
+        assert isinstance(layer, Linear), f"{name} is no linear layer"
+        layers.append((layer, branch))
     before = [(layer, layer.branches) for layer, _ in layers]
     try:
         for layer, branch in layers:
             layer.branches = (*layer.branches, branch)
         yield
     finally:
-        for layer, kept in before:
-            layer.branches = kept
+        for layer, original in before:
+            layer.branches = original

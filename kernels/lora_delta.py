@@ -1,7 +1,7 @@
-"""dW of one LoRA for one linear layer, multiplied by without being built.
+"""dW of one LoRA for one linear layer, applied without building the matrix.
 
 One class per method: LoRA, LoKr, LoHa, and dW itself. All agree with the dense form, which tests
-and DoRA ask for.
+and DoRA use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .linear import product
 
-_CHUNK = 1 << 22  # elements of dW built at a time where it has to be built
+_CHUNK = 1 << 22  # elements of dW at a time where it has to be built
 
 
 class Delta(Protocol):
@@ -26,7 +26,7 @@ class Delta(Protocol):
         """(N, K)."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Delta:
-        """The same with factors that are ready to multiply x of this type."""
+        """The same with factors that can be multiplied with x of this type."""
 
     def apply(self, x: Tensor) -> Tensor:
         """x [...,K] -> dW x [...,N]."""
@@ -101,8 +101,8 @@ class Hadamard:
     """dW = scale * (a1 b1) * (a2 b2), element by element: LoHa.
 
     It has rank r1 r2 exactly, with rows and columns that are products of rows and columns of the
-    factors. While that is the cheaper way these are made for every product (a few percent of it),
-    so nothing large is kept; for higher ranks dW is made some rows at a time.
+    factors. While that is cheaper these are computed for every product (a few percent of it), so
+    nothing large is kept; for higher ranks dW is computed in chunks of rows.
     """
 
     a1: Tensor  # [N,r1]
@@ -116,8 +116,10 @@ class Hadamard:
         return self.a1.shape[0], self.b1.shape[1]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Hadamard:
-        factors = (self.a1, self.b1, self.a2, self.b2)  # float32: they are rounded once, multiplied
-        return Hadamard(*(f.to(device, torch.float32) for f in factors), self.scale)
+        a1, b1, a2, b2 = (  # float32: rounded once, after they are multiplied
+            factor.to(device, torch.float32) for factor in (self.a1, self.b1, self.a2, self.b2)
+        )
+        return Hadamard(a1, b1, a2, b2, self.scale)
 
     def apply(self, x: Tensor) -> Tensor:
         n, k = self.shape
@@ -149,7 +151,8 @@ class Dense:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.weight.shape)
+        rows, columns = self.weight.shape
+        return rows, columns
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
         return Dense(self.weight.to(device, dtype))
@@ -162,7 +165,7 @@ class Dense:
 
 
 def tensors_of(delta: Delta | None) -> list[Tensor]:
-    """The factors that a delta holds."""
+    """The factors of a delta."""
     values = vars(delta).values() if delta is not None else ()
     sides = [v if isinstance(v, tuple) else (v,) for v in values]
     return [t for side in sides for t in side if isinstance(t, Tensor)]

@@ -1,4 +1,4 @@
-"""How much memory can be used now, on a device or in the machine."""
+"""Free memory of a device and of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes free on a device: of the card for CUDA, of main memory elsewhere."""
+    """Free bytes of the card for CUDA, of main memory for other devices."""
     if device.type == "cuda":
         import torch
 
@@ -21,9 +21,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def available_ram() -> int:
-    """Bytes of main memory that can be used now (Linux: MemAvailable, within a container's limit).
+    """Available bytes of main memory (Linux: MemAvailable, within a container's limit).
 
-    Where the system does not say (not Linux), half of the physical memory, else 8 GiB.
+    Other systems: half of the physical memory, or 8 GiB where that is unknown.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
@@ -37,7 +37,7 @@ def available_ram() -> int:
 
 
 def process_bytes() -> int:
-    """Bytes of main memory that this process holds (0 where the system does not say)."""
+    """Resident bytes of this process (0 where the system does not report them)."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf(
             "SC_PAGE_SIZE"
@@ -47,8 +47,10 @@ def process_bytes() -> int:
 
 
 def hand_back() -> None:
-    """Gives freed memory of malloc back to the system. glibc keeps what lies under a block that is
-    still in use: after a network left, 1.3 GB were held once and nothing the next time.
+    """Returns freed memory of malloc to the system.
+
+    glibc keeps what lies under a block that is still in use: after a network was freed, 1.3 GB
+    stayed once and nothing the next time.
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -63,7 +65,7 @@ def _container_room() -> int:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
         lines = Path("/sys/fs/cgroup/memory.stat").read_text("ascii").splitlines()
         stat = dict(map(str.split, lines))
-        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back when needed
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # reclaimed when needed
         return max(0, int(limit) - used + cached)
     except (OSError, KeyError, ValueError):
         return 1 << 62

@@ -1,9 +1,9 @@
 """The modulation table: shift, scale and gate of every block, evaluated once per sigma.
 
-`img_mod` / `txt_mod` hold a third of the model's parameters and see only the timestep. Here they
-are no part of the network: their weights are read one at a time through a callable, applied to all
-sigmas of a schedule at once, and dropped. What stays is 4.4 MB per step (bf16, 60 blocks). Training
-uses the same function with parameters as weights.
+`img_mod` / `txt_mod` hold a third of the model's parameters and depend on the timestep only. Here
+they are no part of the network: their weights are read one at a time through a callable, applied to
+all sigmas of a schedule at once, and freed. The table takes 4.4 MB per step (bf16, 60 blocks).
+Training uses the same function with parameters as weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Branches = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # layer -> LoRA bra
 
 _EMBED = "time_text_embed.timestep_embedder.linear_{}"
 NONE: Branches = {}
-_ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary
+_ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary copy
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class Modulation:
         return Modulation(img, txt, self.out[:-1], [m[-1:] for m in self.img])
 
 
+def plain(weights: Weights, name: str) -> Tensor:
+    """A tensor in float32, packed or not."""
+    value = weights(name)
+    return value.dequantize() if isinstance(value, Storage) else value.float()
+
+
 def timestep_embedding(sigma: Tensor, dim: int = 256) -> Tensor:
     """sigma [n] in 0..1 -> [n,dim] float32: cos first, angle (sigma * f) * 1000 in that order.
 
@@ -79,13 +85,11 @@ def time_embedding(
     x = timestep_embedding(sigma)
     for i in (1, 2):
         name = _EMBED.format(i)
-        w, b = weights(f"{name}.weight"), weights(f"{name}.bias")
-        w = w.dequantize() if isinstance(w, Storage) else w.float()
         x = x if i == 1 else F.silu(x)
-        y = F.linear(x, w, b.float())
+        y = F.linear(x, plain(weights, f"{name}.weight"), plain(weights, f"{name}.bias"))
         x = branches[name](x, y) if name in branches else y
     if addition is not None:
-        x = x + weights("time_text_embed.addition_t_embedding.weight")[addition].float()
+        x = x + plain(weights, "time_text_embed.addition_t_embedding.weight")[addition]
     return x
 
 
@@ -93,8 +97,8 @@ def _project(
     weights: Weights, key: str, x: Tensor, parts: int, dtype: torch.dtype, branches: Branches
 ) -> Tensor:
     """x [n,D] float32 -> [n,parts,D] in dtype, by the first parts*D rows of a linear layer."""
-    w, b = weights(f"{key}.weight"), weights(f"{key}.bias").float()
-    rows = wanted = parts * x.shape[-1]
+    w, b = weights(f"{key}.weight"), plain(weights, f"{key}.bias")
+    rows = used = parts * x.shape[-1]
     if key in branches:
         rows = len(b)  # a branch has all rows of its layer
     if isinstance(w, Storage):
@@ -102,13 +106,13 @@ def _project(
     elif w.requires_grad:
         y = F.linear(x, w[:rows].float(), b[:rows])
     else:
-        pieces = [
+        chunks = [
             F.linear(x, w[i : min(i + _ROWS, rows)].float(), b[i : min(i + _ROWS, rows)])
             for i in range(0, rows, _ROWS)
         ]
-        y = torch.cat(pieces, dim=-1)
+        y = torch.cat(chunks, dim=-1)
     if key in branches:
-        y = branches[key](x, y)[..., :wanted]
+        y = branches[key](x, y)[..., :used]
     return y.to(dtype).unflatten(-1, (parts, -1))
 
 
@@ -145,7 +149,7 @@ def rows_of(
 
     img, txt = [], []
     for i in range(layers):
-        beat("table of the timesteps, block", i, layers)
+        beat("modulation table, block", i, layers)
         block = f"transformer_blocks.{i}."
         img.append(project(block + "img_mod.1", 6))
         # of the last block's text branch only keys and values are read: shift1 and scale1

@@ -1,8 +1,8 @@
 """The language model of Qwen2.5-VL, output after the final norm.
 
-Plain: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: a prefix can be encoded
-once and its keys and values passed as `past`, because every prompt of a template starts alike.
-Pictures come as rows of the vision tower in the place of their tokens, with positions of their own
+Standard: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: a prefix can be
+encoded once and its keys and values passed as `past`, because every prompt of a template starts
+alike. Images are rows of the vision tower in place of their tokens, with positions of their own
 (`picture_positions`). Reference: transformers `Qwen2_5_VLTextModel`. Names are the published ones
 without `model.`.
 """
@@ -46,13 +46,13 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Grouped-query attention with biased q, k, v."""
 
-    def __init__(self, c: TextConfig) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.head_dim = c.head_dim
-        self.q_proj = Linear(c.width, c.heads * c.head_dim)
-        self.k_proj = Linear(c.width, c.kv_heads * c.head_dim)
-        self.v_proj = Linear(c.width, c.kv_heads * c.head_dim)
-        self.o_proj = Linear(c.heads * c.head_dim, c.width, bias=False)
+        width, self.head_dim = config.width, config.head_dim
+        self.q_proj = Linear(width, config.heads * config.head_dim)
+        self.k_proj = Linear(width, config.kv_heads * config.head_dim)
+        self.v_proj = Linear(width, config.kv_heads * config.head_dim)
+        self.o_proj = Linear(config.heads * config.head_dim, width, bias=False)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
@@ -86,10 +86,12 @@ class GatedMLP(nn.Module):
 class DecoderLayer(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
-    def __init__(self, c: TextConfig) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.input_layernorm, self.self_attn = RMSNorm(c.width, c.eps), SelfAttention(c)
-        self.post_attention_layernorm, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c.width, c.ff)
+        self.input_layernorm = RMSNorm(config.width, config.eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.eps)
+        self.mlp = GatedMLP(config.width, config.ff)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
@@ -100,17 +102,17 @@ class DecoderLayer(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """A table of rows; it may stay packed (`storage`): then only rows asked for are unpacked.
+    """A table of rows; it may stay packed (`storage`): then only the rows of `ids` are unpacked.
 
-    On the meta device nothing is drawn: torch would import its compiler for that (1.1 s).
+    On the meta device nothing is initialized: torch would import its compiler for that (1.1 s).
     """
 
-    def __init__(self, *args: int) -> None:
-        super().__init__(*args)
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__(rows, width)
         self.register_module("storage", None)
 
     def hold(self, storage: Storage | None) -> None:
-        """Keeps `storage` instead of a weight; None lets go of both."""
+        """Replaces the weight by `storage`; None frees both."""
         self._parameters["weight"] = None
         self.storage = storage
 
@@ -133,7 +135,7 @@ class TextEncoder(nn.Module):
         self.embed_tokens = Embedding(config.vocab, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
-        self.stream: BlockStream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # loads weights that are not resident
 
     def forward(
         self,
@@ -144,15 +146,15 @@ class TextEncoder(nn.Module):
     ) -> tuple[Tensor, Past]:
         """ids [B,L] -> states [B,L,W] after the final norm, and keys and values of all tokens.
 
-        With pictures: `embeds` [B,L,W] replaces the embeddings of `ids`, and `positions` [3,L] says
-        where each token stands in time, row and column (see `picture_positions`); both are those of
-        the tokens behind `past`. Causal: right padding never reaches the tokens before it.
+        With images: `embeds` [B,L,W] replaces the embeddings of `ids`, and `positions` [3,L] are
+        the time, row and column of each token (see `picture_positions`); both are those of the
+        tokens behind `past`. Causal: right padding never reaches the tokens before it.
         """
         x = self.embed(ids) if embeds is None else embeds
         if positions is None:
             start = past[0][0].shape[2] if past else 0
             positions = torch.arange(start, start + ids.shape[1])
-        cos, sin = self._turns(positions, x)
+        cos, sin = self._rope(positions, x)
         present: Past = []
         for i, layer in enumerate(self.layers):
             beat("text encoder, layer", i, len(self.layers))
@@ -163,11 +165,11 @@ class TextEncoder(nn.Module):
         return self.norm(x), present
 
     def embed(self, ids: Tensor) -> Tensor:
-        """ids [B,L] -> [B,L,W] in the type that is computed in."""
+        """ids [B,L] -> [B,L,W] in the compute type."""
         return self.embed_tokens(ids).to(self.norm.weight.dtype)
 
-    def _turns(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [L], or [3,L] of which every frequency follows one -> cos and sin [L,d]."""
+    def _rope(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [L], or [3,L] where each frequency uses one of the three -> cos, sin [L,d]."""
         c = self.config
         f = 1.0 / c.theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
         place = positions.to("cpu", torch.float32)[..., None]
@@ -180,25 +182,25 @@ class TextEncoder(nn.Module):
 
 
 def picture_positions(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> Tensor:
-    """Positions [3,L] (time, row, column) of ids in which each picture is a run of `pad`.
+    """Positions [3,L] (time, row, column) of ids in which each image is a run of `pad`.
 
-    grids: rows and columns of tokens, picture by picture. Text counts up on all three axes. A
-    picture that starts at p stands at time p, rows and columns count up from p, and the text behind
-    it goes on at p + its longer side.
+    grids: rows and columns of tokens, image by image. Text counts up on all three axes. An image
+    that starts at p stands at time p, rows and columns count up from p, and the text behind it goes
+    on at p + its longer side.
     """
-    found, at, now = [], 0, 0
+    parts, at, now = [], 0, 0
     tokens = sum(rows * columns for rows, columns in grids)
     if ids.count(pad) != tokens:
         raise InkstoneError(
-            f"{len(grids)} pictures of {tokens} tokens in all do not fit a prompt with "
-            f"{ids.count(pad)} places for them. Take <|image_pad|> out of the prompt's words."
+            f"The prompt has {ids.count(pad)} <|image_pad|> tokens: expected {tokens}, for "
+            f"{len(grids)} pictures. Remove <|image_pad|> from the text of the prompt."
         )
     for rows, columns in grids:
         start = ids.index(pad, at)
-        found.append(torch.arange(now, now + start - at).expand(3, -1))
+        parts.append(torch.arange(now, now + start - at).expand(3, -1))
         now, at = now + start - at, start + rows * columns
         cell = torch.arange(rows * columns)
-        found.append(now + torch.stack([cell * 0, cell // columns, cell % columns]))
+        parts.append(now + torch.stack([cell * 0, cell // columns, cell % columns]))
         now += max(rows, columns)
-    found.append(torch.arange(now, now + len(ids) - at).expand(3, -1))
-    return torch.cat(found, dim=1)
+    parts.append(torch.arange(now, now + len(ids) - at).expand(3, -1))
+    return torch.cat(parts, dim=1)

@@ -1,8 +1,8 @@
-"""The vision tower of Qwen2.5-VL for still pictures: patches -> rows that replace `<|image_pad|>`.
+"""The vision tower of Qwen2.5-VL for still images: patches -> rows that replace `<|image_pad|>`.
 
 Unusual: windows are sorted by size, so each size is one batch of attention and no mask exists; the
-order is undone at the end. A still fills both frames of the patch kernel, so the two slices are
-added and 588 numbers are read instead of 1176. Reference: transformers
+order is undone at the end. A still image fills both frames of the patch kernel, so the two slices
+are added and 588 numbers are read instead of 1176. Reference: transformers
 `Qwen2_5_VisionTransformerPretrainedModel`. Names are the published ones without `visual.`.
 """
 
@@ -21,17 +21,18 @@ from .interrupt import beat
 from .linear import Linear
 from .text_encoder import GatedMLP, RMSNorm
 
-Turns = tuple[Tensor, Tensor]  # cos and (-sin, sin) [N,1,1,d] float32
+Rope = tuple[Tensor, Tensor]  # cos and (-sin, sin) [N,1,1,d] float32
 Groups = tuple[tuple[int, int], ...]  # (windows, patches of each), in the order of the patches
 
 
-def window_order(rows: int, columns: int, side: int) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+def window_order(rows: int, columns: int, side: int) -> tuple[Tensor, Groups]:
     """Cells of a grid in the order of windows, and ((windows, cells of each), ...) of equal sizes.
 
     Whole windows come first, then those that the right, the bottom and both edges cut.
     """
     cells = torch.arange(rows * columns).view(rows, columns)
-    order, groups = [], []
+    order: list[Tensor] = []
+    groups: list[tuple[int, int]] = []
     for down, height in _bands(rows, side):
         for across, width in _bands(columns, side):
             part = cells[down, across]
@@ -70,12 +71,12 @@ def _doubled(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, second], dim=1)[:, None, None]
 
 
-def _turn(x: Tensor, turns: Turns) -> Tensor:
-    """x [N,2,H,d] with pairs (i, i + d/2), turned in float32.
+def _rotate(x: Tensor, rope: Rope) -> Tensor:
+    """x [N,2,H,d] with pairs (i, i + d/2), rotated in float32.
 
-    Written into one buffer: joining turned halves costs 4 times as much (3 % of a block).
+    Written into one buffer: joining rotated halves costs 4 times as much (3 % of a block).
     """
-    cos, sin = turns
+    cos, sin = rope
     x, half = x.float(), x.shape[-1] // 2
     out = torch.empty(x.shape, device=x.device)
     torch.mul(x[..., half:], sin[..., :half], out=out[..., :half])
@@ -86,15 +87,15 @@ def _turn(x: Tensor, turns: Turns) -> Tensor:
 class VisionAttention(nn.Module):
     """Attention inside each window."""
 
-    def __init__(self, c: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.heads = c.heads
-        self.qkv, self.proj = Linear(c.width, 3 * c.width), Linear(c.width, c.width)
+        width, self.heads = config.width, config.heads
+        self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
 
-    def forward(self, x: Tensor, turns: Turns, groups: Groups) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope, groups: Groups) -> Tensor:
         """x [N,W], windows one after the other."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [N,3,H,d]
-        (q, k), v = _turn(qkv[:, :2], turns).to(x.dtype).unbind(1), qkv[:, 2]
+        (q, k), v = _rotate(qkv[:, :2], rope).to(x.dtype).unbind(1), qkv[:, 2]
         parts, at = [], 0
         for windows, size in groups:
             part = slice(at, at + windows * size)
@@ -107,24 +108,32 @@ class VisionAttention(nn.Module):
 class VisionBlock(nn.Module):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
-    def __init__(self, c: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.norm1, self.attn = RMSNorm(c.width, c.eps), VisionAttention(c)
-        self.norm2, self.mlp = RMSNorm(c.width, c.eps), GatedMLP(c.width, c.ff, bias=True)
+        self.norm1, self.attn = RMSNorm(config.width, config.eps), VisionAttention(config)
+        self.norm2 = RMSNorm(config.width, config.eps)
+        self.mlp = GatedMLP(config.width, config.ff, bias=True)
 
-    def forward(self, x: Tensor, turns: Turns, groups: Groups) -> Tensor:
-        x = x + self.attn(self.norm1(x), turns, groups)
+    def forward(self, x: Tensor, rope: Rope, groups: Groups) -> Tensor:
+        x = x + self.attn(self.norm1(x), rope, groups)
         return x + self.mlp(self.norm2(x))
 
 
-class PatchEmbed(nn.Module):
-    """Pixels of a patch -> its vector; both frames see the same still."""
+class _PatchKernel(nn.Module):
+    """The kernel of a 3-D convolution without overlap."""
 
-    def __init__(self, c: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.proj = nn.Module()
-        shape = (c.width, c.channels, c.frames, c.patch, c.patch)
-        self.proj.weight = nn.Parameter(torch.zeros(shape))
+        shape = (config.width, config.channels, config.frames, config.patch, config.patch)
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+
+class PatchEmbed(nn.Module):
+    """Pixels of a patch -> its vector; both frames see the same still image."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.proj = _PatchKernel(config)
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches [N, channels * patch * patch] float32 -> [N,W] in the type of the weight.
@@ -138,12 +147,12 @@ class PatchEmbed(nn.Module):
 class Merger(nn.Module):
     """The patches of a cell joined and mapped to the width of the language model."""
 
-    def __init__(self, c: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.joined = c.width * c.merge**2
-        self.ln_q = RMSNorm(c.width, c.eps)
+        self.joined = config.width * config.merge**2
+        self.ln_q = RMSNorm(config.width, config.eps)
         self.mlp = nn.Sequential(
-            Linear(self.joined, self.joined), nn.GELU(), Linear(self.joined, c.out)
+            Linear(self.joined, self.joined), nn.GELU(), Linear(self.joined, config.out)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +161,7 @@ class Merger(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patches of one still picture -> one row per cell, row-major."""
+    """Patches of one still image -> one row per cell, row-major."""
 
     def __init__(self, config: VisionConfig = QWEN_VL_VISION) -> None:
         super().__init__()
@@ -160,32 +169,32 @@ class VisionTower(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.merger = Merger(config)
-        self.stream: BlockStream | None = None  # brings in weights that are not resident
+        self.stream: BlockStream | None = None  # loads weights that are not resident
 
     @torch.no_grad()
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """patches [N, channels * patch * patch] cell by cell; grid: rows and columns of patches.
 
-        Returns [rows / merge * columns / merge, out], without gradients: nobody trains the tower.
+        Returns [rows / merge * columns / merge, out], without gradients: the tower is not trained.
         """
         c = self.config
         order, groups, angles = _geometry(c, grid[0] // c.merge, grid[1] // c.merge)
         order = order.to(patches.device)
         x = patches.unflatten(0, (-1, c.merge**2))[order].flatten(0, 1)  # [N, pixels]
         x = self.patch_embed(x)  # [N,W]
-        turns = _doubled(angles.cos(), angles.cos()), _doubled(-angles.sin(), angles.sin())
-        turns = tuple(t.to(x.device) for t in turns)
+        cos = _doubled(angles.cos(), angles.cos()).to(x.device)
+        sin = _doubled(-angles.sin(), angles.sin()).to(x.device)
         whole: Groups = ((1, x.shape[0]),)
         for i, block in enumerate(self.blocks):
             beat("vision tower, block", i, len(self.blocks))
             if self.stream is not None:
                 self.stream.enter(i)
-            x = block(x, turns, whole if i in c.full else groups)
+            x = block(x, (cos, sin), whole if i in c.full else groups)
         return self.merger(x)[order.argsort()]
 
 
 def activation_bytes(c: VisionConfig, patches: int, dtype: torch.dtype) -> int:
-    """The most that a forward holds: the stream, q, k, v, turned copies, the gated hidden state."""
+    """Peak bytes of a forward: the stream, q, k, v, rotated copies, the gated hidden state."""
     numbers = patches * (5 * c.width + max(3 * c.ff, 6 * c.width))
-    turned = patches * 4 * c.width * torch.float32.itemsize
-    return numbers * dtype.itemsize + turned
+    rotated = patches * 4 * c.width * torch.float32.itemsize
+    return numbers * dtype.itemsize + rotated

@@ -1,4 +1,4 @@
-"""Refuses a request that a model cannot draw, before the first weight is read."""
+"""Checks a request against a model before the first weight is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .schedule import check_sigmas
 
 
 def check_request(model: Drawer, r: Request) -> None:
-    """Raises InkstoneError where this model cannot draw this."""
+    """Raises InkstoneError if this model cannot draw this request."""
     check_canvas(r.width, r.height)
     check_sigmas(r.sigmas)
     _check_variant(model, r)
@@ -24,8 +24,8 @@ def check_request(model: Drawer, r: Request) -> None:
         _check_layers(r)
     elif r.layers:
         raise InkstoneError(
-            f"{r.layers} layers are asked of {_name(model)}, which draws one picture. Use "
-            "Qwen-Image-Layered, or leave layers at 0."
+            f"The request has {r.layers} layers, but {_name(model)} draws one picture. Use "
+            "Qwen-Image-Layered, or set layers to 0."
         )
     if r.latent is not None and (r.sigmas[0] < 1 or r.repaint is not None):
         _check_latent(r.latent, r)
@@ -34,7 +34,7 @@ def check_request(model: Drawer, r: Request) -> None:
 
 
 def _name(model: Drawer) -> str:
-    return model.variant.name if model.variant else "a model whose variant is not said"
+    return model.variant.name if model.variant else "a model of unknown variant"
 
 
 def _check_variant(model: Drawer, r: Request) -> None:
@@ -43,7 +43,7 @@ def _check_variant(model: Drawer, r: Request) -> None:
         raise InkstoneError(
             f"The prompt was encoded for {r.encoded_for}, the diffusion model is {_name(model)}: "
             "each variant was trained with its own template. Encode the prompt with this diffusion "
-            "model connected, or load the model that it was encoded for."
+            f"model connected, or load {r.encoded_for}."
         )
     if not r.references or model.layered:
         return
@@ -57,11 +57,11 @@ def _check_variant(model: Drawer, r: Request) -> None:
     if model.edit is None:
         raise InkstoneError(
             f"{pictures} for {own.name}, which takes none. Use a Qwen-Image-Edit model; to start "
-            "from a picture, give its latent and a strength below 1."
+            "from a picture, pass its latent and a denoising strength below 1."
         )
     if model.edit.most is not None and len(r.references) > model.edit.most:
         raise InkstoneError(
-            f"{pictures} for {own.name}, which takes {model.edit.most}. Leave out some, or use "
+            f"{pictures} for {own.name}, which takes {model.edit.most}. Remove some, or use "
             "Edit-2509 or 2511."
         )
 
@@ -79,52 +79,54 @@ def _check_reference(name: str, picture: Tensor) -> None:
 def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> None:
     if model.layered or model.apart or model.edit is not None:
         raise InkstoneError(
-            f"{name} for {_name(model)}: in-context controls were made for Qwen-Image. Load that, "
-            "or take out the control."
+            f"{name} for {_name(model)}: in-context controls were trained for Qwen-Image. Load "
+            "Qwen-Image, or remove the control."
         )
     _check_reference(name, picture[:1])
     check(name, picture, "of the VAE")
     if len(picture) not in (1, r.batch):
         raise InkstoneError(
-            f"{name} holds {len(picture)} maps, {r.batch} are drawn: expected 1"
-            f"{f' or {r.batch}' if r.batch > 1 else ''}. Give one for all, or one for each."
+            f"{name} holds {len(picture)} maps for a batch of {r.batch}: expected 1"
+            f"{f' or {r.batch}' if r.batch > 1 else ''}. Pass one for all, or one for each picture."
         )
-    got, wanted = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if got != wanted:
+    got, expected = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if got != expected:
         raise InkstoneError(
-            f"{name} is {got[1] * LATENT}x{got[0] * LATENT}, the canvas {r.width}x{r.height}: both "
-            "must have the same size."
+            f"{name} is {got[1] * LATENT}x{got[0] * LATENT}, the canvas {r.width}x{r.height}: "
+            "expected the same size. Resize the map to the canvas."
         )
 
 
 def _check_layers(r: Request) -> None:
     if len(r.references) != 1:
         raise InkstoneError(
-            f"Qwen-Image-Layered takes one picture apart, got {len(r.references)} pictures. "
-            "Give the picture, with its alpha channel, as the one reference."
+            f"Qwen-Image-Layered splits one picture into layers, got {len(r.references)} pictures. "
+            "Pass the picture, with its alpha channel, as the only reference."
         )
     if not 1 <= r.layers <= MOST_LAYERS:
         raise InkstoneError(f"Layers is {r.layers}: expected 1 to {MOST_LAYERS}. 4 is usual.")
-    got, wanted = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if got != wanted:
+    got, expected = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if got != expected:
         raise InkstoneError(
-            f"The picture to take apart is {got[1] * LATENT}x{got[0] * LATENT}, the canvas "
-            f"{r.width}x{r.height}: layers have the size of their picture. Make both the same."
+            f"The picture to split is {got[1] * LATENT}x{got[0] * LATENT}, the canvas "
+            f"{r.width}x{r.height}: layers have the size of their picture. Use the same size for "
+            "both."
         )
     if r.repaint is not None or r.sigmas[0] < 1:
         raise InkstoneError(
-            "Qwen-Image-Layered draws its layers from noise alone: no mask, and a schedule that "
-            "starts at 1."
+            "Qwen-Image-Layered draws its layers from noise alone. Remove the mask, and use a "
+            "schedule that starts at 1 (denoising strength 1)."
         )
 
 
 def _check_latent(latent: Tensor, r: Request) -> None:
-    wanted = [16, 1, r.height // LATENT, r.width // LATENT]
-    if latent.dim() != 5 or list(latent.shape[1:]) != wanted or len(latent) not in (1, r.batch):
+    expected = [16, 1, r.height // LATENT, r.width // LATENT]
+    if latent.dim() != 5 or list(latent.shape[1:]) != expected or len(latent) not in (1, r.batch):
         count = "1" if r.batch == 1 else f"1 or {r.batch}"
         raise InkstoneError(
             f"The latent to start from has shape {list(latent.shape)}, the canvas is {r.width}x"
-            f"{r.height}: expected {count} of {wanted}. Encode a picture of that size with the VAE."
+            f"{r.height}: expected {count} of {expected}. Encode a picture of that size with the "
+            "VAE."
         )
     check("the latent to start from", latent, "of the VAE")
 
@@ -132,20 +134,20 @@ def _check_latent(latent: Tensor, r: Request) -> None:
 def _check_repaint(mask: Tensor, r: Request) -> None:
     if r.latent is None:
         raise InkstoneError(
-            "A mask is given and no latent: what is kept comes from the latent. Encode the "
-            "picture with the VAE."
+            "There is an inpainting mask but no latent, from which the kept part comes. Encode the "
+            "picture with the VAE and pass its latent."
         )
-    wanted = [1, r.height // LATENT, r.width // LATENT]
-    if mask.dim() != 4 or list(mask.shape[1:]) != wanted or len(mask) not in (1, r.batch):
+    expected = [1, r.height // LATENT, r.width // LATENT]
+    if mask.dim() != 4 or list(mask.shape[1:]) != expected or len(mask) not in (1, r.batch):
         raise InkstoneError(
-            f"The repaint mask has shape {list(mask.shape)}: expected one value per latent pixel, "
-            f"[1, {', '.join(map(str, wanted))}] for this {r.width}x{r.height} canvas. Bring the "
-            "mask to the size of the picture first."
+            f"The inpainting mask has shape {list(mask.shape)}: expected one value per latent "
+            f"pixel, [1, {', '.join(map(str, expected))}] for this {r.width}x{r.height} canvas. "
+            "Resize the mask to the picture first."
         )
-    check("the repaint mask", mask, "of the mask")
+    check("the inpainting mask", mask, "of the mask")
     low, high = mask.min().item(), mask.max().item()
     if low < 0 or high > 1:
         raise InkstoneError(
-            f"The repaint mask has values from {low:g} to {high:g}: expected 0 (keep) to 1 "
-            "(repaint)."
+            f"The inpainting mask has values from {low:g} to {high:g}: expected 0 (keep) to 1 "
+            "(inpaint). Divide 8-bit values by 255."
         )

@@ -1,11 +1,11 @@
-"""Controls: pictures that a control branch sees in some steps of a run, and what comes of it.
+"""Controls: control images that branches read in some steps of a run, and their residuals.
 
 An InstantX branch runs once per step in which a control acts, with the positive prompt; the same
-samples serve both halves of CFG (as the reference does it). Fun's runs for each half with its own
-prompt. Blockwise patches work behind each block and see the stream of the half they work in; they
-come first there, and all see the same stream: what several controls add is a sum, whatever their
-order. All pictures of one file go through its blocks together, so that streamed weights are read
-once. Steps are counted as fractions of the run.
+samples serve both halves of CFG (as in the reference). Fun's runs for each half with its own
+prompt. Blockwise patches run behind each block on the stream of their half; they come first there,
+and all read the same stream, so that several controls add up in any order. All control images of
+one file go through its blocks together, so that streamed weights are read once. start and end are
+fractions of the steps.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ MOST_STRENGTH = 10.0
 
 
 def check_controls(base: MMDiTConfig, r: Request) -> None:
-    """Raises InkstoneError where a control does not fit the model or the canvas."""
+    """Raises InkstoneError if a control does not fit the model or the canvas."""
     if r.controls and r.layers:
         raise InkstoneError(
-            "Qwen-Image-Layered takes a picture apart and has no controls. Take out the control, "
-            "or draw with Qwen-Image."
+            "Qwen-Image-Layered splits a picture into layers and takes no controls. Remove the "
+            "control, or draw with Qwen-Image."
         )
     for control in r.controls:
         _check_numbers(control)
@@ -69,12 +69,12 @@ def _check_numbers(c: Control) -> None:
     if not 0 <= c.start < c.end <= 1:
         raise InkstoneError(
             f"The control {c.name} acts from {c.start:g} to {c.end:g}: expected fractions of the "
-            "steps, 0 <= start < end <= 1. 0 and 1 for all steps."
+            "steps, 0 <= start < end <= 1. Use 0 and 1 for all steps."
         )
 
 
 _SHAPE = {"width": "width", "heads": "heads", "axes": "rope axes"}
-# what of a branch and of the base model must be equal, in words
+# config fields that a branch shares with its base model, and their names in messages
 _COMPARED = {
     ControlBranch: _SHAPE | {"joint": "text width", "channels": "channels"},
     FunBranch: _SHAPE,
@@ -93,7 +93,7 @@ def _check_family(c: Control, base: MMDiTConfig) -> None:
     if other:
         raise InkstoneError(
             f"The control {c.name} is for a model of another family: it has {', '.join(other)}. "
-            "Load a control that was made for this diffusion model."
+            "Load a control that was trained for this diffusion model."
         )
 
 
@@ -104,37 +104,38 @@ def _check_pictures(c: Control, r: Request) -> None:
         raise InkstoneError(
             f"The picture of the control {c.name} has a latent of shape {list(c.latent.shape)}, "
             f"the canvas is {r.width}x{r.height}: expected [pictures, 16, 1, {size[0]}, "
-            f"{size[1]}]. Make the control picture of the size of the canvas."
+            f"{size[1]}]. Resize the control picture to the canvas."
         )
     if isinstance(c.branch.network, FunBranch):
         if (c.kept is None) != (c.source is None):
             raise InkstoneError(
-                f"The control {c.name} repaints with a mask and the picture that is repainted: it "
-                "got only one of them. Give both, or neither."
+                f"The control {c.name} inpaints with a mask and the picture to inpaint, and got "
+                "only one of the two. Connect both, or neither."
             )
     elif c.branch.network.masked != (c.kept is not None):
         takes = "takes a mask and got none" if c.kept is None else "takes no mask and got one"
         raise InkstoneError(
-            f"The control {c.name} {takes}. An inpainting control needs the mask of what is drawn "
-            "anew; the others take only the picture."
+            f"The control {c.name} {takes}. An inpainting control needs the mask of the area to "
+            "inpaint; the others take only the picture."
         )
     tokens = [r.height // TOKEN, r.width // TOKEN]
-    for word, mask, wanted in (("mask", c.kept, size), ("region", c.where, tokens)):
-        if mask is not None and (mask.dim() != 4 or list(mask.shape[1:]) != [1, *wanted]):
+    for word, mask, expected in (("mask", c.kept, size), ("region", c.where, tokens)):
+        if mask is not None and (mask.dim() != 4 or list(mask.shape[1:]) != [1, *expected]):
             raise InkstoneError(
                 f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
-                f"[masks, 1, {wanted[0]}, {wanted[1]}] for this {r.width}x{r.height} canvas."
+                f"[masks, 1, {expected[0]}, {expected[1]}] for this {r.width}x{r.height} canvas. "
+                "Resize it to the canvas."
             )
     for word, x in (
         ("pictures", c.latent),
         ("masks", c.kept),
         ("regions", c.where),
-        ("pictures to repaint", c.source),
+        ("pictures to inpaint", c.source),
     ):
         if x is not None and len(x) not in counts:
             raise InkstoneError(
-                f"The control {c.name} has {len(x)} {word}, {r.batch} are drawn: expected 1"
-                f"{f' or {r.batch}' if r.batch > 1 else ''}. Give one for all, or one for each."
+                f"The control {c.name} has {len(x)} {word} for a batch of {r.batch}: expected 1"
+                f"{f' or {r.batch}' if r.batch > 1 else ''}. Pass one for all, or one for each."
             )
     check(f"the picture of the control {c.name}", c.latent, "of the VAE")
 
@@ -144,8 +145,8 @@ Tokens = Callable[[Tensor], Tensor]
 
 
 def condition(control: Control, tokens: Tokens) -> Tensor:
-    """What the branch sees of a control [n,S,condition]: its map, then the 4 values that a token
-    has of a mask, then (Fun) the picture that is repainted; zeros where there is none.
+    """The features that a branch reads of a control [n,S,condition]: its map, then the 4 mask
+    values of a token, then (Fun) the image that is inpainted; zeros where there is none.
     """
     parts = [tokens(control.latent)]
     if control.kept is not None:
@@ -153,8 +154,8 @@ def condition(control: Control, tokens: Tokens) -> Tensor:
     if control.source is not None:
         parts.append(tokens(control.source))
     count = max(map(len, parts))
-    seen = torch.cat([x.expand(count, -1, -1) for x in parts], dim=-1)
-    return F.pad(seen, (0, control.branch.network.condition - seen.shape[-1]))
+    features = torch.cat([x.expand(count, -1, -1) for x in parts], dim=-1)
+    return F.pad(features, (0, control.branch.network.condition - features.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,14 +276,14 @@ def log_controls(r: Request) -> None:
         if count:
             log.info("control %s acts in %d of %d steps", control.name, count, steps)
         elif control.strength == 0:
-            log.info("control %s has strength 0: it is not run", control.name)
+            log.info("control %s has strength 0 and is skipped", control.name)
         else:
             log.warning(
-                "control %s acts in no step: from %g to %g there is no whole one of %d",
+                "control %s acts in no step: none of %d steps lies within %g to %g as a whole",
                 control.name,
+                steps,
                 control.start,
                 control.end,
-                steps,
             )
 
 

@@ -1,4 +1,4 @@
-"""Every size is computed here, and nowhere else: canvas, lock, latents, tokens, vision tower.
+"""Every size is computed here and only here: canvas, pixel lock, latents, tokens, vision tower.
 
 A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
 of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error). The
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 LATENT = 8  # picture pixels per latent pixel
 TOKEN = 16  # picture pixels per token
 LARGEST = 16384  # a side longer than this is a typing error
-NEAR = 1.05  # a picture whose sides are that near to the wanted size is not resampled
-CONTEXT = (64, 3)  # a cropped part: least pixels a side, most times that one side is the other
+NEAR = 1.05  # a picture whose sides are within this factor of the target is not resampled
+CONTEXT = (64, 3)  # of a crop: least pixels of a side, largest ratio of its sides
 CELL = 28  # picture pixels per token of the vision tower
 COPY = 32  # sides of resized copies are multiples of this
 VISION_PIXELS = (56 * 56, 12845056)  # least and most, preprocessor_config.json of Qwen-Image-Edit
@@ -47,7 +47,7 @@ _SIZE = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*")
 def check_canvas(width: int, height: int) -> None:
     """Raises unless both sides are multiples of 16 between 16 and 16384 pixels."""
     for name, side in (("width", width), ("height", height)):
-        if not isinstance(side, Integral):
+        if not _is_whole(side):
             raise InkstoneError(
                 f"Canvas {name} {side!r} is not a whole number of pixels. "
                 "Choose a size such as 1328x1328."
@@ -63,6 +63,11 @@ def check_canvas(width: int, height: int) -> None:
             f"Canvas {width}x{height} is not a multiple of {TOKEN} on both sides. "
             f"The nearest size that works is {near[0]}x{near[1]}."
         )
+
+
+def _is_whole(value: object) -> bool:
+    """True for whole numbers, numpy's too."""
+    return isinstance(value, Integral)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -122,7 +127,7 @@ class Box(NamedTuple):
         return x[:, self.top : self.bottom, self.left : self.right]
 
     def wider(self, by: int, width: int, height: int) -> Box:
-        """This with `by` pixels more on each side, as far as the picture goes."""
+        """This box with `by` more pixels on each side, within the picture."""
         left, top = max(0, self.left - by), max(0, self.top - by)
         return Box(left, top, min(width, self.right + by), min(height, self.bottom + by))
 
@@ -140,16 +145,18 @@ def locked_sizes(
     width: int, height: int, area: int | None = None, enlarge: bool = True
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(size to work at, size of the canvas) for a picture of any size; the canvas is the next
-    multiple of 16. `area`: the work size has about so many pixels in the picture's ratio.
+    multiple of 16. The work size has about `area` pixels in the picture's ratio.
     """
     if min(width, height) < 1:
-        raise InkstoneError(f"The picture is {width}x{height}: it needs at least one pixel.")
+        raise InkstoneError(
+            f"The picture is {width}x{height}: expected at least one pixel. Check the step before."
+        )
     scale = 1.0
     if area is not None:
         _check_area(area)
-        wanted = math.sqrt(area / (width * height))
-        if wanted < 1 / NEAR or (wanted > NEAR and enlarge):
-            scale = wanted
+        factor = math.sqrt(area / (width * height))
+        if factor < 1 / NEAR or (factor > NEAR and enlarge):
+            scale = factor
         scale = min(scale, LARGEST / max(width, height))
     work = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = _up(work[0], TOKEN), _up(work[1], TOKEN)
@@ -162,7 +169,7 @@ def locked_sizes(
 
 
 def _check_area(area: int) -> None:
-    if not isinstance(area, Integral) or not TOKEN**2 <= area <= LARGEST**2:
+    if not _is_whole(area) or not TOKEN**2 <= area <= LARGEST**2:
         raise InkstoneError(
             f"The area to work at is {area} pixels: expected a whole number from {TOKEN**2} to "
             f"{LARGEST**2}. 1048576 (1024x1024) is usual."
@@ -182,9 +189,9 @@ def context_box(inner: Box, width: int, height: int, margin: int) -> Box:
             f"The margin around the mask is {margin} pixels: expected 0 to {LARGEST}. 64 is usual."
         )
     least, ratio = CONTEXT
-    wanted = [side + 2 * margin for side in inner.size]
-    least = max(least, -(-max(wanted) // ratio))
-    across, down = (_up(max(side, least), TOKEN) for side in wanted)
+    sides = [side + 2 * margin for side in inner.size]
+    least = max(least, -(-max(sides) // ratio))
+    across, down = (_up(max(side, least), TOKEN) for side in sides)
     left, right = _span(inner.left, inner.right, across, width)
     top, bottom = _span(inner.top, inner.bottom, down, height)
     return Box(left, top, right, bottom)
@@ -200,27 +207,27 @@ def _span(low: int, high: int, length: int, whole: int) -> tuple[int, int]:
 def padded_size(width: int, height: int, sides: Sides) -> tuple[int, int]:
     """(width, height) of a picture with new parts on its sides."""
     for name, side in sides._asdict().items():
-        if not isinstance(side, Integral) or not 0 <= side <= LARGEST:
+        if not _is_whole(side) or not 0 <= side <= LARGEST:
             raise InkstoneError(
-                f"{side!r} pixels are to be added at the {name}: expected a whole number from 0 to "
-                f"{LARGEST}. To take something away, crop the picture."
+                f"The outpainting adds {side!r} pixels at the {name}: expected a whole number from "
+                f"0 to {LARGEST}. To remove pixels, crop the picture."
             )
     if not any(sides):
         raise InkstoneError(
-            "All four sides of the outpainting are 0, so there is nothing to draw. Give the pixels "
+            "All four sides of the outpainting are 0, so there is nothing to draw. Set the pixels "
             "to add at the left, top, right or bottom."
         )
     size = sides.left + width + sides.right, sides.top + height + sides.bottom
     if max(size) > LARGEST:
         raise InkstoneError(
-            f"The picture would become {size[0]}x{size[1]}: expected up to {LARGEST} pixels a "
-            "side. Add less."
+            f"The outpainted picture is {size[0]}x{size[1]}: expected up to {LARGEST} pixels a "
+            "side. Add fewer."
         )
     return size
 
 
 def shorter_side_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) in the picture's ratio with a shorter side of `side`; 0: as the picture."""
+    """(width, height) in the picture's ratio with a shorter side of `side`; 0: the picture's."""
     if side and not TOKEN <= side <= LARGEST:
         raise InkstoneError(
             f"The resolution is {side} pixels for the shorter side: expected 0 (the picture's own "
@@ -233,7 +240,7 @@ def shorter_side_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 def cells_size(width: int, height: int, side: int, cell: int) -> tuple[int, int]:
     """(width, height) in about the picture's ratio: a shorter side of `side`, both multiples of
-    `cell`; of a narrow picture the longer side is `side` times 4.
+    `cell`; the longer side of a narrow picture is 4 times `side`.
     """
     scale = min(side / min(width, height), 4 * side / max(width, height))
     across, down = (max(1, round(x * scale / cell)) * cell for x in (width, height))
@@ -248,7 +255,7 @@ def area_size(width: int, height: int, area: int) -> tuple[int, int]:
 
 
 def vision_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) at which the vision tower sees a picture: multiples of 28 within limits."""
+    """(width, height) at which the vision tower reads a picture: multiples of 28 within limits."""
     _refuse_narrow(width, height, (width, height))
     least, most = VISION_PIXELS
     sides = [round(side / CELL) * CELL for side in (width, height)]
@@ -262,7 +269,7 @@ def vision_size(width: int, height: int) -> tuple[int, int]:
 
 
 def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(size of the copy of about `area` pixels, size at which the tower sees that copy)."""
+    """(size of a copy of about `area` pixels, size at which the vision tower reads that copy)."""
     _refuse_narrow(width, height, (width, height))
     copy = area_size(width, height, area)
     _refuse_narrow(*copy, (width, height))
@@ -272,13 +279,13 @@ def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], 
 def _refuse_narrow(width: int, height: int, picture: tuple[int, int]) -> None:
     if min(width, height) < 1 or max(width, height) / min(width, height) > VISION_RATIO:
         raise InkstoneError(
-            f"The picture is {picture[0]}x{picture[1]}: the vision tower takes sides of a ratio up "
-            f"to {VISION_RATIO}:1. Crop the picture or pad it."
+            f"The picture is {picture[0]}x{picture[1]}: the vision tower takes ratios up to "
+            f"{VISION_RATIO}:1. Crop or pad the picture."
         )
 
 
 def vision_patches(picture: Tensor, patch: int, merge: int) -> Tensor:
-    """[C,H,W] -> [H/patch * W/patch, C * patch * patch]: cell by cell, the patches of one together.
+    """[C,H,W] -> [H/patch * W/patch, C * patch * patch], grouped by cell.
 
     The reference repeats each patch for a second frame; the tower here does not need that.
     """

@@ -16,5 +16,5 @@ def guide(positive: Tensor, negative: Tensor, scale: float, rescale: bool = True
     if not rescale:
         return combined
     length = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
-    wanted = torch.linalg.vector_norm(positive, dim=-1, keepdim=True)
-    return combined * (wanted / length.where(length > 0, torch.ones_like(length)))
+    target = torch.linalg.vector_norm(positive, dim=-1, keepdim=True)
+    return combined * (target / length.where(length > 0, torch.ones_like(length)))

@@ -1,4 +1,4 @@
-"""Distilled (few-step) models: what belongs together, and whether a run keeps to it."""
+"""Distilled (few-step) models: the settings they need, and a check of a run against them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _CLOSE = 0.02  # sigmas of ComfyUI's "simple" at shift 3.1 are 0.0082 from the f
 
 @dataclass(frozen=True)
 class Distilled:
-    """A model made for few steps without CFG. `steps` None = the file does not say (4 or 8)."""
+    """A model trained for few steps without CFG. `steps` None = the file does not say (4 or 8)."""
 
     steps: int | None
     why: str  # how it was recognized
 
     def words(self) -> str:
-        """E.g. "a distilled Lightning one (8 steps)"."""
+        """For messages: "a distilled Lightning one (8 steps)"."""
         return f"a distilled Lightning one ({self.steps or '4 or 8'} steps)"
 
 
 def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
-    """What of a run does not fit a distilled model, as a sentence; None where all does."""
-    steps, wanted = len(levels) - 1, distilled.steps
+    """The sentence about settings of a run that do not fit a distilled model, or None."""
+    steps, trained = len(levels) - 1, distilled.steps
     wrong = []
     whole = levels[0] >= 1  # a run from a picture starts inside the schedule, with fewer steps
-    if (steps != wanted) if wanted and whole else steps > (wanted or MOST_STEPS):
+    if (steps != trained) if trained and whole else steps > (trained or MOST_STEPS):
         wrong.append(f"{steps} steps")
     if cfg > 1:
         wrong.append(f"CFG {cfg:g}")
@@ -40,6 +40,6 @@ def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
     if not wrong:
         return None
     return (
-        f"this LoRA is {distilled.words()}: use {wanted or '4 or 8'} steps, CFG 1, schedule "
+        f"this LoRA is {distilled.words()}: use {trained or '4 or 8'} steps, CFG 1, schedule "
         f"Lightning; this run has {', '.join(wrong)}"
     )

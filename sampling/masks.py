@@ -1,9 +1,9 @@
-"""Masks [n,H,W]: 1 = drawn anew, 0 = kept. Three rules, each the same everywhere:
+"""Masks [n,H,W]: 1 = inpainted, 0 = kept. Three rules apply everywhere:
 
 - Size: a mask is stretched over the picture, and each pixel takes the greatest value of the mask
-  pixels that it touches. So nothing that was marked is lost, and hard masks stay hard. (The
-  reference resizes in grey and cuts at 0.5.)
-- Latent cells are 8x8 pixels: one is drawn anew if any of its pixels is, however faintly.
+  pixels that it touches. So no marked pixel is lost, and hard masks stay hard. (The reference
+  resizes in grey and thresholds at 0.5.)
+- Latent cells are 8x8 pixels: one is inpainted if any of its pixels is, however faintly.
 - A seam fades inside the mask only, over `feather` pixels. The rim of the picture is no seam.
 """
 
@@ -31,18 +31,18 @@ def mask_for(mask: Tensor, size: Size) -> Tensor:
     (width, height), (w, h) = size_of(m), size
     if abs(width * h - height * w) > max(width * h, height * w) / 50:
         log.warning(
-            "The mask is %dx%d, the picture %dx%d: the mask is stretched to another ratio",
+            "The mask is %dx%d, the picture %dx%d: the mask is stretched to another aspect ratio",
             *(width, height, w, h),
         )
     return _touched(m, size)
 
 
 def soften(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
-    """[n,H,W] with its parts grown (or, below 0, shrunk) by `grow` pixels and faded inside.
+    """[n,H,W] grown (below 0: shrunk) by `grow` pixels, then feathered inside.
 
-    Growing: what lies within `grow` pixels of a value of 0.5 or more becomes 1. Feather: the value
-    rises in a straight line from the rim, to 1 at `feather` pixels inside or, in a thinner mask,
-    at its deepest pixel.
+    Growing: pixels within `grow` of a value of 0.5 or more become 1. Feather: the value rises
+    linearly from the rim, to 1 at `feather` pixels inside or, in a thinner mask, at its deepest
+    pixel.
     """
     check_soft(grow, feather)
     out = mask.clone()
@@ -55,13 +55,13 @@ def soften(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
 
 
 def bounds(mask: Tensor) -> Box:
-    """The smallest box around all that any of the masks [n,H,W] marks."""
+    """The smallest box around the marked area of all masks [n,H,W]."""
     marked = (mask > 0).any(0)
     rows, columns = (marked.any(d).nonzero().flatten() for d in (1, 0))
     if not len(rows):
         raise InkstoneError(
-            "The mask is empty: nothing is marked to be drawn anew. Paint the part that shall "
-            "change (a picture without an alpha channel is loaded with an empty mask)."
+            "The mask is empty. Paint the area to change (a picture without an alpha channel is "
+            "loaded with an empty mask)."
         )
     return Box(*(int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
 
@@ -91,7 +91,7 @@ def _grow(mask: Tensor, grow: int) -> None:
     if grow > 0:
         part.masked_fill_(_distance(inside, grow + 1) <= grow, 1)
     else:
-        mask.mul_(solid)  # what is faint lies at a rim
+        mask.mul_(solid)  # faint values are at a rim
         part.masked_fill_(_distance(~inside, 1 - grow) <= -grow, 0)
 
 
@@ -138,11 +138,11 @@ def _check_mask(mask: Tensor) -> Tensor:
     if m.dim() != 3 or min(shape) < 1:
         raise InkstoneError(
             f"The mask has shape {shape}: expected [masks, height, width] with at least one pixel. "
-            "Take one channel of a picture as the mask."
+            "Use one channel of a picture as the mask."
         )
     if not (m.is_floating_point() or m.dtype == torch.bool):
         raise InkstoneError(
-            f"The mask has {m.dtype} values: expected floats from 0 (keep) to 1 (draw anew). "
+            f"The mask has {m.dtype} values: expected floats from 0 (keep) to 1 (inpaint). "
             "Divide 8-bit values by 255."
         )
     m = m.float()
@@ -154,13 +154,13 @@ def check_fits(mask: Tensor, size: Size) -> None:
     """Raises unless the mask is [n,H,W] of this size."""
     if mask.dim() != 3 or size_of(mask) != size:
         raise InkstoneError(
-            f"The mask has shape {list(mask.shape)}, the picture is {size[0]}x{size[1]}. "
-            "Bring the mask to the size of the picture first."
+            f"The mask has shape {list(mask.shape)}, the picture is {size[0]}x{size[1]}: expected "
+            "the same size. Resize the mask to the picture first."
         )
 
 
 def check_soft(grow: int, feather: int) -> None:
-    """Raises unless both are numbers of pixels that make sense."""
+    """Raises unless both numbers of pixels are within their limits."""
     for name, value, least in (("Grow", grow, -MOST_SOFT), ("Feather", feather, 0)):
         if not least <= value <= MOST_SOFT:
             raise InkstoneError(

@@ -1,4 +1,4 @@
-"""The finite check on the first step: names the block and the operation instead of saving black."""
+"""Finite check of the first step: names the block and the operation instead of saving black."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InkstoneError
 
 
 def is_finite(x: Tensor) -> bool:
-    """True if no element is NaN or infinite. The sum is tried first: one pass without a copy."""
+    """True if no element is NaN or infinite. Tries the sum first: one pass without a copy."""
     return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
 
 
@@ -19,8 +19,7 @@ def check(where: str, x: Tensor, weights: str) -> None:
         return
     bad = int((~torch.isfinite(x)).sum())
     raise InkstoneError(
-        f"{where}: {bad} of {x.numel()} values are not finite ({x.dtype}, weights {weights}). "
-        "No picture was saved. Expected finite numbers from the first step on: try --dtype "
-        "float32, and if it stays, the weight file is damaged: compare its hash and download it "
-        "again."
+        f"{where}: {bad} of {x.numel()} values are not finite ({x.dtype}, weights {weights}), so "
+        "no picture was saved. Try --dtype float32; if the error stays, the weight file is "
+        "damaged: compare its hash and download it again."
     )

@@ -1,4 +1,4 @@
-"""Starting noise. Item k of a batch is drawn with seed + k: it equals that seed's single picture.
+"""Initial noise. Item k of a batch uses seed + k, so it equals the single picture of that seed.
 
 One item equals the reference's CPU generator (diffusers draws (1,1,16,h,w) float32) and ComfyUI's
 `torch.manual_seed(seed); torch.randn` of one latent, bit for bit.
@@ -17,10 +17,12 @@ def noise(
 ) -> Tensor:
     """[batch * frames,channels,rows,columns] float32 on the CPU; rows, columns in latent pixels.
 
-    frames: latents of one item (layers), drawn together; they follow each other.
+    frames: latents of one item (layers), drawn together and consecutive.
     """
     if not 0 <= seed < 2**64:
-        raise InkstoneError(f"Seed is {seed}: expected 0 to 18446744073709551615.")
+        raise InkstoneError(
+            f"Seed is {seed}: expected a whole number from 0 to 18446744073709551615."
+        )
     if batch < 1:
         raise InkstoneError(f"Batch is {batch}: expected at least 1.")
     items = []

@@ -1,10 +1,10 @@
-"""The pixel lock: what comes back has exactly the size of the picture, and nothing has moved.
+"""The pixel lock: the result has exactly the size of the picture, and nothing has moved.
 
-A picture is padded to the canvas by repeating its last column and row, and the result is cropped
-again: no pixel is resampled, whatever the size. Only where another working area is asked for is it
-resized, from pixel centres to pixel centres and back by the same scale, so that even the rounding
-of the sides cancels. The reference resizes every picture to about 1 megapixel and returns that
-size, which is what people see as zoom and drift.
+A picture is padded to the canvas by repeating its last column and row, and the result is cropped:
+no pixel is resampled, whatever the size. Only for another working area is it resized, from pixel
+centres to pixel centres and back by the same scale, so that even the rounding of the sides cancels.
+The reference resizes every picture to about 1 megapixel and returns that size, which people see as
+zoom and drift.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Lock:
-    """How a picture lies on its canvas: at the left and top, at work size; the rest is padding."""
+    """Position of a picture on its canvas: left and top, at work size; the rest is padding."""
 
     picture: Size
-    work: Size  # the picture's own size, or that at which it is edited
+    work: Size  # the picture's own size, or another at which it is edited
     canvas: Size  # work padded to multiples of 16
 
     def to_canvas(self, picture: Tensor) -> Tensor:
@@ -45,10 +45,11 @@ class Lock:
 
 
 def lock(width: int, height: int, area: int | None = None, enlarge: bool = True) -> Lock:
-    """The lock of a picture of any size, worked on as it is (area None) or at about `area` pixels.
+    """The lock of a picture of any size, edited at its own size (area None) or at about `area`
+    pixels.
 
-    enlarge=False: a picture that is smaller than `area` stays as it is. Sides within 5 % of the
-    wanted ones stay too: resampling would cost more than it gives.
+    enlarge=False: a picture that is smaller than `area` keeps its size. So does one whose sides are
+    within 5 % of the target: resampling would cost more than it gains.
     """
     return Lock((width, height), *locked_sizes(width, height, area, enlarge))
 
@@ -59,7 +60,7 @@ def size_of(picture: Tensor) -> Size:
 
 
 def resized(picture: Tensor, size: Size) -> Tensor:
-    """[B,H,W,C] -> [B,height,width,C] about pixel centres; the same tensor if it has that size."""
+    """[B,H,W,C] -> [B,height,width,C], bicubic; the same tensor if it has that size."""
     if size_of(picture) == size:
         return picture
     x = picture.movedim(-1, 1).float()
@@ -80,7 +81,7 @@ def pad_edges(x: Tensor, size: Size) -> Tensor:
 
 
 def colour(picture: Tensor) -> Tensor:
-    """[B,H,W,1|3|4] -> [B,H,W,3], what the VAE encodes: grey three times, alpha left out."""
+    """[B,H,W,1|3|4] -> [B,H,W,3] for the VAE: grey repeated, alpha dropped."""
     return picture.expand(-1, -1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
 
 
@@ -106,7 +107,7 @@ def check_range(name: str, x: Tensor, slack: float) -> None:
     if not (-slack <= low and high <= 1 + slack):
         raise InkstoneError(
             f"{name} has values from {low:g} to {high:g}: expected numbers from 0 to 1. "
-            "Check the step that made it (8-bit values are to be divided by 255)."
+            "Check the step before (divide 8-bit values by 255)."
         )
 
 
@@ -114,6 +115,6 @@ def _check_size(name: str, picture: Tensor, size: Size) -> None:
     got = size_of(picture)
     if got != size:
         raise InkstoneError(
-            f"{name} is {got[0]}x{got[1]}, its lock was made for {size[0]}x{size[1]}. Use the "
-            "picture and the result that belong to this lock, unresized."
+            f"{name} is {got[0]}x{got[1]}, its pixel lock is for {size[0]}x{size[1]}. Use the "
+            "picture and the result that belong to this lock, without resizing."
         )

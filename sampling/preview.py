@@ -1,8 +1,8 @@
-"""A small picture of where a run is: latents to colours by one 17x3 matrix, no decoder.
+"""Previews of a run: latents to colours by one 17x3 matrix, no decoder.
 
 The matrix (16 channels and a constant -> R, G, B) is fitted by least squares on pictures and their
-latents. A model folder may carry it in vae/config.json as `inkstone_preview`; for other models it
-is fitted on a chart that their own VAE encodes, once: so no table of numbers can be the wrong one.
+latents. A model folder may have it in vae/config.json as `inkstone_preview`; for other models it is
+fitted once on a chart that their own VAE encodes, so that it always belongs to the VAE.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 CHART = 128  # pixels on a side: 256 latents for 17 unknowns, a second of a CPU at full size
 _RIDGE = 1e-3
-_MOST = 16  # pictures of a sheet
+_MOST = 16  # images of a sheet
 
 
 def colours(z: Tensor, factors: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def colours(z: Tensor, factors: Tensor) -> Tensor:
 
 
 def sheet(z: Tensor) -> Tensor:
-    """Latents of several pictures [n,16,h,w] -> one [16,H,W], in a grid."""
+    """Latents of several images [n,16,h,w] -> one [16,H,W], in a grid."""
     z = z[:_MOST]
     columns = math.ceil(math.sqrt(len(z)))
     rows = math.ceil(len(z) / columns)
@@ -35,20 +35,21 @@ def sheet(z: Tensor) -> Tensor:
 
 
 def chart(side: int = CHART) -> Tensor:
-    """A picture [1,side,side,3] in 0..1 of soft fields and plain patches in all colours."""
-    source, made = torch.Generator().manual_seed(1), torch.zeros(1, 3, side, side)
+    """An image [1,side,side,3] in 0..1 of soft fields and plain patches in all colours."""
+    source, image = torch.Generator().manual_seed(1), torch.zeros(1, 3, side, side)
     for cells, share in ((4, 0.5), (8, 0.3), (16, 0.2)):
         field = torch.rand(1, 3, cells, cells, generator=source)
-        made += share * F.interpolate(field, size=(side, side), mode="bicubic")
+        image += share * F.interpolate(field, size=(side, side), mode="bicubic")
     plain = torch.rand(1, 3, side // 32, side // 16, generator=source)
-    made[:, :, side // 2 :] = F.interpolate(plain, scale_factor=16)
-    return ((made - 0.5) * 1.6 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    image[:, :, side // 2 :] = F.interpolate(plain, scale_factor=16)
+    return ((image - 0.5) * 1.6 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def fitted(z: Tensor, pictures: Tensor) -> Tensor:
-    """Normalised latents [n,16,h,w] of pictures [n,H,W,3] -> factors [17,3]."""
-    wanted = F.adaptive_avg_pool2d(pictures.float().permute(0, 3, 1, 2), z.shape[-2:])
-    y = wanted.permute(0, 2, 3, 1).reshape(-1, 3)
+    """Factors [17,3] by least squares: normalised latents [n,16,h,w] of pictures [n,H,W,3]."""
+    size = z.shape[-2], z.shape[-1]
+    targets = F.adaptive_avg_pool2d(pictures.float().permute(0, 3, 1, 2), size)
+    y = targets.permute(0, 2, 3, 1).reshape(-1, 3)
     x = z.float().permute(0, 2, 3, 1).reshape(-1, z.shape[1])
     x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     ridge = _RIDGE * len(x) * torch.eye(x.shape[1])

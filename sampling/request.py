@@ -1,4 +1,4 @@
-"""What is drawn, and whether a model can: every refusal is said before the first weight is read."""
+"""Records of a run: the request, its controls and hooks, and protocols of the models."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ MOST_LAYERS, USUAL_LAYERS = 64, 4  # as the reference
 
 
 class Edits(Protocol):
-    """What is asked of an edit template."""
+    """What sampling reads of an edit template."""
 
     most: int | None  # pictures; None = any number
 
 
 class VariantLike(Protocol):
-    """What is asked of a variant."""
+    """What sampling reads of a variant."""
 
     name: str
 
 
 class Drawer(Protocol):
-    """What is asked of a model before it draws."""
+    """What the checks of a request read of a model."""
 
     variant: VariantLike | None  # None = neither the file nor the user says
 
     @property
     def apart(self) -> bool:
-        """References have a time of their own (zero_cond_t)."""
+        """References have their own timestep (zero_cond_t)."""
 
     @property
     def layered(self) -> bool:
-        """Draws layers of one picture."""
+        """Splits one image into layers."""
 
     @property
     def edit(self) -> Edits | None:
@@ -57,13 +57,13 @@ class Drawer(Protocol):
 
 
 Context = tuple[Tensor, ...]
-"""Maps [n,16,1,h,w] that stand beside what is drawn, for a LoRA that reads them; n = 1 or the
-batch."""
+"""Maps [n,16,1,h,w] whose tokens are appended to the target's, for an in-context LoRA; n = 1 or
+the batch."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw. Pictures that are given are raw VAE latents."""
+    """One drawing. All images are raw VAE latents."""
 
     width: int
     height: int
@@ -73,11 +73,11 @@ class Request:
     cfg: float = 1.0
     latent: Tensor | None = None  # [n,16,1,h,w]; mixed in when sigmas start below 1
     references: tuple[Tensor, ...] = ()  # [1,16,1,h,w], each of its own size: Picture 1, 2, 3
-    repaint: Tensor | None = None  # [n,1,h,w] 0..1: 1 = drawn, 0 = stays as in `latent`
-    layers: int = 0  # layered variant: so many layers of the one reference
+    repaint: Tensor | None = None  # [n,1,h,w] 0..1: 1 = inpainted, 0 = kept from `latent`
+    layers: int = 0  # layered variant: number of layers of the one reference
     controls: tuple[Control, ...] = ()
     context: Context = ()
-    encoded_for: str = ""  # the variant whose template the prompts were encoded in; "" = not said
+    encoded_for: str = ""  # the variant whose template the prompts were encoded with; "" = unknown
 
     @property
     def appended(self) -> tuple[Tensor, ...]:
@@ -92,14 +92,14 @@ def reference_grid(picture: Tensor) -> tuple[int, int, int]:
 
 
 class Branch(Protocol):
-    """What a run needs of a loaded control."""
+    """What a run reads of a loaded control."""
 
     network: ControlBranch | BlockwiseBranch | FunBranch
     dtype: torch.dtype
     device: torch.device
     weights_format: str
     path: Path
-    weights: object | None  # where they are: has them in place, see Model.ready
+    weights: object | None  # their residency, see Model.ready
 
     def modulation(self, sigmas: Tensor, time: Callable[[Tensor], Tensor]) -> Modulation:
         """The table for these sigmas. time: the diffusion model's, see `Model.time`."""
@@ -107,22 +107,19 @@ class Branch(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """One picture for one branch: latent [n,16,1,h,w] raw; kept [n,1,h,w], 1 = stays, for branches
-    that take a mask; where [n,1,h/2,w/2] 0..1 per token, None = everywhere; source: of Fun, the
-    latent of the picture that is repainted, beside its map; n = 1 or the batch.
-    """
+    """One control image for one branch; n = 1 or the batch."""
 
     branch: Branch
-    latent: Tensor
+    latent: Tensor  # [n,16,1,h,w] raw
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
-    kept: Tensor | None = None
-    where: Tensor | None = None
-    source: Tensor | None = None
+    kept: Tensor | None = None  # [n,1,h,w], 1 = kept, for branches that take a mask
+    where: Tensor | None = None  # [n,1,h/2,w/2] 0..1 per token; None = everywhere
+    source: Tensor | None = None  # Fun: latent of the image to inpaint, in addition to the map
 
     def acts(self, step: int, steps: int) -> bool:
-        """In step 0 .. steps - 1: those that lie within start .. end as a whole."""
+        """True in the steps that lie within start .. end as a whole."""
         within = step / steps >= self.start and (step + 1) / steps <= self.end
         return self.strength != 0 and within
 
@@ -133,7 +130,7 @@ class Control:
 
 
 class Model(Drawer, Protocol):
-    """What denoising needs of a loaded diffusion model."""
+    """What denoising reads of a loaded diffusion model."""
 
     network: MMDiT
     dtype: torch.dtype
@@ -144,23 +141,23 @@ class Model(Drawer, Protocol):
     distilled: Distilled | None  # made for few steps without CFG
 
     def ready(self, working: int, beside: Sequence[object] = ()) -> None:
-        """Has the weights in place for work that needs `working` bytes itself; beside: the weights
-        of controls, which work in the same steps.
+        """Makes room for `working` bytes of activations and loads the weights; beside: the weights
+        of controls, which run in the same steps and are not evicted.
         """
 
     def time(self, sigmas: Tensor) -> Tensor:
         """Embedded timesteps [n,D] float32, for controls that have no embedding of their own."""
 
     def adapted(self) -> AbstractContextManager[None]:
-        """Within it the network works with the model's LoRAs, if it has some."""
+        """Context in which the network has the model's LoRAs."""
 
     def modulation(self, sigmas: Tensor) -> Modulation:
-        """The table for these sigmas, and for references where they have a time of their own."""
+        """The table for these sigmas, and for references if they have their own timestep."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """on_step sees every finished step; on_block(step, block) may raise to interrupt."""
+    """Callbacks: on_step gets every finished step; on_block(step, block) may raise to interrupt."""
 
     on_step: Callable[[Step], None] | None = None
     on_block: Callable[[int, int], None] | None = None

@@ -1,7 +1,7 @@
-"""From encoded prompts to latents: joins model, noise, schedule, guidance and loop in one place.
+"""From encoded prompts to latents: model, noise, schedule, guidance and loop in one place.
 
-Nodes, command line and tests all call `denoise`. Rows of a batch share prompt and size; item k
-draws its noise from seed + k, so a batch of N equals N singles.
+Nodes, command line and tests all call `denoise`. Rows of a batch share prompt and size; the noise
+of item k has seed + k, so a batch of N equals N singles.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
         return x, None
     if r.latent is None:
         raise InkstoneError(
-            f"The schedule starts at sigma {first:g} and there is no latent to start from. "
-            "Give a latent, or a schedule that starts at 1."
+            f"The schedule starts at sigma {first:g}, but there is no latent to start from. "
+            "Pass a latent, or use a schedule that starts at 1."
         )
     picture = _normalised(model, r.latent).to(model.device)
     mixed = first * x + (1 - first) * picture
@@ -232,11 +232,11 @@ def _check_guidance(cfg: float, negative: Tensor | None) -> None:
         )
     if cfg > 1 and negative is None:
         raise InkstoneError(
-            f"CFG is {cfg} but there is no negative prompt, so there is nothing to guide away "
-            'from. Connect a negative prompt (a single space " " is the usual one) or set CFG to 1.'
+            f"CFG is {cfg}, but there is no negative prompt to guide away from. Connect a negative "
+            'prompt (a single space " " is the usual one), or set CFG to 1.'
         )
     if cfg <= 1 and negative is not None:
-        log.info("CFG is off at %g: the negative prompt is not used, each step runs once", cfg)
+        log.info("CFG %g is off: the negative prompt is skipped, each step runs once", cfg)
 
 
 def _check_text(text: Tensor, model: Model, name: str) -> Tensor:

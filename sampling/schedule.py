@@ -19,7 +19,7 @@ LIGHTNING_MU = math.log(3.0)  # ModelTC's Lightning card: fixed shift 3 at every
 
 @dataclass(frozen=True)
 class Schedule:
-    """How sigmas are shifted. Defaults: Qwen-Image's published scheduler config.
+    """The shift of the sigmas. Defaults: Qwen-Image's published scheduler config.
 
     `kind` is "exponential" (e^mu), "linear" (mu itself) or "none" (plain). With `dynamic` mu grows
     with the number of target tokens between (base_tokens, base_shift) and (max_tokens, max_shift);
@@ -65,22 +65,22 @@ def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
 
 
 def tail(levels: Tensor, strength: float) -> Tensor:
-    """The part of a schedule that a run from a picture does: `strength` of its steps, from the end.
+    """The last steps of a schedule, for a run from a picture; `strength` = fraction of the steps.
 
-    levels [N + 1]; 1 = all of it. The reference's rounding: int(N - N * strength) steps are left
-    out, so a whole step more is done where the product is not whole.
+    levels [N + 1]. The reference's rounding: int(N - N * strength) steps are skipped, so one more
+    step runs where the product is not whole.
     """
     steps = len(levels) - 1
     if not 0 < strength <= 1:
         raise InkstoneError(
-            f"Strength is {strength:g}: expected more than 0 up to 1. 0.6 is usual; lower keeps "
-            "more of the picture."
+            f"Denoising strength is {strength:g}: expected more than 0, up to 1. 0.6 is usual; "
+            "lower keeps more of the picture."
         )
     skipped = int(max(steps - min(steps * strength, steps), 0))
     if skipped >= steps:
         raise InkstoneError(
-            f"Strength {strength:g} of {steps} steps leaves no step to do. Raise the strength or "
-            "the number of steps."
+            f"Denoising strength {strength:g} of {steps} steps leaves no step to run. Raise the "
+            "strength or the number of steps."
         )
     return levels[skipped:]
 
@@ -104,17 +104,17 @@ def check_steps(steps: int) -> None:
 
 
 def check_sigmas(levels: Tensor) -> None:
-    """Raises unless `levels` can be walked: two or more numbers in 0..1 that never rise."""
-    remedy = "Use the node Inkstone Schedule."
+    """Raises unless `levels` are two or more numbers in 0..1 that never rise."""
+    remedy = "Use the Inkstone Schedule node."
     if levels.dim() != 1 or len(levels) < 2:
         raise InkstoneError(
-            f"The schedule has {levels.numel()} sigmas, so there is no step to do. {remedy}"
+            f"The schedule has {levels.numel()} sigmas: expected at least 2, for one step. {remedy}"
         )
     wrong = [s for s in levels.tolist() if not 0 <= s <= 1]  # NaN is wrong too
     if wrong:
         raise InkstoneError(
-            f"The schedule holds sigma {wrong[0]:g}: Qwen-Image takes noise levels from 1 down "
-            f"to 0, this schedule belongs to another kind of model. {remedy}"
+            f"The schedule contains sigma {wrong[0]:g}: Qwen-Image takes noise levels from 1 down "
+            f"to 0, this schedule is for another kind of model. {remedy}"
         )
     if (levels.diff() > 0).any():
         raise InkstoneError(f"The schedule's sigmas rise: expected a falling order. {remedy}")
@@ -134,14 +134,13 @@ def from_config(config: dict) -> Schedule:
     name = config.get("_class_name", "FlowMatchEulerDiscreteScheduler")
     if name != "FlowMatchEulerDiscreteScheduler":
         raise InkstoneError(
-            f"scheduler_config.json names {name}; Inkstone samples with "
-            "FlowMatchEulerDiscreteScheduler. "
-            "Use the scheduler folder of the original Qwen-Image repository."
+            f"scheduler_config.json names {name}: expected FlowMatchEulerDiscreteScheduler. Use "
+            "the scheduler folder of the original Qwen-Image repository."
         )
     for key in _OTHER_SAMPLERS:
         if config.get(key):
             raise InkstoneError(
-                f"scheduler_config.json sets {key}, which no Qwen-Image model uses: remove it."
+                f"scheduler_config.json sets {key}, which no Qwen-Image model uses. Remove it."
             )
     kind = config.get("time_shift_type", "exponential")
     if kind not in ("exponential", "linear"):

@@ -247,7 +247,7 @@ def test_refusals(files, bundle, union, inpainting):
             replace(control(inpainting, bundle, mask=mask), branch=union),
             "takes no mask and got one",
         ),
-        (replace(good, latent=good.latent.expand(3, -1, -1, -1, -1)), "3 pictures, 1 are drawn"),
+        (replace(good, latent=good.latent.expand(3, -1, -1, -1, -1)), "3 pictures for a batch"),
         (replace(good, where=torch.ones(1, 1, 6, 8)), "region of the control"),
         (replace(good, latent=good.latent * torch.nan), "not finite"),
     ]

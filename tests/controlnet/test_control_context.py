@@ -192,14 +192,14 @@ def test_what_it_does_not_take_is_refused(world):
     dressed, _, context = apply_in_context_loras(
         bundle.model, [on(picture=pixels.expand(2, -1, -1, -1))]
     )
-    for batch, words in ((1, "expected 1. Give"), (3, "expected 1 or 3")):
-        with pytest.raises(InkstoneError, match=f"holds 2 maps, {batch} are drawn: {words}"):
+    for batch, words in ((1, "expected 1. Pass"), (3, "expected 1 or 3")):
+        with pytest.raises(InkstoneError, match=f"holds 2 maps for a batch of {batch}: {words}"):
             denoise(dressed, text, None, Request(*size, table, batch=batch, context=context))
     dressed, _, context = apply_in_context_loras(bundle.model, [on()])
     with pytest.raises(InkstoneError, match="32x32, the canvas 48x32"):
         denoise(dressed, text, None, Request(48, 32, sigmas(LINEAR, 1, 6), context=context))
     edits = dataclasses.replace(dressed, variant=VARIANTS["edit-2511"])
-    with pytest.raises(InkstoneError, match="edit-2511: in-context controls were made for Qwen"):
+    with pytest.raises(InkstoneError, match="edit-2511: in-context controls were trained for Qwen"):
         denoise(edits, text, None, Request(*size, table, context=context))
 
 

@@ -200,7 +200,7 @@ BAD = {
     "two channels": (("canny", torch.zeros(1, 8, 8, 2), {}), "channels"),
     "no batch": (("canny", torch.zeros(8, 8, 3), {}), "shape [8, 8, 3]"),
     "bytes": (("canny", torch.zeros(1, 8, 8, 3, dtype=torch.uint8), {}), "floats"),
-    "255": (("canny", torch.full((1, 8, 8, 3), 255.0), {}), "divided by 255"),
+    "255": (("canny", torch.full((1, 8, 8, 3), 255.0), {}), "divide 8-bit values by 255"),
     "nan": (("canny", torch.full((1, 8, 8, 3), float("nan")), {}), "from 0 to 1"),
 }
 

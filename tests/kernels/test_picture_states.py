@@ -214,5 +214,5 @@ def test_unknown_kinds_of_edit():
 
 
 def test_places_must_fit_the_pictures():
-    with pytest.raises(InkstoneError, match="1 pictures of 4 tokens"):
+    with pytest.raises(InkstoneError, match="has 2 <.image_pad.> tokens: expected 4, for 1 "):
         picture_positions([1, PAD, PAD, 2], PAD, [(2, 2)])

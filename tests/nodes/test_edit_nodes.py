@@ -268,7 +268,7 @@ BAD = {
     "8-bit": ("edit-2509", dict(pictures=[torch.ones(1, 8, 8, 3, dtype=torch.uint8)]), "by 255"),
     "2 channels": ("edit-2509", dict(pictures=[torch.ones(1, 8, 8, 2)]), "1 .grey., 3 .RGB."),
     "NaN": ("edit-2509", dict(pictures=[picture(8, 8) * float("nan")]), "nan"),
-    "too narrow": ("edit-2509", dict(pictures=[picture(2000, 4)]), "ratio up to 200:1"),
+    "too narrow": ("edit-2509", dict(pictures=[picture(2000, 4)]), "ratios up to 200:1"),
     "work size": ("edit-2509", dict(work="huge"), "'huge'"),
 }
 
@@ -321,7 +321,7 @@ def test_wrong_parts_are_refused(embedded):
         StitchPart.execute(start, mask_of(48, 32))
     with pytest.raises(InkstoneError, match="without alpha"):
         EncodeLayers.execute(embedded.text_encoder, vae, start, "a", " ", 2, "640x640")
-    with pytest.raises(InkstoneError, match="Strength is 0"):
+    with pytest.raises(InkstoneError, match="Denoising strength is 0"):
         ScheduleSigmas.execute(embedded.model, {"samples": vae.encode(start)}, 2, SCHEDULES[0], 0.0)
 
 

@@ -223,23 +223,23 @@ REFUSED = [
     ("edit", dict(references=(ONE[:, :, 0],)), r"picture 1 has shape \[1, 16, 6, 10\]"),
     ("edit-2509", dict(references=(ONE, torch.cat([ONE, ONE]))), "picture 2 has shape.*one latent"),
     ("edit-2509", dict(references=(ONE, NAN)), "Reference picture 2: 960 of 960 values are not"),
-    ("edit", dict(references=(ONE,), layers=2), "2 layers are asked of edit"),
+    ("edit", dict(references=(ONE,), layers=2), "request has 2 layers, but edit draws one picture"),
     ("qwen-image", dict(repaint=MASK), "no latent"),
     ("qwen-image", dict(repaint=MASK[..., :9], latent=ONE), r"\[1, 1, 6, 9\].*\[1, 1, 6, 10\]"),
     ("qwen-image", dict(repaint=torch.ones(1, 1, 48, 80), latent=ONE), "one value per latent"),
     ("qwen-image", dict(repaint=MASK.expand(3, -1, -1, -1), latent=ONE), r"mask has shape \[3"),
-    ("qwen-image", dict(repaint=MASK * torch.nan, latent=ONE), "repaint mask: 60 of 60"),
+    ("qwen-image", dict(repaint=MASK * torch.nan, latent=ONE), "inpainting mask: 60 of 60"),
     ("qwen-image", dict(repaint=MASK * 255, latent=ONE), "values from 255 to 255"),
     ("qwen-image", dict(repaint=-MASK, latent=ONE), "values from -1"),
     ("qwen-image", dict(latent=latent(64, 48), sigmas=tail(LEVELS, 0.5)), "canvas is 80x48"),
     ("qwen-image", dict(latent=latent(batch=3), sigmas=tail(LEVELS, 0.5)), "expected 1 of"),
     ("qwen-image", dict(latent=NAN, sigmas=tail(LEVELS, 0.5)), "latent to start from: 960"),
     ("qwen-image", dict(sigmas=tail(LEVELS, 0.5)), "no latent to start from"),
-    ("layered", dict(layers=2), "takes one picture apart, got 0"),
+    ("layered", dict(layers=2), "splits one picture into layers, got 0"),
     ("layered", dict(layers=2, references=(ONE, ONE)), "got 2 pictures"),
     ("layered", dict(references=(ONE,)), "Layers is 0: expected 1 to 64"),
     ("layered", dict(layers=65, references=(ONE,)), "Layers is 65"),
-    ("layered", dict(layers=2, references=(latent(64, 48),)), "apart is 64x48, the canvas 80x48"),
+    ("layered", dict(layers=2, references=(latent(64, 48),)), "split is 64x48, the canvas 80x48"),
     ("layered", dict(layers=2, references=(ONE,), repaint=MASK, latent=ONE), "from noise alone"),
 ]
 
@@ -286,7 +286,7 @@ def test_a_run_from_a_picture_may_have_fewer_lightning_steps():
 
 @pytest.mark.parametrize("strength", [0, -1, 1.1, float("nan")])
 def test_strengths_out_of_range(strength):
-    with pytest.raises(InkstoneError, match="Strength is .*expected more than 0 up to 1"):
+    with pytest.raises(InkstoneError, match="strength is .*expected more than 0, up to 1"):
         tail(LEVELS, strength)
 
 

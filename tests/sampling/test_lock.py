@@ -142,7 +142,7 @@ BAD_PICTURES = {
     "NaN": (torch.full((1, 4, 4, 3), torch.nan), "numbers from 0 to 1"),
     "one NaN": (torch.rand(1, 4, 4, 3).index_fill(1, torch.tensor([2]), torch.nan), "nan"),
     "infinite": (torch.full((1, 4, 4, 3), torch.inf), "inf"),
-    "8 bits as floats": (torch.rand(1, 4, 4, 3) * 255, "divided by 255"),
+    "8 bits as floats": (torch.rand(1, 4, 4, 3) * 255, "divide 8-bit values by 255"),
     "8 bits": (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), "uint8.*Divide 8-bit"),
     "whole numbers": (torch.zeros(1, 4, 4, 3, dtype=torch.int64), "int64.*floats"),
     "no batch": (torch.rand(4, 4, 3), "expected .pictures, height, width, channels"),
@@ -150,7 +150,7 @@ BAD_PICTURES = {
     "no pictures": (torch.rand(0, 4, 4, 3), "at least one pixel"),
     "no pixels": (torch.rand(1, 0, 4, 3), "at least one pixel"),
     "two channels": (torch.rand(1, 4, 4, 2), "1 .grey., 3 .RGB. or 4"),
-    "another size": (torch.rand(1, 5, 4, 3), "4x5.*made for 4x4"),
+    "another size": (torch.rand(1, 5, 4, 3), "4x5, its pixel lock is for 4x4"),
 }
 
 
@@ -163,7 +163,7 @@ def test_bad_pictures_are_refused_in_a_sentence(name):
 
 def test_results_of_another_canvas_are_refused():
     held = lock(33, 47)
-    with pytest.raises(InkstoneError, match="result is 48x64.*made for 48x48"):
+    with pytest.raises(InkstoneError, match="result is 48x64, its pixel lock is for 48x48"):
         held.from_canvas(torch.rand(1, 64, 48, 3))
     with pytest.raises(InkstoneError, match="The result.*nan"):
         held.from_canvas(torch.full((1, 48, 48, 3), torch.nan))

@@ -261,16 +261,16 @@ def test_bad_calls_are_refused_in_a_sentence():
     refuses("margin around the mask is -1", crop_for, mask, -1)
     crop = crop_for(mask)
     refuses(
-        "picture is 31x40, the crop was made in 30x40",
+        "picture is 31x40, the crop was taken from 30x40",
         stitch,
         x[:, :, :1].repeat(1, 1, 31, 1),
         x,
         mask,
         crop,
     )
-    refuses("result is 30x40, its lock was made for 32x48", stitch, x, x, mask, crop)
-    refuses("Fill 'blur'.*edge, mirror, grey", pad_out, x, Sides(1), "blur")
+    refuses("result is 30x40, its pixel lock is for 32x48", stitch, x, x, mask, crop)
+    refuses("Fill is 'blur': expected one of edge, mirror, grey", pad_out, x, Sides(1), "blur")
     refuses("-3 pixels.*at the top.*crop", pad_out, x, Sides(1, -3))
     refuses("2.5 pixels.*at the left", pad_out, x, Sides(2.5))
     refuses("All four sides", pad_out, x, Sides())
-    refuses("would become 16390x40", pad_out, x, Sides(16360))
+    refuses("outpainted picture is 16390x40", pad_out, x, Sides(16360))
