@@ -32,6 +32,10 @@ class Node:
     title: str
     inputs: dict[str, Value]
 
+    def problem(self, input: str | None, expected: str, got: str) -> Problem:
+        """A fault of this node, or of one of its inputs."""
+        return Problem(node=self.id, title=self.title, input=input, expected=expected, got=got)
+
     def links(self) -> dict[str, Link]:
         """The linked inputs by name."""
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
@@ -72,20 +76,20 @@ def parse_graph(data: Json) -> Graph:
 def _parse_node(key: str, entry: Json, problems: list[Problem]) -> Node:
     kind = entry.get("class_type") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or not isinstance(entry.get("inputs", {}), dict):
-        problems.append(
-            Problem(key, "?", None, 'an object with "class_type" and "inputs"', short(entry))
-        )
-        return Node(key, "", "?", {})
+        node = Node(key, "", "?", {})
+        expected = 'an object with "class_type" and "inputs"'
+        problems.append(node.problem(None, expected, short(entry)))
+        return node
     meta = entry.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
-    inputs = {}
+    node = Node(key, kind, str(title or kind), {})
     for name, value in entry.get("inputs", {}).items():
         try:
-            inputs[name] = _parse_value(value)
+            node.inputs[name] = _parse_value(value)
         except ValueError as error:
             expected = 'a constant or a link ["ID", slot]'
-            problems.append(Problem(key, str(title or kind), name, expected, str(error)))
-    return Node(key, kind, str(title or kind), inputs)
+            problems.append(node.problem(name, expected, str(error)))
+    return node
 
 
 def _parse_value(value: Json) -> Value:
@@ -143,4 +147,4 @@ def unknown_class(node: Node, nodes: NodeClasses) -> Problem:
     near = difflib.get_close_matches(node.class_type, nodes, 1, 0.6)
     hint = f"nearest: {near[0]}" if near else "known: Inkstone's nodes and the basic core nodes"
     expected = f"a node class that is installed here ({hint})"
-    return Problem(node.id, node.title, None, expected, repr(node.class_type))
+    return node.problem(None, expected, repr(node.class_type))

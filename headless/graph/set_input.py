@@ -8,7 +8,7 @@ import difflib
 from ...errors import InkstoneError
 from ..node_types import NodeClasses
 from .api_graph import Graph, Node, class_of
-from .input_values import Fault, GraphError, Problem, convert, nearest_input, schema_of
+from .input_values import Fault, GraphError, convert, nearest_input, schema_of
 from .validation import own_checks
 
 
@@ -30,7 +30,7 @@ def apply_set(graph: Graph, setting: str, nodes: NodeClasses) -> Graph:
         limits = name not in own_checks(nodes[node.class_type])
         inputs = node.inputs | {name: convert(items[name], value, limits)}
     except Fault as fault:
-        raise GraphError([Problem(node.id, node.title, name, fault.expected, fault.got)]) from fault
+        raise GraphError([node.problem(name, fault.expected, fault.got)]) from fault
     return graph | {node.id: dataclasses.replace(node, inputs=inputs)}
 
 

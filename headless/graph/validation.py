@@ -95,12 +95,12 @@ def _check_node(
                 limits = name not in own and (choices or socket_type(items[name]) != "COMBO")
                 converted[name] = convert(items[name], value, limits)
         except Fault as fault:
-            problems.append(Problem(node.id, node.title, name, fault.expected, fault.got))
+            problems.append(node.problem(name, fault.expected, fault.got))
     required = {name: item for name, item in items.items() if not item.optional}
     for name in [name for name in required if name not in node.inputs]:
         default = f" (default {default_value(items[name])!r})" if is_widget(items[name]) else ""
         expected = f"a value of type {socket_type(items[name])}{default}"
-        problems.append(Problem(node.id, node.title, name, expected, "nothing"))
+        problems.append(node.problem(name, expected, "nothing"))
     checked = dataclasses.replace(node, inputs=converted)
     if own and choices and not required.keys() - converted.keys():
         problems.extend(_run_own_checks(checked, node_class, own))
@@ -130,15 +130,8 @@ def _run_own_checks(node: Node, node_class: NodeClass, names: list[str]) -> list
     answer = node_class.validate_inputs(**node.constants(names))
     if answer is True:
         return []
-    return [
-        Problem(
-            node.id,
-            node.title,
-            ", ".join(names),
-            "values that the node accepts",
-            f"its refusal: {answer}",
-        )
-    ]
+    expected = "values that the node accepts"
+    return [node.problem(", ".join(names), expected, f"its refusal: {answer}")]
 
 
 def _check_link(graph: Graph, item: SchemaInput, link: Link, nodes: NodeClasses) -> None:
@@ -172,4 +165,4 @@ def _cycle(graph: Graph, needed: list[str]) -> Iterator[Problem]:
             path.append(next(iter(rest[path[-1]])))
         path = path[path.index(path[-1]) :]
         node = graph[path[0]]
-        yield Problem(node.id, node.title, None, "links without a cycle", " <- ".join(path))
+        yield node.problem(None, "links without a cycle", " <- ".join(path))
