@@ -20,7 +20,8 @@ def _linear(name: str, out: int, into: int, bias: bool = True) -> Layout:
 
 
 def _mmdit_block(at: str, config: MMDiTConfig) -> Layout:
-    width, layout = config.heads * config.head_dim, {}
+    width = config.width
+    layout: Layout = {}
     for stream in ("img", "txt"):
         layout |= _linear(f"{at}.{stream}_mod.1", 6 * width, width)
         layout |= _linear(f"{at}.{stream}_mlp.net.0.proj", config.ff, width)
@@ -43,7 +44,7 @@ def _mmdit_block(at: str, config: MMDiTConfig) -> Layout:
 
 def _mmdit_entry(config: MMDiTConfig) -> Layout:
     """Embeddings that the MMDiT and its ControlNets share."""
-    width = config.heads * config.head_dim
+    width = config.width
     time = "time_text_embed.timestep_embedder"
     layout = _linear(f"{time}.linear_1", width, TIME_FREQUENCIES)
     layout |= _linear(f"{time}.linear_2", width, width)
@@ -54,7 +55,7 @@ def _mmdit_entry(config: MMDiTConfig) -> Layout:
 
 def mmdit_layout(config: MMDiTConfig, layered: bool = False) -> Layout:
     """The MMDiT file; `layered` adds the embedding of the additional condition."""
-    width, layout = config.heads * config.head_dim, _mmdit_entry(config)
+    width, layout = config.width, _mmdit_entry(config)
     if layered:
         layout["time_text_embed.addition_t_embedding.weight"] = (2, width)
     for number in range(config.layers):
@@ -65,7 +66,7 @@ def mmdit_layout(config: MMDiTConfig, layered: bool = False) -> Layout:
 
 def controlnet_layout(config: MMDiTConfig, condition: int = 64) -> Layout:
     """The InstantX ControlNet file; `condition` is 64 (union) or 68 (inpainting)."""
-    width, layout = config.heads * config.head_dim, _mmdit_entry(config)
+    width, layout = config.width, _mmdit_entry(config)
     for number in range(config.layers):
         layout |= _mmdit_block(f"transformer_blocks.{number}", config)
         layout |= _linear(f"controlnet_blocks.{number}", width, width)
@@ -84,8 +85,9 @@ def blockwise_layout(width: int, layers: int, condition: int = 64) -> Layout:
 
 
 def fun_layout(config: MMDiTConfig, condition: int = 132) -> Layout:
-    """VideoX-Fun's control for Qwen-Image-2512, by our names (keys.FUN_NAMES)."""
-    width, layout = config.heads * config.head_dim, {}
+    """VideoX-Fun's control for Qwen-Image-2512, by our names (key_maps.FUN_NAMES)."""
+    width = config.width
+    layout: Layout = {}
     for number in range(config.layers):
         layout |= _mmdit_block(f"transformer_blocks.{number}", config)
         layout |= _linear(f"controlnet_blocks.{number}", width, width)
@@ -106,7 +108,7 @@ def _time_conv(at: str, out: int, into: int) -> Layout:
 
 
 def _resnet(at: str, into: int, out: int) -> Layout:
-    layout = {f"{at}.norm1.gamma": (into, 1, 1, 1), f"{at}.norm2.gamma": (out, 1, 1, 1)}
+    layout: Layout = {f"{at}.norm1.gamma": (into, 1, 1, 1), f"{at}.norm2.gamma": (out, 1, 1, 1)}
     layout |= _conv3(f"{at}.conv1", out, into) | _conv3(f"{at}.conv2", out, out)
     return layout | (_conv3(f"{at}.conv_shortcut", out, into, 1) if into != out else {})
 

@@ -1,4 +1,4 @@
-"""Family records: every fact about a model that its tensors do not say, as frozen data.
+"""Family records: every fact about a model that its tensors do not show, as frozen data.
 
 A new family is a new record here; loaders, nodes and sampling read records and never compare names.
 Sources: the published config files and model cards of Qwen-Image; `embedded/README.md` for ours.
@@ -80,22 +80,22 @@ class Preset:
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a model with a small vocabulary was taught; what leaves it is said, never refused."""
+    """The vocabulary of a small model; other words give a warning, not an error."""
 
     words: tuple[str, ...]  # outside quotes
-    written: str  # pattern of a word in double quotes
+    pattern: str  # of a word in double quotes
 
-    def strangers(self, prompt: str) -> list[str]:
-        """The parts of a prompt that the model never saw, in order."""
+    def unknown(self, prompt: str) -> list[str]:
+        """The parts of a prompt that the model was not trained on, in order."""
         quoted = re.findall(r'"([^"]*)"', prompt)
         plain = re.findall(r"[^\s.,;:!?]+", re.sub(r'"[^"]*"?', " ", prompt))
-        unknown = [word for word in plain if word not in self.words]
-        return unknown + [f'"{q}"' for q in quoted if not re.fullmatch(self.written, q)]
+        words = [word for word in plain if word not in self.words]
+        return words + [f'"{q}"' for q in quoted if not re.fullmatch(self.pattern, q)]
 
 
 @dataclass(frozen=True)
 class EditTemplate:
-    """How a prompt and its pictures become one text, and how the vision tower sees the pictures."""
+    """The text made of a prompt and its pictures, and the size at which pictures are encoded."""
 
     name: str
     template: str  # with one {}: the pictures, then the prompt
@@ -103,15 +103,15 @@ class EditTemplate:
     drop: int  # tokens of the template's head that are cut after encoding
     area: int  # pixels of the copy that the vision tower sees
     most: int | None  # pictures; None = any number
-    usual: int  # pictures that the model was tried with: more are said
+    usual: int  # pictures that the model was tried with: more give a warning
     steps: int  # of the model card
     cfg: float
     sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
 
     def text(self, prompt: str, pictures: int) -> str:
         """The text with one place for each picture."""
-        shown = "".join(self.picture.format(number + 1) for number in range(pictures))
-        return self.template.format(shown + prompt)
+        places = "".join(self.picture.format(number + 1) for number in range(pictures))
+        return self.template.format(places + prompt)
 
     def check(self, pictures: int) -> None:
         """Raises for a number of pictures that this kind of edit does not take."""
@@ -163,13 +163,13 @@ REFERENCES = EditTemplate(
 
 @dataclass(frozen=True)
 class Family:
-    """What belongs to a model family beside its weights."""
+    """The facts of a model family."""
 
     name: str
     title: str  # for people
     template: str  # prompt template with one {}
     drop: int  # tokens of the template's head that are cut after encoding
-    most_tokens: int  # kept tokens of a prompt; longer prompts lose their end, and it is said
+    most_tokens: int  # of a prompt; longer prompts lose their end with a warning
     axes_share: tuple[int, int, int]  # rope axes in sixteenths of the head dimension
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
@@ -181,14 +181,14 @@ class Family:
 
     def edit(self, name: str) -> EditTemplate:
         """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
-        found = next((edit for edit in self.edits if edit.name == name), None)
-        if found is None:
+        record = next((edit for edit in self.edits if edit.name == name), None)
+        if record is None:
             known = ", ".join(edit.name for edit in self.edits) or "none"
             raise InkstoneError(
                 f"The {self.name} model has no edits of the kind {name!r}; it has {known}. "
                 "Use a Qwen-Image-Edit model."
             )
-        return found
+        return record
 
     def axes(self, head_dim: int) -> tuple[int, int, int]:
         """Rope axes for a head dimension: even, summing to it."""
@@ -231,7 +231,7 @@ EMBEDDED = Family(
             bottom center small large white black red green blue yellow orange purple pink cyan
             circle square triangle star make remove add""".split()
         ),
-        written="[A-Z0-9]{1,6}",
+        pattern="[A-Z0-9]{1,6}",
     ),
 )
 

@@ -32,10 +32,10 @@ MMDIT_PREFIXES = (
     "controlnet.",
     "control_model.",
 )
-FP8_MARK = "scaled_fp8"  # its type says what the file's fp8 bytes are: read by quant/fp8.py
+FP8_MARK = "scaled_fp8"  # its type is that of the file's fp8 bytes: read by quant/fp8.py
 MMDIT_UNUSED = (ZERO_COND_MARK, FP8_MARK)
 STREAM = "encoded_exponent"  # what DFloat11 files have in place of a weight
-PREFERENCE = "comfy_attention.config"  # of ComfyUI's attention, end of a name: nothing for us
+PREFERENCE = "comfy_attention.config"  # end of a name, for ComfyUI's attention only
 # Tensors of the last block that never reach the output; pruned files lack them.
 MMDIT_UNREAD = (
     "attn.add_q_proj.weight",
@@ -118,9 +118,9 @@ class KeyMap:
 
 def find_prefix(names: Iterable[str], anchors: Iterable[str], prefixes: Iterable[str]) -> str:
     """The first prefix under which one of the anchor names is there; "" when none is."""
-    held = set(names)
+    in_file = set(names)
     anchors = tuple(anchors)
-    return next((p for p in prefixes if any(p + a in held for a in anchors)), "")
+    return next((p for p in prefixes if any(p + a in in_file for a in anchors)), "")
 
 
 def sort_names(
@@ -130,7 +130,7 @@ def sort_names(
     rename: Callable[[str], str | None],
     unused: Callable[[str], bool],
 ) -> KeyMap:
-    """Splits the file's names into the four groups of Names."""
+    """Splits the file's names into the four groups of a KeyMap."""
     table: dict[str, str] = {}
     known: list[str] = []
     others: list[str] = []
@@ -153,8 +153,8 @@ def mmdit_names(names: Iterable[str]) -> KeyMap:
     """Qwen-Image MMDiT (or ControlNet): our names are the file's without the prefix."""
     names = list(names)
     prefix = find_prefix(names, MMDIT_ANCHORS, MMDIT_PREFIXES)
-    found = sort_names(names, prefix, "diffusers", lambda name: name, _is_mark)
-    return replace(found, marks=_marks(names))
+    key_map = sort_names(names, prefix, "diffusers", lambda name: name, _is_mark)
+    return replace(key_map, marks=_marks(names))
 
 
 def fun_names(names: Iterable[str]) -> KeyMap:
@@ -163,8 +163,8 @@ def fun_names(names: Iterable[str]) -> KeyMap:
     prefix = find_prefix(names, FUN_MARKS, MMDIT_PREFIXES)
 
     def rename(name: str) -> str | None:
-        found = ((re.fullmatch(pattern, name), ours) for pattern, ours in FUN_NAMES)
-        return next((match.expand(ours) for match, ours in found if match), None)
+        matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in FUN_NAMES)
+        return next((match.expand(ours) for match, ours in matches if match), None)
 
     return sort_names(names, prefix, "VideoX-Fun", rename, _is_mark)
 
@@ -181,12 +181,12 @@ def text_names(names: Iterable[str]) -> KeyMap:
     """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. lm_head and rotary tables are
     unused."""
     names = list(names)
-    held = set(names)
-    if held.issuperset(key_maps_gguf.TEXT_MARKS):
+    in_file = set(names)
+    if in_file.issuperset(key_maps_gguf.TEXT_MARKS):
         return sort_names(names, "", "gguf", key_maps_gguf.text_name, _text_unused)
     for prefix in TEXT_PREFIXES:
         for layout, anchor, rules in TEXT_LAYOUTS:
-            if held & {prefix + anchor, prefix + anchor.removesuffix("weight") + STREAM}:
+            if in_file & {prefix + anchor, prefix + anchor.removesuffix("weight") + STREAM}:
                 return sort_names(names, prefix, layout, _renamer(rules), _text_unused)
     return KeyMap({}, others=tuple(names), layout="unknown")
 
@@ -198,7 +198,7 @@ def _text_unused(name: str) -> bool:
 
 def _renamer(rules: tuple[tuple[str, str], ...]) -> Callable[[str], str | None]:
     def rename(name: str) -> str | None:
-        found = next(((a, b) for a, b in rules if name.startswith(a)), None)
-        return found[1] + name[len(found[0]) :] if found else None
+        rule = next(((theirs, ours) for theirs, ours in rules if name.startswith(theirs)), None)
+        return rule[1] + name[len(rule[0]) :] if rule else None
 
     return rename

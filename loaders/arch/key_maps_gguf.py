@@ -92,8 +92,8 @@ _JOINED = [
 
 
 def _renamed(name: str, table: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
-    found = ((pattern.fullmatch(name), ours) for pattern, ours in table)
-    return next((ours.format(**match.groupdict()) for match, ours in found if match), None)
+    matches = ((pattern.fullmatch(name), ours) for pattern, ours in table)
+    return next((ours.format(**match.groupdict()) for match, ours in matches if match), None)
 
 
 def text_name(name: str) -> str | None:
@@ -106,19 +106,19 @@ def vision_parts(names: Iterable[str]) -> tuple[dict[str, JoinedTensors], tuple[
 
     A tensor of which one part is missing is left out; its other parts are then not known.
     """
-    held = set(names)
+    in_file = set(names)
     table: dict[str, JoinedTensors] = {}
-    for name in held:
-        for pattern, ours, stack, axis, templates in _JOINED:
+    for name in in_file:
+        for pattern, template, stack, axis, templates in _JOINED:
             match = pattern.fullmatch(name)
             parts = tuple(t.format(**match.groupdict()) for t in templates) if match else ()
-            if match and held.issuperset(parts):
-                table[ours.format(**match.groupdict())] = JoinedTensors(parts, axis, stack)
+            if match and in_file.issuperset(parts):
+                table[template.format(**match.groupdict())] = JoinedTensors(parts, axis, stack)
         ours = _renamed(name, _VISION)
         if ours:
             table[ours] = JoinedTensors((name,))
-    used = {part for parts in table.values() for part in parts.names}
-    return dict(sorted(table.items())), tuple(sorted(held - used))
+    used = {part for joined in table.values() for part in joined.names}
+    return dict(sorted(table.items())), tuple(sorted(in_file - used))
 
 
 def joined_shapes(
@@ -131,15 +131,18 @@ def joined_shapes(
 
 
 def settings(metadata: Mapping[str, str]) -> dict[str, int | float]:
-    """What the header says of a language model, by the keys of config.json.
+    """The header's numbers of a language model, by the keys of config.json.
 
     Numbers in the header have 7 digits (0.000001 is not one of them): they are rounded to that.
     """
-    start, found = metadata.get(ARCHITECTURE, ""), {}
+    architecture = metadata.get(ARCHITECTURE, "")
+    numbers: dict[str, int | float] = {}
     for ours, theirs, kind in SETTINGS:
-        told = metadata.get(f"{start}.{theirs}")
+        text = metadata.get(f"{architecture}.{theirs}")
+        if text is None:
+            continue
         try:
-            found |= {} if told is None else {ours: kind(f"{float(told):.7g}")}
+            numbers[ours] = kind(f"{float(text):.7g}")
         except ValueError:
-            continue  # a number with a fraction, or no number: shapes and defaults say it
-    return found
+            continue  # a number with a fraction, or no number: shapes and defaults count
+    return numbers

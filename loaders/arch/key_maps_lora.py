@@ -1,4 +1,4 @@
-"""Names in LoRA files -> our modules and the part of the LoRA that a tensor is, as tables.
+"""Names in LoRA files -> our modules and parts of a LoRA, as tables.
 
 A name is WRAPPER + MODULE + "." + PART. Trainers differ in all three; what they mean does not. Flat
 names (kohya, LyCORIS: every dot an underscore) are looked up in a table of our own names made flat,
@@ -72,7 +72,7 @@ PARTS = {
     "other": r"lora_mid\.weight|lokr_t[12]|hada_t[12]|set_weight|reshape_weight|w_norm|b_norm"
     r"|on_input|oft_blocks|oft_diag|rescale|[ab][12]\.weight|bora_scale",
 }
-# of "other": why it cannot stand beside a linear layer
+# parts of "other" that cannot be a side branch of a linear layer, and why
 OTHER_WORDS = (
     (
         re.compile(r"lora_mid|lokr_t|hada_t"),
@@ -116,18 +116,18 @@ TEXT_MODULES = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-# One name of a block for several of ours, their output rows one behind the other.
+# One name of a block for several of ours, their output rows concatenated.
 FUSED = {
     "attn.to_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "attn.add_qkv_proj": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
-# What Lightning files train: everything of a block but its modulation.
+# Modules that Lightning files train: everything of a block but its modulation.
 DISTILLED_MODULES = frozenset(BLOCK_MODULES) - {"img_mod.1", "txt_mod.1"}
-# What DiffSynth-Studio trains, and so its in-context control: all but what comes before the GELU.
+# Modules that DiffSynth-Studio and its in-context control train: all but those before the GELU.
 CONTEXT_MODULES = frozenset(BLOCK_MODULES) - {"img_mlp.net.0.proj", "txt_mlp.net.0.proj"}
 CONTEXT_RANK = 64
 
-# What a LoRA for other models looks like: (names, model). The first match speaks.
+# Names in LoRAs for other models: (pattern, model). The first match counts.
 FOREIGN = (
     (r"txt_in[._]text_norm|img_mlp[._](gate_layer|gate_up|proj|out)\b", "Qwen-Image 2.1"),
     (r"single_transformer_blocks|(double|single)_blocks", "FLUX or HunyuanVideo"),
@@ -150,7 +150,7 @@ _PART = re.compile(r"(.+)\.(?:" + "|".join(f"(?P<{k}>{v})" for k, v in PARTS.ite
 
 @dataclass(frozen=True)
 class Named:
-    """One tensor's name understood. `ours` is empty where the module is none of ours."""
+    """A tensor's name, parsed. `ours` is empty where the module is none of ours."""
 
     module: str  # as the file spells it
     part: str  # a key of PARTS
@@ -176,8 +176,8 @@ def _flat(role: str) -> dict[str, str]:
 
 def _stripped(name: str, wrappers: tuple[str, ...]) -> str:
     """The name without any of the wrappers, however many there are."""
-    while found := next((w for w in wrappers if name.startswith(w)), None):
-        name = name[len(found) :]
+    while wrapper := next((w for w in wrappers if name.startswith(w)), None):
+        name = name[len(wrapper) :]
     return name
 
 
@@ -213,13 +213,13 @@ def _unfused(name: str) -> tuple[str, ...]:
 
 
 def understand(name: str) -> Named | None:
-    """A tensor's name, understood; None when it is no part of a LoRA at all."""
-    found = _PART.fullmatch(name)
-    if not found:
+    """Parses a tensor's name; None when it is no part of a LoRA at all."""
+    match = _PART.fullmatch(name)
+    if not match:
         return None
-    part = next(key for key in PARTS if found[key])
-    where = _module(found[1])
-    return Named(found[1], part, where[0], _unfused(where[1])) if where else Named(found[1], part)
+    module, part = match[1], next(key for key in PARTS if match[key])
+    ours = _module(module)
+    return Named(module, part, ours[0], _unfused(ours[1])) if ours else Named(module, part)
 
 
 def seems_for(names: list[str]) -> str | None:
@@ -228,5 +228,5 @@ def seems_for(names: list[str]) -> str | None:
 
 
 def other_words(part: str) -> str:
-    """What an "other" part is."""
+    """A description of an "other" part."""
     return next((words for mark, words in OTHER_WORDS if mark.search(part)), "of another method")

@@ -108,14 +108,22 @@ def _text_config(
     """(the config for the layout, the facts that are certain). Where the heads are not known, one
     head as wide as the projection gives the same shapes.
     """
-    found = text_sizes(shapes)
-    heads = text_heads(found, extra)
-    count, kv_heads, head_dim = heads or (found["queries"], found["keys"], 1)
-    certain = {key: found[key] for key in ("layers", "width", "vocab", "ff")}
-    facts: dict[str, object] = dict(certain)
+    numbers = text_sizes(shapes)
+    heads = text_heads(numbers, extra)
+    count, kv_heads, head_dim = heads or (numbers["queries"], numbers["keys"], 1)
+    facts: dict[str, object] = {key: numbers[key] for key in ("layers", "width", "vocab", "ff")}
     if heads:
         facts |= {"heads": count, "kv_heads": kv_heads, "head_dim": head_dim}
-    return TextConfig(**certain, heads=count, kv_heads=kv_heads, head_dim=head_dim), facts
+    config = TextConfig(
+        layers=numbers["layers"],
+        width=numbers["width"],
+        heads=count,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ff=numbers["ff"],
+        vocab=numbers["vocab"],
+    )
+    return config, facts
 
 
 _TEXT_MARKS = frozenset(

@@ -48,15 +48,15 @@ def mmdit(view: HeaderView) -> FileFacts | None:
 
 def _config(shapes: Shapes) -> MMDiTConfig:
     """Sizes as far as the tensors give them; a damaged file is still described."""
-    found = mmdit_sizes(shapes)
-    head = found["head_dim"] or HEAD
+    numbers = mmdit_sizes(shapes)
+    head = numbers["head_dim"] or HEAD
     return MMDiTConfig(
-        layers=found["layers"],
-        heads=found["width"] // head,
+        layers=numbers["layers"],
+        heads=numbers["width"] // head,
         head_dim=head,
-        channels=found["channels"],
-        joint=found["joint"],
-        ff=found["ff"] or 4 * found["width"],
+        channels=numbers["channels"],
+        joint=numbers["joint"],
+        ff=numbers["ff"] or 4 * numbers["width"],
     )
 
 
@@ -91,31 +91,31 @@ def fun(view: HeaderView) -> FileFacts | None:
         return None
     names = view.names(fun_names)
     shapes = view.shapes(names)
-    found = sizes(shapes, FUN_SIZES)
-    layers, head = count(shapes, "transformer_blocks."), found["head_dim"] or HEAD
-    if found["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
+    numbers = sizes(shapes, FUN_SIZES)
+    layers, head = count(shapes, "transformer_blocks."), numbers["head_dim"] or HEAD
+    if numbers["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
         return FileFacts(
             "controlnet",
             "qwen-image-2.1",
             "fun union",
             layers=layers,
             formats=formats_of(view),
-            problem=f"its pictures have {found['channels']} features per token: it is a "
+            problem=f"its pictures have {numbers['channels']} features per token: it is a "
             "VideoX-Fun control for another model, most likely Qwen-Image-2.1; use the one for "
             "Qwen-Image-2512",
         )
     config = MMDiTConfig(
         layers=layers,
-        heads=found["width"] // head,
+        heads=numbers["width"] // head,
         head_dim=head,
-        channels=found["channels"],
-        joint=found["joint"],
-        ff=found["ff"],
+        channels=numbers["channels"],
+        joint=numbers["joint"],
+        ff=numbers["ff"],
     )
     facts = FileFacts(
         "controlnet", "qwen-image", "fun union", layers=layers, config=_config_facts(config)
     )
-    layout = fun_layout(config, found["channels"])
+    layout = fun_layout(config, numbers["channels"])
     return complete(view, facts, names, _without_unread(layout, layers, shapes))
 
 

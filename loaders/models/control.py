@@ -202,11 +202,11 @@ def _instantx(header: _Header) -> _Built:
 
 
 def _blockwise(header: _Header) -> _Built:
-    found, channels = sizes(header.shapes, BLOCKWISE_SIZES), QWEN_IMAGE.channels
-    _check_condition(header.part, found["condition"], channels)
+    numbers, channels = sizes(header.shapes, BLOCKWISE_SIZES), QWEN_IMAGE.channels
+    _check_condition(header.part, numbers["condition"], channels)
     layers = count(header.shapes, "controlnet_blocks.")
-    config = BlockwiseConfig(layers, found["width"], channels)
-    network = BlockwiseBranch(config, found["condition"])
+    config = BlockwiseConfig(layers, numbers["width"], channels)
+    network = BlockwiseBranch(config, numbers["condition"])
     return _Built(network, network.controlnet_blocks)
 
 
@@ -220,8 +220,8 @@ def _check_condition(part: Path, condition: int, channels: int) -> None:
 
 
 def _fun(header: _Header) -> _Built:
-    found, channels = sizes(header.shapes, FUN_SIZES), QWEN_IMAGE.channels
-    condition, width, head = found["channels"], found["width"], found["head_dim"]
+    numbers, channels = sizes(header.shapes, FUN_SIZES), QWEN_IMAGE.channels
+    condition, width, head = numbers["channels"], numbers["width"], numbers["head_dim"]
     if condition != 2 * channels + MASK:
         raise InkstoneError(
             f"{header.part}: its pictures have {condition} features per token, expected "
@@ -238,8 +238,8 @@ def _fun(header: _Header) -> _Built:
         heads=width // head,
         head_dim=head,
         channels=channels,
-        joint=found["joint"],
-        ff=found["ff"],
+        joint=numbers["joint"],
+        ff=numbers["ff"],
         axes=rope_axes(header.config, header.family, head),
     )
     network = FunBranch(config, condition)

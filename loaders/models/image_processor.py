@@ -1,8 +1,8 @@
-"""Pictures as the vision tower sees them, from float pictures of the graph.
+"""Prepares pictures for the vision tower.
 
-Exactly the reference's way: 8-bit RGB, Pillow's Lanczos to the copy that the edit pipeline makes,
-Pillow's bicubic to multiples of 28, then the published mean and deviation. Sizes come from
-sampling/geometry.py. Alpha is dropped as the reference does, grey is the same in three channels.
+The same steps as the reference: 8-bit RGB, Pillow's Lanczos to the copy that the edit pipeline
+makes, Pillow's bicubic to multiples of 28, then the published mean and deviation. Sizes come from
+sampling/geometry.py. Alpha is dropped as in the reference, grey is repeated in three channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def rgb_bytes(picture: Tensor) -> Tensor:
-    """[H,W,C] or [1,H,W,C] in 0..1 with 1, 3 or 4 channels -> uint8 [H,W,3]; else a sentence."""
+    """[H,W,C] or [1,H,W,C] in 0..1 with 1, 3 or 4 channels -> uint8 [H,W,3]; else it raises."""
     shape = list(picture.shape)
     if picture.dim() == 4 and shape[0] == 1:
         picture = picture[0]
@@ -33,23 +33,23 @@ def rgb_bytes(picture: Tensor) -> Tensor:
     if not picture.is_floating_point() or not torch.isfinite(picture).all():
         raise InkstoneError(
             f"A picture for an edit holds {str(picture.dtype).removeprefix('torch.')} values that "
-            "are no finite numbers from 0 to 1. Check the node that makes it."
+            "are not finite numbers from 0 to 1. Check the node that makes it."
         )
     picture = picture[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return picture.expand(-1, -1, 3).contiguous()
 
 
 def digest(pixels: Tensor) -> str:
-    """Names the content of uint8 [H,W,3]."""
+    """A hash of the content of uint8 [H,W,3]."""
     head = repr(tuple(pixels.shape)).encode()
     return hashlib.sha256(head + pixels.numpy().tobytes()).hexdigest()
 
 
 def tower_pixels(pixels: Tensor, area: int) -> Tensor:
     """uint8 [H,W,3] -> normalised float32 [3,h,w], h and w multiples of 28; area: of the copy."""
-    copy, seen = encoder_sizes(pixels.shape[1], pixels.shape[0], area)
-    small = _resized(_resized(_image(pixels), copy, "LANCZOS"), seen, "BICUBIC")
-    rows = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(*seen[::-1], 3)
+    copy, (width, height) = encoder_sizes(pixels.shape[1], pixels.shape[0], area)
+    small = _resized(_resized(_image(pixels), copy, "LANCZOS"), (width, height), "BICUBIC")
+    rows = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(height, width, 3)
     mean, std = (torch.tensor(v) for v in (VISION_MEAN, VISION_STD))
     return rows.float().div(255).sub(mean).div(std).permute(2, 0, 1)
 

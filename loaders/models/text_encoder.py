@@ -79,15 +79,15 @@ class TextEncoderModel:
                 length - f.most_tokens,
             )
             ids = ids[: f.drop + f.most_tokens]
-        strangers = f.grammar.strangers(prompt) if f.grammar else []
-        if f.grammar and strangers:
+        unknown = f.grammar.unknown(prompt) if f.grammar else []
+        if f.grammar and unknown:
             log.warning(
                 "the %s model was never taught %s; it knows %s, and words in double quotes that "
                 "match %s",
                 f.name,
-                ", ".join(strangers[:5]),
+                ", ".join(unknown[:5]),
                 " ".join(f.grammar.words),
-                f.grammar.written,
+                f.grammar.pattern,
             )
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():

@@ -1,17 +1,23 @@
-"""The byte-level BPE of Qwen2.5 on the light `tokenizers` package, and where its files are found.
+"""The byte-level BPE of Qwen2.5 on the light `tokenizers` package, and the search for its files.
 
 Unlike the reference no transformers import is needed; ids are equal to those of its Qwen2Tokenizer.
 Special tokens inside the text (`<|im_start|>`) become single ids, as templates need it.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +47,13 @@ class Added:
 
 
 class Tokenizer:
-    """Text to ids. Built by load_tokenizer."""
+    """Turns text into ids. Built by load_tokenizer."""
 
-    def __init__(self, backend: object, source: Path) -> None:
+    def __init__(self, backend: Backend, source: Path) -> None:
         self._backend, self.source = backend, source
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens split out, nothing put before or after."""
+        """Ids of a text: special tokens become single ids, nothing is added before or after."""
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
@@ -62,13 +68,13 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int:
         """The id of one token, e.g. `<|image_pad|>`; InkstoneError where there is none."""
-        found = self._backend.token_to_id(token)
-        if found is None:
+        number = self._backend.token_to_id(token)
+        if number is None:
             raise InkstoneError(
                 f"{self.source}: the tokenizer has no {token}. Use the tokenizer "
                 "files of Qwen-Image or Qwen2.5-VL."
             )
-        return found
+        return number
 
     def to_json(self) -> str:
         """The whole tokenizer as a tokenizer.json."""
@@ -92,7 +98,7 @@ def _text(path: Path) -> str:
         raise InkstoneError(f"{path} cannot be read as text: {error}. Download it again.") from None
 
 
-def _object(path: Path) -> dict:
+def _object(path: Path) -> dict:  # of a JSON file: its values are of any kind
     try:
         value = json.loads(_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -123,35 +129,36 @@ def _merges(path: Path) -> list[tuple[str, str]]:
 def _added(folder: Path) -> list[Added]:
     """Added tokens of tokenizer_config.json, else of added_tokens.json, by id."""
     config, plain = folder / "tokenizer_config.json", folder / "added_tokens.json"
-    found: dict[str, Added] = {}
+    tokens: dict[str, Added] = {}
     if config.is_file():
         for number, entry in _object(config).get("added_tokens_decoder", {}).items():
             flags = {k: v for k, v in entry.items() if k in Added.__dataclass_fields__}
-            found[entry["content"]] = Added(**(flags | {"id": int(number)}))
+            tokens[entry["content"]] = Added(**(flags | {"id": int(number)}))
     if plain.is_file():
         for content, number in _object(plain).items():
-            found.setdefault(content, Added(content, number))
-    return sorted(found.values(), key=lambda token: token.id)
+            tokens.setdefault(content, Added(content, number))
+    return sorted(tokens.values(), key=lambda token: token.id)
 
 
-def _from_parts(folder: Path) -> object:
+def _from_parts(folder: Path) -> Backend:
     vocab, merges = _object(folder / FILES[0]), _merges(folder / FILES[1])
     return build(vocab, merges, _added(folder), folder)
 
 
 def build(
-    vocab: dict[str, int], merges: list[tuple[str, str]], added: Sequence[Added], source: Path
-) -> object:
-    """The `tokenizers` object for a vocabulary; `source` is named in errors. Changes `vocab`."""
+    vocab: Mapping[str, int], merges: list[tuple[str, str]], added: Sequence[Added], source: Path
+) -> Backend:
+    """The `tokenizers` object for a vocabulary; errors name `source`."""
     from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE
 
-    for token in added:  # in the vocabulary itself, so that gaps between ids do not shift them
-        if vocab.setdefault(token.content, token.id) != token.id:
+    vocab = dict(vocab)
+    for t in added:  # in the vocabulary itself, so that gaps between ids do not shift them
+        if vocab.setdefault(t.content, t.id) != t.id:
             raise InkstoneError(
-                f"{source}: {token.content} has the ids {vocab[token.content]} and "
-                f"{token.id}. Use files of one model."
+                f"{source}: {t.content} has the ids {vocab[t.content]} and {t.id}. Use files of "
+                "one model."
             )
     backend = Backend(BPE(vocab=vocab, merges=merges, fuse_unk=False, byte_fallback=False))
     backend.normalizer = normalizers.NFC()
@@ -175,7 +182,7 @@ def build(
     return backend
 
 
-def _from_json(path: Path) -> object:
+def _from_json(path: Path) -> Backend:
     from tokenizers import Tokenizer as Backend
 
     backend = Backend.from_str(_text(path))
@@ -185,7 +192,7 @@ def _from_json(path: Path) -> object:
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
-    """A tokenizer from tokenizer.json, or from vocab.json + merges.txt (+ added tokens).
+    """Loads a tokenizer from tokenizer.json, or from vocab.json + merges.txt (+ added tokens).
 
     Raises InkstoneError when files are missing, damaged or of a model without Qwen's templates.
     """
@@ -196,11 +203,11 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
         path = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
     elif not path.exists():
         raise InkstoneError(f"{path} does not exist. Name a folder with {', '.join(FILES)}.")
-    return finished(lambda: _from_parts(path) if path.is_dir() else _from_json(path), path)
+    return checked(lambda: _from_parts(path) if path.is_dir() else _from_json(path), path)
 
 
-def finished(make: Callable[[], object], path: Path) -> Tokenizer:
-    """The tokenizer that `make` builds from `path`, if it is one of Qwen; else a sentence."""
+def checked(make: Callable[[], Backend], path: Path) -> Tokenizer:
+    """The tokenizer that `make` builds from `path`; InkstoneError where it is not one of Qwen."""
     try:
         backend = make()
     except InkstoneError:
@@ -218,7 +225,7 @@ def finished(make: Callable[[], object], path: Path) -> Tokenizer:
     if missing:
         raise InkstoneError(
             f"{path}: the tokenizer lacks {', '.join(missing)}: it is of another model, or "
-            "tokenizer_config.json (added_tokens_decoder) is not beside vocab.json. Add it."
+            "tokenizer_config.json (added_tokens_decoder) is not next to vocab.json. Add it."
         )
     log.debug("tokenizer of %d tokens from %s", len(tokenizer), path)
     return tokenizer
@@ -230,7 +237,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _host_folders() -> list[Path]:
-    """The ComfyUI host's own copy, found without importing the host."""
+    """The ComfyUI host's own copy, located without importing the host."""
     try:
         spec = importlib.util.find_spec("comfy")
     except (ImportError, ValueError):
@@ -242,20 +249,21 @@ def _host_folders() -> list[Path]:
 def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path:
     """The folder with the tokenizer of the text encoder `near` (a file or folder).
 
-    Order: the folder itself, tokenizer/ in it, tokenizer/ beside it, the same for each of `extra`,
-    then the ComfyUI host's files. Raises InkstoneError that names the files and a place for them.
+    Order: tokenizer/ in its folder, the folder itself, tokenizer/ next to it, the same for each of
+    `extra`, then the ComfyUI host's files. Raises InkstoneError that names the files and a place
+    for them.
     """
     bases = ([near if near.is_dir() else near.parent] if near else []) + [Path(p) for p in extra]
     places = [
         place for base in bases for place in (base / "tokenizer", base, base.parent / "tokenizer")
     ]
     places += _host_folders()
-    found = next((place for place in places if _has_tokenizer(place)), None)
-    if found is None:
+    folder = next((place for place in places if _has_tokenizer(place)), None)
+    if folder is None:
         where = bases[0] / "tokenizer" if bases else "a folder that you name"
         raise InkstoneError(
             f"no tokenizer found; expected {', '.join(FILES)} (or tokenizer.json), looked in "
             f"{', '.join(map(str, places)) or 'no folder'}. Copy the three files of the folder "
             f"`tokenizer` of a Qwen-Image repository to {where}."
         )
-    return found
+    return folder

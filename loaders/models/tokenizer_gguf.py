@@ -4,57 +4,53 @@ The same BPE as that of the publisher's files (tokenizer.py), from three arrays 
 they are decoded only where no tokenizer folder is found.
 """
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
-from .tokenizer import Added, Tokenizer, build, find_tokenizer, finished, load_tokenizer
+from ..formats.gguf import GGUFFile
+from ..formats.open import Weights
+from .tokenizer import Added, Tokenizer, build, checked, find_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 log = logging.getLogger(__name__)
 
 TOKENS, TYPES, MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges"))
 MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
-WORDS_OF_QWEN = ("qwen2", "deepseek-r1-qwen")  # rules of cutting text into words that are ours
+WORDS_OF_QWEN = ("qwen2", "deepseek-r1-qwen")  # pre-tokenizers that split words as Qwen's does
 CONTROL, USER, UNUSED = 3, 4, 5
 
 
-class WithArrays(Protocol):
-    """What is needed of a GGUFFile."""
-
-    path: Path
-    metadata: dict[str, str]
-    arrays: dict[str, int]
-
-    def kv_array(self, name: str) -> list:
-        """One array of the header."""
-
-
-def tokenizer_for(near: Path, source: object) -> Tokenizer:
-    """The tokenizer of an open text encoder: a folder's files, else what its GGUF header holds."""
+def tokenizer_for(near: Path, source: Weights) -> Tokenizer:
+    """The tokenizer of an open text encoder: a folder's files, else that of its GGUF header."""
     try:
         folder = find_tokenizer(near)
     except InkstoneError:
-        if TOKENS not in getattr(source, "arrays", {}):
+        if not isinstance(source, GGUFFile) or TOKENS not in source.arrays:
             raise
-        found = gguf_tokenizer(source)
-        log.info("tokenizer of %d tokens from %s", len(found), source.path.name)
-        return found
+        tokenizer = gguf_tokenizer(source)
+        log.info("tokenizer of %d tokens from %s", len(tokenizer), source.path.name)
+        return tokenizer
     return load_tokenizer(folder)
 
 
-def gguf_tokenizer(source: WithArrays) -> Tokenizer:
-    """Built from the header alone. Raises InkstoneError where it is of another kind or damaged."""
+def gguf_tokenizer(source: GGUFFile) -> Tokenizer:
+    """Builds it from the header alone. Raises InkstoneError for another kind or a damaged one."""
     kind, words = source.metadata.get(MODEL, "gpt2"), source.metadata.get(PRE, WORDS_OF_QWEN[0])
     if kind != "gpt2" or words not in WORDS_OF_QWEN:
         raise InkstoneError(
             f"{source.path}: its tokenizer is of the kind {kind!a} with words of {words!a}, "
             "expected 'gpt2' with words of 'qwen2'. Use a GGUF of Qwen2.5-VL-7B."
         )
-    return finished(lambda: _backend(source), source.path)
+    return checked(lambda: _backend(source), source.path)
 
 
-def _backend(source: WithArrays) -> object:
+def _backend(source: GGUFFile) -> Backend:
     tokens, kinds = source.kv_array(TOKENS), source.kv_array(TYPES)
     if len(tokens) != len(kinds):
         raise InkstoneError(
@@ -78,12 +74,14 @@ def _backend(source: WithArrays) -> object:
     return build(vocab, _merges(source), added, source.path)
 
 
-def _merges(source: WithArrays) -> list[tuple[str, str]]:
-    pairs = [tuple(merge.split(" ")) for merge in source.kv_array(MERGES)]
-    bad = next((number for number, pair in enumerate(pairs) if len(pair) != 2), None)
-    if bad is not None:
-        raise InkstoneError(
-            f"{source.path}: {MERGES} number {bad} should hold two tokens, got "
-            f"{' '.join(pairs[bad])[:60]!a}. Download it again."
-        )
+def _merges(source: GGUFFile) -> list[tuple[str, str]]:
+    pairs = []
+    for number, merge in enumerate(source.kv_array(MERGES)):
+        pair = merge.split(" ")
+        if len(pair) != 2:
+            raise InkstoneError(
+                f"{source.path}: {MERGES} number {number} should hold two tokens, got "
+                f"{merge[:60]!a}. Download it again."
+            )
+        pairs.append((pair[0], pair[1]))
     return pairs

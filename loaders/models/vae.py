@@ -1,4 +1,4 @@
-"""The loaded VAE, between raw latents and pictures. load.py makes it."""
+"""The loaded VAE, between raw latents and pictures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _alive: weakref.WeakValueDictionary[int, VAEModel] = weakref.WeakValueDictionary
 
 def vae_in_use(mean: Tensor) -> VAEModel | None:
     """A loaded VAE whose latents have this mean; None where there is none."""
-    fits = (v for v in _alive.values() if v.mean.shape == mean.shape)
-    return next((v for v in fits if torch.allclose(v.mean, mean)), None)
+    candidates = (vae for vae in _alive.values() if vae.mean.shape == mean.shape)
+    return next((vae for vae in candidates if torch.allclose(vae.mean, mean)), None)
 
 
 def picture_for(pictures: Tensor, channels: int) -> Tensor:
-    """[B,H,W,C], opaque where the VAE has an alpha and the picture has none."""
+    """Pictures [B,H,W,C] with as many channels as the VAE has: an alpha channel added is opaque."""
     if channels == 4 and pictures.shape[-1] == 3:
         return torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
     return pictures
@@ -43,7 +43,7 @@ def picture_for(pictures: Tensor, channels: int) -> Tensor:
 
 @dataclass
 class VAEModel:
-    """A loaded VAE with its latent statistics. Latents on the outside are raw [B,16,1,h,w]."""
+    """A loaded VAE with its latent statistics. Its latents are raw: [B,16,1,h,w]."""
 
     network: VAE
     mean: Tensor
@@ -53,7 +53,7 @@ class VAEModel:
     path: Path
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
     family: Family = QWEN_IMAGE
-    _told: str = field(default="", init=False, repr=False)
+    _last_plan: str = field(default="", init=False, repr=False)
     _factors: Tensor | None = field(default=None, init=False, repr=False)
     _encoded: Recent[Tensor] = field(
         default_factory=lambda: Recent(_KEPT_LATENTS), init=False, repr=False
@@ -63,7 +63,7 @@ class VAEModel:
         _alive[id(self)] = self
 
     def preview_factors(self) -> Tensor:
-        """[17,3] of latents to colours (see sampling/preview.py), fitted at the first call."""
+        """[17,3] from latents to colours (see sampling/preview.py), fitted at the first call."""
         if self._factors is None:
             picture = chart()
             z = self._encode(picture_for(picture, self.network.config.channels))[:, :, 0]
@@ -73,7 +73,7 @@ class VAEModel:
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
 
-        Of layers [B,16,layers,h,w] one picture each, [B*layers,H,W,4]: those of a row together.
+        Layers [B,16,layers,h,w] give one picture each, [B*layers,H,W,4], in the same order.
         """
         z = latent.transpose(1, 2).flatten(0, 1) if latent.dim() == 5 else latent
         c = self.network.config
@@ -84,7 +84,7 @@ class VAEModel:
             )
         height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
         rows, sentence = self._plan(height, width)
-        self._tell(sentence)
+        self._log_plan(sentence)
         with torch.inference_mode():
             z = z.to(self.device, self.dtype)
             pixels = [
@@ -101,23 +101,23 @@ class VAEModel:
         return picture.permute(0, 2, 3, 1).contiguous().cpu()
 
     def _plan(self, height: int, width: int) -> tuple[int | None, str]:
-        """Rows of a strip (None = whole) and the sentence that says so."""
+        """Rows of a strip (None = whole) and the log line."""
         budget = self.budget or free_bytes(self.device) * 3 // 4
         c = self.network.config
-        rows, _, said = plan_rows(c, height, width, self.dtype, budget, self.device.type)
-        return rows, said
+        rows, _, line = plan_rows(c, height, width, self.dtype, budget, self.device.type)
+        return rows, line
 
-    def _tell(self, plan: str) -> None:
-        """One line per plan, not per picture: scoring a model decodes hundreds alike."""
-        if plan != self._told:
+    def _log_plan(self, plan: str) -> None:
+        """Logs a line per plan, not per picture: scoring a model decodes hundreds alike."""
+        if plan != self._last_plan:
             log.info("%s", plan)
-            self._told = plan
+            self._last_plan = plan
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
 
-        Of a VAE with alpha (layered), pictures without it are taken as opaque. Kept by content: a
-        picture that was just encoded is not encoded again.
+        For a VAE with alpha (layered), pictures without it count as opaque. Latents are kept by
+        content: a picture that was just encoded is not encoded again.
         """
         c = self.network.config
         pictures = picture_for(pictures, c.channels)
@@ -133,7 +133,7 @@ class VAEModel:
     def _encode(self, picture: Tensor) -> Tensor:
         """[1,H,W,C] -> [1,16,1,h,w]"""
         rows, sentence = self._plan(*picture.shape[1:3])
-        self._tell(sentence.replace("decode", "encode"))
+        self._log_plan(sentence.replace("decode", "encode"))
         with torch.inference_mode():
             x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
             if rows is None:

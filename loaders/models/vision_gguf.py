@@ -1,8 +1,8 @@
-"""The vision tower of a GGUF text encoder: a file of its own, called mmproj, and how it is found.
+"""The vision tower of a GGUF text encoder: a file of its own, called mmproj, and the search for it.
 
 Unusual: some of our tensors are several in the file (q, k and v; two frames of a kernel). A
-VisionFile shows them under our names, joined as they are read, so a loader sees one plain file.
-It is told by its content, never by its name; the name only decides between several that fit.
+VisionFile lists them under our names and joins them while reading, so a loader sees one plain file.
+It is identified by content, not by name; the name only decides between several that fit.
 """
 
 import logging
@@ -79,30 +79,30 @@ class VisionFile(WeightReader):
 
     def _entry(self, ours: str) -> GGUFEntry:
         parts = self._table[ours]
-        found = [self._file.entries[name] for name in parts.names]
+        entries = [self._file.entries[name] for name in parts.names]
         rest = parts.axis + (not parts.stack)
-        if len({e.shape[: parts.axis] + e.shape[rest:] for e in found}) > 1:
-            shapes = ", ".join(f"{n} {list(e.shape)}" for n, e in zip(parts.names, found))
+        if len({e.shape[: parts.axis] + e.shape[rest:] for e in entries}) > 1:
+            shapes = ", ".join(f"{n} {list(e.shape)}" for n, e in zip(parts.names, entries))
             raise InkstoneError(f"{self.path}: {shapes} cannot be joined to {ours}. {AGAIN}")
-        shape, first = parts.shape(e.shape for e in found), found[0]
-        if len(found) > 1 and any(e.kind is not first.kind or e.factor != 1 for e in found):
+        shape, first = parts.shape(e.shape for e in entries), entries[0]
+        if len(entries) > 1 and any(e.kind is not first.kind or e.factor != 1 for e in entries):
             first = replace(first, kind=BY_NAME["F32"], dtype=torch.float32, factor=1.0)
-        size = sum(e.nbytes for e in found)
+        size = sum(e.nbytes for e in entries)
         return replace(first, shape=shape, begin=0, end=size)
 
 
 @dataclass(frozen=True)
 class Mmproj:
-    """What was found beside a text encoder: the file or None, and a sentence that says so."""
+    """The vision tower next to a text encoder, or None, and a sentence about it."""
 
     path: Path | None
     words: str
 
 
 def find_mmproj(encoder: Path, width: int) -> Mmproj:
-    """The vision tower for a GGUF text encoder of this width, in the encoder's folder.
+    """Looks for the vision tower of a GGUF text encoder of this width in the encoder's folder.
 
-    Never raises for what lies there: text to image does not need it.
+    Damaged files there do not raise: text to image does not need them.
     """
     encoder = Path(encoder)
     stem = _stem(encoder)
@@ -116,11 +116,11 @@ def find_mmproj(encoder: Path, width: int) -> Mmproj:
         return Mmproj(
             None,
             f"{len(named or fitting)} vision towers fit ({names}): text-to-image "
-            "only; keep one of them beside the encoder for edits",
+            "only; keep one of them next to the encoder for edits",
         )
     return Mmproj(
         None,
-        f"no vision tower beside it: text-to-image only; an edit needs "
+        f"no vision tower next to it: text-to-image only; an edit needs "
         f"mmproj-{encoder.name} (the mmproj file that its publisher offers with "
         f"it) in {encoder.parent}",
     )
@@ -137,7 +137,7 @@ def _stem(encoder: Path) -> str:
 
 
 def _towers(encoder: Path) -> list[Path]:
-    """GGUF files of the encoder's folder that say they are a vision tower."""
+    """GGUF files of the encoder's folder whose architecture is that of a vision tower."""
     folder = encoder if encoder.is_dir() else encoder.parent
     files = sorted(p for p in folder.glob("*.gguf") if p.is_file() and p != encoder)
     files.sort(key=lambda p: "mmproj" not in p.name.lower())  # the limit must not hide these

@@ -192,7 +192,7 @@ def test_streamed_from_the_file(folder, ours):
         ([torch.rand(9, 9)], "a", EDIT, "expected one picture"),
         ([torch.rand(9, 9, 2)], "a", EDIT, "1, 3 or 4 channels"),
         ([torch.rand(0, 9, 3)], "a", EDIT, "expected one picture"),
-        ([torch.full((9, 9, 3), torch.nan)], "a", EDIT, "no finite numbers"),
+        ([torch.full((9, 9, 3), torch.nan)], "a", EDIT, "not finite numbers"),
         ([torch.ones(9, 9, 3, dtype=torch.uint8)], "a", EDIT, "uint8"),
         ([torch.rand(10, 20000, 3)], "a", EDIT, "20000x10.*200:1. Crop"),
         ([torch.rand(190, 1, 3)], "a", EDIT, "1x190.*200:1"),  # its copy is narrower: 64 x 14112

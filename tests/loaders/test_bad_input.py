@@ -18,7 +18,8 @@ from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 
-from .test_detect import TINY, named, sd_vae
+from ..support.headers import TINY, named
+from .test_identify_others import sd_vae
 from .test_safetensors_file import one, raw, two
 
 SLOTS = {

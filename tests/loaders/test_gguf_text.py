@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.configs import VisionConfig
+from inkstone.kernels.configs import TextConfig, VisionConfig
 from inkstone.loaders.arch import expected_tensors, key_maps, key_maps_gguf
 from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.formats.gguf import GGUFFile
@@ -26,10 +26,8 @@ from .test_tokenizer import TEXTS, _random_text, reference, toy  # noqa: F401 (f
 gguf = pytest.importorskip("gguf")
 Q = gguf.GGMLQuantizationType
 
-TEXT = SimpleNamespace(layers=2, width=256, heads=2, kv_heads=1, head_dim=128, ff=512, vocab=300)
-FULL = SimpleNamespace(
-    layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, ff=18944, vocab=152064
-)
+TEXT = TextConfig(layers=2, width=256, heads=2, kv_heads=1, head_dim=128, ff=512, vocab=300)
+FULL = TextConfig(layers=28, width=3584, heads=28, kv_heads=4, head_dim=128, ff=18944, vocab=152064)
 VISION = VisionConfig(depth=2, width=64, ff=60, patch=4, out=256)
 
 
