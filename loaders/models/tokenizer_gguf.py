@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ..formats.gguf import GGUFFile
-from ..formats.open import Weights
+from ..formats.weight_reader import WeightReader
 from .tokenizer import Added, Tokenizer, build, checked, find_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ WORDS_OF_QWEN = ("qwen2", "deepseek-r1-qwen")  # pre-tokenizers that split words
 CONTROL, USER, UNUSED = 3, 4, 5
 
 
-def tokenizer_for(near: Path, source: Weights) -> Tokenizer:
+def tokenizer_for(near: Path, source: WeightReader) -> Tokenizer:
     """The tokenizer of an open text encoder: a folder's files, else that of its GGUF header."""
     try:
         folder = find_tokenizer(near)
