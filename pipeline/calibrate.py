@@ -1,7 +1,8 @@
-"""Which inputs count: the model draws a few prompts, and every layer's input is squared and summed.
+"""Measures which inputs matter: the model draws a few prompts, and the inputs of every layer are
+squared and summed.
 
-Side branches of the linear layers look on (kernels/linear.py), so any storage format will do. The
-result is kept beside OUT: a run that was stopped and called again does not draw again.
+Side branches of the linear layers collect the sums (kernels/linear.py), so any storage format will
+do. The result is kept next to OUT: a run that was stopped and called again does not draw again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,49 +21,51 @@ from ..kernels.linear import Linear
 from ..kernels.lora import attached
 from ..kernels.modulation import time_embedding
 from ..loaders.formats.imatrix import Importance, read_imatrix, save_imatrix, sharing
+from ..loaders.models.diffusion_model import DiffusionModel
+from ..loaders.models.load import load_diffusion_model, load_text_encoder
+from ..sampling.denoise import Step
 from ..sampling.geometry import token_grid
 from ..sampling.request import Hooks, Request
 from ..sampling.sampler import denoise
 from ..sampling.schedule import sigmas
+from .quantize_request import QuantizeCall
 from .weight_rows import Matrices
-
-if TYPE_CHECKING:
-    from ..loaders.models.diffusion_model import DiffusionModel
-    from .quantize_request import QuantizeCall
 
 log = logging.getLogger(__name__)
 
-STEPS = 8  # of the schedule; all sigmas from noise to picture are seen
-LARGEST = 512  # side of the pictures: what a column gets depends little on the size
+STEPS = 8  # of the schedule; it reaches all sigmas from noise to picture
+LARGEST = 512  # side of the pictures: the inputs of a column depend little on the size
 MOST_PROMPTS = 64
 _BLOCKS = "transformer_blocks."
 
 Progress = Callable[[int, int], None]
-Sums = dict[str, tuple[Tensor, int]]
+Sums = dict[str, tuple[Tensor, int]]  # sums [columns] and rows by names of weights
 
 
 def kept_at(out: Path) -> Path:
-    """Where the importance matrix of a run stays."""
+    """The file of a run's importance matrix."""
     return out.with_name(f"{out.stem}.imatrix.gguf")
 
 
-def from_prompts(call: QuantizeCall, model: Matrices, progress: Progress) -> Importance:
-    """The importance matrix of call.source for the prompts of call.prompts."""
+def from_prompts(
+    call: QuantizeCall, prompts_file: Path, model: Matrices, progress: Progress
+) -> Importance:
+    """The importance matrix of call.source for the prompts of a file."""
     if model.role != "diffusion_model":
         raise CallError(
             "--prompts draws pictures: IN should be a diffusion model, got a text "
             "encoder. Use --imatrix."
         )
-    prompts = read_prompts(call.prompts)
-    said = _fingerprint(call, model, prompts)
+    prompts = read_prompts(prompts_file)
+    fingerprint = _fingerprint(model, prompts)
     path = kept_at(call.out)
     if path.is_file():
-        kept = read_imatrix(path)
-        if kept.text == said:
+        importance = read_imatrix(path)
+        if importance.text == fingerprint:
             log.info("importance of inputs: from %s", path.name)
-            return kept
+            return importance
     sums = measure(call, prompts, progress)
-    save_imatrix(path, sums, said, call.prompts.name)
+    save_imatrix(path, sums, fingerprint, prompts_file.name)
     log.info(
         "importance of inputs from %d prompts: %d layers, kept in %s",
         len(prompts),
@@ -74,7 +76,7 @@ def from_prompts(call: QuantizeCall, model: Matrices, progress: Progress) -> Imp
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines and lines that start with # are none."""
+    """One prompt per line; empty lines and lines that start with # are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -88,14 +90,14 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-class _Look:
-    """Sums of squares of the columns of what goes into one layer."""
+class _Observer:
+    """Sums of squares of the columns of one layer's input."""
 
     def __init__(self, columns: int) -> None:
         self.total, self.rows = torch.zeros(columns, dtype=torch.float64), 0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """A side branch that only looks."""
+        """A side branch that changes nothing."""
         x = x.reshape(-1, x.shape[-1])
         for part in x.split(1024):
             self.total += part.float().square().sum(0).double().cpu()
@@ -104,9 +106,7 @@ class _Look:
 
 
 def measure(call: QuantizeCall, prompts: list[str], progress: Progress) -> Sums:
-    """Draws every prompt and returns (sums [columns], rows) by names of weights in blocks."""
-    from ..loaders.models.load import load_diffusion_model, load_text_encoder
-
+    """Draws every prompt and sums the inputs of the weights in blocks."""
     model = load_diffusion_model(call.source)
     text = load_text_encoder(_text_encoder(call))
     states = [text.encode(prompt) for prompt in prompts]
@@ -114,29 +114,34 @@ def measure(call: QuantizeCall, prompts: list[str], progress: Progress) -> Sums:
     width, height = (min(side, LARGEST) for side in model.family.preset.size)
     _, rows, columns = token_grid(width, height)
     schedule = sigmas(model.schedule, STEPS, rows * columns)
-    looks = _looks(model)
-    with attached(model.network, looks):
+    observers = _observers(model)
+    with attached(model.network, observers):
         for number, state in enumerate(states):
             request = Request(width, height, schedule, seed=number)
-            done = number * STEPS
-            hooks = Hooks(on_step=lambda s, d=done: progress(d + s.index + 1, STEPS * len(states)))
+            hooks = Hooks(on_step=_step_counter(progress, number * STEPS, STEPS * len(states)))
             denoise(model, state, None, request, hooks)
-    sums = {f"{name}.weight": (look.total, look.rows) for name, look in looks.items()}
+    sums = {f"{name}.weight": (o.total, o.rows) for name, o in observers.items()}
     return sums | _of_modulation(call, model, schedule[:-1])
 
 
-def _looks(model: DiffusionModel) -> dict[str, _Look]:
-    """One look per input: of layers that share it, at the first."""
-    found: dict[str, _Look] = {}
+def _step_counter(progress: Progress, before: int, total: int) -> Callable[[Step], None]:
+    return lambda step: progress(before + step.index + 1, total)
+
+
+def _observers(model: DiffusionModel) -> dict[str, _Observer]:
+    """One observer per input: for layers that share it, at the first."""
+    observers: dict[str, _Observer] = {}
     for name, layer in model.network.named_modules():
-        others = (n.removesuffix(".weight") for n in sharing(f"{name}.weight"))
-        if isinstance(layer, Linear) and name.startswith(_BLOCKS) and not found.keys() & {*others}:
-            found[name] = _Look(layer.in_features)
-    return found
+        if not isinstance(layer, Linear) or not name.startswith(_BLOCKS):
+            continue
+        others = {n.removesuffix(".weight") for n in sharing(f"{name}.weight")}
+        if not observers.keys() & others:
+            observers[name] = _Observer(layer.in_features)
+    return observers
 
 
 def _of_modulation(call: QuantizeCall, model: DiffusionModel, schedule: Tensor) -> Sums:
-    """Every modulation layer sees the timestep alone."""
+    """The sums of modulation layers, whose only input is the timestep."""
     with Matrices(call.source) as file, torch.inference_mode():
         x = F.silu(time_embedding(file.whole, schedule))  # [steps, D]
     total = x.square().sum(0).double()
@@ -145,7 +150,7 @@ def _of_modulation(call: QuantizeCall, model: DiffusionModel, schedule: Tensor) 
 
 
 def _text_encoder(call: QuantizeCall) -> Path:
-    """As given, or in the same model folder."""
+    """The named text encoder, else the one in the same model folder."""
     if call.text_encoder is not None:
         return call.text_encoder
     folder = call.source if call.source.is_dir() else call.source.parent
@@ -153,14 +158,14 @@ def _text_encoder(call: QuantizeCall) -> Path:
         if (home / "text_encoder").is_dir():
             return home / "text_encoder"
     raise CallError(
-        f"{call.source}: there is no text encoder beside it, which --prompts needs. "
+        f"{call.source}: there is no text encoder next to it, which --prompts needs. "
         "Give --text-encoder."
     )
 
 
-def _fingerprint(call: QuantizeCall, model: Matrices, prompts: list[str]) -> str:
+def _fingerprint(model: Matrices, prompts: list[str]) -> str:
     """Changes with the model, the prompts and the way of drawing."""
     stamps = sorted((n, tuple(e.shape)) for n, e in model.source.entries.items())
     size = model.path.stat().st_size if model.path.is_file() else 0
-    said = repr((prompts, str(model.path.resolve()), size, stamps, STEPS, LARGEST))
-    return hashlib.sha256(said.encode()).hexdigest()
+    facts = repr((prompts, str(model.path.resolve()), size, stamps, STEPS, LARGEST))
+    return hashlib.sha256(facts.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A loaded diffusion model in words, for the info node and for bug reports."""
+"""Describes a loaded diffusion model, for the info node and for bug reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..loaders.models.diffusion_model import DiffusionModel
 from .memory_plan import PlanRequest, plan
 
 
-def describe_model(model: DiffusionModel, wanted: PlanRequest) -> str:
-    """Some lines: file, family, formats with counts, backends, LoRAs, placement, plan."""
+def describe_model(model: DiffusionModel, request: PlanRequest) -> str:
+    """Lines about file, family, formats with counts, backends, LoRAs, placement, plan."""
     c = model.network.config
     lines = [
         f"file: {model.path}",
@@ -24,7 +24,7 @@ def describe_model(model: DiffusionModel, wanted: PlanRequest) -> str:
         f"in memory: {_placed(model)}",
     ]
     try:
-        lines.append(plan(Bundle(model, None, None), wanted).sentence())
+        lines.append(plan(Bundle(model, None, None), request).sentence())
     except InkstoneError as error:
         lines.append(f"plan: {error}")
     return "\n".join(lines)
@@ -39,17 +39,17 @@ def _formats(model: DiffusionModel) -> str:
 
 def _backends(model: DiffusionModel) -> list[str]:
     """One line per backend that packed weights are multiplied by."""
-    seen = {}
-    for module in model.network.modules():
-        storage = getattr(module, "storage", None)
-        if storage is not None:
-            name, why = packed_backend(storage, model.device, model.dtype)
-            seen.setdefault((name, why), storage.format)
-    return [f"backend: {name} ({why})" for name, why in seen]
+    storages = (getattr(module, "storage", None) for module in model.network.modules())
+    backends = dict.fromkeys(
+        packed_backend(storage, model.device, model.dtype)
+        for storage in storages
+        if storage is not None
+    )
+    return [f"backend: {name} ({why})" for name, why in backends]
 
 
 def _placed(model: DiffusionModel) -> str:
     if model.weights.placement is None:
-        return "nothing yet: weights are read when they are used"
-    placed = model.weights.placement
-    return f"{placed.nbytes / 1e9:.2f} GB, {placed.words()}"
+        return "nothing yet: weights are loaded when they are used"
+    placement = model.weights.placement
+    return f"{placement.nbytes / 1e9:.2f} GB, {placement.words()}"

@@ -1,4 +1,4 @@
-"""Which tensor gets which block type in a GGUF file: the published mixes, as a table.
+"""The block type of each tensor in a GGUF file: the published mixes, as a table.
 
 Sizes of files made by this table are those of the published ones to the byte. Source of the rules:
 the converter of ComfyUI-GGUF, which takes llama.cpp's and raises the first and the last block of
@@ -24,7 +24,7 @@ class Mix:
     v: str = ""  # values of attention
     down: str = ""  # second matrix of an MLP
     edge: str = ""  # everything in the first and the last block, before all else
-    first: tuple[int, str] = (0, "")  # so many values, in alphabetical order, get this type
+    first: tuple[int, str] = (0, "")  # (n, type) of the first n values in alphabetical order
 
 
 MIXES: dict[str, Mix] = {
@@ -45,7 +45,7 @@ MIXES: dict[str, Mix] = {
     "BF16": Mix(32, "BF16"),
 }
 
-# Rows that are no multiple of 256, then of 32: the next type with room for as many bits.
+# For rows that are no multiple of 256, then of 32: the next type with at least as many bits.
 FALLBACK = {
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -70,18 +70,19 @@ VECTORS = "F32"
 
 def mix_named(name: str) -> Mix:
     """A row of the table, by its name in any case."""
-    found = MIXES.get(name.upper())
-    if found is None:
+    mix = MIXES.get(name.upper())
+    if mix is None:
         raise InkstoneError(f"There is no type {name!r}: expected one of {', '.join(MIXES)}.")
-    return found
+    return mix
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """True for what is quantized."""
+    """True for tensors that are quantized."""
     return len(shape) == 2 and (bool(_BLOCK.fullmatch(name)) or name == _TOKENS)
 
 
-def _wanted(name: str, mix: Mix, last: int, first: set[str]) -> str:
+def _type_in(mix: Mix, name: str, last: int, first: set[str]) -> str:
+    """The type that a mix has for a matrix; last: number of the last block."""
     block = _BLOCK.fullmatch(name)
     if block is None:
         return mix.base
@@ -103,26 +104,26 @@ def _fitting(name: str, columns: int) -> str:
 def types_of(
     shapes: Mapping[str, tuple[int, ...]], mix: Mix
 ) -> tuple[dict[str, BlockType], dict[tuple[str, str], int]]:
-    """(type of every tensor by our names, how often one type had to replace another)."""
+    """(type of every tensor by our names, counts of types that another had to replace)."""
     blocks = [int(m[1]) for name in shapes if (m := _BLOCK.fullmatch(name))]
     first = set(sorted(filter(_V.fullmatch, shapes))[: mix.first[0]])
-    found: dict[str, BlockType] = {}
-    replaced: dict[tuple[str, str], int] = {}
+    types: dict[str, BlockType] = {}
+    replacements: dict[tuple[str, str], int] = {}
     for name, shape in shapes.items():
         kind = VECTORS if len(shape) < 2 else KEPT
         if is_matrix(name, shape):
-            wanted = _wanted(name, mix, max(blocks, default=0), first)
-            kind = _fitting(wanted, shape[-1])
-            if kind != wanted:
-                replaced[wanted, kind] = replaced.get((wanted, kind), 0) + 1
-        found[name] = BY_NAME[kind]
-    return found, replaced
+            ideal = _type_in(mix, name, max(blocks, default=0), first)
+            kind = _fitting(ideal, shape[-1])
+            if kind != ideal:
+                replacements[ideal, kind] = replacements.get((ideal, kind), 0) + 1
+        types[name] = BY_NAME[kind]
+    return types, replacements
 
 
-def replaced_words(replaced: Mapping[tuple[str, str], int]) -> Iterable[str]:
+def replacement_lines(replacements: Mapping[tuple[str, str], int]) -> Iterable[str]:
     """A line for each kind of replacement."""
-    for (wanted, kind), count in replaced.items():
+    for (ideal, kind), count in replacements.items():
         yield (
-            f"{count} matrices have rows that are no multiple of {BY_NAME[wanted].block}: they "
-            f"become {kind} instead of {wanted}"
+            f"{count} matrices have rows that are no multiple of {BY_NAME[ideal].block}: they "
+            f"become {kind} instead of {ideal}"
         )

@@ -1,4 +1,4 @@
-"""What a quantized file will hold: header, places and types, before any weight is read.
+"""The layout of a quantized file: header, places and types, before any weight is read.
 
 Two kinds of file: GGUF with the mixes of gguf_recipes.py, and fp8 with one scale per matrix as
 ComfyUI reads it (`scale_weight`, marked by `scaled_fp8`).
@@ -18,35 +18,47 @@ from ..loaders.formats.gguf_writer import Value, gguf_layout
 from ..loaders.formats.safetensors_header import write_header
 from ..loaders.models.tokenizer_gguf import tokenizer_for
 from ..quant.gguf_types import BlockType
-from .gguf_recipes import VECTORS, is_matrix, mix_named, replaced_words, types_of
+from .gguf_recipes import VECTORS, is_matrix, mix_named, replacement_lines, types_of
 from .weight_rows import Matrices
 
 FP8 = "FP8_SCALED"
+CODES = torch.float8_e4m3fn
 ROPE_SECTIONS = [16, 24, 24, 0]  # of Qwen2.5-VL: time, height, width
-_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
+_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5  # token types of llama.cpp
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor to write. `kind` None = fp8 codes, whose scale goes to `scale_at`."""
+    """One tensor to write."""
 
     name: str  # ours; "" for marks, which have no data to compute
     saved_as: str
     shape: tuple[int, ...]
     begin: int
-    kind: BlockType | None = None
-    dtype: torch.dtype | None = None  # of plain numbers
-    scale_at: int = 0
+    type: BlockType | torch.dtype
+    scale_at: int | None = None  # of fp8 codes: where their scale goes
+
+    @property
+    def blocks(self) -> BlockType | None:
+        """The type of packed blocks; None for plain numbers and fp8 codes."""
+        return self.type if isinstance(self.type, BlockType) and self.type.packed else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of plain numbers; None for blocks and fp8 codes."""
+        if self.scale_at is not None:
+            return None
+        return self.type.dtype if isinstance(self.type, BlockType) else self.type
 
     @property
     def form(self) -> str:
-        """Its type in words."""
-        return self.kind.name if self.kind else str(self.dtype or torch.float8_e4m3fn)[6:]
+        """The name of its type."""
+        return self.type.name if isinstance(self.type, BlockType) else str(self.type)[6:]
 
     @property
     def bits(self) -> float:
         """Bits per weight."""
-        return self.kind.bits if self.kind else 8.0 * (self.dtype or torch.float8_e4m3fn).itemsize
+        return self.type.bits if isinstance(self.type, BlockType) else 8.0 * self.type.itemsize
 
 
 @dataclass(frozen=True)
@@ -59,30 +71,26 @@ class FilePlan:
     notes: list[str] = field(default_factory=list)  # lines for the user
 
 
-def plan_file(model: Matrices, kind: str) -> FilePlan:
-    """The plan for a type: a row of gguf_mix.MIXES, or FP8_SCALED."""
-    return _fp8(model) if kind.upper() == FP8 else _gguf(model, kind)
+def plan_file(model: Matrices, type_name: str) -> FilePlan:
+    """The plan for a type: a row of gguf_recipes.MIXES, or FP8_SCALED."""
+    return _fp8(model) if type_name.upper() == FP8 else _gguf(model, type_name)
 
 
-def suffix_of(kind: str) -> str:
-    """What files of a type are called."""
-    return ".safetensors" if kind.upper() == FP8 else ".gguf"
+def suffix_of(type_name: str) -> str:
+    """The suffix of files of a type."""
+    return ".safetensors" if type_name.upper() == FP8 else ".gguf"
 
 
 # --- GGUF
 
 
-def _text_names() -> dict[str, str]:
-    return {ours: theirs for theirs, ours in TEXT}
-
-
 def _gguf_name(ours: str, role: str) -> str:
-    """A name as ComfyUI-GGUF expects it: of the text encoder llama.cpp's."""
+    """A name as ComfyUI-GGUF expects it: for the text encoder llama.cpp's."""
     if role == "diffusion_model":
         return ours
     parts, leaf = ours.split("."), ours.rpartition(".")[2]
     number = parts[1] if parts[0] == "layers" else ""
-    for template, theirs in _text_names().items():
+    for theirs, template in TEXT:
         if template.format(n=number, leaf=leaf) == ours:
             return theirs.format(n=number, leaf=leaf)
     raise InkstoneError(
@@ -90,8 +98,9 @@ def _gguf_name(ours: str, role: str) -> str:
     )
 
 
-def _gguf(model: Matrices, kind: str) -> FilePlan:
-    mix, notes = mix_named(kind), []
+def _gguf(model: Matrices, type_name: str) -> FilePlan:
+    mix = mix_named(type_name)
+    notes: list[str] = []
     shapes = model.shapes
     if model.role == "text_encoder":
         shapes = {n: s for n, s in shapes.items() if not n.startswith("visual.")}
@@ -99,10 +108,10 @@ def _gguf(model: Matrices, kind: str) -> FilePlan:
             notes.append("the vision tower is left out: in GGUF it is a file of its own (mmproj)")
     if model.left_out:
         notes.append(f"left out, not needed for pictures: {', '.join(model.left_out[:3])}")
-    types, replaced = types_of(shapes, mix)
-    notes += replaced_words(replaced)
+    types, replacements = types_of(shapes, mix)
+    notes += replacement_lines(replacements)
     tensors = {_gguf_name(n, model.role): (shapes[n], types[n]) for n in shapes}
-    vector = next(k for k in types.values() if k.name == VECTORS)
+    vector = next(kind for kind in types.values() if kind.name == VECTORS)
     marks = {m: (tuple(model.source.entries[t].shape), vector) for m, t in model.marks.items()}
     head, slots, size = gguf_layout(_values(model, mix.file_type, notes), tensors | marks)
     pieces = [
@@ -122,7 +131,7 @@ def _values(model: Matrices, file_type: int, notes: list[str]) -> dict[str, Valu
 
 def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
     config = text_config(model.shapes, model.config)
-    told = {
+    numbers: dict[str, Value] = {
         "block_count": config.layers,
         "embedding_length": config.width,
         "feed_forward_length": config.ff,
@@ -134,12 +143,12 @@ def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
     }
     longest = model.config.get("max_position_embeddings")
     if isinstance(longest, int):
-        told["context_length"] = longest
-    values: dict[str, Value] = {f"qwen2vl.{key}": value for key, value in told.items()}
+        numbers["context_length"] = longest
+    values: dict[str, Value] = {f"qwen2vl.{key}": value for key, value in numbers.items()}
     try:
         return values | _tokenizer_values(model, config.vocab)
     except InkstoneError as error:
-        notes.append(f"no tokenizer goes into the file: {error}")
+        notes.append(f"the file gets no tokenizer: {error}")
         return values
 
 
@@ -158,7 +167,7 @@ def _tokenizer_values(model: Matrices, vocabulary: int) -> dict[str, Value]:
             tokens[entry["id"]] = entry["content"]
             kinds[entry["id"]] = _CONTROL if entry["special"] else _USER
     merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
-    found = {
+    values: dict[str, Value] = {
         "model": "gpt2",
         "pre": "qwen2",
         "tokens": tokens,
@@ -168,8 +177,8 @@ def _tokenizer_values(model: Matrices, vocabulary: int) -> dict[str, Value]:
     }
     for key, token in (("eos_token_id", "<|im_end|>"), ("padding_token_id", "<|endoftext|>")):
         if token in added:
-            found[key] = added[token]
-    return {f"tokenizer.ggml.{key}": value for key, value in found.items()}
+            values[key] = added[token]
+    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
 
 
 # --- fp8
@@ -188,18 +197,20 @@ def _fp8(model: Matrices) -> FilePlan:
     for ours, shape in model.shapes.items():
         saved = ours if ours.startswith("visual.") else start + ours
         if is_matrix(ours, shape) and not ours.startswith("embed_tokens"):
-            add(saved, shape, torch.float8_e4m3fn, ours)
+            add(saved, shape, CODES, ours)
             add(saved.removesuffix("weight") + "scale_weight", (), torch.float32)
         else:
-            kept = model.dtype(ours) if model.dtype(ours).itemsize > 1 else torch.bfloat16
-            add(saved, shape, kept, ours)
-    add("scaled_fp8", (0,), torch.float8_e4m3fn)
+            plain = model.dtype(ours) if model.dtype(ours).itemsize > 1 else torch.bfloat16
+            add(saved, shape, plain, ours)
+    add("scaled_fp8", (0,), CODES)
     for mark, theirs in model.marks.items():
         add(mark, tuple(model.source.entries[theirs].shape), torch.float32)
-    return _placed(meta, ours_of, model)
+    return _with_places(meta, ours_of, model)
 
 
-def _placed(meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices) -> FilePlan:
+def _with_places(
+    meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matrices
+) -> FilePlan:
     ordered = dict(sorted(meta.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     head = write_header(ordered, {"format": "pt"} | model.metadata)
     places, at = {}, len(head)
@@ -208,12 +219,10 @@ def _placed(meta: dict[str, torch.Tensor], ours_of: dict[str, str], model: Matri
         at += tensor.numel() * tensor.dtype.itemsize
     pieces = []
     for saved, tensor in ordered.items():
-        codes = tensor.dtype == torch.float8_e4m3fn and ours_of[saved]
-        scale = places[saved.removesuffix("weight") + "scale_weight"] if codes else 0
         if saved.endswith(".scale_weight"):
             continue  # written with its matrix
-        dtype = None if codes else tensor.dtype
-        pieces.append(
-            Piece(ours_of[saved], saved, tuple(tensor.shape), places[saved], None, dtype, scale)
-        )
-    return FilePlan(head, pieces, at)
+        codes = tensor.dtype == CODES and bool(ours_of[saved])
+        scale = places[saved.removesuffix("weight") + "scale_weight"] if codes else None
+        shape = tuple(tensor.shape)
+        pieces.append(Piece(ours_of[saved], saved, shape, places[saved], tensor.dtype, scale))
+    return FilePlan(head, pieces, at, [])

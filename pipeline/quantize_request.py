@@ -1,4 +1,4 @@
-"""What a quantization was asked for."""
+"""The request of a quantization."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..errors import InkstoneError
 
 
 class BadWeights(InkstoneError):
-    """The source holds what cannot be encoded: going on later would not help."""
+    """The source holds weights that cannot be encoded: a second try would not help."""
 
 
 @dataclass(frozen=True)
 class QuantizeCall:
-    """What was asked. Without imatrix and prompts all inputs count alike."""
+    """One file to write. Without imatrix and prompts all inputs weigh the same."""
 
     source: Path
     out: Path

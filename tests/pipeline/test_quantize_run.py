@@ -26,7 +26,7 @@ from inkstone.loaders.formats.gguf import GGUFFile
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.nodes.quantize import Quantize
-from inkstone.pipeline import quantize as job
+from inkstone.pipeline import piece_encoder
 from inkstone.pipeline.quantize import quantize
 from inkstone.pipeline.quantize_request import QuantizeCall
 from inkstone.quant.gguf_quantizer import quantize_rows
@@ -195,7 +195,7 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
 ):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
-    monkeypatch.setattr(job, "CHUNK", 1 << 14)  # several writes to a tensor
+    monkeypatch.setattr(piece_encoder, "CHUNK", 1 << 14)  # several writes to a tensor
     call, dice, seen = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M"), random.Random(7), []
     for _ in range(6):
         writes = dice.randint(1, 60)
@@ -206,7 +206,7 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
         seen.append(len((tmp_path / ".x.gguf.part.journal").read_text().split()))
     assert sorted(seen) == seen and len(set(seen)) > 3, f"every run goes on: {seen}"
     quantize(call, quiet)
-    assert "going on behind tensor" in caplog.text
+    assert "resuming after tensor" in caplog.text
     assert call.out.read_bytes() == q4.read_bytes()
     assert left(tmp_path) == ["x.gguf"]
 
@@ -240,7 +240,7 @@ def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkey
     assert "starting over" in caplog.text and "going on" not in caplog.text
     stopped(call, 50)
     quantize(call, quiet)
-    assert "going on behind tensor 50" in caplog.text
+    assert "resuming after tensor 50" in caplog.text
     assert call.out.read_bytes() == q4.read_bytes()
 
 
@@ -286,7 +286,11 @@ def test_too_little_room_is_said_before_the_work(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "value, words",
-    [(float("nan"), "no finite"), (-float("inf"), "no finite"), (1e6, "more than 65504")],
+    [
+        (float("nan"), "not a finite number"),
+        (-float("inf"), "not a finite number"),
+        (1e6, "more than 65504"),
+    ],
 )
 def test_numbers_that_cannot_be_stored(value, words, tmp_path):
     weights = tensors()
@@ -347,7 +351,7 @@ def test_peak_memory_is_one_tensor_and_chunks(tmp_path):
     del weights
     size = path.stat().st_size
     peak = peak_of(lambda: quantize(QuantizeCall(path, tmp_path / "x.gguf", "Q8_0"), quiet))
-    limit = largest + 40 * job.CHUNK
+    limit = largest + 40 * piece_encoder.CHUNK
     assert limit < size / 2
     assert peak < limit, f"peak {peak / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB"
 
