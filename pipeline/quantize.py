@@ -152,7 +152,7 @@ def _write(
             except BadWeights:
                 file.discard()
                 raise
-            file.finished(number)
+            file.checkpoint(number)
             progress(number, total)
         if encoder.missing:
             log.info(

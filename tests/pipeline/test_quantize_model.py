@@ -51,7 +51,7 @@ def test_forms_of_importance_matrices(tmp_path):
             read_imatrix(tmp_path / "cut.dat")
     bad = {"x": (torch.tensor([float("nan")]), 1)}
     save_imatrix(tmp_path / "nan.gguf", bad, "", "")
-    with pytest.raises(InkstoneError, match="x holds values"):
+    with pytest.raises(InkstoneError, match="x has values"):
         read_imatrix(tmp_path / "nan.gguf")
     assert Importance({"x": torch.zeros(3)}, tmp_path).of(("x",), 3) is None
 
