@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.host.headless import HeadlessHost, using
 from inkstone.host.model_folders import model_files
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.forward import Inputs
 from inkstone.loaders.arch import expected_tensors, key_maps
 from inkstone.loaders.arch.identify import identify, require
@@ -32,7 +32,7 @@ from ..support.oracle import relative
 gguf = pytest.importorskip("gguf")
 Q = gguf.GGMLQuantizationType
 PROMPT = "a red cat on a mat"
-TINY = SimpleNamespace(layers=2, heads=2, head_dim=128, channels=64, joint=256, ff=512)
+TINY = MMDiTConfig(layers=2, heads=2, head_dim=128, channels=64, joint=256, ff=512)
 
 
 @pytest.fixture(scope="module")
