@@ -1,6 +1,6 @@
 """A picture and a ControlNet file become a `Control` of a run, for every kind of file.
 
-Union and blockwise ControlNets recognise the kind of map from the picture itself. Inpainting ones
+Union and blockwise ControlNets recognize the kind of map from the picture itself. Inpainting ones
 get the picture with its masked part black, and the mask; Fun's can get a map and, in addition, the
 picture to inpaint (its masked part grey). Latents are the means of the VAE's distribution: the
 reference draws a sample from the same generator as the noise, so that there a seed gives another

@@ -3,7 +3,7 @@ tokens at frame 1, and a LoRA on the diffusion model has learned to read it.
 
 No second network runs: the sequence is twice as long instead. Its prompts begin with
 `Context_Control. `. The file is a LoRA like any other, and no tensor names its purpose: it is
-recognised because it reaches the modulation of the blocks, as the published one does.
+recognized because it reaches the modulation of the blocks, as the published one does.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ _ALL = (
     MapKind(
         "soft_edge",
         "Outlines, strong ones bright. With a HED file: that network. Without one: gradients at "
-        "three blurs minus the local texture, which does not recognise objects.",
+        "three blurs minus the local texture, which does not recognize objects.",
         (SAFE, HED, RESOLUTION),
     ),
     MapKind(

@@ -3,7 +3,7 @@
 Without a file: Scharr gradients of three blurs, largest channel, minus their local mean (surround
 suppression: in texture every pixel has a gradient, so the mean removes it). On rendered shapes,
 textured ones too, it detects the outlines with F 0.96 and more; in photographs it does not
-recognise objects. With a HED file it is that network.
+recognize objects. With a HED file it is that network.
 """
 
 from __future__ import annotations
