@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,19 +29,25 @@ MOST_LAYERS, USUAL_LAYERS = 64, 4  # as the reference
 class Edits(Protocol):
     """What sampling reads of an edit template."""
 
-    most: int | None  # pictures; None = any number
+    @property
+    def most(self) -> int | None:
+        """Largest number of pictures; None = any."""
 
 
 class VariantLike(Protocol):
     """What sampling reads of a variant."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For messages."""
 
 
 class Drawer(Protocol):
     """What the checks of a request read of a model."""
 
-    variant: VariantLike | None  # None = neither the file nor the user says
+    @property
+    def variant(self) -> VariantLike | None:
+        """None = neither the file nor the user says."""
 
     @property
     def apart(self) -> bool:
@@ -97,9 +103,15 @@ class Branch(Protocol):
     network: ControlBranch | BlockwiseBranch | FunBranch
     dtype: torch.dtype
     device: torch.device
-    weights_format: str
     path: Path
-    weights: object | None  # their residency, see Model.ready
+
+    @property
+    def weights_format(self) -> str:
+        """For messages."""
+
+    @property
+    def weights(self) -> object | None:
+        """Their residency, see Model.ready."""
 
     def modulation(self, sigmas: Tensor, time: Callable[[Tensor], Tensor]) -> Modulation:
         """The table for these sigmas. time: the diffusion model's, see `Model.time`."""
@@ -135,12 +147,19 @@ class Model(Drawer, Protocol):
     network: MMDiT
     dtype: torch.dtype
     device: torch.device
-    weights_format: str
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
-    distilled: Distilled | None  # made for few steps without CFG
 
-    def ready(self, working: int, beside: Sequence[object] = ()) -> None:
+    @property
+    def weights_format(self) -> str:
+        """For messages."""
+
+    @property
+    def distilled(self) -> Distilled | None:
+        """Set if it was trained for few steps without CFG."""
+
+    # Any: residencies of loaders/memory, a room above this one
+    def ready(self, working: int, beside: Sequence[Any] = ()) -> None:
         """Makes room for `working` bytes of activations and loads the weights; beside: the weights
         of controls, which run in the same steps and are not evicted.
         """
