@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's "L"
 _WIDE = 65535  # largest value of the 16-bit modes
 
 
@@ -35,22 +34,6 @@ def read_picture(path: Path) -> Tensor:
     if alpha is not None and alpha.min() < 1:
         image = torch.cat([image, torch.from_numpy(alpha)[..., None]], dim=-1)
     return image[None]
-
-
-def read_mask(path: Path) -> Tensor:
-    """[1,H,W] float32, 1 = inpaint: white pixels; in a file with transparent pixels (as ComfyUI's
-    mask editor saves it) the transparent ones.
-    """
-    import torch
-
-    colours, alpha = _read(path)
-    if alpha is not None and alpha.min() < 1:
-        values, source = 1 - alpha, "transparent"
-    else:
-        values, source = colours @ _luma(), "white"
-    mask = torch.from_numpy(values).clamp(0, 1)
-    log.info("mask %s: %.1f %% is %s", path.name, 100 * (mask >= 0.5).float().mean(), source)
-    return mask[None]
 
 
 def frames(path: Path, most: int | None = None) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -123,9 +106,3 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if not first:
         raise InkstoneError(f"{path} contains no picture. Save it again as PNG or JPEG.")
     return first[0]
-
-
-def _luma() -> np.ndarray:
-    import numpy as np
-
-    return np.asarray(_LUMA, dtype=np.float32)

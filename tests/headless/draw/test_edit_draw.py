@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from inkstone.files.images import read_mask, read_picture
+from inkstone.files.images import read_picture
 from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import CORE_NODES
+from inkstone.headless.draw.image_traits import mask_channel
 from inkstone.host.headless import HeadlessHost, using
 
 from ...support.locked import picture
@@ -42,6 +43,12 @@ def mask_file(name="mask.png", width=53, height=41) -> np.ndarray:
 
 def draw(*arguments: object, status: int = 0) -> None:
     assert main(["draw", *map(str, arguments), *QUICK]) == status
+
+
+def read_mask(path) -> torch.Tensor:
+    """A mask file as a draw reads it: Load Image (as Mask), by the channel chosen for it."""
+    (mask,) = CORE_NODES["LoadImageMask"].execute(str(path), mask_channel(path)).args
+    return mask
 
 
 def load(name: str) -> np.ndarray:
