@@ -1,4 +1,4 @@
-"""Bad files through the command line: what is wrong, the remedy in words, and nothing left behind.
+"""Bad files through the command line: the fault, the remedy, and nothing left behind.
 
 The model is the embedded one, damaged in one place at a time. Bad calls and graphs are in
 tests/headless/cli/test_bad_calls.py.
@@ -31,9 +31,9 @@ QUICK = ("--size", "32x32", "--steps", "2", "--cfg", "1", "--dtype", "float32")
 State = dict[str, torch.Tensor]
 
 
-def shapes(wanted: dict[str, tuple[int, ...]]) -> Callable[[Path], None]:
+def shapes(layout: dict[str, tuple[int, ...]]) -> Callable[[Path], None]:
     """Writes a file of zeros in these shapes."""
-    return lambda path: save_safetensors(path, {n: torch.zeros(s) for n, s in wanted.items()})
+    return lambda path: save_safetensors(path, {n: torch.zeros(s) for n, s in layout.items()})
 
 
 def edit(slot: str, change: Callable[[State], object]) -> Callable[[Path], None]:
@@ -220,8 +220,8 @@ BAD_FILES = {
 def test_bad_file_in_a_slot(what, fails, tmp_path):
     slot, write, words = BAD_FILES[what]
     write(path := tmp_path / "weights.safetensors")
-    given = {k: EMBEDDED_FOLDER / v.parent.name for k, v in SLOTS.items()} | {slot: path}
-    options = [part for name, file in given.items() for part in (f"--{name}", file)]
+    slots = {k: EMBEDDED_FOLDER / v.parent.name for k, v in SLOTS.items()} | {slot: path}
+    options = [part for name, file in slots.items() for part in (f"--{name}", file)]
     fails(("draw", "a red circle", "-o", "x.png", *QUICK, *options), (str(path), *words))
 
 
@@ -320,8 +320,8 @@ def test_numbers_that_are_not_finite_stop_the_first_step(what, fails, tmp_path):
     edit(slot, change)(model / SLOTS[slot].relative_to(EMBEDDED_FOLDER))
     call = ("draw", "a red circle", "-o", "x.png", *QUICK, "--save-latent", "x.safetensors")
     saved = "not finite" if slot == "vae" else "o picture was saved"
-    said = fails((*call, "--model", model), (where, saved, "download it again"))
-    assert ("step 1/2" in said) == (slot == "vae"), "the first step must report it"
+    output = fails((*call, "--model", model), (where, saved, "download it again"))
+    assert ("step 1/2" in output) == (slot == "vae"), "the first step must report it"
 
 
 @pytest.mark.parametrize("what", ["truncated", "GGUF", "LoRA", "VAE of SDXL", "missing key"])

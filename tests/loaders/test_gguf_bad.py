@@ -226,14 +226,14 @@ def test_the_sound_file_is_sound(path):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file_is_refused_in_words(path, case):
+def test_bad_file_is_refused_with_a_message(path, case):
     data, thing, remedy = BAD[case]
     path.write_bytes(data)
     with pytest.raises(InkstoneError) as caught:
         measured(path)
-    said = str(caught.value)
-    assert thing in said and remedy in said and str(path) in said, said
-    assert len(said) < 600 and said.endswith((".", '"')), said
+    message = str(caught.value)
+    assert thing in message and remedy in message and str(path) in message, message
+    assert len(message) < 600 and message.endswith((".", '"')), message
     path.unlink()  # nothing keeps it open
 
 
@@ -243,7 +243,7 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.parametrize("case", ["LFS pointer", "web page", "pickle", "zip"])
-def test_other_things_named_gguf_are_told_by_inspect(path, case):
+def test_other_things_named_gguf_are_reported_by_inspect(path, case):
     data, thing, _ = BAD[case]
     path.write_bytes(data)
     facts = identify(path)
@@ -261,7 +261,7 @@ def test_every_truncation_is_an_error(path):
 
 
 @pytest.mark.slow
-def test_bit_flips_of_the_header_is_read_or_refused_in_words(path):
+def test_bit_flips_of_the_header_is_read_or_refused_with_a_message(path):
     whole, refused = file(), 0
     for at in range(g.header_length()):
         for bit in (0, 3, 7):
@@ -298,16 +298,16 @@ def test_a_wide_header_stays_below_the_limit(path):
         array("k", 0, 16 << 20, b"\0" * (16 << 20)),
         *(kv(f"v{i}", g.STRING, text("😀" + "x" * (2**20 - 5))) for i in range(3)),
     ]
-    held, peak = [], 0
+    sizes, peak = [], 0
     for count in (1024, 4096):
         tensors = [info(f"t{i:05}.{'y' * 50}", (1,), 0, 32 * i) for i in range(count)]
         path.write_bytes(file(keys, tensors, b"") + b"\0" * 32 * count)
         tracemalloc.start()
         with GGUFFile(path):
             now, peak = tracemalloc.get_traced_memory()
-            held.append(now)
+            sizes.append(now)
         tracemalloc.stop()
-    most = peak + (65_536 - 4096) * (held[1] - held[0]) / 3072
+    most = peak + (65_536 - 4096) * (sizes[1] - sizes[0]) / 3072
     print(f"the widest header takes {most / 1e6:.0f} MB")
     assert 30e6 < most < MOST, f"{most / 1e6:.0f} MB"
 

@@ -28,11 +28,11 @@ Q = gguf.GGMLQuantizationType
 
 def test_every_type_reads_as_the_package_wrote_it(tmp_path):
     path = tmp_path / "all.gguf"
-    held = every_type(path)
+    matrices = every_type(path)
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     with open_weights(path) as file:
         assert isinstance(file, GGUFFile) and list(file.entries) == ISSUE == list(theirs)
-        for name, raw in held.items():
+        for name, raw in matrices.items():
             entry, kind = file.entries[name], BY_NAME[name]
             assert entry.kind is kind and entry.shape == (6, 512) and entry.numel == 3072
             assert entry.dtype == (torch.uint8 if kind.packed else kind.dtype)
@@ -46,9 +46,9 @@ def test_every_type_reads_as_the_package_wrote_it(tmp_path):
 def test_reading_goes_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 1100)  # from 5 blocks of Q6_K on
     path = tmp_path / "all.gguf"
-    held = every_type(path)
+    matrices = every_type(path)
     with GGUFFile(path) as file:
-        for name, raw in held.items():
+        for name, raw in matrices.items():
             want = torch.from_numpy(reference(raw, BY_NAME[name]))
             target = torch.nn.Parameter(torch.empty(6, 512, dtype=torch.bfloat16))
             assert file.read(name, out=target) is target
@@ -119,17 +119,17 @@ def test_values_of_the_header(tmp_path):
     writer.add_tensor("x", np.ones(3, np.float32))
     finish(writer)
     with GGUFFile(path) as file:
-        told = {"yes": "true", "no": "false", "text": "für 猫\n", "general.architecture": "clip"}
-        told |= {k: repr(v) for k, v in values.items() if k in names and k not in told}
-        assert file.metadata == told
+        texts = {"yes": "true", "no": "false", "text": "für 猫\n", "general.architecture": "clip"}
+        texts |= {k: repr(v) for k, v in values.items() if k in names and k not in texts}
+        assert file.metadata == texts
         assert file.arrays == {key: len(value) for key, value in lists.items()}
         assert {key: file.kv_array(key) for key in lists} == lists
         with pytest.raises(InkstoneError, match="no array 'text'"):
             file.kv_array("text")
 
 
-def test_a_tokenizer_is_passed_over(tmp_path, monkeypatch):
-    """150,000 tokens and merges: nothing of them is decoded or held until it is asked for."""
+def test_a_tokenizer_is_skipped(tmp_path, monkeypatch):
+    """150,000 tokens and merges: they are decoded on demand, and kept by nobody."""
     path = tmp_path / "vocabulary.gguf"
     tokens = [f"token{i}" for i in range(152_064)]
     merges = [f"tok en{i}" for i in range(151_387)]
@@ -179,9 +179,9 @@ def test_the_true_shape_is_honoured(tmp_path):
         for name, shape in shapes.items():
             assert file.entries[name].shape == shape
             assert torch.equal(file.read(name), whole.view(shape)), name
-        found = find_gguf(file, {name: name for name in shapes})
-        assert set(found) == {"halved", "doubled", "odd"}
-        for name, one in found.items():
+        matches = find_gguf(file, {name: name for name in shapes})
+        assert set(matches) == {"halved", "doubled", "odd"}
+        for name, one in matches.items():
             storage = one.load()
             assert isinstance(storage, PlainStorage if name == "halved" else GGUFStorage)
             assert storage.nbytes == one.nbytes and storage.shape == shapes[name]
@@ -238,8 +238,8 @@ def test_codebook_types_go_through_the_package(tmp_path, caplog, kind):
         assert torch.equal(file.read("a"), want)
         storage = find_gguf(file, {"b": "b"})["b"].load()
         assert torch.equal(storage.dequantize(), want.bfloat16().float())
-        said = [r.message for r in caplog.records if "codebook" in r.message]
-    assert said == [
+        lines = [r.message for r in caplog.records if "codebook" in r.message]
+    assert lines == [
         f"i.gguf: 2 tensors of the codebook type {kind.name} are unpacked by the gguf "
         "package, which is slow"
     ]

@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def converted(source: Path, to: Path, arch: str, kinds: tuple, names=None, **values) -> Path:
-    """A weight file as GGUF, matrices in turn in `kinds`; beside it, the same weights as floats."""
+    """A weight file as GGUF, matrices in turn in `kinds`; next to it the same weights as floats."""
     writer, floats = gguf.GGUFWriter(to, arch), {}
     for key, add in values.items():
         getattr(writer, f"add_{key}")(*add)
@@ -137,7 +137,7 @@ def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeyp
 
 
 def test_a_vae_with_kernels_of_rank_five(folder, tmp_path):
-    """GGUF has four dimensions: the shape of larger kernels is a value beside them."""
+    """GGUF has four dimensions: the shape of larger kernels is a value of the header."""
     to, writer = tmp_path / "v.gguf", gguf.GGUFWriter(tmp_path / "v.gguf", "pig")
     with open_weights(folder / "vae") as file:
         for name, entry in file.entries.items():
@@ -154,7 +154,7 @@ def test_a_vae_with_kernels_of_rank_five(folder, tmp_path):
     assert error < 0.02, f"relative {error:.1e}"
 
 
-def test_a_damaged_block_is_told_when_it_is_loaded(folder, tmp_path):
+def test_a_damaged_block_is_reported_when_it_is_loaded(folder, tmp_path):
     path = converted(folder / "transformer", tmp_path / "m.gguf", "qwen_image", (Q.Q8_0,))
     name = "transformer_blocks.1.img_mlp.net.0.proj.weight"
     with open_weights(path) as file:
@@ -172,16 +172,16 @@ def test_a_damaged_block_is_told_when_it_is_loaded(folder, tmp_path):
 def model(path: Path, arch: str, prefix: str = "", config=TINY) -> dict[str, torch.Tensor]:
     """A diffusion model as the usual converters write it; its float weights by our names."""
     torch.manual_seed(2)
-    writer, held = gguf.GGUFWriter(path, arch), {}
+    writer, reference = gguf.GGUFWriter(path, arch), {}
     for number, (name, shape) in enumerate(expected_tensors.mmdit_layout(config).items()):
         weight = torch.randn(shape) * 0.05
         keep = len(shape) == 1 or not name.startswith("transformer_blocks.")
         kind = Q.F32 if keep else Q.Q8_0 if number % 3 else Q.Q5_1
         raw = gguf.quants.quantize(weight.numpy(), kind)
         writer.add_tensor(prefix + name, raw, raw_dtype=kind)
-        held[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind))
+        reference[name] = torch.from_numpy(gguf.quants.dequantize(raw, kind))
     finish(writer)
-    return held
+    return reference
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def model(path: Path, arch: str, prefix: str = "", config=TINY) -> dict[str, tor
         ("", "model.diffusion_model."),
     ],
 )
-def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
+def test_a_diffusion_model_is_detected_by_its_names(tmp_path, arch, prefix):
     model(tmp_path / "m.gguf", arch, prefix)
     facts = identify(tmp_path / "m.gguf")
     assert not facts.problem and facts.role == "diffusion_model" and facts.prefix == prefix
@@ -204,7 +204,7 @@ def test_a_diffusion_model_is_told_by_its_names(tmp_path, arch, prefix):
     require(facts, "diffusion_model")
 
 
-def test_the_type_of_file_is_told_by_its_first_bytes(tmp_path):
+def test_the_type_of_file_is_detected_by_its_first_bytes(tmp_path):
     model(tmp_path / "m.safetensors", "qwen_image")
     save_safetensors(tmp_path / "s.gguf", {"x": torch.ones(2)})
     assert isinstance(open_weights(tmp_path / "m.safetensors"), GGUFFile)
@@ -215,16 +215,18 @@ def test_the_type_of_file_is_told_by_its_first_bytes(tmp_path):
 
 
 def test_every_matrix_is_found_and_equal(tmp_path):
-    held = model(tmp_path / "m.gguf", "qwen_image", "model.diffusion_model.")
+    reference = model(tmp_path / "m.gguf", "qwen_image", "model.diffusion_model.")
     with open_weights(tmp_path / "m.gguf") as file:
         table = key_maps.mmdit_names(file.entries).table
-        found = find_gguf(file, table)
-        packed = {n for n in held if n.startswith("transformer_blocks.") and held[n].dim() == 2}
-        assert set(found) == packed and {f.format for f in found.values()} == {"Q8_0", "Q5_1"}
-        for name, weight in held.items():
-            got = found[name].load().dequantize() if name in found else file.read(table[name])
+        matches = find_gguf(file, table)
+        packed = {
+            n for n in reference if n.startswith("transformer_blocks.") and reference[n].dim() == 2
+        }
+        assert set(matches) == packed and {f.format for f in matches.values()} == {"Q8_0", "Q5_1"}
+        for name, weight in reference.items():
+            got = matches[name].load().dequantize() if name in matches else file.read(table[name])
             assert torch.equal(got, weight), name
-        for one in found.values():
+        for one in matches.values():
             assert one.load().nbytes == one.nbytes and one.parts == (one.name,)
     save_safetensors(tmp_path / "s.safetensors", {"x": torch.ones(2, 2)})
     with open_weights(tmp_path / "s.safetensors") as file:

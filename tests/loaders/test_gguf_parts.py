@@ -21,12 +21,12 @@ def parts_of(folder: Path) -> list[Path]:
 def test_parts_are_one_file(tmp_path):
     names = [path.name for path in parts_of(tmp_path)]
     assert names == [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    held = every_type(tmp_path / "whole.gguf")
+    matrices = every_type(tmp_path / "whole.gguf")
     for name in names:
         with open_weights(tmp_path / name) as file:
             assert list(file.entries) == ISSUE
             assert file.metadata["general.architecture"] == "qwen_image"
-            for tensor, raw in held.items():
+            for tensor, raw in matrices.items():
                 if BY_NAME[tensor].packed:
                     assert file.raw(tensor).numpy().tobytes() == raw.tobytes()
     (tmp_path / "whole.gguf").unlink()

@@ -42,7 +42,7 @@ def test_place_keeps_room_for_the_largest_streamed_blocks():
     assert place(0, [10, 10, 10, 30, 5], 64) == Placement(0, 5, 60)
 
 
-def test_no_room_is_told_with_both_numbers():
+def test_no_room_is_reported_with_both_numbers():
     with pytest.raises(InkstoneError, match=r"0\.03 GB.*0\.01 GB.*--memory"):
         place(10_000_000, [10_000_000] * 3, 12_000_000)
 
@@ -81,7 +81,7 @@ def least(model, blocks: int) -> int:
 
 
 def needed(model) -> int:
-    """What `drawn` asks for beside the weights; the prompt has fewer than 16 tokens."""
+    """Bytes that `drawn` needs in addition to the weights; the prompt has fewer than 16 tokens."""
     request = Request(96, 64, sigmas(LINEAR, 2, 24))
     return working_bytes(model, request, {"positive": torch.zeros(1, 16, 128)})
 
@@ -95,8 +95,8 @@ def test_streamed_weights_give_the_same_bits(opened, room, blocks):
     model.weights.park()
     room(least(model, blocks))
     streamed = drawn(model, text)
-    said = model.weights.placement
-    assert said.streamed and said.resident >= blocks, said
+    decision = model.weights.placement
+    assert decision.streamed and decision.resident >= blocks, decision
     assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
     blank = [p for p in model.network.parameters() if p.is_meta]
     assert blank, "all weights are in memory although they were to be streamed"
@@ -123,15 +123,15 @@ def test_a_stopped_run_leaves_a_usable_stream(opened, room):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Blocks in the order in which they are asked from the file."""
-    seen, read = [], residency.Prefetcher._read
+    """Blocks in the order in which they are read from the file."""
+    blocks_read, read = [], residency.Prefetcher._read
 
     def noted(self, index):
-        seen.append(index)
+        blocks_read.append(index)
         return read(self, index)
 
     monkeypatch.setattr(residency.Prefetcher, "_read", noted)
-    return seen
+    return blocks_read
 
 
 def test_work_begins_while_weights_still_come_in(opened, reads):
@@ -197,16 +197,16 @@ def test_filled_at_once_where_it_is_asked(opened):
 
 
 def test_what_left_is_handed_back_to_the_system(opened, monkeypatch):
-    """glibc holds freed memory under blocks in use: it is asked for it whenever weights leave."""
+    """glibc holds freed memory under blocks in use: it is trimmed whenever weights leave."""
     from inkstone.loaders.memory import residency
 
     model, _ = opened
     model.weights.settle(None)
-    asked = []
-    monkeypatch.setattr(residency, "hand_back", lambda: asked.append(model.weights.reserved))
+    calls = []
+    monkeypatch.setattr(residency, "hand_back", lambda: calls.append(model.weights.reserved))
     model.weights.park()
     model.weights.park()
-    assert asked == [0], "once, after the weights are gone"
+    assert calls == [0], "once, after the weights are gone"
 
 
 def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
@@ -245,11 +245,17 @@ def test_waiting_models_read_nothing_until_they_are_used(opened):
 def test_the_plan_is_what_the_run_does(opened, room):
     model, encoder = opened
     bundle = Drawer().load(DrawCall(PROMPT)).bundle
-    made = plan(bundle)
-    assert made.together and made.peak < made.budget and "all resident" in made.sentence()
-    whole = made.text_encoder + made.diffusion_model
+    memory_plan = plan(bundle)
+    assert (
+        memory_plan.together
+        and memory_plan.peak < memory_plan.budget
+        and "all resident" in memory_plan.sentence()
+    )
+    whole = memory_plan.text_encoder + memory_plan.diffusion_model
     assert whole == encoder.weights.nbytes + model.weights.nbytes
-    made = plan(bundle, PlanRequest(memory=made.peak - made.text_encoder // 2))
-    assert not made.together and "leaves before" in made.sentence(), made.sentence()
+    memory_plan = plan(bundle, PlanRequest(memory=memory_plan.peak - memory_plan.text_encoder // 2))
+    assert not memory_plan.together and "leaves before" in memory_plan.sentence(), (
+        memory_plan.sentence()
+    )
     with pytest.raises(InkstoneError, match="even when streamed"):
-        plan(bundle, PlanRequest(memory=made.runtime))
+        plan(bundle, PlanRequest(memory=memory_plan.runtime))

@@ -1,4 +1,4 @@
-"""Bad files are refused in words before their data is used; good ones read back bit by bit."""
+"""Bad files are refused with a message before their data is used; good ones are read bit by bit."""
 
 import json
 import os
@@ -95,7 +95,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file_is_refused_in_words(tmp_path: Path, case: str):
+def test_bad_file_is_refused_with_a_message(tmp_path: Path, case: str):
     data, thing, remedy = BAD[case]
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
@@ -117,7 +117,7 @@ def test_every_truncation_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_every_bit_flip_of_the_header_is_read_or_refused_in_words(tmp_path: Path):
+def test_every_bit_flip_of_the_header_is_read_or_refused_with_a_message(tmp_path: Path):
     path = tmp_path / "m.safetensors"
     save_safetensors(path, {"a": torch.arange(3), "b": torch.ones(2)})
     whole = path.read_bytes()

@@ -16,9 +16,9 @@ SHARDS = ("m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors")
 def _shards(folder: Path, **weight_map: str) -> Path:
     for i, name in enumerate(SHARDS):
         save_safetensors(folder / name, {f"w{i}": torch.full((2,), float(i))}, {f"k{i}": "v"})
-    found = {"w0": SHARDS[0], "w1": SHARDS[1], **weight_map}
+    shard_of = {"w0": SHARDS[0], "w1": SHARDS[1], **weight_map}
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {"total_size": 16.0}, "weight_map": found}))
+    index.write_text(json.dumps({"metadata": {"total_size": 16.0}, "weight_map": shard_of}))
     return index
 
 

@@ -24,12 +24,12 @@ def finish(writer: "gguf.GGUFWriter") -> None:
 def every_type(path: Path, **more) -> dict[str, np.ndarray]:
     """A file by the package with a matrix of every type; the bytes of each."""
     writer = gguf.GGUFWriter(path, "qwen_image", **more)
-    held = {}
+    matrices = {}
     for name in ISSUE:
         kind = BY_NAME[name]
-        held[name] = blocks(kind, 6, 512 // kind.block)
+        matrices[name] = blocks(kind, 6, 512 // kind.block)
         if not kind.packed:
-            held[name] = torch.randn(6, 512).to(kind.dtype).view(torch.uint8).numpy()
-        writer.add_tensor(name, held[name], raw_dtype=Q(kind.id))
+            matrices[name] = torch.randn(6, 512).to(kind.dtype).view(torch.uint8).numpy()
+        writer.add_tensor(name, matrices[name], raw_dtype=Q(kind.id))
     finish(writer)
-    return held
+    return matrices

@@ -1,4 +1,4 @@
-"""LoRA beside the weights against LoRA merged into them, for every method, on a tiny model."""
+"""LoRA as a side branch against LoRA merged into the weights, for every method, on a tiny model."""
 
 import gc
 import logging
@@ -64,7 +64,7 @@ def branches_of(model):
 
 @pytest.mark.parametrize("method", files.METHODS)
 @pytest.mark.parametrize("strength", [1.0, 0.7])
-def test_beside_equals_merged(method, strength, model, state, tmp_path):
+def test_side_branch_equals_merged(method, strength, model, state, tmp_path):
     """Every linear layer, those of the modulation table and the unread ones included."""
     layers = files.layers_for(method, state)
     got = drawn(model.with_loras([adapter(tmp_path, layers, strength)]))
@@ -104,7 +104,7 @@ STORAGES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", files.METHODS)
 @pytest.mark.parametrize("storage", STORAGES)
-def test_beside_packed_weights(method, storage, state, tmp_path):
+def test_side_branch_of_packed_weights(method, storage, state, tmp_path):
     layers = files.layers_for(method, state, RESIDENT)
     model = load_diffusion_model(files.write_model(tmp_path / "plain", state))
     packed = dict(state)
@@ -135,19 +135,19 @@ def test_bf16_stays_near_the_merged_weights(state, tmp_path):
 
 def test_two_at_once_are_the_sum(model, state, tmp_path):
     """Of different ranks, methods and reach; in one stack and in two behind one another."""
-    asked = [
+    specs = [
         ("low_rank", None, 0.8),
         ("peft", RESIDENT[:9], -0.5),
         ("loha", RESIDENT[5:], 0.4),
         ("dora_rows", RESIDENT[3:20], 0.6),
         ("dora_columns", RESIDENT[8:12], 0.3),
     ]
-    layers = [(files.layers_for(method, state, on), s) for method, on, s in asked]
+    layers = [(files.layers_for(method, state, on), s) for method, on, s in specs]
     stack = [adapter(tmp_path, one, s, f"l{i}") for i, (one, s) in enumerate(layers)]
     whole = files.merged_state(state, layers)
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
-    for made in (model.with_loras(stack), model.with_loras(stack[:2]).with_loras(stack[2:])):
-        error = relative(drawn(made), want)
+    for with_loras in (model.with_loras(stack), model.with_loras(stack[:2]).with_loras(stack[2:])):
+        error = relative(drawn(with_loras), want)
         assert error < 1e-5, f"relative error {error:.2e}"
 
 
@@ -157,9 +157,9 @@ def test_plain_loras_share_one_pair_of_products(model, state, tmp_path):
         for m in ("low_rank", "peft")
     )
     with model.with_loras([one, two]).adapted():
-        found = [b for b in branches_of(model) if b]
-        assert all(len(b) == 1 and b[0].down.shape[0] == 7 for b in found) and found
-        assert len(found) == len(branches_of(model)), "every layer of the network has its branch"
+        active = [b for b in branches_of(model) if b]
+        assert all(len(b) == 1 and b[0].down.shape[0] == 7 for b in active) and active
+        assert len(active) == len(branches_of(model)), "every layer of the network has its branch"
 
 
 def test_strength_0_leaves_no_trace(model, state, tmp_path):
@@ -231,23 +231,23 @@ def test_block_strengths(spec, model, state, tmp_path):
 
 
 def test_the_network_is_free_after_a_fault(model, state, tmp_path):
-    made = model.with_loras([adapter(tmp_path, files.layers_for("low_rank", state))])
-    plain, seen = drawn(model), []
+    with_loras = model.with_loras([adapter(tmp_path, files.layers_for("low_rank", state))])
+    plain, attached = drawn(model), []
 
     def stop(step, block):
-        seen.append(all(branches_of(model)))
+        attached.append(all(branches_of(model)))
         if block == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drawn(made, Hooks(on_block=stop))
-    assert seen == [True, True] and not any(branches_of(model))
+        drawn(with_loras, Hooks(on_block=stop))
+    assert attached == [True, True] and not any(branches_of(model))
     assert torch.equal(drawn(model), plain)
 
 
 def test_a_batch_is_its_singles(model, state, tmp_path):
     """With guidance, on LoRAs of several methods."""
-    made = model.with_loras(
+    with_loras = model.with_loras(
         [
             adapter(tmp_path, files.layers_for(m, state), 0.5, m)
             for m in ("low_rank", "lokr", "loha")
@@ -256,7 +256,7 @@ def test_a_batch_is_its_singles(model, state, tmp_path):
     text, no = torch.randn(1, 7, 32), torch.randn(1, 3, 32)
 
     def run(seed, batch):
-        return denoise(made, text, no, Request(96, 64, sigmas(QWEN, 2, 24), seed, batch, 4.0))
+        return denoise(with_loras, text, no, Request(96, 64, sigmas(QWEN, 2, 24), seed, batch, 4.0))
 
     whole, singles = run(5, 3), torch.cat([run(5 + k, 1) for k in range(3)])
     assert relative(whole, singles) < 1e-5, f"relative error {relative(whole, singles):.2e}"

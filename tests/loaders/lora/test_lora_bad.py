@@ -96,7 +96,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_damage_is_told(what, tmp_path):
+def test_damage_is_reported(what, tmp_path):
     tensors, words = DAMAGED[what]
     path = tmp_path / "l.safetensors"
     save_file(tensors, path)
@@ -161,11 +161,11 @@ def test_other_models_are_named(what, tmp_path):
     save_file(tensors, path)
     with pytest.raises(InkstoneError) as caught:
         load_lora(path)
-    said = str(caught.value)
-    assert words in said and said.startswith(f"{path}: 0 of ") and "Choose a LoRA" in said, said
+    text = str(caught.value)
+    assert words in text and text.startswith(f"{path}: 0 of ") and "Choose a LoRA" in text, text
 
 
-def test_no_lora_at_all_is_told(tmp_path):
+def test_no_lora_at_all_is_reported(tmp_path):
     model = files.write_model(tmp_path / "m", files.random_state())
     path = model / "diffusion_pytorch_model.safetensors"
     with pytest.raises(InkstoneError, match="a LoRA of Qwen-Image, got: Qwen-Image diffusion"):
@@ -179,7 +179,7 @@ def test_no_lora_at_all_is_told(tmp_path):
 
 
 def test_a_lora_for_another_size_is_refused(tmp_path):
-    """Nothing fits: an error; something fits: the rest is told with both shapes."""
+    """Nothing fits: an error; something fits: the rest is reported with both shapes."""
     model = load_diffusion_model(files.write_model(tmp_path / "m", files.random_state()))
     wide, path = pairs(Q, f"{Q[:-1]}k", k=48), tmp_path / "l.safetensors"
     save_file(wide, path)
@@ -188,8 +188,10 @@ def test_a_lora_for_another_size_is_refused(tmp_path):
     assert "0 of 2 modules of this LoRA fit the diffusion model" in str(caught.value)
     assert "made for [48, 48], here [32, 32]" in str(caught.value)
     save_file(wide | pairs(f"{Q[:-1]}v"), path)
-    made = model.with_loras([Adapter(load_lora(path))])
-    assert len(made.adapters[0].misses) == 2 and made.adapters[0].layers.keys() == {f"{Q[:-1]}v"}
+    adapted = model.with_loras([Adapter(load_lora(path))])
+    assert len(adapted.adapters[0].misses) == 2 and adapted.adapters[0].layers.keys() == {
+        f"{Q[:-1]}v"
+    }
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), 101, -1e9])

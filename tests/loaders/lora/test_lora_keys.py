@@ -180,8 +180,8 @@ def scales(path):
 
 @pytest.mark.parametrize("case", ALPHAS)
 def test_alpha(case, tmp_path):
-    said, alpha, *want = ALPHAS[case]
-    metadata = {"lora_adapter_metadata": json.dumps(said)} if said else None
+    adapter_metadata, alpha, *want = ALPHAS[case]
+    metadata = {"lora_adapter_metadata": json.dumps(adapter_metadata)} if adapter_metadata else None
     save_file(two_layers(alpha), tmp_path / "l.safetensors", metadata)
     assert scales(tmp_path / "l.safetensors") == want
 
@@ -217,7 +217,7 @@ def test_alpha_of_kohya_metadata_and_of_a_peft_folder(tmp_path):
         ({"ss_network_alpha": "many"}, "ss_network_alpha = 'many'"),
     ],
 )
-def test_senseless_metadata_is_told(metadata, words, tmp_path):
+def test_invalid_metadata_is_reported(metadata, words, tmp_path):
     save_file(two_layers(), tmp_path / "l.safetensors", metadata)
     with pytest.raises(InkstoneError) as caught:
         load_lora(tmp_path / "l.safetensors")

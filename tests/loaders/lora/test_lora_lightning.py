@@ -20,7 +20,7 @@ PROMPT = "a red circle on a white background"
 LIGHT = "distilled Lightning"
 
 
-def test_lightning_is_told_by_its_layout(bundle, tmp_path):
+def test_lightning_is_detected_by_its_layout(bundle, tmp_path):
     path = lightning_like(tmp_path / "x.safetensors", bundle)
     assert load_lora(path).distilled == Distilled(
         None, "rank 64 on every layer but modulation, bare names"
@@ -39,13 +39,13 @@ def test_lightning_is_told_by_its_layout(bundle, tmp_path):
         ({"comment": "a Turbo LoRA"}, None),
     ],
 )
-def test_lightning_is_told_by_metadata(metadata, steps, bundle, tmp_path):
+def test_lightning_is_detected_by_metadata(metadata, steps, bundle, tmp_path):
     path = embedded_lora(tmp_path / "x.safetensors", bundle, metadata=metadata)
     assert load_lora(path).distilled == Distilled(steps, "its metadata says so")
 
 
 @pytest.mark.parametrize(
-    "steps, made, run, cfg, words",
+    "steps, run_schedule, run, cfg, words",
     [
         (8, LIGHTNING, 8, 1.0, None),
         (None, LIGHTNING, 4, 1.0, None),
@@ -68,9 +68,9 @@ def test_lightning_is_told_by_metadata(metadata, steps, bundle, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_lightning(steps, made, run, cfg, words):
-    said = misfit(Distilled(steps, ""), sigmas(made, run, 4096), cfg)
-    assert said is None if words is None else words in said
+def test_what_does_not_fit_lightning(steps, run_schedule, run, cfg, words):
+    sentence = misfit(Distilled(steps, ""), sigmas(run_schedule, run, 4096), cfg)
+    assert sentence is None if words is None else words in sentence
 
 
 def test_sigmas_of_comfyui_simple_are_near_enough():
@@ -84,15 +84,15 @@ def test_hint_at_denoise(bundle, tmp_path, caplog):
     path = lightning_like(tmp_path / "x.safetensors", bundle)
     text = bundle.text_encoder.encode(PROMPT)
 
-    def said(strength, made, steps):
+    def warnings_at(strength, run_schedule, steps):
         caplog.clear()
         model = bundle.model.with_loras([Adapter(load_lora(path), strength)])
         assert model.schedule == LIGHTNING
-        denoise(model, text, None, Request(32, 32, sigmas(made, steps, 4)))
+        denoise(model, text, None, Request(32, 32, sigmas(run_schedule, steps, 4)))
         return [r.message for r in caplog.records if r.levelno == logging.WARNING]
 
-    assert said(1.0, LIGHTNING, 8) == [] and said(0.0, QWEN, 9) == []
-    (line,) = said(1.0, QWEN, 9)
+    assert warnings_at(1.0, LIGHTNING, 8) == [] and warnings_at(0.0, QWEN, 9) == []
+    (line,) = warnings_at(1.0, QWEN, 9)
     assert f"this LoRA is a {LIGHT} one" in line and "9 steps, another schedule" in line
 
 

@@ -48,7 +48,7 @@ def graph(stacked: bool, strength=1.0):
     def node(kind, **inputs):
         return {"class_type": kind, "inputs": inputs}
 
-    made = {
+    nodes = {
         "1": node("InkstoneLoadAll", folder="embedded (ships with Inkstone)", dtype="float32"),
         "2": node("InkstoneEncodePrompt", text_encoder=["1", 1], prompt=PROMPT, negative=""),
         "3": node(
@@ -62,13 +62,13 @@ def graph(stacked: bool, strength=1.0):
     }
     models = {"plain": ["1", 0]}
     if stacked:
-        made["5"] = node(
+        nodes["5"] = node(
             "InkstoneLoadLora", lora="sub/style.safetensors", strength=strength, blocks=""
         )
-        made["6"] = node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["5", 0]})
+        nodes["6"] = node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["5", 0]})
         models = {"lora": ["6", 0], "plain": ["1", 0]}
     for name, link in models.items():
-        made[f"d{name}"] = node(
+        nodes[f"d{name}"] = node(
             "InkstoneDenoise",
             model=link,
             positive=["2", 0],
@@ -77,9 +77,9 @@ def graph(stacked: bool, strength=1.0):
             seed=1,
             cfg=1.0,
         )
-        made[f"v{name}"] = node("InkstoneDecode", vae=["1", 2], latent=[f"d{name}", 0])
-        made[name] = node("SaveImage", images=[f"v{name}", 0], filename_prefix=name)
-    return parse_graph(made)
+        nodes[f"v{name}"] = node("InkstoneDecode", vae=["1", 2], latent=[f"d{name}", 0])
+        nodes[name] = node("SaveImage", images=[f"v{name}", 0], filename_prefix=name)
+    return parse_graph(nodes)
 
 
 def picture(headless, result, node):
@@ -109,13 +109,13 @@ def test_hashes_of_a_run_name_the_lora(models):
 
 def test_stack_says_what_it_did(models, bundle):
     (adapter,) = LoadLora.execute("sub/style.safetensors", 0.5, "0:2").result
-    made, coverage, text = LoraStack.execute(bundle.model, **{"loras.lora_0": adapter}).result
+    adapted, coverage, text = LoraStack.execute(bundle.model, **{"loras.lora_0": adapter}).result
     layers = bundle.model.network.config.layers
     assert coverage == (
         f"style.safetensors: {2 * layers} of {2 * layers} modules, rank 4, alpha 4, strength 0.5, "
         "blocks 0:2"
     )
-    assert text is None and made.network is bundle.model.network and not bundle.model.adapters
+    assert text is None and adapted.network is bundle.model.network and not bundle.model.adapters
     grown = LoraStack.execute(bundle.model, loras={"lora_0": adapter, "lora_3": adapter}).result
     assert len(grown[0].adapters) == 2 and len(grown[1].splitlines()) == 2
     assert LoraStack.execute(bundle.model, **{"loras.lora_0": None}).result[1] == ""
@@ -125,8 +125,8 @@ def test_text_encoder_part_of_a_lora(models, bundle, tmp_path, caplog):
     layout = text_layout(bundle.text_encoder.network.config)
     path = write(tmp_path / "te.safetensors", layout, ["layers.0.self_attn.v_proj"])
     adapter = Adapter(load_lora(path))
-    made, coverage, text = LoraStack.execute(bundle.model, {"lora_0": adapter}).result
-    assert made is bundle.model and text is None
+    adapted, coverage, text = LoraStack.execute(bundle.model, {"lora_0": adapter}).result
+    assert adapted is bundle.model and text is None
     words = "1 text encoder modules not applied: connect the text encoder"
     assert coverage == f"te.safetensors: {words}"
     _, coverage, text = LoraStack.execute(
