@@ -43,7 +43,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "drop", page_runs.drop
     yield "failure", page_runs.fails
     yield "stop", page_runs.stops
-    for code in page_words.HELP:
+    for code in page_words.LANGUAGES:
         yield f"language {code}", partial(page_words.language, code=code)
     yield "templates", page_words.templates
     yield "search", page_words.search

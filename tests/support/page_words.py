@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 from .help_pictures import ALONE
 from .page_desk import LOCALE, ROOT, Desk, Wrong, workflow
 
-HELP = {  # language -> a sentence of the help of InkstoneDenoise
-    "en": "Stop answers within a block",
-    "zh": "停止在一个块之内响应",
-    "zh-TW": "停止在一個區塊之內回應",
-}
+LANGUAGES = ("en", "zh", "zh-TW")
 PICTURES = """() => [...document.querySelectorAll('img')]
     .filter(e => e.src.includes('/docs/pictures/')).map(e => e.naturalWidth)"""
 CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-]')].map(e => {
@@ -49,12 +46,20 @@ def _help(desk: Desk, code: str) -> int:
     desk.page.get_by_test_id("info-button").first.click()
     desk.page.wait_for_timeout(2500)
     desk.shoot(f"help-{code}")
-    if HELP[code] not in desk.text():
-        raise Wrong(f"the help in {code} does not say {HELP[code]!r}")
+    if (sentence := help_sentence("InkstoneDenoise", code)) not in desk.text():
+        raise Wrong(f"the help in {code} does not say {sentence!r}")
     widths = desk.page.evaluate(PICTURES)
     if not widths or not widths[0]:
         raise Wrong(f"the help in {code} shows no picture")
     return widths[0]
+
+
+def help_sentence(node: str, code: str) -> str:
+    """A sentence of a node's help page that the page shows letter by letter."""
+    text = (ROOT / "web" / "docs" / node / f"{code}.md").read_text("utf-8")
+    words = text.partition("\n![")[2].partition("\n\n")[2].partition("\n\n")[0]
+    sentences = re.split(r"(?<=[.。])\s*", words)
+    return max((s for s in sentences if not re.search(r"[*`\[_]", s)), key=len)
 
 
 def templates(desk: Desk) -> str:
