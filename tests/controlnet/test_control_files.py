@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.control import load_control
@@ -67,10 +67,10 @@ def test_controls_for_other_models_are_refused_by_name(tmp_path, words):
 
 def test_the_published_files_have_these_counts():
     """Tensors and parameters of the files on the hub, by our layouts at full size."""
-    numbers = SimpleNamespace(layers=5, heads=24, head_dim=128, ff=12288, channels=132, joint=3072)
+    config = MMDiTConfig(layers=5, heads=24, head_dim=128, ff=12288, joint=3072)
     for layout, want in (
         (expected_tensors.blockwise_layout(3072, 60), (362, 1_133_399_040)),
         (expected_tensors.blockwise_layout(3072, 60, 68), (362, 1_133_411_328)),
-        (expected_tensors.fun_layout(numbers), (174, 1_756_206_592)),
+        (expected_tensors.fun_layout(config), (174, 1_756_206_592)),
     ):
         assert (len(layout), sum(map(math.prod, layout.values()))) == want
