@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -158,8 +158,7 @@ class Model(Drawer, Protocol):
     def distilled(self) -> Distilled | None:
         """Set if it was trained for few steps without CFG."""
 
-    # Any: residencies of loaders/memory, a room above this one
-    def ready(self, working: int, beside: Sequence[Any] = ()) -> None:
+    def ready(self, working: int, beside: Sequence[object] = ()) -> None:
         """Makes room for `working` bytes of activations and loads the weights; beside: the weights
         of controls, which run in the same steps and are not evicted.
         """

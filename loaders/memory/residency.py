@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -175,7 +175,8 @@ class Residency:
         device: torch.device,
         blocks: nn.ModuleList,
     ) -> None:
-        self.network, self.device, self.free = network, device, free_after_asking
+        self.network, self.device = network, device
+        self.free: Callable[[int, torch.device], int] = free_after_asking
         owner = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
         self.groups: list[list[ParamSlot]] = [[] for _ in blocks]
         self.rest: list[ParamSlot] = []

@@ -140,7 +140,7 @@ def load_vae(path: str | Path, options: LoadOptions = AS_FOUND) -> VAEModel:
     dtype = options.dtype or torch.float32
     with source:
         fill_all(slots_of(network, source, names.table, {}, WeightPolicy(dtype)), device)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
     family = family_of(source.metadata)
     mean, std = folder.latent_statistics(family)
     log.info(

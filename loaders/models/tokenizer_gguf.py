@@ -50,8 +50,19 @@ def gguf_tokenizer(source: GGUFFile) -> Tokenizer:
     return checked(lambda: _backend(source), source.path)
 
 
+def _strings(source: GGUFFile, name: str) -> list[str]:
+    """An array of text in the header; InkstoneError where it holds numbers."""
+    values = source.kv_array(name)
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) != len(values):
+        raise InkstoneError(
+            f"{source.path}: {name} should hold text, got numbers. Download it again."
+        )
+    return texts
+
+
 def _backend(source: GGUFFile) -> Backend:
-    tokens, kinds = source.kv_array(TOKENS), source.kv_array(TYPES)
+    tokens, kinds = _strings(source, TOKENS), source.kv_array(TYPES)
     if len(tokens) != len(kinds):
         raise InkstoneError(
             f"{source.path}: {len(tokens)} tokens with {len(kinds)} types. Download it again."
@@ -76,7 +87,7 @@ def _backend(source: GGUFFile) -> Backend:
 
 def _merges(source: GGUFFile) -> list[tuple[str, str]]:
     pairs = []
-    for number, merge in enumerate(source.kv_array(MERGES)):
+    for number, merge in enumerate(_strings(source, MERGES)):
         pair = merge.split(" ")
         if len(pair) != 2:
             raise InkstoneError(
