@@ -1,34 +1,38 @@
-"""`inkstone draw` and `inkstone plan`."""
+"""`inkstone draw` and `inkstone plan`: a picture from a prompt, and the memory that it takes."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
+from ..arg_types import Commands
+from ..draw.options import add_draw, add_plan
 from ..draw.request import DrawCall, check_call
 from .progress import ProgressLine
+from .shared import as_text, fields_of, print_files
 
 
-def _draw(args: argparse.Namespace) -> int:
+def add(commands: Commands) -> None:
+    """The options of both."""
+    add_draw(commands)
+    add_plan(commands)
+    commands.choices["draw"].set_defaults(handler=run)
+    commands.choices["plan"].set_defaults(handler=run_plan)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw; print the files that were saved."""
     from ..draw.run import draw
 
-    call = _call(args, args.prompt)
+    call = DrawCall(**fields_of(DrawCall, args))
     if args.plan:
         return _print_plan(call, args.json)
-    facts = draw(call, ProgressLine(args.quiet))
-    print(
-        json.dumps(facts, ensure_ascii=False, indent=1) if args.json else "\n".join(facts["files"])
-    )
+    print_files(draw(call, ProgressLine(args.quiet)), args.json)
     return 0
 
 
-def _plan(args: argparse.Namespace) -> int:
-    return _print_plan(_call(args, ""), args.json)
-
-
-def _call(args: argparse.Namespace, prompt: str) -> DrawCall:
-    names = DrawCall.__dataclass_fields__
-    return DrawCall(**{k: v for k, v in vars(args).items() if k in names} | {"prompt": prompt})
+def run_plan(args: argparse.Namespace) -> int:
+    """Print the memory plan."""
+    return _print_plan(DrawCall(**{"prompt": "", **fields_of(DrawCall, args)}), args.json)
 
 
 def _print_plan(call: DrawCall, as_json: bool) -> int:
@@ -36,5 +40,5 @@ def _print_plan(call: DrawCall, as_json: bool) -> int:
 
     check_call(call, partly=True)
     plan = Drawer(once=True).plan(call)
-    print(json.dumps(plan.facts(), indent=1) if as_json else plan.sentence())
+    print(as_text(plan.facts()) if as_json else plan.sentence())
     return 0

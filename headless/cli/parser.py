@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 
 from ... import __version__
-from ..draw.options import add_draw, add_plan
 from . import batch, check, convert, doctor, draw, inspect, preprocess, quantize, run, train
 
-COMMANDS = (run, batch, convert, check, inspect, quantize, preprocess, train, doctor)
+COMMANDS = (draw, run, batch, convert, check, inspect, quantize, preprocess, train, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,10 +20,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inkstone", description="Qwen-Image on its own kernels.")
     parser.add_argument("--version", action="version", version=f"inkstone {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_draw(commands)
-    add_plan(commands)
-    commands.choices["draw"].set_defaults(handler=draw._draw)
-    commands.choices["plan"].set_defaults(handler=draw._plan)
     for module in COMMANDS:
         module.add(commands)
     return parser

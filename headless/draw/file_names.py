@@ -1,8 +1,8 @@
 """The files of a draw as a graph names them: by the names that the loader nodes list.
 
 A loader node looks in the models folder, Load Image in the input folder, so that is what a name is
-relative to. A file that lies elsewhere goes by its own name, and is told: whoever opens the graph
-has to put it there. No path of this machine gets into a picture.
+relative to. A file that is elsewhere goes by its own name, and a note says where to
+put it. No path of this machine gets into a picture.
 """
 
 from __future__ import annotations

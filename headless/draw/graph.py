@@ -231,7 +231,7 @@ class _Pictures(ApiBuilder):
         return self.add("JoinImageWithAlpha", {"image": image, "alpha": mask})
 
     def notes(self, grown: bool, seed: int) -> tuple[str, ...]:
-        """Where files go, and what the nodes cannot be told."""
+        """Where files belong, and what no node can be set to."""
         notes = self.names.away()
         if grown:
             notes.append(f"more than {FIXED} pictures need a ComfyUI with growing inputs")

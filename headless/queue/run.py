@@ -41,7 +41,7 @@ class BatchCall:
 
 @dataclass(frozen=True)
 class QueueCallbacks:
-    """Who is told: of steps, of records as they are written."""
+    """Callbacks: per step, and per finished record."""
 
     step: OnStep | None = None
     record: Callable[[dict], None] = lambda record: None
@@ -101,17 +101,17 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCa
         metrics.add(record)
     except OSError as error:
         raise FolderFull(
-            f"{results.folder}: cannot be written to: {error.strerror or error}. Make room; the "
-            "same call goes on where this one stopped."
+            f"{results.folder}: cannot be written to: {error.strerror or error}. Free some "
+            "space and run the same call again: it continues where this one stopped."
         ) from error
     count = len(record["files"])
-    said = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
+    summary = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
     log.info(
         "%s %s in %.2f s (%s); %d left, %.0f images per hour",
         record["id"],
         outcome.status,
         record.get("total_seconds", 0),
-        said,
+        summary,
         metrics.left,
         metrics.images_per_hour,
     )

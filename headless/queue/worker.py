@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD = 16  # jobs whose prompts are encoded in one go
-_GOES_ON = "Make room; the same call goes on where this one stopped."
+_GOES_ON = "Free some space and run the same call again: it continues where this one stopped."
 
 OnStep = Callable[[Job, int, int], None]  # job, steps done, steps
 
