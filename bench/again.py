@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common
 
 
-def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
+def stages(args: argparse.Namespace) -> common.Cells:
     """Rows of the table: encode, denoise and decode of both runs."""
     import torch
 
@@ -30,10 +30,11 @@ def stages(args: argparse.Namespace) -> list[tuple[str, ...]]:
     from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
 
     models = load_all(args.folder)
+    assert models.text_encoder is not None and models.vae is not None  # a folder has all three
     preset = models.model.preset(1)
     size = args.size or min(models.model.family.preset.size[0], 1024)
     picture = torch.rand(1, size, size, 3)
-    rows = [("", "encode s", "denoise s", "decode s")]
+    rows: common.Cells = [("", "encode s", "denoise s", "decode s")]
     for seed, name in ((1, "first run"), (2, "again, new seed")):
         marks = [time.perf_counter()]
         positive, negative, latent = EncodeEdit.execute(

@@ -100,7 +100,8 @@ def line_through(values: list[float]) -> tuple[float, float]:
 
 def kill(folder: Path, kills: int, seed: int) -> dict:
     """kill -9 at random moments of a run that goes on each time; then all must be there once."""
-    count, chance, moments = kills * 8, random.Random(seed), []
+    count, chance = kills * 8, random.Random(seed)
+    moments: list[dict] = []
     jobs, out = jobs_file(folder, count), folder / "out"
     import torch  # noqa: F401  what a child need not import again
 
@@ -187,6 +188,9 @@ def main() -> None:
     p.add_argument("--ray", type=int, metavar="JOBS")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
+    least = len(_SIZES) * (_WARM + 3)
+    if args.soak is not None and args.soak < least:
+        p.error(f"--soak {args.soak}: expected at least {least} jobs, {_WARM} of each size warm up")
     runs = {"soak": soak, "kill": lambda f, n: kill(f, n, args.seed), "ray": on_ray}
     for name, run in runs.items():
         amount = getattr(args, name)

@@ -13,16 +13,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness
+from inkstone.kernels.configs import MMDiTConfig
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCKS, HALVES, STEPS, CONDITION = 60, 2, 20, 64
 
 
-def _config(args: argparse.Namespace):
-    from inkstone.kernels.configs import MMDiTConfig
-
+def _config(args: argparse.Namespace) -> MMDiTConfig:
     return MMDiTConfig(layers=args.layers)
 
 
@@ -30,7 +33,7 @@ def _grid(args: argparse.Namespace) -> tuple[int, int, int]:
     return 1, args.side // 16, args.side // 16
 
 
-def _inputs(args: argparse.Namespace, device: str):
+def _inputs(args: argparse.Namespace, device: str) -> list[torch.Tensor]:
     """Noisy latents, the control's picture, text states."""
     import torch
 
@@ -40,7 +43,7 @@ def _inputs(args: argparse.Namespace, device: str):
     return [torch.randn(shape, device=device).to(dtype) for shape in shapes]
 
 
-def _ours(args: argparse.Namespace, device: str = "cpu"):
+def _ours(args: argparse.Namespace, device: str = "cpu") -> harness.Work:
     import torch
 
     from inkstone.kernels.control_instantx import ControlBranch, ControlInputs, Spread
@@ -68,7 +71,7 @@ def _ours(args: argparse.Namespace, device: str = "cpu"):
     return step
 
 
-def _table(args: argparse.Namespace):
+def _table(args: argparse.Namespace) -> harness.Work:
     """Our table for a run of STEPS."""
     import torch
 
@@ -88,7 +91,7 @@ def _table(args: argparse.Namespace):
     return table
 
 
-def _diffusers(args: argparse.Namespace):
+def _diffusers(args: argparse.Namespace) -> harness.Work:
     import torch
     from diffusers import QwenImageControlNetModel
 

@@ -50,6 +50,7 @@ WIDTH, HEIGHT, STEPS, SEED, CFG = 64, 48, 4, 7, 3.0
 GRID = HEIGHT // 16, WIDTH // 16
 LIMIT = 1e-4
 Cells = tuple[str, ...]
+Velocity = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class World:
     mask: Tensor  # [1,H,W], 1 = inpainted
     masked: Sequence[bool]  # of each control file
 
-    def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def velocity(self, of: Callable[[Tensor, int, Tensor], Tensor]) -> Velocity:
         """For `euler`: of(latent [1,16,h,w], step, text) -> the same shape."""
 
         def both(x: Tensor, step: int) -> tuple[Tensor, Tensor]:

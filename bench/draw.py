@@ -68,7 +68,7 @@ def error(a: Path, b: Path) -> tuple[int, float]:
 
 def lines(runs: list[Drawn]) -> common.Cells:
     """The quickest process of every type, and the slowest wall time."""
-    out = [("", "wall s", "worst", "start", *STAGES)]
+    out: common.Cells = [("", "wall s", "worst", "start", *STAGES)]
     for dtype in dict.fromkeys(r.dtype for r in runs):
         mine = [r for r in runs if r.dtype == dtype]
         best = min(mine, key=lambda r: r.seconds)

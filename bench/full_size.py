@@ -69,7 +69,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     start = time.perf_counter()
     loaded = Drawer(once=True).load(call)
     models = loaded.bundle
-    made = Drawer(once=True).plan(call, loaded)
+    memory_plan = Drawer(once=True).plan(call, loaded)
     opened = time.perf_counter()
     text = models.text_encoder.encode(PROMPT)
     models.text_encoder.weights.park()  # as `inkstone draw` does
@@ -79,7 +79,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     table = sigmas(models.model.schedule, args.steps, tokens)
     models.model.modulation(table[:-1])
     tabled = time.perf_counter()
-    models.model.ready(made.activations + made.modulation_table)
+    models.model.ready(memory_plan.activations + memory_plan.modulation_table)
     ready = time.perf_counter()
     hooks = Hooks(on_step=lambda step: marks.append(time.perf_counter()))
     latents = denoise(models.model, text, None, Request(*size, table), hooks)
@@ -99,8 +99,8 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
         steps,
         time.perf_counter() - drawn,
         harness.peak(),
-        made.peak,
-        made.sentence(),
+        memory_plan.peak,
+        memory_plan.sentence(),
         facts,
     )
 
@@ -144,7 +144,9 @@ def lines(rows: list[Ran]) -> common.Cells:
     """Table cells; ratios refer to the fastest peer."""
     peers = [r for r in rows if r.side != "ours" and r.steps]
     peer = min(peers, key=lambda r: min(r.steps), default=None)
-    out = [("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")]
+    out: common.Cells = [
+        ("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")
+    ]
     for r in rows:
         step = min(r.steps) if r.steps else 0.0
         out.append(

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Bench:
     """Sides in the order of the table; `peer` is the one that ratios refer to."""
 
     title: str
-    sides: dict[str, Prepare]
+    sides: Mapping[str, Prepare]
     peer: str
     floor: str  # the side that gives the products alone
 
@@ -115,7 +115,8 @@ def measure(side: str, prepare: Prepare, args: argparse.Namespace) -> Result:
     with torch.inference_mode():
         work = prepare(args)
         gc.collect()
-        before, runs, began = resident(), [], time.perf_counter()
+        before, began = resident(), time.perf_counter()
+        runs: list[float] = []
         while not runs or time.perf_counter() - began + runs[-1] < args.seconds:
             start = time.perf_counter()
             own = work()
@@ -137,6 +138,7 @@ def peak() -> int:
     """The most bytes resident since `resident()`."""
     try:
         match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+        assert match is not None  # every Linux says it
         return int(match[1]) * 1024
     except OSError:
         import resource
@@ -237,10 +239,10 @@ def table(bench: Bench, results: list[Result], facts: dict) -> str:
             (
                 r.side,
                 f"{r.seconds:.3f}",
-                _ratio(r.seconds, peer and peer.seconds),
-                _ratio(r.seconds, floor and floor.seconds),
+                _ratio(r.seconds, peer.seconds if peer else None),
+                _ratio(r.seconds, floor.seconds if floor else None),
                 f"{memory / 1e6:.0f}" if memory else "-",
-                _ratio(memory, peer and peer.peak),
+                _ratio(memory, peer.peak if peer else None),
                 str(len(r.runs)),
             )
         )

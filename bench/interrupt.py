@@ -109,7 +109,8 @@ def main() -> None:
     source, chance = given_source(), random.Random(args.seed)
     if source is None:
         parser.error("set INKSTONE_COMFYUI_SOURCE to a git directory or tree of ComfyUI")
-    prompt, took = graph(args.size), {"encode": [], "denoise": []}
+    prompt = graph(args.size)
+    took: dict[str, list[float]] = {"encode": [], "denoise": []}
     kinds = {n["class_type"]: k for k, n in prompt.items()}
     nodes = {"encode": kinds["InkstoneEncodePrompt"], "denoise": kinds["InkstoneDenoise"]}
     with ComfyServer(source) as server:

@@ -120,7 +120,7 @@ def _child(side: str, part: Path, cold: bool) -> Load:
 
 def lines(loads: list[Load]) -> common.Cells:
     """Table cells: best seconds, worst peak."""
-    out = [
+    out: common.Cells = [
         ("", "seconds", "and read", "peak MB", "held MB", "weights MB", "/ weights", "/ diffusers")
     ]
     peer = max((x.peak for x in loads if x.side == "diffusers"), default=None)

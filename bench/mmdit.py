@@ -227,21 +227,25 @@ class Child:
         call += ["--dtype", dtype, "--one-side", name]
         pipe = subprocess.PIPE
         self.name, self._process = name, subprocess.Popen(call, stdin=pipe, stdout=pipe, text=True)
+        assert (
+            self._process.stdin is not None and self._process.stdout is not None
+        )  # both are pipes
+        self._questions, self._answers = self._process.stdin, self._process.stdout
         self._answer()
 
     def ask(self, tokens: int) -> tuple[tuple[float, ...], int]:
         """Seconds and peak bytes of one round."""
-        self._process.stdin.write(f"{tokens}\n")
-        self._process.stdin.flush()
+        self._questions.write(f"{tokens}\n")
+        self._questions.flush()
         seconds, peak = json.loads(self._answer())
         return tuple(seconds), peak
 
     def close(self) -> None:
-        self._process.stdin.close()
+        self._questions.close()
         self._process.wait()
 
     def _answer(self) -> str:
-        for line in self._process.stdout:
+        for line in self._answers:
             if line.startswith(harness.RESULT):
                 return line[len(harness.RESULT) :]
         raise SystemExit(f"Side '{self.name}' ended with status {self._process.wait()}, see above.")
@@ -271,10 +275,12 @@ def measure(names: list[str], args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def lines(rows: list[Row], dtype: str) -> list[tuple[str, ...]]:
+def lines(rows: list[Row], dtype: str) -> common.Cells:
     """Table cells: ratios to diffusers in float32 and to the floor of the same type."""
     by = {(r.side, r.tokens): r for r in rows}
-    out = [("", "tokens", "s/block", "median", "/ diffusers", "/ floor", "peak MB", "/ diffusers")]
+    out: common.Cells = [
+        ("", "tokens", "s/block", "median", "/ diffusers", "/ floor", "peak MB", "/ diffusers")
+    ]
     for r in rows:
         tail = "-" + dtype if r.side.endswith("-" + dtype) and dtype != "float32" else ""
         peer, low = by.get(("diffusers", r.tokens)), by.get(("floor" + tail, r.tokens))
@@ -284,10 +290,10 @@ def lines(rows: list[Row], dtype: str) -> list[tuple[str, ...]]:
                 str(r.tokens),
                 f"{r.seconds:.4f}",
                 f"{statistics.median(r.rounds):.4f}",
-                common.ratio(r.seconds, peer and peer.seconds),
-                common.ratio(r.seconds, low and low.seconds),
+                common.ratio(r.seconds, peer.seconds if peer else None),
+                common.ratio(r.seconds, low.seconds if low else None),
                 f"{r.peak / 1e6:.0f}" if r.peak else "-",
-                common.ratio(r.peak, peer and peer.peak),
+                common.ratio(r.peak, peer.peak if peer else None),
             )
         )
     return out

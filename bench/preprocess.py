@@ -21,14 +21,21 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness
 
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor, nn
+
 Work = Callable[[], object]
+Case = tuple[str, int, Work, Work | None, str]
 
 
 @dataclass
@@ -64,11 +71,11 @@ def aux(folder: str) -> None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")
 
 
-def part(name: str):
+def part(name: str) -> types.ModuleType:
     return importlib.import_module(f"controlnet_aux.{name}")
 
 
-def scene(side: int):
+def scene(side: int) -> Tensor:
     """A picture with edges, shadings and grain [1,side,side,3] of 0..1 on the 255 grid."""
     import torch
 
@@ -80,7 +87,7 @@ def scene(side: int):
     return (image.clamp(0, 1) * 255).round()[None] / 255
 
 
-def random_(model, gain: float = 2.0):
+def random_(model: nn.Module, gain: float = 2.0) -> nn.Module:
     """Weights that keep the size of signals."""
     import torch
 
@@ -100,7 +107,7 @@ def both(kind: str, side: int, knobs: dict, theirs: Callable) -> tuple[Work, Wor
     return lambda: preprocess(kind, picture, knobs), lambda: as_node(theirs, picture)
 
 
-def as_node(theirs: Callable, picture):
+def as_node(theirs: Callable, picture: Tensor) -> Tensor:
     """[1,side,side,3] float -> uint8 -> their map -> float, the way of the nodes around it."""
     import torch
 
@@ -108,7 +115,7 @@ def as_node(theirs: Callable, picture):
     return torch.from_numpy(theirs(array, {"detect_resolution": picture.shape[1]})).float() / 255
 
 
-def cases(args, folder: Path):
+def cases(args: argparse.Namespace, folder: Path) -> Iterator[Case]:
     """(name, side, ours, theirs or None, remark) for every row."""
     from safetensors.torch import save_file
 

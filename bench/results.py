@@ -196,7 +196,7 @@ def main() -> None:
         p.error(f"no figure {', '.join(unknown)}: expected some of {', '.join(FIGURES)}")
     if args.quick and any(FIGURES[name].large for name in args.figures):
         p.error("a figure at full size has no quick form")
-    began, parts = datetime.datetime.now(datetime.UTC), []
+    began, parts = datetime.datetime.now(datetime.timezone.utc), []
     with tempfile.TemporaryDirectory() as folder:
         args.folder = args.folder or Path(folder)
         for name in args.figures or [n for n, figure in FIGURES.items() if not figure.large]:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common, harness
+from inkstone.kernels.configs import VisionConfig
 
 
-def _config(args: argparse.Namespace):
-    from inkstone.kernels.configs import VisionConfig
-
+def _config(args: argparse.Namespace) -> VisionConfig:
     full = tuple(range(7, args.depth, 8))
     return VisionConfig(depth=args.depth, full=full)
 
@@ -29,7 +28,7 @@ def _grid(args: argparse.Namespace) -> tuple[int, int]:
     return side, side
 
 
-def _ours(args: argparse.Namespace, device: str = "cpu"):
+def _ours(args: argparse.Namespace, device: str = "cpu") -> harness.Work:
     import torch
 
     from inkstone.kernels.vision import VisionTower
@@ -45,7 +44,7 @@ def _ours(args: argparse.Namespace, device: str = "cpu"):
     return lambda: tower(patches, (rows, columns))
 
 
-def _transformers(args: argparse.Namespace):
+def _transformers(args: argparse.Namespace) -> harness.Work:
     import torch
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
     from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
@@ -67,7 +66,7 @@ def _transformers(args: argparse.Namespace):
     return lambda: tower(patches, grid_thw=grid)
 
 
-def _floor(args: argparse.Namespace):
+def _floor(args: argparse.Namespace) -> harness.Work:
     return harness.products(_ours(args, "meta"))
 
 
