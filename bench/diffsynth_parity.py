@@ -147,7 +147,7 @@ def controls_of(files: Sequence[Any], world: World, uses: Sequence[Use]) -> list
             one.strength,
             0.0,
             one.until / STEPS,
-            kept=kept_cells(world.mask) if world.masked[one.file] else None,
+            keep_mask=kept_cells(world.mask) if world.masked[one.file] else None,
         )
         for one in uses
     ]

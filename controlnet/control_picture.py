@@ -73,12 +73,14 @@ class ControlInput:
                 "mask of the area to inpaint, or use a ControlNet without inpainting."
             )
         bounds(mask)  # refuses an empty mask
-        kept = kept_cells(mask)
+        keep_mask = kept_cells(mask)
         if self.source is None:
             latent = self.vae.encode(fill_masked(picture, mask))
-            return Control(branch, latent, *effect, kept=kept)
+            return Control(branch, latent, *effect, keep_mask=keep_mask)
         source = self.vae.encode(fill_masked(canvas.picture(self.source), mask, GREY))
-        return Control(branch, self.vae.encode(picture), *effect, kept=kept, source=source)
+        return Control(
+            branch, self.vae.encode(picture), *effect, keep_mask=keep_mask, source=source
+        )
 
     def _inpaints(self, branch: ControlModel) -> bool:
         """True if the mask is the area to inpaint."""

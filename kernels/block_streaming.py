@@ -1,5 +1,5 @@
-"""Streaming of weights that are not all resident: what a network asks before each of its blocks,
-and several independent forwards that share one reading of each block."""
+"""Streaming of weights that are not all resident: the interface a network calls before each of its
+blocks, and several independent forwards that share one reading of each block."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BlockStream(Protocol):
     """Loads blocks. Who does it, and from where, is loaders/memory/residency.py."""
 
     @property
-    def passing(self) -> bool:
-        """True where some blocks leave again: each further forward reads them again."""
+    def evicting(self) -> bool:
+        """True if some blocks are evicted after use, so that each forward reads them again."""
 
     def enter(self, index: int) -> None:
         """Returns once the weights of block `index` are in place."""

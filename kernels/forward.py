@@ -68,7 +68,7 @@ NO_HOOKS = ForwardHooks()
 
 @dataclass(frozen=True)
 class PassContext:
-    """What all blocks of one forward share."""
+    """The values that all blocks of one forward share."""
 
     img_freqs_cis: Tensor  # [S,d/2] complex
     txt_freqs_cis: Tensor  # [L,d/2] complex

@@ -26,10 +26,10 @@ def listen(listener: Listener | None) -> Listener | None:
     return before
 
 
-def beat(task: str = "", done: float = 0, total: float = 0) -> None:
+def beat(task: str = "", amount: float = 0, total: float = 0) -> None:
     """Calls the listener, between two chunks of work. What it raises cancels the work."""
     if _listener is not None:
-        _listener(task, done, total)
+        _listener(task, amount, total)
 
 
 def waited(future: Future[Result]) -> Result:

@@ -118,12 +118,12 @@ class _Stacked:
     def __init__(
         self, parts: Sequence[tuple[float, LowRank]], device: torch.device, dtype: torch.dtype
     ) -> None:
-        ready = [(strength * lora.scale, lora.to(device, dtype)) for strength, lora in parts]
-        downs, ups = [lora.down for _, lora in ready], [lora.up for _, lora in ready]
-        self.down = downs[0] if len(ready) == 1 else torch.cat(downs)  # [R,K]
-        self.up = ups[0] if len(ready) == 1 else torch.cat(ups, dim=1)  # [N,R]
+        loras = [(strength * lora.scale, lora.to(device, dtype)) for strength, lora in parts]
+        downs, ups = [lora.down for _, lora in loras], [lora.up for _, lora in loras]
+        self.down = downs[0] if len(loras) == 1 else torch.cat(downs)  # [R,K]
+        self.up = ups[0] if len(loras) == 1 else torch.cat(ups, dim=1)  # [N,R]
         self.scales = torch.cat(  # float32: in half types a strength itself would be rounded
-            [torch.full((len(lora.down),), scale, device=device) for scale, lora in ready]
+            [torch.full((len(lora.down),), scale, device=device) for scale, lora in loras]
         )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -147,17 +147,17 @@ class _Added:
 class _Decomposed:
     """DoRA: strength * (W' - W) x, where W' = W + dW with its rows or columns set to a length."""
 
-    def __init__(self, strength: float, change: Change, ready: Delta, base: Base) -> None:
-        self.strength, self.change, self.ready, self.base = strength, change, ready, base
+    def __init__(self, strength: float, change: Change, delta: Delta, base: Base) -> None:
+        self.strength, self.change, self.delta, self.base = strength, change, delta, base
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         gain = self.change.gain(self.base)
         if gain.dim() == 2:  # per column: W' x = (W + dW) (gain * x)
             scaled = self.base.product(x * (gain[0] - 1).to(x.dtype))
-            return (scaled + self.ready.apply(x * gain[0].to(x.dtype))) * self.strength
+            return (scaled + self.delta.apply(x * gain[0].to(x.dtype))) * self.strength
         without_bias = y if self.base.bias is None else y - self.base.bias.to(y.dtype)
         scaled = without_bias * (gain - 1).to(y.dtype)
-        return (scaled + self.ready.apply(x) * gain.to(y.dtype)) * self.strength
+        return (scaled + self.delta.apply(x) * gain.to(y.dtype)) * self.strength
 
 
 class _Shifted:
@@ -198,8 +198,7 @@ def branch_of(
     for strength, change in active:
         if change.magnitude is not None:
             assert change.delta is not None, "a magnitude scales a delta"
-            ready = change.delta.to(device, dtype)
-            parts.append(_Decomposed(strength, change, ready, base))
+            parts.append(_Decomposed(strength, change, change.delta.to(device, dtype), base))
         elif isinstance(change.delta, LowRank):
             low_rank.append((strength, change.delta))
         elif change.delta is not None:

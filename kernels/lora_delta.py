@@ -26,7 +26,7 @@ class Delta(Protocol):
         """(N, K)."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Delta:
-        """The same with factors that can be multiplied with x of this type."""
+        """This delta with factors that can be multiplied with x of this type."""
 
     def apply(self, x: Tensor) -> Tensor:
         """x [...,K] -> dW x [...,N]."""

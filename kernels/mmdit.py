@@ -106,7 +106,7 @@ class Block(nn.Module):
 
 
 class TextEntry(Protocol):
-    """What the base model and its control branches have for text."""
+    """The text embedding of the base model and of its control branches."""
 
     txt_norm: RMSWeight
     txt_in: Linear

@@ -60,7 +60,7 @@ def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
 
 
 def _norm_silu_chunks(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
-    """The same on [H,W,C] into `out`, every step in place, nothing bigger than a chunk of rows."""
+    """`_norm_silu` of [H,W,C] into `out`, in place, with nothing bigger than a chunk of rows."""
     gamma, step = gamma.float(), max(1, _CHUNK // x[0].numel())
     same = out.dtype == torch.float32
     scratch = out if same else torch.empty(x[:step].shape, device=x.device)

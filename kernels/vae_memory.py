@@ -14,7 +14,8 @@ STRIP = 3 << 20  # elements of a strip, measured: 32 rows at 1024x1024, 12 MB in
 
 
 class RowPlan(NamedTuple):
-    """How one image runs: rows of a strip (None = whole), bytes of activations, a log sentence."""
+    """The form an image runs in: rows of a strip (None = whole), bytes of activations, a log
+    sentence."""
 
     rows: int | None
     bytes: int
@@ -54,9 +55,9 @@ class Footprint:
         Strips: kept rows and a window per level, four more strips at the level that is at work, the
         fast kernels, and the result of the smallest level (channels halved, sides doubled).
         """
-        c, kept = self.config, 6 * (self.config.res_blocks + 1)
+        c, window = self.config, 6 * (self.config.res_blocks + 1)
         row = [c.base * m * (self.width >> level) * self.size for level, m in enumerate(c.mult)]
-        strips = sum((rows + kept) * bytes_ for bytes_ in row) + 4 * rows * max(row)
+        strips = sum((rows + window) * bytes_ for bytes_ in row) + 4 * rows * max(row)
         strips += self._kernels() + self.middle // 3
         return max(self.middle, strips) + self.pixels
 

@@ -62,16 +62,16 @@ class _Window:
     def join(self, x: Tensor, last: bool) -> tuple[Tensor, int]:
         """[1,C,n,W] -> ([1,rows,left + W + right,C], rows that are real or border)."""
         _, c, n, w = x.shape
-        kept, left = self.above if self.kept is None else self.kept.shape[1], self.sides[0]
-        rows, wide = kept + n + last, w + sum(self.sides)
+        top, left = self.above if self.kept is None else self.kept.shape[1], self.sides[0]
+        rows, wide = top + n + last, w + sum(self.sides)
         odd = self.even
         shape = (1, rows + (rows % 2 & odd), wide + (wide % 2 & odd), c)
         window = x.new_empty(shape) if self.scratch is None else self.scratch.take(x, *shape)
-        window[:, :kept] = 0 if self.kept is None else self.kept
-        window[:, kept + n :] = 0
-        window[:, kept : kept + n, :left] = 0
-        window[:, kept : kept + n, left + w :] = 0
-        inner = window[:, kept : kept + n, left : left + w].permute(0, 3, 1, 2)
+        window[:, :top] = 0 if self.kept is None else self.kept
+        window[:, top + n :] = 0
+        window[:, top : top + n, :left] = 0
+        window[:, top : top + n, left + w :] = 0
+        inner = window[:, top : top + n, left : left + w].permute(0, 3, 1, 2)
         inner.copy_(x) if self.norm is None else self.norm(x, out=inner)
         return window, rows
 
@@ -205,14 +205,14 @@ def _feed(stages: Sequence[Stage], x: Tensor, last: bool, sink: Callable[[Tensor
 
 
 def _run(stages: Sequence[Stage], x: Tensor, rows: int, out: Tensor) -> Tensor:
-    """Feeds x [1,C,H,W] in strips and writes what comes out into `out`, top to bottom."""
-    done = 0
+    """Feeds x [1,C,H,W] in strips and writes the results into `out`, top to bottom."""
+    end = 0
 
     def sink(strip: Tensor) -> None:
-        nonlocal done
-        out[:, :, done : done + strip.shape[2]] = strip
-        done += strip.shape[2]
-        beat("VAE, row", done, out.shape[2])
+        nonlocal end
+        out[:, :, end : end + strip.shape[2]] = strip
+        end += strip.shape[2]
+        beat("VAE, row", end, out.shape[2])
 
     for top in range(0, x.shape[2], rows):
         _feed(stages, x[:, :, top : top + rows], top + rows >= x.shape[2], sink)

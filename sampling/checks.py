@@ -89,10 +89,10 @@ def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> Non
             f"{name} holds {len(picture)} maps for a batch of {r.batch}: expected 1"
             f"{f' or {r.batch}' if r.batch > 1 else ''}. Pass one for all, or one for each picture."
         )
-    got, expected = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if got != expected:
+    size, expected = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if size != expected:
         raise InkstoneError(
-            f"{name} is {got[1] * LATENT}x{got[0] * LATENT}, the canvas {r.width}x{r.height}: "
+            f"{name} is {size[1] * LATENT}x{size[0] * LATENT}, the canvas {r.width}x{r.height}: "
             "expected the same size. Resize the map to the canvas."
         )
 
@@ -105,10 +105,10 @@ def _check_layers(r: Request) -> None:
         )
     if not 1 <= r.layers <= MOST_LAYERS:
         raise InkstoneError(f"Layers is {r.layers}: expected 1 to {MOST_LAYERS}. 4 is usual.")
-    got, expected = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if got != expected:
+    size, expected = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
+    if size != expected:
         raise InkstoneError(
-            f"The picture to split is {got[1] * LATENT}x{got[0] * LATENT}, the canvas "
+            f"The picture to split is {size[1] * LATENT}x{size[0] * LATENT}, the canvas "
             f"{r.width}x{r.height}: layers have the size of their picture. Use the same size for "
             "both."
         )

@@ -107,19 +107,19 @@ def _check_pictures(c: Control, r: Request) -> None:
             f"{size[1]}]. Resize the control picture to the canvas."
         )
     if isinstance(c.branch.network, FunBranch):
-        if (c.kept is None) != (c.source is None):
+        if (c.keep_mask is None) != (c.source is None):
             raise InkstoneError(
                 f"The control {c.name} inpaints with a mask and the picture to inpaint, and got "
                 "only one of the two. Connect both, or neither."
             )
-    elif c.branch.network.masked != (c.kept is not None):
-        takes = "takes a mask and got none" if c.kept is None else "takes no mask and got one"
+    elif c.branch.network.masked != (c.keep_mask is not None):
+        takes = "takes a mask and got none" if c.keep_mask is None else "takes no mask and got one"
         raise InkstoneError(
             f"The control {c.name} {takes}. An inpainting control needs the mask of the area to "
             "inpaint; the others take only the picture."
         )
     tokens = [r.height // TOKEN, r.width // TOKEN]
-    for word, mask, expected in (("mask", c.kept, size), ("region", c.where, tokens)):
+    for word, mask, expected in (("mask", c.keep_mask, size), ("region", c.where, tokens)):
         if mask is not None and (mask.dim() != 4 or list(mask.shape[1:]) != [1, *expected]):
             raise InkstoneError(
                 f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
@@ -128,7 +128,7 @@ def _check_pictures(c: Control, r: Request) -> None:
             )
     for word, x in (
         ("pictures", c.latent),
-        ("masks", c.kept),
+        ("masks", c.keep_mask),
         ("regions", c.where),
         ("pictures to inpaint", c.source),
     ):
@@ -149,8 +149,8 @@ def condition(control: Control, tokens: Tokens) -> Tensor:
     values of a token, then (Fun) the image that is inpainted; zeros where there is none.
     """
     parts = [tokens(control.latent)]
-    if control.kept is not None:
-        parts.append(pack(control.kept.float()).to(parts[0].device))
+    if control.keep_mask is not None:
+        parts.append(pack(control.keep_mask.float()).to(parts[0].device))
     if control.source is not None:
         parts.append(tokens(control.source))
     count = max(map(len, parts))
@@ -217,7 +217,7 @@ class ActiveControls:
         check(f"control {control.name}, patch {index}", x, control.branch.weights_format)
 
     def _residuals(self, x: Tensor, step: int, half: str, borrows: bool) -> list[After]:
-        """Those of all branches that have their own embeddings, or that borrow the base model's."""
+        """Residuals of all branches with embeddings of their own, or of all that borrow them."""
         residuals: list[After] = []
         for group in self._groups.values():
             now = [one for one in group if one.control.acts(step, self._steps)]

@@ -41,7 +41,7 @@ class KeptRegion:
     noise: Tensor
     mask: Tensor
 
-    def back(self, x: Tensor, sigma: float) -> Tensor:
+    def put_back(self, x: Tensor, sigma: float) -> Tensor:
         """x with the kept part put back, at this noise level."""
         noised = sigma * self.noise + (1 - sigma) * self.picture
         return (1 - self.mask) * noised + self.mask * x
@@ -53,7 +53,7 @@ def euler(
     sigmas: Tensor,
     cfg: float = 1.0,
     on_step: Callable[[Step], None] | None = None,
-    kept: KeptRegion | None = None,
+    kept_region: KeptRegion | None = None,
     rescale: bool = True,
 ) -> Tensor:
     """x [B,S,64] packed, normalised -> the denoised latents.
@@ -68,8 +68,8 @@ def euler(
             v = guide(v, negative, cfg, rescale)
         x0 = x - sigma * v
         x = x + (sigmas[i + 1] - sigmas[i]).to(x.device) * v
-        if kept is not None:
-            x = kept.back(x, sigmas[i + 1].item())
+        if kept_region is not None:
+            x = kept_region.put_back(x, sigmas[i + 1].item())
         if on_step is not None:
             on_step(Step(i, total, sigma, x, x0))
     return x

@@ -96,9 +96,9 @@ def stitch(original: Tensor, result: Tensor, mask: Tensor, crop: Crop) -> Tensor
         )
     part = crop.lock.from_canvas(result)
     count = _count(original, part, mask)
-    done = paste(crop.box.of(original), part, crop.box.of(mask))
-    out = _same_channels(original, done)[0].expand(count, -1, -1, -1).clone()
-    crop.box.of(out).copy_(done)
+    pasted = paste(crop.box.of(original), part, crop.box.of(mask))
+    out = _same_channels(original, pasted)[0].expand(count, -1, -1, -1).clone()
+    crop.box.of(out).copy_(pasted)
     return out
 
 
@@ -159,7 +159,7 @@ def _clamped(whole: int, before: int, old: int) -> Tensor:
 
 
 def _mirrored(whole: int, before: int, old: int) -> Tensor:
-    """The same if the picture is mirrored at its rims, as often as needed."""
+    """Source index if the picture is mirrored at its rims, as often as needed."""
     place = (torch.arange(whole) - before) % (2 * old)
     return torch.minimum(place, 2 * old - 1 - place)
 
@@ -169,10 +169,10 @@ def _count(*tensors: Tensor) -> int:
     counts = [len(t) for t in tensors]
     if any(n not in (1, max(counts)) for n in counts):
         names = zip(counts, ("picture", "result", "mask"))
-        got = ", ".join(f"{n} {name}{'s' * (n > 1)}" for n, name in names)
+        listing = ", ".join(f"{n} {name}{'s' * (n > 1)}" for n, name in names)
         raise InkstoneError(
-            f"{got} do not match: expected one for all, or the same count of each. Select those "
-            "that belong together."
+            f"{listing} do not match: expected one for all, or the same count of each. Select "
+            "those that belong together."
         )
     return max(counts)
 

@@ -112,9 +112,9 @@ def check_range(name: str, x: Tensor, slack: float) -> None:
 
 
 def _check_size(name: str, picture: Tensor, size: Size) -> None:
-    got = size_of(picture)
-    if got != size:
+    actual = size_of(picture)
+    if actual != size:
         raise InkstoneError(
-            f"{name} is {got[0]}x{got[1]}, its pixel lock is for {size[0]}x{size[1]}. Use the "
-            "picture and the result that belong to this lock, without resizing."
+            f"{name} is {actual[0]}x{actual[1]}, its pixel lock is for {size[0]}x{size[1]}. Use "
+            "the picture and the result that belong to this lock, without resizing."
         )

@@ -35,7 +35,7 @@ class Edits(Protocol):
 
 
 class VariantLike(Protocol):
-    """What sampling reads of a variant."""
+    """A variant, as far as sampling reads it."""
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ def reference_grid(picture: Tensor) -> tuple[int, int, int]:
 
 
 class Branch(Protocol):
-    """What a run reads of a loaded control."""
+    """A loaded control, as far as a run reads it."""
 
     network: ControlBranch | BlockwiseBranch | FunBranch
     dtype: torch.dtype
@@ -126,7 +126,7 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
-    kept: Tensor | None = None  # [n,1,h,w], 1 = kept, for branches that take a mask
+    keep_mask: Tensor | None = None  # [n,1,h,w], 1 = kept, for branches that take a mask
     where: Tensor | None = None  # [n,1,h/2,w/2] 0..1 per token; None = everywhere
     source: Tensor | None = None  # Fun: latent of the image to inpaint, in addition to the map
 
@@ -142,7 +142,7 @@ class Control:
 
 
 class Model(Drawer, Protocol):
-    """What denoising reads of a loaded diffusion model."""
+    """A loaded diffusion model, as far as denoising reads it."""
 
     network: MMDiT
     dtype: torch.dtype
@@ -158,9 +158,11 @@ class Model(Drawer, Protocol):
     def distilled(self) -> Distilled | None:
         """Set if it was trained for few steps without CFG."""
 
-    def ready(self, working: int, beside: Sequence[object] = ()) -> None:
-        """Makes room for `working` bytes of activations and loads the weights; beside: the weights
-        of controls, which run in the same steps and are not evicted.
+    def ready(self, working: int, controls: Sequence[object] = ()) -> None:
+        """Makes room for `working` bytes of activations and loads the weights.
+
+        controls: the residency of the controls' weights (`Branch.weights`), which run in the same
+        steps and must not be evicted for this model's.
         """
 
     def time(self, sigmas: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class _DenoiseRun:
         after the other, which needs activations for one only.
         """
         stream, halves = self.model.network.stream, list(self.texts)
-        streamed = stream is not None and stream.passing
+        streamed = stream is not None and stream.evicting
         groups = [halves] if streamed else [[half] for half in halves]
         velocities = [v for group in groups for v in self._forward(x, step, group)]
         return velocities[0], velocities[1] if len(velocities) > 1 else None
@@ -106,7 +106,7 @@ def denoise(
     problem = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
     if problem:
         log.warning("%s", problem)
-    start, kept = _start(model, r)
+    start, kept_region = _start(model, r)
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
     model.ready(working_bytes(model, r, texts), weights)
@@ -120,7 +120,9 @@ def denoise(
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
         )
-        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept, not model.layered)
+        x = euler(
+            run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, not model.layered
+        )
         return raw_latents(model, x, r)
 
 
@@ -188,8 +190,8 @@ def _normalised(model: Model, latent: Tensor) -> Tensor:
 
 def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     """(noise [B,S,64], mixed with the latent where the schedule starts below 1; the kept region)"""
-    drawn = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
-    x = pack(drawn).reshape(r.batch, -1, model.network.config.channels).to(model.device)
+    initial = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
+    x = pack(initial).reshape(r.batch, -1, model.network.config.channels).to(model.device)
     first = r.sigmas[0].item()
     if first >= 1 and r.repaint is None:
         return x, None

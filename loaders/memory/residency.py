@@ -97,7 +97,7 @@ class Prefetcher:
         self._current: int | None = None  # the streamed block that is in memory
 
     @property
-    def passing(self) -> bool:
+    def evicting(self) -> bool:
         """Some blocks are freed after use, so every further forward reads them again."""
         return self._resident < len(self._groups)
 
@@ -122,7 +122,7 @@ class Prefetcher:
         """The blocks to read while block `index` computes: two resident ones or one streamed."""
         if self.loaded < self._resident:
             return range(self.loaded, min(self.loaded + _AHEAD, self._resident))
-        if not self.passing:
+        if not self.evicting:
             return ()
         return (index + 1 if self._resident <= index < len(self._groups) - 1 else self._resident,)
 

@@ -53,13 +53,13 @@ class DiffusionModel:
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
-    def ready(self, working: int, beside: Sequence[object] = ()) -> None:
-        """Puts the weights in place for work that needs `working` bytes itself. beside: the
-        weights of controls, which work in the same steps.
+    def ready(self, working: int, controls: Sequence[object] = ()) -> None:
+        """Makes room for `working` bytes of activations and loads the weights. controls: the
+        residency of the controls' weights, which run in the same steps.
         """
         working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
-        controls = [weights for weights in beside if isinstance(weights, Residency)]
-        settle_together(self.weights, controls, self.budget, working)
+        others = [weights for weights in controls if isinstance(weights, Residency)]
+        settle_together(self.weights, others, self.budget, working)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
         """A light copy with these LoRAs too; this model and the shared network are not changed.

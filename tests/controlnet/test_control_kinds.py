@@ -231,10 +231,10 @@ def test_a_call_that_repaints_shows_fun_the_picture(world, tmp_path):
         placed[kind] = given.on(canvas_of(*size, repaint.crop))
     want = ControlInput(nets["fun"][1], bundle.vae, pixels, Effect(), mask, picture)
     want, got = want.on(canvas_of(*size)), placed["fun"]
-    for name in ("latent", "kept", "source"):
+    for name in ("latent", "keep_mask", "source"):
         assert torch.equal(getattr(got, name), getattr(want, name)), name
     alone = placed["canny"]
-    assert (alone.kept, alone.source, alone.where) == (None, None, None)
+    assert (alone.keep_mask, alone.source, alone.where) == (None, None, None)
 
 
 def test_mask_channels_are_the_last_four_features():

@@ -28,7 +28,7 @@ GRID = (1, 5, 7)
 class Counting:
     """A stream that only notes what it is asked for."""
 
-    passing = True
+    evicting = True
 
     def __init__(self) -> None:
         self.entered: list[int] = []
@@ -128,7 +128,7 @@ def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
 
     def close_late(self):
         """On a busy machine a read that was submitted last would be cancelled before it begins."""
-        wait(self._coming.values())
+        wait(self._pending.values())
         close(self)
 
     monkeypatch.setattr(Prefetcher, "_read", count)

@@ -71,7 +71,7 @@ def test_kept_latents_lie_under_kept_pixels(size):
         tokens, torch.randn_like(tokens), pack(job.latent_mask().expand(-1, 16, -1, -1))
     )
     sigmas = torch.tensor([1.0, 0.5, 0.0])
-    x = euler(lambda x, i: (torch.full_like(x, 7.0), None), kept.noise, sigmas, kept=kept)
+    x = euler(lambda x, i: (torch.full_like(x, 7.0), None), kept.noise, sigmas, kept_region=kept)
     after = unpack(x, z.shape[-2] // 2, z.shape[-1] // 2)[:, :, None]
     same = (after == z).all(1)
     assert torch.equal(same, job.latent_mask() == 0)

@@ -154,7 +154,7 @@ def random_model(layers: int = 3):
         apart=False,
         layered=False,
         adapted=nullcontext,
-        ready=lambda working, beside: None,
+        ready=lambda working, controls: None,
         modulation=lambda s: modulation(weights.__getitem__, s, layers),
     )
 
