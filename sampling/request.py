@@ -27,7 +27,7 @@ MOST_LAYERS, USUAL_LAYERS = 64, 4  # as the reference
 
 
 class Edits(Protocol):
-    """What sampling reads of an edit template."""
+    """An edit template, as far as sampling reads it."""
 
     @property
     def most(self) -> int | None:
@@ -43,7 +43,7 @@ class VariantLike(Protocol):
 
 
 class Drawer(Protocol):
-    """What the checks of a request read of a model."""
+    """A diffusion model, as far as the checks of a request read it."""
 
     @property
     def variant(self) -> VariantLike | None:
