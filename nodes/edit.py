@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
-from ..pipeline.edit import AUTO, LAYER_AREAS, WORK_SIZES
+from ..pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from . import sockets
 from .conditioning import REFERENCES, STATISTICS, VARIANT, Options, encoded
 from .encode import QUOTES, conditioning_outputs, prompt_inputs
@@ -155,8 +155,7 @@ class ImageToLatent(io.ComfyNode):
     def execute(
         cls, vae: VAEModel, image: Tensor, work_size: str, size_only: bool = False
     ) -> io.NodeOutput:
-        from ..pipeline.edit import encoded as encoded_picture
-        from ..pipeline.edit import lock_for
+        from ..pipeline.edit import encode_on_canvas, lock_for
         from ..sampling.geometry import LATENT
 
         sockets.require_models(vae=vae)
@@ -165,7 +164,7 @@ class ImageToLatent(io.ComfyNode):
             sides = (side // LATENT for side in reversed(lock.canvas))
             samples = image.new_zeros(len(image), 16, 1, *sides)
         else:
-            samples = encoded_picture(vae, image, lock)
+            samples = encode_on_canvas(vae, image, lock)
         return io.NodeOutput(latent_of(samples, lock, vae))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
-from ..pipeline.edit import CROPS
+from ..pipeline.edit_choices import CROPS
 from . import sockets
 from .edit import work_input
 from .latents import CROP, MASK, latent_of

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from ...controlnet.in_context import InContextModel, with_prefix
 from ...errors import CallError, InkstoneError
 from ...loaders.models.control import ControlModel
-from ...pipeline.edit import AUTO, area_for, template_of
+from ...pipeline.edit import area_for, template_of
+from ...pipeline.edit_choices import AUTO
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
 from ...sampling.request import USUAL_LAYERS

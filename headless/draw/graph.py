@@ -18,7 +18,7 @@ from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
 from ...nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas, sizes
 from ...nodes.sockets import GROWN
-from ...pipeline.edit import AUTO, CROPS, LAYER_AREAS
+from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from .api_builder import ApiBuilder, ApiGraph, Names, Ref
 from .control_option import MAP, ControlOption
 from .decide import Drawing

@@ -27,7 +27,8 @@ from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.sample import Denoise, EmptyLatent, sizes
 from ...nodes.sockets import GROWN
-from ...pipeline.edit import AUTO, LAYER_AREAS, WORK_SIZES, area_for
+from ...pipeline.edit import area_for
+from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from ...pipeline.memory_plan import PlanRequest, plan
 from ...sampling.geometry import LATENT
 from ...sampling.pixel_lock import lock

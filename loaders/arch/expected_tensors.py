@@ -203,7 +203,7 @@ def vision_layout(vision: VisionConfig) -> Layout:
 def text_layout(
     config: TextConfig, vision: VisionConfig | None = None, lm_head: bool = False
 ) -> Layout:
-    """The text encoder file in our names: language model, vision tower and lm_head if wanted."""
+    """The text encoder file in our names: language model, vision tower and lm_head on request."""
     layout: Layout = {"embed_tokens.weight": (config.vocab, config.width)}
     for number in range(config.layers):
         layout |= _text_layer(f"layers.{number}", config)

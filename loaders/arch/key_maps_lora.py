@@ -1,7 +1,7 @@
 """Names in LoRA files -> our modules and parts of a LoRA, as tables.
 
 A name is WRAPPER + MODULE + "." + PART. Trainers differ in all three; what they mean does not. Flat
-names (kohya, LyCORIS: every dot an underscore) are looked up in a table of our own names made flat,
+names (kohya, LyCORIS: every dot an underscore) are looked up in a table of our own flattened names,
 never cut at underscores.
 """
 

@@ -86,7 +86,7 @@ def _qwen_vae(view: HeaderView) -> FileFacts | None:
 
 
 def _other_vae(view: HeaderView) -> FileFacts | None:
-    """VAEs of the Stable Diffusion line: one network, told apart by the latent channels."""
+    """VAEs of the Stable Diffusion line: one network, distinguished by the latent channels."""
     marks = ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight")
     if not any(mark in view.bare for mark in marks) or not view.has("decoder.conv_in.weight"):
         return None

@@ -47,7 +47,7 @@ class EncodedPicture:
 
     rows: Tensor
     grid: tuple[int, int]
-    digest: str  # of the picture and of the size at which it was seen
+    digest: str  # of the picture and of the size at which it was encoded
 
 
 def with_pictures(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> list[int]:
@@ -108,7 +108,7 @@ class TowerPlace:
 
 @dataclass(frozen=True)
 class TowerOptions:
-    """What the text encoder decides for its tower."""
+    """Settings that a text encoder gives its tower."""
 
     width: int  # of the language model
     dtype: torch.dtype

@@ -122,9 +122,9 @@ def weight_file(
 def choose_dtype(
     dtype: torch.dtype | None, device: torch.device, parameters: int
 ) -> tuple[torch.dtype, str]:
-    """The type to compute in: as asked, else float32 for small networks, else the fastest."""
+    """The type to compute in: as requested, else float32 for small networks, else the fastest."""
     if dtype is not None:
-        return dtype, "as asked"
+        return dtype, "as requested"
     if parameters < SMALL:
         return torch.float32, "a small model"
     return best_dtype(device.type)

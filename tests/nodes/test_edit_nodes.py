@@ -25,7 +25,7 @@ from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.inpaint import FILLS, Inpaint, PadForOutpaint, StitchPart
 from inkstone.nodes.load import LoadDiffusionModel
 from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
-from inkstone.pipeline.edit import AUTO, LAYER_AREAS, MODEL, OWN
+from inkstone.pipeline.edit_choices import AUTO, LAYER_AREAS, MODEL, OWN
 from inkstone.sampling import inpaint
 
 from ..support.locked import picture

@@ -175,7 +175,7 @@ def test_edit_with_three_pictures(place, tiny_folder):
 
 
 def test_layers(place, tiny_folder, monkeypatch):
-    from inkstone.pipeline.edit import LAYER_AREAS
+    from inkstone.pipeline.edit_choices import LAYER_AREAS
 
     monkeypatch.setitem(LAYER_AREAS, "640x640", 4096)
     save("a.png", pixels(40, 33, 4))
