@@ -25,10 +25,20 @@ if "inkstone" not in sys.modules:
     _register()
 
 
+# top-level modules that only tests need; where one is missing, what needs it is skipped
+ORACLES = (
+    *("accelerate", "comfy_kitchen", "cv2", "diffusers", "gguf", "peft", "prometheus_client"),
+    *("safetensors", "scipy", "skimage", "transformers", "triton"),
+)
+
+
+def reason(name: str) -> str:
+    """Why a test is skipped, in the words of pytest's summary."""
+    return f"needs {name}, which only tests use: pip install '.[test]'"
+
+
 def _skipping() -> Generator[None, object, object]:
     """Turns the import of a missing oracle, inside a test or a fixture, into a skip."""
-    from .support.oracle import ORACLES, reason
-
     try:
         return (yield)
     except ModuleNotFoundError as missing:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import ORACLES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = (
@@ -251,6 +253,20 @@ def test_nothing_that_ships_unpickles():
                 assert ast.unparse(node) not in PICKLES, f"{where} uses {ast.unparse(node)}"
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert ast.unparse(node.value) == "False", f"{where} allows pickles"
+
+
+def test_tests_collect_without_their_oracles():
+    """At the top of a test file an oracle stands behind `importorskip`, or not at all."""
+    wrong = []
+    for file in (ROOT / "tests").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            bad = {name.split(".")[0] for name in names} & set(ORACLES)
+            if bad and not getattr(node, "level", 0) and "importorskip(" not in text:
+                wrong.append(f"{file.relative_to(ROOT)}:{node.lineno} imports {', '.join(bad)}")
+    assert not wrong, "\n".join([*wrong, "use tests/support/oracle.py, or import in the test"])
 
 
 # --- light imports

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.identify import identify, require
-from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
@@ -22,7 +22,7 @@ from ..support.oracle import relative
 from ..support.slow import slow_where
 from .test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 
-CONFIG = type("C", (), dict(layers=2, heads=1, head_dim=128, channels=64, joint=64, ff=256))
+CONFIG = MMDiTConfig(layers=2, heads=1, head_dim=128, channels=64, joint=64, ff=256)
 FOUR = (
     "img_mod.1",
     "attn.to_q",
@@ -208,8 +208,7 @@ def test_a_marker_of_another_part_means_nothing_here(tmp_path):
     tensors = {"model.diffusion_model." + k: v for k, v in tensors.items()}
     tensors["text_encoders.qwen25_7b.transformer.scaled_fp8"] = torch.zeros(2)
     save_safetensors(tmp_path / "m.safetensors", tensors)
-    with open_weights(tmp_path / "m.safetensors") as file:
-        facts = identify(file)
+    facts = identify(tmp_path / "m.safetensors")
     assert facts.packed == {"fp8 e4m3 plain": 28} and not facts.problem
 
 

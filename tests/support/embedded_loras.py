@@ -1,10 +1,11 @@
 """Random LoRA files for the embedded model."""
 
 import torch
-from safetensors.torch import save_file
 
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.arch.key_maps_lora import DISTILLED_MODULES
+
+from .oracle import save_file
 
 
 def write(path, layout, modules, rank=4, size=1.0, metadata=None):

@@ -10,16 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-# top-level modules that only tests need; where one is missing, what needs it is skipped
-ORACLES = (
-    *("accelerate", "comfy_kitchen", "cv2", "diffusers", "gguf", "peft", "prometheus_client"),
-    *("safetensors", "scipy", "skimage", "transformers", "triton"),
-)
-
-
-def reason(name: str) -> str:
-    """Why a test is skipped, in the words of pytest's summary."""
-    return f"needs {name}, which only tests use: pip install '.[test]'"
+from ..conftest import reason
 
 
 def library(name: str) -> ModuleType:
