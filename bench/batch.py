@@ -100,7 +100,7 @@ def line_through(values: list[float]) -> tuple[float, float]:
 
 def kill(folder: Path, kills: int, seed: int) -> dict:
     """kill -9 at random moments of a run that goes on each time; then all must be there once."""
-    count, chance = kills * 8, random.Random(seed)
+    count, chance = kills * 30, random.Random(seed)
     moments: list[dict] = []
     jobs, out = jobs_file(folder, count), folder / "out"
     import torch  # noqa: F401  what a child need not import again

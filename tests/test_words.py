@@ -23,8 +23,6 @@ BANNED = re.compile(r"\b(told|anew|so many|in words)\b", re.IGNORECASE)
 ERRORS = {"InkstoneError", "CallError"}
 LOG_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
 PAGES = ("*.md", "embedded/README.md", "docs/*.md", "web/docs/*/en.md", "bench/RESULTS.md")
-# sources, pages and commands whose sentences are still to be rewritten; it must end empty
-TO_DO: set[str] = set()
 
 
 def banned(text: str) -> list[str]:
@@ -75,13 +73,13 @@ def test_errors_and_log_lines():
         lines = sentences((ROOT / file).read_text("utf-8"))
         if words := [word for line in lines for word in banned(line)]:
             faults[file.as_posix()] = words
-    assert {k: v for k, v in faults.items() if k not in TO_DO} == {}
+    assert faults == {}
 
 
 def test_help_of_the_command_line():
     faults = {p.prog: banned(p.format_help()) for p in parsers(build_parser())}
     assert len(faults) > 10
-    assert {k: v for k, v in faults.items() if v and k not in TO_DO} == {}
+    assert {k: v for k, v in faults.items() if v} == {}
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -98,7 +96,7 @@ def test_pages(pattern):
     files = sorted(ROOT.glob(pattern))
     assert files
     faults = {p.relative_to(ROOT).as_posix(): banned(p.read_text("utf-8")) for p in files}
-    assert {k: v for k, v in faults.items() if v and k not in TO_DO} == {}
+    assert {k: v for k, v in faults.items() if v} == {}
 
 
 def test_notes_of_the_example_graphs():
