@@ -1,14 +1,11 @@
-"""`inkstone quantize` as a whole: sources of every layout, kills and resumption, refusals, memory,
-the node."""
+"""`inkstone quantize` as a whole: sources of every layout, refusals, memory, the node."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import random
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +15,6 @@ import torch
 
 from inkstone.errors import CallError, InkstoneError
 from inkstone.files import resumable
-from inkstone.files.resumable import PartialFile
 from inkstone.host.headless import HeadlessHost, using
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
@@ -32,42 +28,10 @@ from inkstone.pipeline.quantize_request import QuantizeCall
 from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
 
+from ..support.quantizing import Q, forked, left, quiet, tensors
+
 gguf = pytest.importorskip("gguf")
 resource = pytest.importorskip("resource")  # and with it fork and kill
-
-SMALL = MMDiTConfig(layers=3, heads=2, head_dim=128, channels=64, joint=256, ff=512)
-Q = "transformer_blocks.1.attn.to_q.weight"
-
-
-def quiet(value: int, total: int) -> None:
-    """No progress."""
-
-
-def tensors(config: MMDiTConfig = SMALL) -> dict[str, torch.Tensor]:
-    torch.manual_seed(1)
-    return {n: (torch.randn(s) * 0.02).bfloat16() for n, s in mmdit_layout(config).items()}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("source") / "small.safetensors"
-    save_safetensors(path, tensors())
-    return path
-
-
-@pytest.fixture(scope="module")
-def q4(source, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("q4") / "small.gguf"
-    facts = quantize(QuantizeCall(source, out, "Q4_K_M"), quiet)
-    assert facts["bytes"] == out.stat().st_size
-    return out
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
-
-
-# --- what comes out
 
 
 @pytest.mark.slow
@@ -155,123 +119,6 @@ def test_fp8_with_scales(source, tmp_path):
             found = file.read(name).float() * scale
             error = float((found - plain.float()).norm() / plain.float().norm())
             assert error < 0.028, f"{name}: {error}"
-
-
-# --- kills
-
-
-def forked(run) -> int:
-    """Runs in a child process; returns its id. (A fork, since importing torch takes seconds.)"""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        torch.set_num_threads(1)
-        run()
-        os._exit(0)
-    except BaseException:
-        os._exit(1)
-
-
-def dying(call: QuantizeCall, writes: int) -> None:
-    """In a child: killed in the middle of a write, after so many others."""
-    write, count = PartialFile.write, 0
-
-    def half(self: PartialFile, at: int, data: memoryview) -> None:
-        nonlocal count
-        count += 1
-        if count == writes:
-            write(self, at, data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(self, at, data)
-
-    PartialFile.write = half
-    quantize(call, quiet)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(
-    source, q4, tmp_path, monkeypatch, caplog
-):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
-    monkeypatch.setattr(piece_encoder, "CHUNK", 1 << 14)  # several writes to a tensor
-    call, dice, seen = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M"), random.Random(7), []
-    for _ in range(6):
-        writes = dice.randint(1, 60)
-        child = forked(lambda: dying(call, writes))  # noqa: B023
-        status = os.waitpid(child, 0)[1]
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        assert not call.out.exists(), "never half a file under its name"
-        seen.append(len((tmp_path / ".x.gguf.part.journal").read_text().split()))
-    assert sorted(seen) == seen and len(set(seen)) > 3, f"every run goes on: {seen}"
-    quantize(call, quiet)
-    assert "resuming after tensor" in caplog.text
-    assert call.out.read_bytes() == q4.read_bytes()
-    assert left(tmp_path) == ["x.gguf"]
-
-
-class Stop(Exception):
-    """In place of a kill."""
-
-
-def stopped(call: QuantizeCall, after: int) -> None:
-    """Leaves a partial file after so many tensors."""
-
-    def stop(value: int, total: int) -> None:
-        if value == after:
-            raise Stop
-
-    with pytest.raises(Stop):
-        quantize(call, stop)
-
-
-@pytest.mark.slow
-def test_what_is_left_of_something_else_is_not_used(source, q4, tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
-    call = QuantizeCall(source, tmp_path / "x.gguf", "Q4_K_M")
-    other = tmp_path / "other.safetensors"
-    save_safetensors(other, {n: t * 2 for n, t in tensors().items()})
-    for before in (replace(call, type="Q4_K_S"), replace(call, source=other)):
-        stopped(before, 50)
-        quantize(call, quiet)
-        assert call.out.read_bytes() == q4.read_bytes()
-    assert "starting over" in caplog.text and "going on" not in caplog.text
-    stopped(call, 50)
-    quantize(call, quiet)
-    assert "resuming after tensor 50" in caplog.text
-    assert call.out.read_bytes() == q4.read_bytes()
-
-
-@pytest.mark.slow
-def test_a_source_that_changed_is_begun_again(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(resumable, "_SYNC_SECONDS", 0.0)
-    path = tmp_path / "s.safetensors"
-    save_safetensors(path, tensors())
-    call = QuantizeCall(path, tmp_path / "x.gguf", "Q8_0")
-    stopped(call, 40)
-    save_safetensors(path, {n: -t for n, t in tensors().items()})
-    quantize(call, quiet)
-    assert "going on" not in caplog.text
-    with GGUFFile(call.out) as file:
-        assert torch.equal(
-            file.raw(Q).view(-1), quantize_rows(-tensors()[Q], BY_NAME["Q8_0"]).view(-1)
-        )
-
-
-def test_two_runs_of_one_file_are_kept_apart(tmp_path):
-    with PartialFile(tmp_path / "x", 100, {}):
-        with pytest.raises(InkstoneError, match="another run"):
-            PartialFile(tmp_path / "x", 100, {}).__enter__()
-
-
-def test_a_lock_file_that_is_left_blocks_nobody(tmp_path):
-    (tmp_path / ".x.part.lock").touch()
-    with PartialFile(tmp_path / "x", 100, {}) as file:
-        file.complete()
-    assert left(tmp_path) == ["x"]
 
 
 # --- refusals
