@@ -65,14 +65,14 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
             raise CallError(
                 f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
             )
-    if not partly:
-        _check_parts(call)
     _check_images(call)
     _check_controls(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None and path.is_dir():
             raise CallError(f"{path} is a folder: name a file in it.")
+    if not partly:
+        _check_parts(call)
 
 
 def _check_parts(call: DrawCall) -> None:
