@@ -133,8 +133,8 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     config, size = model.network.config, model.dtype.itemsize
     tokens = [math.prod(grid) for grid in _grids(r)]
     references = sum(tokens[_drawn(r) :])
-    kept = max(map(len, r.appended), default=1)
-    per_token = config.width * (4 * kept + (2 * size * r.batch if model.apart else 0))
+    copies = max(map(len, r.appended), default=1)
+    per_token = config.width * (4 * copies + (2 * size * r.batch if model.apart else 0))
     text = max(t.shape[1] for t in texts.values())
     rows = len(r.sigmas) - 1 + model.apart
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0

@@ -25,13 +25,13 @@ PROMPTS = ("make it red", "blurry")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = {}
+    folders = {}
 
     def get(kind: str):
-        if kind not in made:
+        if kind not in folders:
             torch.manual_seed(13)
-            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model").folder
-        return made[kind]
+            folders[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model").folder
+        return folders[kind]
 
     return get
 
@@ -133,8 +133,8 @@ def test_the_vae_with_alpha(folder, rows, monkeypatch):
     error = relative(got, want)
     assert error < 1e-5, f"latents differ by {error:.1e} relative"
     layers = got.transpose(0, 2)  # [1,16,3,h,w]
-    made = ours.decode(layers)
-    worst = (made - back).abs().max().item()
-    assert made.shape == back.shape and worst < 1e-4, f"at most {worst:.1e}"
+    decoded = ours.decode(layers)
+    worst = (decoded - back).abs().max().item()
+    assert decoded.shape == back.shape and worst < 1e-4, f"at most {worst:.1e}"
     opaque = torch.cat([pictures[..., :3], torch.ones(3, 48, 80, 1)], dim=-1)
     assert torch.equal(ours.encode(pictures[..., :3]), ours.encode(opaque))

@@ -78,11 +78,11 @@ def test_passes_together_are_passes_alone(name, references):
 def test_every_pass_is_asked_before_a_block_is_read():
     """A pass may stop the work: then nothing more is read."""
     ours, config, table = network("five layers")
-    ours.stream, seen = Counting(), []
+    ours.stream, calls = Counting(), []
 
     def stop(block: int) -> None:
-        seen.append(block)
-        if len(seen) == 5:
+        calls.append(block)
+        if len(calls) == 5:
             raise KeyboardInterrupt
 
     img, txt = torch.zeros(1, 35, 64), torch.zeros(1, 2, config.joint)
@@ -90,7 +90,7 @@ def test_every_pass_is_asked_before_a_block_is_read():
     walks = [ours.walk(inputs, ForwardHooks(stop)) for _ in range(2)]
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         ours.together(walks)
-    assert seen == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]
+    assert calls == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]
 
 
 @pytest.fixture
@@ -102,42 +102,39 @@ def embedded(monkeypatch):
 STEPS = 3
 
 
-def drawn(model, hooks):
+def latents(model, hooks):
     g = torch.Generator().manual_seed(5)
     positive, negative = torch.randn(1, 12, 128, generator=g), torch.randn(1, 2, 128, generator=g)
     request = Request(96, 64, sigmas(LINEAR, STEPS, 24), seed=3, cfg=3.0, batch=2)
-    asked = working_bytes(model, request, {"positive": positive, "negative": negative})
-    return denoise(model, positive, negative, request, hooks), asked
+    working = working_bytes(model, request, {"positive": positive, "negative": negative})
+    return denoise(model, positive, negative, request, hooks), working
 
 
-@pytest.mark.parametrize("kept", [0, 2])
-def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, kept):
+@pytest.mark.parametrize("resident", [0, 2])
+def test_cfg_reads_each_block_once_a_step(embedded, monkeypatch, resident):
     """Bit for bit the picture of resident weights, and no block is read twice in a step."""
     monkeypatch.setattr(Residency, "_room", lambda *_: 1 << 40)
-    whole, asked = drawn(embedded, Hooks())
+    whole, working = latents(embedded, Hooks())
     embedded.weights.park()
     rest, groups = embedded.weights.sizes
-    room = rest + sum(groups[:kept]) + 2 * max(groups[kept:]) + asked
+    room = rest + sum(groups[:resident]) + 2 * max(groups[resident:]) + working
     monkeypatch.setattr(Residency, "_room", lambda *_: room)
-    read, blocks = Counter(), []
-    fetch, close = Prefetcher._read, Prefetcher.close
+    reads, blocks = Counter(), []
+    fetch = Prefetcher._read
 
     def count(self, index):
-        read[index] += 1
+        reads[index] += 1
         return fetch(self, index)
 
-    def close_late(self):
-        """On a busy machine a read that was submitted last would be cancelled before it begins."""
-        wait(self._pending.values())
-        close(self)
-
     monkeypatch.setattr(Prefetcher, "_read", count)
-    monkeypatch.setattr(Prefetcher, "close", close_late)
-    streamed, _ = drawn(embedded, Hooks(on_block=lambda step, block: blocks.append((step, block))))
+    streamed, _ = latents(
+        embedded, Hooks(on_block=lambda step, block: blocks.append((step, block)))
+    )
+    wait(embedded.network.stream._pending.values())  # on a busy machine they begin late
     first = embedded.weights.placement.resident
-    assert embedded.weights.placement.streamed and first >= kept
+    assert embedded.weights.placement.streamed and first >= resident
     assert torch.equal(streamed, whole), f"{(streamed - whole).abs().max():.2e}"
     # the first block to be streamed is fetched ahead for a step that does not come
     want = {i: STEPS + (i == first) for i in range(first, len(groups))}
-    assert read == want | dict.fromkeys(range(first), 1), read
+    assert reads == want | dict.fromkeys(range(first), 1), reads
     assert blocks == [(s, b) for s in range(STEPS) for b in range(len(groups)) for _ in range(2)]

@@ -125,8 +125,8 @@ def test_a_cell_is_drawn_if_any_of_its_pixels_is(size, area, seed):
     )
     canvas = at_work[rows][:, columns]
     h, w = canvas.shape
-    wanted = canvas.reshape(h // 8, 8, w // 8, 8).max((1, 3)) > 0
-    assert np.array_equal(latent_mask(mask, held)[0, 0].numpy(), wanted.astype(np.float32))
+    marked_cells = canvas.reshape(h // 8, 8, w // 8, 8).max((1, 3)) > 0
+    assert np.array_equal(latent_mask(mask, held)[0, 0].numpy(), marked_cells.astype(np.float32))
 
 
 BAD_MASKS = {

@@ -167,9 +167,9 @@ def test_the_box_of_a_crop():
         left, top = draw.randrange(width), draw.randrange(height)
         inner = Box(left, top, draw.randint(left + 1, width), draw.randint(top + 1, height))
         box = context_box(inner, width, height, margin)
-        wanted = inner.wider(margin, width, height)
-        assert 0 <= box.left <= wanted.left and wanted.right <= box.right <= width
-        assert 0 <= box.top <= wanted.top and wanted.bottom <= box.bottom <= height
+        context = inner.wider(margin, width, height)
+        assert 0 <= box.left <= context.left and context.right <= box.right <= width
+        assert 0 <= box.top <= context.top and context.bottom <= box.bottom <= height
         for side, other, room in ((0, 1, width), (1, 0, height)):
             length = box.size[side]
             full = length == room

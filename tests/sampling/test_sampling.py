@@ -97,15 +97,15 @@ def test_euler_equals_the_reference_steps():
 
 def test_every_step_is_reported_with_the_picture_it_predicts():
     """Straight paths: v = noise - data, so every x0 is the data and so is the end."""
-    data, start, seen = torch.randn(1, 4, 64), torch.randn(1, 4, 64), []
+    data, start, steps = torch.randn(1, 4, 64), torch.randn(1, 4, 64), []
     levels = sigmas(LIGHTNING, 4, 4)
-    end = euler(lambda x, step: (start - data, None), start, levels, on_step=seen.append)
-    assert [(s.index, s.total, s.sigma) for s in seen] == [
+    end = euler(lambda x, step: (start - data, None), start, levels, on_step=steps.append)
+    assert [(s.index, s.total, s.sigma) for s in steps] == [
         (i, 4, levels[i].item()) for i in range(4)
     ]
-    for s in seen:
+    for s in steps:
         assert torch.allclose(s.x0, data, atol=1e-5), f"step {s.index}"
-    assert torch.equal(seen[-1].x, end) and torch.allclose(end, data, atol=1e-5)
+    assert torch.equal(steps[-1].x, end) and torch.allclose(end, data, atol=1e-5)
 
 
 @pytest.mark.parametrize("cfg, passes", [(0.0, 1), (1.0, 1), (1.01, 2)])
@@ -119,14 +119,14 @@ def test_the_negative_runs_only_where_guidance_is_on(cfg, passes):
 
 
 def test_the_velocity_is_computed_once_a_step():
-    asked = []
+    steps = []
 
     def velocity(x, step):
-        asked.append(step)
+        steps.append(step)
         return x, x / 2
 
     euler(velocity, torch.ones(1, 1, 64), sigmas(LINEAR, 2, 1), 4.0)
-    assert asked == [0, 1]
+    assert steps == [0, 1]
 
 
 def random_model(layers: int = 3):
@@ -160,12 +160,12 @@ def random_model(layers: int = 3):
 
 
 def first_state(model, request: Request) -> torch.Tensor:
-    """What the network is given first."""
-    seen = []
-    hook = model.network.img_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    """The first input of the network."""
+    states = []
+    hook = model.network.img_in.register_forward_pre_hook(lambda _, args: states.append(args[0]))
     denoise(model, torch.randn(1, 5, 32), None, request)
     hook.remove()
-    return seen[0]
+    return states[0]
 
 
 def test_a_run_starts_from_the_references_noise():
@@ -205,13 +205,13 @@ def test_sigmas_of_other_models_are_told_in_words(levels, words):
 @pytest.mark.parametrize("cfg, stop", [(1.0, 4), (4.0, 4), (4.0, 9)])
 def test_stopping_between_blocks(cfg, stop):
     """The hook raises on its call number `stop`: that block and all after it never run."""
-    model, asked, ran, steps = random_model(), [], [], []
+    model, calls, ran, steps = random_model(), [], [], []
     for block in model.network.transformer_blocks:
         block.register_forward_hook(lambda *_: ran.append(1))
 
     def on_block(step, block):
-        asked.append((step, block))
-        if len(asked) > stop:
+        calls.append((step, block))
+        if len(calls) > stop:
             raise KeyboardInterrupt
 
     hooks = Hooks(steps.append, on_block)
@@ -219,5 +219,5 @@ def test_stopping_between_blocks(cfg, stop):
     with pytest.raises(KeyboardInterrupt):
         denoise(model, text, text, Request(32, 32, sigmas(LINEAR, 3, 4), cfg=cfg), hooks)
     per_step = 3 if cfg == 1 else 6
-    assert asked == [(i // per_step, i % 3) for i in range(stop + 1)]
+    assert calls == [(i // per_step, i % 3) for i in range(stop + 1)]
     assert len(ran) == stop and len(steps) == stop // per_step

@@ -26,12 +26,12 @@ class StopAt:
     """A listener that raises at one beat, and counts those before it."""
 
     def __init__(self, beat: int | None) -> None:
-        self.left, self.seen = beat, 0
+        self.left, self.beats = beat, 0
 
-    def __call__(self, what: str, done: float, of: float) -> None:
-        self.seen += 1
-        if self.left is not None and self.seen > self.left:
-            raise Interrupted(f"at beat {self.seen}")
+    def __call__(self, task: str, amount: float, total: float) -> None:
+        self.beats += 1
+        if self.left is not None and self.beats > self.left:
+            raise Interrupted(f"at beat {self.beats}")
 
 
 @pytest.fixture(autouse=True)
@@ -77,32 +77,32 @@ def work(models):
 
 def bytes_alive() -> int:
     gc.collect()
-    found = {
+    sizes = {
         x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
         for x in gc.get_objects()
         if isinstance(x, torch.Tensor) and x.device.type == "cpu"
     }
-    return sum(found.values())
+    return sum(sizes.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoise", "text", "decode", "encode", "edit"])
-def test_stopped_at_random_places_it_lets_go_and_works_again(models, name):
+def test_stopped_at_random_places_it_frees_memory_and_works_again(models, name):
     run, count = work(models)[name], StopAt(None)
     run()
     interrupt.listen(count)
     run()
-    assert count.seen >= 4, f"{name} beats {count.seen} times"
+    assert count.beats >= 4, f"{name} beats {count.beats} times"
     interrupt.listen(None)
     before = bytes_alive()
     source = random.Random(7)
     for _ in range(6):
-        stop = StopAt(source.randrange(count.seen))
+        stop = StopAt(source.randrange(count.beats))
         interrupt.listen(stop)
         with pytest.raises(Interrupted):
             run()
         interrupt.listen(None)
-        assert stop.seen == stop.left + 1, "it went on behind the stop"
+        assert stop.beats == stop.left + 1, "it went on behind the stop"
     left = bytes_alive() - before
     assert left <= 4_000_000, f"{name}: {left} bytes are still held after 6 stops"
     run()
@@ -110,16 +110,16 @@ def test_stopped_at_random_places_it_lets_go_and_works_again(models, name):
 
 def test_loading_can_be_stopped_and_goes_on_later():
     with using(HeadlessHost(device="cpu")):
-        made = LoadAll.execute(EMBEDDED, "auto").result[0]
+        model = LoadAll.execute(EMBEDDED, "auto").result[0]
         for beat in (0, 3, 11):
             interrupt.listen(StopAt(beat))
             with pytest.raises(Interrupted):
-                made.weights.settle()
-                made.weights.fill()
+                model.weights.settle()
+                model.weights.fill()
             interrupt.listen(None)
-        made.weights.settle()
-        made.weights.fill()
-        assert all(p.device.type == "cpu" for p in made.network.parameters())
+        model.weights.settle()
+        model.weights.fill()
+        assert all(p.device.type == "cpu" for p in model.network.parameters())
 
 
 def test_quantizing_beats(tmp_path, models):
@@ -145,25 +145,25 @@ def test_waiting_for_a_thread_beats():
         assert interrupt.waited(pool.submit(lambda: 5)) == 5
 
 
-def test_the_host_stops_and_is_told_of_long_work(monkeypatch):
-    now, told = [0.0], []
+def test_the_host_stops_long_work_and_shows_it(monkeypatch):
+    now, lines = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    host = HeadlessHost(on_detail=told.append)
+    host = HeadlessHost(on_detail=lines.append)
     heart = Heartbeat()
     with using(host):
         for layer in range(28):
             heart("text encoder, layer", layer, 28)
             now[0] += 0.1
-        assert told[0] == "text encoder, layer 5 of 28" and len(told) < 10
+        assert lines[0] == "text encoder, layer 5 of 28" and len(lines) < 10
         host.interrupt.set()
         with pytest.raises(Interrupted):
             heart("", 0, 0)
 
 
 def test_a_long_step_says_its_blocks(monkeypatch):
-    now, told, seen = [0.0], [], []
+    now, lines, steps = [0.0], [], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    host = HeadlessHost(on_detail=told.append, on_progress=lambda *a: seen.append(a[:2]))
+    host = HeadlessHost(on_detail=lines.append, on_progress=lambda *a: steps.append(a[:2]))
     with using(host):
         bar = StepBar(2, 60, torch.device("cpu"))
         for step in range(2):
@@ -171,6 +171,6 @@ def test_a_long_step_says_its_blocks(monkeypatch):
                 bar.block(step, block)
                 now[0] += 2.5
             bar.step(type("S", (), {"index": step, "total": 2})(), None)
-    assert seen == [(1, 2), (2, 2)], "steps are whole numbers for programs"
-    assert told[0] == "step 1 of 2, block 2, 4:58 left"
-    assert "step 2 of 2, block 31, 1:15 left" in told
+    assert steps == [(1, 2), (2, 2)], "steps are whole numbers for programs"
+    assert lines[0] == "step 1 of 2, block 2, 4:58 left"
+    assert "step 2 of 2, block 31, 1:15 left" in lines
