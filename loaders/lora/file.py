@@ -51,16 +51,20 @@ class Lora:
         return self.model if role == "model" else self.text
 
 
-def load_lora(path: str | Path) -> Lora:
+def load_lora(path: str | Path, source: WeightReader | None = None) -> Lora:
     """Reads and checks a .safetensors file. InkstoneError when it is damaged or for another
-    model."""
+    model. source: the file where it is open already; the caller closes it.
+    """
     path = Path(path)
     key = _identity(path)
     loaded = _loaded.get(key)
     if loaded is not None:
         return loaded
-    with open_weights(path) as source:
+    if source is not None:
         lora = _read(source)
+    else:
+        with open_weights(path) as opened:
+            lora = _read(opened)
     _loaded[key] = lora
     return lora
 

@@ -29,6 +29,7 @@ from ..arch.family import Family, family_of
 from ..arch.folder_config import ModelFolder
 from ..arch.identify import open_as
 from ..arch.key_maps import MMDIT_UNREAD, KeyMap, fun_names, mmdit_names
+from ..formats.weight_reader import WeightReader
 from ..lora.file import Lora, load_lora
 from ..memory.lru import Recent
 from ..memory.residency import Residency
@@ -109,8 +110,8 @@ def load_control(path: str | Path, options: LoadOptions = AS_FOUND) -> ControlMo
     folder = ModelFolder(path, "controlnet")
     source, view, facts = open_as(folder.part, folder.config, "controlnet", "lora")
     if facts.role == "lora":
-        source.close()
-        return _in_context(folder.part)
+        with source:
+            return _in_context(folder.part, source)
     kind = _KINDS.get(facts.variant.split()[0], _INSTANTX)
     names, family = view.names(kind.names), family_of(source.metadata)
     file = weight_file(source, view, names)
@@ -141,8 +142,8 @@ def load_control(path: str | Path, options: LoadOptions = AS_FOUND) -> ControlMo
     )
 
 
-def _in_context(part: Path) -> Lora:
-    lora = load_lora(part)
+def _in_context(part: Path, source: WeightReader) -> Lora:
+    lora = load_lora(part, source)
     modulated = sum(name.endswith("_mod.1") for name in lora.model)
     if lora.distilled or not modulated:
         why = "is made for few steps" if lora.distilled else "does not reach the modulation"
