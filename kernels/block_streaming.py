@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .interrupt import beat
 
@@ -31,16 +31,23 @@ class BlockStream(Protocol):
         """Frees the blocks that were loaded."""
 
 
-def in_step(
-    walks: Sequence[Generator[None, None, Result]], blocks: int, stream: BlockStream | None
-) -> list[Result]:
-    """The results of forwards of one network, run block by block: they share no numbers."""
-    for index in range(blocks):
+class Streamed(Protocol):
+    """A network whose blocks can be streamed."""
+
+    stream: BlockStream | None
+    transformer_blocks: nn.ModuleList
+
+
+def in_step(network: Streamed, walks: Sequence[Generator[None, None, Result]]) -> list[Result]:
+    """The results of several forwards of one network, run block by block, so that they share one
+    reading of streamed weights. They share no numbers.
+    """
+    for index in range(len(network.transformer_blocks)):
         beat()
         for walk in walks:
             next(walk)
-        if stream is not None:
-            stream.enter(index)
+        if network.stream is not None:
+            network.stream.enter(index)
     return [_result(walk) for walk in walks]
 
 

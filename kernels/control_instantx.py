@@ -58,10 +58,6 @@ class ControlBlocks(nn.Module):
             Linear(config.width, config.width) for _ in range(config.layers)
         )
 
-    def together(self, walks: Sequence[ControlWalk]) -> list[list[Tensor]]:
-        """The samples of several control images that share one reading of streamed weights."""
-        return in_step(walks, len(self.transformer_blocks), self.stream)
-
     def samples(
         self, img: Tensor, txt: Tensor, mod: Modulation, ctx: PassContext, hooks: ForwardHooks
     ) -> ControlWalk:
@@ -100,7 +96,7 @@ class ControlBranch(ControlBlocks):
 
     def forward(self, inputs: ControlInputs) -> list[Tensor]:
         """One sample [B,S,D] per block."""
-        return self.together([self.walk(inputs)])[0]
+        return in_step(self, [self.walk(inputs)])[0]
 
     def walk(self, inputs: ControlInputs, hooks: ForwardHooks = NO_HOOKS) -> ControlWalk:
         """`forward` with a stop before each block."""

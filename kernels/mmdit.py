@@ -12,7 +12,6 @@ Module names are the published key names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -145,11 +144,7 @@ class MMDiT(nn.Module):
 
     def forward(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Tensor:
         """Velocity (noise - data) [B,S,64] of the target tokens."""
-        return self.together([self.walk(inputs, hooks)])[0]
-
-    def together(self, walks: Sequence[Walk]) -> list[Tensor]:
-        """The results of several forwards that share one reading of streamed weights."""
-        return in_step(walks, len(self.transformer_blocks), self.stream)
+        return in_step(self, [self.walk(inputs, hooks)])[0]
 
     def walk(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Walk:
         """`forward` with a stop before each block."""

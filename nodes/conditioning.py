@@ -55,12 +55,12 @@ def encoded(
     """The outputs positive and negative of an encode node, each with its text; None for an output
     that is not connected, so that an unused negative prompt is not encoded.
     """
-    return [
-        conditioning(encode(text).float().cpu(), {**options, PROMPT: text})
-        if is_read(slot)
-        else None
-        for slot, text in enumerate(texts)
-    ]
+    outputs: list[Conditioning | None] = []
+    for slot, text in enumerate(texts):
+        own: Options = {**options, PROMPT: text}
+        states = encode(text).float().cpu() if is_read(slot) else None
+        outputs.append(None if states is None else conditioning(states, own))
+    return outputs
 
 
 def text_states(prompt: Conditioning, name: str) -> Tensor:

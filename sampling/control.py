@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..kernels.block_streaming import in_step
 from ..kernels.configs import MMDiTConfig
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
@@ -228,7 +229,7 @@ class ActiveControls:
     def _samples(self, group: list[_Placement], x: Tensor, step: int, half: str) -> list[After]:
         branch, network = group[0].control.branch, group[0].network
         x = x.to(branch.device, branch.dtype)
-        results = network.together([self._walk(one, x, step, half) for one in group])
+        results = in_step(network, [self._walk(one, x, step, half) for one in group])
         for samples in results if step == self._first(group) else ():
             for sample in samples:
                 check(f"control {branch.path.name}, a sample", sample, branch.weights_format)

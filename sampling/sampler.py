@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from ..kernels.block_streaming import Walk
+from ..kernels.block_streaming import Walk, in_step
 from ..kernels.forward import ForwardHooks, Inputs
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
@@ -55,15 +55,13 @@ class _DenoiseRun:
         stream, halves = self.model.network.stream, list(self.texts)
         streamed = stream is not None and stream.evicting
         groups = [halves] if streamed else [[half] for half in halves]
-        velocities = [v for group in groups for v in self._forward(x, step, group)]
-        return velocities[0], velocities[1] if len(velocities) > 1 else None
-
-    def _forward(self, x: Tensor, step: int, halves: Sequence[str]) -> list[Tensor]:
-        walks = [self._walk(x, step, half) for half in halves]
-        velocities = [v.float() for v in self.model.network.together(walks)]
+        velocities: list[Tensor] = []
+        for group in groups:
+            walks = [self._walk(x, step, half) for half in group]
+            velocities += [v.float() for v in in_step(self.model.network, walks)]
         for v in velocities if step == 0 else ():
             check("final projection", v, self.model.weights_format)
-        return velocities
+        return velocities[0], velocities[1] if len(velocities) > 1 else None
 
     def _walk(self, x: Tensor, step: int, half: str) -> Walk:
         model, on_block = self.model, self.hooks.on_block

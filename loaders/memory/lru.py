@@ -25,9 +25,19 @@ class Recent(Generic[Result]):
         """The result of `key`, from `make` where it is not cached. Callers get the same object each
         time and must not change it in place.
         """
-        if key not in self._results:
-            self._results[key] = make()
+        result = self.find(key)
+        return self.keep(key, make()) if result is None else result
+
+    def find(self, key: Hashable) -> Result | None:
+        """The result of `key` where it is cached."""
+        if key in self._results:
+            self._results.move_to_end(key)
+        return self._results.get(key)
+
+    def keep(self, key: Hashable, result: Result) -> Result:
+        """Caches a result; the one that was not used for longest leaves."""
+        self._results[key] = result
         self._results.move_to_end(key)
         while len(self._results) > self.most:
             self._results.popitem(last=False)
-        return self._results[key]
+        return result

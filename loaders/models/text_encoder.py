@@ -64,9 +64,16 @@ class TextEncoderModel:
 
         States are kept by content: the same words are not encoded again.
         """
-        return self._texts.get(prompt, lambda: self._encode(prompt))
+        states = self._texts.find(prompt)
+        if states is not None:
+            return states
+        ids = self._prompt_ids(prompt)
+        self._ready(len(ids))
+        with self.adapted(), torch.inference_mode():
+            return self._texts.keep(prompt, self._states(ids, self.family.drop))
 
-    def _encode(self, prompt: str) -> Tensor:
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Tokens of a prompt in its template, cut to what the model takes; warns of what is cut."""
         f = self.family
         ids = self._ids(f.template.format(prompt), f.drop)
         length = len(ids) - f.drop
@@ -89,9 +96,7 @@ class TextEncoderModel:
                 " ".join(f.grammar.words),
                 f.grammar.pattern,
             )
-        self._ready(len(ids))
-        with self.adapted(), torch.inference_mode():
-            return self._states(ids, f.drop)
+        return ids
 
     def _states(self, ids: list[int], drop: int) -> Tensor:
         """States after the head. The first prompt encodes the head together with itself, in one
@@ -128,12 +133,11 @@ class TextEncoderModel:
             )
         encoded = [tower.encode(picture, edit.area) for picture in pictures]
         key = (edit.name, prompt, *(picture.digest for picture in encoded))
-
-        def states() -> Tensor:
-            ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
-            return self._edit_states(ids, pad, encoded, edit.drop)
-
-        return self._texts.get(key, states)
+        states = self._texts.find(key)
+        if states is not None:
+            return states
+        ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
+        return self._texts.keep(key, self._edit_states(ids, pad, encoded, edit.drop))
 
     def _edit_states(
         self, ids: list[int], pad: int, pictures: Sequence[EncodedPicture], drop: int

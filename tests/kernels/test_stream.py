@@ -6,6 +6,7 @@ from concurrent.futures import wait
 import pytest
 import torch
 
+from inkstone.kernels.block_streaming import in_step
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.control_instantx import Spread
 from inkstone.kernels.forward import ForwardHooks, Inputs
@@ -69,7 +70,7 @@ def test_passes_together_are_passes_alone(name, references):
     with torch.no_grad():
         one_by_one = [ours(*one) for one in passes()]
         ours.stream = Counting()
-        together = ours.together([ours.walk(*one) for one in passes()])
+        together = in_step(ours, [ours.walk(*one) for one in passes()])
     assert ours.stream.entered == list(range(config.layers))
     for alone, with_others in zip(one_by_one, together):
         assert torch.equal(alone, with_others), f"{(alone - with_others).abs().max():.2e}"
@@ -89,7 +90,7 @@ def test_every_pass_is_asked_before_a_block_is_read():
     inputs = Inputs(img, txt, table.step(0), [GRID])
     walks = [ours.walk(inputs, ForwardHooks(stop)) for _ in range(2)]
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
-        ours.together(walks)
+        in_step(ours, walks)
     assert calls == [0, 0, 1, 1, 2] and ours.stream.entered == [0, 1]
 
 
