@@ -116,7 +116,7 @@ def fails(desk: Desk) -> str:
     desk.page.get_by_test_id("error-overlay-see-errors").click()
     desk.page.wait_for_timeout(1500)
     desk.shoot("failed-details")
-    sentence, name = "CFG is 2.0 but there is no negative prompt", "Inkstone Denoise"
+    sentence, name = "CFG is 2.0, but there is no negative prompt", "Inkstone Denoise"
     marked = desk.page.evaluate(
         f"() => app.lastExecutionError.node_id == {desk.node('InkstoneDenoise')}.id"
     )

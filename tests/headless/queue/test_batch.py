@@ -61,12 +61,12 @@ def test_a_picture_is_the_one_that_draw_makes(place):
 @pytest.mark.slow
 def test_models_open_once_and_each_prompt_is_encoded_once(place, monkeypatch):
     opened, encoded = [], []
-    load, encode = bundle_module.load_diffusion_model, TextEncoderModel._encode
+    load, encode = bundle_module.load_diffusion_model, TextEncoderModel._prompt_ids
     monkeypatch.setattr(
         bundle_module, "load_diffusion_model", lambda *a: (opened.append(a), load(*a))[1]
     )
     monkeypatch.setattr(
-        TextEncoderModel, "_encode", lambda s, text: (encoded.append(text), encode(s, text))[1]
+        TextEncoderModel, "_prompt_ids", lambda s, text: (encoded.append(text), encode(s, text))[1]
     )
     prompts = [
         f"a {colour} circle on a white background"
