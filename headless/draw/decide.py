@@ -46,7 +46,9 @@ class ControlInputs:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn. `size`: of an empty canvas; None = the size of the first image or map."""
+    """What is drawn. `size`: of an empty canvas, for an edit too where --size is given; None = the
+    size of the first image or map.
+    """
 
     kind: Kind
     prompt: str  # as it is encoded
@@ -67,10 +69,13 @@ def decide(call: DrawCall, models: Models) -> Drawing:
     """
     model = models.bundle.model
     kind = _kind(call, model)
+    _check_size(call, kind)
     _check_masks(call, models)
     preset = _preset(call, model, len(call.image) if kind in ("edit", "layers") else 0)
     traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
-    size = None if kind != "text" else call.size or _map_size(call, model, traits, preset.size)
+    size = call.size  # of an edit: a canvas of its own
+    if kind == "text" and size is None:
+        size = _map_size(call, model, traits, preset.size)
     if size is not None:
         check_canvas(*size)
     return Drawing(
@@ -108,6 +113,16 @@ def _kind(call: DrawCall, model: DiffusionModel) -> Kind:
         return "image"
     template_of(model).check(images)
     return "edit"
+
+
+def _check_size(call: DrawCall, kind: Kind) -> None:
+    """A result that is the picture itself has its size; only an edit may have another canvas."""
+    if call.size is not None and kind in ("image", "layers"):
+        work = "starts from the picture" if kind == "image" else "takes the picture apart"
+        raise CallError(
+            f"--size and --image do not go together with this model: it {work}, so the result has "
+            "exactly its size. Leave --size out, or use a Qwen-Image-Edit model."
+        )
 
 
 def _edits(call: DrawCall, model: DiffusionModel) -> bool:

@@ -64,6 +64,8 @@ def draw_graph(
     part = graph.inpainted(models, images, mask)
     prompts, latent = graph.encoded(models, images, part)
     positive = graph.controlled(prompts[0], models, images, mask)
+    if drawing.size is not None:  # of an edit too: its references stay on the prompts
+        latent = None
     latent = part or latent or graph.canvas(models, images)
     sigmas = graph.add(
         ScheduleSigmas.ID,
@@ -218,7 +220,7 @@ class _Pictures(ApiBuilder):
         """Put back into its image, or with the alpha of the image that it takes the place of."""
         if part:
             return self.add(StitchPart.ID, {"image": image, "stitch": Ref(part.node, 1)})
-        if self.drawing.kind not in ("image", "edit"):
+        if self.drawing.kind not in ("image", "edit") or self.drawing.size is not None:
             return image
         path = self.call.image[0]
         traits = self.drawing.traits[path]

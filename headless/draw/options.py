@@ -52,7 +52,7 @@ def _add_canvas(p: argparse.ArgumentParser) -> None:
         "--size",
         type=size,
         metavar="WxH",
-        help="picture size, multiples of 16 (default: the model's)",
+        help="picture size, multiples of 16 (default: the model's; of an edit that of Picture 1)",
     )
     p.add_argument(
         "--steps",
@@ -179,7 +179,7 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         metavar="F",
         help="input picture: reference image of an edit model (repeat for Picture 1, 2, 3), or the "
         "start of image-to-image with a text-to-image model (see --strength). The result has "
-        "exactly the size of Picture 1",
+        "exactly the size of Picture 1; --size gives an edit a canvas of its own",
     )
     p.add_argument(
         "--mask",

@@ -96,14 +96,15 @@ def _check_images(call: DrawCall) -> None:
         alone = name == "mask" and call.control  # a control takes it
         if getattr(call, name) is not None and not call.image and not alone:
             raise CallError(f"--{name} works on a picture: give it with --image F.")
-    if call.image and call.size is not None:
-        raise CallError(
-            "--size and --image do not go together: the result has exactly the size of the "
-            "picture. Leave --size out."
-        )
+    for name in ("mask", "strength", "layers"):
+        if call.image and call.size is not None and getattr(call, name) is not None:
+            raise CallError(
+                f"--size and --{name} do not go together: with --{name} the result is the picture "
+                "itself in its own size. Leave --size out, or resize the picture first."
+            )
     if len(call.image) > MOST_IMAGES:
         raise CallError(f"{len(call.image)} --image: expected at most {MOST_IMAGES}.")
-    if call.image and call.batch > MOST_COPIES:
+    if call.image and call.size is None and call.batch > MOST_COPIES:
         raise CallError(
             f"--batch {call.batch} with --image: expected at most {MOST_COPIES}. Draw the rest "
             "with another --seed."

@@ -28,6 +28,7 @@ def test_every_example_of_the_page_runs(place, capsys):
     assert (place / "star.png").is_file() and len(names["pair"]) == 2
     sizes = {key: names[key][0].size for key in ("edited", "inpainted", "varied", "traced")}
     assert set(sizes.values()) == {(160, 96)}, sizes
+    assert names["wide"][0].size == (192, 96)
     kept = np.asarray(names["pictures"][0])[:, :80]
     assert np.array_equal(np.asarray(names["inpainted"][0])[:, :80], kept), "outside of the mask"
     assert "expected a number from 1 to 1000" in capsys.readouterr().out

@@ -65,6 +65,7 @@ PICTURES = {
     "from a picture with alpha": ("--image", "input/clear.png", "--strength", "0.7"),
     "an edit": ("--image", "input/sub/b.png"),
     "an edit of a picture with alpha": ("--image", "input/clear.png", "--cfg", "2"),
+    "an edit on its own canvas": ("--image", "input/clear.png", "--size", "96x160", "--cfg", "2"),
     "inpaint": ("--image", "input/a.png", "--mask", "input/mask.png", "--strength", "0.9"),
     "inpaint with alpha": ("--image", "input/clear.png", "--mask", "input/hole.png"),
 }

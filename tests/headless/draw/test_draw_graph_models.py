@@ -51,6 +51,7 @@ def control(files, tiny_control):
     [
         ("edit", "a", ("--cfg", "3", "--negative", "blurry")),
         ("edit-2509", "a b c", ("--cfg", "3")),
+        ("edit-2509", "a b c", ("--cfg", "1", "--size", "112x80", "--batch", "2")),
         ("edit-2511", "a b c", ("--cfg", "1", "--batch", "2")),
         ("edit-2511", "clear b", ("--cfg", "1", "--mask", "input/hole.png", "--strength", "0.9")),
     ],

@@ -135,6 +135,28 @@ def test_the_embedded_model_edits(place):
     assert not np.array_equal(load("out.png"), load("other.png"))
 
 
+def test_an_edit_on_a_canvas_of_its_own(place, tiny_folder):
+    """A canvas of this size, while the reference keeps its own; its alpha has no place there."""
+    save("a.png", pixels(channels=4))
+    draw("make it red", "--image", "a.png", "--size", "64x96", "--batch", "2", "-o", "out.png")
+    for name in ("out_1.png", "out_2.png"):
+        said = json.loads(read_text_chunks(name)["inkstone"])
+        assert load(name).shape == (96, 64, 3) and said["size"] == "64x96"
+    three = [word for name in ("a.png", "a.png", "a.png") for word in ("--image", name)]
+    model = ("--model", tiny_folder("edit-2509"), "--cfg", "1")
+    draw("make it red", *three, *model, "--size", "80x48", "-o", "three.png")
+    assert load("three.png").shape == (48, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [("qwen-image", "starts from the picture"), ("layered", "takes the picture apart")],
+)
+def test_what_keeps_the_size_of_its_picture_takes_no_other(kind, words, files, tiny_folder, fails):
+    call = ("draw", PROMPT, "--model", str(tiny_folder(kind)), "--image", str(files / "a.png"))
+    fails((*call, "--size", "64x64"), ("--size and --image", words, "Leave --size"), status=2)
+
+
 def test_inpaint_keeps_what_is_not_masked(place):
     data, mask = pixels(channels=4), mask_file()
     save("a.png", data)
@@ -235,7 +257,18 @@ BAD_CALLS = {
     "no such picture": (("--image", "no.png"), ("--image no.png", "Check the path")),
     "a folder": (("--image", "@"), ("no such picture file",)),
     "no such mask": (("--image", "@a.png", "--mask", "no.png"), ("--mask no.png",)),
-    "size too": (("--image", "@a.png", "--size", "64x64"), ("do not go together", "Leave --size")),
+    "size and mask": (
+        ("--image", "@a.png", "--size", "64x64", "--mask", "@mask.png"),
+        ("--size and --mask do not go together", "Leave --size"),
+    ),
+    "size and strength": (
+        ("--image", "@a.png", "--size", "64x64", "--strength", "1"),
+        ("--size and --strength do not go together", "Leave --size"),
+    ),
+    "size and layers": (
+        ("--image", "@a.png", "--size", "64x64", "--layers", "2"),
+        ("--size and --layers do not go together", "Leave --size"),
+    ),
     "strength 0": (("--image", "@a.png", "--strength", "0"), ("--strength", "0.001 to 1")),
     "strength 2": (("--image", "@a.png", "--strength", "2"), ("--strength", "'2'")),
     "variant": (("--image", "@a.png", "--variant", "edit-2510"), ("--variant", "edit-2509")),

@@ -91,6 +91,7 @@ CASES = {
     "image to image": {"image": "input/a.png", "strength": 0.7},
     "edit": {"image": "input/a.png"},
     "edit with alpha": {"image": "input/clear.png"},
+    "edit on a canvas of its own": {"image": "input/clear.png", "size": "96x64"},
     "inpaint": {"image": "input/a.png", "mask": "input/mask.png", "strength": 0.9},
     "control": {"control": "canny:input/c.png", "size": "128x128"},
     "control on its own canvas": {"control": "map:input/a.png:0.8:0-0.5"},
