@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..errors import InkstoneError
 from ..host.headless import is_read
+from .conditioning_marks import check_marks
 from .latents import STATISTICS, canvas
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Options(TypedDict, total=False):
     inkstone_controls: tuple[ControlInput, ...]
 
 
+_READ: Final = frozenset(Options.__annotations__)
+
 if TYPE_CHECKING:
     Conditioning = list[tuple[Tensor, Options]]
 
@@ -64,8 +67,9 @@ def encoded(
 
 
 def text_states(prompt: Conditioning, name: str) -> Tensor:
-    """[1,L,J] without padding. Refuses more than one entry."""
+    """[1,L,J] without padding. Refuses more than one entry, and marks that the sampler ignores."""
     states, options = _entry(prompt, name)
+    check_marks(options, name, _READ)
     mask = options.get("attention_mask")
     return states if mask is None else states[:, mask[0].bool()]
 

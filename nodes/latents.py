@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..errors import InkstoneError
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 
     Statistics = tuple[Tensor, Tensor]  # mean and std [1,16,1,1]
 
+log = logging.getLogger(__name__)
+
 SAMPLES: Final = "samples"
 MASK: Final = "noise_mask"
 LOCK: Final = "inkstone_lock"  # where the picture lies on the canvas
 CROP: Final = "inkstone_crop"  # the part of a picture that is inpainted
 LAYERS: Final = "inkstone_layers"  # number of layers to generate
+BATCH_INDEX: Final = "batch_index"  # core: which noise of a batch each picture has
 STATISTICS: Final = "inkstone_statistics"  # of the VAE whose raw latents these are
 
 
@@ -33,6 +37,7 @@ class Latent(TypedDict, total=False):
     inkstone_crop: Crop
     inkstone_layers: int
     inkstone_statistics: Statistics
+    batch_index: list[int]
 
 
 def latent_of(samples: Tensor, lock: Lock, vae: VAEModel) -> Latent:
@@ -92,3 +97,14 @@ def canvas(latent: Latent) -> Canvas:
 
     height, width = (side * LATENT for side in latent[SAMPLES].shape[-2:])
     return canvas_of(width, height, latent.get(CROP) or latent.get(LOCK))
+
+
+def warn_of_batch_index(latent: Latent) -> None:
+    """One line when core's nodes chose other noises than the first ones of a batch."""
+    index = latent.get(BATCH_INDEX)
+    if index is not None and list(index) != list(range(len(index))):
+        log.warning(
+            "the latent's batch_index %s (Latent From Batch, Repeat Latent Batch) is ignored: "
+            "picture k uses seed + k; set the seed of the picture that you want",
+            list(index)[:8],
+        )

@@ -11,7 +11,7 @@ from ..host.previews import previewer
 from ..host.step_bar import StepBar
 from . import sockets
 from .conditioning import controls, encoded_for, references, statistics, text_states
-from .latents import LAYERS, SAMPLES, STATISTICS, inpaint_mask, latent_samples
+from .latents import LAYERS, SAMPLES, STATISTICS, inpaint_mask, latent_samples, warn_of_batch_index
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,6 +232,7 @@ class Denoise(io.ComfyNode):
 
         sockets.require_models(model=model)
         samples = latent_samples(latent)
+        warn_of_batch_index(latent)
         own = statistics(positive, latent)
         if own is not None:  # raw latents are those of the VAE in use
             model = replace(model, latent_mean=own[0], latent_std=own[1])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.lora import attached
 from ...kernels.text_encoder import Past, TextEncoder, picture_positions
+from ...sampling.prompt_tags import prompt_tags
 from ..arch.expected_tensors import text_layout
 from ..arch.family import PICTURE_PAD, EditTemplate, Family
 from ..lora import adapters as lora_stack
@@ -75,6 +76,8 @@ class TextEncoderModel:
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Tokens of a prompt in its template, cut to what the model takes; warns of what is cut."""
         f = self.family
+        if not f.grammar:
+            self._warn_of_tags(prompt)
         ids = self._ids(f.template.format(prompt), f.drop)
         length = len(ids) - f.drop
         if length > f.most_tokens:
@@ -97,6 +100,17 @@ class TextEncoderModel:
                 f.grammar.pattern,
             )
         return ids
+
+    @staticmethod
+    def _warn_of_tags(prompt: str) -> None:
+        tags = prompt_tags(prompt)
+        if tags:
+            log.warning(
+                "the prompt has %s, which this model reads as plain words: load a LoRA with "
+                "--lora or Inkstone Load LoRA, say in plain words what matters, and write "
+                "wildcards and embeddings out",
+                ", ".join(tag[:60] for tag in tags[:5]),
+            )
 
     def _states(self, ids: list[int], drop: int) -> Tensor:
         """States after the head. The first prompt encodes the head together with itself, in one
@@ -136,6 +150,7 @@ class TextEncoderModel:
         states = self._texts.find(key)
         if states is not None:
             return states
+        self._warn_of_tags(prompt)
         ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
         return self._texts.keep(key, self._edit_states(ids, pad, encoded, edit.drop))
 
