@@ -61,7 +61,8 @@ class ControlInput:
         if mask is not None and 1 not in (len(mask), len(picture)) and len(mask) != len(picture):
             raise InkstoneError(
                 f"The control {branch.path.name} got {len(picture)} pictures and {len(mask)} "
-                "masks: expected one mask for all, or one for each. Connect as many."
+                "masks: expected one mask for all, or one for each. Connect as many masks as "
+                "pictures."
             )
         effect = (self.effect.strength, self.effect.start, self.effect.end)
         if not self._inpaints(branch):

@@ -161,5 +161,5 @@ class PartialFile:
     def _unwritable(self, error: OSError) -> InkstoneError:
         return InkstoneError(
             f"{self.out}: cannot be written: {error.strerror}. Check the folder and the free "
-            "space; the same call resumes where this one stopped."
+            "space; the same command resumes where this one stopped."
         )

@@ -37,8 +37,8 @@ def require_comfyui(node: str) -> None:
     """Raises outside ComfyUI: the output of this node is an object of ComfyUI's own."""
     if headless_host() is not None:
         raise InkstoneError(
-            f"{node} makes an object of ComfyUI's, which is not installed here. Run this graph in "
-            "ComfyUI, or sample with Inkstone Denoise."
+            f"{node} needs ComfyUI, which is not running here: its output is an object of "
+            "ComfyUI's. Run this graph in ComfyUI, or sample with Inkstone Denoise."
         )
 
 

@@ -144,8 +144,9 @@ class ImageToLatent(io.ComfyNode):
                     "size_only",
                     default=False,
                     optional=True,
-                    tooltip="Gives an empty latent of the picture's size, for strength 1: nothing "
-                    "is encoded. Use it to generate a picture of exactly a control map's size.",
+                    tooltip="Outputs an empty latent of the picture's size, for strength 1: "
+                    "nothing is encoded. Use it to generate a picture of exactly a control map's "
+                    "size.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],

@@ -33,10 +33,10 @@ class ModelInfo(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="Plans for this size; without it, for the usual one.",
+                    tooltip="Size to plan for; if not connected, the model's usual size.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Plans for this number of steps."
+                    "steps", default=50, min=1, max=1000, tooltip="Number of steps to plan for."
                 ),
             ],
             outputs=[io.String.Output("info", display_name="info")],

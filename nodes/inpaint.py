@@ -55,8 +55,8 @@ class Inpaint(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture, or a batch of the same size."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The area to inpaint is 1 (white). Any size: it is stretched over the "
-                    "picture. Masks of core nodes work.",
+                    tooltip="1 (white) marks the area to inpaint. Any size: it is stretched over "
+                    "the picture. Masks of core nodes work.",
                 ),
                 io.Int.Input(
                     "grow",
@@ -154,7 +154,7 @@ class PadForOutpaint(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Pad for Outpaint",
             category="inkstone/image",
-            description="Adds space around a picture and gives its mask, for Inkstone Inpaint.",
+            description="Adds space around a picture and outputs its mask, for Inkstone Inpaint.",
             search_aliases=["outpaint", "extend", "pad image"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to extend."),

@@ -80,12 +80,14 @@ def read_prompts(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CallError(f"{path}: cannot be read as text: {error}. One prompt a line.") from None
+        raise CallError(
+            f"{path}: cannot be read as text: {error}. Write one prompt per line, as UTF-8."
+        ) from None
     prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not 0 < len(prompts) <= MOST_PROMPTS:
         raise CallError(
-            f"{path}: {len(prompts)} prompts, expected 1 to {MOST_PROMPTS}, each in a "
-            "line of its own."
+            f"{path}: {len(prompts)} prompts, expected 1 to {MOST_PROMPTS}, one per line. "
+            "Shorten the file, or add prompts."
         )
     return prompts
 

@@ -70,32 +70,40 @@ RESOLUTION = Knob(
 LOW = Knob(
     "low_threshold",
     100,
-    "Gradients below it (0..255) are no edges. Larger pictures have fewer edges at the same value.",
+    "Gradients below this value (0..255) are not edges. Larger pictures have fewer edges at the "
+    "same value.",
     0,
     255,
 )
-HIGH = Knob("high_threshold", 200, "Gradients above it (0..255) start an edge.", 0, 255)
-SAFE = Knob("safe", True, "Only three levels of brightness, so that no shading leaks into the map.")
+HIGH = Knob("high_threshold", 200, "Gradients above this value (0..255) start an edge.", 0, 255)
+SAFE = Knob("safe", True, "Use only three levels of brightness: no shading leaks into the map.")
 HED = Knob(
     "model",
     "",
-    "A HED network as .safetensors (keys of ControlNetHED). Empty: the method without weights.",
+    "A HED network (.safetensors with the keys of ControlNetHED). Empty: the method without "
+    "weights.",
 )
 COARSE = Knob(
     "coarse",
     False,
-    "Few broad strokes instead of fine lines. With a network, choose its coarse file instead.",
+    "Draw a few broad strokes, not fine lines. With a network, choose its coarse file instead.",
 )
 LINEART = Knob(
     "model",
     "",
-    "The lineart generator as .safetensors: sk_model (fine) or sk_model2 (coarse). Empty: the "
+    "The lineart generator (.safetensors): sk_model (fine) or sk_model2 (coarse). Empty: the "
     "method without weights.",
 )
 SIGMA = Knob(
     "gaussian_sigma", 6.0, "Width in pixels of the blur that lines are compared to.", 0.1, 100.0
 )
-INTENSITY = Knob("intensity_threshold", 8, "Minimum grey levels for a line.", 0, 16)
+INTENSITY = Knob(
+    "intensity_threshold",
+    8,
+    "How many grey levels darker than its surroundings a line must be at least.",
+    0,
+    16,
+)
 DEPTH = Knob(
     "model",
     "",
@@ -104,7 +112,8 @@ DEPTH = Knob(
 VITPOSE = Knob(
     "model",
     "",
-    "A ViTPose model of transformers: .safetensors file or folder. Empty: the bundled networks.",
+    "A ViTPose model in the format of transformers: .safetensors file or folder. Empty: the "
+    "bundled networks.",
 )
 POSE = (
     Knob(
@@ -116,7 +125,7 @@ POSE = (
     Knob("detect_body", True, "Draw bodies."),
     Knob("detect_hand", True, "Draw hands, if the keypoints have them."),
     Knob("detect_face", True, "Draw faces, if the keypoints have them."),
-    Knob("scale_stick_for_xinsr_cn", False, "Wider sticks, for ControlNets of xinsir."),
+    Knob("scale_stick_for_xinsr_cn", False, "Draw wider sticks, for the ControlNets of xinsir."),
 )
 
 
@@ -147,35 +156,36 @@ class MapKind:
 _ALL = (
     MapKind(
         "canny",
-        "Thin edges by Canny's method, the same as OpenCV's, which ControlNets were trained on. No "
-        "network is needed.",
+        "Thin edges, identical to those of OpenCV's Canny, which ControlNets were trained on. "
+        "Needs no network.",
         (LOW, HIGH, RESOLUTION),
     ),
     MapKind(
         "soft_edge",
-        "Outlines, strong ones bright. With a HED file: that network. Without one: gradients at "
-        "three blurs minus the local texture, which does not recognize objects.",
+        "Soft outlines; stronger ones are brighter. Uses the HED network if you choose its file. "
+        "Without one: gradients at three blurs minus the local texture, which does not recognize "
+        "objects.",
         (SAFE, HED, RESOLUTION),
     ),
     MapKind(
         "lineart",
-        "Line drawing. With a file of the lineart generator: that network. Without one: everything "
-        "darker than its surroundings, which copies drawings and clear outlines well but turns the "
-        "shadows of photographs into lines too.",
+        "A line drawing. Uses the lineart generator if you choose its file. Without one: "
+        "everything darker than its surroundings, which copies drawings and clear outlines well "
+        "but also turns the shadows of photographs into lines.",
         (COARSE, SIGMA, INTENSITY, LINEART, RESOLUTION),
     ),
     MapKind(
         "depth",
-        "Depth, near is white. With a Depth-Anything V2 file: that network. Without one: only a "
-        "guess from the layout (lower is nearer).",
+        "A depth map; near is white. Uses Depth-Anything V2 if you choose its file. Without one: "
+        "only a guess from the layout (lower is nearer).",
         (DEPTH, RESOLUTION),
     ),
     MapKind(
         "pose",
         "OpenPose skeletons of 18 points, drawn at the size of the picture. The bundled networks "
         "(MediaPipe's) detect people who fill a good part of it; they miss small ones, many in a "
-        "crowd, and all hands and faces, and guess hidden points. With a ViTPose file: that "
-        "network, on the detected people. With keypoints as JSON: those.",
+        "crowd, and all hands and faces, and guess hidden points. Uses ViTPose on the detected "
+        "people if you choose its file, or your keypoints if you give them as JSON.",
         POSE,
     ),
 )

@@ -99,7 +99,7 @@ def people_of(picture: Tensor, keypoints: str = "", model: str = "") -> list[lis
         if len(people) not in (1, count):
             raise InkstoneError(
                 f"The keypoints are for {len(people)} pictures, {count} are connected: expected "
-                "one document for all pictures or one for each. Connect as many pictures."
+                "one document for all pictures or one for each. Connect the same number of both."
             )
         return people
     people = vitpose.find_people(picture, model) if model else bundled.find_people(picture)

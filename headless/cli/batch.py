@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "batch",
-        "run a queue of jobs; after a stop or a kill the same call continues",
+        "run a queue of jobs; the same command resumes it after a stop or a kill",
         "inkstone batch jobs.jsonl --output out --steps 20\n"
         '  where a line of jobs.jsonl is {"prompt": "a red circle", "seed": 1, "id": "red"}\n'
         '  or {"graph": "text_to_image.json", "set": {"7.seed": 3}}',
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         "jobs",
         type=Path,
         metavar="JOBS.jsonl",
-        help="one JSON object per line, with the names of draw's options, and id",
+        help="one JSON object per line: an id, and options with the names that draw uses",
     )
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results")
     p.add_argument(

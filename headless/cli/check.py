@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "check",
-        "say whether a graph will run here, and what is missing",
+        "check whether a graph will run here, and list what is missing",
         "inkstone check shared.json --models models --memory\n"
         "  inkstone check mine.json --pin -o mine_pinned.json",
     )

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "convert",
-        "turn a workflow of ComfyUI's page (UI JSON or PNG) into an API graph, as the page does",
+        "convert a ComfyUI workflow (UI JSON or PNG) to an API graph, as ComfyUI's page does",
         "inkstone convert text_to_image_embedded -o api.json\n"
         "  inkstone convert other.json --object-info http://127.0.0.1:8188 -o api.json\n"
         "  inkstone convert official.json --to-inkstone -o with_inkstone.json",
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--object-info",
         metavar="FILE_OR_URL",
-        help="where to read classes that are not ours: a saved /object_info of a server, or the "
+        help="definitions of node classes that are not ours: a saved /object_info, or the "
         "address of a server on this machine",
     )
     p.add_argument(

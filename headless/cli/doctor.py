@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "doctor",
-        "print versions, devices and backends: what a bug report needs",
+        "print versions, devices and backends, for a bug report",
         "inkstone doctor",
     )
     add_json(p)

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "inspect",
-        "say what a weight file is",
+        "identify a weight file: model, variant, formats, faults",
         "inkstone inspect qwen_image_bf16.safetensors",
     )
     p.add_argument(

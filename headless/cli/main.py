@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         resumes = args.command in RESUMABLE
-        state = "run the same call to continue" if resumes else "no incomplete file was left"
+        state = "run the same command to continue" if resumes else "no incomplete file was left"
         print(f"\nstopped; {state}", file=sys.stderr)
         return 1
 

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "quantize",
-        "write a model in fewer bits (the same call resumes after a stop)",
+        "write a model in fewer bits; the same command resumes after a stop",
         "inkstone quantize qwen_image_bf16.safetensors qwen-image-Q4_K_M.gguf --type Q4_K_M",
     )
     p.add_argument("source", type=Path, metavar="IN", help="a model file, index or folder")
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         "--imatrix",
         type=Path,
         metavar="F",
-        help="importance matrix (GGUF or .dat) that weighs the rounding errors",
+        help="importance matrix (GGUF or .dat) that weights the rounding errors",
     )
     p.add_argument(
         "--prompts",

@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "run",
-        "run a workflow (UI or API JSON, or a PNG that carries one) without a server",
+        "run a workflow (UI or API JSON, or a PNG that contains one) without a server",
         "inkstone run text_to_image_embedded --output out\n"
         '  inkstone run mine.json --set 3.seed=7 --set "Inkstone Schedule.steps=8"',
     )

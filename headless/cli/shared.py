@@ -17,7 +17,7 @@ FOLDERS = {
     "output": "folder for results",
 }
 GRAPH_HELP = (
-    "UI or API JSON, a PNG that carries a graph, or the name of a shipped workflow, such as "
+    "UI or API JSON, a PNG that contains a graph, or the name of a shipped workflow, such as "
     "text_to_image_embedded"
 )
 

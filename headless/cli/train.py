@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "train",
-        "train the embedded model again (the same call resumes after a stop)",
+        "train the embedded model; the same command resumes after a stop",
         "inkstone train --out my-model",
     )
     p.add_argument(

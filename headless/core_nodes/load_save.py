@@ -43,7 +43,7 @@ def picture_path(name: str) -> Path:
     base = folders.get(match[2] or "input", directories.input_directory)()
     if ".." in Path(match[1]).parts:
         raise InkstoneError(
-            f"The picture name {name!r} leads out of {base}. Put the file into that folder."
+            f"The picture name {name!r} points outside {base}. Put the file into that folder."
         )
     path = base / match[1]
     if not match[1] or not path.is_file():

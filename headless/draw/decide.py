@@ -98,12 +98,12 @@ def _kind(call: DrawCall, model: DiffusionModel) -> Kind:
     if model.layered:
         if images != 1:
             raise InkstoneError(
-                f"{model.path}: Qwen-Image-Layered takes one picture apart, got {images}. "
+                f"{model.path}: Qwen-Image-Layered splits one picture into layers, got {images}. "
                 "Give the picture with --image."
             )
         for name in ("mask", "strength"):
             if getattr(call, name) is not None:
-                raise CallError(f"--{name} has no use for Qwen-Image-Layered. Leave it out.")
+                raise CallError(f"--{name} does not apply to Qwen-Image-Layered. Leave it out.")
         return "layers"
     if call.layers is not None:
         raise CallError("--layers is for Qwen-Image-Layered, this model draws one picture.")

@@ -47,7 +47,7 @@ def mask_channel(path: Path) -> str:
         return "alpha"
     _log_share(path, colours[..., 0], "white")
     if not (colours == colours[..., :1]).all():
-        log.info("mask %s: it has colours; only its red channel counts", path.name)
+        log.info("mask %s: it has colours; only its red channel is used", path.name)
     return "red"
 
 

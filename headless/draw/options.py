@@ -95,7 +95,7 @@ def add_plan(commands: Commands) -> None:
     p = command(
         commands,
         "plan",
-        "print the memory plan of a draw, from file headers alone",
+        "print the memory plan of a drawing; only file headers are read",
         "inkstone plan qwen-image-Q4_K_M.gguf --size 1328x1328 --memory 12GB",
     )
     p.add_argument(
@@ -120,7 +120,9 @@ def add_draw(commands: Commands) -> None:
         "draw a picture from a prompt",
         "inkstone draw 'a red circle on a white background' -o circle.png",
     )
-    p.add_argument("prompt", metavar="PROMPT")
+    p.add_argument(
+        "prompt", metavar="PROMPT", help="description of the picture, or what to edit in --image"
+    )
     p.add_argument(
         "-o",
         "--out",
@@ -192,15 +194,15 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "--strength",
         type=between(0.001, 1, float),
         metavar="S",
-        help="denoising strength: 0 keeps the picture, 1 ignores it (default 0.6; with an edit "
-        "model 1). The embedded model edits a picture; with --strength or --mask it starts from "
-        "it",
+        help="denoising strength: near 0 keeps the picture, 1 ignores it (default 0.6; with an "
+        "edit model 1). The embedded model edits a picture; with --strength or --mask it starts "
+        "from it",
     )
     p.add_argument(
         "--layers",
         type=between(1, 64, int),
         metavar="N",
-        help="with Qwen-Image-Layered: number of layers to take the picture apart into (default 4)",
+        help="with Qwen-Image-Layered: number of layers to split the picture into (default 4)",
     )
     _add_variant(p)
 
@@ -210,7 +212,7 @@ def _add_variant(p: argparse.ArgumentParser) -> None:
         "--variant",
         choices=CHOICES,
         metavar="NAME",
-        help="variant of the model, for files that do not show it: " + ", ".join(CHOICES),
+        help="variant of the model, if its file does not name it: " + ", ".join(CHOICES),
     )
 
 

@@ -135,7 +135,7 @@ class Results:
         except OSError as error:
             raise FolderFull(
                 f"{self.folder}: cannot be written to: {error.strerror or error}. Make room and "
-                "run the same call again: it continues where this one stopped."
+                "run the same command again: it continues where this one stopped."
             ) from error
 
     def _append(self, record: Record) -> None:

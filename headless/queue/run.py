@@ -102,7 +102,7 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCa
     except OSError as error:
         raise FolderFull(
             f"{results.folder}: cannot be written to: {error.strerror or error}. Free some "
-            "space and run the same call again: it continues where this one stopped."
+            "space and run the same command again: it continues where this one stopped."
         ) from error
     count = len(record["files"])
     summary = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
@@ -135,7 +135,9 @@ def _announce(call: BatchCall, jobs: Sequence[Job], left: Sequence[Job], results
     log.info("%s: %d jobs, %d to run, %d done before", call.jobs, len(jobs), len(left), done)
     failed = len(jobs) - len(left) - done
     if failed:
-        log.info("%d failed before and are left out: --retry-failed runs them again", failed)
+        log.info(
+            "%d failed in an earlier run and are skipped: --retry-failed runs them again", failed
+        )
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def stoppable() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        log.info("stops after this step; once more stops at once")
+        log.info("stopping after this step; interrupt again to stop at once")
 
     for number in before:
         signal.signal(number, on_signal)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD = 16  # jobs whose prompts are encoded in one go
-_GOES_ON = "Free some space and run the same call again: it continues where this one stopped."
+_GOES_ON = "Free some space and run the same command again: it continues where this one stopped."
 
 OnStep = Callable[[Job, int, int], None]  # job, steps done, steps
 
@@ -109,7 +109,7 @@ class Worker:
         except Exception as error:  # an unexpected fault of one job must not cost the others
             if no_room(error):
                 raise FolderFull(f"{self.work}: {error}. {_GOES_ON}") from error
-            log.warning("job %s: unexpected fault", job.name, exc_info=True)
+            log.warning("job %s: unexpected error", job.name, exc_info=True)
             facts, status = {"error": f"{type(error).__name__}: {error}"}, FAILED
         facts |= {
             "started": round(began, 3),
@@ -129,7 +129,7 @@ class Worker:
             try:
                 self.drawer.encode_ahead(call)
             except Exception as error:  # the job itself reports it, if it happens again
-                log.debug("not encoded ahead: %s", error)
+                log.debug("the prompt was not encoded ahead: %s", error)
 
     def _clear(self) -> None:
         """Removes what an earlier job left: first pictures of a failed one, empty folders."""

@@ -27,7 +27,7 @@ OTHER_LORA_MARK = re.compile(
     r"|mid_block|lora_te"
 )
 
-# Other people's models: (names that must all be there, role, family, in words).
+# Other people's models: (names that must all be there, role, family, description).
 FOREIGN = (
     # controls first: they hold blocks of the model that they are for
     (("lora_controlnet",), "controlnet", "sd", "a Stable Diffusion control LoRA"),

@@ -96,7 +96,7 @@ def detect_variant(family: str, mark: str, pipeline: str) -> Variant | None:
         return VARIANTS[without_mark[0]] if len(without_mark) == 1 else None
     if by_folder and by_weights.name not in by_folder:
         log.warning(
-            "the weights are those of %s, the folder is one of a %s: the weights count",
+            "the weights are those of %s, but the folder names %s: the weights decide",
             by_weights.name,
             pipeline,
         )
@@ -118,12 +118,12 @@ def choose_variant(
     chosen = VARIANTS[choice]
     if detected is not None and detected is not chosen:
         raise InkstoneError(
-            f"{where}: the variant was chosen to be {choice}, the model says that it is "
+            f"{where}: the chosen variant is {choice}, but the model says that it is "
             f"{detected.name} ({detected.words}). Choose auto, or load the file of {choice}."
         )
     if chosen.layered and detected is None:
         raise InkstoneError(
-            f"{where}: the variant was chosen to be {choice}, and the file lacks the tensor "
+            f"{where}: the chosen variant is {choice}, but the file lacks the tensor "
             "time_text_embed.addition_t_embedding.weight that this variant has. Choose another "
             f"variant, or load the file of {choice}."
         )

@@ -85,7 +85,7 @@ class GGUFFile(WeightReader):
         row = entry.shape[-1] if entry.shape else 1
         if row % entry.kind.block:
             raise InkstoneError(
-                f"{self.path}: tensor {name} has rows of {row}, no whole blocks of "
+                f"{self.path}: tensor {name} has rows of {row}, not whole blocks of "
                 f"{entry.kind.name}. Read it as floats."
             )
         out = torch.empty(entry.numel // max(1, row), entry.kind.row_bytes(row), dtype=torch.uint8)
@@ -135,9 +135,9 @@ class GGUFFile(WeightReader):
 
     def _not_finite(self, entry: GGUFEntry, name: str, block: int) -> InkstoneError:
         return InkstoneError(
-            f"{self.path}: tensor {name} ({entry.kind.name}): block {block} has a scale that is no "
-            "finite number, so the picture would be black. The file is damaged or was made by a "
-            "faulty tool: download it again, or use another file."
+            f"{self.path}: tensor {name} ({entry.kind.name}): block {block} has a scale that is "
+            "not a finite number, so the picture would be black. The file is damaged or was made "
+            "by a faulty tool: download it again, or use another file."
         )
 
     def _unpack_codebook(self, chunk: Tensor, entry: GGUFEntry, name: str) -> Tensor:

@@ -99,8 +99,8 @@ def _info(cursor: Cursor, number: str) -> tuple[str, GGUFEntry]:
     size = numel // kind.block * kind.bytes
     if offset + size > cursor.size:
         raise InkstoneError(
-            f"{what} ({kind.name} {dims[::-1]}) needs {size} bytes from {offset} of the data, the "
-            f"whole file has {cursor.size}. {CUT}"
+            f"{what} ({kind.name} {dims[::-1]}) needs {size} bytes from byte {offset} of the "
+            f"data, but the whole file has {cursor.size}. {CUT}"
         )
     dtype = kind.dtype or torch.uint8  # packed types have none
     return name, GGUFEntry(dtype, tuple(reversed(dims)), offset, offset + size, kind)
@@ -136,8 +136,8 @@ def _place(header: GGUFHeader, start: int, alignment: int, size: int) -> None:
     for name, entry in sorted(header.entries.items(), key=lambda item: item[1].begin):
         if entry.begin % alignment:
             raise InkstoneError(
-                f"tensor {show(name)} begins at {entry.begin} of the data, no multiple of "
-                f"{alignment}"
+                f"tensor {show(name)} begins at byte {entry.begin} of the data, which is not a "
+                f"multiple of {alignment}"
             )
         begin, end = start + entry.begin, start + entry.end
         if begin < at and begin < end:

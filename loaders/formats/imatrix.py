@@ -92,7 +92,7 @@ def _read_gguf(path: Path) -> Importance:
         names = [n.removesuffix(SUM) for n in file.entries if n.endswith(SUM)]
         if not names:
             raise InkstoneError(
-                f"{path}: no tensor name ends in {SUM}, so it is no importance matrix. "
+                f"{path}: no tensor name ends in {SUM}, so it is not an importance matrix. "
                 "Choose another file, or use --prompts."
             )
         values = {}

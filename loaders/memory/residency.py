@@ -263,7 +263,7 @@ class Residency:
             if self.placement is None:
                 return
             size = self.reserved / 1e9
-            log.info("%s leaves memory: %.1f GB", type(self.network).__name__, size)
+            log.info("%s is unloaded: %.1f GB", type(self.network).__name__, size)
             self._close_stream()
             self._empty()
             hand_back()

@@ -92,7 +92,7 @@ class TextEncoderModel:
         unknown = f.grammar.unknown(prompt) if f.grammar else []
         if f.grammar and unknown:
             log.warning(
-                "the %s model was never taught %s; it knows %s, and words in double quotes that "
+                "the %s model was not trained on %s; it knows %s, and words in double quotes that "
                 "match %s",
                 f.name,
                 ", ".join(unknown[:5]),
@@ -132,7 +132,7 @@ class TextEncoderModel:
         if not edit.sees:
             return self.encode(prompt)
         if len(pictures) > edit.usual:
-            log.warning("%d pictures: the model was tried with up to %d", len(pictures), edit.usual)
+            log.warning("%d pictures: the model is tested with up to %d", len(pictures), edit.usual)
         if self.vision is None:
             raise InkstoneError(
                 f"{self.path}: this text encoder was loaded without its vision tower, which edits "

@@ -40,9 +40,10 @@ PAGES: dict[str, tuple[str, str]] = {
     ),
     "InkstoneControlPicture": (
         "The control map is shown on the node. Canny, soft edge and line art need no weights; pose "
-        "detects people or uses keypoints; depth needs a Depth-Anything file. Connect the result to "
-        "*Inkstone Apply ControlNet*.",
-        "控制图会显示在节点上。Canny、软边缘和线稿不需要权重；姿态会检测人物，或使用关键点；深度需要 Depth-Anything 文件。"
+        "detects people or uses keypoints; depth is only a guess without a Depth-Anything file. Connect "
+        "the result to *Inkstone Apply ControlNet*.",
+        "控制图会显示在节点上。Canny、软边缘和线稿不需要权重；姿态会检测人物，或使用关键点；深度在没有 "
+        "Depth-Anything 文件时只是猜测。"
         "把结果连接到“应用 ControlNet”。",
     ),
     "InkstoneLoadControlNet": (
@@ -78,8 +79,8 @@ PAGES: dict[str, tuple[str, str]] = {
     ),
     "InkstoneEmptyLatent": (
         "Qwen-Image works best at 1328x1328 and the six other sizes of the list. The embedded model "
-        "needs 128x128.",
-        "Qwen-Image 在 1328x1328 以及列表中另外六种尺寸下效果最好。内置模型需要 128x128。",
+        "was trained at 128x128, 160x96 and 96x160.",
+        "Qwen-Image 在 1328x1328 以及列表中另外六种尺寸下效果最好。内置模型是在 128x128、160x96 和 96x160 下训练的。",
     ),
     "InkstoneImageToLatent": (
         "Starts from a picture instead of an empty latent. Set *strength* in *Schedule* to about "
@@ -92,7 +93,7 @@ PAGES: dict[str, tuple[str, str]] = {
         "在“加载图像”中绘制遮罩（右键，打开遮罩编辑器）。去噪、解码后连接“拼回”：遮罩之外每个像素逐位不变。",
     ),
     "InkstonePadForOutpaint": (
-        "Adds space on the sides you choose and gives its mask. Connect both outputs to *Inkstone "
+        "Adds space on the sides you choose and outputs its mask. Connect both outputs to *Inkstone "
         "Inpaint*.",
         "在所选的各边添加空间，并给出其遮罩。把两个输出都连接到“局部重绘”。",
     ),
@@ -118,13 +119,13 @@ PAGES: dict[str, tuple[str, str]] = {
         "局部重绘工作流的最后一个节点：把结果放回图片中原来的位置。",
     ),
     "InkstoneSplitLayers": (
-        "Gives the colours and the transparency of each layer, for core nodes that do not support "
+        "Outputs the colours and the transparency of each layer, for core nodes that do not support "
         "alpha.",
         "给出每个图层的颜色与透明度，供不支持透明通道的核心节点使用。",
     ),
     "InkstoneQuantise": (
-        "Makes a model small enough for your GPU, without another program. It takes from minutes to "
-        "an hour; a stopped run resumes where it left off.",
+        "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
+        "to an hour; a stopped run resumes where it left off.",
         "不用其他程序，就能把模型变小到适合你的显卡。需要几分钟到一小时；中途停止后会从停下处继续。",
     ),
     "InkstoneToModel": (

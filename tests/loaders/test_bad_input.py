@@ -192,7 +192,7 @@ BAD_FILES = {
     "layered": (
         "model",
         shapes(expected_tensors.mmdit_layout(TINY, layered=True)),
-        ("Qwen-Image-Layered", "takes one picture apart", "--image"),
+        ("Qwen-Image-Layered", "splits one picture into layers", "--image"),
     ),
     "Qwen-Image-2.1": ("model", shapes(TWO_ONE), ("different network", "2509, 2511", OTHER)),
     "FLUX": ("model", shapes(FLUX), ("a FLUX model, not of the Qwen-Image family", OTHER)),

@@ -144,9 +144,9 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "type 9": (one("b", (32,), 9, 0), "Q8_1 is a type of activations", "Q4_K_M or Q8_0"),
     "type 15": (one("b", (256,), 15, 0), "Q8_K is a type of activations", "Q4_K_M or Q8_0"),
     "type 1000": (one("b", (4,), 1000, 0), "is not known", "Q4_K_M or Q8_0"),
-    "offset 2^63": (one("b", (4,), 0, HUGE), f"from {HUGE} of the data", AGAIN),
-    "offset 2^64 - 32": (one("b", (4,), 0, 2**64 - 32), "from 18446744073709551584", AGAIN),
-    "offset not aligned": (one("b", (4,), 0, 16), "no multiple of 32", AGAIN),
+    "offset 2^63": (one("b", (4,), 0, HUGE), f"from byte {HUGE} of the data", AGAIN),
+    "offset 2^64 - 32": (one("b", (4,), 0, 2**64 - 32), "from byte 18446744073709551584", AGAIN),
+    "offset not aligned": (one("b", (4,), 0, 16), "not a multiple of 32", AGAIN),
     "overlap": (
         file(KEYS, [TENSORS[0], info("b", (4,), 0, 128)]),
         "tensor 'b' overlaps tensor 'a.weight'",

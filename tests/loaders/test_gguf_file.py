@@ -188,7 +188,7 @@ def test_the_true_shape_is_honoured(tmp_path):
             want = whole.view(shapes[name])
             want = want.bfloat16().float() if name == "halved" else want
             assert torch.equal(storage.dequantize(), want), name
-        with pytest.raises(InkstoneError, match="rows of 128, no whole blocks of Q4_K"):
+        with pytest.raises(InkstoneError, match="rows of 128, not whole blocks of Q4_K"):
             file.raw("halved")
 
 

@@ -85,7 +85,7 @@ def test_a_file_with_a_mark_says_it(folder, tmp_path):
     ],
 )
 def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
-    with pytest.raises(InkstoneError, match=f"chosen to be {wanted}.* is {kind} "):
+    with pytest.raises(InkstoneError, match=f"chosen variant is {wanted}.* is {kind} "):
         load_diffusion_model(folder(kind), LoadOptions(torch.float32, wait=True, variant=wanted))
 
 

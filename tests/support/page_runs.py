@@ -159,7 +159,7 @@ def _freed(desk: Desk) -> str:
     desk.post("/free", {"unload_models": True, "free_memory": True})
     while time.monotonic() < deadline:
         text = desk.log.read_bytes()[start:].decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if "leaves memory" in line]
+        lines = [line for line in text.splitlines() if "is unloaded" in line]
         if any("MMDiT" in line for line in lines):
             return f"/free: {len(lines)} lines such as {lines[0].strip()!r}"
         time.sleep(0.2)
