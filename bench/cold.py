@@ -1,4 +1,4 @@
-"""How long a person waits for a command that starts cold: whole processes, in turn with another
+"""Times commands that start cold, as a person waits for them: whole processes, in turn with another
 checkout of this repository, so that both meet the same machine.
 
 git worktree add ../before COMMIT

@@ -1,4 +1,4 @@
-"""What an InstantX control costs in a step with CFG on: ours, diffusers, the products alone.
+"""The cost of an InstantX control in a step with CFG on: ours, diffusers, the products alone.
 
 Full width, random weights, two of the five blocks of Union (--layers 5 runs all). The work of a
 step is the branch once, with the positive prompt (both sides do that), and its samples on the

@@ -56,7 +56,7 @@ State = dict[str, Tensor]
 
 
 def studio(source: Path) -> SimpleNamespace:
-    """What is used of a checkout."""
+    """The parts of a checkout that are used."""
     if not (source / "diffsynth").is_dir():
         raise SystemExit(f"{source} holds no folder diffsynth: give --source a checkout of it.")
     import transformers.modeling_utils  # noqa: F401  before the stand-ins: it asks what is there
@@ -83,7 +83,7 @@ def studio(source: Path) -> SimpleNamespace:
 
 
 def tanh_gelu(layer: Any, x: Tensor) -> Tensor:
-    """As diffusers has it."""
+    """The form that diffusers has."""
     return F.gelu(layer.proj(x), approximate="tanh")
 
 

@@ -1,4 +1,4 @@
-"""What each storage format costs in quality: the checker's scores of the embedded model per type.
+"""The cost of each storage format in quality: the scores of the embedded model per type.
 
 Every type draws the same unseen prompts, which the reader judges; the table also has the file's
 size and the relative error of its weights. Files are written by `inkstone quantize` (the diffusion

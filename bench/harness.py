@@ -1,4 +1,4 @@
-"""What every benchmark shares: each side in a process of its own, a table with ratios and a floor.
+"""The frame of every benchmark: each side in its own process, a table with ratios and a floor.
 
 A benchmark file lists sides (name -> function that prepares and returns the work as a callable),
 calls `main`, and gets: the same thread count for all, repeats bounded by `--seconds`, peak memory

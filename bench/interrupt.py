@@ -1,4 +1,5 @@
-"""How soon the stop button answers in a real ComfyUI on files of the real size; what /free frees.
+"""Measures how soon the stop button answers in a real ComfyUI on full-size files, and what /free
+frees.
 
 The graph is the shipped GGUF one without its LoRA, at CFG 1. It is stopped at random moments: while
 the prompt is encoded, while weights come in, in the midst of blocks. Files are those of

@@ -123,7 +123,7 @@ def array(meta, name: str) -> np.ndarray:
 
 
 def same(size: int, kernel: int, stride: int) -> list[int]:
-    """What padding SAME puts before and after."""
+    """The padding before and after that SAME stands for."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return [total // 2, total - total // 2]
 
@@ -192,7 +192,7 @@ def convolution(graph, kind, op, ins, out, pads, weights) -> list:
 
 
 def stored(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
-    """As fp16, sparse where more than half is 0; nothing may be lost."""
+    """The tensor as fp16, sparse where more than half is 0; nothing may be lost."""
     half = np.ascontiguousarray(x.astype(np.float16))
     assert np.array_equal(half.astype(x.dtype), x), f"{name} does not fit fp16"
     there = half != 0

@@ -1,4 +1,4 @@
-"""How often one load opens its files: weight files, JSON files, and searches for packed weights.
+"""Counts how often one load opens its files: weight files, JSON files, searches for packed weights.
 
 Every open of a file goes through an audit hook of Python, so nothing is missed and nothing in the
 package is patched; calls of `find_packed` and `latent_statistics` are counted by their code.

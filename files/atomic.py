@@ -16,7 +16,7 @@ _STEM = 40  # characters of a name that its temporary file repeats: names have a
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """As `replacement`, with the data synced to the disk; InkstoneError where writing fails."""
+    """Like `replacement`, with the data synced to the disk; InkstoneError where writing fails."""
     try:
         with replacement(path, sync=True) as file:
             yield file

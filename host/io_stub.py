@@ -227,7 +227,7 @@ class ComfyNode:
 
     @classmethod
     def check_lazy_status(cls, **inputs: object) -> list[str]:
-        """Called with every input by name; by default it requests all missing ones."""
+        """ComfyUI calls it with every input by name; by default it requests all missing ones."""
         return [name for name, value in inputs.items() if value is None]
 
     @classmethod

@@ -50,7 +50,9 @@ def _is_long(q: Tensor, keys: int) -> bool:
 
 
 def _in_calls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """In chunks of queries with a beat between them, so that a run can be cancelled; same bits."""
+    """Attention in chunks of queries, with a beat between them so that a run can be cancelled; the
+    bits are the same.
+    """
     b, h, length, d = q.shape
     calls = min(math.ceil(4 * q.numel() * k.shape[-2] / _INTERVAL), length // _LEAST)
     step = -(-length // calls // _QUERIES) * _QUERIES

@@ -47,7 +47,7 @@ class ForwardHooks:
         self._on_block, self._probe, self._after = on_block, probe, after
 
     def on_block(self, index: int) -> None:
-        """Called before block `index`."""
+        """Callback before block `index`; it may raise to stop."""
         if self._on_block is not None:
             self._on_block(index)
 

@@ -1,4 +1,4 @@
-"""What nodes of the core hang on a CONDITIONING, and which of it Inkstone Denoise obeys.
+"""The marks that core nodes put on a CONDITIONING, and those that Inkstone Denoise obeys.
 
 Core writes these marks into the dict of an entry, and core's samplers read them. Inkstone Denoise
 samples one prompt over the whole canvas and all steps: a mark that asks for anything else is

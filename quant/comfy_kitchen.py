@@ -57,7 +57,7 @@ def kind_of(storage: Storage) -> str | None:
 
 
 def _refusal(storage: Storage) -> str:
-    """Why a storage on its device cannot be multiplied as it is; "" when it can."""
+    """The reason why a storage on its device cannot be multiplied as it is; "" when it can."""
     kind, device = kind_of(storage), storage.device
     if kind is None:
         return f"{storage.format} has no product of its own"

@@ -36,7 +36,7 @@ class BlockSource(WeightSource, Protocol):
 
 
 def has_blocks(entry: WeightEntry) -> TypeGuard[BlockEntry]:
-    """Whether an entry is of a GGUF file, so that its type is one of BlockType."""
+    """True if an entry is of a GGUF file, so that its type is one of BlockType."""
     return getattr(entry, "kind", None) is not None
 
 
@@ -76,7 +76,7 @@ def _load(source: WeightSource, name: str, entry: BlockEntry, shape: tuple[int, 
 
 
 def _whole_rows(entry: BlockEntry) -> bool:
-    """Whether rows can stay packed: a row is whole blocks, of a type that we unpack ourselves.
+    """True if rows can stay packed: a row is whole blocks, of a type that we unpack ourselves.
 
     The others (codebook types, and matrices that were cut into other rows) are unpacked at load,
     to bfloat16: its rounding is far below the error of the types that have codebooks.

@@ -25,7 +25,7 @@ class BlockType:
 
     @property
     def packed(self) -> bool:
-        """Whether it has blocks of codes; False for plain numbers."""
+        """True if it has blocks of codes, False for plain numbers."""
         return self.dtype is None
 
     @property

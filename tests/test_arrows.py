@@ -100,7 +100,7 @@ def points_up(file: Path, name: str) -> bool:
 
 
 def faults(file: Path) -> list[str]:
-    """What this file imports against the rules."""
+    """Imports of this file that break the rules."""
     package, wrong = file.parts[0] if len(file.parts) > 1 else "", []
     for name, line in imports(file):
         top = name.removeprefix(".").split(".")[0]

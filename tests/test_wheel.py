@@ -22,7 +22,7 @@ AT_ROOT = {"build", "venv", ".venv", "models", "input", "output", "temp"}  # a u
 
 
 def left_out(folder: str, names: list[str]) -> set[str]:
-    """What of a folder is not copied: caches, and at the root whatever git ignores."""
+    """Names in a folder that are not copied: caches, and at the root whatever git ignores."""
     own = AT_ROOT if Path(folder) == ROOT else set()
     ends = (".git", "_cache", "__pycache__", ".egg-info")
     return {name for name in names if name in own or name.endswith(ends)}

@@ -56,7 +56,7 @@ STAGES = (
     ),
 )
 EditVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, tuple[int, int], Tensor | None], Tensor]
-"""As `Velocity`, with reference tokens [B,S,64]."""
+"""A `Velocity` with reference tokens [B,S,64]."""
 
 
 class EditModel(nn.Module):

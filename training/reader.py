@@ -144,8 +144,8 @@ def _best_letter(level: np.ndarray) -> str:
 
 
 def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
-    """Where to look: the whole canvas, its half when there are two, the part without the line of a
-    word.
+    """The window to search: the whole canvas, one half when there are two shapes, or the part
+    without the line of a word.
     """
     h, w = scene.height, scene.width
     words = [item for item in scene.items if isinstance(item, Word)]

@@ -68,7 +68,7 @@ class Models:
     def draw(
         self, prompt: str, *, on_step: Callable[[int, int], None] | None = None, **options: Option
     ) -> list[Image.Image]:
-        """As `inkstone.draw`, with these models. A LoRA that is named here is used instead of those
+        """Draws like `inkstone.draw`, with these models. A LoRA that is named here replaces those
         of `load`.
         """
         fixed = sorted((set(options) & set(_MODEL_OPTIONS)) - {"lora"})

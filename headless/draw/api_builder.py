@@ -23,13 +23,13 @@ ApiGraph: TypeAlias = dict[str, ApiNode]
 
 
 class Names(Protocol):
-    """How files are named in a graph."""
+    """The names of files in a graph."""
 
     def of(self, kind: str, path: Path) -> str:
         """The name of a file of a kind: "loras", "vae", "input" ..."""
 
     def away(self) -> list[str]:
-        """What a reader of the graph has to put where, a line each."""
+        """Files that a reader of the graph must put into a folder, one line per folder."""
 
 
 class Ref(NamedTuple):

@@ -23,7 +23,7 @@ class ControlOption:
     end: float = 1.0
 
     def words(self) -> str:
-        """As it is written on the command line, without the folder."""
+        """The option as the command line writes it, without the folder."""
         return f"{self.kind}:{self.path.name}:{self.strength:g}:{self.start:g}-{self.end:g}"
 
 

@@ -1,7 +1,7 @@
-"""From a call and its models to what is drawn: the kind of drawing, and every default filled in.
+"""Decides a drawing from a call and its models: the kind of drawing, and every default filled in.
 
-What is done with the images is for the model's variant to say: an edit model takes them as Picture
-1, 2, 3, a text-to-image model starts from one, the layered model takes one apart.
+The model's variant decides what is done with the images: an edit model takes them as Picture
+1, 2, 3, a text-to-image model starts from one, the layered model splits one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Kind = Literal["text", "image", "edit", "layers"]
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """What a control gets besides its map."""
+    """The inputs of a control in addition to its map."""
 
     source: bool  # the image that is inpainted (Fun Union)
     mask: bool
@@ -46,8 +46,8 @@ class ControlInputs:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn. `size`: of an empty canvas, for an edit too where --size is given; None = the
-    size of the first image or map.
+    """A drawing with every setting decided. `size`: of an empty canvas, for an edit too where
+    --size is given; None = the size of the first image or map.
     """
 
     kind: Kind

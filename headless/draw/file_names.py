@@ -50,7 +50,7 @@ class FileNames:
         return self._names[key]
 
     def away(self) -> list[str]:
-        """What to do with the files that lie elsewhere, a line for each folder."""
+        """Instructions for files outside the folders, one line per folder."""
         folders: dict[str, list[str]] = {}
         for (kind, path), name in self._names.items():
             if (kind, path) in self._away:

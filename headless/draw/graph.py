@@ -233,7 +233,7 @@ class _Pictures(ApiBuilder):
         return self.add("JoinImageWithAlpha", {"image": image, "alpha": mask})
 
     def notes(self, grown: bool, seed: int) -> tuple[str, ...]:
-        """Where files belong, and what no node can be set to."""
+        """Folders that files belong in, and settings that no node offers."""
         notes = self.names.away()
         if grown:
             notes.append(f"more than {FIXED} pictures need a ComfyUI with growing inputs")

@@ -1,4 +1,4 @@
-"""What a graph has to know of an image file before it can load it: transparency, animation, colour.
+"""Properties of an image file that decide how a graph loads it: transparency, animation, colour.
 
 Headers are enough, except for files that may have transparent pixels and for masks.
 """
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageTraits:
-    """Of one image file."""
+    """The properties of one image file."""
 
     size: tuple[int, int]  # width and height, upright
     transparent: bool = False  # a pixel is

@@ -38,7 +38,7 @@ MODEL_NODES = tuple(
 
 @dataclass(frozen=True)
 class ModelRefs:
-    """Where a graph has its models; None = not named (of a plan for a single file)."""
+    """The outputs of a graph that give its models; None = not named (in a plan for one file)."""
 
     model: Ref
     text_encoder: Ref | None
@@ -60,14 +60,14 @@ class Models:
 
     @property
     def text_encoder(self) -> TextEncoderModel:
-        """That of a whole call: only a plan does without."""
+        """The text encoder; raises without one, which only a plan can do without."""
         if self.bundle.text_encoder is None:
             raise InkstoneError("No text encoder is given: add --text-encoder F.")
         return self.bundle.text_encoder
 
     @property
     def vae(self) -> VAEModel:
-        """That of a whole call: only a plan does without."""
+        """The VAE; raises without one, which only a plan can do without."""
         if self.bundle.vae is None:
             raise InkstoneError("No VAE is given: add --vae F.")
         return self.bundle.vae

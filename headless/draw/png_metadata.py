@@ -1,5 +1,5 @@
-"""What the PNG of a drawing carries of its graph: `prompt` and `workflow`, as ComfyUI's page and
-`inkstone run` read them, and the hashes of its models.
+"""The graph in the PNG of a drawing: `prompt` and `workflow`, as ComfyUI's page and `inkstone run`
+read them, and the hashes of its models.
 
 A fault here must never cost the picture: it is logged, and the picture is saved without a graph.
 """

@@ -47,7 +47,7 @@ class RayWorker:
         logging.getLogger(__name__.partition(".")[0]).addHandler(self._warnings)
 
     def ready(self) -> str:
-        """Where it runs."""
+        """The host and process of this worker; returns once it can take jobs."""
         return f"{socket.gethostname()}, process {os.getpid()}"
 
     def run(self, job: Job, ahead: Sequence[Job]) -> tuple[str, dict[str, Json], dict[str, bytes]]:

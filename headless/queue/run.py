@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BatchCall:
-    """What was asked. defaults: values of DrawCall for lines that do not say them."""
+    """The options of `inkstone batch`. defaults: values of DrawCall for lines that omit them."""
 
     jobs: Path
     output: Path

@@ -1,4 +1,4 @@
-"""How the jobs of a queue are shared out to several workers."""
+"""Distributes the jobs of a queue to several workers."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ OnStep = Callable[[Job, int, int], None]  # job, steps done, steps
 
 @dataclass(frozen=True)
 class Places:
-    """Where graphs find their files, and what they run on."""
+    """The folders of graphs, and the device they run on."""
 
     models: Path = Path("models")
     input: Path = Path("input")

@@ -1,4 +1,4 @@
-"""Whether a graph will run here: unknown nodes, missing or wrong model files, wrong values.
+"""Checks whether a graph will run here: unknown nodes, missing or wrong model files, wrong values.
 
 Nothing is computed, and only the headers of weight files are read, except to compare a hash that
 the workflow names.
@@ -93,7 +93,7 @@ def _report_model(ref: ModelRef, verdict: Verdict) -> None:
 
 
 def _wrong_kind(ref: ModelRef) -> str | None:
-    """Why the file cannot be used where the graph names it, or None."""
+    """The reason why the file cannot be used where the graph names it, or None."""
     if not ref.role or ref.path is None:
         return None
     try:

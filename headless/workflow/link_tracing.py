@@ -1,4 +1,4 @@
-"""Which real output an input is connected to, through everything that carries no data of its own.
+"""Traces an input to the real output behind it, through everything that carries no data.
 
 Subgraphs are opened (ids "5:3"); reroutes, Get and Set nodes and bypassed nodes are followed; muted
 nodes cut the link. Where a rule is odd it is the page's: a bypassed node passes on by type and

@@ -1,5 +1,5 @@
-"""How much memory each denoise node of a graph will take: for `inkstone check --memory`, and for
-the plan of a draw.
+"""Memory estimates of the denoise nodes of a graph, for `inkstone check --memory` and for the plan
+of a drawing.
 
 Read from the graph and file headers alone. Canvases come from empty latents, or from the headers of
 input pictures. A canvas that is unknown before the run (a picture that another node makes) is

@@ -193,7 +193,7 @@ def hash_and_size(path: Path) -> dict[str, str | int]:
 
 
 def difference(ref: ModelRef) -> str | None:
-    """Why the local file is not the one that the workflow means, or None."""
+    """The reason why the local file is not the one that the workflow means, or None."""
     source, path = ref.source, ref.path
     if path is None or not path.is_file():
         return None

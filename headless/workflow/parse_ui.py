@@ -30,7 +30,7 @@ class InputSlot:
 
 @dataclass(frozen=True)
 class UILink:
-    """From an output to an input, by node id and slot number."""
+    """A link from an output to an input, by node id and slot number."""
 
     origin: str
     origin_slot: int

@@ -116,7 +116,7 @@ class _Facts:
     obstacles: tuple[str, ...]  # nodes that need core's own network
 
     def why_not(self, change: Exchange, name: str) -> str:
-        """Why a loader is left in place; "" if it is replaced."""
+        """The reason why a loader is left in place; "" if it is replaced."""
         if self.newer or _NEWER.search(name):
             return "is of Qwen-Image-2.1, another network that is not in this version"
         if self.obstacles and change.loader_file == "model":

@@ -221,7 +221,7 @@ def q4_k(
 def q5_k(
     row: tl.tensor, step: tl.tensor, lane: tl.tensor, plane: tl.constexpr, last: tl.tensor
 ) -> tl.tensor:
-    """As Q4_K; qh holds the fifth bits."""
+    """Unpack like Q4_K; qh holds the fifth bits."""
     block = row + (step // 4) * 176
     part = step % 4
     code = (_byte(block + 48 + 32 * part + lane) >> (4 * plane)) & 15
@@ -303,7 +303,7 @@ def iq4_xs(
 
 @dataclass(frozen=True)
 class Cut:
-    """How a type is cut into steps: its function, planes of a step, neighbours in a plane."""
+    """The steps that a type is unpacked in: function, planes of a step, neighbours in a plane."""
 
     unpack: Callable[..., tl.tensor]
     planes: int

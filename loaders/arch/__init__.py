@@ -1,1 +1,1 @@
-"""Which network a file holds: families, variants, key maps, recognition."""
+"""Detects which network a file holds: families, variants, key maps, recognition."""

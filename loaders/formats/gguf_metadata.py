@@ -35,7 +35,7 @@ ArrayValue = list[str] | list[int] | list[float] | list[bool]
 
 @dataclass(frozen=True)
 class Array:
-    """Where the elements of an array are in the file."""
+    """The position of an array's elements in the file."""
 
     kind: int
     count: int

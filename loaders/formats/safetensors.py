@@ -126,7 +126,7 @@ class ShardedFiles(WeightReader):
             file.close()
 
     def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
-        """As SafetensorsFile.read_bytes."""
+        """See SafetensorsFile.read_bytes."""
         find_entry(self.path, self.entries, name)
         return self._files[self.weight_map[name]].read_bytes(name, start, stop)
 

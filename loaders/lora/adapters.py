@@ -278,7 +278,7 @@ class Adaptable(Protocol):
 
     @property
     def adapters(self) -> tuple[FittedAdapter, ...]:
-        """Those that it has."""
+        """The adapters that it has."""
 
     def with_loras(self: Self, adapters: Sequence[Adapter]) -> Self:
         """A light copy with these too."""

@@ -1,1 +1,1 @@
-"""Where weights are: resident, streamed, or in the file."""
+"""The place of weights: resident, streamed, or still in the file."""

@@ -161,7 +161,7 @@ _lock = threading.RLock()
 
 
 def residencies() -> list[Residency]:
-    """Those of all networks, whether their weights are in memory or not."""
+    """The residencies of all networks, whether their weights are in memory or not."""
     return list(_all)
 
 

@@ -115,7 +115,7 @@ class DiffusionModel:
 
     @property
     def edit(self) -> EditTemplate | None:
-        """How this model's edits are encoded; None without edits or without a known variant."""
+        """The template that encodes this model's edits; None without edits or a known variant."""
         name = self.variant.edit if self.variant else None
         return None if name is None else self.family.edit(name)
 

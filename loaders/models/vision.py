@@ -90,7 +90,7 @@ class VisionModel:
 
 @dataclass
 class TowerPlace:
-    """Where the tower of a text encoder is, or why there is none."""
+    """The vision tower of a text encoder, opened lazily, or the reason why there is none."""
 
     summary: str  # for the log line of the text encoder
     missing: str = ""  # the reason that an edit is refused with

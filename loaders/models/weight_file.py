@@ -30,7 +30,7 @@ SMALL = 100_000_000  # parameters below which float32 is fast enough everywhere
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded."""
+    """Options for loading a model."""
 
     dtype: torch.dtype | None = None  # to compute in; None = by size and device, see choose_dtype
     device: str | torch.device = "cpu"

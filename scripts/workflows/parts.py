@@ -50,7 +50,7 @@ SMALL_RUN = Run(steps=20, cfg=2.0)
 
 @dataclass(frozen=True)
 class Wires:
-    """What a run is connected to."""
+    """The links that a run takes its inputs from."""
 
     model: Link
     vae: Link

@@ -60,7 +60,7 @@ def world(tmp_path_factory):
 
 
 def condition(plain, kind: str, pixels, mask, source=None):
-    """What a control of a kind sees, by the published rules."""
+    """The inputs of a control of a kind, by the published rules."""
     if kind == "canny":
         return tokens(plain, pixels)
     if kind == "inpaint":

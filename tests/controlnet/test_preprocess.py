@@ -27,7 +27,7 @@ def bits(x):
 
 
 def marked(x):
-    """What of a map [1,H,W,3] is an edge [H,W]."""
+    """The edges [H,W] of a map [1,H,W,3]."""
     return x[0, ..., 0] > 0.5
 
 

@@ -1,4 +1,4 @@
-"""What holds everywhere: one device, every type, a batch of three is three singles."""
+"""Rules for all kernels: one device, every type, a batch of three equals three singles."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def states(pipe) -> dict[str, State]:
 
 
 def published(part: str, state: State) -> State:
-    """What a network of ours must hold: our names, the last slice of 3-D kernels."""
+    """The tensors that our network must hold: our names, the last slice of 3-D kernels."""
     if part == TEXT:
         start = "model.language_model."
         return {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}

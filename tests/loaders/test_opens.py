@@ -10,7 +10,7 @@ from ..conftest import ROOT
 
 
 def opens(*args: str) -> dict:
-    """What bench/opens.py counts, in a process of its own: its audit hook cannot be removed."""
+    """The counts of bench/opens.py, in a process of its own: its audit hook cannot be removed."""
     script = [sys.executable, str(ROOT / "bench" / "opens.py"), "--json", *args]
     run = subprocess.run(script, capture_output=True, text=True, timeout=120)
     assert not run.returncode, run.stderr

@@ -173,7 +173,7 @@ def test_rows_of_a_batch_and_controls_of_core():
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What tests/support/bridge_parity.py measured inside a ComfyUI."""
+    """The measurements of tests/support/bridge_parity.py inside a ComfyUI."""
     source = given_source()
     if source is None:
         pytest.skip("no ComfyUI: set INKSTONE_COMFYUI_SOURCE to a git directory or tree of it")

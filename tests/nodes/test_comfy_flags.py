@@ -46,7 +46,7 @@ pytestmark = [
 
 
 class Drawn(NamedTuple):
-    """What one server gave for the graph, asked twice."""
+    """The results of one server that ran the graph twice."""
 
     pixels: tuple[bytes, bytes]
     previews: tuple[int, int]

@@ -51,7 +51,7 @@ def test_another_ratio_is_said(caplog):
 
 
 def distances(seeds: np.ndarray) -> np.ndarray:
-    """Of every pixel to the nearest seed."""
+    """The distance of every pixel to the nearest seed."""
     ys, xs = np.nonzero(seeds)
     y, x = np.indices(seeds.shape)
     return np.sqrt((y[..., None] - ys) ** 2 + (x[..., None] - xs) ** 2).min(-1)

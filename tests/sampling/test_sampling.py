@@ -130,7 +130,7 @@ def test_the_velocity_is_computed_once_a_step():
 
 
 def random_model(layers: int = 3):
-    """What `denoise` needs of a model, with random weights."""
+    """The parts of a model that `denoise` uses, with random weights."""
     config = MMDiTConfig(layers, 2, 16, 64, 32, 64, (4, 6, 6))
     d = config.width
     rows = {"linear_1": d, "linear_2": d, "norm_out": 2 * d, "img_mod": 6 * d, "txt_mod": 6 * d}

@@ -117,5 +117,5 @@ PICTURE = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(5
 
 
 def difference(**run) -> float:
-    """How far our latents are from core's, for the same run."""
+    """The distance of our latents from core's, for the same run."""
     return relative(sampled(OURS, **run), sampled(CORE, **run))

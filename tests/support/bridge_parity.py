@@ -169,7 +169,7 @@ def shifted(patcher):
 
 
 def functions_and_loras() -> Figures:
-    """What core's nodes put on a MODEL: a shift, a CFG function, LoRAs."""
+    """The patches of core's nodes on a MODEL: a shift, a CFG function, LoRAs."""
     lora = comfy.utils.load_torch_file(str(LORA))
 
     def with_lora(patcher, strength):
@@ -224,7 +224,9 @@ def patches() -> Figures:
 
 
 def memory() -> Figures:
-    """What the host's memory manager hears: our weights do not leave to make room for themselves."""
+    """Requests to the host's memory manager: our weights are not unloaded to make room for
+    themselves.
+    """
     waiting = load_all(FOLDER, LoadOptions(torch.float32, wait=True, free=make_room))
     late = nodes.ToModel.execute(waiting.model).result[0]
     figures: Figures = {"read when it runs": relative(sampled(late), sampled(CORE))}

@@ -156,7 +156,7 @@ def acting(pipe, controls: list[Acting], run: dict) -> Iterator[None]:
 
 
 def fun_hints(network, control: Acting, call: dict) -> list[Tensor]:
-    """What Fun's blocks give for one pass of the base model, whose embeddings they use."""
+    """The outputs of Fun's blocks for one pass of the base model, whose embeddings they use."""
     x, text, time = (call[k] for k in ("hidden_states", "encoder_hidden_states", "timestep"))
     net = control.net
     text = network.txt_in(network.txt_norm(text))

@@ -36,7 +36,7 @@ LORA = ("attn.to_q", "attn.to_k", "img_mlp.net.2")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of all networks that work together."""
+    """The files of all networks that work together."""
 
     mmdit: MMDiTConfig
     text: TextConfig

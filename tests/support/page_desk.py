@@ -30,7 +30,7 @@ class Wrong(AssertionError):
 
 @dataclass
 class Desk:
-    """What every check needs; `problems` are the page's own errors since they were last read."""
+    """The tools of every check; `problems` are the page's own errors since they were last read."""
 
     page: Page
     server: str

@@ -1,4 +1,4 @@
-"""What a user sees when a shipped graph is opened in ComfyUI's page, in both looks of its nodes."""
+"""Shipped graphs opened in ComfyUI's page, as a user sees them, in both looks of its nodes."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def save_encoder(model, folder, rename=None):
 
 
 class Processor:
-    """What their processor does, without torchvision."""
+    """Their processor, without torchvision."""
 
     def __init__(self) -> None:
         self.tokenizer, self.images = tiny.tokenizer(), processor()

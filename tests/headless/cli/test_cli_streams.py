@@ -1,4 +1,4 @@
-"""What a shell does to our output: a code page without the letters, a reader that has enough."""
+"""Output under a shell: a code page that lacks the letters, a reader that closes the pipe."""
 
 from __future__ import annotations
 

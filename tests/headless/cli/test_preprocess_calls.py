@@ -42,7 +42,7 @@ def photo(place):
 
 
 def saved(path):
-    """What the file has, [H,W,3] of bytes."""
+    """The pixels of the file, [H,W,3] bytes."""
     return (read_picture(path)[0] * 255).round().byte()
 
 

@@ -42,7 +42,7 @@ class Countdown:
 
 
 def draw_all(folder: Path) -> None:
-    """What is not done, as a run does it: two files for each job."""
+    """Runs the jobs that are not done, as a real run does: two files for each."""
     with Results(folder) as results:
         for job in JOBS:
             if not results.is_done(job):

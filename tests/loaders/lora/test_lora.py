@@ -134,7 +134,7 @@ def test_bf16_stays_near_the_merged_weights(state, tmp_path):
 
 
 def test_two_at_once_are_the_sum(model, state, tmp_path):
-    """Of different ranks, methods and reach; in one stack and in two behind one another."""
+    """LoRAs of different ranks, methods and reach; in one stack and in two in a row."""
     specs = [
         ("low_rank", None, 0.8),
         ("peft", RESIDENT[:9], -0.5),
