@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from .block_streaming import BlockStream
 from .configs import BlockwiseConfig
-from .joint_attention import RMSWeight
 from .linear import Linear
+from .norm import RMSWeight
 
 _EPS = 1e-6
 _SLABS = 4  # [tokens, D] float32 alive in a patch: normed sum, hidden, result, sum of the results

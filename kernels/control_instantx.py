@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from .block_streaming import BlockStream, in_step
 from .configs import MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, PassContext, pass_context
-from .joint_attention import RMSWeight
 from .linear import Linear
 from .mmdit import Block, embed_text
 from .modulation import Modulation
+from .norm import RMSWeight
 from .rope import Grid
 
 ControlWalk = Generator[None, None, list[Tensor]]

@@ -12,15 +12,8 @@ from .attention import attention
 from .configs import MMDiTConfig
 from .forward import PassContext
 from .linear import Linear
+from .norm import RMSWeight
 from .rope import rotate
-
-
-class RMSWeight(nn.Module):
-    """The weight of an RMS norm; the module that owns it applies it."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
 
 
 def _norm_rotate(x: Tensor, weight: Tensor, freqs_cis: Tensor) -> Tensor:
@@ -66,11 +59,11 @@ class JointAttention(nn.Module):
 
         Only the first `queries` image tokens have queries; all have keys and values.
         """
-        img_q = (self.to_q(img[:, :queries]), self.norm_q.weight, ctx.img_freqs_cis[:queries])
+        img_q = (self.to_q(img[:, :queries]), self.norm_q.scale(), ctx.img_freqs_cis[:queries])
         if self.last:
             q = self._join(img_q)
         else:
-            txt_q = self.add_q_proj(txt), self.norm_added_q.weight, ctx.txt_freqs_cis
+            txt_q = self.add_q_proj(txt), self.norm_added_q.scale(), ctx.txt_freqs_cis
             q = self._join(txt_q, img_q)
             del txt_q
         del img_q
@@ -87,15 +80,15 @@ class JointAttention(nn.Module):
         if cached is not None:
             ref, img = img[:, ctx.tokens :], img[:, : ctx.tokens]
         k = self._join(
-            (self.add_k_proj(txt), self.norm_added_k.weight, ctx.txt_freqs_cis),
-            (self.to_k(img), self.norm_k.weight, ctx.img_freqs_cis[: img.shape[1]]),
+            (self.add_k_proj(txt), self.norm_added_k.scale(), ctx.txt_freqs_cis),
+            (self.to_k(img), self.norm_k.scale(), ctx.img_freqs_cis[: img.shape[1]]),
         )
         v = self.heads(torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1))
         if cached is None:
             return k, v
         if cached.kv is None:
             freqs_cis = ctx.img_freqs_cis[ctx.tokens :]
-            keys = self._join((self.to_k(ref), self.norm_k.weight, freqs_cis))
+            keys = self._join((self.to_k(ref), self.norm_k.scale(), freqs_cis))
             cached.kv = keys, self.heads(self.to_v(ref))
         return torch.cat([k, cached.kv[0]], dim=1), torch.cat([v, cached.kv[1]], dim=1)
 

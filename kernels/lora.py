@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .linear import Linear, packed_product, product
 from .lora_delta import Delta, LowRank, tensors_of
 from .modulation import Weights, plain
+from .norm import RMSWeight
 
 Branch = Callable[[Tensor, Tensor], Tensor]
 """(x [...,K], y [...,N]) -> y [...,N]; without gradients y may be changed in place."""
@@ -46,11 +47,11 @@ class Base(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """All that one file does to one linear layer, at strength 1."""
+    """All that one file does to one linear layer or norm, at strength 1."""
 
     delta: Delta | None = None
     magnitude: Tensor | None = None  # DoRA: [N], [N,1] or [1,K]
-    bias: Tensor | None = None  # [N], added to the layer's: `.diff_b`
+    bias: Tensor | None = None  # [N], added to the layer's: `.diff_b`; to a norm's weight: `.diff`
     _gains: weakref.WeakKeyDictionary[Linear, Tensor] = field(
         default_factory=weakref.WeakKeyDictionary, repr=False
     )
@@ -186,9 +187,13 @@ class _Side:
 
 
 def branch_of(
-    changes: Sequence[tuple[float, Change]], base: Base, device: torch.device, dtype: torch.dtype
+    changes: Sequence[tuple[float, Change]],
+    base: Base | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Branch | None:
     """One branch for (strength, change) of every LoRA on a layer; None where all strengths are 0.
+    base: None for a norm, whose weight [N] is y.
 
     LoRAs add up: each is relative to the layer itself, DoRA too.
     """
@@ -197,7 +202,7 @@ def branch_of(
     low_rank: list[tuple[float, LowRank]] = []
     for strength, change in active:
         if change.magnitude is not None:
-            assert change.delta is not None, "a magnitude scales a delta"
+            assert change.delta is not None and base is not None, "a magnitude scales a delta"
             parts.append(_Decomposed(strength, change, change.delta.to(device, dtype), base))
         elif isinstance(change.delta, LowRank):
             low_rank.append((strength, change.delta))
@@ -222,14 +227,15 @@ def copied_bytes(changes: Sequence[Change], device: torch.device, dtype: torch.d
 
 @contextmanager
 def attached(network: nn.Module, branches: Mapping[str, Branch]) -> Iterator[None]:
-    """Within the block the named layers have these branches; they are removed on every way out.
+    """Within the block the named layers and norms have these branches; they are removed on every
+    way out.
 
     Runs of one network that have LoRAs must not overlap in time (ComfyUI has one worker).
     """
-    layers: list[tuple[Linear, Branch]] = []
+    layers: list[tuple[Linear | RMSWeight, Branch]] = []
     for name, branch in branches.items():
         layer = network.get_submodule(name)
-        assert isinstance(layer, Linear), f"{name} is no linear layer"
+        assert isinstance(layer, Linear | RMSWeight), f"{name} is no linear layer or norm"
         layers.append((layer, branch))
     before = [(layer, layer.branches) for layer, _ in layers]
     try:

@@ -23,8 +23,9 @@ from .adaln import BlockRows, Row, gated_add, modulated_norm
 from .block_streaming import BlockStream, Walk, in_step
 from .configs import QWEN_IMAGE, MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, Inputs, PassContext, pass_context
-from .joint_attention import JointAttention, RMSWeight
+from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
+from .norm import RMSWeight
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
 
@@ -118,7 +119,7 @@ def embed_text(network: TextEntry, txt: Tensor) -> Tensor:
 
 def normed_text(network: TextEntry, txt: Tensor) -> Tensor:
     """Text states [B,L,J], normed over J."""
-    weight = network.txt_norm.weight.float()
+    weight = network.txt_norm.scale().float()
     return F.rms_norm(txt.float(), txt.shape[-1:], weight, 1e-6).to(txt.dtype)
 
 

@@ -22,19 +22,21 @@ from .block_streaming import BlockStream
 from .configs import QWEN_VL_TEXT, TextConfig
 from .interrupt import beat
 from .linear import Linear
+from .norm import RMSWeight
 
 Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(RMSWeight):
     """Normalise in float32, cast back, multiply by the weight."""
 
     def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+        super().__init__(dim)
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+        weight = self.scale().to(self.weight.dtype)
+        return weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
 
 
 def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ PARTS = {
     "up_bias": r"lora_B(?:\.[^.]+)?\.bias",
     "alpha": r"alpha|lora_alpha",
     "magnitude": r"dora_scale|lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?",
-    "diff": r"diff",
-    "diff_b": r"diff_b",
+    "diff": r"diff|w_norm",
+    "diff_b": r"diff_b|b_norm",
     "lokr_w1": r"lokr_w1",
     "lokr_w1_a": r"lokr_w1_a",
     "lokr_w1_b": r"lokr_w1_b",
@@ -69,7 +69,7 @@ PARTS = {
     "hada_w1_b": r"hada_w1_b",
     "hada_w2_a": r"hada_w2_a",
     "hada_w2_b": r"hada_w2_b",
-    "other": r"lora_mid\.weight|lokr_t[12]|hada_t[12]|set_weight|reshape_weight|w_norm|b_norm"
+    "other": r"lora_mid\.weight|lokr_t[12]|hada_t[12]|set_weight|reshape_weight"
     r"|on_input|oft_blocks|oft_diag|rescale|[ab][12]\.weight|bora_scale",
 }
 # parts of "other" that cannot be a side branch of a linear layer, and why
@@ -116,6 +116,11 @@ TEXT_MODULES = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+# Norms: plain differences of their weights are applied.
+BLOCK_NORMS = ("attn.norm_q", "attn.norm_k", "attn.norm_added_q", "attn.norm_added_k")
+OUTER_NORM = "txt_norm"
+TEXT_NORMS = ("input_layernorm", "post_attention_layernorm")
+OUTER_TEXT_NORM = "norm"
 # One name of a block for several of ours, their output rows concatenated.
 FUSED = {
     "attn.to_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -160,13 +165,19 @@ class Named:
 
 @functools.cache
 def modules(role: str) -> frozenset[str]:
-    """Our names of all linear layers that a model of any depth can have."""
+    """Our names of all linear layers and norms that a model of any depth can have."""
     if role == "text":
-        each = (f"layers.{i}.{m}" for i in range(MOST_LAYERS) for m in TEXT_MODULES)
-        return frozenset(each)
-    inner = (*BLOCK_MODULES, *FUSED)
-    each = (f"transformer_blocks.{i}.{m}" for i in range(MOST_LAYERS) for m in inner)
-    return frozenset((*each, *OUTER_MODULES))
+        in_layer = (*TEXT_MODULES, *TEXT_NORMS)
+        each = (f"layers.{i}.{m}" for i in range(MOST_LAYERS) for m in in_layer)
+        return frozenset((*each, OUTER_TEXT_NORM))
+    in_block = (*BLOCK_MODULES, *FUSED, *BLOCK_NORMS)
+    each = (f"transformer_blocks.{i}.{m}" for i in range(MOST_LAYERS) for m in in_block)
+    return frozenset((*each, *OUTER_MODULES, OUTER_NORM))
+
+
+def is_norm(ours: str) -> bool:
+    """True for our name of a norm, False for that of a linear layer."""
+    return ours in (OUTER_NORM, OUTER_TEXT_NORM) or ours.endswith((*BLOCK_NORMS, *TEXT_NORMS))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ FORMAT_MARKS = (
 )
 LORA_MARK = re.compile(
     r"\.(lora_[AB](\.[^.]+)?\.weight|lora_[AB]|lora[_.](up|down)(\.weight)?|lokr_w[12](_[ab])?"
-    r"|hada_w[12]_[ab]|diff_b|diff)$"
+    r"|hada_w[12]_[ab]|diff_b|diff|[wb]_norm)$"
 )
 QWEN_LORA_MARK = re.compile(r"(img|txt)_(mlp|mod)[._]|transformer_blocks[._][45]\d[._]attn[._]")
 BLOCK_LORA_MARK = re.compile(r"transformer_blocks[._]\d+[._]attn[._]")

@@ -22,6 +22,7 @@ from ...kernels import lora as kernels
 from ...kernels.linear import Linear
 from ...kernels.lora import BaseLayer, Branch, InFile
 from ...kernels.modulation import Weights
+from ...kernels.norm import RMSWeight
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import LIGHTNING, Schedule
 from ..arch.expected_tensors import Layout
@@ -134,7 +135,7 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
         if shape is None:
             misses.append(f"{name} (not in this model)")
         elif not _fits(layer, shape):
-            misses.append(f"{name} (made for {list(layer.shape or ())}, here {list(shape)})")
+            misses.append(f"{name} (made for {_size(layer)}, here {list(shape)})")
         else:
             layers[name] = layer
     if role == "model" or not lora.model:
@@ -145,6 +146,14 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
     level = logging.WARNING if misses else logging.INFO
     log.log(level, "LoRA %s: %s", lora.path.name, fitted.sentence())
     return fitted
+
+
+def _size(layer: LoraLayer) -> str:
+    """What a layer of a file was made for: "[32, 64]", or the length of a bias."""
+    bias = layer.change.bias
+    if layer.shape is None and bias is not None:
+        return f"a bias of {bias.numel()}"
+    return str(list(layer.shape or ()))
 
 
 def _fits(layer: LoraLayer, shape: tuple[int, ...]) -> bool:
@@ -182,20 +191,26 @@ def _changes(stack: Iterable[FittedAdapter]) -> Changes:
 def branches(
     stack: Sequence[FittedAdapter], network: nn.Module, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Branch]:
-    """Layer of the network -> its branch. Layers that it does not have (modulation; in the last
-    block those that never reach the image) are left out.
+    """Layer or norm of the network -> its branch. Those that it does not have (modulation; in
+    the last block those that never reach the image) are left out.
     """
-    linears = {n: m for n, m in network.named_modules() if isinstance(m, Linear)} if stack else {}
-    return _branches(
-        {n: c for n, c in _changes(stack).items() if n in linears},
-        lambda name: BaseLayer(linears[name]),
-        device,
-        dtype,
-    )
+    layers = dict(network.named_modules()) if stack else {}
+
+    def base(name: str) -> BaseLayer | None:
+        layer = layers[name]
+        return BaseLayer(layer) if isinstance(layer, Linear) else None
+
+    changes = {
+        n: c for n, c in _changes(stack).items() if isinstance(layers.get(n), Linear | RMSWeight)
+    }
+    return _branches(changes, base, device, dtype)
 
 
 def _branches(
-    changes: Changes, base: Callable[[str], kernels.Base], device: torch.device, dtype: torch.dtype
+    changes: Changes,
+    base: Callable[[str], kernels.Base | None],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, Branch]:
     branches: dict[str, Branch] = {}
     for name, layer_changes in changes.items():

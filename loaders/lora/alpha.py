@@ -1,9 +1,13 @@
 """The alpha of LoRA layers by the metadata of their file, for layers without an alpha tensor.
 
-Writers: diffusers (`lora_adapter_metadata`, JSON with "transformer.r" and the like), PEFT (the same
-keys without a prefix, or an adapter_config.json next to the only weight file of a folder), kohya
-(`ss_network_alpha`), distillers (a plain `lora_alpha`). An alpha tensor always wins; without any
-alpha the factor is 1.
+Only fields that a reader is documented to need count: those of diffusers (`lora_adapter_metadata`,
+JSON with "transformer.r" and the like) and of PEFT (the same keys without a prefix, or an
+adapter_config.json next to the only weight file of a folder), and only for layers of the rank that
+they state. An alpha tensor always wins; without any alpha the factor is 1.
+
+Notes of a training run (`ss_network_alpha`, a plain `lora_alpha`) never count: programs that use
+them write alpha tensors too, and converters multiply alpha into the factors, drop the tensors and
+keep the notes. diffusers and ComfyUI do not read them either.
 """
 
 from __future__ import annotations
@@ -18,12 +22,6 @@ from ..formats.hf_folder import read_json
 from ..formats.safetensors_header import HeaderRules, parse_json
 
 PREFIXES = {"model": ("transformer.", ""), "text": ("text_encoder.", "")}
-_PLAIN_KEYS = (
-    "ss_network_alpha",
-    "lora_alpha",
-    "network_alpha",
-    "alpha",
-)  # values are numbers as text
 _PEFT_KEYS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 _REGEX = frozenset("^$*+?()[]|\\{}")
 
@@ -37,9 +35,14 @@ class AlphaMetadata:
         default_factory=dict
     )  # end of a module's name -> alpha
     rslora: bool = False
+    rank: float | None = None  # None: not stated, or not the same everywhere
 
-    def alpha_of(self, module: str) -> float | None:
-        """The alpha of a module of ours."""
+    def alpha_of(self, module: str, rank: int) -> float | None:
+        """The alpha of a module of ours; None where the metadata states another rank than it has:
+        then they are of the file that it was converted from.
+        """
+        if self.rank not in (None, rank):
+            return None
         for end, alpha in self.alphas.items():
             if module == end or module.endswith("." + end):
                 return alpha
@@ -49,7 +52,7 @@ class AlphaMetadata:
         """(factor of B A, the alpha it came from); `alpha` is the tensor's own, if it has one."""
         if alpha is not None:
             return alpha / rank, alpha
-        alpha = self.alpha_of(module)
+        alpha = self.alpha_of(module, rank)
         if alpha is None:
             return 1.0, None
         return alpha / (math.sqrt(rank) if self.rslora else rank), alpha
@@ -59,17 +62,18 @@ def read_alpha(metadata: Mapping[str, str], path: Path, role: str) -> AlphaMetad
     """Reads the metadata of a file for one role; InkstoneError for invalid values."""
     config = _adapter_config(metadata, path)
     own = next((p for p in PREFIXES[role] if any(p + k in config for k in _PEFT_KEYS)), None)
-    if own is not None:
-        pattern = config.get(own + "alpha_pattern") or {}
-        if not isinstance(pattern, Mapping):
-            raise _invalid(path, own + "alpha_pattern", pattern)
-        return AlphaMetadata(
-            alpha=_number(config.get(own + "lora_alpha"), path, own + "lora_alpha"),
-            alphas={_module_name(key, path): _number(pattern[key], path, key) for key in pattern},
-            rslora=config.get(own + "use_rslora") is True,
-        )
-    plain = next((k for k in _PLAIN_KEYS if metadata.get(k, "") not in ("", "None", "null")), None)
-    return AlphaMetadata(_number(metadata[plain], path, plain)) if plain else AlphaMetadata()
+    if own is None:
+        return AlphaMetadata()
+    pattern = config.get(own + "alpha_pattern") or {}
+    if not isinstance(pattern, Mapping):
+        raise _invalid(path, own + "alpha_pattern", pattern)
+    rank = _number(config.get(own + "r"), path, own + "r")
+    return AlphaMetadata(
+        alpha=_number(config.get(own + "lora_alpha"), path, own + "lora_alpha"),
+        alphas={_module_name(key, path): _number(pattern[key], path, key) for key in pattern},
+        rslora=config.get(own + "use_rslora") is True,
+        rank=None if config.get(own + "rank_pattern") else rank,
+    )
 
 
 def _adapter_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, object]:

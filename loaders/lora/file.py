@@ -19,7 +19,14 @@ from ...errors import InkstoneError
 from ...kernels.interrupt import beat
 from ...sampling.lightning import Distilled
 from ..arch.identify import describe, require, view_of
-from ..arch.key_maps_lora import DISTILLED_MODULES, Named, other_words, seems_for, understand
+from ..arch.key_maps_lora import (
+    DISTILLED_MODULES,
+    Named,
+    is_norm,
+    other_words,
+    seems_for,
+    understand,
+)
 from ..arch.marks import OTHER_LORA_MARK, QWEN_LORA_MARK
 from ..formats.open import open_weights
 from ..formats.weight_reader import WeightReader
@@ -29,8 +36,13 @@ from .layer import LayerReader, LoraLayer
 log = logging.getLogger(__name__)
 
 DISTILLED_RANK = 64  # of every published Lightning LoRA
-_DISTILLED_WORD = re.compile(r"lightning|distill|\bturbo\b", re.IGNORECASE)
-_STEPS = re.compile(r"\b(\d{1,2})[ _-]?steps?\b", re.IGNORECASE)
+# Names of the published files, whole: Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16. Only a hint,
+# and only the name: titles and comments are prose ("Porsche 911 Turbo").
+_PUBLISHED = re.compile(
+    r"(?:\w+-)?Qwen-Image(?:-Edit|-Layered|-\d{4}|-fp8-e4m3fn(?:-scaled)?)*"
+    r"-(?:Lightning|Turbo)(?:-LoRA)?-(\d)-?steps?(?:-V\d[\w.]*)?(?:-(?:bf16|fp16|fp32))?",
+    re.IGNORECASE,
+)
 _serials = itertools.count(1)
 _loaded: weakref.WeakValueDictionary[tuple[object, ...], Lora] = weakref.WeakValueDictionary()
 
@@ -40,7 +52,7 @@ class Lora:
     """A file. `unknown_modules` are not ours, spelled as in the file."""
 
     path: Path
-    model: Mapping[str, LoraLayer]  # our name of a layer of the MMDiT -> its change
+    model: Mapping[str, LoraLayer]  # our name of a layer or norm of the MMDiT -> its change
     text: Mapping[str, LoraLayer]  # the same for the text encoder
     unknown_modules: tuple[str, ...] = ()
     distilled: Distilled | None = None
@@ -90,7 +102,7 @@ def _read(source: WeightReader) -> Lora:
         model=layers["model"],
         text=layers["text"],
         unknown_modules=unknown,
-        distilled=_distilled(layers["model"], groups, source.metadata),
+        distilled=_distilled(layers["model"], groups, source.path.stem),
     )
 
 
@@ -120,6 +132,9 @@ def _grouped(source: WeightReader) -> tuple[_Groups, tuple[str, ...]]:
                 f"{source.path}: {name} is {other_words(part)}, which this version cannot apply "
                 "as a side branch. Use a LoRA, LoKr, LoHa or DoRA file."
             )
+        if is_norm(named.ours[0]) and named.part != "diff":
+            unknown[f"{name} (norms take plain differences of their weight only)"] = None
+            continue
         parts = groups.setdefault((named.role, named.ours), {})
         if named.part in parts:
             raise InkstoneError(
@@ -149,16 +164,14 @@ def _refuse_other_models(path: Path, names: Mapping[str, Named]) -> None:
     )
 
 
-def _distilled(
-    layers: Mapping[str, LoraLayer], groups: _Groups, metadata: Mapping[str, str]
-) -> Distilled | None:
-    """Detected by the metadata, else by the common traits of the published Lightning files: rank 64
-    on every layer of every block but modulation, an alpha tensor each, names without a prefix.
+def _distilled(layers: Mapping[str, LoraLayer], groups: _Groups, stem: str) -> Distilled | None:
+    """Detected by a published file's name, else by the common traits of the published Lightning
+    files: rank 64 on every layer of every block but modulation, an alpha tensor each, names without
+    a prefix. Metadata is prose and decides nothing.
     """
-    words = " ".join(value[:4096] for value in metadata.values())
-    if layers and _DISTILLED_WORD.search(words):
-        steps = _STEPS.search(words)
-        return Distilled(int(steps[1]) if steps else None, "its metadata says so")
+    published = _PUBLISHED.fullmatch(stem.replace("_", "-"))
+    if layers and published:
+        return Distilled(int(published[1]), "it has the name of a published one")
     blocks: dict[str, set[str]] = {}
     for name in layers:
         _, number, module = (*name.split(".", 2), "", "")[:3]

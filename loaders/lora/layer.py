@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.lora import Change
 from ...kernels.lora_delta import Delta, Dense, Hadamard, Kron, LowRank
+from ..arch.key_maps_lora import is_norm
 from ..formats.weight_reader import WeightReader
 from .alpha import AlphaMetadata
 
@@ -23,8 +24,8 @@ class LoraLayer:
     """The change of one layer, and the numbers that are reported."""
 
     change: Change
-    kind: str  # LoRA, LoKr, LoHa, diff, with "DoRA " in front where it is one
-    shape: tuple[int, int] | None  # of the weight; None where only a bias changes
+    kind: str  # LoRA, LoKr, LoHa, diff, norm diff, with "DoRA " in front where it is one
+    shape: tuple[int, ...] | None  # of the weight; None where only a bias changes
     rank: int | None = None
     alpha: float | None = None
 
@@ -40,6 +41,8 @@ class LayerReader:
 
     def layers(self, count: int) -> list[LoraLayer]:
         """The layer, or the `count` parts of a fused one."""
+        if is_norm(self.module):
+            return [self._norm()]
         kind, delta, rank, alpha = self._delta()
         change = Change(delta, self._magnitude(delta), self._bias(delta))
         self._refuse_unread()
@@ -47,6 +50,16 @@ class LayerReader:
         shape = delta.shape if delta is not None else None
         layer = LoraLayer(change, kind, shape, rank, alpha)
         return self._split(layer, count) if count > 1 else [layer]
+
+    def _norm(self) -> LoraLayer:
+        """The difference of a norm's weight; files have no other part of a norm (file.py)."""
+        tensor = self._tensor("diff").squeeze()
+        if tensor.dim() != 1:
+            raise self._error(
+                f"{self._name('diff')} has shape {list(tensor.shape)}, expected one number per "
+                "channel of a norm"
+            )
+        return LoraLayer(Change(bias=tensor), "norm diff", tuple(tensor.shape))
 
     def _refuse_unread(self) -> None:
         unread = set(self.parts) - self.used - {"alpha"}

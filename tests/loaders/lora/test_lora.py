@@ -337,3 +337,40 @@ def test_branches_run_on_any_device_and_type(method, grad, tmp_path):
             x = torch.zeros(2, 5, 32, dtype=dtype, device=device)
             y = branch(x, torch.zeros(2, 5, 64, dtype=dtype, device=device))
         assert (y.shape, y.dtype, y.device.type) == ((2, 5, 64), dtype, device)
+
+
+NORMS = [
+    name.removesuffix(".weight")
+    for name, shape in files.mmdit_layout(files.CONFIG).items()
+    if name.endswith(".weight") and len(shape) == 1
+]
+
+
+@pytest.mark.parametrize("end", ["diff", "w_norm"])
+@pytest.mark.parametrize("strength", [1.0, -0.6])
+def test_differences_of_norms_equal_merged(end, strength, model, state, tmp_path):
+    layers = files.layers_for("low_rank", state, RESIDENT[:3])
+    shifts = {name: torch.randn_like(state[f"{name}.weight"]) * 0.3 for name in NORMS}
+    merged = files.merged_state(state, [(layers, strength)])
+    for name, shift in shifts.items():
+        merged[f"{name}.weight"] += strength * shift
+    both = layers | {name: {end: shift} for name, shift in shifts.items()}
+    adapted = model.with_loras([adapter(tmp_path, both, strength)])
+    assert not adapted.adapters[0].misses and "norm diff" in adapted.adapters[0].sentence()
+    plain = drawn(model)
+    got = drawn(adapted)
+    want = drawn(load_diffusion_model(files.write_model(tmp_path / "m", merged)))
+    assert relative(got, want) < 1e-5 < relative(plain, want)
+    assert torch.equal(drawn(model), plain), "no trace is left"
+
+
+def test_what_a_norm_cannot_take_is_named(model, state, tmp_path):
+    layers = files.layers_for("low_rank", state, RESIDENT[:1])
+    wide = {"txt_norm": {"diff": torch.ones(3)}}
+    odd = {NORMS[1]: {"diff": torch.ones(16), "diff_b": torch.ones(16)}}
+    dense = {RESIDENT[1]: {"diff_b": torch.ones(5)}}
+    adapted = model.with_loras([adapter(tmp_path, layers | wide | odd | dense)])
+    misses = sorted(adapted.adapters[0].misses, key=lambda miss: "norm" in miss)
+    assert len(misses) == 3 and f"{RESIDENT[1]} (made for a bias of 5, here" in misses[0]
+    assert "txt_norm (made for [3], here [32])" in misses[1]
+    assert f"{NORMS[1]}.diff_b (norms take plain differences" in misses[2]

@@ -21,6 +21,7 @@ from ...support.oracle import save_file
 
 Q, MLP = "transformer_blocks.7.attn.to_q", "transformer_blocks.59.img_mlp.net.0.proj"
 OUT = "proj_out"
+NORM = "transformer_blocks.7.attn.norm_added_k"
 TE = "layers.3.self_attn.q_proj"
 # name in a file -> (role, our layer, part)
 NAMES = {
@@ -72,6 +73,17 @@ NAMES = {
     f"base_model.model.{Q}.lora_magnitude_vector.default.weight": ("model", Q, "magnitude"),
     f"diffusion_model.{Q}.diff": ("model", Q, "diff"),
     f"diffusion_model.{Q}.diff_b": ("model", Q, "diff_b"),
+    f"diffusion_model.{NORM}.diff": ("model", NORM, "diff"),
+    f"diffusion_model.{NORM}.w_norm": ("model", NORM, "diff"),
+    f"diffusion_model.{Q}.b_norm": ("model", Q, "diff_b"),
+    "lora_unet_transformer_blocks_7_attn_norm_added_k.w_norm": ("model", NORM, "diff"),
+    "transformer.txt_norm.diff": ("model", "txt_norm", "diff"),
+    "text_encoders.qwen25_7b.transformer.model.norm.diff": ("text", "norm", "diff"),
+    "text_encoder.model.layers.3.input_layernorm.diff": (
+        "text",
+        "layers.3.input_layernorm",
+        "diff",
+    ),
     f"text_encoder.model.language_model.{TE}.lora_A.weight": ("text", TE, "down"),
     f"text_encoder.model.{TE}.lora_B.weight": ("text", TE, "up"),
     f"text_encoder.{TE}.lora_down.weight": ("text", TE, "down"),
@@ -91,7 +103,7 @@ STRANGE = (
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
     "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
     "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
-    "transformer_blocks.0.attn.norm_q.diff",
+    "transformer_blocks.0.attn.norm_x.diff",
     "visual.blocks.0.attn.qkv.lora_A.weight",
 )
 NO_PART = ("transformer_blocks.0.attn.to_q.weight", "lora_A.weight", "proj_out.bias", "alpha")
@@ -161,6 +173,8 @@ ALPHAS = {
     "alpha of one layer": (PEFT | {"alpha_pattern": {"img_mlp.net.2": 16}}, None, 2.0, 4.0),
     "a whole name": (PEFT | {"alpha_pattern": {"^" + NAME: 2}}, None, 0.5, 2.0),
     "rsLoRA": (PEFT | {"use_rslora": True}, None, 4.0, 4.0),
+    "another rank": (PEFT | {"r": 16}, None, 1.0, 1.0),
+    "ranks of layers": (PEFT | {"r": 16, "rank_pattern": {"to_(q|k)": 4}}, None, 2.0, 2.0),
     "text encoder's": ({f"text_encoder.{k}": v for k, v in PEFT.items()}, None, 1.0, 1.0),
 }
 
@@ -186,13 +200,18 @@ def test_alpha(case, tmp_path):
     assert scales(tmp_path / "l.safetensors") == want
 
 
-def test_alpha_of_kohya_metadata_and_of_a_peft_folder(tmp_path):
-    for key in ("ss_network_alpha", "lora_alpha", "network_alpha", "alpha"):
-        path = tmp_path / f"{key}.safetensors"
-        save_file(two_layers(), path, {key: "2.0"})
-        assert scales(path) == [0.5, 0.5], key
-    save_file(two_layers(), tmp_path / "n.safetensors", {"ss_network_alpha": "None"})
-    assert scales(tmp_path / "n.safetensors") == [1.0, 1.0]
+@pytest.mark.parametrize("key", ["ss_network_alpha", "lora_alpha", "network_alpha", "alpha"])
+@pytest.mark.parametrize("value", ["2.0", "None", "many"])
+def test_notes_of_a_training_run_do_not_change_the_strength(key, value, tmp_path):
+    """Converters multiply alpha into the factors and keep the notes."""
+    path = tmp_path / "l.safetensors"
+    save_file(two_layers(), path, {key: value, "ss_network_dim": "4"})
+    assert scales(path) == [1.0, 1.0]
+    save_file(two_layers(alpha=2.0), tmp_path / "own.safetensors", {key: value})
+    assert scales(tmp_path / "own.safetensors") == [0.5, 1.0]
+
+
+def test_alpha_of_a_peft_folder(tmp_path):
     folder = tmp_path / "peft"
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(PEFT | {"peft_type": "LORA"}))
@@ -214,7 +233,7 @@ def test_alpha_of_kohya_metadata_and_of_a_peft_folder(tmp_path):
             "regular expression",
         ),
         ({"lora_adapter_metadata": '{"r": 4, "lora_alpha": NaN}'}, "expected a number"),
-        ({"ss_network_alpha": "many"}, "ss_network_alpha = 'many'"),
+        ({"lora_adapter_metadata": json.dumps({"r": "many"})}, "r = 'many'"),
     ],
 )
 def test_invalid_metadata_is_reported(metadata, words, tmp_path):

@@ -32,16 +32,39 @@ def test_lightning_is_detected_by_its_layout(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metadata, steps",
+    "stem, steps",
     [
-        ({"modelspec.title": "Qwen-Image-Lightning 4steps V2"}, 4),
-        ({"description": "distilled, 8-step"}, 8),
-        ({"comment": "a Turbo LoRA"}, None),
+        ("Qwen-Image-Lightning-4steps-V2.0", 4),
+        ("Qwen-Image-Edit-2509-Lightning-8steps-V1.0-bf16", 8),
+        ("qwen_image_edit_2511_lightning_4steps_v1.0", 4),
+        ("Qwen-Image-fp8-e4m3fn-Lightning-4steps-V1.0-fp32", 4),
+        ("Wuli-Qwen-Image-2512-Turbo-LoRA-4steps-V1.0", 4),
+        ("lightning storm", None),
+        ("911-turbo-4steps", None),
+        ("qwen-image-lightning-storm-4steps", None),
+        ("my Qwen-Image-Lightning-4steps-V2.0 trees", None),
+        ("old_distillery_v2", None),
     ],
 )
-def test_lightning_is_detected_by_metadata(metadata, steps, bundle, tmp_path):
+def test_lightning_is_detected_by_the_names_of_the_published_files(stem, steps, bundle, tmp_path):
+    path = embedded_lora(tmp_path / f"{stem}.safetensors", bundle)
+    want = Distilled(steps, "it has the name of a published one") if steps else None
+    assert load_lora(path).distilled == want
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"modelspec.title": "Porsche 911 Turbo (930)"},
+        {"modelspec.title": "Qwen-Image-Lightning 4steps V2"},
+        {"ss_output_name": "old_distillery_v2"},
+        {"modelspec.description": "a lightning storm in 8 steps of a staircase"},
+        {"comment": "a Turbo LoRA", "modelspec.tags": "distilled"},
+    ],
+)
+def test_prose_in_the_metadata_decides_nothing(metadata, bundle, tmp_path):
     path = embedded_lora(tmp_path / "x.safetensors", bundle, metadata=metadata)
-    assert load_lora(path).distilled == Distilled(steps, "its metadata says so")
+    assert load_lora(path).distilled is None
 
 
 @pytest.mark.parametrize(
@@ -131,8 +154,7 @@ def test_unscaled_fp8_under_lightning(form, warned, bundle, tmp_path, caplog):
 
 def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
     caplog.set_level(logging.INFO)
-    title = {"title": "Lightning 4 steps"}
-    path = embedded_lora(place / "fast.safetensors", bundle, metadata=title)
+    path = embedded_lora(place / "Qwen-Image-Lightning-4steps-V1.0.safetensors", bundle)
     call = ["draw", PROMPT, "--size", "32x32", "--json", "--lora", str(path)]
     assert main([*call, "-o", "a.png"]) == 0
     facts = json.loads(capsys.readouterr().out)["call"]
