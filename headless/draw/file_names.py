@@ -21,8 +21,10 @@ class FilePaths:
     """Names that are whole paths: what runs on this machine takes its files wherever they are."""
 
     def of(self, kind: str, path: Path) -> str:
-        """The absolute path."""
-        return os.path.abspath(path)
+        """The absolute path. Folders on the way are resolved where it goes up from one, which may
+        be a link; the file is not: its own name says what it is.
+        """
+        return _unmistakable(kind, str(_absolute(path)))
 
     def away(self) -> list[str]:
         """Nothing has to be put anywhere."""
@@ -40,14 +42,14 @@ class FileNames:
         """Its name below the folder of a kind. What lies elsewhere gets its own name, with a number
         where another file of the graph has that.
         """
-        key = (kind, Path(os.path.abspath(path)))
+        key = (kind, _absolute(path))
         if key not in self._names:
             found = _below(key[1], kind)
             if found is None:
                 self._away.add(key)
             taken = {name for (other, _), name in self._names.items() if other == kind}
             self._names[key] = found or _free(key[1], taken)
-        return self._names[key]
+        return _unmistakable(kind, self._names[key])
 
     def away(self) -> list[str]:
         """Instructions for files outside the folders, one line per folder."""
@@ -68,11 +70,22 @@ class FileNames:
         }
 
 
+def _absolute(path: Path) -> Path:
+    if path.name == "..":
+        return path.resolve()
+    return path.parent.resolve() / path.name if ".." in path.parts else Path(os.path.abspath(path))
+
+
+def _unmistakable(kind: str, name: str) -> str:
+    """Load Image reads "x [output]" as x in the output folder: such a name gets its own folder."""
+    return f"{name} [{INPUT}]" if kind == INPUT and name.endswith("]") else name
+
+
 def is_embedded(path: Path | None) -> bool:
     """True for the model that ships."""
     from ...loaders.models.load import EMBEDDED_FOLDER
 
-    return path is None or Path(os.path.abspath(path)) == EMBEDDED_FOLDER
+    return path is None or _absolute(path) == EMBEDDED_FOLDER
 
 
 def _below(path: Path, kind: str) -> str | None:

@@ -9,8 +9,10 @@ and run-time expansion are refused; nodes run one after the other, async ones to
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from ...errors import InkstoneError
 from ...host import headless, progress
 from ...host.headless import HeadlessHost
 from ..node_types import Json, NodeClasses, Value
@@ -27,6 +29,7 @@ class Executor:
         self.nodes = nodes
         self.cache: ResultCache[Outputs] = ResultCache()
         self._lock = threading.Lock()
+        self._thread: int | None = None  # of the run under way
         progress.listen()  # as ComfyUI's start does: long work reports and can be stopped
 
     def clear(self) -> None:
@@ -47,7 +50,7 @@ class Executor:
         cannot be written to, NodeError for a failing node, Interrupted once `host.interrupt` is
         set.
         """
-        with self._lock, headless.using(host):
+        with self._alone(), headless.using(host):
             emit = on_event or (lambda event: None)
             run = GraphRun(self.nodes, self.cache, graph, host, emit)
             run.hidden["EXTRA_PNGINFO"] = extra_pnginfo
@@ -64,9 +67,24 @@ class Executor:
 
         Raises as `run`, and InkstoneError if a node blocked the rest of the graph.
         """
-        with self._lock, headless.using(host):
+        with self._alone(), headless.using(host):
             run = GraphRun(
                 self.nodes, self.cache, graph, host, on_event or (lambda event: None), links
             )
             run.execute()
             return [run.value(link) for link in links]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One run at a time: other threads wait; a run within a run would wait for itself."""
+        if self._thread == threading.get_ident():
+            raise InkstoneError(
+                "This run was started from within another run of the same models, by a callback or "
+                "a node. Start it after that one, or load the models once more for it."
+            )
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = None
