@@ -76,8 +76,8 @@ class Plan:
             verdict = "all resident"
         else:
             verdict = (
-                f"the text encoder ({self.text_encoder_placed}) leaves before the MMDiT "
-                f"({self.diffusion_model_placed}) enters"
+                f"the text encoder ({self.text_encoder_placed}) is unloaded before the MMDiT "
+                f"({self.diffusion_model_placed}) is loaded"
             )
         return (
             f"plan: {tower}text encoder {g['text_encoder']}, MMDiT {self.formats} "

@@ -107,7 +107,7 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCa
     count = len(record["files"])
     summary = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
     log.info(
-        "%s %s in %.2f s (%s); %d left, %.0f images per hour",
+        "%s %s in %.2f s (%s); %d left, %.0f pictures per hour",
         record["id"],
         outcome.status,
         record.get("total_seconds", 0),

@@ -254,7 +254,7 @@ def test_the_plan_is_what_the_run_does(opened, room):
     whole = memory_plan.text_encoder + memory_plan.diffusion_model
     assert whole == encoder.weights.nbytes + model.weights.nbytes
     memory_plan = plan(bundle, PlanRequest(memory=memory_plan.peak - memory_plan.text_encoder // 2))
-    assert not memory_plan.together and "leaves before" in memory_plan.sentence(), (
+    assert not memory_plan.together and "is unloaded before" in memory_plan.sentence(), (
         memory_plan.sentence()
     )
     with pytest.raises(InkstoneError, match="even when streamed"):
