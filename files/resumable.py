@@ -15,12 +15,11 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import InkstoneError
+from .lock import HeldLock, same_file
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +34,7 @@ class PartialFile:
         self.out, self.size = out, size
         self.path = out.with_name(f".{out.name}.part")
         self.journal = out.with_name(f".{out.name}.part.journal")
-        self._lock = FileLock(
-            out.with_name(f".{out.name}.part.lock"), timeout=0, thread_local=False
-        )
+        self._lock = HeldLock(out.with_name(f".{out.name}.part.lock"))
         content = json.dumps({**identity, "bytes": size}, sort_keys=True)
         self._head = hashlib.sha256(content.encode()).hexdigest()
         self._resources = ExitStack()
@@ -72,6 +69,7 @@ class PartialFile:
         """The first `count` chunks are written; recorded once they are on the disk."""
         if time.monotonic() - self._synced < _SYNC_SECONDS:
             return
+        self._require_own()
         try:
             os.fsync(self._file.fileno())
             self._append(str(count))
@@ -81,6 +79,7 @@ class PartialFile:
 
     def complete(self) -> None:
         """All is written: gives the file its name and removes the journal."""
+        self._require_own()
         try:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -98,20 +97,21 @@ class PartialFile:
         self.journal.unlink(missing_ok=True)
 
     def _acquire(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout:
+        if not self._lock.acquire():
             raise InkstoneError(
                 f"{self.out}: another run is writing this file now. Wait for it, "
                 "or choose another name."
-            ) from None
-        self._resources.callback(self._release)
+            )
+        self._resources.callback(self._lock.release, remove=True)
 
-    def _release(self) -> None:
-        # unlinked while it is held: whoever opened it before sees that its name is gone (filelock)
-        with suppress(OSError):  # Windows refuses, and unlinks it on release
-            os.unlink(self._lock.lock_file)
-        self._lock.release()
+    def _require_own(self) -> None:
+        """The partial file and its lock are still those of this run."""
+        if self._lock.is_lost or not same_file(self.path, os.fstat(self._file.fileno())):
+            raise InkstoneError(
+                f"{self.out}: {self.path.name} or its lock was removed or replaced while it was "
+                "written, so another run may write to it too. Nothing was finished. Run the same "
+                "command again, and leave the files that begin with a dot where they are."
+            )
 
     def _open(self) -> None:
         mode = "r+b" if self.path.exists() else "w+b"

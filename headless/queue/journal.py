@@ -3,7 +3,8 @@
 Files of a job are written into the folder `.work`, synced to the disk and moved into place; then
 one line that describes them is appended to `results.jsonl`, synced too. If the process is killed in
 between, the job runs again and its files get the same names. A truncated last line is removed. A
-lock keeps a second run out of the folder; the system releases it when its process ends.
+lock keeps a second run out of the folder; the system releases it when its process ends. A folder,
+journal or lock that somebody removed or replaced ends the run: nothing goes into another's folder.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ...errors import CallError, InkstoneError
 from ...files.atomic import move_into_place, sync
+from ...files.lock import HeldLock, same_file
 from ..node_types import Json
 from .jobs import Job
 
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 JOURNAL, WORK, LOCK = "results.jsonl", ".work", ".lock"
 PID = ".lock.pid"  # the process that has the lock: filelock may truncate the lock file itself
 DONE, FAILED = "done", "failed"
+GOES_ON = (
+    "Make sure that it is there, can be written to and has room, and run the same command again: "
+    "it continues where this one stopped."
+)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 Record = dict[str, Json]  # one line of the journal
@@ -48,6 +52,15 @@ class Outcome:
 class FolderFull(InkstoneError):
     """The disk cannot be written to: not the fault of a job."""
 
+    @classmethod
+    def of(cls, folder: Path, error: OSError) -> FolderFull:
+        """With the reason of a failed write."""
+        return cls(f"{folder}: cannot be written to: {error.strerror or error}. {GOES_ON}")
+
+
+class FolderLost(InkstoneError):
+    """The folder, its journal or its lock is not that of this run any more."""
+
 
 def no_room(error: BaseException | None) -> bool:
     """True if a write failed because of the disk, not the job."""
@@ -65,7 +78,8 @@ class Results:
         self, folder: Path, on_record: Callable[[Record], None] = lambda record: None
     ) -> None:
         self.folder, self.work, self._on_record = folder, folder / WORK, on_record
-        self._lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+        self._lock = HeldLock(folder / LOCK)
+        self._end = 0  # bytes of the journal
         self._records: dict[str, Record] = {}  # name -> the needed fields of its last record
 
     def __enter__(self) -> Results:
@@ -83,10 +97,33 @@ class Results:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
+        if self.lost() is None:
+            (self.folder / PID).unlink(missing_ok=True)
+        if not self._lock.is_lost or not (self.folder / LOCK).exists():  # else of another run
+            shutil.rmtree(self.work, ignore_errors=True)
         self._journal.close()
-        (self.folder / PID).unlink(missing_ok=True)
         self._lock.release()
+
+    def lost(self) -> str | None:
+        """What of this run's folder is not there any more, or is another's; None: all is there."""
+        path, stat = self.folder / JOURNAL, os.fstat(self._journal.fileno())
+        if not self.folder.exists():
+            return "the folder was removed or renamed"
+        if not same_file(path, stat):
+            return f"the folder or its {JOURNAL} was removed or replaced"
+        if stat.st_size != self._end:
+            return f"another program wrote to {JOURNAL}"
+        return f"its lock, the file {LOCK}, was removed or replaced" if self._lock.is_lost else None
+
+    def require_own(self) -> None:
+        """Raises FolderLost where the folder is not that of this run any more."""
+        lost = self.lost()
+        if lost is not None:
+            raise FolderLost(
+                f"{self.folder}: {lost} while this queue ran. It stops: results cannot be kept "
+                f"there safely. Leave the folder in place and run the same command again: it "
+                f"continues after the jobs that {JOURNAL} lists."
+            )
 
     def is_done(self, job: Job) -> bool:
         """True if its record says so, and neither its line nor its files changed since."""
@@ -106,6 +143,7 @@ class Results:
     def commit(self, outcome: Outcome) -> Record:
         """Move the files into place, write the record and return it."""
         job = outcome.job
+        self.require_own()
         with self._writing():
             names = [file.relative_to(self.work) for file in outcome.files]
             for file, name in zip(outcome.files, names):
@@ -133,15 +171,12 @@ class Results:
         try:
             yield
         except OSError as error:
-            raise FolderFull(
-                f"{self.folder}: cannot be written to: {error.strerror or error}. Make room and "
-                "run the same command again: it continues where this one stopped."
-            ) from error
+            raise FolderFull.of(self.folder, error) from error
 
     def _append(self, record: Record) -> None:
         """Write one line, on the disk when this returns; on a fault nothing of it stays."""
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        end = os.fstat(self._journal.fileno()).st_size
+        end = self._end
         try:
             view = memoryview(line)
             while len(view):
@@ -150,6 +185,7 @@ class Results:
         except BaseException:
             self._journal.truncate(end)
             raise
+        self._end = end + len(line)
 
     def _drop(self, names: Iterable[str]) -> None:
         """Delete files of earlier forms of jobs, unless a record still names them."""
@@ -176,6 +212,7 @@ class Results:
         if whole < len(data):
             log.info("%s: the last line is incomplete; its job runs again", path)
             self._journal.truncate(whole)
+        self._end = whole
         old: list[str] = []
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
@@ -186,13 +223,11 @@ class Results:
         self._drop(old)
 
     def _take_lock(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout:
+        if not self._lock.acquire():
             raise CallError(
                 f"{self.folder}: another run is using this folder (process {self._holder()}). Wait "
                 "for it, or choose another --output."
-            ) from None
+            )
         (self.folder / PID).write_text(str(os.getpid()))
 
     def _holder(self) -> str:

@@ -20,7 +20,7 @@ from typing import Protocol
 from ...errors import CallError, InkstoneError
 from ..node_types import Json
 from .jobs import Job
-from .journal import FAILED, Outcome
+from .journal import FAILED, FolderFull, Outcome
 from .metrics import Metrics
 from .ray_worker import RayWorker
 from .share import Share
@@ -75,11 +75,15 @@ def on_ray(
 
 def _write(files: Mapping[str, bytes], work: Path) -> list[Path]:
     paths = []
-    for name, data in files.items():
-        path = work / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        paths.append(path)
+    try:
+        for name, data in files.items():
+            path = work / name
+            if path.parent != work:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            paths.append(path)
+    except OSError as error:
+        raise FolderFull.of(work.parent, error) from error
     return paths
 
 

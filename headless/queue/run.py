@@ -50,7 +50,8 @@ class QueueCallbacks:
 def batch(call: BatchCall, watch: QueueCallbacks = QueueCallbacks()) -> dict:
     """Runs what is not done; returns counts and metrics.
 
-    KeyboardInterrupt after a stop, FolderFull on a full disk: then the same call goes on.
+    KeyboardInterrupt after a stop, FolderFull on a full disk, FolderLost where the folder was
+    removed or replaced: then the same call goes on.
     """
     if call.workers is not None and call.ray is None:
         raise CallError("--workers is for --ray: a run without it has one worker, this process.")
@@ -66,8 +67,10 @@ def batch(call: BatchCall, watch: QueueCallbacks = QueueCallbacks()) -> dict:
             with closing(_outcomes(call, left, results, metrics, watch, stop)) as outcomes:
                 for outcome in outcomes:
                     _settle(outcome, results, metrics, watch)
+            results.require_own()
         finally:
-            _close(metrics)
+            if results.lost() is None:  # else it is another's folder
+                _close(metrics)
         failed = sum(not results.is_done(job) for job in jobs)
         return {
             "jobs": len(jobs),
@@ -100,10 +103,7 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCa
     try:
         metrics.add(record)
     except OSError as error:
-        raise FolderFull(
-            f"{results.folder}: cannot be written to: {error.strerror or error}. Free some "
-            "space and run the same command again: it continues where this one stopped."
-        ) from error
+        raise FolderFull.of(results.folder, error) from error
     count = len(record["files"])
     summary = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
     log.info(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -21,7 +22,7 @@ from ...kernels.memory import process_bytes
 from ..draw.drawer import Drawer
 from ..draw.run import draw
 from .jobs import Job, check_files
-from .journal import DONE, FAILED, FolderFull, Outcome, no_room
+from .journal import DONE, FAILED, GOES_ON, FolderFull, Outcome, no_room
 from .metrics import peak_memory
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD = 16  # jobs whose prompts are encoded in one go
-_GOES_ON = "Free some space and run the same command again: it continues where this one stopped."
 
 OnStep = Callable[[Job, int, int], None]  # job, steps done, steps
 
@@ -97,18 +97,16 @@ class Worker:
         where the disk is full.
         """
         began, started = time.time(), time.perf_counter()
-        self._clear()
         files: list[Path] = []
         try:
+            self._clear()
             files, facts = self._run_call(job, job.call) if job.call else self._run_graph(job)
             status = DONE
         except InkstoneError as error:
-            if no_room(error):
-                raise FolderFull(f"{error} {_GOES_ON}") from error
+            self._require_room(error)
             facts, status = {"error": str(error)}, FAILED
         except Exception as error:  # an unexpected fault of one job must not cost the others
-            if no_room(error):
-                raise FolderFull(f"{self.work}: {error}. {_GOES_ON}") from error
+            self._require_room(error)
             log.warning("job %s: unexpected error", job.name, exc_info=True)
             facts, status = {"error": f"{type(error).__name__}: {error}"}, FAILED
         facts |= {
@@ -131,10 +129,22 @@ class Worker:
             except Exception as error:  # the job itself reports it, if it happens again
                 log.debug("the prompt was not encoded ahead: %s", error)
 
+    def _require_room(self, error: Exception) -> None:
+        """Raises FolderFull where the folder failed, not the job: it is full, gone, read-only."""
+        if no_room(error):
+            raise FolderFull(f"{self.work}: {error} {GOES_ON}") from error
+        try:
+            with tempfile.TemporaryFile(dir=self.work):
+                pass
+        except OSError as fault:
+            raise FolderFull.of(self.work, fault) from error
+
     def _clear(self) -> None:
-        """Removes what an earlier job left: first pictures of a failed one, empty folders."""
+        """Removes what an earlier job left: first pictures of a failed one, empty folders. The
+        output folder itself is not made again if somebody removed it.
+        """
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(exist_ok=True)
 
     def _run_call(self, job: Job, call: DrawCall) -> tuple[list[Path], dict[str, Any]]:
         latent = self.work / f"{job.name}.safetensors" if job.latent else None

@@ -127,3 +127,17 @@ def test_a_lock_file_that_is_left_blocks_nobody(tmp_path):
     with PartialFile(tmp_path / "x", 100, {}) as file:
         file.complete()
     assert left(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("name", [".x.part", ".x.part.lock"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_partial_file_or_lock_that_is_taken_away_ends_the_run(name, again, tmp_path):
+    """Its name leads nowhere, or to another run's file, which is neither renamed nor deleted."""
+    with pytest.raises(InkstoneError, match="removed or replaced while"):
+        with PartialFile(tmp_path / "x", 100, {}) as file:
+            (tmp_path / name).unlink()
+            if again:
+                (tmp_path / name).write_text("another's")
+            file.complete()
+    assert not (tmp_path / "x").exists()
+    assert not again or (tmp_path / name).read_text() == "another's"
