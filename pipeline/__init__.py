@@ -1,1 +1,1 @@
-"""Work on whole models that is no node: memory plan, description, quantization."""
+"""Work on whole models outside nodes: memory plan, description, quantization."""

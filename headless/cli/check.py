@@ -1,4 +1,4 @@
-"""`inkstone check`: whether a graph will run here, what is missing, how much memory it takes."""
+"""`inkstone check`: checks whether a graph will run here, lists missing files, estimates memory."""
 
 from __future__ import annotations
 

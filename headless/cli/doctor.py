@@ -1,4 +1,4 @@
-"""`inkstone doctor`: what a bug report needs."""
+"""`inkstone doctor`: versions, devices and backends, for a bug report."""
 
 from __future__ import annotations
 

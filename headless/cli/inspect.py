@@ -1,4 +1,4 @@
-"""`inkstone inspect`: what a weight file is."""
+"""`inkstone inspect`: identifies weight files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inkstone quantize`: write a model in fewer bits."""
+"""`inkstone quantize`: writes a model in fewer bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inkstone run`: execute a workflow file without a server."""
+"""`inkstone run`: executes a workflow file without a server."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Draws calls by running their graphs.
 
-A `Drawer` has one executor, which keeps models, encoded prompts and results from call to call. What
-does not fit into memory leaves and comes back by itself (loaders/memory/residency.py), so prompts
-are best encoded some calls ahead: then a text encoder and a diffusion model that do not fit
-together change places once for many calls.
+A `Drawer` has one executor, which keeps models, encoded prompts and results from call to call.
+Models that do not fit into memory together are unloaded and reloaded as needed
+(loaders/memory/residency.py), so prompts are best encoded some calls ahead: the text encoder and
+the diffusion model are then swapped once for many calls.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Drawer:
         self.models_loaded = self.prompts_encoded = 0
 
     def clear(self) -> None:
-        """Lets go of models and results."""
+        """Frees models and results."""
         self.executor.clear()
 
     def load(self, call: DrawCall) -> Models:

@@ -1,6 +1,4 @@
-"""A draw call, and all that can be checked before a model is opened: files that are there, options
-that go together.
-"""
+"""A draw call, and every check that needs no model: its files exist, its options go together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a drawing: PNGs that carry what made them, and raw latents.
+"""Saves a drawing: PNGs that contain the graph and settings behind them, and raw latents.
 
 Values are rounded to 8 bits; ComfyUI's Save Image cuts them, which is at most 1/255 less.
 """

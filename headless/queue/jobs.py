@@ -122,7 +122,7 @@ def check_files(job: Job) -> None:
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """Grouped by models, within them by size; groups and their jobs in the order of the file."""
+    """The jobs grouped by models, within them by size; all in the order of the file."""
     groups: dict[tuple[object, ...], dict[object, list[Job]]] = {}
     for job in jobs:
         groups.setdefault(job.group, {}).setdefault(job.size, []).append(job)

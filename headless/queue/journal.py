@@ -105,7 +105,7 @@ class Results:
         self._lock.release()
 
     def lost(self) -> str | None:
-        """What of this run's folder is not there any more, or is another's; None: all is there."""
+        """The part of this run's folder that is gone or replaced; None: all is there."""
         path, stat = self.folder / JOURNAL, os.fstat(self._journal.fileno())
         if not self.folder.exists():
             return "the folder was removed or renamed"

@@ -1,4 +1,4 @@
-"""`inkstone batch`: a queue of jobs that can be stopped or killed anywhere and goes on.
+"""`inkstone batch`: a queue of jobs that can be stopped or killed at any time and resumed.
 
 The order is that of the file, grouped by models and within them by size. What a run left is in
 the output folder: see journal.py (journal and files) and metrics.py.
@@ -51,7 +51,7 @@ def batch(call: BatchCall, watch: QueueCallbacks = QueueCallbacks()) -> dict:
     """Runs what is not done; returns counts and metrics.
 
     KeyboardInterrupt after a stop, FolderFull on a full disk, FolderLost where the folder was
-    removed or replaced: then the same call goes on.
+    removed or replaced; the same call then resumes.
     """
     if call.workers is not None and call.ray is None:
         raise CallError("--workers is for --ray: a run without it has one worker, this process.")

@@ -1,4 +1,4 @@
-"""Graph files: API or UI JSON, or a picture that carries one.
+"""Graph files: API or UI JSON, or a picture that contains one.
 
 A PNG of ComfyUI or of `inkstone run` has up to two chunks: `prompt`, the graph that ran, and
 `workflow`, the graph that the page showed. To run, the first takes precedence; to convert or check,

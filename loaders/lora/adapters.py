@@ -149,7 +149,7 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
 
 
 def _size(layer: LoraLayer) -> str:
-    """What a layer of a file was made for: "[32, 64]", or the length of a bias."""
+    """The shape that a layer of a file was made for: "[32, 64]", or the length of a bias."""
     bias = layer.change.bias
     if layer.shape is None and bias is not None:
         return f"a bias of {bias.numel()}"

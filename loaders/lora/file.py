@@ -165,9 +165,9 @@ def _refuse_other_models(path: Path, names: Mapping[str, Named]) -> None:
 
 
 def _distilled(layers: Mapping[str, LoraLayer], groups: _Groups, stem: str) -> Distilled | None:
-    """Detected by a published file's name, else by the common traits of the published Lightning
-    files: rank 64 on every layer of every block but modulation, an alpha tensor each, names without
-    a prefix. Metadata is prose and decides nothing.
+    """The distillation, detected by a published file's name, else by the common traits of the
+    published Lightning files: rank 64 on every layer of every block but modulation, an alpha tensor
+    each, names without a prefix. Metadata is prose and decides nothing.
     """
     published = _PUBLISHED.fullmatch(stem.replace("_", "-"))
     if layers and published:

@@ -1,1 +1,1 @@
-"""Loaded models of each kind, and how they are loaded."""
+"""Loaded models of each kind, and their loaders."""

@@ -1,4 +1,4 @@
-"""The three loaded models that draw together."""
+"""The three loaded models of a drawing."""
 
 from __future__ import annotations
 
