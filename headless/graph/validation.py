@@ -154,15 +154,31 @@ def _check_link(graph: Graph, item: SchemaInput, link: Link, nodes: NodeClasses)
 
 def _cycle(graph: Graph, needed: list[str]) -> Iterator[Problem]:
     """The first cycle of links, if there is one."""
-    rest = {
-        key: {link.node for link in graph[key].links().values()} & set(needed) for key in needed
-    }
-    while ready := [key for key, parents in rest.items() if not parents]:
-        rest = {key: parents.difference(ready) for key, parents in rest.items() if key not in ready}
+    inside = set(needed)
+    rest = {key: {link.node for link in graph[key].links().values()} & inside for key in needed}
+    users: dict[str, list[str]] = {key: [] for key in needed}
+    for key, parents in rest.items():
+        for parent in parents:
+            users[parent].append(key)
+    ready = [key for key, parents in rest.items() if not parents]
+    for key in ready:  # grows
+        del rest[key]
+        for user in users[key]:
+            rest[user].discard(key)
+            if not rest[user]:
+                ready.append(user)
     if rest:
-        path = [next(iter(rest))]
-        while path[-1] not in path[:-1]:
-            path.append(next(iter(rest[path[-1]])))
-        path = path[path.index(path[-1]) :]
+        step = next(iter(rest))
+        places: dict[str, int] = {}
+        while step not in places:
+            places[step] = len(places)
+            step = next(iter(rest[step]))
+        path = [*list(places)[places[step] :], step]
         node = graph[path[0]]
-        yield node.problem(None, "links without a cycle", " <- ".join(path))
+        yield node.problem(None, "links without a cycle", _way(path))
+
+
+def _way(path: Sequence[str]) -> str:
+    """A cycle for a message, its middle left out when it is long."""
+    shown = path if len(path) <= 12 else [*path[:6], f"({len(path) - 12} more)", *path[-6:]]
+    return " <- ".join(shown)

@@ -45,11 +45,12 @@ def parse_object(text: str) -> dict[str, Json]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    names = [name for name, _ in pairs]
-    duplicates = [name for name in names if names.count(name) > 1]
-    if duplicates:
-        raise CallError(f'"{duplicates[0]}" appears twice: keep one.')
-    return dict(pairs)
+    data: dict[str, Json] = {}
+    for name, value in pairs:
+        if name in data:
+            raise CallError(f'"{name[:60]}" appears twice: keep one.')
+        data[name] = value
+    return data
 
 
 def _refuse_constant(constant: str) -> None:

@@ -7,21 +7,12 @@ place, not by what is connected.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 from ...errors import InkstoneError
 from ..node_types import Json
-from .parse_ui import (
-    BYPASSED,
-    INPUT_NODE,
-    MUTED,
-    OUTPUT_NODE,
-    InputSlot,
-    Sheet,
-    UILink,
-    UINode,
-    Workflow,
-)
+from .parse_ui import BYPASSED, INPUT_NODE, MUTED, InputSlot, Sheet, UILink, UINode, Workflow
 
 NOTES = {
     "Note",
@@ -61,7 +52,7 @@ class Constant:
 
 
 Source = OutputRef | Constant | None  # None: not connected
-Visited = frozenset[tuple[tuple[str, ...], str, int]]  # outputs on the way: level, node, slot
+Place = tuple[tuple[str, ...], str, int, str]  # an output on the way: level, node, slot, type
 
 
 @dataclass(frozen=True)
@@ -83,107 +74,146 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Hop:
+    """A link on the way, on its level."""
+
+    level: Level
+    link: UILink
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """An instance of a subgraph: its inputs by name, and the values of its own widgets."""
+
+    slots: dict[str, InputSlot]
+    values: dict[str, Json]
+
+
+@dataclass
 class LinkTracer:
-    """Follows links in a workflow."""
+    """Follows links in a workflow, each stretch once, however many inputs lie behind it."""
 
     workflow: Workflow
+    _known: dict[Place, Source] = field(default_factory=dict, repr=False)
+    _opened: dict[tuple[str, ...], _Instance] = field(default_factory=dict, repr=False)
+    _setters: dict[tuple[str, ...], dict[str, UINode]] = field(default_factory=dict, repr=False)
 
-    def source(
-        self, level: Level, node: UINode, index: int, kind: str, visited: Visited = frozenset()
-    ) -> Source:
+    def __post_init__(self) -> None:
+        self._widget_inputs = widget_inputs(self.workflow)
+
+    def source(self, level: Level, node: UINode, index: int, kind: str) -> Source:
         """The real output or constant behind input `index` of a node; kind: its type."""
-        if index >= len(node.inputs):
-            return None
-        return self._behind(level, node.inputs[index], kind, visited)
+        step: Hop | Source = _input_link(level, node, index)
+        way: dict[Place, None] = {}
+        while isinstance(step, Hop):
+            place = (step.level.path, step.link.origin, step.link.origin_slot, kind)
+            if place in way:
+                raise InkstoneError(
+                    f"The links of {step.level.sheet.name} go in a circle through node "
+                    f"{step.link.origin}. Remove one of them."
+                )
+            if place in self._known:
+                step = self._known[place]
+                break
+            way[place] = None
+            step = self._behind(step.level, step.link, kind)
+        self._known.update(dict.fromkeys(way, step))
+        return step
 
-    def _behind(self, level: Level, slot: InputSlot, kind: str, visited: Visited) -> Source:
-        link = level.sheet.links.get(slot.link) if slot.link is not None else None
-        return None if link is None else self._origin(level, link, kind, visited)
-
-    def _origin(self, level: Level, link: UILink, kind: str, visited: Visited) -> Source:
-        place = (level.path, link.origin, link.origin_slot)
-        if place in visited:
-            raise InkstoneError(
-                f"The links of {level.sheet.name} go in a circle through node {link.origin}. "
-                "Remove one of them."
-            )
-        visited = visited | {place}
+    def _behind(self, level: Level, link: UILink, kind: str) -> Hop | Source:
+        """One step from the start of a link: the link before it, or the end of the way."""
         if link.origin == INPUT_NODE:
-            return self._outside(level, link.origin_slot, kind, visited)
+            return self._outside(level, link.origin_slot)
         origin = level.sheet.nodes.get(link.origin)
-        if origin is None or origin.mode == MUTED:
+        if origin is None or origin.mode == MUTED or link.origin_slot < 0:
             return None
         if origin.mode == BYPASSED:
             index = passed_through(origin, link.origin_slot, kind)
-            return None if index is None else self.source(level, origin, index, kind, visited)
+            return None if index is None else _input_link(level, origin, index)
         if origin.kind in self.workflow.subgraphs:
             inside = level.inside(self.workflow, origin)
-            for inner in inside.sheet.links.values():
-                if inner.target == OUTPUT_NODE and inner.target_slot == link.origin_slot:
-                    return self._origin(inside, inner, kind, visited)
-            return None
+            inner = inside.sheet.output_link(link.origin_slot)
+            return None if inner is None else Hop(inside, inner)
         if origin.kind in GETTERS:
-            return self._setter(level, origin, kind, visited)
+            return self._setter(level, origin)
         if origin.kind in PRIMITIVES:
             return None
         if origin.kind in VIRTUAL:
-            return self.source(level, origin, link.origin_slot, kind, visited)
+            return _input_link(level, origin, link.origin_slot)
         return OutputRef(level.name(origin), link.origin_slot)
 
-    def _setter(self, level: Level, getter: UINode, kind: str, visited: Visited) -> Source:
+    def _setter(self, level: Level, getter: UINode) -> Hop | None:
         """A Get node is connected to the Set node of its name, on its sheet or further out."""
         name = _first(getter.values)
         place: Level | None = level
         while place is not None:
-            for node in place.sheet.nodes.values():
-                if node.kind in SETTERS and _first(node.values) == name:
-                    return self.source(place, node, 0, kind, visited)
+            if place.path not in self._setters:
+                nodes = reversed(place.sheet.nodes.values())
+                self._setters[place.path] = {
+                    json.dumps(_first(node.values)): node for node in nodes if node.kind in SETTERS
+                }
+            node = self._setters[place.path].get(json.dumps(name))
+            if node is not None:
+                return _input_link(place, node, 0)
             place = place.outer
         raise InkstoneError(
             f"Node {getter.id} gets {name!r}, but no Set node has this name. Add one, or delete "
             "the Get node."
         )
 
-    def _outside(self, level: Level, index: int, kind: str, visited: Visited) -> Source:
+    def _outside(self, level: Level, index: int) -> Hop | Constant | None:
         """Input `index` of a subgraph: the instance's link, else the value of its widget."""
         outer, instance, sheet = level.outer, level.instance, level.sheet
-        if outer is None or instance is None or index >= len(sheet.inputs):
+        if outer is None or instance is None or not 0 <= index < len(sheet.inputs):
             return None
-        name = sheet.inputs[index].name
-        slot = next((slot for slot in instance.inputs if slot.name == name), None)
+        if level.path not in self._opened:
+            slots = {slot.name: slot for slot in reversed(instance.inputs)}
+            self._opened[level.path] = _Instance(slots, self._promoted_values(instance, sheet))
+        own, name = self._opened[level.path], sheet.inputs[index].name
+        slot = own.slots.get(name)
         if slot is not None and slot.link is not None:
-            return self._behind(outer, slot, kind, visited)
-        values = promoted_values(self.workflow, instance, sheet)
+            return _link_of(outer, slot)
         # without a value of its own, the inner widget's applies
-        return Constant(values[name]) if name in values else None
+        return Constant(own.values[name]) if name in own.values else None
+
+    def _promoted_values(self, instance: UINode, sheet: Sheet) -> dict[str, Json]:
+        """Values of an instance's own widgets by the name of the subgraph's input."""
+        if isinstance(instance.values, dict):
+            return dict(instance.values)
+        shown = self._widget_inputs[instance.kind]
+        names = [slot.name for index, slot in enumerate(sheet.inputs) if index in shown]
+        return dict(zip(names, instance.values, strict=False))
 
 
-def promoted_values(workflow: Workflow, instance: UINode, sheet: Sheet) -> dict[str, Json]:
-    """Values of an instance's own widgets by the name of the subgraph's input."""
-    if isinstance(instance.values, dict):
-        return dict(instance.values)
-    names = [
-        slot.name for index, slot in enumerate(sheet.inputs) if feeds_widget(workflow, sheet, index)
-    ]
-    return dict(zip(names, instance.values, strict=False))
+def _input_link(level: Level, node: UINode, index: int) -> Hop | None:
+    slot = node.input_at(index)
+    return None if slot is None else _link_of(level, slot)
 
 
-def feeds_widget(workflow: Workflow, sheet: Sheet, index: int) -> bool:
-    """True when a subgraph's input feeds a widget inside, at any depth."""
-    for link in sheet.leaving(INPUT_NODE, index):
-        node = sheet.nodes.get(link.target)
-        if node is None or link.target_slot >= len(node.inputs):
-            continue
-        slot = node.inputs[link.target_slot]
-        inner = workflow.subgraphs.get(node.kind)
-        if inner is None:
-            if slot.widget is not None:
-                return True
-            continue
-        inner_index = inner.input_index(slot.name)
-        if inner_index is not None and feeds_widget(workflow, inner, inner_index):
-            return True
-    return False
+def _link_of(level: Level, slot: InputSlot) -> Hop | None:
+    link = level.sheet.links.get(slot.link) if slot.link is not None else None
+    return None if link is None else Hop(level, link)
+
+
+def widget_inputs(workflow: Workflow) -> dict[str, set[int]]:
+    """By subgraph: its inputs that feed a widget inside, at any depth."""
+    shown: dict[str, set[int]] = {}
+    for key in workflow.inner_first:
+        sheet = workflow.subgraphs[key]
+        shown[key] = set()
+        for link in sheet.leaving(INPUT_NODE):
+            node = sheet.nodes.get(link.target)
+            slot = None if node is None else node.input_at(link.target_slot)
+            if node is None or slot is None:
+                continue
+            inner = workflow.subgraphs.get(node.kind)
+            if (
+                slot.widget is not None
+                if inner is None
+                else (inner.input_index(slot.name) in shown[node.kind])
+            ):
+                shown[key].add(link.origin_slot)
+    return shown
 
 
 def passed_through(node: UINode, slot: int, kind: str) -> int | None:

@@ -28,8 +28,12 @@ ADVICE = 'Save one in ComfyUI with "Save" or "Export (API)", or give a PNG that 
 
 def find_graph(path: Path) -> Path:
     """The file at `path`, or the shipped workflow of that bare name. Raises CallError."""
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise CallError(f"{str(path)[:60]}...: cannot be a graph file: {reason}.") from None
     names = sorted(file.stem for file in SHIPPED.glob("*.json"))
     name = path.name.removesuffix(".json")
     if name in names and path == Path(path.name):

@@ -7,15 +7,17 @@ so that code on the records can rely on them: a file that breaks a rule is refus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ...errors import InkstoneError
 from ..node_types import Json
 
 RUN, MUTED, BYPASSED = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"  # the two ends inside a subgraph
-_MAX_NODES, _MAX_DEPTH = 100_000, 50
+_MAX_NODES, _MAX_DEPTH = 100_000, 50  # nodes once subgraphs are opened; nested subgraphs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class UINode:
     values: list[Json] | dict[str, Json] = field(default_factory=list)
     properties: dict[str, Json] = field(default_factory=dict)
 
+    def input_at(self, index: int) -> InputSlot | None:
+        """The input at a slot number of the file, which may be any number."""
+        return self.inputs[index] if 0 <= index < len(self.inputs) else None
+
     def pack(self) -> str | None:
         """The pack of the class, as the file names it."""
         for key in ("cnr_id", "aux_id"):
@@ -75,15 +81,33 @@ class Sheet:
 
     def leaving(self, node: str, slot: int | None = None) -> list[UILink]:
         """The links from a node, of one output or all."""
-        return [
-            link
-            for link in self.links.values()
-            if link.origin == node and slot in (None, link.origin_slot)
-        ]
+        return [x for x in self._by_origin.get(node, ()) if slot in (None, x.origin_slot)]
 
     def input_index(self, name: str) -> int | None:
         """The position of the first input of this name."""
-        return next((i for i, slot in enumerate(self.inputs) if slot.name == name), None)
+        return self._input_places.get(name)
+
+    def output_link(self, slot: int) -> UILink | None:
+        """The first link into an output of this subgraph."""
+        return self._by_output.get(slot)
+
+    # the sheet is complete when it is searched: each index is made once
+
+    @cached_property
+    def _by_origin(self) -> dict[str, list[UILink]]:
+        by_origin: dict[str, list[UILink]] = {}
+        for link in self.links.values():
+            by_origin.setdefault(link.origin, []).append(link)
+        return by_origin
+
+    @cached_property
+    def _by_output(self) -> dict[int, UILink]:
+        links = reversed(self.links.values())
+        return {link.target_slot: link for link in links if link.target == OUTPUT_NODE}
+
+    @cached_property
+    def _input_places(self) -> dict[str, int]:
+        return {slot.name: i for i, slot in reversed(list(enumerate(self.inputs)))}
 
 
 @dataclass
@@ -92,6 +116,7 @@ class Workflow:
 
     root: Sheet
     subgraphs: dict[str, Sheet] = field(default_factory=dict)
+    inner_first: list[str] = field(default_factory=list)  # ids of subgraphs, each after its own
 
     def sheets(self) -> list[Sheet]:
         """The root and every definition."""
@@ -111,7 +136,8 @@ def parse_workflow(data: dict[str, Json]) -> Workflow:
     count = sum(len(sheet.nodes) for sheet in workflow.sheets())
     if count > _MAX_NODES:
         raise InkstoneError(f"The graph has {count} nodes; expected at most {_MAX_NODES}.")
-    _refuse_cycles(workflow)
+    workflow.inner_first = _inner_first(workflow)
+    _refuse_bombs(workflow)
     return workflow
 
 
@@ -130,17 +156,54 @@ def _read_definitions(data: dict[str, Json], into: dict[str, Sheet], depth: int)
         _read_definitions(entry, into, depth + 1)
 
 
-def _refuse_cycles(workflow: Workflow) -> None:
-    """Refuse subgraphs that contain themselves, at any depth."""
-    inside = {
-        key: {node.kind for node in sheet.nodes.values() if node.kind in workflow.subgraphs}
-        for key, sheet in workflow.subgraphs.items()
-    }
-    while ready := [key for key, kinds in inside.items() if not kinds]:
-        inside = {key: kinds.difference(ready) for key, kinds in inside.items() if key not in ready}
-    if inside:
-        names = ", ".join(sorted(workflow.subgraphs[key].name for key in inside))
-        raise InkstoneError(f"Subgraphs contain themselves, so the graph has no end: {names}.")
+def _inner_first(workflow: Workflow) -> list[str]:
+    """Ids of the subgraphs, each after those inside it. Refuses some that contain themselves."""
+    waits: dict[str, int] = {}
+    users: dict[str, list[str]] = {key: [] for key in workflow.subgraphs}
+    for key, sheet in workflow.subgraphs.items():
+        inside = {node.kind for node in sheet.nodes.values() if node.kind in workflow.subgraphs}
+        waits[key] = len(inside)
+        for kind in inside:
+            users[kind].append(key)
+    order = [key for key, count in waits.items() if not count]
+    for key in order:  # grows
+        for user in users[key]:
+            waits[user] -= 1
+            if not waits[user]:
+                order.append(user)
+    if len(order) < len(waits):
+        names = sorted(workflow.subgraphs[key].name for key, count in waits.items() if count)
+        raise InkstoneError(
+            f"Subgraphs contain themselves, so the graph has no end: {', '.join(names[:20])}."
+        )
+    return order
+
+
+def _refuse_bombs(workflow: Workflow) -> None:
+    """Count the nodes and the depth that opened subgraphs would have, without opening them."""
+    size: dict[str, int] = {}
+    depth: dict[str, int] = {}
+
+    def opened(sheet: Sheet) -> tuple[int, int]:
+        kinds = Counter(node.kind for node in sheet.nodes.values())
+        inner = {kind: count for kind, count in kinds.items() if kind in size}
+        total = len(sheet.nodes) + sum(count * size[kind] for kind, count in inner.items())
+        # beyond the limit the number itself does not matter, and it could have thousands of digits
+        return min(total, 10**15), 1 + max((depth[kind] for kind in inner), default=-1)
+
+    for key in workflow.inner_first:
+        size[key], depth[key] = opened(workflow.subgraphs[key])
+    count, deep = opened(workflow.root)
+    if deep > _MAX_DEPTH:
+        raise InkstoneError(
+            f"Subgraphs of the graph are nested {deep} deep: expected at most {_MAX_DEPTH}. "
+            "Unpack some of them in ComfyUI."
+        )
+    if count > _MAX_NODES:
+        raise InkstoneError(
+            f"The graph has {count} nodes once its subgraphs are opened: expected at most "
+            f"{_MAX_NODES}. Use fewer instances of its subgraphs."
+        )
 
 
 def _sheet(data: dict[str, Json], name: str) -> Sheet:

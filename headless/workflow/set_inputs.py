@@ -65,9 +65,10 @@ def _targets(workflow: Workflow, level: Level, origin: str, slot: int) -> Iterat
     """The inputs of real nodes that an output feeds, as ID.NAME."""
     for link in level.sheet.leaving(origin, slot):
         node = level.sheet.nodes.get(link.target)
-        if node is None or link.target_slot >= len(node.inputs):
+        target = None if node is None else node.input_at(link.target_slot)
+        if node is None or target is None:
             continue
-        name = node.inputs[link.target_slot].name
+        name = target.name
         if node.kind in workflow.subgraphs:
             inside = level.inside(workflow, node)
             index = inside.sheet.input_index(name)

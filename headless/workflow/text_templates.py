@@ -9,48 +9,65 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_COMMENT = re.compile(r"/\*|//[^\n]*")  # the start of one, or the whole
 _BAD_IN_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE = re.compile(r"d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yy|y")
 
 
 def expand_choices(text: str, pick: Callable[[int], int] = lambda count: 0) -> str:
     """A prompt without comments, with one choice of each `{a|b}`; `\\{` is a literal brace."""
-    chosen = _choose(_COMMENT.sub("", text), pick)
+    chosen = _choose(_without_comments(text), pick)
     return re.sub(r"\\([{}|])", r"\1", chosen)
 
 
-def _choose(text: str, pick: Callable[[int], int]) -> str:
-    parts, place = [], 0
-    while place < len(text):
-        char = text[place]
-        if char == "\\":
-            parts.append(text[place : place + 2])
-            place += 2
-        elif char == "{":
-            options, place = _options(text, place + 1)
-            parts.append(_choose(options[pick(len(options))], pick))
+def _without_comments(text: str) -> str:
+    """The text without // and /* */; one that never closes is no comment."""
+    parts, place, last = [], 0, text.rfind("*/")
+    while match := _COMMENT.search(text, place):
+        whole = match[0] != "/*"
+        kept = match.start() if whole or match.end() <= last else match.end()
+        parts.append(text[place:kept])
+        if kept == match.start() and not whole:
+            place = text.index("*/", match.end()) + 2
         else:
-            parts.append(char)
+            place = match.end()
+    return "".join(parts) + text[place:]
+
+
+def _choose(text: str, pick: Callable[[int], int]) -> str:
+    """One option of every block; each place of the text is read once, however deep blocks are."""
+    blocks, parts = _blocks(text), []
+    ranges = [(0, len(text))]  # still to read, the next one last
+    while ranges:
+        place, end = ranges.pop()
+        start = place
+        while place < end and place not in blocks:
             place += 1
+        parts.append(text[start:place])
+        if place < end:
+            edges = blocks[place]  # of its options: {, every |, and } or the end of the text
+            option = pick(len(edges) - 1)
+            ranges.append((min(edges[-1] + 1, end), end))
+            ranges.append((edges[option] + 1, edges[option + 1]))
     return "".join(parts)
 
 
-def _options(text: str, place: int) -> tuple[list[str], int]:
-    """The choices of an opened block, and the place behind it."""
-    options, depth = [""], 0
-    while place < len(text):
-        char = text[place]
-        piece = text[place : place + 2] if char == "\\" else char
-        place += len(piece)
-        if char == "}" and depth == 0:
-            break
-        if char == "|" and depth == 0:
-            options.append("")
-            continue
-        depth += {"{": 1, "}": -1}.get(char, 0)
-        options[-1] += piece
-    return options, place
+def _blocks(text: str) -> dict[int, list[int]]:
+    """The edges of every block by the place of its brace."""
+    blocks: dict[int, list[int]] = {}
+    open_blocks: list[int] = []
+    for match in re.finditer(r"\\.?|[{|}]", text, re.DOTALL):
+        char, place = match[0], match.start()
+        if char == "{":
+            blocks[place] = [place]
+            open_blocks.append(place)
+        elif open_blocks and char in "|}":
+            blocks[open_blocks[-1]].append(place)
+            if char == "}":
+                open_blocks.pop()
+    for place in open_blocks:
+        blocks[place].append(len(text))
+    return blocks
 
 
 def fill_places(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ...errors import InkstoneError
 from ..node_types import Json
@@ -136,9 +137,10 @@ class Flattener:
         if widget.dynamic:
             return expand_choices(value, self.pick)
         if widget.name == "filename_prefix" and node.kind in _WITH_PLACES and "%" in value:
-            return fill_places(value, self._values_by_name())
+            return fill_places(value, self._values_by_name)
         return value
 
+    @cached_property
     def _values_by_name(self) -> dict[str, dict[str, Json]]:
         """Widget values of the root's nodes by "Node name for S&R", else by title."""
         by_name: dict[str, dict[str, Json]] = {}
@@ -162,8 +164,8 @@ class Flattener:
             elif node.kind in PRIMITIVES and isinstance(node.values, list) and node.values:
                 for link in level.sheet.leaving(node.id):  # not through reroutes
                     target = level.sheet.nodes.get(link.target)
-                    if target is not None and link.target_slot < len(target.inputs):
-                        slot = target.inputs[link.target_slot]
+                    slot = None if target is None else target.input_at(link.target_slot)
+                    if target is not None and slot is not None:
                         name = slot.widget or slot.name
                         self.fed[level.name(target), name] = node.values[0]
 
