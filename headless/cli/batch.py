@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from .shared import add_folders, add_json, as_text
 
 if TYPE_CHECKING:
     from ..queue.jobs import Job
+
+log = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
@@ -79,6 +82,7 @@ def _add_ray(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the queue; 1 if a job failed."""
+    from ..queue.journal import JOURNAL
     from ..queue.run import BatchCall, QueueCallbacks, batch
     from ..queue.worker import Places
 
@@ -94,15 +98,22 @@ def run(args: argparse.Namespace) -> int:
     )
     bar = None if args.quiet or not sys.stderr.isatty() else _show_step
     out = sys.stdout
+    lost: list[OSError] = []  # why stdout takes nothing any more
 
     def on_record(record: dict[str, Json]) -> None:
-        if not args.json:
-            _print_files(record, args.output, out)
+        try:
+            if not args.json and not lost:
+                _print_files(record, args.output, out)
+        except OSError as error:  # hours of work must not end for a list of names
+            lost.append(error)
+            log.warning("%s\nThe queue goes on; %s lists its files.", error, args.output / JOURNAL)
 
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints about lost workers by itself
         facts = batch(call, QueueCallbacks(bar, on_record))
     if args.json:
         print(as_text(facts))
+    if lost:
+        raise lost[0]
     return 1 if facts["failed"] else 0
 
 

@@ -14,22 +14,25 @@ from collections.abc import Callable
 
 from ...errors import CallError, InkstoneError
 from .parser import build_parser
+from .streams import standard_streams
 
 RESUMABLE = ("quantize", "batch")  # the same call continues from their journals
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = build_parser().parse_args(argv)
+    with standard_streams():
+        return _run(build_parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
     level = logging.ERROR if args.quiet else logging.INFO
-    for stream in (sys.stdout, sys.stderr):
-        # a name that the terminal cannot show must not end a queue
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     handler: Callable[[argparse.Namespace], int] = args.handler
     try:
-        return handler(args)
+        status = handler(args)
+        sys.stdout.flush()  # a full disk shows here
+        return status
     except CallError as error:
         print(f"inkstone {args.command}: {error}", file=sys.stderr)
         return 2
