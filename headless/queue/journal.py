@@ -105,7 +105,7 @@ class Results:
         self._lock.release()
 
     def lost(self) -> str | None:
-        """The part of this run's folder that is gone or replaced; None: all is there."""
+        """The reason why this run has lost its folder; None while it is intact."""
         path, stat = self.folder / JOURNAL, os.fstat(self._journal.fileno())
         if not self.folder.exists():
             return "the folder was removed or renamed"
