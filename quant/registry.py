@@ -32,6 +32,19 @@ UNSUPPORTED = (
     (".svd_up", "SDNQ"),
     (".zero_point", "SDNQ"),
 )
+# The same for formats whose other tensors look like damaged ones of a known format: refused before
+# any finder. The first match counts.
+LOOK_ALIKES = (
+    (".g_idx", "GPTQ"),
+    (".qzeros", "AWQ"),
+    (".weight_scale_inv", "fp8 with a scale per block (DeepSeek's, Qwen's own FP8 files)"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_zero_point", "compressed-tensors"),
+    (".q_weight", "EXL2"),
+    (".trellis", "EXL3"),
+    (".W_q", "HQQ"),
+    (".codebooks", "AQLM"),
+)
 ADVICE = "Use this model in bf16, fp8, GGUF or another format that `inkstone inspect` reads."
 
 
@@ -56,6 +69,7 @@ def find_packed(
     marked weight without its scale, for shapes that disagree, and for unsupported formats.
     """
     rest = dict(table)
+    _refuse_look_alikes(PackedParts(source, rest))
     weights: dict[str, PackedWeight] = {}
     for finder in FINDERS:
         if finder is find_dfloat11:
@@ -66,6 +80,14 @@ def find_packed(
         rest = {ours: theirs for ours, theirs in rest.items() if ours not in used}
     _refuse(PackedParts(source, rest))
     return weights
+
+
+def _refuse_look_alikes(parts: PackedParts) -> None:
+    """Raise for a sound file in an unsupported format that a finder would call damaged."""
+    for end, tool in LOOK_ALIKES:
+        layer = next(iter(parts.layers(end)), None)
+        if layer is not None:
+            raise parts.fault(layer, f"its format, {tool}, is not supported", ADVICE)
 
 
 def _refuse(parts: PackedParts) -> None:

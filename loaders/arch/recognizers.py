@@ -12,7 +12,16 @@ from dataclasses import asdict
 
 from ...kernels.configs import TextConfig
 from . import key_maps_gguf
-from .dims import VISION_SIZES, Shapes, text_heads, text_sizes, vae_blocks, vae_sizes, vision_sizes
+from .dims import (
+    VISION_SIZES,
+    Shapes,
+    size,
+    text_heads,
+    text_sizes,
+    vae_blocks,
+    vae_sizes,
+    vision_sizes,
+)
 from .expected_tensors import text_layout, vae_layout, vision_layout
 from .file_facts import FileFacts, complete
 from .header_view import HeaderView, formats_of
@@ -73,7 +82,18 @@ def _qwen_vae(view: HeaderView) -> FileFacts | None:
             problem=f"{words}, Qwen-Image needs its own VAE with 16",
         )
     names = view.names(vae_names, *vae_blocks(view.bare))
-    config = vae_sizes(view.shapes(names))
+    shapes = view.shapes(names)
+    config = vae_sizes(shapes)
+    drawn, taken = config.channels, size(shapes, "encoder.conv_in.weight", 1)
+    if taken and drawn == 4 * taken:
+        return FileFacts(
+            "vae",
+            "wan 2x",
+            formats=formats_of(view),
+            problem=f"it is a VAE whose decoder draws at twice the size ({drawn} channels, Wan2.1 "
+            "VAE upscale2x), which is not supported: use qwen_image_vae.safetensors and enlarge "
+            "the picture afterwards",
+        )
     layout = {n: shape for n, shape in vae_layout(config).items() if ".time_conv." not in n}
     facts = FileFacts(
         "vae",

@@ -70,6 +70,16 @@ class DiskFile(Closable):
             raise InkstoneError(f"{self.path}: cannot be read: {error}. Check the disk.") from None
         return status.st_size, status.st_mtime_ns
 
+    def require_unchanged(self, stamp: tuple[int, int], name: str) -> None:
+        """InkstoneError where the file is no longer the one that had this stamp. Asked after a
+        read, so that what was written during it counts too.
+        """
+        if self.stamp() != stamp:
+            raise InkstoneError(
+                f"{self.path}: it was changed on disk after it was opened, {name} may be "
+                "elsewhere now. Load the model again when the file is complete."
+            )
+
     def fill(self, view: memoryview, offset: int, name: str) -> None:
         """Fills `view` with the file's bytes from `offset`; a short file is an error."""
         done, size = 0, len(view)

@@ -98,7 +98,9 @@ class GGUFFile(WeightReader):
         if entry.kind.packed:
             self._unpack(entry, out, name)
         else:
-            self._part_of(entry, name).disk.read_numbers(out, entry.dtype, entry.begin, name)
+            part = self._part_of(entry, name)
+            part.disk.read_numbers(out, entry.dtype, entry.begin, name)
+            part.require_unchanged(name)
 
     def _unpack(self, entry: GGUFEntry, out: Tensor, name: str) -> None:
         """Fills contiguous `out` with the floats of a packed tensor."""
@@ -123,6 +125,7 @@ class GGUFFile(WeightReader):
             begin, n = 0 if out is None else at, min(step, size - at)
             chunk = buffer[begin : begin + n]
             part.disk.fill(bytes_of(chunk), entry.begin + at, name)
+            part.require_unchanged(name)
             if name not in self._checked:
                 self._check_scales(chunk, entry, name, at)
             yield chunk

@@ -29,11 +29,7 @@ class GGUFPart(Closable):
 
     def require_unchanged(self, name: str) -> None:
         """InkstoneError where the file is no longer the one whose header was read."""
-        if self.disk.stamp() != self.stamp:
-            raise InkstoneError(
-                f"{self.disk.path}: it was changed on disk after it was opened, {name} may be "
-                "elsewhere now. Load the model again when the file is complete."
-            )
+        self.disk.require_unchanged(self.stamp, name)
 
     def number(self, key: str, default: int) -> int:
         """A whole number of the metadata."""

@@ -62,6 +62,7 @@ class SafetensorsFile(WeightReader):
                 f"to {out.dtype} without their scales. Use a file of this model in bf16."
             )
         self._disk.read_numbers(out, entry.dtype, self._data + entry.begin, name)
+        self._disk.require_unchanged(self._stamp, name)
 
     def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
         """Bytes start .. stop - 1 of a tensor as uint8: a part of a stream, rows of a matrix."""
@@ -73,10 +74,12 @@ class SafetensorsFile(WeightReader):
             )
         out = torch.empty(stop - start, dtype=torch.uint8)
         self._disk.fill(bytes_of(out), self._data + entry.begin + start, name)
+        self._disk.require_unchanged(self._stamp, name)
         return out
 
     def _load_header(self) -> None:
-        size, _ = self._disk.stamp()
+        self._stamp = self._disk.stamp()
+        size = self._stamp[0]
         head = bytearray(min(size, 64))
         self._disk.fill(memoryview(head), 0, "the header")
         length = int.from_bytes(head[:8], "little")

@@ -121,10 +121,10 @@ def slots_of(
             nbytes, read = packed[name].nbytes, packed[name].load
         elif name in packed:  # the network needs floats
             nbytes = blank.numel() * policy.dtype.itemsize
-            read = partial(_dequantized, packed[name].load, policy.dtype)
+            read = _FirstRead(source, name, partial(_dequantized, packed[name].load, policy.dtype))
         elif name in biases:
             nbytes = blank.numel() * policy.dtype.itemsize
-            read = partial(_bias, biases[name], policy.dtype)
+            read = _FirstRead(source, name, partial(_bias, biases[name], policy.dtype))
         else:
             nbytes, read = _plain(source, table[name], blank, module, policy)
         slots.append(ParamSlot(module=module, leaf=leaf, nbytes=nbytes, read=read, blank=blank))
@@ -138,6 +138,39 @@ def biases_of(packed: Mapping[str, PackedWeight]) -> dict[str, Callable[[], Tens
         for name, weight in packed.items()
         if weight.bias is not None
     }
+
+
+class _FirstRead:
+    """A reader of floats whose first value is checked: streaming reads each weight many times."""
+
+    def __init__(self, source: WeightReader, name: str, read: Callable[[], Tensor]) -> None:
+        self.source, self.name, self.read, self.checked = source, name, read, False
+
+    def __call__(self) -> Tensor:
+        value = self.read()
+        if not self.checked:
+            require_finite(self.source, self.name, value)
+            self.checked = True
+        return value
+
+
+def require_finite(source: WeightReader, name: str, value: Tensor) -> None:
+    """Raises for NaN or infinity in a weight. A check of what a network gives is not enough:
+    attention on a CPU can lose the NaN of a key.
+    """
+    if value.is_meta or not value.is_floating_point() or value.dtype.itemsize == 1:
+        return  # packed formats check their codes and scales
+    if bool(value.sum(dtype=torch.float32).isfinite()):
+        return
+    bad = ~value.isfinite()  # a sum of large numbers may overflow
+    count = int(bad.sum())
+    if count:
+        at = bad.nonzero()[0].tolist()
+        raise InkstoneError(
+            f"{source.path}: tensor {name}: {count} of {value.numel()} values are not finite (the "
+            f"first at {at}), so no picture was saved. The file is damaged or was made by a faulty "
+            "tool: compare its hash and download it again."
+        )
 
 
 def _bias(read: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
@@ -163,11 +196,10 @@ def _plain(
     half = entry.dtype in (torch.bfloat16, torch.float16) and policy.dtype == torch.float32
     matrix = isinstance(module, Linear) and len(shape) == 2 and entry.shape == shape
     if policy.narrow and half and matrix:
-        return blank.numel() * 2, lambda: PlainStorage(source.read(name))
-    return (
-        blank.numel() * policy.dtype.itemsize,
-        lambda: read_shaped(source, name, shape, policy.dtype),
-    )
+        checked = _FirstRead(source, name, partial(source.read, name))
+        return blank.numel() * 2, lambda: PlainStorage(checked())
+    read = partial(read_shaped, source, name, shape, policy.dtype)
+    return blank.numel() * policy.dtype.itemsize, _FirstRead(source, name, read)
 
 
 def read_weight(
@@ -178,8 +210,12 @@ def read_weight(
         return packed[name].load()
     weight = packed.get(f"{name.removesuffix('.bias')}.weight")
     if name.endswith(".bias") and weight is not None and weight.bias is not None:
-        return weight.bias()
-    return source.read(table[name])
+        value, name_there = weight.bias(), name
+    else:
+        name_there = table[name]
+        value = source.read(name_there)
+    require_finite(source, name_there, value)
+    return value
 
 
 def read_shaped(

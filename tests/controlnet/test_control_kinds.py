@@ -259,13 +259,15 @@ def test_files_are_identified_by_content(world, tmp_path):
 def test_numbers_that_are_none_name_their_control(world, tmp_path, kind, words):
     _, bundle, nets = world
     net, size = copy.deepcopy(nets[kind][0]), (48, 32)
-    broken = (
-        net.controlnet_blocks[3].output_proj
-        if kind == "canny"
-        else (net.control_blocks[1].after_proj)
-    )
-    broken.bias.data[5] = torch.nan
     model = load_control(saved(net, tmp_path / "broken.safetensors"))
+    if kind == "canny":
+        broken = [each.controlnet_blocks[3].output_proj for each in (net, model.network)]
+    else:
+        broken = [net.control_blocks[1].after_proj, model.network.controlnet_blocks[1]]
+    for layer in broken:
+        layer.bias.data[5] = torch.nan
+    with pytest.raises(InkstoneError, match=r"\.bias: 1 of \d+ values are not finite"):
+        load_control(saved(net, tmp_path / "file.safetensors"))
     control = ControlInput(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
     text = bundle.text_encoder.encode("a star")
     request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))

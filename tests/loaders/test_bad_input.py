@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
-from inkstone.loaders.models.load import EMBEDDED_FOLDER
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise
+from inkstone.sampling.schedule import LINEAR, sigmas
 
 from ..support.headers import TINY, named
 from .test_identify_others import sd_vae
@@ -291,25 +295,43 @@ def fill(name: str, value: float) -> Callable[[State], object]:
 
 NAN, INF = float("nan"), float("inf")
 NOT_FINITE = {
-    "NaN in block 0": ("model", fill("transformer_blocks.0.attn.to_q.weight", NAN), "block 0, "),
+    "NaN in block 0": (
+        "model",
+        fill("transformer_blocks.0.attn.to_q.weight", NAN),
+        "transformer_blocks.0.attn.to_q.weight: ",
+    ),
     "NaN in block 3's MLP": (
         "model",
         fill("transformer_blocks.3.img_mlp.net.2.weight", NAN),
-        "block 3, ",
+        "transformer_blocks.3.img_mlp.net.2.weight: ",
     ),
     "NaN in block 2's modulation": (
         "model",
         fill("transformer_blocks.2.txt_mod.1.weight", NAN),
-        "block 2, ",
+        "transformer_blocks.2.txt_mod.1.weight: ",
     ),
-    "Inf in block 4": ("model", fill("transformer_blocks.4.attn.to_v.weight", INF), "block 4, "),
-    "NaN at the end": ("model", fill("proj_out.weight", NAN), "final projection: "),
+    "Inf in block 4": (
+        "model",
+        fill("transformer_blocks.4.attn.to_v.weight", INF),
+        "transformer_blocks.4.attn.to_v.weight: ",
+    ),
+    "NaN at the end": ("model", fill("proj_out.weight", NAN), "tensor proj_out.weight: "),
     "NaN in the text encoder": (
         "text-encoder",
         lambda t: t["norm.weight"].fill_(NAN),
-        "the positive prompt: ",
+        "tensor norm.weight: ",
     ),
-    "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "The VAE model gave values"),
+    "one NaN in a key of the text encoder": (
+        "text-encoder",
+        lambda t: t["layers.0.self_attn.k_proj.weight"].view(-1)[5:6].fill_(NAN),
+        "layers.0.self_attn.k_proj.weight: 1 of ",
+    ),
+    "one infinity in the table of words": (
+        "text-encoder",
+        lambda t: t["embed_tokens.weight"][7, :1].fill_(INF),
+        "embed_tokens.weight: 1 of ",
+    ),
+    "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "tensor decoder.conv_out.bias: "),
 }
 
 
@@ -319,9 +341,17 @@ def test_numbers_that_are_not_finite_stop_the_first_step(what, fails, tmp_path):
     model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
     edit(slot, change)(model / SLOTS[slot].relative_to(EMBEDDED_FOLDER))
     call = ("draw", "a red circle", "-o", "x.png", *QUICK, "--save-latent", "x.safetensors")
-    saved = "not finite" if slot == "vae" else "o picture was saved"
-    output = fails((*call, "--model", model), (where, saved, "download it again"))
-    assert ("step 1/2" in output) == (slot == "vae"), "the first step must report it"
+    output = fails((*call, "--model", model), (where, "o picture was saved", "download it again"))
+    assert "step 1/2" not in output, "the first use must report it"
+
+
+def test_numbers_that_are_not_finite_in_a_run_name_their_block():
+    """The check of the first step, for what no weight shows: overflows of a half type."""
+    bundle = load_all(None)
+    bundle.model.network.transformer_blocks[3].img_mlp.net[2].weight.data[0, 0] = NAN
+    text = bundle.text_encoder.encode("a red circle")
+    with pytest.raises(InkstoneError, match="block 3, .* not finite .*no picture was saved"):
+        denoise(bundle.model, text, None, Request(32, 32, sigmas(LINEAR, 2, 4)))
 
 
 @pytest.mark.parametrize("what", ["truncated", "GGUF", "LoRA", "VAE of SDXL", "missing key"])

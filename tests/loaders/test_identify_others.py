@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.configs import VAEConfig
 from inkstone.loaders.arch.expected_tensors import (
     Layout,
     blockwise_layout,
@@ -225,3 +226,16 @@ def test_unknown_file():
     assert info.role == "unknown" and "alpha, beta" in info.sentence
     with pytest.raises(InkstoneError, match="no known kind"):
         require(info, "vae")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_vae_that_enlarges_is_named(channels):
+    shapes = vae_layout(VAEConfig(base=8, channels=channels))
+    for end in ("weight", "bias"):
+        name = f"decoder.conv_out.{end}"
+        shapes[name] = (4 * channels, *shapes[name][1:])
+    with pytest.raises(InkstoneError) as caught:
+        require(facts(shapes), "vae")
+    said = str(caught.value)
+    assert "twice the size" in said and "qwen_image_vae" in said and "not supported" in said
+    assert "ownload" not in said

@@ -277,3 +277,26 @@ def test_writing_refuses_what_reading_refuses(tmp_path: Path):
         with pytest.raises(InkstoneError):
             save_safetensors(path, tensors, metadata)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["before", "during", "a part"])
+def test_a_file_that_changes_is_refused(how, tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    save_safetensors(path, {"a": torch.ones(64), "b": torch.ones(64)})
+    with SafetensorsFile(path) as file:
+        assert file.read("a").sum() == 64
+
+        def overwrite():
+            with open(path, "r+b") as other:
+                other.seek(-16, os.SEEK_END)
+                other.write(bytes(16))
+            later = path.stat().st_mtime_ns + 10**9
+            os.utime(path, ns=(later, later))
+
+        if how == "during":
+            fill = file._disk.fill
+            monkeypatch.setattr(file._disk, "fill", lambda *a: (fill(*a), overwrite()))
+        else:
+            overwrite()
+        with pytest.raises(InkstoneError, match="x.safetensors: it was changed on disk"):
+            file.read_bytes("b", 0, 8) if how == "a part" else file.read("b")

@@ -258,3 +258,29 @@ def test_text_encoders(tmp_path):
     facts = identify(folder)
     assert facts.role == "text_encoder" and facts.packed == {"DFloat11": 15}, facts.sentence
     assert not facts.problem and facts.parameters == sum(t.numel() for t in plain.values())
+
+
+@pytest.mark.parametrize(
+    "parts, tool",
+    [
+        (("qweight", "qzeros", "scales"), "AWQ"),
+        (("qweight", "qzeros", "scales", "g_idx"), "GPTQ"),
+        (("weight", "weight_scale_inv"), "fp8 with a scale per block"),
+        (("weight_packed", "weight_scale", "weight_shape"), "compressed-tensors"),
+        (("q_weight", "q_scale"), "EXL2"),
+        (("W_q", "meta"), "HQQ"),
+    ],
+)
+def test_a_sound_file_of_an_unsupported_format_is_not_called_damaged(parts, tool, tmp_path):
+    tensors = model()
+    for layer in LAYERS:
+        del tensors[layer + ".weight"]
+        for part in parts:
+            kind = torch.float8_e4m3fn if part == "weight" else torch.int32
+            tensors[f"{layer}.{part}"] = torch.zeros(16, 16).to(kind)
+    save_safetensors(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(InkstoneError) as caught:
+        load_diffusion_model(tmp_path / "x.safetensors")
+    said = str(caught.value)
+    assert f"its format, {tool}" in said and "not supported" in said and "GGUF" in said
+    assert "damaged" not in said and "ownload" not in said

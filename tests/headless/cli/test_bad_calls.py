@@ -104,7 +104,11 @@ def test_damaged_model_in_a_graph(fails, tmp_path):
     model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
     edit("model", fill(Q, NAN))(model / SLOTS["model"].relative_to(EMBEDDED_FOLDER))
     (tmp_path / "graph.json").write_text(graph(LOAD, folder=str(model)))
-    words = ("Node 7 (Inkstone Denoise, InkstoneDenoise) failed. block 1, ", "download it again")
+    words = (
+        "Node 7 (Inkstone Denoise, InkstoneDenoise) failed. ",
+        f"tensor {Q}: ",
+        "download it again",
+    )
     assert "step 1/" not in fails(("run", tmp_path / "graph.json", "--output", "out"), words)
 
 
