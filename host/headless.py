@@ -49,7 +49,8 @@ class HeadlessHost:
     unread: frozenset[int] = frozenset()  # outputs of the running node that are not connected
     on_progress: Callable[[int, int, Image | None], None] | None = None
     on_detail: Callable[[str], None] | None = None
-    previews: bool = True
+    previews: bool = True  # of the steps, to on_progress
+    saves_previews: bool = True  # nodes that show their result save it in `temp`
     interrupt: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
@@ -87,6 +88,12 @@ def memory_budget() -> int | None:
     """Bytes for the whole process where the user set them; None = what is free."""
     host = headless_host()
     return None if host is None else host.memory
+
+
+def saves_previews() -> bool:
+    """True if a node that shows its result saves it for that; a draw has nobody who looks."""
+    host = headless_host()
+    return host is None or host.saves_previews
 
 
 def states_plan() -> bool:

@@ -12,6 +12,7 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar
 
+from .headless import saves_previews
 from .save_images import save_pictures
 
 if TYPE_CHECKING:
@@ -259,12 +260,17 @@ class PreviewText:
 
 
 class PreviewImage:
-    """Shows pictures [B,H,W,C] on the node; they are saved in the temp folder."""
+    """Shows pictures [B,H,W,C] on the node; they are saved in the temp folder, if the host
+    wants previews.
+    """
 
     def __init__(
         self, image: Pictures, animated: bool = False, cls: type[ComfyNode] | None = None
     ) -> None:
-        self.values = save_pictures(image, "inkstone_preview", "temp", getattr(cls, "hidden", None))
+        hidden = getattr(cls, "hidden", None)
+        self.values = (
+            save_pictures(image, "inkstone_preview", "temp", hidden) if saves_previews() else []
+        )
 
     def as_dict(self) -> dict[str, object]:
         return {"images": self.values}

@@ -184,6 +184,7 @@ def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:
         memory=call.memory,
         on_progress=report,
         previews=False,
+        saves_previews=False,
         states_plan=False,
     )
 

@@ -43,3 +43,10 @@ def test_up_from_a_linked_folder(place):
     save("it.png", pixels(seed=1))
     assert np.array_equal(drawn("link/../it.png"), drawn("far/it.png"))
     assert np.array_equal(drawn("far/../it.png"), drawn("it.png"))
+
+
+def test_a_control_leaves_no_preview_behind(place):
+    save("it.png", pixels())
+    call = ["draw", "a red star", "--control", "canny:it.png", "--steps", "1", "-o", "made.png"]
+    assert main([*call, "--quiet"]) == 0
+    assert sorted(os.listdir()) == ["it.png", "made.png"]
