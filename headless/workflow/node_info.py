@@ -81,6 +81,14 @@ class Interface:
     inputs: tuple[Widget | Socket, ...] = ()
     outputs: tuple[str, ...] = ()
     title: str = ""
+    required: tuple[str, ...] = ()  # sockets that have to be connected
+
+    def rest(self, positional: list[Json]) -> list[Json]:
+        """What follows the declared widgets' values in a positional list."""
+        rest = list(positional)
+        for _ in _read(self.inputs, rest, ""):
+            pass
+        return rest
 
     def values(self, positional: list[Json]) -> Iterator[tuple[Widget, Json]]:
         """(widget, value) from a positional list; widgets beyond its end have their defaults."""
@@ -135,7 +143,8 @@ def interface_of(node_class: NodeClass) -> Interface:
     if uploads:
         inputs.append(_upload())
     outputs = tuple(socket_type(item) for item in schema.outputs or [])
-    return Interface(schema.node_id, tuple(inputs), outputs, schema.display_name or "")
+    required = tuple(i.id for i in items if not i.optional and not is_widget(i))
+    return Interface(schema.node_id, tuple(inputs), outputs, schema.display_name or "", required)
 
 
 def _controls(kind: str, name: str, has_control: bool) -> int:
@@ -205,6 +214,7 @@ def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
     """The interface of one class from its entry in /object_info."""
     groups, order = info["input"], info.get("input_order") or {}
     inputs: list[Widget | Socket] = []
+    required: list[str] = []
 
     for group in ("required", "optional"):
         specs = groups.get(group)
@@ -215,14 +225,16 @@ def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
         for key in [*names, *(key for key in specs if key not in names)]:
             kind, options = _spec(specs[key])
             if kind != GROWING:
-                inputs.append(_item(key, kind, options))
+                inputs.append(item := _item(key, kind, options))
+                if group == "required" and isinstance(item, Socket):
+                    required.append(key)
             upload = upload or any(options.get(flag) for flag in _UPLOADS)
         if upload:
             inputs.append(_upload())
     outputs = info.get("output") or ()
     kinds = tuple(kind if isinstance(kind, str) else "COMBO" for kind in outputs)
     title = info.get("display_name")
-    return Interface(name, tuple(inputs), kinds, str(title or ""))
+    return Interface(name, tuple(inputs), kinds, str(title or ""), tuple(required))
 
 
 def _spec(spec: Json) -> tuple[str, dict[str, Json]]:

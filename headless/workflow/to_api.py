@@ -16,6 +16,7 @@ from functools import cached_property
 from ...errors import InkstoneError
 from ..node_types import Json
 from .link_tracing import PRIMITIVES, VIRTUAL, Constant, Level, LinkTracer, OutputRef
+from .losses import name_empty_inputs, undeclared
 from .node_info import Interface, Socket, Widget
 from .parse_ui import BYPASSED, MUTED, UINode, Workflow
 from .text_templates import expand_choices, fill_places
@@ -78,6 +79,7 @@ class Flattener:
             inputs = entry["inputs"]
             for name in [n for n, v in inputs.items() if _is_link(v) and v[0] not in graph]:
                 del inputs[name]
+        name_empty_inputs(graph, self.classes)
         return graph
 
     # -- which nodes are entries --
@@ -117,6 +119,7 @@ class Flattener:
         for widget, value in self._widgets(level, node):
             if widget.sent:
                 inputs[widget.name] = _wrapped(self._text(node, widget, value))
+        inputs |= {name: _wrapped(value) for name, value in self._undeclared(level, node).items()}
         for index, slot in enumerate(node.inputs):
             source = self._tracer.source(level, node, index, slot.kind)
             if isinstance(source, OutputRef):
@@ -124,6 +127,15 @@ class Flattener:
             elif isinstance(source, Constant):
                 inputs[slot.widget or slot.name] = _wrapped(source.value)
         return inputs
+
+    def _undeclared(self, level: Level, node: UINode) -> dict[str, Json]:
+        interface = self.classes[node.kind]
+        if isinstance(node.values, dict):
+            names = [widget.name for widget, _ in _widget_values(interface, node)]
+            sockets = [item.name for item in interface.inputs]
+            return undeclared(node, level.name(node), [*names, *sockets], [])
+        rest = interface.rest(_without_forced(interface, node.values))
+        return undeclared(node, level.name(node), (), rest)
 
     def _widgets(self, level: Level, node: UINode) -> list[tuple[Widget, Json]]:
         """(widget, value) of a node, with the values of primitives."""
