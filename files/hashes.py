@@ -14,8 +14,17 @@ _NO_LIMIT = 1 << 62
 
 
 def picture_hash(path: Path) -> str:
-    """sha256 of the file, as `sha256sum` prints it."""
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    """sha256 of the file, as `sha256sum` prints it. A file that did not change since is not read
+    again in the same process: thousands of jobs may name one picture.
+    """
+    stat = path.stat()
+    return _picture_hash(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _picture_hash(path: Path, inode: int, size: int, changed: int) -> str:
+    """inode, size, changed: of the file that is read."""
+    return file_hash(path)
 
 
 def file_hash(path: Path) -> str:

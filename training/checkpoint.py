@@ -7,13 +7,43 @@ checkpoint is weights, their moving average, optimiser moments and the step, as 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import CallError, InkstoneError
+from ..files.atomic import write_text
 from ..loaders.formats.safetensors import SafetensorsFile, save_safetensors
+
+RUN = "run.json"  # the arguments of the run that a folder's checkpoints belong to
+
+
+def require_same_run(folder: Path, arguments: Mapping[str, str | int | None]) -> None:
+    """Remembers the arguments of a run in the folder of its checkpoints. Raises CallError where
+    those that are there come from other arguments: they would be continued with the wrong data.
+    """
+    path = folder / RUN
+    try:
+        old = json.loads(path.read_text("utf-8")) if path.exists() else arguments
+    except (OSError, ValueError) as error:
+        raise InkstoneError(
+            f"{path}: cannot be read: {error}. Remove {folder} to start over."
+        ) from None
+    if old != arguments and any(folder.glob("*.safetensors")):
+        before, now = (_as_options(each) for each in (old, arguments))
+        raise CallError(
+            f"{folder} has checkpoints of a run with {before}; this run has {now}. Give the same "
+            "arguments to resume it, or choose another --out."
+        )
+    write_text(path, json.dumps(arguments, indent=2) + "\n")
+
+
+def _as_options(arguments: Mapping[str, str | int | None]) -> str:
+    given = [f"--{name} {value}" for name, value in arguments.items() if value is not None]
+    return " ".join(given) or "no options"
 
 
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:

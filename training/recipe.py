@@ -21,6 +21,7 @@ from ..loaders.models.load import load_vae
 from ..loaders.models.tokenizer import Tokenizer, load_tokenizer
 from . import control_flow, edit_flow, flow
 from . import vae as vae_training
+from .checkpoint import require_same_run
 from .codec import Codec, latent_statistics, preview_factors
 from .networks import CONFIG, TEXT, FlowModel
 from .packed import save_gguf
@@ -39,6 +40,7 @@ def train(folder: Path, out: Path, seed: int = SEED, begin: Path | None = None) 
     are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    require_same_run(folder, _arguments(seed, begin))
     write_tokenizer(out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
     if begin is None:
@@ -92,6 +94,23 @@ def copy_model(begin: Path, out: Path) -> None:
     for name in PARTS:
         shutil.copytree(begin / name, out / name, dirs_exist_ok=True)
     shutil.copy2(begin / "model_index.json", out / "model_index.json")
+
+
+def train_only_control(begin: Path, out: Path, seed: int = SEED) -> None:
+    """Trains (or resumes) a control branch for a copy of the model `begin`, checkpoints in out."""
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    require_same_run(folder, _arguments(seed, begin, "control"))
+    copy_model(begin, out)
+    train_control(folder, out, seed)
+
+
+def _arguments(
+    seed: int, begin: Path | None, only: str | None = None
+) -> dict[str, str | int | None]:
+    """The options of `inkstone train` that decide what its checkpoints hold."""
+    start = None if begin is None else str(begin.resolve())
+    return {"seed": seed, "start": start, "only": only}
 
 
 def train_control(folder: Path, out: Path, seed: int = SEED) -> None:

@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.only and args.start is None and not args.score:
         raise CallError(f"--only {args.only} needs --start MODEL, the model to train it for.")
     if args.only and not args.score:
-        recipe.copy_model(args.start, args.out)
-        recipe.train_control(args.out / "checkpoints", args.out, seed)
+        recipe.train_only_control(args.start, args.out, seed)
     elif not args.score:
         recipe.train(args.out / "checkpoints", args.out, seed, args.start)
     if not args.only:

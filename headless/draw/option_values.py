@@ -16,6 +16,20 @@ from .options import add_draw
 
 _NOT_HERE = {"out", "plan", "json", "quiet", "help", "save_latent"}
 _NUMBERS = {"steps", "batch", "cfg", "seed", "strength", "layers"}
+# names that other programs (diffusers, ComfyUI, web interfaces) have for what an option here says
+_ELSEWHERE = {
+    **dict.fromkeys(("width", "height", "w", "h", "resolution"), '"size": "WIDTHxHEIGHT"'),
+    **dict.fromkeys(("true_cfg_scale", "guidance_scale", "cfg_scale", "guidance"), '"cfg"'),
+    **dict.fromkeys(("num_inference_steps", "num_steps"), '"steps"'),
+    **dict.fromkeys(("negative_prompt", "neg_prompt"), '"negative"'),
+    **dict.fromkeys(("num_images_per_prompt", "batch_size", "num_images", "n"), '"batch"'),
+    **dict.fromkeys(("denoise", "denoising_strength"), '"strength"'),
+    **dict.fromkeys(("mask_image", "mask_path"), '"mask"'),
+    **dict.fromkeys(("init_image", "input_image", "images", "image_path"), '"image"'),
+    **dict.fromkeys(("checkpoint", "ckpt_name", "unet_name"), '"model"'),
+    **dict.fromkeys(("clip", "clip_name", "te"), '"text_encoder"'),
+    **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
+}
 _FLAGS = {"fast", "save_latent"}
 
 
@@ -34,13 +48,19 @@ def _option_names(data: Mapping[str, Json], others: Sequence[str]) -> dict[str, 
     for key, value in data.items():
         name = key.removeprefix("--").replace("-", "_")
         if name not in names:
-            near = difflib.get_close_matches(name, [*names, *others], 1, 0.5)
-            hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(sorted(names))}."
-            raise CallError(f'unknown name "{key}". {hint}')
+            raise CallError(f'unknown name "{key}". {_hint(name, [*names, *others])}')
         if name in values:
             raise CallError(f'"{name}" appears twice: keep one.')
         values[name] = value
     return values
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    """What to write for a name that does not exist."""
+    if name.casefold() in _ELSEWHERE:
+        return f"Did you mean {_ELSEWHERE[name.casefold()]}?"
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    return f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(sorted(names))}."
 
 
 def _convert(name: str, value: Json) -> Json:

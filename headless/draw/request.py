@@ -59,10 +59,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
         if path is not None and not path.exists():
             raise CallError(f"{name} {path}: no such file or folder. Check the path.")
     for path, _ in call.lora:
-        if not path.is_file():
-            raise CallError(
-                f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH)."
-            )
+        _check_lora(path)
     _check_images(call)
     _check_controls(call)
     check_device(call.device)
@@ -71,6 +68,16 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
             raise CallError(f"{path} is a folder: name a file in it.")
     if not partly:
         _check_parts(call)
+
+
+def _check_lora(path: Path) -> None:
+    """A LoRA is one file: a folder of peft or diffusers may hold several."""
+    if path.is_dir():
+        names = sorted(file.name for file in path.glob("*.safetensors"))
+        files = f"one of its files: {', '.join(names[:5])}" if names else "a .safetensors file"
+        raise CallError(f"--lora {path} is a folder, expected a file. Name {files}.")
+    if not path.is_file():
+        raise CallError(f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH).")
 
 
 def _check_parts(call: DrawCall) -> None:

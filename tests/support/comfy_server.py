@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from .comfy_install import (
     CACHE_VARIABLE,
@@ -106,7 +106,7 @@ class ComfyServer:
         self.base = base
         self._process: subprocess.Popen | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ComfyServer:
         self.cache.mkdir(parents=True, exist_ok=True)
         with open(self.cache / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may share a cache

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 from .comfy_install import ServerError
 
@@ -49,7 +49,7 @@ class WebSocket:
         while self._stream.readline().strip():
             pass
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> WebSocket:
         return self
 
     def __exit__(self, *_: object) -> None:

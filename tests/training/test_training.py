@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from inkstone.errors import CallError, InkstoneError
 from inkstone.headless.cli.main import main
+from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.loaders.models.tokenizer import load_tokenizer
 from inkstone.training import codec, control_flow, edit_flow, flow, recipe
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
+from inkstone.training.checkpoint import require_same_run
 from inkstone.training.loop import MixedStage
 from inkstone.training.networks import FlowModel
 
@@ -133,3 +136,29 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     assert main([*call, "--steps", "2", "--size", "64x48", "--quiet"]) == 0 and out.is_file()
     call[call.index("-o") + 1] = str(tmp_path / "again.png")  # the folder's own control
     assert main([*call, "--steps", "2", "--control", f"canny:{out}", "--quiet"]) == 0
+
+
+def test_checkpoints_of_other_arguments_are_not_continued(tmp_path):
+    first = {"seed": 1, "start": None, "only": None}
+    require_same_run(tmp_path, first)
+    require_same_run(tmp_path, {**first, "seed": 2})  # there are no checkpoints yet
+    (tmp_path / "vae.safetensors").touch()
+    require_same_run(tmp_path, {**first, "seed": 2})
+    for other in ({"seed": 1}, {"seed": 2, "start": "/m"}, {"seed": 2, "only": "control"}):
+        with pytest.raises(CallError, match="run with --seed 2; this run has --seed .*another --o"):
+            require_same_run(tmp_path, first | other)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InkstoneError, match="run.json: cannot be read"):
+        require_same_run(tmp_path, first)
+
+
+def test_a_run_refuses_another_seed_before_it_writes(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "vae.safetensors").touch()
+    require_same_run(folder, {"seed": 1, "start": None, "only": None})
+    with pytest.raises(CallError, match="--seed 1; this run has --seed 2"):
+        recipe.train(folder, tmp_path, 2)
+    with pytest.raises(CallError, match="--only control"):
+        recipe.train_only_control(EMBEDDED_FOLDER, tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from inkstone.files import hashes
 from inkstone.headless.cli.main import main
 from inkstone.headless.queue.jobs import read_jobs
 
@@ -21,6 +22,15 @@ BAD = {
     "a number": ("7", ("line 1", "is a number")),
     "deep": ("[" * 100000, ("line 1", "too deeply")),
     "unknown name": ('{"prompt": "x", "stpes": 4}', ('"stpes"', 'Did you mean "steps"?')),
+    "width": ('{"prompt": "x", "width": 64}', ('"width"', '"size": "WIDTHxHEIGHT"')),
+    "Height": ('{"prompt": "x", "Height": 64}', ('"size": "WIDTHxHEIGHT"',)),
+    "steps of diffusers": ('{"prompt": "x", "num_inference_steps": 4}', ('mean "steps"?',)),
+    "guidance of diffusers": ('{"prompt": "x", "true_cfg_scale": 4}', ('mean "cfg"?',)),
+    "denoise of ComfyUI": ('{"prompt": "x", "denoise": 0.4}', ('mean "strength"?',)),
+    "LoRA folder": (
+        json.dumps({"prompt": "x", "lora": str(ROOT / "web")}),
+        ("web is a folder", "a file"),
+    ),
     "far name": ('{"prompt": "x", "zzz": 4}', ('"zzz"', "Known: batch, cfg")),
     "twice": ('{"prompt": "x", "seed": 1, "seed": 2}', ('"seed" appears twice',)),
     "two spellings": ('{"prompt": "x", "text-encoder": "a", "text_encoder": "b"}', ("twice",)),
@@ -131,3 +141,19 @@ def test_what_is_taken(tmp_path: Path):
     jobs = read_jobs(path, {"steps": 3, "seed": 5})
     assert [job.line for job in jobs] == [1, 3] and jobs[0].name == "7"
     assert (jobs[0].call.steps, jobs[0].call.seed, jobs[1].call.text_encoder) == (3, 5, None)
+
+
+def test_a_picture_that_many_jobs_name_is_read_once(place, monkeypatch):
+    """And again once it has changed."""
+    from PIL import Image
+
+    reads, real = [], hashes.file_hash
+    monkeypatch.setattr(hashes, "file_hash", lambda path: reads.append(path) or real(path))
+    Image.new("RGB", (8, 8)).save("a.png")
+    job = {"prompt": "x", "image": "a.png"}
+    Path("jobs.jsonl").write_text("".join(json.dumps(job | {"seed": n}) + "\n" for n in range(99)))
+    (content,) = {job.content for job in read_jobs(Path("jobs.jsonl"), {})}
+    assert len(reads) == 1
+    Image.new("RGB", (9, 9)).save("a.png")
+    (changed,) = {job.content for job in read_jobs(Path("jobs.jsonl"), {})}
+    assert len(reads) == 2 and changed != content
