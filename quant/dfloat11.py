@@ -235,7 +235,7 @@ def _shape(parts: PackedParts, layer: str, count: int) -> tuple[int, int]:
     """Rows and columns of a matrix that the file has as a stream only: from its bias, or from the
     width of the network."""
     if layer + ".bias" in parts:
-        rows = parts.shape(layer + ".bias")[0]
+        rows = parts.rows_of_bias(layer)
         shape = (rows, count // max(1, rows))
     else:
         axis = next((axis for end, axis in _WIDTH_AXIS if layer.endswith(end)), None)

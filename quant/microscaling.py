@@ -122,7 +122,7 @@ def _true_rows(parts: PackedParts, layer: str, stored: int, step: int) -> int:
     """Rows without the padding to a multiple of `step`, known from the bias."""
     if layer + ".bias" not in parts:
         return stored
-    (rows,) = parts.shape(layer + ".bias") or (0,)
+    rows = parts.rows_of_bias(layer)
     if -(-rows // step) * step != stored and rows != stored:
         raise parts.fault(layer, f"its weight has {stored} rows, its bias {rows}")
     return rows

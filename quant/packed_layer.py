@@ -92,6 +92,15 @@ class PackedParts:
             )
         return name
 
+    def rows_of_bias(self, layer: str) -> int:
+        """Rows of a layer's matrix by its bias, which must be a vector."""
+        shape = self.shape(layer + ".bias")
+        if len(shape) != 1 or not shape[0]:
+            raise self.fault(
+                layer, f"tensor {layer}.bias has shape {list(shape)}, expected one number per row"
+            )
+        return shape[0]
+
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.source.read(self.table[name], dtype=dtype)
 

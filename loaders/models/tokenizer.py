@@ -2,6 +2,9 @@
 
 Unlike the reference no transformers import is needed; ids are equal to those of its Qwen2Tokenizer.
 Special tokens inside the text (`<|im_start|>`) become single ids, as templates need it.
+
+A tokenizer.json describes a whole pipeline, and a few bytes of one end the process inside the
+library. So only its vocabulary, merges and added tokens are read; the pipeline is always Qwen's.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ class Added:
     rstrip: bool = False
     single_word: bool = False
     normalized: bool = False
+
+
+FIELDS = frozenset(Added.__dataclass_fields__)
 
 
 class Tokenizer:
@@ -132,7 +138,7 @@ def _added(folder: Path) -> list[Added]:
     tokens: dict[str, Added] = {}
     if config.is_file():
         for number, entry in _object(config).get("added_tokens_decoder", {}).items():
-            flags = {k: v for k, v in entry.items() if k in Added.__dataclass_fields__}
+            flags = {k: v for k, v in entry.items() if k in FIELDS}
             tokens[entry["content"]] = Added(**(flags | {"id": int(number)}))
     if plain.is_file():
         for content, number in _object(plain).items():
@@ -183,12 +189,42 @@ def build(
 
 
 def _from_json(path: Path) -> Backend:
-    from tokenizers import Tokenizer as Backend
+    """The same from a tokenizer.json: its vocabulary, merges and added tokens."""
+    whole = _object(path)
+    model, added = whole.get("model"), whole.get("added_tokens", [])
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not (isinstance(vocab, dict) and isinstance(merges, list) and isinstance(added, list)):
+        raise InkstoneError(
+            f"{path}: expected a `model` with `vocab` and `merges` (byte-level BPE) and a list "
+            "`added_tokens`, got another layout. Use the tokenizer files of Qwen-Image or "
+            "Qwen2.5-VL."
+        )
+    other = sorted(p for p in _patterns(whole.get("pre_tokenizer")) if p != PATTERN)
+    if other:
+        raise InkstoneError(
+            f"{path}: it splits words by {other[0][:60]!a}, expected the rule of Qwen2.5: it is of "
+            "another model. Use the tokenizer files of Qwen-Image or Qwen2.5-VL."
+        )
+    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+    wrong = next((m for m in pairs if len(m) != 2), None)
+    if wrong is not None:
+        raise InkstoneError(
+            f"{path}: a merge should hold two tokens, got {str(wrong)[:60]!a}. Download it again."
+        )
+    tokens = [Added(**{k: v for k, v in t.items() if k in FIELDS}) for t in added]
+    return build(vocab, [(a, b) for a, b in pairs], tokens, path)
 
-    backend = Backend.from_str(_text(path))
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+
+def _patterns(pre_tokenizer: object) -> set[str]:
+    """The regular expressions in a pre-tokenizer's description."""
+    steps = pre_tokenizer.get("pretokenizers") if isinstance(pre_tokenizer, dict) else None
+    patterns = set()
+    for step in steps if isinstance(steps, list) else [pre_tokenizer]:
+        pattern = step.get("pattern") if isinstance(step, dict) else None
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        patterns |= {regex} if isinstance(regex, str) else set()
+    return patterns
 
 
 def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
@@ -219,6 +255,13 @@ def checked(make: Callable[[], Backend], path: Path) -> Tokenizer:
     except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
         raise InkstoneError(
             f"{path}: not a usable tokenizer: {error}. Download it again."
+        ) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the library's Rust: no Exception
+            raise
+        raise InkstoneError(
+            f"{path}: not a usable tokenizer: the package `tokenizers` fails on it. Download it "
+            "again."
         ) from None
     tokenizer = Tokenizer(backend, path)
     missing = [token for token in NEEDED if backend.token_to_id(token) is None]

@@ -233,3 +233,51 @@ def test_find_in_the_host_without_importing_it(toy, tmp_path, monkeypatch):
     assert find_tokenizer(tmp_path / "models" / "x.safetensors") == folder
     assert "comfy" not in sys.modules
     assert load_tokenizer(folder).encode("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ('{"normalizer": {"type": "Precompiled"}}', "expected a `model` with `vocab`"),
+        ('{"model": {"vocab": [], "merges": {}}}', "expected a `model` with `vocab`"),
+        ('{"model": {"vocab": {"a": -1}, "merges": []}}', "not a usable tokenizer"),
+        ('{"model": {"vocab": {"a": 0}, "merges": ["a"]}}', "should hold two tokens"),
+        ('{"model": {"vocab": {"a": 0}, "merges": [3]}}', "not a usable tokenizer"),
+        ('{"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": [3]}', "not a usable"),
+        ('{"model": {"vocab": {"a": 0}, "merges": []}}', "lacks <|im_start|>"),
+        (
+            '{"model": {"vocab": {}, "merges": []}, "pre_tokenizer": {"type": "Split", '
+            '"pattern": {"Regex": "(a+)+$"}}}',
+            "splits words by",
+        ),
+    ],
+)
+def test_a_foreign_tokenizer_json_is_refused(tmp_path, text, match):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(InkstoneError) as caught:
+        load_tokenizer(tmp_path)
+    assert match in str(caught.value) and "tokenizer.json" in str(caught.value)
+
+
+def test_the_pipeline_of_a_tokenizer_json_is_never_run(toy, tmp_path):
+    """Only vocabulary, merges and added tokens count: what ends the library is not handed to it."""
+    whole = json.loads(load_tokenizer(toy).to_json())
+    whole |= {"normalizer": {"type": "Precompiled"}, "decoder": {"type": "?"}}
+    whole |= {"post_processor": [], "truncation": {"max_length": 2}, "padding": 3}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    ours, plain = load_tokenizer(tmp_path), load_tokenizer(toy)
+    for text in TEXTS:
+        assert ours.encode(text) == plain.encode(text), text
+
+
+def test_a_panic_of_the_library_is_an_error(tmp_path):
+    class PanicException(BaseException):
+        pass
+
+    def fail():
+        raise PanicException("out of bounds")
+
+    with pytest.raises(InkstoneError, match="the package `tokenizers` fails on it"):
+        module.checked(fail, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        module.checked(lambda: (_ for _ in ()).throw(KeyboardInterrupt()), tmp_path)
