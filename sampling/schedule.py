@@ -44,6 +44,8 @@ class Schedule:
         return self.base_shift + (tokens - self.base_tokens) * slope
 
 
+MOST_SHIFT = 1000.0  # beyond it every sigma of a run is 1 or 0
+
 QWEN = Schedule()
 LIGHTNING = Schedule(base_shift=LIGHTNING_MU, max_shift=LIGHTNING_MU, terminal=None)
 LINEAR = Schedule(kind="none", dynamic=False, terminal=None)
@@ -92,7 +94,14 @@ def _factor(schedule: Schedule, tokens: int) -> float:
     if not schedule.dynamic:
         return schedule.shift
     mu = schedule.mu(tokens)
-    return math.exp(mu) if schedule.kind == "exponential" else mu
+    factor = math.exp(min(mu, 700.0)) if schedule.kind == "exponential" else mu
+    if not 0 < factor <= MOST_SHIFT:
+        raise InkstoneError(
+            f"The schedule shifts the sigmas of {tokens} tokens by {factor:g}: expected above 0 "
+            f"and at most {MOST_SHIFT:g}. Use the scheduler folder of the original Qwen-Image "
+            "repository."
+        )
+    return factor
 
 
 def check_steps(steps: int) -> None:
@@ -148,14 +157,39 @@ def from_config(config: dict) -> Schedule:
             f"scheduler_config.json sets time_shift_type to {kind!r}: expected exponential or "
             "linear. Use the scheduler folder of the original Qwen-Image repository."
         )
-    terminal = config.get("shift_terminal")
+    dynamic = config.get("use_dynamic_shifting", False)
+    if not isinstance(dynamic, bool):
+        raise _wrong("use_dynamic_shifting", dynamic, "true or false")
+    base, most = (
+        int(_number(config, f"{key}_image_seq_len", usual, (1, 2**20)))
+        for key, usual in (("base", 256), ("max", 4096))
+    )
+    if base == most:
+        raise _wrong("max_image_seq_len", most, "another number than base_image_seq_len")
     return Schedule(
         kind=kind,
-        dynamic=bool(config.get("use_dynamic_shifting", False)),
-        base_tokens=config.get("base_image_seq_len", 256),
-        max_tokens=config.get("max_image_seq_len", 4096),
-        base_shift=config.get("base_shift", 0.5),
-        max_shift=config.get("max_shift", 1.15),
-        terminal=float(terminal) if terminal else None,
-        shift=config.get("shift", 1.0),
+        dynamic=dynamic,
+        base_tokens=base,
+        max_tokens=most,
+        base_shift=_number(config, "base_shift", 0.5, (-20, 20)),
+        max_shift=_number(config, "max_shift", 1.15, (-20, 20)),
+        terminal=_number(config, "shift_terminal", 0.0, (0, 0.99)) or None,
+        shift=_number(config, "shift", 1.0, (1e-3, MOST_SHIFT)),
+    )
+
+
+def _number(config: dict, key: str, usual: float, limits: tuple[float, float]) -> float:
+    """A number of the config within limits; the usual one where it is absent or null."""
+    value, (low, high) = config.get(key), limits
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise _wrong(key, value, f"a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _wrong(key: str, value: object, expected: str) -> InkstoneError:
+    return InkstoneError(
+        f"scheduler_config.json sets {key} to {str(value)[:40]!r}: expected {expected}. Use the "
+        "scheduler folder of the original Qwen-Image repository."
     )

@@ -219,6 +219,13 @@ DAMAGE = {
         ("multiple of 32",),
     ),
     "mxfp8 bias of another length": ("mxfp8", {".bias": torch.zeros(90)}, ("its bias 90",)),
+    "mxfp8 bias of two axes": (
+        "mxfp8",
+        {".bias": torch.zeros(2, 80)},
+        (".bias has shape [2, 80]",),
+    ),
+    "mxfp8 bias without axes": ("mxfp8", {".bias": torch.zeros(())}, (".bias has shape []",)),
+    "nvfp4 empty bias": ("nvfp4", {".bias": torch.zeros(32, 0)}, (".bias has shape [32, 0]",)),
     "nvfp4 without the whole scale": (
         "nvfp4",
         {".weight_scale_2": None},

@@ -102,3 +102,32 @@ def test_scheduler_configs_of_other_samplers_are_refused(change, words):
 def test_impossible_step_counts(steps):
     with pytest.raises(InkstoneError, match=f"Steps is {steps}: expected 1 to 1000"):
         sigmas(QWEN, steps, 64)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"base_shift": "0.5"}, "base_shift to '0.5'"),
+        ({"max_shift": 1e308}, "max_shift to '1e+308'"),
+        ({"shift": [3]}, "shift to '[3]'"),
+        ({"shift": 0}, "shift to '0'"),
+        ({"shift": float("nan")}, "shift to 'nan'"),
+        ({"shift_terminal": 1}, "shift_terminal to '1'"),
+        ({"base_image_seq_len": True}, "base_image_seq_len to 'True'"),
+        ({"max_image_seq_len": 256}, "another number than base_image_seq_len"),
+        ({"use_dynamic_shifting": "yes"}, "expected true or false"),
+        ({"time_shift_type": {}}, "time_shift_type"),
+        ({"_class_name": 3}, "names 3"),
+    ],
+)
+def test_wrong_values_of_a_scheduler_config_are_named(change, words):
+    with pytest.raises(InkstoneError) as caught:
+        from_config(change)
+    assert words in str(caught.value)
+
+
+def test_a_shift_that_runs_away_is_refused():
+    steep = {"use_dynamic_shifting": True, "base_image_seq_len": 1, "max_image_seq_len": 2}
+    with pytest.raises(InkstoneError, match="shifts the sigmas of 4096 tokens"):
+        sigmas(from_config(steep), 4, 4096)
+    assert from_config({"shift": None, "base_shift": None}) == from_config({})
