@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from .paths import open_regular
+
 _WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
 _HEAD = 16 << 20
 _CHUNK = 1 << 20
@@ -61,7 +63,7 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _chunks(path: Path, limit: int = _NO_LIMIT) -> Iterator[bytes]:
     """The content of a file, or its first `limit` bytes."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(min(_CHUNK, limit)):
             limit -= len(chunk)
             yield chunk

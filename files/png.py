@@ -15,11 +15,13 @@ import tempfile
 import time
 import zlib
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import InkstoneError
 from .atomic import replacement
+from .paths import below, name_fault, open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # comf: as tEXt, what ComfyUI's SaveAnimatedPNG writes
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
+_NUMBER = "_00001_.png"  # what follows a prefix
 _MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1 MB
 
 
@@ -109,7 +112,7 @@ def read_text_chunks(path: Path | str) -> dict[str, str]:
     """The text chunks of a PNG by key; InkstoneError where the file is no PNG or is truncated."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(8) != _SIGNATURE:
                 raise InkstoneError(
                     f"{path} is not a PNG file: expected the PNG signature in its "
@@ -120,7 +123,7 @@ def read_text_chunks(path: Path | str) -> dict[str, str]:
         raise InkstoneError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _texts(file: BinaryIO, path: Path) -> list[tuple[str, str]]:
+def _texts(file: BufferedReader, path: Path) -> list[tuple[str, str]]:
     chunks: list[tuple[str, str]] = []
     while True:
         head = file.read(8)
@@ -176,13 +179,13 @@ def numbered_path(folder: Path, prefix: str, width: int, height: int) -> tuple[P
     }
     for name, value in values.items():
         prefix = prefix.replace(f"%{name}%", str(value))
-    root = folder.resolve()
-    full = Path(os.path.normpath(root / prefix))
-    if not full.is_relative_to(root) or full == root:
+    fault = name_fault(prefix) or name_fault(f"{prefix}{_NUMBER}")
+    if fault is not None:
         raise InkstoneError(
-            f"filename_prefix {prefix!r} does not name a file inside the output folder {folder}; "
-            'give a name such as "picture" or "sub/picture".'
+            f"filename_prefix {prefix[:80]!r} {fault}: expected a name inside the output folder, "
+            'such as "picture" or "sub/picture".'
         )
+    full = below(folder.resolve(), prefix)
     return full.parent, full.name, _next_counter(full.parent, full.name)
 
 

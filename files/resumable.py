@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..errors import InkstoneError
+from .atomic import move_into_place
 from .lock import HeldLock, same_file
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ _SPARE = 16 << 20  # bytes that must stay free
 class PartialFile:
     """A context: the first `done` chunks exist; `write`, `checkpoint(n)`, at the end `complete`."""
 
-    def __init__(self, out: Path, size: int, identity: Mapping[str, object]) -> None:
-        self.out, self.size = out, size
+    def __init__(
+        self, out: Path, size: int, identity: Mapping[str, object], new: bool = False
+    ) -> None:
+        self.out, self.size, self._new = out, size, new  # new: never replace a file
         self.path = out.with_name(f".{out.name}.part")
         self.journal = out.with_name(f".{out.name}.part.journal")
         self._lock = HeldLock(out.with_name(f".{out.name}.part.lock"))
@@ -83,7 +86,8 @@ class PartialFile:
         try:
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self.path, self.out)
+            move_into_place(self.path, self.out, new=self._new)
+            self.path.unlink(missing_ok=True)  # another name of the same file, with `new`
             self._lines.close()
             self.journal.unlink(missing_ok=True)
         except OSError as error:

@@ -51,13 +51,15 @@ class HeadlessHost:
     on_detail: Callable[[str], None] | None = None
     previews: bool = True  # of the steps, to on_progress
     saves_previews: bool = True  # nodes that show their result save it in `temp`
+    any_path: bool = False  # graphs name files anywhere: our own do, never one of somebody else
+    own_paths: frozenset[str] = frozenset()  # files outside the folders that the user named
     interrupt: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 _headless: ContextVar[HeadlessHost | None] = ContextVar("inkstone_headless_host", default=None)
 
 
-_default_headless = HeadlessHost()
+_default_headless = HeadlessHost(any_path=True)
 
 
 @contextmanager
@@ -82,6 +84,12 @@ def is_read(slot: int) -> bool:
     """
     host = headless_host()
     return host is None or slot not in host.unread
+
+
+def is_own_path(name: str) -> bool:
+    """True if a name may be the path of any file: the user gave it on the command line."""
+    host = headless_host()
+    return host is not None and (host.any_path or name in host.own_paths)
 
 
 def memory_budget() -> int | None:

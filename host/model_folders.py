@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ..errors import InkstoneError
-from .headless import headless_host
+from ..files.paths import kind_of, name_fault
+from .headless import headless_host, is_own_path
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ KINDS = {
 _MAX_DEPTH = 6
 
 
+_MODELS = ("a file", "a folder")
+
+
 def model_folders(kind: str) -> list[Path]:
     """The folders searched for models of a kind, best first. Raises on an unknown kind."""
     if kind not in KINDS:
@@ -50,6 +54,12 @@ def model_folders(kind: str) -> list[Path]:
     return list(dict.fromkeys(paths)) or [
         Path(folder_paths.models_dir) / name for name in KINDS[kind][0]
     ]
+
+
+def folder_for_new(kind: str) -> Path:
+    """Where new models of a kind are saved: models/KIND, which is not always searched first."""
+    folders = model_folders(kind)
+    return next((folder for folder in folders if folder.name == kind), folders[0])
 
 
 def model_files(kind: str) -> list[str]:
@@ -68,19 +78,28 @@ def model_files(kind: str) -> list[str]:
 
 
 def model_path(kind: str, name: str) -> Path:
-    """The file or folder behind a name of `model_files`; headless runs may also give any path.
+    """The file or folder behind a name of `model_files`; without ComfyUI also others below these
+    folders, and paths that the user gave.
 
-    Raises InkstoneError that names the folders searched and the nearest names there.
+    Raises InkstoneError: without ComfyUI it names the folders searched and the nearest names.
     """
-    plain = PurePosixPath(name.replace("\\", "/"))
     folders = model_folders(kind) + ([] if kind == "diffusers" else model_folders("diffusers"))
-    if ".." not in plain.parts and not plain.is_absolute() and name:
-        for root in folders:
-            if (root / plain).exists():
-                return root / plain
-    if headless_host() is not None and name and Path(name).exists():
-        return Path(name)
     names = model_files(kind)
+    plain = name.replace("\\", "/") if isinstance(name, str) else ""  # of a graph from Windows
+    if headless_host() is None and plain not in names:
+        raise InkstoneError(f"Value not in list: {_shown(name)} not in {_choices(names)}")
+    fault = None if plain in names else name_fault(name)
+    for root in folders if fault is None else []:
+        if kind_of(root / plain) in _MODELS:  # whoever keeps models may link to other disks
+            return root / plain
+    own = isinstance(name, str) and is_own_path(name)
+    if own and kind_of(Path(name)) in _MODELS:
+        return Path(name)
+    if fault is not None and not own:
+        raise InkstoneError(
+            f"The {kind} model's name {_shown(name)} {fault}. Give a name below models/, or a path "
+            "of your own with --set NODE.INPUT=PATH."
+        )
     near = difflib.get_close_matches(name, names, 3, 0.4) or names[:3]
     hint = (
         f"Similar names there: {', '.join(near)}."
@@ -88,7 +107,16 @@ def model_path(kind: str, name: str) -> Path:
         else "There is no model there yet: put the file into the first folder."
     )
     searched = ", ".join(str(path) for path in folders)
-    raise InkstoneError(f"No {kind} model named {name!r}. Searched: {searched}. {hint}")
+    raise InkstoneError(f"No {kind} model named {_shown(name)}. Searched: {searched}. {hint}")
+
+
+def _shown(name: object) -> str:
+    return repr(name) if len(repr(name)) <= 200 else repr(name)[:200] + "..."
+
+
+def _choices(names: list[str]) -> str:
+    """As ComfyUI shows the choices of a list."""
+    return str(names) if len(names) <= 20 else f"(list of length {len(names)})"
 
 
 def known_model(kind: str, name: str) -> bool | str:
@@ -123,6 +151,11 @@ def _stamp(path: str) -> int:
         return -1
 
 
+def _is_around(link: Path, folder: Path) -> bool:
+    """True if a link leads back to the folder that it is in, or to one around that."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
+
+
 def _walk(
     folder: Path, component: str, files: bool, stamps: dict[str, int], depth: int = 0
 ) -> Iterator[Path]:
@@ -143,6 +176,8 @@ def _walk(
         yield folder
         return
     for entry in entries:
+        if entry.is_symlink() and _is_around(entry, folder):
+            continue  # a circle: every turn would multiply the names
         if entry.is_dir():
             yield from _walk(entry, component, files, stamps, depth + 1)
         elif files and entry.suffix.lower() in WEIGHT_SUFFIXES and not _LATER_PART(entry.name):

@@ -50,8 +50,8 @@ class ControlPicture(io.ComfyNode):
                     "keypoints",
                     multiline=True,
                     default="",
-                    tooltip="For pose: OpenPose JSON (the text, or the path of a .json file) to "
-                    "draw instead of detecting people. Empty: people are detected.",
+                    tooltip="For pose: OpenPose JSON (the text itself, not a path) to draw "
+                    "instead of detecting people. Empty: people are detected.",
                 ),
                 io.Custom("POSE_KEYPOINT").Input(
                     "pose_keypoint",

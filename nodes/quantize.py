@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import InkstoneError
+from ..files.paths import name_fault
 from ..host import model_folders
 from ..host.api import io, schema
 from ..host.progress import Progress
@@ -28,20 +30,30 @@ TYPES = (
     "fp8_scaled",
 )
 KIND = "diffusion_models"
+_PARTIAL = ".part.journal"  # the longest name of a file beside the new one
 
 
 def output_file(name: str, kind: str) -> Path:
-    """The path of the new file, in the first folder of diffusion models."""
+    """The path of the new file, in models/diffusion_models; InkstoneError where a model has the
+    name already.
+    """
     suffix = ".safetensors" if kind == "fp8_scaled" else ".gguf"
     plain = name.strip().removesuffix(suffix)
-    if not plain or plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|\0'):
+    bad = plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|')
+    if bad or not plain or name_fault(plain) or name_fault(f".{plain}{suffix}{_PARTIAL}"):
         raise InkstoneError(
             f"{name!r} is not a file name: expected a plain name without folders. Enter for "
             "example qwen-image-Q4_K_M."
         )
-    folder = model_folders.model_folders(KIND)[0]
+    file = plain + suffix
+    taken = {listed.casefold() for listed in model_folders.model_files(KIND)}
+    folder = model_folders.folder_for_new(KIND)
+    if file.casefold() in taken or os.path.lexists(folder / file):
+        raise InkstoneError(
+            f"A model named {file} exists already, and this node replaces none. Enter another name."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / (plain + suffix)
+    return folder / file
 
 
 class Quantize(io.ComfyNode):
@@ -76,8 +88,8 @@ class Quantize(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="qwen-image-Q4_K_M",
-                    tooltip="Name of the new file, without folders. An existing file of this name "
-                    "is replaced once the new one is complete.",
+                    tooltip="Name of the new file, without folders. A name that a model "
+                    "has already is refused.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path")],
@@ -98,6 +110,7 @@ class Quantize(io.ComfyNode):
             bar[:] = bar or [Progress(total)]
             bar[0].update(value)
 
-        call = QuantizeCall(model_folders.model_path(KIND, model), output_file(name, type), type)
+        out = output_file(name, type)
+        call = QuantizeCall(model_folders.model_path(KIND, model), out, type, new=True)
         path = quantize(call, progress)["file"]
         return io.NodeOutput(path, ui={"text": (path,)})

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CallError
+from ..files.paths import read_regular
 from ..kernels.linear import Linear
 from ..kernels.lora import attached
 from ..kernels.modulation import time_embedding
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 STEPS = 8  # of the schedule; it reaches all sigmas from noise to picture
 LARGEST = 512  # side of the pictures: the inputs of a column depend little on the size
 MOST_PROMPTS = 64
+_MOST_BYTES = 16 << 20  # of the file that lists them
 _BLOCKS = "transformer_blocks."
 
 Progress = Callable[[int, int], None]
@@ -78,10 +80,11 @@ def from_prompts(
 def read_prompts(path: Path) -> list[str]:
     """One prompt per line; empty lines and lines that start with # are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CallError(
-            f"{path}: cannot be read as text: {error}. Write one prompt per line, as UTF-8."
+            f"{path}: cannot be read as text: {reason}. Write one prompt per line, as UTF-8."
         ) from None
     prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not 0 < len(prompts) <= MOST_PROMPTS:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CallError
+from ..files.paths import check_given
 from ..files.resumable import PartialFile
 from ..loaders.formats.imatrix import Importance, read_imatrix
 from ..loaders.formats.safetensors import ShardedFiles
@@ -56,8 +57,8 @@ def _check(call: QuantizeCall) -> None:
             f"{call.out.with_suffix(suffix).name}."
         )
     for path in (call.source, call.imatrix, call.prompts, call.text_encoder):
-        if path is not None and not path.exists():
-            raise CallError(f"{path}: no such file or folder. Check the path.")
+        if path is not None:
+            check_given(path)
     if call.imatrix and call.prompts:
         raise CallError("--imatrix and --prompts have the same purpose: give one of them.")
     if call.imatrix and call.imatrix.is_dir() or call.prompts and call.prompts.is_dir():
@@ -137,7 +138,7 @@ def _write(
     total = len(plan.pieces)
     identity = json.loads(json.dumps(_identity(call, model, plan, importance)))
     with (
-        PartialFile(call.out, plan.size, identity) as file,
+        PartialFile(call.out, plan.size, identity, call.new) as file,
         encoder_threads() as threads,
         PieceEncoder(model, importance, threads) as encoder,
     ):

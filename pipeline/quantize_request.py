@@ -22,3 +22,4 @@ class QuantizeCall:
     imatrix: Path | None = None
     prompts: Path | None = None
     text_encoder: Path | None = None  # for prompts, where the source is a single file
+    new: bool = False  # never replace a file

@@ -8,10 +8,8 @@ pixels, some fractions of the side: if all values are within 0..1, they are frac
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from ...errors import InkstoneError
@@ -35,6 +33,7 @@ _PARTS = {  # field of Person -> key, and how many points it may have
     "left_hand": ("hand_left_keypoints_2d", (HAND,)),
     "right_hand": ("hand_right_keypoints_2d", (HAND,)),
 }
+_LARGEST = 1e300
 _FARTHEST = 65536  # pixels from the corner: a point beyond means a damaged file
 _REMEDY = "Export it again as OpenPose JSON (POSE_KEYPOINT)."
 
@@ -50,9 +49,7 @@ class Person:
 
 
 def read_people(source: str, size: tuple[int, int]) -> list[list[Person]]:
-    """JSON, or the path of a JSON file -> the people of each picture, in pixels of a picture of
-    `size` (width, height).
-    """
+    """JSON -> the people of each picture, in pixels of a picture of `size` (width, height)."""
     return [[_person(p, doc, size) for p in doc["people"]] for doc in documents(source)]
 
 
@@ -76,11 +73,13 @@ Document = Mapping[str, Any]
 
 def documents(source: str) -> list[Document]:
     """The documents of the JSON, one per picture, with their structure checked."""
-    text = source.strip()
-    if text[:1] not in ("{", "["):
-        text = _text_of(Path(text))
+    if source.strip()[:1] not in ("{", "["):
+        raise InkstoneError(
+            f"The keypoints {source.strip()[:80]!r} are not JSON: expected the text itself, which "
+            "starts with { or [. A path is not opened: paste what is in the file."
+        )
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(source)
     except (ValueError, RecursionError) as error:
         raise InkstoneError(f"The keypoints are not JSON: {error}. {_REMEDY}") from None
     docs = parsed if isinstance(parsed, list) else [parsed]
@@ -92,16 +91,6 @@ def documents(source: str) -> list[Document]:
                 f'"pose_keypoints_2d": [...]}}], ...}}, or a list of those. {_REMEDY}'
             )
     return docs
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InkstoneError(
-            f"The keypoints {str(path)[:80]!r} are neither JSON nor a readable file: "
-            f"{getattr(error, 'strerror', None) or error}. Check the path."
-        ) from None
 
 
 def _person(person: Document, doc: Document, size: tuple[int, int]) -> Person:
@@ -138,7 +127,9 @@ def _numbers(person: Document, key: str, counts: Sequence[int]) -> Points:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= _LARGEST  # not isfinite, which takes no integer beyond a float's range
 
 
 def in_order(body: Points) -> Points:

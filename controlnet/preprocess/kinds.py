@@ -116,11 +116,7 @@ VITPOSE = Knob(
     "bundled networks.",
 )
 POSE = (
-    Knob(
-        "keypoints",
-        "",
-        "OpenPose JSON (the text, or the path of a .json file), instead of detecting people.",
-    ),
+    Knob("keypoints", "", "OpenPose JSON, as text, instead of detecting people."),
     VITPOSE,
     Knob("detect_body", True, "Draw bodies."),
     Knob("detect_hand", True, "Draw hands, if the keypoints have them."),

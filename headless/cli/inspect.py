@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import CallError, InkstoneError
+from ...errors import InkstoneError
+from ...files.paths import check_given
 from ..arg_types import Commands, command
 from .shared import add_json
 
@@ -33,9 +34,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line per file; 1 if one of them has a problem."""
-    absent = [f for f in args.files if not f.exists()]
-    if absent:
-        raise CallError(f"{absent[0]}: no such file or folder. Check the path.")
+    for path in args.files:
+        check_given(path)
     facts = [_identified(part) for path in args.files for part in _parts(path)]
     if args.json:
         print(json.dumps([asdict(f) for f in facts], indent=1, default=str))

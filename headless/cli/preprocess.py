@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...controlnet.preprocess.kinds import KINDS, Knob
 from ...errors import CallError, InkstoneError
+from ...files.paths import check_given, read_regular
 from ...sampling.geometry import shorter_side_size
 from ..arg_types import Commands, between, command
 from ..node_types import Json
@@ -16,6 +17,8 @@ from .shared import add_json, print_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_MOST_BYTES = 64 << 20  # of a file of keypoints
 
 
 def add(commands: Commands) -> None:
@@ -50,6 +53,7 @@ def add(commands: Commands) -> None:
 
 def _add_knob(parser: argparse.ArgumentParser, knob: Knob, users: list[str]) -> None:
     tip = f"{', '.join(users)}: {knob.tip}".replace("%", "%%")
+    tip += " F may also be the path of a .json file." if knob.name == "keypoints" else ""
     tip += f" (default {knob.default})" if knob.default != "" else ""
     flag = "--" + knob.name.replace("_", "-")
     if isinstance(knob.default, bool):
@@ -77,13 +81,15 @@ def write_map(args: argparse.Namespace) -> dict[str, Json]:
 
     knobs = _knobs(args)
     _check(args)
+    call = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
     if args.type == "pose" and args.source.suffix == ".json":
         knobs.setdefault("keypoints", str(args.source))
+    if "keypoints" in knobs:
+        knobs["keypoints"] = _keypoints(str(knobs["keypoints"]))
     picture = _picture(args.source)
     people: list[Json] = keypoints_of(picture, knobs) if args.type == "pose" else []
     pose = {"keypoints": json.dumps(people)} if args.type == "pose" else {}
     control_map = preprocess(args.type, picture, knobs | pose)[0]  # [H,W,3]
-    call = json.dumps({"type": args.type, "picture": args.source.name, **knobs}, ensure_ascii=False)
     save_png(args.out, (control_map * 255).round().to(torch.uint8).numpy(), {"inkstone": call})
     files = [str(args.out)]
     height, width = control_map.shape[:2]
@@ -110,8 +116,7 @@ def _knobs(args: argparse.Namespace) -> dict[str, Json]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not args.source.is_file():
-        raise CallError(f"{args.source}: no such file. Check the path.")
+    check_given(args.source, kinds=("file",))
     if args.out.suffix.lower() != ".png":
         raise CallError(f"{args.out}: maps are written as PNG. Name a file that ends in .png.")
     if args.save_keypoints is not None and args.type != "pose":
@@ -128,8 +133,22 @@ def _picture(source: Path) -> Tensor:
 
     from ...controlnet.preprocess.keypoints import canvas_of
 
-    width, height = canvas_of(str(source))
+    width, height = canvas_of(_keypoints(str(source)))
     return torch.zeros(1, height, width, 3)
+
+
+def _keypoints(given: str) -> str:
+    """The JSON of --keypoints: the text itself, or what is in the file."""
+    if given.strip()[:1] in ("{", "["):
+        return given
+    try:
+        return read_regular(Path(given), _MOST_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CallError(
+            f"The keypoints {given[:80]!r} are neither JSON nor a readable file: {reason}. Check "
+            "the path."
+        ) from None
 
 
 def _save_keypoints(path: Path, people: list[Json]) -> str:

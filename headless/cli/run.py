@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
 
     path = find_graph(args.graph)
     host = HeadlessHost(
-        models=(args.models,), input=args.input, output=args.output, device=args.device
+        models=(args.models,),
+        input=args.input,
+        output=args.output,
+        device=args.device,
+        own_paths=frozenset(setting.partition("=")[2] for setting in args.set),
     )
     print_files(run_file(path, args.set, host, ProgressLine(args.quiet)), args.json)
     return 0

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ...files.images import frames
+from ...files.paths import below, kind_of
 from ...host import directories
 from ...host.api import io
+from ...host.headless import is_own_path
 from ...host.save_images import save_pictures
 from .factory import by_name
 
@@ -36,17 +38,18 @@ _NAME = re.compile(r"(.*?)(?: \[(input|output|temp)\])?", re.DOTALL)
 
 
 def picture_path(name: str) -> Path:
-    """The file behind a LoadImage name: "x.png", "sub/x.png", "x.png [output]", or a full path."""
-    match = _NAME.fullmatch(name)
-    assert match is not None, "the pattern matches any text"
+    """The file behind a LoadImage name: "x.png", "sub/x.png", "x.png [output]", or a full path
+    that the user gave.
+    """
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise InkstoneError(
+            f"The picture's name is {type(name).__name__}: expected a text such as photo.png."
+        )
     folders = {"output": directories.output_directory, "temp": directories.temp_directory}
     base = folders.get(match[2] or "input", directories.input_directory)()
-    if ".." in Path(match[1]).parts:
-        raise InkstoneError(
-            f"The picture name {name!r} points outside {base}. Put the file into that folder."
-        )
-    path = base / match[1]
-    if not match[1] or not path.is_file():
+    path = base / match[1] if is_own_path(match[1]) else below(base, match[1])
+    if kind_of(path) != "a file":
         raise InkstoneError(
             f"No picture {name!r}: {path} does not exist. Put it there or give --input."
         )

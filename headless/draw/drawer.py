@@ -186,6 +186,7 @@ def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:
         previews=False,
         saves_previews=False,
         states_plan=False,
+        any_path=True,
     )
 
 

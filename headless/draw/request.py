@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CallError
+from ...files.paths import check_given, kind_of
 from ..arg_types import check_device
 from .control_option import ControlOption
 
@@ -56,8 +57,8 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     """
     named = (("--model", call.model), ("--text-encoder", call.text_encoder), ("--vae", call.vae))
     for name, path in named:
-        if path is not None and not path.exists():
-            raise CallError(f"{name} {path}: no such file or folder. Check the path.")
+        if path is not None:
+            check_given(path, name)
     for path, _ in call.lora:
         _check_lora(path)
     _check_images(call)
@@ -72,11 +73,11 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
 
 def _check_lora(path: Path) -> None:
     """A LoRA is one file: a folder of peft or diffusers may hold several."""
-    if path.is_dir():
+    if kind_of(path) == "a folder":
         names = sorted(file.name for file in path.glob("*.safetensors"))
         files = f"one of its files: {', '.join(names[:5])}" if names else "a .safetensors file"
         raise CallError(f"--lora {path} is a folder, expected a file. Name {files}.")
-    if not path.is_file():
+    if kind_of(path) != "a file":
         raise CallError(f"--lora {path}: no such file. Check the path (expected F or F:STRENGTH).")
 
 
@@ -95,8 +96,8 @@ def _check_parts(call: DrawCall) -> None:
 
 def _check_images(call: DrawCall) -> None:
     for name, path in [("--image", p) for p in call.image] + [("--mask", call.mask)]:
-        if path is not None and not path.is_file():
-            raise CallError(f"{name} {path}: no such picture file. Check the path.")
+        if path is not None:
+            check_given(path, name, kinds=("picture file",))
     for name in ("mask", "strength", "layers"):
         alone = name == "mask" and call.control  # a control takes it
         if getattr(call, name) is not None and not call.image and not alone:
@@ -118,11 +119,9 @@ def _check_images(call: DrawCall) -> None:
 
 def _check_controls(call: DrawCall) -> None:
     for option in call.control:
-        if not option.path.is_file():
-            raise CallError(f"--control {option.path}: no such picture file. Check the path.")
+        check_given(option.path, "--control", kinds=("picture file",))
     for path in call.control_model:
-        if not path.exists():
-            raise CallError(f"--control-model {path}: no such file or folder. Check the path.")
+        check_given(path, "--control-model")
     controls, models = len(call.control), len(control_files(call))
     if controls and not models:
         raise CallError(

@@ -10,10 +10,12 @@ import re
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
+from ...files.paths import read_regular
 from ..draw.option_values import kind_of, parse_values
 from ..node_types import Json
 
 GRAPH_NAMES = ("graph", "set", "id")
+_MOST_BYTES = 16 << 20  # of a file of defaults
 _ID_BYTES = 120  # file systems take names of 255 bytes
 _NOT_IN_ID = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f/\\:*?"<>|]')
 # files of the folder itself, of other jobs, and what Windows reserves for devices
@@ -60,12 +62,13 @@ def _refuse_constant(constant: str) -> None:
 def read_defaults(path: Path) -> dict[str, Json]:
     """Values for all jobs from a JSON object with the names of a line. Raises CallError."""
     try:
-        data = parse_object(path.read_text("utf-8-sig"))
+        data = parse_object(read_regular(path, _MOST_BYTES).decode("utf-8-sig"))
         if "id" in data or "prompt" in data or "graph" in data:
             raise CallError('"id", "prompt" and "graph" belong to one job: put them in its line.')
         return parse_values(data, GRAPH_NAMES)
     except (OSError, UnicodeDecodeError) as error:
-        raise CallError(f"--defaults {path}: cannot be read: {error}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CallError(f"--defaults {path}: cannot be read: {reason}.") from None
     except InkstoneError as error:
         raise CallError(f"--defaults {path}: {error}") from None
 

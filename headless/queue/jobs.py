@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.hashes import picture_hash
+from ...files.paths import check_given, read_regular
 from ..draw.option_values import kind_of, parse_values
 from ..draw.request import DrawCall, check_call
 from ..node_types import Json
@@ -23,6 +24,7 @@ from .job_line import GRAPH_NAMES, parse_id, parse_object
 
 MACHINE = ("memory", "device")  # options that change no picture
 _MAX_LISTED = 20  # faults in one message
+_MOST_BYTES = 1 << 30  # of a file of jobs
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def check_files(job: Job) -> None:
     """Raises CallError if a file of a job is missing, or options do not go together."""
     if job.call is not None:
         check_call(job.call)
-    elif job.graph is not None and not job.graph.is_file():
-        raise CallError(f'"graph": {job.graph}: no such graph file. Check the path.')
+    elif job.graph is not None:
+        check_given(job.graph, '"graph":', kinds=("graph file",))
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
@@ -132,7 +134,7 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of the lines that are not blank."""
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        lines = read_regular(path, _MOST_BYTES).removeprefix(b"\xef\xbb\xbf").splitlines()
         texts = [line.decode("utf-8") for line in lines]
     except OSError as error:
         raise CallError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None

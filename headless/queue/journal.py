@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from pathlib import Path
 from ...errors import CallError, InkstoneError
 from ...files.atomic import move_into_place, sync
 from ...files.lock import HeldLock, same_file
+from ...files.paths import below, kind_of
 from ..node_types import Json
 from .jobs import Job
+from .metrics import LINES
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,11 @@ GOES_ON = (
     "it continues where this one stopped."
 )
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+# files of a job: ID.png, ID_2.png, ID.safetensors, or what its graph wrote in the folder ID
+_OF_A_JOB = re.compile(
+    r"(?P<folder>[^/\\]+)/.+|(?P<stem>(?P<first>[^/\\]+?)(_\d+)?)\.(png|safetensors)", re.DOTALL
+)
 
 Record = dict[str, Json]  # one line of the journal
 
@@ -85,6 +93,7 @@ class Results:
     def __enter__(self) -> Results:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_own_files()
             self._take_lock()
             shutil.rmtree(self.work, ignore_errors=True)  # of a run that was killed
             self.work.mkdir(exist_ok=True)
@@ -148,7 +157,7 @@ class Results:
             names = [file.relative_to(self.work) for file in outcome.files]
             for file, name in zip(outcome.files, names):
                 sync(file)
-                place = self.folder / name
+                place = below(self.folder, name.as_posix())
                 place.parent.mkdir(parents=True, exist_ok=True)
                 move_into_place(file, place)
             for folder in {(self.folder / name).parent for name in names}:
@@ -191,17 +200,45 @@ class Results:
         """Delete files of earlier forms of jobs, unless a record still names them."""
         old = set(names)
         if old:
-            current = {name for record in self._records.values() for name in record["files"] or ()}
+            current = {name for record in self._records.values() for name in record["files"]}
             for name in old - current:
-                (self.folder / name).unlink(missing_ok=True)
+                below(self.folder, name).unlink(missing_ok=True)
 
     def _remember(self, record: Record) -> list[str]:
         """Keep a record; return the files of the one that it replaces."""
-        old_files: list[str] = self._records.get(record["id"], {}).get("files") or []
-        fields = ("status", "job", "content", "files")
-        self._records[record["id"]] = {key: record.get(key) for key in fields}
+        before = self._records.get(record["id"], {})
+        old_files = [name for name in before.get("files", ()) if self._is_own(record["id"], name)]
+        files = record.get("files")  # of a folder from somebody else it may be anything
+        files = [n for n in files if isinstance(n, str)] if isinstance(files, list) else []
+        fields = ("status", "job", "content")
+        self._records[record["id"]] = {key: record.get(key) for key in fields} | {"files": files}
         self._on_record(record)
         return old_files
+
+    def _is_own(self, job: str, name: Json) -> bool:
+        """True for a file that this job can have written: only such are deleted."""
+        match = _OF_A_JOB.fullmatch(name) if isinstance(name, str) else None
+        if match is None or job not in (match["folder"], match["stem"], match["first"]):
+            log.warning("%s: %r of the job %r is not its file: left alone", JOURNAL, name, job)
+            return False
+        try:
+            return kind_of(below(self.folder, name)) in ("a file", "")
+        except InkstoneError as error:
+            log.warning("%s: %s It is left alone.", JOURNAL, error)
+            return False
+
+    def _check_own_files(self) -> None:
+        """Raises CallError where what the queue keeps here is a link or a device: of a folder from
+        somebody else it would lead out.
+        """
+        for name in (JOURNAL, LOCK, PID, LINES, WORK):
+            path, kind = self.folder / name, "a folder" if name == WORK else "a file"
+            path = self.folder / name
+            if path.is_symlink() or kind_of(path) not in (kind, ""):
+                raise CallError(
+                    f"--output {self.folder}: {name} is a link or no file, expected {kind} of an "
+                    "earlier run. Remove it, or choose another folder."
+                )
 
     def _open_journal(self) -> None:
         path = self.folder / JOURNAL

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
+from ...files.paths import check_given, kind_of, open_regular
 from ...files.png import read_text_chunks
 from ..graph.api_graph import Graph, parse_graph
 from ..node_types import Json, NodeClasses
@@ -28,16 +29,14 @@ ADVICE = 'Save one in ComfyUI with "Save" or "Export (API)", or give a PNG that 
 
 def find_graph(path: Path) -> Path:
     """The file at `path`, or the shipped workflow of that bare name. Raises CallError."""
-    try:
-        if path.is_file():
-            return path
-    except (OSError, ValueError) as error:  # a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise CallError(f"{str(path)[:60]}...: cannot be a graph file: {reason}.") from None
+    if kind_of(path) == "a file":
+        return path
     names = sorted(file.stem for file in SHIPPED.glob("*.json"))
     name = path.name.removesuffix(".json")
     if name in names and path == Path(path.name):
         return SHIPPED / f"{name}.json"
+    if kind_of(path):
+        check_given(path, kinds=("graph file",))
     near = difflib.get_close_matches(name, names, 3, 0.5) or ["text_to_image_embedded"]
     raise CallError(
         f"{path}: no such graph file. Check the path, or name a shipped workflow, such as "
@@ -79,7 +78,7 @@ def read_graph_file(path: Path) -> GraphFile:
     """Read a file and detect its form. Raises InkstoneError with a sentence for any fault."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InkstoneError(f"Cannot read {path}: {error.strerror or error}.") from error

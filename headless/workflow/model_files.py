@@ -114,7 +114,10 @@ def require_models(graph: Graph, ui: Mapping[str, Json] | None) -> None:
     if missing:
         lines = "".join(f"\n  {ref.absence()}" for ref in missing)
         count = "1 model file is" if len(missing) == 1 else f"{len(missing)} model files are"
-        raise InkstoneError(f"{count} not here:{lines}\nPut them there, or give --models DIR.")
+        raise InkstoneError(
+            f"{count} not here:{lines}\nPut them there, or give --models DIR. A file elsewhere has "
+            "to come from you: --set NODE.INPUT=PATH."
+        )
 
 
 def sources(ui: Mapping[str, Json] | None) -> dict[str, ModelSource]:

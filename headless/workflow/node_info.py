@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ...errors import InkstoneError
+from ...files.paths import read_regular
 from ..graph.input_values import (
     SEED_NAMES,
     WIDGET_TYPES,
@@ -179,35 +180,57 @@ def _is_class(entry: Json) -> bool:
 
 
 def _from_file(source: str) -> Json:
-    path = Path(source)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InkstoneError(
-                f"{source} is too large for an object_info: expected at most {_MAX_BYTES >> 20} "
-                "MiB. Check the path."
-            )
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(read_regular(Path(source), _MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise InkstoneError(f"Cannot read the object_info {source}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InkstoneError(
+            f"Cannot read the object_info {source}: {reason}. Check the path."
+        ) from error
 
 
 def _fetch(source: str) -> Json:
-    parts = urlsplit(source)
-    if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
+    if not _is_here(source):
         raise InkstoneError(
             f"{source}: only http://127.0.0.1:PORT is fetched. Save the /object_info of another "
             "machine to a file and give the file."
         )
     url = (
         source
-        if parts.path.rstrip("/").endswith("object_info")
+        if urlsplit(source).path.rstrip("/").endswith("object_info")
         else (source.rstrip("/") + "/object_info")
     )
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with _opener().open(url, timeout=30) as answer:
             return json.loads(answer.read(_MAX_BYTES))
     except (urllib.error.URLError, OSError, ValueError, RecursionError) as error:
         raise InkstoneError(f"No object_info from {url}: {error}. Is the server up?") from error
+
+
+class _OnThisMachine(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to where an address may point in the first place."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not _is_here(newurl):
+            raise InkstoneError(
+                f"{req.full_url} sends on to {newurl[:200]!r}, which is not http://127.0.0.1:PORT. "
+                "It was not fetched: save that list to a file and give the file."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """No proxy: it could be on another machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _OnThisMachine)
+
+
+def _is_here(url: str) -> bool:
+    """True for plain http on the loopback."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and parts.hostname in _LOOPBACK
+    except ValueError:  # no address at all, such as http://[
+        return False
 
 
 def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...files import paths
 from .weight_reader import Closable
 
 CHUNK = 2**20  # bytes per read where data is converted or goes to another device
@@ -27,7 +28,7 @@ def open_raw(path: Path, kind: str = ".safetensors") -> io.RawIOBase:
     if path.is_dir():
         raise InkstoneError(f"{path} is a folder, expected a {kind} file. Name the file.")
     try:
-        return open(path, "rb", buffering=0)
+        return paths.open_raw(path)
     except FileNotFoundError:
         raise InkstoneError(f"{path} does not exist. Check the name and the folder.") from None
     except OSError as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.atomic import atomic
+from ...files.paths import open_regular
 from ...quant.gguf_types import BY_NAME
 from .gguf import GGUFFile
 from .gguf_writer import Value, gguf_layout
@@ -82,8 +83,11 @@ def _checked(name: str, values: Tensor, path: Path) -> Tensor:
 
 def read_imatrix(path: Path) -> Importance:
     """An importance matrix of either format; InkstoneError for any other file."""
-    with open(path, "rb") as file:
-        head = file.read(4)
+    try:
+        with open_regular(path) as file:
+            head = file.read(4)
+    except OSError as error:
+        raise InkstoneError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
     return _read_gguf(path) if head == b"GGUF" else _read_dat(path)
 
 

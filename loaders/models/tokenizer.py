@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
+from ...files.paths import read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -92,16 +93,14 @@ class Tokenizer:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise InkstoneError(
-                f"{path}: {path.stat().st_size} bytes, a tokenizer file has at most 64 MiB. "
-                "Download it again."
-            )
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, MAX_FILE).decode("utf-8")
     except FileNotFoundError:
         raise InkstoneError(f"{path} is missing. Put {', '.join(FILES)} into one folder.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InkstoneError(f"{path} cannot be read as text: {error}. Download it again.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InkstoneError(
+            f"{path} cannot be read as text: {reason}. Download it again."
+        ) from None
 
 
 def _object(path: Path) -> dict:  # of a JSON file: its values are of any kind

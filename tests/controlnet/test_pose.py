@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from inkstone.controlnet.preprocess.keypoints import MISSING, Person, read_people, write_people
+from inkstone.controlnet.preprocess.keypoints import (
+    MISSING,
+    Person,
+    canvas_of,
+    read_people,
+    write_people,
+)
 from inkstone.controlnet.preprocess.kinds import preprocess
 from inkstone.controlnet.preprocess.pose import COLOURS, LIMBS, draw_people
 from inkstone.errors import InkstoneError
@@ -124,7 +130,7 @@ def test_pixels_and_fractions_of_the_side_are_distinguished(tmp_path):
     file = tmp_path / "pose.json"
     file.write_text(json.dumps({"people": [{"pose_keypoints_2d": parts}]}))
     plain = json.dumps({"people": [{"pose_keypoints_2d": flat}]})  # no canvas: these are pixels
-    for source in (str(file), plain, json.dumps(doc)):
+    for source in (file.read_text(), plain, json.dumps(doc)):
         found = read_people(source, SIZE)[0][0].body
         worst = max(abs(a - b) for p, q in zip(found, STANDING.body) for a, b in zip(p, q))
         assert worst < 1e-9, worst
@@ -194,3 +200,23 @@ def test_bad_keypoints_are_refused(case):
 def test_a_picture_without_people_is_black():
     made = preprocess("pose", torch.zeros(1, 9, 7, 3), {"keypoints": '{"people": []}'})
     assert made.shape == (1, 9, 7, 3) and made.max() == 0
+
+
+@pytest.mark.parametrize("text", ["/etc/passwd", "/dev/zero", "pose.json", "/nonexistent", "C:/x"])
+def test_keypoints_are_never_a_path(text, tmp_path, monkeypatch):
+    """One answer for files that are there and files that are not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pose.json").write_text(json_of(STANDING))
+    with pytest.raises(InkstoneError) as caught:
+        read_people(text, SIZE)
+    assert str(caught.value).startswith(f"The keypoints {text!r} are not JSON")
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 400, "1e999", "NaN", "9" * 5000])
+def test_numbers_beyond_a_float(number):
+    points = ", ".join([number, "1", "1"] * 18)
+    with pytest.raises(InkstoneError):
+        read_people(f'{{"people": [{{"pose_keypoints_2d": [{points}]}}]}}', SIZE)
+    canvas = f'"canvas_width": {number}, "canvas_height": 5'
+    with pytest.raises(InkstoneError):
+        canvas_of(f'{{"people": [], {canvas}}}')

@@ -95,7 +95,12 @@ def test_model_path_names_folders_and_nearest(models):
 
 def test_known_model_is_an_answer_for_validate_inputs(models):
     assert model_folders.known_model("vae", "v.safetensors") is True
-    assert model_folders.known_model("vae", str(models / "vae" / "v.safetensors")) is True
+    outside = models / "elsewhere.safetensors"
+    outside.write_bytes(b"")
+    assert "leads out" in model_folders.known_model("vae", str(outside))
+    own = HeadlessHost(models=(models,), own_paths=frozenset({str(outside)}))
+    with headless_module.using(own):
+        assert model_folders.known_model("vae", str(outside)) is True
     assert str(models / "vae") in model_folders.known_model("vae", "w.safetensors")
 
 

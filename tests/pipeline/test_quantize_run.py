@@ -219,7 +219,7 @@ def test_the_node(source, q4, tmp_path):
         for name in ("", "../x", "a/b", ".x", "C:x"):
             with pytest.raises(InkstoneError, match="is not a file name"):
                 Quantize.execute("small.safetensors", "Q4_K_M", name)
-        with pytest.raises(InkstoneError, match="model that is read"):
+        with pytest.raises(InkstoneError, match="mine.gguf exists already"):
             Quantize.execute("mine.gguf", "Q4_K_M", "mine")
     assert (folder / "mine.gguf").read_bytes() == q4.read_bytes()
     assert told[-1][0] == told[-1][1] == len(tensors())

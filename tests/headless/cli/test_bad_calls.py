@@ -101,15 +101,16 @@ def test_bad_graph(what, fails, tmp_path):
 
 
 def test_damaged_model_in_a_graph(fails, tmp_path):
-    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
+    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "models" / "diffusers" / "model")
     edit("model", fill(Q, NAN))(model / SLOTS["model"].relative_to(EMBEDDED_FOLDER))
-    (tmp_path / "graph.json").write_text(graph(LOAD, folder=str(model)))
+    (tmp_path / "graph.json").write_text(graph(LOAD, folder="model"))
     words = (
         "Node 7 (Inkstone Denoise, InkstoneDenoise) failed. ",
         f"tensor {Q}: ",
         "download it again",
     )
-    assert "step 1/" not in fails(("run", tmp_path / "graph.json", "--output", "out"), words)
+    call = ("run", tmp_path / "graph.json", "--output", "out", "--models", tmp_path / "models")
+    assert "step 1/" not in fails(call, words)
 
 
 def read_only(tmp_path: Path) -> Path:

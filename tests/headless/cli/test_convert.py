@@ -11,6 +11,8 @@ import json
 import lzma
 import os
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -212,6 +214,40 @@ def test_picture_gives_what_the_page_showed(tmp_path, capsys):
     stored = json.loads((ROOT / "workflows/api/text_to_image_embedded.json").read_text("utf-8"))
     assert json.loads(capsys.readouterr().out) == stored
     assert read_graph_file(path).ui == ui
+
+
+class _SendsOn(BaseHTTPRequestHandler):
+    """Answers every address but /end/object_info with a redirect to `to`."""
+
+    to = ""
+
+    def do_GET(self) -> None:
+        at_end = self.path.startswith("/end")
+        self.send_response(200 if at_end else 302)
+        self.send_header("Location", self.to)
+        self.end_headers()
+        self.wfile.write(b'{"X": {"input": {}}}' if at_end else b"")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    "to", ["http://example.com/x", "https://127.0.0.1/x", "ftp://127.0.0.1/x", "http://[", "//a/b"]
+)
+def test_a_redirect_stays_on_this_machine(to, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy may be elsewhere: not asked
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), _SendsOn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(
+            _SendsOn, "to", f"http://127.0.0.1:{server.server_port}/end/object_info"
+        )
+        assert list(read_interfaces(f"http://127.0.0.1:{server.server_port}")) == ["X"]
+        monkeypatch.setattr(_SendsOn, "to", to)
+        with pytest.raises(InkstoneError, match="not fetched|No object_info"):
+            read_interfaces(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 def test_interfaces_of_our_classes_agree_with_their_object_info():
