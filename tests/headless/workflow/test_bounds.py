@@ -14,7 +14,7 @@ from inkstone.headless.graph.api_graph import parse_graph
 from inkstone.headless.graph.input_values import GraphError
 from inkstone.headless.graph.validation import validate
 from inkstone.headless.queue.job_line import parse_object
-from inkstone.headless.workflow.load import find_graph
+from inkstone.headless.workflow.load import find_graph, read_graph_file
 from inkstone.headless.workflow.node_info import read_interfaces
 from inkstone.headless.workflow.parse_ui import parse_workflow
 from inkstone.headless.workflow.set_inputs import input_aliases
@@ -178,3 +178,19 @@ def test_job_line_of_many_names_is_read_in_linear_time():
     assert time.perf_counter() - started < 3
     with pytest.raises(CallError, match='"k0" appears twice'):
         parse_object(line[:-1] + ', "k0": 1}')
+
+
+@pytest.mark.parametrize("deep", [250, 900, 5000])
+@pytest.mark.parametrize("start, end", [("[", "]"), ('{"a":', "}")])
+def test_json_nested_too_deeply_is_refused_where_it_is_read(deep, start, end, tmp_path):
+    file = tmp_path / "graph.json"
+    value = start * deep + "1" + end * deep
+    file.write_text('{"nodes": [{"id": 1, "type": "A", "widgets_values": [' + value + "]}]}")
+    with pytest.raises(InkstoneError, match="nested too deeply: expected at most 200"):
+        read_graph_file(file)
+
+
+def test_json_of_usual_depth_is_read(tmp_path):
+    file = tmp_path / "graph.json"
+    file.write_text('{"nodes": [], "extra": ' + "[" * 150 + "]" * 150 + "}")
+    assert read_graph_file(file).ui is not None
