@@ -18,7 +18,7 @@ from ..loaders.arch.file_facts import FAMILY_KEY, FileFacts
 from ..loaders.arch.folder_config import ModelFolder
 from ..loaders.arch.header_view import HeaderView
 from ..loaders.arch.identify import open_as
-from ..loaders.arch.key_maps import MMDIT_UNUSED, mmdit_names, text_names
+from ..loaders.arch.key_maps import FP8_MARK, MMDIT_UNUSED, mmdit_names, text_names
 from ..loaders.arch.variant import VARIANT_KEY, detect_variant
 from ..loaders.formats.weight_reader import Closable, WeightReader
 from ..loaders.models.weight_file import weight_file
@@ -48,12 +48,13 @@ class Matrices(Closable):
             for name in dict.fromkeys([*self.names, *self.packed])
             if name in self.packed or name not in parts
         }
-        self.marks = {
+        unused = [n for n in names.unused if n.rpartition(".")[2] != FP8_MARK]
+        self.marks = {  # of the model; that of fp8 says how the source is stored
             theirs.rpartition(".")[2]: theirs
-            for theirs in names.unused
+            for theirs in unused
             if theirs.rpartition(".")[2] in MMDIT_UNUSED
         }
-        self.left_out = tuple(n for n in names.unused if n not in self.marks.values())
+        self.left_out = tuple(n for n in unused if n not in self.marks.values())
         self.metadata = _metadata(source, facts, folder)
 
     def close(self) -> None:

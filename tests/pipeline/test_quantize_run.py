@@ -19,11 +19,13 @@ from inkstone.host.headless import HeadlessHost, using
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.loaders.arch.expected_tensors import mmdit_layout
 from inkstone.loaders.formats.gguf import GGUFFile
+from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.nodes.quantize import Quantize
 from inkstone.pipeline import piece_encoder
 from inkstone.pipeline.quantize import quantize
+from inkstone.pipeline.quantize_layout import suffix_of
 from inkstone.pipeline.quantize_request import QuantizeCall
 from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
@@ -119,6 +121,41 @@ def test_fp8_with_scales(source, tmp_path):
             found = file.read(name).float() * scale
             error = float((found - plain.float()).norm() / plain.float().norm())
             assert error < 0.028, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "BF16", "Q4_K_M", "fp8_scaled"])
+def test_our_own_fp8_file_is_a_source(kind, source, tmp_path):
+    """Its mark `scaled_fp8` says how it is stored and is not copied: GGUF has no empty tensors."""
+    fp8, out = tmp_path / "x.safetensors", tmp_path / ("y" + suffix_of(kind))
+    quantize(QuantizeCall(source, fp8, "fp8_scaled"), quiet)
+    quantize(QuantizeCall(fp8, out, kind), quiet)
+    with open_weights(out) as file, open_weights(fp8) as before:
+        assert ("scaled_fp8" in file.entries) == (kind == "fp8_scaled")
+        if kind == "fp8_scaled":
+            assert file.entries["scaled_fp8"].dtype == torch.float8_e4m3fn
+            assert torch.equal(file.read(Q), before.read(Q))
+        if kind == "BF16":
+            scale = before.read(Q.removesuffix("weight") + "scale_weight")
+            want = (before.read(Q).float() * scale).bfloat16()
+            assert torch.equal(file.read(Q).bfloat16(), want)
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(source, tmp_path, monkeypatch):
+    copy = tmp_path / "source.safetensors"
+    copy.write_bytes(source.read_bytes())
+    read, count = SafetensorsFile.read, []
+
+    def read_and_overwrite(self, *args, **more):
+        count.append(1)
+        if len(count) == 5:
+            later = copy.stat().st_mtime_ns + 10**9
+            os.utime(copy, ns=(later, later))
+        return read(self, *args, **more)
+
+    monkeypatch.setattr(SafetensorsFile, "read", read_and_overwrite)
+    with pytest.raises(InkstoneError, match="source.safetensors: it was changed on disk"):
+        quantize(QuantizeCall(copy, tmp_path / "x.gguf", "Q8_0"), quiet)
+    assert not (tmp_path / "x.gguf").exists()
 
 
 # --- refusals
