@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..sampling.geometry import Box
 from ..sampling.inpaint import Crop
-from ..sampling.masks import mask_for
+from ..sampling.masks import mask_for, touched
 from ..sampling.pixel_lock import (
     Lock,
     Size,
@@ -25,6 +25,7 @@ from ..sampling.pixel_lock import (
     pad_edges,
     resized,
     size_of,
+    visible,
 )
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,14 @@ class Canvas:
     def picture(self, image: Tensor) -> Tensor:
         """Control pictures [n,H,W,C] 0..1 -> [n,h,w,3] of the canvas's size."""
         check_picture(image, "The control picture")
-        return self._fitted(colour(image), self._shows("control picture", size_of(image)))
+        return self._fitted(colour(visible(image)), self._shows("control picture", size_of(image)))
 
     def mask(self, mask: Tensor) -> Tensor:
         """A mask [n,H,W] of any size -> [n,h,w] of the canvas's size, stretched over the picture
         (see sampling/masks.py).
         """
         part = self.crop.box.of(mask_for(mask, self.crop.picture))
-        return pad_edges(mask_for(part, self.lock.work), self.lock.canvas)
+        return pad_edges(touched(part, self.lock.work), self.lock.canvas)
 
     def _shows(self, word: str, size: Size) -> str:
         """The area that a control picture of this size shows: whole picture, part or canvas."""

@@ -76,14 +76,14 @@ def inpaint_mask(latent: Latent) -> Tensor | None:
     cell is inpainted if any pixel of it is.
     """
     from ..sampling.geometry import LATENT
-    from ..sampling.masks import bounds, latent_mask, mask_for
+    from ..sampling.masks import bounds, ends, latent_mask, mask_for
     from ..sampling.pixel_lock import lock
 
     mask, (height, width) = latent.get(MASK), latent[SAMPLES].shape[-2:]
     if mask is None:
         return None
     if mask.shape[-2:] == (height, width):
-        return mask.reshape(-1, 1, height, width)
+        return ends(mask.reshape(-1, 1, height, width))
     place = latent.get(LOCK) or lock(width * LATENT, height * LATENT)
     mask = mask_for(mask, place.picture)
     bounds(mask)  # refuses an empty mask

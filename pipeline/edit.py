@@ -20,7 +20,7 @@ from ..loaders.models.text_encoder import TextEncoderModel
 from ..loaders.models.vae import VAEModel
 from ..sampling.inpaint import Crop, Repaint, crop_for, whole
 from ..sampling.masks import bounds, mask_for, soften
-from ..sampling.pixel_lock import Lock, check_picture, colour, lock, size_of
+from ..sampling.pixel_lock import Lock, check_picture, colour, lock, size_of, visible
 from .edit_choices import AUTO, CROPS, LAYER_AREAS, MODEL, OWN, WORK_SIZES
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ def lock_for(family: Family, picture: Tensor, work: str = AUTO) -> Lock:
 def encode_on_canvas(vae: VAEModel, picture: Tensor, canvas: Lock) -> Tensor:
     """Pictures [B,H,W,C] -> raw latents [B,16,1,h,w] of their canvas, cached by content."""
     alpha = vae.network.config.channels == 4
-    return vae.encode(canvas.to_canvas(picture if alpha else colour(picture)))
+    seen = visible(picture)
+    return vae.encode(canvas.to_canvas(seen if alpha else colour(seen)))
 
 
 def locks_for(family: Family, pictures: Sequence[Tensor], work: str = AUTO) -> tuple[Lock, ...]:

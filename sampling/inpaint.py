@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from .geometry import Box, Sides, context_box, padded_size
 from .masks import bounds, check_fits, check_soft, latent_mask, mask_for, soften
-from .pixel_lock import Lock, Size, check_picture, colour, lock, size_of
+from .pixel_lock import Lock, Size, check_picture, colour, lock, size_of, visible
 
 __all__ = ["Crop", "FILLS", "Repaint", "Sides", "bounds", "crop_for", "latent_mask", "mask_for"]
 __all__ += ["pad_out", "paste", "soften", "stitch", "whole"]
@@ -112,7 +112,7 @@ class Repaint:
 
     def canvas(self) -> Tensor:
         """[B,h,w,3] of the crop's canvas, for the VAE."""
-        return self.crop.lock.to_canvas(colour(self.crop.box.of(self.picture)))
+        return self.crop.lock.to_canvas(colour(visible(self.crop.box.of(self.picture))))
 
     def latent_mask(self) -> Tensor:
         """[n,1,h/8,w/8] of the crop's canvas: 1 = inpainted."""

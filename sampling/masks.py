@@ -1,5 +1,7 @@
-"""Masks [n,H,W]: 1 = inpainted, 0 = kept. Three rules apply everywhere:
+"""Masks [n,H,W]: 1 = inpainted, 0 = kept. Four rules apply everywhere:
 
+- Ends: up to NEARLY (8 of 255) from black is black, and as near to white is white. Other programs
+  and JPEG write a black of 1 to 8, which would mark the whole picture.
 - Size: a mask is stretched over the picture, and each pixel takes the greatest value of the mask
   pixels that it touches. So no marked pixel is lost, and hard masks stay hard. (The reference
   resizes in grey and thresholds at 0.5.)
@@ -22,19 +24,39 @@ from .pixel_lock import Lock, Size, check_range, pad_edges, size_of
 log = logging.getLogger(__name__)
 
 MOST_SOFT = 512  # pixels to grow or feather: more is a typing error
+NEARLY = 8.5 / 255  # a mask value this close to 0 or 1 is 0 or 1: 8-bit values 1..8 and 247..254
 STRIP = 64  # columns at a time: a strip stays in the processor's cache
 
 
 def mask_for(mask: Tensor, size: Size) -> Tensor:
     """Any mask ([H,W], [n,H,W], [n,1,H,W]; float 0..1 or bool) -> float32 [n,height,width]."""
-    m = _check_mask(mask)
+    m = ends(_check_mask(mask))
+    _note_inverted(m)
     (width, height), (w, h) = size_of(m), size
     if abs(width * h - height * w) > max(width * h, height * w) / 50:
         log.warning(
             "The mask is %dx%d, the picture %dx%d: the mask is stretched to another aspect ratio",
             *(width, height, w, h),
         )
-    return _touched(m, size)
+    return touched(m, size)
+
+
+def ends(mask: Tensor) -> Tensor:
+    """Floats in 0..1 whose nearly black is 0 and nearly white is 1."""
+    return mask.masked_fill(mask <= NEARLY, 0).masked_fill_(mask >= 1 - NEARLY, 1)
+
+
+def _note_inverted(mask: Tensor) -> None:
+    """One line where most is marked, with the whole rim, and only a part inside is not."""
+    marked = mask >= 0.5
+    share = marked.float().mean().item()
+    rims = (marked[:, 0], marked[:, -1], marked[:, :, 0], marked[:, :, -1])
+    if 0.5 < share < 1 and all(bool(rim.all()) for rim in rims):
+        log.info(
+            "the mask marks %.0f %% with all of the rim: what is white is inpainted. If it is "
+            "meant the other way round, invert it",
+            100 * share,
+        )
 
 
 def soften(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
@@ -69,12 +91,14 @@ def bounds(mask: Tensor) -> Box:
 def latent_mask(mask: Tensor, lock: Lock) -> Tensor:
     """[n,H,W] of the lock's picture -> [n,1,h/8,w/8] of its canvas, 1 where any pixel is marked."""
     check_fits(mask, lock.picture)
-    marked = pad_edges(_touched((mask > 0).float(), lock.work), lock.canvas)
+    marked = pad_edges(touched((mask > 0).float(), lock.work), lock.canvas)
     return F.max_pool2d(marked[:, None], LATENT)
 
 
-def _touched(mask: Tensor, size: Size) -> Tensor:
-    """[n,H,W] -> [n,height,width], each the greatest value of the pixels that it touches."""
+def touched(mask: Tensor, size: Size) -> Tensor:
+    """A mask of `mask_for`, [n,H,W] -> [n,height,width], each the greatest value of the pixels that
+    it touches.
+    """
     if size_of(mask) == size:
         return mask
     return F.adaptive_max_pool2d(mask[:, None], (size[1], size[0]))[:, 0]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from .geometry import locked_sizes
 
+TRANSPARENT = 0.5 / 255  # alpha below this is 0 in 8 bits
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -80,8 +81,20 @@ def pad_edges(x: Tensor, size: Size) -> Tensor:
     return out
 
 
+def visible(picture: Tensor) -> Tensor:
+    """[B,H,W,C] for the model: what lies under a transparent pixel is white. Programs leave any
+    colours there, and two cut-outs that look alike have to give the same result.
+    """
+    if picture.shape[-1] != 4:
+        return picture
+    hidden = picture[..., 3:] < TRANSPARENT
+    if not hidden.any():
+        return picture
+    return torch.cat([picture[..., :3].masked_fill(hidden, 1), picture[..., 3:]], -1)
+
+
 def colour(picture: Tensor) -> Tensor:
-    """[B,H,W,1|3|4] -> [B,H,W,3] for the VAE: grey repeated, alpha dropped."""
+    """[B,H,W,1|3|4] -> [B,H,W,3]: grey repeated, alpha dropped."""
     return picture.expand(-1, -1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
 
 

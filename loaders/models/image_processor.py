@@ -2,7 +2,8 @@
 
 The same steps as the reference: 8-bit RGB, Pillow's Lanczos to the copy that the edit pipeline
 makes, Pillow's bicubic to multiples of 28, then the published mean and deviation. Sizes come from
-sampling/geometry.py. Alpha is dropped as in the reference, grey is repeated in three channels.
+sampling/geometry.py. Alpha is dropped as in the reference, once what it hides is
+white; grey is repeated in three channels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...sampling.geometry import VISION_MEAN, VISION_STD, encoder_sizes
+from ...sampling.pixel_lock import visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +37,7 @@ def rgb_bytes(picture: Tensor) -> Tensor:
             f"A picture for an edit holds {str(picture.dtype).removeprefix('torch.')} values that "
             "are not finite numbers from 0 to 1. Check the node that makes it."
         )
-    picture = picture[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    picture = visible(picture)[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return picture.expand(-1, -1, 3).contiguous()
 
 

@@ -5,7 +5,7 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.sampling.geometry import LARGEST, TOKEN, check_canvas
-from inkstone.sampling.pixel_lock import colour, lock, resized, size_of
+from inkstone.sampling.pixel_lock import colour, lock, resized, size_of, visible
 
 from ..support.locked import SIZES, MockVAE, drift, is_large, picture
 from ..support.slow import slow_where
@@ -178,3 +178,16 @@ def test_bad_areas_are_refused(area):
 def test_no_pixels_are_refused():
     with pytest.raises(InkstoneError, match="0x5"):
         lock(0, 5)
+
+
+def test_what_a_transparent_pixel_hides_is_white():
+    cut = torch.rand(1, 6, 8, 4)
+    cut[..., 3] = (cut[..., 3] > 0.5).float()
+    other = cut.clone()
+    other[..., :3][cut[..., 3] == 0] = torch.rand(3)
+    assert torch.equal(visible(cut), visible(other))
+    shown = cut[..., 3] > 0
+    assert torch.equal(visible(cut)[shown], cut[shown])
+    assert (visible(cut)[~shown][:, :3] == 1).all()
+    faint = torch.full((1, 2, 2, 4), 1 / 255)
+    assert visible(faint) is faint and visible(cut[..., :3]).shape[-1] == 3

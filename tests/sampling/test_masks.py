@@ -13,6 +13,11 @@ from inkstone.sampling.pixel_lock import lock
 from ..support.masks import blobs, refuses
 
 
+def black_and_white(mask: np.ndarray) -> np.ndarray:
+    """Up to 8 of 255 from black is black, and as near to white is white."""
+    return np.where(mask * 255 < 8.5, 0, np.where(mask * 255 > 246.5, 1, mask))
+
+
 def stretched(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     h, w = mask.shape
     out = np.empty((height, width), np.float32)
@@ -29,7 +34,7 @@ def test_a_mask_of_any_size_is_stretched_by_the_rule(mask_size, size):
     mask = torch.rand(2, mask_size[1], mask_size[0])
     got = mask_for(mask, size)
     for mine, item in zip(got, mask):
-        assert np.array_equal(mine.numpy(), stretched(item.numpy(), *size))
+        assert np.array_equal(mine.numpy(), stretched(black_and_white(item.numpy()), *size))
     hard = mask_for(mask > 0.5, size)
     assert set(hard.unique().tolist()) <= {0.0, 1.0}
 
@@ -152,3 +157,23 @@ def test_bounds():
     mask = torch.zeros(2, 9, 8)
     mask[0, 2, 3] = mask[1, 5, 6] = 1e-6
     assert bounds(mask) == Box(3, 2, 7, 6)
+
+
+@pytest.mark.parametrize("black, white", [(0, 255), (1, 254), (3, 250), (8, 247)])
+def test_nearly_black_and_nearly_white(black, white):
+    mask = torch.full((1, 20, 30), black / 255)
+    mask[:, 5:9, 6:10] = white / 255
+    assert bounds(mask_for(mask, (30, 20))) == Box(6, 5, 10, 9)
+    assert mask_for(mask, (30, 20)).unique().tolist() == [0, 1]
+    grey = torch.tensor([[9 / 255, 0.5, 246 / 255]])
+    assert torch.equal(mask_for(grey, (3, 1))[0], grey), "what is between stays"
+
+
+def test_a_mask_that_looks_inverted_gets_one_line(caplog):
+    caplog.set_level("INFO")
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 5:9, 6:10] = 1
+    mask_for(mask, (20, 20)), mask_for(torch.ones(1, 20, 20), (20, 20))
+    assert not caplog.records
+    mask_for(1 - mask, (20, 20))
+    assert caplog.text.count("other way round") == 1
