@@ -1,35 +1,36 @@
 """Image files as floats: orientation, grey, palette, transparency and 16 bits decoded right.
 
 Pillow clips 16-bit grey to white when it converts to RGB, so those are scaled here. Of 16-bit
-colour Pillow keeps the upper byte: within 1/255. Animations give their first frame.
+colour Pillow keeps the upper byte: within 1/255. Colours are converted to sRGB (colour_profile.py);
+of masks they are not, because a mask is no colour. Pixels are converted in strips, so that a file
+takes little more than its result. What may be opened: opening.py.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import InkstoneError
+from .colour_profile import ToSRGB, to_srgb
+from .opening import Opened, opened
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
-log = logging.getLogger(__name__)
-
 _WIDE = 65535  # largest value of the 16-bit modes
+_STRIP = 1 << 18  # pixels that are converted at a time
+CHANNELS = ("red", "green", "blue")
 
 
 def read_picture(path: Path) -> Tensor:
     """[1,H,W,3] float32 in 0..1, or [1,H,W,4] where a pixel is transparent."""
     import torch
 
-    colours, alpha = _read(path)
+    colours, alpha = frames(path, most=1)[0]
     image = torch.from_numpy(colours)
     if alpha is not None and alpha.min() < 1:
         image = torch.cat([image, torch.from_numpy(alpha)[..., None]], dim=-1)
@@ -37,30 +38,38 @@ def read_picture(path: Path) -> Tensor:
 
 
 def frames(path: Path, most: int | None = None) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """(colours [H,W,3], alpha [H,W] or None) in 0..1 of each frame, at most `most` of them.
+    """(colours [H,W,3] in sRGB, alpha [H,W] or None) in 0..1 of each frame, at most `most` of them.
 
     Of a photo with an embedded second image (MPO) only the first is a frame. InkstoneError where
-    the file is no image.
+    the file is no image, or where its pixels are more than `opening.allowance`.
     """
     from PIL import ImageSequence
 
-    with _opened(path) as image:
-        count = 1 if image.format == "MPO" else most
-        return [upright(frame) for frame in islice(ImageSequence.Iterator(image), count)]
+    with opened(path) as file:
+        # colours and alpha, and once more both together for who joins them
+        floats = 8 if _may_be_transparent(file.image) else 3
+        file.check_room(floats)
+        count = file.frames() if most is None or most > 1 else 1
+        count = count if most is None else min(count, most)
+        file.check_room(floats, count)
+        conversion = to_srgb(file.profile, file.image.mode, path)
+        every = ImageSequence.Iterator(file.image) if count > 1 else [file.image]
+        return [_upright(frame, file, conversion) for frame in islice(every, count)]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    """The open Pillow image; its faults are raised as InkstoneError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InkstoneError(
-            f"{path} cannot be read as a picture: {error}. Save it again as PNG or JPEG."
-        ) from error
+def channel(path: Path, name: str) -> np.ndarray | None:
+    """[H,W] in 0..1: "red", "green", "blue" or "alpha" of the first frame, as the file has it; None
+    for the alpha of a file without. Takes a third of what `frames` does.
+    """
+    with opened(path) as file:
+        image = file.image
+        file.check_room(1)
+        if name == "alpha" and not _may_be_transparent(image):
+            return None
+        if name == "alpha":
+            return _filled(file, image, (), lambda part: _bytes(part.convert("RGBA"))[..., 3])
+        index = CHANNELS.index(name)
+        return _filled(file, image, (), lambda part: _colours(part, None)[..., index])
 
 
 class Glance(NamedTuple):
@@ -73,36 +82,101 @@ class Glance(NamedTuple):
 
 def glance(path: Path) -> Glance:
     """Reads the header only, no pixels. Raises as `frames` does."""
-    from PIL import ExifTags
+    with opened(path) as file:
+        size = file.image.size[::-1] if file.turned else file.image.size
+        return Glance(size, file.many, _may_be_transparent(file.image))
 
-    with _opened(path) as image:
-        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-        size = image.size[::-1] if rotated else image.size
-        return Glance(size, animated, _may_be_transparent(image))
+
+def is_grey(path: Path) -> bool:
+    """True where red, green and blue are equal in every pixel."""
+    with opened(path) as file:
+        file.check_room(1)
+        file.image.load()
+        if len(file.image.getbands()) < 3 and file.image.mode not in ("P", "PA"):
+            return True
+        return all(_all_grey(part) for part in _strips(file.image))
+
+
+def _all_grey(part: Image) -> bool:
+    pixels = _bytes(part.convert("RGB"))
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def _may_be_transparent(frame: Image) -> bool:
+    if _is_wide(frame):
+        return False
     return "A" in frame.getbands() or "a" in frame.getbands() or "transparency" in frame.info
 
 
-def upright(frame: Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """A Pillow image, rotated as its EXIF says -> colours [H,W,3] and alpha [H,W] or None."""
+def _upright(
+    frame: Image, file: Opened, conversion: ToSRGB | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A frame, rotated as the file says -> colours [H,W,3] and alpha [H,W] or None."""
+    clear = _may_be_transparent(frame)
+    colours = _filled(file, frame, (3,), lambda part: _colours(part, conversion))
+    if not clear:
+        return colours, None
+    return colours, _filled(file, frame, (), lambda part: _bytes(part.convert("RGBA"))[..., 3])
+
+
+def _filled(
+    file: Opened, frame: Image, shape: tuple[int, ...], of: Callable[[Image], np.ndarray]
+) -> np.ndarray:
+    """[H,W,*shape] float32, upright, whose strips are `of` the strips of a frame: floats as they
+    are, bytes divided by 255.
+    """
     import numpy as np
-    from PIL import ImageOps
 
-    frame = ImageOps.exif_transpose(frame)
-    if frame.mode == "F" or frame.mode[:1] == "I":
-        grey = np.asarray(frame).astype(np.float32) / (1 if frame.mode == "F" else _WIDE)
-        return np.repeat(np.clip(np.nan_to_num(grey), 0, 1)[..., None], 3, axis=-1), None
-    if not _may_be_transparent(frame):
-        return np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0, None
-    pixels = np.asarray(frame.convert("RGBA"), dtype=np.float32) / 255.0
-    return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
+    frame.load()
+    width, height = frame.size[::-1] if file.turned else frame.size
+    out = np.empty((height, width, *shape), np.float32)
+    lying, top = _as_stored(out, file.orientation), 0  # a view
+    for part in _strips(frame):
+        values = of(part)
+        rows = lying[top : top + part.height]
+        rows[...] = values
+        if values.dtype == np.uint8:
+            rows /= 255.0
+        top += part.height
+    return out
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    first = frames(path, most=1)
-    if not first:
-        raise InkstoneError(f"{path} contains no picture. Save it again as PNG or JPEG.")
-    return first[0]
+def _strips(frame: Image) -> Iterator[Image]:
+    """The rows of a frame, some at a time."""
+    width, height = frame.size
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        yield frame.crop((0, top, width, min(top + step, height)))
+
+
+def _as_stored(out: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of an upright array, in which the pixels lie as in a file of this EXIF orientation."""
+    import numpy as np
+
+    if orientation in (6, 3, 8):
+        return np.rot90(out, {6: 1, 3: 2, 8: -1}[orientation])
+    mirrored = {2: out[:, ::-1], 4: out[::-1], 5: out, 7: out[::-1, ::-1]}.get(orientation, out)
+    return mirrored.swapaxes(0, 1) if orientation in (5, 7) else mirrored
+
+
+def _colours(part: Image, conversion: ToSRGB | None) -> np.ndarray:
+    """[h,w,3]: bytes, or floats in 0..1 of the modes with more than 8 bits."""
+    import numpy as np
+
+    if not _is_wide(part):
+        return _bytes(conversion(part) if conversion else part.convert("RGB"))
+    grey = np.asarray(part).astype(np.float32) / (1 if part.mode == "F" else _WIDE)
+    grey = np.clip(np.nan_to_num(grey), 0, 1)
+    if conversion:
+        grey = np.interp(grey, np.linspace(0, 1, 256), conversion.curve()).astype(np.float32)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _is_wide(image: Image) -> bool:
+    return image.mode == "F" or image.mode[:1] == "I"
+
+
+def _bytes(image: Image) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(image)

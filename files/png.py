@@ -33,7 +33,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # comf: as tEXt, what ComfyUI's SaveAnimatedPNG writes
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
 _NUMBER = "_00001_.png"  # what follows a prefix
-_MAX_TEXT = 64 << 20  # bytes of one text chunk, unpacked: a workflow is below 1 MB
+# bytes of all text chunks of a file, unpacked: the largest graphs seen are below 5 MB, and parsed
+# JSON takes up to 25 times its length
+_MAX_TEXT = 8 << 20
+_ROWS = 64  # of a picture that are converted at a time
 
 
 def save_png(
@@ -87,12 +90,16 @@ def _to_bytes(array: np.ndarray, path: Path) -> np.ndarray:
         )
     if array.dtype == np.uint8:
         return array
-    if not np.isfinite(array).all():
-        raise InkstoneError(
-            f"{path.name} is not saved: the picture holds NaN or infinite values. "
-            "The model overflowed: use --dtype float32 or bfloat16."
-        )
-    return np.clip(array.astype(np.float32) * 255.0, 0, 255).astype(np.uint8)
+    out = np.empty(array.shape, np.uint8)
+    for top in range(0, len(array), _ROWS):  # a large picture is not copied whole
+        rows = array[top : top + _ROWS]
+        if not np.isfinite(rows).all():
+            raise InkstoneError(
+                f"{path.name} is not saved: the picture holds NaN or infinite values. "
+                "The model overflowed: use --dtype float32 or bfloat16."
+            )
+        out[top : top + _ROWS] = np.clip(rows.astype(np.float32) * 255.0, 0, 255)
+    return out
 
 
 def ensure_writable(folder: Path) -> None:
@@ -125,6 +132,7 @@ def read_text_chunks(path: Path | str) -> dict[str, str]:
 
 def _texts(file: BufferedReader, path: Path) -> list[tuple[str, str]]:
     chunks: list[tuple[str, str]] = []
+    left = _MAX_TEXT
     while True:
         head = file.read(8)
         if len(head) < 8:
@@ -132,34 +140,42 @@ def _texts(file: BufferedReader, path: Path) -> list[tuple[str, str]]:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IEND":
             return chunks
-        if kind not in _TEXTS or length > _MAX_TEXT:
+        if kind not in _TEXTS or length > left:
+            if kind in _TEXTS:
+                log.warning("%s: a text chunk is skipped: %s", path, _too_long())
             file.seek(length + 4, os.SEEK_CUR)
             continue
         data = file.read(length)
         file.seek(4, os.SEEK_CUR)
         key, _, rest = data.partition(b"\0")
         try:
-            chunks.append((key.decode("latin-1"), _text(kind, rest)))
+            text = _text(kind, rest, left)
+            left -= len(text)
+            chunks.append((key.decode("latin-1"), text))
         except (zlib.error, UnicodeDecodeError, IndexError, ValueError) as error:
             log.warning("%s: the text chunk %r cannot be read: %s", path, key[:40], error)
 
 
-def _text(kind: bytes, rest: bytes) -> str:
+def _text(kind: bytes, rest: bytes, most: int) -> str:
     if kind in (b"tEXt", b"comf"):
         return rest.decode("latin-1")
     if kind == b"zTXt":
-        return _inflate(rest[1:]).decode("latin-1")
+        return _inflate(rest[1:], most).decode("latin-1")
     packed, rest = rest[0], rest[2:]  # flag, method, language \0, translated key \0, text
     body = rest.split(b"\0", 2)[2]
-    return (_inflate(body) if packed else body).decode("utf-8")
+    return (_inflate(body, most) if packed else body).decode("utf-8")
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: bytes, most: int) -> bytes:
     inflater = zlib.decompressobj()
-    text = inflater.decompress(data, _MAX_TEXT)
+    text = inflater.decompress(data, max(most, 1))
     if inflater.unconsumed_tail:
-        raise ValueError(f"more than {_MAX_TEXT} bytes after decompression")
+        raise ValueError(_too_long())
     return text
+
+
+def _too_long() -> str:
+    return f"the texts of a picture may hold {_MAX_TEXT >> 20} MiB in all, unpacked"
 
 
 def numbered_path(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
+from ...files.hashes import file_hash
+from ...files.images import channel as read_channel
 from ...files.images import frames
 from ...files.paths import below, kind_of
 from ...host import directories
@@ -83,16 +84,19 @@ class _PictureNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, image: str) -> str:
-        return hashlib.sha256(picture_path(image).read_bytes()).hexdigest()
+        return file_hash(picture_path(image))
 
 
 class LoadImage(_PictureNode):
     """A picture from the input folder: IMAGE [B,H,W,3], MASK [B,H,W] with 1 = transparent."""
 
+    ID = "LoadImage"
+    FRAMES: int | None = None  # how many are read; None: all
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="LoadImage",
+            node_id=cls.ID,
             display_name="Load Image",
             category="image",
             inputs=[io.Combo.Input("image", options=picture_names(), upload=io.UploadType.image)],
@@ -103,12 +107,23 @@ class LoadImage(_PictureNode):
     def execute(cls, image: str) -> io.NodeOutput:
         import torch
 
-        every = frames(picture_path(image))
+        every = frames(picture_path(image), cls.FRAMES)
         same_size = [pair for pair in every if pair[0].shape == every[0][0].shape]
-        pictures = torch.stack([torch.from_numpy(colours) for colours, _ in same_size])
+        pictures = [torch.from_numpy(colours) for colours, _ in same_size]
+        masks = [_transparency(alpha) for _, alpha in same_size]
+        # one is not copied: it may be large
         return io.NodeOutput(
-            pictures, torch.stack([_transparency(alpha) for _, alpha in same_size])
+            *(x[0][None] if len(x) == 1 else torch.stack(x) for x in (pictures, masks))
         )
+
+
+class LoadFirstFrame(LoadImage):
+    """The first frame alone, without decoding the others: what a draw takes of an animation. Only
+    graphs that run here have it; a saved one has Load Image and ImageFromBatch.
+    """
+
+    ID = "InkstoneLoadFirstFrame"
+    FRAMES = 1
 
 
 class LoadImageMask(_PictureNode):
@@ -131,11 +146,10 @@ class LoadImageMask(_PictureNode):
     def execute(cls, image: str, channel: str) -> io.NodeOutput:
         import torch
 
-        ((colours, alpha),) = frames(picture_path(image), most=1)
-        if channel == "alpha":
-            return io.NodeOutput(_transparency(alpha)[None])
-        index = ("red", "green", "blue").index(channel)
-        return io.NodeOutput(torch.from_numpy(colours[..., index].copy())[None])
+        pixels = read_channel(picture_path(image), channel)
+        if channel == "alpha" or pixels is None:
+            return io.NodeOutput(_transparency(pixels)[None])
+        return io.NodeOutput(torch.from_numpy(pixels)[None])
 
 
 class SaveImage(io.ComfyNode):

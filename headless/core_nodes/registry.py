@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..node_types import NodeClass
 from .images import IMAGE_NODES
 from .latents import LATENT_NODES
-from .load_save import FILE_NODES
+from .load_save import FILE_NODES, LoadFirstFrame
 from .masks import MASK_NODES
 from .scaling import SCALING_NODES
 from .values import VALUE_NODES
@@ -24,4 +24,5 @@ def node_classes() -> dict[str, NodeClass]:
     """Every node that runs headless: ours and our stand-ins for core nodes, by id."""
     from ...nodes import NODES
 
-    return CORE_NODES | {node.define_schema().node_id: node for node in NODES}
+    own = {LoadFirstFrame.ID: LoadFirstFrame}
+    return CORE_NODES | own | {node.define_schema().node_id: node for node in NODES}

@@ -19,10 +19,11 @@ from ...nodes.preprocess import ControlPicture
 from ...nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas, sizes
 from ...nodes.sockets import GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
+from ..core_nodes.load_save import LoadFirstFrame
 from .api_builder import ApiBuilder, ApiGraph, Names, Ref
 from .control_option import MAP, ControlOption
 from .decide import Drawing
-from .file_names import INPUT
+from .file_names import INPUT, FilePaths
 from .models import ModelRefs, add_models
 from .request import DrawCall
 
@@ -112,11 +113,13 @@ class _Pictures(ApiBuilder):
         """An image file: its first frame, with alpha where a pixel is transparent."""
         if path not in self._images:
             traits = self.drawing.traits[path]
-            image = self.add("LoadImage", {"image": self.names.of(INPUT, path)}, title)
+            one = traits.animated and isinstance(self.names, FilePaths)
+            kind = LoadFirstFrame.ID if one else "LoadImage"
+            image = self.add(kind, {"image": self.names.of(INPUT, path)}, title)
             mask = Ref(image.node, 1)
             if traits.transparent:
                 image = self.add("JoinImageWithAlpha", {"image": image, "alpha": mask})
-            if traits.animated:
+            if traits.animated and not one:
                 first = {"image": image, "batch_index": 0, "length": 1}
                 image = self.add("ImageFromBatch", first)
             self._images[path], self._masks[path] = image, mask

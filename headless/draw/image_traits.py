@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...files.images import frames, glance
+from ...files.images import channel, glance, is_grey
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +28,10 @@ class ImageTraits:
 
 
 def traits_of(path: Path) -> ImageTraits:
-    """Reads the header, and the pixels where one may be transparent."""
+    """Reads the header, and the alpha where a pixel may be transparent."""
     header = glance(path)
-    transparent = False
-    if header.transparent:
-        _, alpha = frames(path, most=1)[0]
-        transparent = alpha is not None and bool(alpha.min() < 1)
+    alpha = channel(path, "alpha") if header.transparent else None
+    transparent = alpha is not None and bool(alpha.min() < 1)
     return ImageTraits(header.size, transparent, header.animated)
 
 
@@ -41,12 +39,14 @@ def mask_channel(path: Path) -> str:
     """The channel of a mask file that says what is inpainted: alpha where a pixel is transparent
     (as ComfyUI's mask editor saves it), else red, which in a grey image is all. Logs what it marks.
     """
-    colours, alpha = frames(path, most=1)[0]
+    alpha = channel(path, "alpha")
     if alpha is not None and alpha.min() < 1:
         _log_share(path, 1 - alpha, "transparent")
         return "alpha"
-    _log_share(path, colours[..., 0], "white")
-    if not (colours == colours[..., :1]).all():
+    red = channel(path, "red")
+    assert red is not None, "every picture has colours"
+    _log_share(path, red, "white")
+    if not is_grey(path):
         log.info("mask %s: it has colours; only its red channel is used", path.name)
     return "red"
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
 from ...errors import InkstoneError
 from ...files.images import glance
-from ...host.directories import input_directory
 from ...host.memory import torch_device
 from ...host.model_folders import model_path
 from ...loaders.models import load
@@ -32,6 +31,7 @@ from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from ...pipeline.memory_plan import PlanRequest, plan
 from ...sampling.geometry import LATENT
 from ...sampling.pixel_lock import lock
+from ..core_nodes.load_save import LoadFirstFrame, picture_path
 from ..graph.api_graph import Graph, Link, Node
 from .model_files import LoaderNode
 
@@ -164,7 +164,7 @@ def _canvas(
     picture = _source(graph, latent, _CANVASES[latent.class_type])
     while picture is not None and picture.class_type in _SAME_SIZE:
         picture = _source(graph, picture, _SAME_SIZE[picture.class_type])
-    if picture is None or picture.class_type != "LoadImage":
+    if picture is None or picture.class_type not in ("LoadImage", LoadFirstFrame.ID):
         maker = "nothing" if picture is None else picture.class_type
         return None, f"its picture comes from {maker}"
     file = str(picture.inputs.get("image")).removesuffix(" [input]")
@@ -190,7 +190,7 @@ def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[in
 def _picture_size(file: str) -> tuple[int, int] | None:
     """Width and height of an input picture; None if it cannot be read."""
     try:
-        return glance(input_directory() / file).size
+        return glance(picture_path(file)).size
     except InkstoneError:
         return None
 

@@ -157,3 +157,43 @@ def test_animated_png_of_the_core_carries_its_graph(tmp_path):
     chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     path.write_bytes(end[:-12] + chunk + end[-12:])  # SaveAnimatedPNG puts it behind the pixels
     assert read_graph_file(path).api["1"]["class_type"] == "EmptyImage"
+
+
+def test_pictures_below_a_folder_are_found_by_both_slashes(host):
+    load = CORE_NODES["LoadImage"]
+    (host.input / "faces" / "old").mkdir(parents=True)
+    save_png(host.input / "faces" / "old" / "me.png", np.zeros((4, 6, 3), np.uint8))
+    with headless.using(host):
+        for name in ("faces/old/me.png", "faces\\old\\me.png", "faces\\old/me.png [input]"):
+            assert load.validate_inputs(name) is True, name
+            assert load.execute(name).args[0].shape == (1, 4, 6, 3)
+        for name in ("..\\me.png", "faces\\..\\..\\me.png", "faces/../../me.png"):
+            assert "leads out of" in load.validate_inputs(name), name
+        for name in ("", "x" * 300 + ".png", "a\0b.png", "faces"):
+            assert load.validate_inputs(name) is not True, name
+        for value in ({"a": 1}, None, 3, True, ["a.png"]):
+            assert "expected a text" in load.validate_inputs(value), value
+
+
+def test_one_frame_of_an_animation_is_read_alone(host, monkeypatch):
+    from PIL import Image
+
+    from inkstone.files import opening
+    from inkstone.headless.core_nodes.load_save import LoadFirstFrame
+
+    pictures = [Image.new("RGB", (64, 64), (40 * n, 0, 0)) for n in range(5)]
+    pictures[0].save(host.input / "a.webp", save_all=True, append_images=pictures[1:])
+    with headless.using(host):
+        every = CORE_NODES["LoadImage"].execute("a.webp").args[0]
+        first = LoadFirstFrame.execute("a.webp").args[0]
+        assert len(every) == 5 and (first == every[:1]).all()
+        monkeypatch.setattr(opening, "SMALL_ROOM", 150_000)
+        assert LoadFirstFrame.execute("a.webp").args[0].shape == (1, 64, 64, 3)
+        with pytest.raises(InkstoneError, match="5 frames of 64x64"):
+            CORE_NODES["LoadImage"].execute("a.webp")
+
+
+def test_texts_of_a_png_are_bounded_together(tmp_path):
+    chunk = "[]," * (1 << 20)
+    save_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), dict.fromkeys("abcd", chunk))
+    assert list(read_text_chunks(tmp_path / "a.png")) == ["a", "b"]
