@@ -37,7 +37,7 @@ def find_graph(path: Path) -> Path:
     name = path.name.removesuffix(".json")
     if name in names and path == Path(path.name):
         return SHIPPED / f"{name}.json"
-    if kind_of(path):
+    if kind_of(path) not in ("", "a folder"):
         check_given(path, kinds=("graph file",))
     near = difflib.get_close_matches(name, names, 3, 0.5) or ["text_to_image_embedded"]
     raise CallError(
