@@ -107,15 +107,18 @@ def open_regular(path: Path) -> BufferedReader:
 def open_raw(path: Path) -> FileIO:
     """As `open_regular`, unbuffered."""
     try:
-        return open(path, "rb", buffering=0, opener=_open)
+        return FileIO(_open(path), "rb")
     except ValueError:
         raise OSError(errno.EINVAL, "the name has a NUL") from None
 
 
-def _open(path: str, flags: int) -> int:
+def _open(path: Path) -> int:
     """Touches regular files only, and never waits: the writer of a FIFO may never come."""
     _require_file(os.stat(path).st_mode)
-    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    flags = (
+        getattr(os, name, 0) for name in ("O_NONBLOCK", "O_BINARY", "O_CLOEXEC", "O_NOINHERIT")
+    )
+    handle = os.open(path, os.O_RDONLY | sum(flags))
     try:
         _require_file(os.fstat(handle).st_mode)  # it may have been exchanged since
     except OSError:

@@ -165,7 +165,10 @@ def test_pixels_are_the_references(size, edit):
 
 def test_alpha_and_grey():
     _, rgb = image(40, 30)
-    assert torch.equal(rgb_bytes(torch.cat([rgb, torch.rand(30, 40, 1)], 2)), rgb_bytes(rgb))
+    alpha = torch.rand(30, 40, 1).clamp(min=0.01)  # where it is 0 the colour under it is hidden
+    assert torch.equal(rgb_bytes(torch.cat([rgb, alpha], 2)), rgb_bytes(rgb))
+    clear = rgb_bytes(torch.cat([rgb, torch.zeros(30, 40, 1)], 2))
+    assert (clear == 255).all(), "a colour that nobody sees reaches the model"
     grey = rgb[..., :1]
     assert torch.equal(rgb_bytes(grey), rgb_bytes(grey.expand(-1, -1, 3)))
     assert torch.equal(rgb_bytes(rgb[None]), rgb_bytes(rgb))
