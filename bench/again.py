@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common
+from . import common
 
 
 def stages(args: argparse.Namespace) -> common.Cells:

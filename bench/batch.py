@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
-from tests.support.batches import check_whole, records, write_jobs
+from ..tests.support.batches import check_whole, records, write_jobs
+from . import common, harness
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")

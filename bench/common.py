@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from bench import harness
+from . import harness
 
 if TYPE_CHECKING:
     import torch

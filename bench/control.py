@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
 from inkstone.kernels.configs import MMDiTConfig
+
+from . import common, harness
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
+from . import common, harness
 
 STAGES = ("load", "encode", "denoise", "decode")
 

@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
-from bench.full_size_files import MODEL, TEXT, VAE, prepare
+from . import common, harness
+from .full_size_files import MODEL, TEXT, VAE, prepare
 
 PROMPT = "a cat with a hat on a mat"
 

@@ -24,10 +24,11 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
+
+from . import common, harness
 
 CONFIG = {
     "_class_name": "QwenImageTransformer2DModel",

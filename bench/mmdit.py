@@ -31,13 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.forward import Inputs
 from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import Modulation, modulation
 from inkstone.kernels.references import NO_REFERENCES, ReferenceContext, References
+
+from . import common, harness
 
 CONFIG = MMDiTConfig(layers=4)
 STEPS = 8  # sigmas of the modulation row

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
+from . import common, harness
 
 if TYPE_CHECKING:
     import argparse

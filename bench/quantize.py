@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
-from bench.load import WEIGHTS, prepare
+from . import common, harness
+from .load import WEIGHTS, prepare
 
 GOAL = 2e9  # bytes
 # the process says its own peak: what the system counts for a child begins with its parent's

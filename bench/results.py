@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import harness
+from . import harness
 
 RESULTS = harness.ROOT / "bench" / "RESULTS.md"
 HEAD = """# Results

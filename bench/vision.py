@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench import common, harness
 from inkstone.kernels.configs import VisionConfig
+
+from . import common, harness
 
 
 def _config(args: argparse.Namespace) -> VisionConfig:

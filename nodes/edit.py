@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ..host.api import io, schema
 from ..pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from . import sockets
-from .conditioning import REFERENCES, STATISTICS, VARIANT, Options, encoded
+from .conditioning import REFERENCES, VARIANT, Options, encoded
 from .encode import QUOTES, conditioning_outputs, prompt_inputs
-from .latents import LAYERS, latent_of
+from .latents import LAYERS, STATISTICS, latent_of
 
 if TYPE_CHECKING:
     from torch import Tensor

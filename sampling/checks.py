@@ -7,11 +7,11 @@ from torch import Tensor
 from ..errors import InkstoneError
 from .geometry import LATENT, check_canvas
 from .nan_check import check
-from .request import MOST_LAYERS, Drawer, Request
+from .request import MOST_LAYERS, Request, VariantModel
 from .schedule import check_sigmas
 
 
-def check_request(model: Drawer, r: Request) -> None:
+def check_request(model: VariantModel, r: Request) -> None:
     """Raises InkstoneError if this model cannot draw this request."""
     check_canvas(r.width, r.height)
     check_sigmas(r.sigmas)
@@ -33,11 +33,11 @@ def check_request(model: Drawer, r: Request) -> None:
         _check_repaint(r.repaint, r)
 
 
-def _name(model: Drawer) -> str:
+def _name(model: VariantModel) -> str:
     return model.variant.name if model.variant else "a model of unknown variant"
 
 
-def _check_variant(model: Drawer, r: Request) -> None:
+def _check_variant(model: VariantModel, r: Request) -> None:
     own = model.variant
     if r.encoded_for and (own is None or own.name != r.encoded_for):
         raise InkstoneError(
@@ -76,7 +76,7 @@ def _check_reference(name: str, picture: Tensor) -> None:
     check(name, picture, "of the VAE")
 
 
-def _check_context(model: Drawer, name: str, picture: Tensor, r: Request) -> None:
+def _check_context(model: VariantModel, name: str, picture: Tensor, r: Request) -> None:
     if model.layered or model.apart or model.edit is not None:
         raise InkstoneError(
             f"{name} for {_name(model)}: in-context controls were trained for Qwen-Image. Load "

@@ -42,7 +42,7 @@ class VariantLike(Protocol):
         """For messages."""
 
 
-class Drawer(Protocol):
+class VariantModel(Protocol):
     """A diffusion model, as far as the checks of a request read it."""
 
     @property
@@ -141,7 +141,7 @@ class Control:
         return self.branch.path.name
 
 
-class Model(Drawer, Protocol):
+class Model(VariantModel, Protocol):
     """A loaded diffusion model, as far as denoising reads it."""
 
     network: MMDiT

@@ -66,7 +66,7 @@ def draw(
         return _pictures(Drawer(once=True).draw(call, on_step or _quiet))
 
 
-def load(**options: Option) -> Models:
+def load(**options: Option) -> LoadedModels:
     """Opens models and keeps them: the options model, text_encoder, vae, lora, dtype, memory,
     device and variant of `draw`. Raises as `draw`.
     """
@@ -76,10 +76,10 @@ def load(**options: Option) -> Models:
             f"load() has no option {unknown[0]!r}: expected {', '.join(_MODEL_OPTIONS)}. Give the "
             "others to draw()."
         )
-    return Models(options)
+    return LoadedModels(options)
 
 
-class Models:
+class LoadedModels:
     """Loaded models. Encoded prompts are kept too: a new seed encodes nothing again. Threads may
     share them; they draw one after the other.
     """
@@ -108,7 +108,7 @@ class Models:
         """Frees the memory of the models. A later `draw` opens them again."""
         self._drawer.clear()
 
-    def __enter__(self) -> Models:
+    def __enter__(self) -> LoadedModels:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,4 +212,4 @@ def _saved(name: str, picture: Image.Image, folder: Path) -> str:
     return str(path)
 
 
-__all__ = ["Models", "Progress", "draw", "load"]
+__all__ = ["LoadedModels", "Progress", "draw", "load"]

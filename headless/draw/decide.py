@@ -26,7 +26,7 @@ from .image_traits import ImageTraits, mask_channel, traits_of
 if TYPE_CHECKING:
     from ...loaders.arch.family import Preset
     from ...loaders.models.diffusion_model import DiffusionModel
-    from .models import Models
+    from .models import CallModels
     from .request import DrawCall
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Drawing:
     mask_channel: str = ""
 
 
-def decide(call: DrawCall, models: Models) -> Drawing:
+def decide(call: DrawCall, models: CallModels) -> Drawing:
     """Fills in what the call leaves to the model. Raises CallError or InkstoneError where this
     model cannot draw this.
     """
@@ -190,7 +190,7 @@ def _map_size(
     return size if canvas == size else None
 
 
-def _check_masks(call: DrawCall, models: Models) -> None:
+def _check_masks(call: DrawCall, models: CallModels) -> None:
     for model in models.controls:
         if model.masked and call.mask is None:
             raise CallError(
@@ -199,7 +199,7 @@ def _check_masks(call: DrawCall, models: Models) -> None:
             )
 
 
-def _control_inputs(call: DrawCall, models: Models) -> tuple[ControlInputs, ...]:
+def _control_inputs(call: DrawCall, models: CallModels) -> tuple[ControlInputs, ...]:
     """An inpainting control gets the mask, Fun Union the image too; without an inpainting the mask
     says where the others act.
     """
@@ -217,7 +217,7 @@ def _reads_source(model: ControlModel | InContextModel) -> bool:
     return isinstance(model, ControlModel) and model.network.borrows
 
 
-def _prompt(prompt: str, models: Models) -> str:
+def _prompt(prompt: str, models: CallModels) -> str:
     """The prompt as an in-context control was trained to read it."""
     if not any(isinstance(model, InContextModel) for model in models.controls):
         return prompt

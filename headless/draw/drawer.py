@@ -28,7 +28,7 @@ from .api_builder import ApiGraph, Ref
 from .decide import Drawing, decide
 from .file_names import FilePaths
 from .graph import DrawGraph, draw_graph, models_graph
-from .models import MODEL_NODES, ModelRefs, Models
+from .models import MODEL_NODES, CallModels, ModelRefs
 from .request import DrawCall
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Result:
 
     call: DrawCall
     drawing: Drawing
-    models: Models
+    models: CallModels
     images: Tensor
     latent: Tensor
     seconds: Mapping[str, float]
@@ -93,11 +93,11 @@ class Drawer:
         """Frees models and results."""
         self.executor.clear()
 
-    def load(self, call: DrawCall) -> Models:
+    def load(self, call: DrawCall) -> CallModels:
         """The models of a call, opened and checked; their weights are read when they are used."""
         return self._load(call, None)
 
-    def plan(self, call: DrawCall, models: Models | None = None) -> Plan:
+    def plan(self, call: DrawCall, models: CallModels | None = None) -> Plan:
         """The memory plan of a call."""
         models = models or self.load(call)
         graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
@@ -133,11 +133,11 @@ class Drawer:
         graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
         self._values(call, graph.api, graph.prompts, None, None)
 
-    def _load(self, call: DrawCall, stages: _Stages | None) -> Models:
+    def _load(self, call: DrawCall, stages: _Stages | None) -> CallModels:
         api, refs = models_graph(call, FilePaths())
         return _models(refs, self._values(call, api, refs.present(), None, stages))
 
-    def _plan(self, call: DrawCall, models: Models, graph: DrawGraph) -> Plan:
+    def _plan(self, call: DrawCall, models: CallModels, graph: DrawGraph) -> Plan:
         request = plan_request(
             parse_graph(graph.api), graph.latent.node, models.bundle.model, models.controls
         )
@@ -190,7 +190,7 @@ def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:
     )
 
 
-def _models(refs: ModelRefs, values: list[Any]) -> Models:
+def _models(refs: ModelRefs, values: list[Any]) -> CallModels:
     loaded: dict[Ref | None, Any] = dict(zip(refs.present(), values))
     bundle = Bundle(loaded[refs.model], loaded.get(refs.text_encoder), loaded.get(refs.vae))
-    return Models(bundle, tuple(loaded[ref] for ref in refs.controls))
+    return CallModels(bundle, tuple(loaded[ref] for ref in refs.controls))

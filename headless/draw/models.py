@@ -52,7 +52,7 @@ class ModelRefs:
 
 
 @dataclass(frozen=True)
-class Models:
+class CallModels:
     """The loaded models of a call, LoRAs included, and the model of each control."""
 
     bundle: Bundle

@@ -17,7 +17,7 @@ from inkstone.errors import InkstoneError
 from inkstone.files.images import read_picture
 from inkstone.headless.draw.control_option import ControlOption
 from inkstone.headless.draw.decide import decide
-from inkstone.headless.draw.models import Models
+from inkstone.headless.draw.models import CallModels
 from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.arch.identify import identify
 from inkstone.loaders.formats.safetensors import save_safetensors
@@ -224,7 +224,7 @@ def test_a_call_that_repaints_shows_fun_the_picture(world, tmp_path):
     )
     placed = {}
     for kind in ("fun", "canny"):
-        drawing = decide(call, Models(bundle, (nets[kind][1],)))
+        drawing = decide(call, CallModels(bundle, (nets[kind][1],)))
         gets = drawing.controls[0]
         source, shown = (picture if gets.source else None), (mask if gets.mask else None)
         given = ControlInput(nets[kind][1], bundle.vae, pixels, Effect(), shown, source)
