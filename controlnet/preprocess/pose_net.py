@@ -27,7 +27,7 @@ DETECT_SIDE, MARKS_SIDE = 224, 256  # sides of their inputs in pixels
 _ACTS: dict[str, Callable[[Tensor], Tensor]] = {"": lambda x: x, "relu": F.relu, "relu6": F.relu6}
 
 
-class Options(TypedDict):
+class OperationOptions(TypedDict):
     """Options of an operation; each kind has some of them."""
 
     weight: str
@@ -43,7 +43,7 @@ class Options(TypedDict):
 class PoseNet:
     """Operations in order, and the weights that they name, float32."""
 
-    steps: list[tuple[str, int, list[int], Options]]
+    steps: list[tuple[str, int, list[int], OperationOptions]]
     weights: dict[str, Tensor]
 
 
@@ -79,7 +79,7 @@ def run(net: PoseNet, x: Tensor) -> list[Tensor]:
     raise AssertionError("the list of operations ends with its outputs")
 
 
-def _conv(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
+def _conv(net: PoseNet, inputs: list[Tensor], options: OperationOptions) -> Tensor:
     name, pad = options["weight"], options["pad"]
     left, right, top, bottom = pad
     x, symmetric = inputs[0], left == right and top == bottom
@@ -90,11 +90,11 @@ def _conv(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
     return _ACTS[options["act"]](x)
 
 
-def _resize(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
+def _resize(net: PoseNet, inputs: list[Tensor], options: OperationOptions) -> Tensor:
     return F.interpolate(inputs[0], tuple(options["size"]), mode="bilinear")
 
 
-def _shuffle(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
+def _shuffle(net: PoseNet, inputs: list[Tensor], options: OperationOptions) -> Tensor:
     """Four channels to 2 x 2 pixels; the position is the outer part of a channel's index, while in
     torch's pixel_shuffle it is the inner one.
     """
@@ -104,12 +104,12 @@ def _shuffle(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
     return x.reshape(b, c // 4, 2 * h, 2 * w)
 
 
-def _rows(net: PoseNet, inputs: list[Tensor], options: Options) -> Tensor:
+def _rows(net: PoseNet, inputs: list[Tensor], options: OperationOptions) -> Tensor:
     """[B,C,H,W] -> [B,positions,width], channels last."""
     return inputs[0].permute(0, 2, 3, 1).reshape(len(inputs[0]), -1, options["width"])
 
 
-_KINDS: dict[str, Callable[[PoseNet, list[Tensor], Options], Tensor]] = {
+_KINDS: dict[str, Callable[[PoseNet, list[Tensor], OperationOptions], Tensor]] = {
     "conv": _conv,
     "add": lambda net, inputs, options: _ACTS[options["act"]](inputs[0] + inputs[1]),
     "pool": lambda net, inputs, options: F.max_pool2d(inputs[0], 2),

@@ -37,7 +37,7 @@ Kind = Literal["text", "image", "edit", "layers"]
 
 
 @dataclass(frozen=True)
-class ControlInputs:
+class ControlWiring:
     """The inputs of a control in addition to its map."""
 
     source: bool  # the image that is inpainted (Fun Union)
@@ -58,7 +58,7 @@ class Drawing:
     size: tuple[int, int] | None
     strength: float = 1.0
     layers: int = 0
-    controls: tuple[ControlInputs, ...] = ()
+    controls: tuple[ControlWiring, ...] = ()
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
     mask_channel: str = ""
 
@@ -199,7 +199,7 @@ def _check_masks(call: DrawCall, models: CallModels) -> None:
             )
 
 
-def _control_inputs(call: DrawCall, models: CallModels) -> tuple[ControlInputs, ...]:
+def _control_inputs(call: DrawCall, models: CallModels) -> tuple[ControlWiring, ...]:
     """An inpainting control gets the mask, Fun Union the image too; without an inpainting the mask
     says where the others act.
     """
@@ -207,7 +207,7 @@ def _control_inputs(call: DrawCall, models: CallModels) -> tuple[ControlInputs, 
     inpaints = masked and bool(call.image)
     sources = [inpaints and _reads_source(model) for model in models.controls]
     return tuple(
-        ControlInputs(source, masked and (source or model.masked or not inpaints))
+        ControlWiring(source, masked and (source or model.masked or not inpaints))
         for source, model in zip(sources, models.controls)
     )
 

@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 @dataclass(frozen=True)
-class Group:
+class NodeGroup:
     """A coloured frame around nodes (API ids)."""
 
     title: str
@@ -52,7 +52,7 @@ class Note:
 class Layout:
     """Facts that the API graph lacks: frames, notes, sizes by id, the pack's registry id."""
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[NodeGroup, ...] = ()
     notes: tuple[Note, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     pack: str = ""
@@ -230,7 +230,7 @@ def _place(
     if unknown:
         raise InkstoneError(f"The layout's groups name nodes that are not in the graph: {unknown}.")
     rest = tuple(key for key in graph if key not in grouped)
-    strips = [*layout.groups, *([Group("", rest)] if rest else [])]
+    strips = [*layout.groups, *([NodeGroup("", rest)] if rest else [])]
     boxes: dict[str, Box] = {}
     frames: list[dict[str, Json]] = []
     x = GAP + max((note.size[0] + GAP for note in layout.notes), default=0)

@@ -15,7 +15,7 @@ from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import node_classes
 from inkstone.headless.draw.control_option import ControlOption
-from inkstone.headless.draw.decide import ControlInputs, Drawing
+from inkstone.headless.draw.decide import ControlWiring, Drawing
 from inkstone.headless.draw.file_names import FileNames
 from inkstone.headless.draw.graph import draw_graph
 from inkstone.headless.draw.image_traits import ImageTraits
@@ -137,7 +137,7 @@ def test_a_picture_that_serves_twice_is_loaded_once(place):
         image=[picture],
         control=[ControlOption("canny", picture), ControlOption("map", picture, 0.5)],
         control_model=[Path("models/controlnet/u.safetensors")],
-        drawn={"kind": "image", "size": None, "controls": (ControlInputs(False, True),) * 2},
+        drawn={"kind": "image", "size": None, "controls": (ControlWiring(False, True),) * 2},
     )
     assert len(inputs(graph, "LoadImage")) == len(inputs(graph, "LoadControlNet")) == 1
     assert [i["strength"] for i in inputs(graph, "ApplyControlNet")] == [1.0, 0.5]
@@ -147,7 +147,7 @@ def test_the_control_of_a_models_own_folder(place):
     graph, notes = made(
         model=Path("models/diffusers/q"),
         control=[ControlOption("map", Path("input/a.png"))],
-        drawn={"controls": (ControlInputs(False, False),)},
+        drawn={"controls": (ControlWiring(False, False),)},
     )
     assert inputs(graph, "LoadControlNet")[0]["control"] == "q" and not notes
 

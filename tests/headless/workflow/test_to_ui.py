@@ -8,7 +8,7 @@ import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.headless.graph.api_graph import to_api
-from inkstone.headless.workflow.to_ui import Group, Layout, Note, full_graph, ui_from_api
+from inkstone.headless.workflow.to_ui import Layout, NodeGroup, Note, full_graph, ui_from_api
 
 from ...support.fake_nodes import ALL, number, save, show
 
@@ -59,7 +59,7 @@ def test_ui_form_reads_back_as_the_same_graph():
         "6": save("8"),
         "8": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
     }
-    groups = (Group("Draw", ("1", "2", "3")), Group("Out", ("4",)))
+    groups = (NodeGroup("Draw", ("1", "2", "3")), NodeGroup("Out", ("4",)))
     layout = Layout(groups=groups, notes=(Note("# Files", "Files"),), pack="inkstone")
     ui = ui_from_api(data, ALL, layout)
     assert as_the_page_reads(json.loads(json.dumps(ui)), ALL) == to_api(full_graph(data, ALL))
