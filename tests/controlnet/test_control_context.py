@@ -96,6 +96,7 @@ def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
     assert error < LIMIT < effect, f"{error:.1e} relative, moved by {effect:.1e}"
 
 
+@pytest.mark.slow
 def test_a_batch_with_a_map_for_each_is_its_singles(world):
     """Beside a second map that is one for all."""
     _, _, bundle, model = world

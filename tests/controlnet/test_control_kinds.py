@@ -155,6 +155,7 @@ def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
     assert torch.equal(drawn(pixels, 0.0, 4, 2), drawn(None, 0, 4, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["canny", "fun"])
 def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
     """A patch or a sample counts by token: with a region of nothing it adds nothing."""

@@ -48,6 +48,7 @@ def network(name: str) -> tuple[MMDiT, MMDiTConfig, object]:
     return ours, config, table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("references", [False, True])
 def test_passes_together_are_passes_alone(name, references):

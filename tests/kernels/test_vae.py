@@ -110,6 +110,7 @@ SMALL_ROWS = [(rows, s) for s in ((13, 9), (1, 1), (2, 3)) for rows in (1, 2, 3,
 LARGE_ROWS = [pytest.param(rows, (26, 38), marks=pytest.mark.slow) for rows in (3, 37)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows, size", [*SMALL_ROWS, *LARGE_ROWS], ids=str)
 def test_rows_equal_whole(small, rows, size):
     h, w = size

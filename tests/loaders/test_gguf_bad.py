@@ -289,6 +289,7 @@ def test_random_headers_are_read_or_refused(path):
             assert str(path) in str(error)
 
 
+@pytest.mark.slow
 def test_a_wide_header_stays_below_the_limit(path):
     """The worst that passes all limits: a long header, 65,536 tensors, wide characters.
 

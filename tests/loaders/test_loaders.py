@@ -169,6 +169,7 @@ def told(config: object) -> object:
     return replace(config, sections=config.axes) if isinstance(config, TextConfig) else config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", LOADERS)
 def test_folders_single_and_sharded(part, pipe, folder, tmp_path):
     getattr(pipe, part).save_pretrained(tmp_path, max_shard_size="400KB")

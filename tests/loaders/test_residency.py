@@ -226,6 +226,7 @@ def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
     assert torch.equal(encoder.encode(PROMPT), text) and encoder.weights.reserved, "it comes back"
 
 
+@pytest.mark.slow
 def test_a_parked_model_holds_nothing_and_its_reader_ends(opened, room):
     model, encoder = opened
     room(least(model, 0))

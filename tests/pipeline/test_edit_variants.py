@@ -18,6 +18,7 @@ from inkstone.sampling.schedule import LAYERED, QWEN, sigmas
 from ..support.edit_models import WAITING, single
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, name",
     [

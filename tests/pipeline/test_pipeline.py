@@ -41,6 +41,7 @@ def check(got, want, pictures, files):
         assert worst <= 1 / 255 + 1e-6, f"picture {k} differs by {worst * 255:.2f}/255"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     slow_where(lambda case: case[2] == GRID or case[-1] > 1, CASES),

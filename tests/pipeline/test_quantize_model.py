@@ -86,6 +86,7 @@ def test_importance_from_prompts(tmp_path, monkeypatch, caplog):
 # --- the embedded model
 
 
+@pytest.mark.slow
 def test_embedded_model_in_fewer_bits(tmp_path, capsys):
     out = tmp_path / "small.gguf"
     said = main(["quantize", str(EMBEDDED_FOLDER), str(out), "--type", "Q4_K_S", "--json"])

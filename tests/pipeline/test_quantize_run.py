@@ -58,6 +58,7 @@ def test_values_and_names_by_the_package(source, q4):
     assert kinds == {"F32", "BF16", "Q4_K", "Q5_K", "Q6_K"}
 
 
+@pytest.mark.slow
 def test_threads_change_no_byte(source, q4, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -123,6 +124,7 @@ def test_fp8_with_scales(source, tmp_path):
             assert error < 0.028, f"{name}: {error}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Q8_0", "BF16", "Q4_K_M", "fp8_scaled"])
 def test_our_own_fp8_file_is_a_source(kind, source, tmp_path):
     """Its mark `scaled_fp8` says how it is stored and is not copied: GGUF has no empty tensors."""

@@ -232,6 +232,7 @@ class _SendsOn(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "to", ["http://example.com/x", "https://127.0.0.1/x", "ftp://127.0.0.1/x", "http://[", "//a/b"]
 )

@@ -107,6 +107,7 @@ def test_foreign_classes_are_named(tmp_path, capsys):
     assert "ProbeChoice" in stderr and "run in ComfyUI only" in stderr
 
 
+@pytest.mark.slow
 def test_drawn_picture_runs(tmp_path):
     picture = tmp_path / "drawn.png"
     call = ["draw", "a red star", "--steps", "2", "--seed", "3", "-o", str(picture), "--quiet"]

@@ -22,6 +22,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 RED = "a red star on a white background"
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(place, capsys):
     names: dict[str, object] = {}
     for code in EXAMPLES:
@@ -43,12 +44,14 @@ def test_the_page_names_every_option_and_no_other():
     assert named == set(options()) - {"prompt"}
 
 
+@pytest.mark.slow
 def test_it_draws_what_the_command_line_draws(place):
     assert main(["draw", RED, "--steps", "2", "--seed", "5", "-o", "one.png", "--quiet"]) == 0
     (picture,) = inkstone.draw(RED, steps=2, seed=5)
     assert np.array_equal(np.asarray(picture), np.asarray(Image.open("one.png")))
 
 
+@pytest.mark.slow
 def test_loaded_models_draw_the_same_and_are_loaded_once(place, monkeypatch):
     from inkstone.nodes.load import LoadAll
 
@@ -113,6 +116,7 @@ def test_a_drawing_within_a_drawing_of_the_same_models_is_refused(place):
         assert models.draw(RED, steps=1)
 
 
+@pytest.mark.slow
 def test_threads_share_models(place):
     with inkstone.load() as models, ThreadPoolExecutor(4) as pool:
         pictures = list(pool.map(lambda seed: models.draw(RED, steps=2, seed=seed)[0], range(4)))
@@ -136,6 +140,7 @@ def test_the_prompt_of_a_picture_in_memory_is_encoded_once(place):
         assert not list(models._folder.iterdir()), "pictures stay behind"
 
 
+@pytest.mark.slow
 def test_pictures_of_every_mode_keep_their_transparency(place):
     alpha = Image.linear_gradient("L").resize((64, 48))
     clear = Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).convert("RGBA")

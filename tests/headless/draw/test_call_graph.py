@@ -155,6 +155,7 @@ def test_the_control_of_a_models_own_folder(place):
 # ---- what the PNG carries
 
 
+@pytest.mark.slow
 def test_files_from_elsewhere_run_where_they_belong(tmp_path, place, caplog, capsys):
     """Split files, a picture and a mask outside of all folders: one line tells where they go."""
     caplog.set_level("INFO")

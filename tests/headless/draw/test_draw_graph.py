@@ -45,6 +45,7 @@ def test_text_to_image(what, files):
     assert kinds("made.png")[0] == "LoadAll"
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_batch_has_its_own_seed(files):
     made = drawn(PROMPT, "--batch", "2", "--seed", str(2**64 - 1), "--size", "96x160")
     assert not np.array_equal(*made.values())
@@ -81,6 +82,7 @@ def test_from_a_picture(what, files):
     )
 
 
+@pytest.mark.slow
 def test_inpaint_of_a_part_of_a_large_picture(files):
     save("input/large.png", pixels(420, 300))
     mask = np.zeros((300, 420), np.uint8)

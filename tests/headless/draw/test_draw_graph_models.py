@@ -122,6 +122,7 @@ def test_controls(what, model, control):
     assert found.count("LoadControlNet") == 1
 
 
+@pytest.mark.slow
 def test_a_control_for_each(model, control):
     files = [x for kind in ("union", "blockwise canny") for x in ("--control-model", control(kind))]
     check(

@@ -112,6 +112,7 @@ def test_masks_are_white_or_transparent(place, caplog):
 # --- draws
 
 
+@pytest.mark.slow
 def test_image_to_image(place):
     data = pixels()
     draw(PROMPT, "--image", save("a.png", data), "--strength", "0.6", "-o", "out.png")
@@ -135,6 +136,7 @@ def test_the_embedded_model_edits(place):
     assert not np.array_equal(load("out.png"), load("other.png"))
 
 
+@pytest.mark.slow
 def test_an_edit_on_a_canvas_of_its_own(place, tiny_folder):
     """A canvas of this size, while the reference keeps its own; its alpha has no place there."""
     save("a.png", pixels(channels=4))
@@ -182,6 +184,7 @@ def test_inpaint_of_a_large_picture_draws_a_part(place, caplog):
     assert made.shape == data.shape and np.array_equal(made[mask == 0], data[mask == 0])
 
 
+@pytest.mark.slow
 def test_edit_with_three_pictures(place, tiny_folder):
     names = [save(f"{n}.png", pixels(33 + n, 47, seed=n)) for n in range(3)]
     images = [part for name in names for part in ("--image", name)]

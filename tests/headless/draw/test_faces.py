@@ -25,6 +25,8 @@ from inkstone.loaders.formats.safetensors import SafetensorsFile
 from ...support.draw_graphs import folders
 from .test_draw_graph import lora_for_embedded
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red star on a white background"
 LORA = "models/loras/l.safetensors"
 

@@ -13,6 +13,8 @@ from inkstone.headless.cli.main import main
 
 from .test_edit_draw import mask_file, pixels, save
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "make the star blue"
 
 

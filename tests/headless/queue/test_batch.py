@@ -154,6 +154,7 @@ def test_a_failed_job_costs_nobody_else_and_waits_for_retry(place):
     assert run(place, jobs) == 0, "the picture changed: another job"
 
 
+@pytest.mark.slow
 def test_measures(place):
     from prometheus_client.parser import text_string_to_metric_families as parse
 

@@ -56,6 +56,7 @@ def nested(depth: int, instances: int = 1) -> dict:
     return whole | {"definitions": {"subgraphs": definitions}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, mode", [("Reroute", 0), ("Reroute (rgthree)", 0), ("ImageInvert", 4), ("Unknown", 4)]
 )
@@ -106,6 +107,7 @@ def test_a_bomb_that_nothing_uses_does_not_count():
     assert set(converted(ui)) == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_nested_subgraphs_are_opened_up_to_a_depth():
     api = converted(nested(50))
     assert len(api) == 2 and api["2"]["inputs"]["images"] == [":".join("1" * 51), 0]
@@ -156,6 +158,7 @@ def test_name_that_no_file_can_have_is_refused(name):
         find_graph(Path(name))
 
 
+@pytest.mark.slow
 def test_cycle_in_a_long_api_graph_is_found_in_linear_time():
     entries = {
         str(i): {"class_type": "ImageInvert", "inputs": {"image": [str((i + 1) % 20_000), 0]}}

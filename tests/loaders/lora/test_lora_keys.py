@@ -142,6 +142,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_reaches_every_layer(spelling, tmp_path):
     rename, down, up = SPELLINGS[spelling]

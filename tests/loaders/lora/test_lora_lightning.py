@@ -152,6 +152,7 @@ def test_unscaled_fp8_under_lightning(form, warned, bundle, tmp_path, caplog):
     assert ("grid pattern" in caplog.text) == warned
 
 
+@pytest.mark.slow
 def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
     caplog.set_level(logging.INFO)
     path = embedded_lora(place / "Qwen-Image-Lightning-4steps-V1.0.safetensors", bundle)

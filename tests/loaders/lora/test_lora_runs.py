@@ -187,6 +187,7 @@ def test_lora_option(text, want):
     assert [(str(p), s) for p, s in args.lora] == [want, ("b", 2.0)]
 
 
+@pytest.mark.slow
 def test_draw(place, bundle, capsys, caplog):
     caplog.set_level(logging.INFO)
     path = embedded_lora(place / "style.safetensors", bundle)
