@@ -93,14 +93,15 @@ class Drawer:
         """Frees models and results."""
         self.executor.clear()
 
-    def load(self, call: DrawCall) -> CallModels:
+    def load(self, call: DrawCall, stages: _Stages | None = None) -> CallModels:
         """The models of a call, opened and checked; their weights are read when they are used."""
-        return self._load(call, None)
+        api, refs = models_graph(call, FilePaths())
+        return _models(refs, self._values(call, api, refs.present(), None, stages))
 
     def plan(self, call: DrawCall, models: CallModels | None = None) -> Plan:
         """The memory plan of a call."""
         models = models or self.load(call)
-        graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
+        graph = _graph(call, decide(call, models))
         return self._plan(call, models, graph)
 
     def draw(self, call: DrawCall, progress: Progress) -> Result:
@@ -108,9 +109,9 @@ class Drawer:
         cannot do.
         """
         stages = _Stages()
-        models = self._load(call, stages)
+        models = self.load(call, stages)
         drawing = decide(call, models)
-        graph = draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
+        graph = _graph(call, drawing)
         self._announce(self._plan(call, models, graph))
         if self.once:
             self._values(call, graph.api, graph.prompts, None, stages)
@@ -129,13 +130,8 @@ class Drawer:
 
     def encode_ahead(self, call: DrawCall) -> None:
         """Encodes the prompts of a call that comes later."""
-        models = self._load(call, None)
-        graph = draw_graph(call, decide(call, models), FilePaths(), call.seed, call.batch)
+        graph = _graph(call, decide(call, self.load(call)))
         self._values(call, graph.api, graph.prompts, None, None)
-
-    def _load(self, call: DrawCall, stages: _Stages | None) -> CallModels:
-        api, refs = models_graph(call, FilePaths())
-        return _models(refs, self._values(call, api, refs.present(), None, stages))
 
     def _plan(self, call: DrawCall, models: CallModels, graph: DrawGraph) -> Plan:
         request = plan_request(
@@ -174,6 +170,11 @@ class Drawer:
     def _count(self, kind: str) -> None:
         self.models_loaded += kind in _LOADERS
         self.prompts_encoded += kind.startswith("InkstoneEncode")
+
+
+def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:
+    """The graph that runs here: files by their paths, all pictures of the batch."""
+    return draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
 
 
 def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:

@@ -75,7 +75,8 @@ class CallModels:
 
 def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
     """Adds the loader nodes of a call: diffusion model, text encoder, VAE, LoRAs, controls."""
-    model, text, vae = _with_loras(graph, call, *_parts(graph, call))
+    model, text, vae = _parts(graph, call)
+    model, text = _with_loras(graph, call, model, text)
     return ModelRefs(model, text, vae, _controls(graph, call))
 
 
@@ -106,8 +107,8 @@ def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | No
 
 
 def _with_loras(
-    graph: ApiBuilder, call: DrawCall, model: Ref, text: Ref | None, vae: Ref | None
-) -> tuple[Ref, Ref | None, Ref | None]:
+    graph: ApiBuilder, call: DrawCall, model: Ref, text: Ref | None
+) -> tuple[Ref, Ref | None]:
     """Stacks of as many LoRAs as every host has sockets for, one stack behind the other."""
     loras = [
         graph.add(
@@ -122,7 +123,7 @@ def _with_loras(
         inputs = {"model": model, **{f"loras.lora_{n}": ref for n, ref in some}}
         model = graph.add(LoraStack.ID, inputs | ({"text_encoder": text} if text else {}))
         text = Ref(model[0], 2) if text else None
-    return model, text, vae
+    return model, text
 
 
 def _controls(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, ...]:
