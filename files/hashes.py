@@ -20,11 +20,12 @@ def picture_hash(path: Path) -> str:
     again in the same process: thousands of jobs may name one picture.
     """
     stat = path.stat()
-    return _picture_hash(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    changed = (stat.st_mtime_ns, stat.st_ctime_ns)  # the second cannot be put back
+    return _picture_hash(path.absolute(), stat.st_ino, stat.st_size, changed)
 
 
 @lru_cache(maxsize=4096)
-def _picture_hash(path: Path, inode: int, size: int, changed: int) -> str:
+def _picture_hash(path: Path, inode: int, size: int, changed: tuple[int, int]) -> str:
     """inode, size, changed: of the file that is read."""
     return file_hash(path)
 
