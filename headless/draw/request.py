@@ -28,6 +28,7 @@ class DrawCall:
     size: tuple[int, int] | None = None
     steps: int | None = None
     cfg: float | None = None
+    schedule: str | None = None
     negative: str | None = None
     seed: int = 0
     batch: int = 1
