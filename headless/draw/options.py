@@ -30,7 +30,7 @@ def _add_model(p: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="diffusion model file or whole model folder (default: the embedded model)",
+        help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
 
 
@@ -106,7 +106,7 @@ def add_plan(commands: Commands) -> None:
         nargs="?",
         type=Path,
         metavar="MODEL",
-        help="diffusion model file or whole model folder (default: the embedded model)",
+        help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
     _add_models(p)
     _add_loras(p)
