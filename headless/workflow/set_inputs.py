@@ -8,8 +8,11 @@ from ...errors import CallError, InkstoneError
 from ..graph.api_graph import Graph
 from ..graph.set_input import Settings
 from ..node_types import Json, NodeClasses
-from .link_tracing import PRIMITIVES, Level
-from .parse_ui import INPUT_NODE, Workflow, parse_workflow
+from .link_tracing import Level
+from .load import interfaces
+from .node_info import Interface
+from .parse_ui import INPUT_NODE, PRIMITIVES, Workflow, parse_workflow
+from .proxy_widgets import settle
 
 Aliases = dict[tuple[str, str], list[str]]
 
@@ -24,7 +27,7 @@ def apply_settings(
     """
     if not settings:
         return graph
-    aliases = input_aliases(ui) if ui is not None else {}
+    aliases = input_aliases(ui, interfaces(nodes)) if ui is not None else {}
     changed = Settings(graph, nodes)
     for setting in settings:
         path, equals, value = setting.partition("=")
@@ -37,12 +40,15 @@ def apply_settings(
     return changed.graph
 
 
-def input_aliases(ui: Mapping[str, Json]) -> Aliases:
+def input_aliases(
+    ui: Mapping[str, Json], classes: Mapping[str, Interface] | None = None
+) -> Aliases:
     """Inputs of subgraph instances, and primitives -> the inputs ("ID.NAME") that they feed.
 
     Keys are (id or title in lower case, input name); a primitive's input is "value".
     """
     workflow = parse_workflow(dict(ui))
+    settle(workflow, classes or {})
     aliases: Aliases = {}
     for level in _levels(workflow, Level(workflow.root)):
         for node in level.sheet.nodes.values():
