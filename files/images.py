@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .colour_profile import ToSRGB, to_srgb
+from .colour_tags import note
 from .opening import Opened, opened
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def frames(path: Path, most: int | None = None) -> list[tuple[np.ndarray, np.nda
         count = count if most is None else min(count, most)
         file.check_room(floats, count)
         conversion = to_srgb(file.profile, file.image.mode, path)
+        note(path, file.colours, converted=bool(file.profile))
         every = ImageSequence.Iterator(file.image) if count > 1 else [file.image]
         return [_upright(frame, file, conversion) for frame in islice(every, count)]
 

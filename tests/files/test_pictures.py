@@ -118,11 +118,13 @@ def test_pixels_are_bounded_before_they_are_decoded(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     Image.new("L", (64, 64)).save(tmp_path / "mask.png")
     monkeypatch.setattr(opening, "SMALL_ROOM", 40_000)
+    monkeypatch.setattr(opening, "MANY", 63 * 64)
     monkeypatch.setattr(Image.Image, "crop", lambda *_: pytest.fail("decoded"))
     with pytest.raises(InkstoneError, match="64x64 pixels, which take .* expected at most"):
         frames(tmp_path / "a.png")
     monkeypatch.undo()
     monkeypatch.setattr(opening, "SMALL_ROOM", 40_000)
+    monkeypatch.setattr(opening, "MANY", 63 * 64)
     mask = channel(tmp_path / "mask.png", "red")
     assert mask is not None and mask.shape == (64, 64), "one channel takes less"
 
