@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
-from ...files.hashes import picture_hash
+from ...files.hashes import file_hash
 from ...files.images import channel as read_channel
 from ...files.images import frames
 from ...files.paths import below, kind_of
 from ...host import directories
 from ...host.api import io
-from ...host.headless import is_own_path
+from ...host.headless import is_own_path, is_read
 from ...host.save_images import save_pictures
 from .factory import by_name
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (
     ".png",
@@ -68,7 +71,23 @@ def _transparency(alpha: np.ndarray | None) -> Tensor:
     """[H,W]: 1 = transparent; 64x64 zeros if the file has no alpha, as in core."""
     import torch
 
-    return torch.zeros(64, 64) if alpha is None else 1.0 - torch.from_numpy(alpha)
+    # in place: it may be large
+    return torch.zeros(64, 64) if alpha is None else torch.from_numpy(alpha).neg_().add_(1.0)
+
+
+def _note_hidden(name: str, colours: np.ndarray, alpha: np.ndarray | None) -> None:
+    """One line where colours that nobody sees go to the next node."""
+    from ...sampling.pixel_lock import TRANSPARENT
+
+    hidden = None if alpha is None else alpha < TRANSPARENT
+    if hidden is not None and (colours[hidden] < 1).any():
+        log.info(
+            "%s is transparent in %.1f %% of its area; Load Image passes on the colours that are "
+            "hidden there, as ComfyUI's does. To have them white, connect its image and mask to "
+            "Join Image with Alpha and use the result",
+            name,
+            100 * hidden.mean(),
+        )
 
 
 class _PictureNode(io.ComfyNode):
@@ -84,13 +103,14 @@ class _PictureNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, image: str) -> str:
-        return picture_hash(picture_path(image))
+        return file_hash(picture_path(image))
 
 
 class LoadImage(_PictureNode):
     """A picture from the input folder: IMAGE [B,H,W,3], MASK [B,H,W] with 1 = transparent."""
 
     ID = "LoadImage"
+    SKIPS_UNREAD = (1,)  # says so where nobody reads what is transparent
     FRAMES: int | None = None  # how many are read; None: all
 
     @classmethod
@@ -108,6 +128,8 @@ class LoadImage(_PictureNode):
         import torch
 
         every = frames(picture_path(image), cls.FRAMES)
+        if not is_read(1):
+            _note_hidden(image, *every[0])
         same_size = [pair for pair in every if pair[0].shape == every[0][0].shape]
         pictures = [torch.from_numpy(colours) for colours, _ in same_size]
         masks = [_transparency(alpha) for _, alpha in same_size]

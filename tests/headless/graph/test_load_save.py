@@ -197,3 +197,28 @@ def test_texts_of_a_png_are_bounded_together(tmp_path):
     chunk = "[]," * (1 << 20)
     save_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), dict.fromkeys("abcd", chunk))
     assert list(read_text_chunks(tmp_path / "a.png")) == ["a", "b"]
+
+
+def test_hidden_colours_are_named_where_nobody_reads_the_mask(host, caplog):
+    from inkstone.headless.core_nodes.registry import node_classes
+    from inkstone.headless.graph.api_graph import parse_graph
+    from inkstone.headless.graph.executor import Executor
+
+    caplog.set_level("INFO")
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    pixels[:, 3:, 3] = 255
+    save_png(host.input / "cut.png", pixels)
+    save_png(host.input / "white.png", pixels | np.array([255, 255, 255, 0], np.uint8))
+
+    def lines(name: str, last: dict[str, object]) -> int:
+        caplog.clear()
+        load = {"class_type": "LoadImage", "inputs": {"image": name}}
+        preview = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+        Executor(node_classes()).run(parse_graph({"1": load, "2": last, "3": preview}), host)
+        return caplog.text.count("50.0 % of its area")
+
+    flip = {"image": ["1", 0], "flip_method": "x-axis: vertically"}
+    join = {"image": ["1", 0], "alpha": ["1", 1]}
+    assert lines("cut.png", {"class_type": "ImageFlip", "inputs": flip}) == 1
+    assert lines("cut.png", {"class_type": "JoinImageWithAlpha", "inputs": join}) == 0
+    assert lines("white.png", {"class_type": "ImageFlip", "inputs": flip}) == 0
