@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .proxy_graphs import proxy_graphs
 from .ui_builder import IMAGE, WIDGETS, batch, empty, graph, node, probe, save, sink, subgraph
 
 
@@ -293,5 +292,4 @@ def _nested() -> dict[str, dict]:
 
 def feature_graphs() -> dict[str, dict]:
     """Name -> UI graph."""
-    parts = (_plain(), _modes(), _virtual(), _dynamic(), _subgraphs(), _nested(), proxy_graphs())
-    return {name: ui for part in parts for name, ui in part.items()}
+    return {**_plain(), **_modes(), **_virtual(), **_dynamic(), **_subgraphs(), **_nested()}
