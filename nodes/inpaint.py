@@ -56,7 +56,8 @@ class Inpaint(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     tooltip="1 (white) marks the area to inpaint. Any size: it is stretched over "
-                    "the picture. Masks of core nodes work.",
+                    "the picture. Masks of core nodes work. Load Image marks what is transparent; "
+                    "put Invert Mask behind it for white paint on a transparent layer.",
                 ),
                 io.Int.Input(
                     "grow",

@@ -199,10 +199,10 @@ class LoadVAE(io.ComfyNode):
 
 
 class LoadAll(io.ComfyNode):
-    """Diffusion model, text encoder and VAE from one folder or checkpoint."""
+    """Diffusion model, text encoder and VAE from one folder."""
 
     ID = "InkstoneLoadAll"
-    FILES = {"folder": sockets.ModelInput("checkpoints", "")}
+    FILES = {"folder": sockets.ModelInput("diffusers", "")}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -210,16 +210,15 @@ class LoadAll(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load All",
             category="inkstone/load",
-            description="Loads diffusion model, text encoder and VAE from one model folder or one "
-            "checkpoint file, or the small embedded model that needs no download.",
+            description="Loads diffusion model, text encoder and VAE from one model folder, or the "
+            "small embedded model that needs no download.",
             search_aliases=["checkpoint", "embedded", "pipeline"],
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[EMBEDDED, *model_folders.model_files("checkpoints")],
+                    options=[EMBEDDED, *model_folders.model_files("diffusers")],
                     default=EMBEDDED,
-                    tooltip="The embedded model, a Hugging Face folder in models/diffusers, or a "
-                    "file in models/checkpoints that has all three models.",
+                    tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
                 ),
                 dtype_input(),
                 _variant_input(),
@@ -233,13 +232,13 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
-        return folder == EMBEDDED or model_folders.known_model("checkpoints", folder)
+        return folder == EMBEDDED or model_folders.known_model("diffusers", folder)
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.models.load import load_all
 
-        path = None if folder == EMBEDDED else model_folders.model_path("checkpoints", folder)
+        path = None if folder == EMBEDDED else model_folders.model_path("diffusers", folder)
         bundle = load_all(path, load_options(dtype, variant))
         _log_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -16,7 +16,7 @@ from ...nodes.edit import FIXED, EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.encode import EncodePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
-from ...nodes.sample import CUSTOM, Denoise, EmptyLatent, ScheduleSigmas, sizes
+from ...nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas, sizes
 from ...nodes.sockets import GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ..core_nodes.load_save import LoadFirstFrame
@@ -24,6 +24,7 @@ from .api_builder import ApiBuilder, ApiGraph, Names, Ref
 from .control_option import MAP, ControlOption
 from .decide import Drawing
 from .file_names import INPUT, FilePaths
+from .image_traits import PAINT
 from .models import ModelRefs, add_models
 from .request import DrawCall
 
@@ -74,7 +75,7 @@ def draw_graph(
             "model": models.model,
             "latent": latent,
             "steps": drawing.steps,
-            "schedule": drawing.schedule,
+            "schedule": SCHEDULES[0],
             "strength": drawing.strength,
         },
     )
@@ -126,12 +127,14 @@ class _Pictures(ApiBuilder):
         return self._images[path]
 
     def mask(self) -> Ref | None:
-        """The mask of the call: what is transparent in its file, else what is white."""
-        path = self.call.mask
+        """The mask of the call, by the channel that says what is inpainted (image_traits.py)."""
+        path, channel = self.call.mask, self.drawing.mask_channel
         if path is None:
             return None
-        inputs = {"image": self.names.of(INPUT, path), "channel": self.drawing.mask_channel}
-        return self.add("LoadImageMask", inputs, "Mask")
+        paint = channel == PAINT
+        inputs = {"image": self.names.of(INPUT, path), "channel": "alpha" if paint else channel}
+        mask = self.add("LoadImageMask", inputs, "Mask")
+        return self.add("InvertMask", {"mask": mask}) if paint else mask
 
     def inpainted(self, models: ModelRefs, images: list[Ref], mask: Ref | None) -> Ref | None:
         """The latent of an image of which a part is inpainted; None where nothing is."""

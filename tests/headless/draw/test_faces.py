@@ -106,6 +106,22 @@ def test_the_same_latents(name, files):
     check({"steps": 2, "seed": 3, **CASES[name]})
 
 
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "tif"])
+def test_the_first_frame_of_an_animation(ending, files):
+    """A draw reads one frame, its graph takes one out of all."""
+    frames = [Image.new("RGBA", (96, 64), (40 * n + 20, 90, 0, 255)) for n in range(3)]
+    for frame in frames:
+        frame.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    name = f"input/moves.{ending}"
+    frames[0].save(name, save_all=True, append_images=frames[1:])
+    check({"steps": 2, "seed": 3, "image": name})
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (40, 20, 80, 50))
+    mask.save("input/part.png")
+    options = {"image": name, "mask": "input/part.png", "strength": 0.8}
+    check({"steps": 2, "seed": 3, **options, "control": f"canny:{name}"})
+
+
 def test_a_batch_is_the_same_batch(files):
     check({"steps": 2, "seed": 3, "batch": 3}, graph=False)
 
