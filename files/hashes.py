@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .paths import open_regular
+from .stamps import Stamp, stamp_of
 
 _WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by their first 16 MiB
 _HEAD = 16 << 20
@@ -19,13 +20,13 @@ def picture_hash(path: Path) -> str:
     """sha256 of the file, as `sha256sum` prints it. A file that did not change since is not read
     again in the same process: thousands of jobs may name one picture.
     """
-    stat = path.stat()
-    return _picture_hash(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    status = path.stat()
+    return _picture_hash(path.absolute(), status.st_ino, stamp_of(status))
 
 
 @lru_cache(maxsize=4096)
-def _picture_hash(path: Path, inode: int, size: int, changed: int) -> str:
-    """inode, size, changed: of the file that is read."""
+def _picture_hash(path: Path, inode: int, stamp: Stamp) -> str:
+    """inode, stamp: of the file that is read."""
     return file_hash(path)
 
 
@@ -47,15 +48,15 @@ def model_hash(path: Path) -> str:
     if path.is_dir() or path.suffix == ".json":
         folder = path if path.is_dir() else path.parent
         files = sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".gguf"))
-    return _hash(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    return _hash(tuple((file, stamp_of(file.stat())) for file in files))
 
 
 @lru_cache(maxsize=64)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """files: path, bytes, time of the last change."""
-    digest, whole = hashlib.sha256(), sum(size for _, size, _ in files) <= _WHOLE_HASH
-    for file, size, _ in files:
-        digest.update(str(size).encode())
+def _hash(files: tuple[tuple[Path, Stamp], ...]) -> str:
+    """files: path, and the file that it is now."""
+    digest, whole = hashlib.sha256(), sum(stamp.size for _, stamp in files) <= _WHOLE_HASH
+    for file, stamp in files:
+        digest.update(str(stamp.size).encode())
         for chunk in _chunks(file, _NO_LIMIT if whole else _HEAD):
             digest.update(chunk)
     return ("sha256:" if whole else "sha256-head:") + digest.hexdigest()

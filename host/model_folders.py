@@ -30,6 +30,7 @@ KINDS = {
     "loras": (("loras",), "loras"),  # model folders have no LoRA part
     "controlnet": (("controlnet", "model_patches"), "controlnet"),  # for blockwise ones
     "annotators": (("annotators", "preprocessors", "depthanything"), "annotators"),  # control maps
+    "checkpoints": (("checkpoints",), ""),  # three models in one file; whole folders count too
     "diffusers": (("diffusers",), ""),
 }
 

@@ -199,10 +199,10 @@ class LoadVAE(io.ComfyNode):
 
 
 class LoadAll(io.ComfyNode):
-    """Diffusion model, text encoder and VAE from one folder."""
+    """Diffusion model, text encoder and VAE from one folder or checkpoint."""
 
     ID = "InkstoneLoadAll"
-    FILES = {"folder": sockets.ModelInput("diffusers", "")}
+    FILES = {"folder": sockets.ModelInput("checkpoints", "")}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -210,15 +210,16 @@ class LoadAll(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load All",
             category="inkstone/load",
-            description="Loads diffusion model, text encoder and VAE from one model folder, or the "
-            "small embedded model that needs no download.",
+            description="Loads diffusion model, text encoder and VAE from one model folder or one "
+            "checkpoint file, or the small embedded model that needs no download.",
             search_aliases=["checkpoint", "embedded", "pipeline"],
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=[EMBEDDED, *model_folders.model_files("diffusers")],
+                    options=[EMBEDDED, *model_folders.model_files("checkpoints")],
                     default=EMBEDDED,
-                    tooltip="The embedded model, or a Hugging Face folder in models/diffusers.",
+                    tooltip="The embedded model, a Hugging Face folder in models/diffusers, or a "
+                    "file in models/checkpoints that has all three models.",
                 ),
                 dtype_input(),
                 _variant_input(),
@@ -232,13 +233,13 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
-        return folder == EMBEDDED or model_folders.known_model("diffusers", folder)
+        return folder == EMBEDDED or model_folders.known_model("checkpoints", folder)
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.models.load import load_all
 
-        path = None if folder == EMBEDDED else model_folders.model_path("diffusers", folder)
+        path = None if folder == EMBEDDED else model_folders.model_path("checkpoints", folder)
         bundle = load_all(path, load_options(dtype, variant))
         _log_plan(bundle)
         return io.NodeOutput(bundle.model, bundle.text_encoder, bundle.vae)

@@ -21,6 +21,7 @@ from ..files.paths import read_regular
 from ..kernels.linear import Linear
 from ..kernels.lora import attached
 from ..kernels.modulation import time_embedding
+from ..loaders.arch.identify import parts_beside
 from ..loaders.formats.imatrix import Importance, read_imatrix, save_imatrix, sharing
 from ..loaders.models.diffusion_model import DiffusionModel
 from ..loaders.models.load import load_diffusion_model, load_text_encoder
@@ -155,9 +156,11 @@ def _of_modulation(call: QuantizeCall, model: DiffusionModel, schedule: Tensor) 
 
 
 def _text_encoder(call: QuantizeCall) -> Path:
-    """The named text encoder, else the one in the same model folder."""
+    """The named text encoder, else the one in the same checkpoint or model folder."""
     if call.text_encoder is not None:
         return call.text_encoder
+    if "text_encoder" in parts_beside(call.source):
+        return call.source
     folder = call.source if call.source.is_dir() else call.source.parent
     for home in (folder, folder.parent):
         if (home / "text_encoder").is_dir():

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import CallError
 from ..files.paths import check_given
 from ..files.resumable import PartialFile
+from ..files.stamps import stamp_of
 from ..loaders.formats.imatrix import Importance, read_imatrix
 from ..loaders.formats.safetensors import ShardedFiles
 from .calibrate import from_prompts
@@ -114,7 +115,7 @@ def _identity(
     names = {model.path, *(folder / shard for shard in shards)}
     if model.path.is_dir():
         names |= {p for p in folder.iterdir() if p.is_file()}
-    files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in names if p.is_file())
+    files = sorted((p.name, *_content(p)) for p in names if p.is_file())
     digest = hashlib.sha256()
     for name, values in sorted((importance.values if importance else {}).items()):
         digest.update(name.encode() + values.contiguous().numpy().tobytes())
@@ -126,6 +127,11 @@ def _identity(
         "head": hashlib.sha256(plan.head).hexdigest(),
         "importance": digest.hexdigest(),
     }
+
+
+def _content(path: Path) -> tuple[int, int, int]:
+    """Changes with the content of a file, and not with the number of its names."""
+    return stamp_of(path.stat())[:3]
 
 
 def _write(

@@ -73,7 +73,13 @@ class FilePlan:
 
 def plan_file(model: Matrices, type_name: str) -> FilePlan:
     """The plan for a type: a row of gguf_recipes.MIXES, or FP8_SCALED."""
-    return _fp8(model) if type_name.upper() == FP8 else _gguf(model, type_name)
+    plan = _fp8(model) if type_name.upper() == FP8 else _gguf(model, type_name)
+    if model.beside:
+        plan.notes.append(
+            f"only the {model.role.replace('_', ' ')} is written, not the other {model.beside} "
+            "tensors of the checkpoint: give it as --text-encoder and --vae to draw with the result"
+        )
+    return plan
 
 
 def suffix_of(type_name: str) -> str:

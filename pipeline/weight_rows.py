@@ -48,6 +48,7 @@ class Matrices(Closable):
             for name in dict.fromkeys([*self.names, *self.packed])
             if name in self.packed or name not in parts
         }
+        self.beside = len(names.outside)  # tensors of other models in the same file
         unused = [n for n in names.unused if n.rpartition(".")[2] != FP8_MARK]
         self.marks = {  # of the model; that of fp8 says how the source is stored
             theirs.rpartition(".")[2]: theirs

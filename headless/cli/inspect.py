@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a line per file; 1 if one of them has a problem."""
     for path in args.files:
         check_given(path)
-    facts = [_identified(part) for path in args.files for part in _parts(path)]
+    facts = [f for path in args.files for part in _parts(path) for f in _identified(part)]
     if args.json:
         print(json.dumps([asdict(f) for f in facts], indent=1, default=str))
     else:
@@ -44,16 +44,16 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(f.problem for f in facts) else 0
 
 
-def _identified(path: Path) -> FileFacts:
-    """Facts about one file; a damaged one gets its own line and the others still follow."""
+def _identified(path: Path) -> list[FileFacts]:
+    """Facts about each model in a file; a damaged one gets its own line and others follow."""
     from ...loaders.arch.file_facts import FileFacts
-    from ...loaders.arch.identify import identify
+    from ...loaders.arch.identify import identify_parts
 
     try:
-        return identify(path)
+        return identify_parts(path)
     except InkstoneError as error:
         text = str(error).removeprefix(f"{path}: ")
-        return FileFacts("unknown", problem=text, sentence=text, path=str(path))
+        return [FileFacts("unknown", problem=text, sentence=text, path=str(path))]
 
 
 def _parts(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
-from ...files.hashes import file_hash
+from ...files.hashes import picture_hash
 from ...files.images import channel as read_channel
 from ...files.images import frames
 from ...files.paths import below, kind_of
@@ -103,7 +103,7 @@ class _PictureNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, image: str) -> str:
-        return file_hash(picture_path(image))
+        return picture_hash(picture_path(image))
 
 
 class LoadImage(_PictureNode):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from ...controlnet.in_context import InContextModel, with_prefix
 from ...errors import CallError, InkstoneError
 from ...loaders.models.control import ControlModel
+from ...nodes.sample import SCHEDULES
 from ...pipeline.edit import area_for, template_of
 from ...pipeline.edit_choices import AUTO
 from ...sampling.geometry import check_canvas
@@ -22,10 +23,12 @@ from ...sampling.pixel_lock import lock
 from ...sampling.request import USUAL_LAYERS
 from ...sampling.schedule import LIGHTNING
 from .image_traits import ImageTraits, mask_channel, traits_of
+from .options import SCHEDULE_OPTIONS
 
 if TYPE_CHECKING:
     from ...loaders.arch.family import Preset
     from ...loaders.models.diffusion_model import DiffusionModel
+    from ...sampling.lightning import Distilled
     from .models import CallModels
     from .request import DrawCall
 
@@ -57,6 +60,7 @@ class Drawing:
     cfg: float
     size: tuple[int, int] | None
     strength: float = 1.0
+    schedule: str = SCHEDULES[0]  # as the node Schedule calls it
     layers: int = 0
     controls: tuple[ControlWiring, ...] = ()
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
@@ -85,6 +89,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         steps=call.steps if call.steps is not None else preset.steps,
         cfg=call.cfg if call.cfg is not None else preset.cfg,
         size=size,
+        schedule=_schedule(call, model),
         strength=_strength(call, kind),
         layers=(call.layers or USUAL_LAYERS) if kind == "layers" else 0,
         controls=_control_inputs(call, models),
@@ -153,10 +158,10 @@ def _strength(call: DrawCall, kind: Kind) -> float:
 
 
 def _preset(call: DrawCall, model: DiffusionModel, images: int) -> Preset:
-    """The model's settings; the few-step ones with --fast, a Lightning LoRA, or a Lightning
-    schedule in the folder.
+    """The model's settings; the few-step ones with --fast, a Lightning schedule in the folder, or a
+    Lightning LoRA where nothing else was asked for.
     """
-    family, lora = model.family, model.distilled
+    family, lora = model.family, _distilled(call, model)
     in_folder = lora is None and model.schedule == LIGHTNING and family.schedule != LIGHTNING
     if in_folder:
         log.info(
@@ -166,12 +171,27 @@ def _preset(call: DrawCall, model: DiffusionModel, images: int) -> Preset:
     if lora:
         preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
         log.info(
-            "a LoRA is %s (%s): defaults are %d steps, CFG 1; --steps and --cfg change them",
+            "a LoRA is %s (%s): defaults are %d steps, CFG 1, schedule Lightning; --steps, --cfg "
+            "or --schedule bring back the model's",
             lora.words(),
             lora.why,
             preset.steps,
         )
     return preset
+
+
+def _distilled(call: DrawCall, model: DiffusionModel) -> Distilled | None:
+    """What a LoRA is taken for, where the call asks for no settings. It is recognized by a name or
+    by shapes, so it is only a hint.
+    """
+    asked = (call.steps, call.cfg, call.schedule)
+    return model.distilled if all(value is None for value in asked) else None
+
+
+def _schedule(call: DrawCall, model: DiffusionModel) -> str:
+    """The schedule that was asked for, Lightning's for its LoRA, else the model's own."""
+    name = call.schedule or ("lightning" if _distilled(call, model) else "model")
+    return SCHEDULES[SCHEDULE_OPTIONS.index(name)]
 
 
 def _map_size(

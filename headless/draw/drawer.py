@@ -9,10 +9,12 @@ the diffusion model are then swapped once for many calls.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ...files.hashes import picture_hash
 from ...host.headless import HeadlessHost
 from ...loaders.models.bundle import Bundle
 from ...nodes.latents import restated
@@ -34,10 +36,13 @@ from .request import DrawCall
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...loaders.models.diffusion_model import DiffusionModel
+
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # (steps done, steps)
 
+_MOST_DECIDED = 32  # calls whose prompts are encoded ahead
 STAGES = ("load", "encode", "denoise", "decode")
 _LOADERS = (LoadAll.ID, LoadDiffusionModel.ID)  # one of them in every call
 
@@ -88,6 +93,7 @@ class Drawer:
         self.once = once
         self.executor = executor or Executor(node_classes())
         self.models_loaded = self.prompts_encoded = 0
+        self._decided: dict[tuple[str, ...], tuple[weakref.ref[DiffusionModel], Drawing]] = {}
 
     def clear(self) -> None:
         """Frees models and results."""
@@ -110,7 +116,7 @@ class Drawer:
         """
         stages = _Stages()
         models = self.load(call, stages)
-        drawing = decide(call, models)
+        drawing = self._decide(call, models)
         graph = _graph(call, drawing)
         self._announce(self._plan(call, models, graph))
         if self.once:
@@ -130,7 +136,7 @@ class Drawer:
 
     def encode_ahead(self, call: DrawCall) -> None:
         """Encodes the prompts of a call that comes later."""
-        graph = _graph(call, decide(call, self.load(call)))
+        graph = _graph(call, self._decide(call, self.load(call), keep=True))
         self._values(call, graph.api, graph.prompts, None, None)
 
     def _plan(self, call: DrawCall, models: CallModels, graph: DrawGraph) -> Plan:
@@ -155,7 +161,7 @@ class Drawer:
 
         def on_event(event: Event) -> None:
             if event.kind == "executing":
-                self._count(event.data["class_type"])
+                self._count(event)
             if stages is not None:
                 stages(event)
 
@@ -167,9 +173,29 @@ class Drawer:
         except NodeError as error:
             raise error.__cause__ or error from None
 
-    def _count(self, kind: str) -> None:
+    def _count(self, event: Event) -> None:
+        kind = event.data["class_type"]
         self.models_loaded += kind in _LOADERS
-        self.prompts_encoded += kind.startswith("InkstoneEncode")
+        if kind.startswith("InkstoneEncode"):
+            prompts = self.executor.nodes[kind].SKIPS_UNREAD  # the outputs that are prompts
+            self.prompts_encoded += len(prompts) - len(event.data["unread"])
+
+    def _decide(self, call: DrawCall, models: CallModels, keep: bool = False) -> Drawing:
+        """Decides a call once: what `encode_ahead` decided is taken while its pictures are the
+        same. keep: for a later call of this.
+        """
+        call = replace(call, out=None, save_latent=None)
+        paths = [*call.image, *(control.path for control in call.control)]
+        paths += [] if call.mask is None else [call.mask]
+        key = (repr(call), *map(picture_hash, paths))
+        model, drawing = self._decided.pop(key, (None, None))
+        if drawing is None or model is None or model() is not models.bundle.model:
+            drawing = decide(call, models)
+        if keep:
+            self._decided[key] = (weakref.ref(models.bundle.model), drawing)
+            for old in list(self._decided)[:-_MOST_DECIDED]:
+                del self._decided[old]
+        return drawing
 
 
 def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:

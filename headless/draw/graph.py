@@ -16,7 +16,7 @@ from ...nodes.edit import FIXED, EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.encode import EncodePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
-from ...nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas, sizes
+from ...nodes.sample import CUSTOM, Denoise, EmptyLatent, ScheduleSigmas, sizes
 from ...nodes.sockets import GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ..core_nodes.load_save import LoadFirstFrame
@@ -75,7 +75,7 @@ def draw_graph(
             "model": models.model,
             "latent": latent,
             "steps": drawing.steps,
-            "schedule": SCHEDULES[0],
+            "schedule": drawing.schedule,
             "strength": drawing.strength,
         },
     )

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
+from ...loaders.arch.identify import BESIDE
 from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.lora import FIXED, LoadLora, LoraStack
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
-from .request import DrawCall, model_folder
+from .request import DrawCall, model_folder, parts_held
 
 if TYPE_CHECKING:
     from ...controlnet.in_context import InContextModel
@@ -81,26 +82,27 @@ def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
 
 
 def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | None]:
-    """Model, text encoder and VAE: from one folder, or each from its own file."""
+    """Model, text encoder and VAE: from one folder or checkpoint, or each from its own file."""
     names, dtype = graph.names, {"dtype": call.dtype or "auto"}
     options = {**dtype, "variant": call.variant or AUTO}
     embedded = is_embedded(call.model)
-    file = model_folder(call)
-    folder = None if file.is_file() else file
+    file, held = model_folder(call), parts_held(call)
+    whole = call.text_encoder is None and call.vae is None and held == {*BESIDE}
     text: Ref | None = None
     vae: Ref | None = None
-    if embedded or (folder and call.text_encoder is None and call.vae is None):
-        name = EMBEDDED if embedded else names.of("diffusers", file)
+    if embedded or whole:
+        kind = "checkpoints" if file.is_file() else "diffusers"
+        name = EMBEDDED if embedded else names.of(kind, file)
         key = graph.add(LoadAll.ID, {"folder": name, **options})[0]
         model, text, vae = Ref(key, 0), Ref(key, 1), Ref(key, 2)
     else:
         name = names.of("diffusion_models", file)
         model = graph.add(LoadDiffusionModel.ID, {"model": name, **options})
-    text_file = call.text_encoder or (folder if text is None else None)
+    text_file = call.text_encoder or (file if text is None and "text_encoder" in held else None)
     if text_file is not None:
         name = names.of("text_encoders", text_file)
         text = graph.add(LoadTextEncoder.ID, {"text_encoder": name, **dtype})
-    vae_file = call.vae or (folder if vae is None else None)
+    vae_file = call.vae or (file if vae is None and "vae" in held else None)
     if vae_file is not None:
         vae = graph.add(LoadVAE.ID, {"vae": names.of("vae", vae_file), **dtype})
     return model, text, vae

@@ -20,6 +20,7 @@ _NUMBERS = {"steps", "batch", "cfg", "seed", "strength", "layers"}
 _ELSEWHERE = {
     **dict.fromkeys(("width", "height", "w", "h", "resolution"), '"size": "WIDTHxHEIGHT"'),
     **dict.fromkeys(("true_cfg_scale", "guidance_scale", "cfg_scale", "guidance"), '"cfg"'),
+    **dict.fromkeys(("scheduler", "sampler", "schedule_type", "scheduler_name"), '"schedule"'),
     **dict.fromkeys(("num_inference_steps", "num_steps"), '"steps"'),
     **dict.fromkeys(("negative_prompt", "neg_prompt"), '"negative"'),
     **dict.fromkeys(("num_images_per_prompt", "batch_size", "num_images", "n"), '"batch"'),

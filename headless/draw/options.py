@@ -9,6 +9,9 @@ from ...loaders.arch.variant import CHOICES
 from ..arg_types import Commands, between, command, device, lora, memory, size
 from .control_option import control, kinds
 
+# --schedule; in the order of the node Schedule
+SCHEDULE_OPTIONS = ("model", "qwen-image", "lightning", "linear")
+
 
 def add_for_all(p: argparse.ArgumentParser) -> None:
     """Adds the options that all jobs of a queue can share."""
@@ -27,7 +30,7 @@ def _add_model(p: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="diffusion model file or whole model folder (default: the embedded model)",
+        help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
 
 
@@ -103,7 +106,7 @@ def add_plan(commands: Commands) -> None:
         nargs="?",
         type=Path,
         metavar="MODEL",
-        help="diffusion model file or whole model folder (default: the embedded model)",
+        help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
     _add_models(p)
     _add_loras(p)
@@ -156,6 +159,14 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         type=between(0, 100, float),
         metavar="S",
         help="guidance scale; 1 = off (default: the model's)",
+    )
+    p.add_argument(
+        "--schedule",
+        choices=SCHEDULE_OPTIONS,
+        metavar="NAME",
+        help="noise levels of the steps: model (its own), qwen-image (shift by size), lightning "
+        "(shift 3), linear (default: the model's; of a Lightning LoRA lightning, if neither "
+        "--steps nor --cfg is given)",
     )
     p.add_argument(
         "--negative", metavar="TEXT", help="negative prompt (used when --cfg is above 1)"

@@ -28,6 +28,7 @@ class DrawCall:
     size: tuple[int, int] | None = None
     steps: int | None = None
     cfg: float | None = None
+    schedule: str | None = None
     negative: str | None = None
     seed: int = 0
     batch: int = 1
@@ -82,16 +83,26 @@ def _check_lora(path: Path) -> None:
 
 
 def _check_parts(call: DrawCall) -> None:
-    """A single file needs the other parts of the model named."""
-    if call.model is None or call.model.is_dir():
-        return
-    parts = (("--text-encoder", call.text_encoder), ("--vae", call.vae))
-    absent = [name for name, path in parts if path is None]
+    """A single file needs the parts named that it has not itself."""
+    parts = {"text_encoder": call.text_encoder, "vae": call.vae}
+    absent = [role for role, path in parts.items() if path is None]
+    absent = [f"--{role.replace('_', '-')}" for role in absent if role not in parts_held(call)]
     if absent:
         raise CallError(
             f"{call.model} is a single file, so {' and '.join(absent)} must be given too. "
-            "Or give --model a whole model folder."
+            "Or give --model a whole model folder, or a checkpoint with all three in one file."
         )
+
+
+def parts_held(call: DrawCall) -> frozenset[str]:
+    """What --model has beside the diffusion model: "text_encoder" and "vae" of a folder, of a file
+    those that are in it.
+    """
+    from ...loaders.arch.identify import BESIDE, parts_beside
+
+    path = model_folder(call)
+    given = call.text_encoder is not None and call.vae is not None
+    return frozenset(BESIDE) if path.is_dir() or given else parts_beside(path)
 
 
 def _check_images(call: DrawCall) -> None:

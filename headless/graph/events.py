@@ -14,7 +14,8 @@ from .api_graph import Node
 class Event:
     """Something that happened in a run. `kind` and its `data`:
 
-    start {nodes: [ids that an output needs]}, cached {}, executing {class_type, title},
+    start {nodes: [ids that an output needs]}, cached {}, executing {class_type, title, unread:
+    [output slots that are not connected, of a class that skips them]},
     progress {value, max, preview: PIL image or None}, executed {ui, seconds}, done {seconds}.
     `node` is the node's id, "" for start and done.
     """

@@ -212,7 +212,8 @@ class GraphRun:
             self.values[key], self.result.blocked[key] = blocked, blocked.reason
             return
         progress.throw_if_interrupted()
-        self.emit(Event("executing", key, {"class_type": node.class_type, "title": node.title}))
+        about = {"class_type": node.class_type, "title": node.title}
+        self.emit(Event("executing", key, about | {"unread": self.unread.get(key, [])}))
         started = time.perf_counter()
         node_class = self._class_for_run(key)
         with headless.using(self._reporting_host(key)), inference(self.schemas[key]):

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
-from ...files.paths import read_regular
+from ...files.paths import name_fault, read_regular
 from ..draw.option_values import kind_of, parse_values
 from ..node_types import Json
 
@@ -18,10 +18,8 @@ GRAPH_NAMES = ("graph", "set", "id")
 _MOST_BYTES = 16 << 20  # of a file of defaults
 _ID_BYTES = 120  # file systems take names of 255 bytes
 _NOT_IN_ID = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f/\\:*?"<>|]')
-# files of the folder itself, of other jobs, and what Windows reserves for devices
-_RESERVED = re.compile(
-    r".*\.(png|safetensors|jsonl|prom)|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.I
-)
+# files of the folder itself and of other jobs
+_RESERVED = re.compile(r".*\.(png|safetensors|jsonl|prom)", re.I)
 
 
 def parse_object(text: str) -> dict[str, Json]:
@@ -80,7 +78,7 @@ def parse_id(value: Json) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise CallError(f'"id" is {kind_of(value)}, expected a text.')
     name = str(value)
-    bad = bool(_NOT_IN_ID.search(name) or _RESERVED.fullmatch(name))
+    bad = bool(_NOT_IN_ID.search(name) or _RESERVED.fullmatch(name) or name_fault(name))
     bad = bad or name.startswith(".") or name.endswith(".") or name.strip() != name
     if not name or bad or len(name.encode(errors="replace")) > _ID_BYTES:
         raise CallError(

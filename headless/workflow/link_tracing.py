@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 from ...errors import InkstoneError
 from ..node_types import Json
-from .parse_ui import BYPASSED, INPUT_NODE, MUTED, InputSlot, Sheet, UILink, UINode, Workflow
+from .parse_ui import (
+    BYPASSED,
+    INPUT_NODE,
+    MUTED,
+    PRIMITIVES,
+    InputSlot,
+    Sheet,
+    UILink,
+    UINode,
+    Workflow,
+)
 
 NOTES = {
     "Note",
@@ -30,7 +40,6 @@ NOTES = {
     "Node Collector (rgthree)",
 }
 REROUTES = {"Reroute", "Reroute (rgthree)"}
-PRIMITIVES = {"PrimitiveNode"}
 SETTERS = {"SetNode", "easy setNode"}
 GETTERS = {"GetNode", "easy getNode"}
 VIRTUAL = NOTES | REROUTES | PRIMITIVES | SETTERS | GETTERS
@@ -91,15 +100,14 @@ class _Instance:
 
 @dataclass
 class LinkTracer:
-    """Follows links in a workflow, each stretch once, however many inputs lie behind it."""
+    """Follows links in a workflow, each stretch once, however many inputs lie behind it. Values of
+    instances are by name, as proxy_widgets.py leaves them.
+    """
 
     workflow: Workflow
     _known: dict[Place, Source] = field(default_factory=dict, repr=False)
     _opened: dict[tuple[str, ...], _Instance] = field(default_factory=dict, repr=False)
     _setters: dict[tuple[str, ...], dict[str, UINode]] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self._widget_inputs = widget_inputs(self.workflow)
 
     def source(self, level: Level, node: UINode, index: int, kind: str) -> Source:
         """The real output or constant behind input `index` of a node; kind: its type."""
@@ -168,21 +176,25 @@ class LinkTracer:
             return None
         if level.path not in self._opened:
             slots = {slot.name: slot for slot in reversed(instance.inputs)}
-            self._opened[level.path] = _Instance(slots, self._promoted_values(instance, sheet))
+            values = instance.values if isinstance(instance.values, dict) else {}
+            self._opened[level.path] = _Instance(slots, values)
         own, name = self._opened[level.path], sheet.inputs[index].name
         slot = own.slots.get(name)
         if slot is not None and slot.link is not None:
-            return _link_of(outer, slot)
+            return self._fed(_link_of(outer, slot))
         # without a value of its own, the inner widget's applies
         return Constant(own.values[name]) if name in own.values else None
 
-    def _promoted_values(self, instance: UINode, sheet: Sheet) -> dict[str, Json]:
-        """Values of an instance's own widgets by the name of the subgraph's input."""
-        if isinstance(instance.values, dict):
-            return dict(instance.values)
-        shown = self._widget_inputs[instance.kind]
-        names = [slot.name for index, slot in enumerate(sheet.inputs) if index in shown]
-        return dict(zip(names, instance.values, strict=False))
+    def _fed(self, hop: Hop | None) -> Hop | Constant | None:
+        """A link into a subgraph; a primitive's value where the page that wrote the file uses it:
+        from 1.47 it does not.
+        """
+        page = self.workflow.frontend
+        if hop is not None and page and page < (1, 47):
+            origin = hop.level.sheet.nodes.get(hop.link.origin)
+            if origin is not None and origin.kind in PRIMITIVES:
+                return Constant(_first(origin.values))
+        return hop
 
 
 def _input_link(level: Level, node: UINode, index: int) -> Hop | None:
@@ -193,27 +205,6 @@ def _input_link(level: Level, node: UINode, index: int) -> Hop | None:
 def _link_of(level: Level, slot: InputSlot) -> Hop | None:
     link = level.sheet.links.get(slot.link) if slot.link is not None else None
     return None if link is None else Hop(level, link)
-
-
-def widget_inputs(workflow: Workflow) -> dict[str, set[int]]:
-    """By subgraph: its inputs that feed a widget inside, at any depth."""
-    shown: dict[str, set[int]] = {}
-    for key in workflow.inner_first:
-        sheet = workflow.subgraphs[key]
-        shown[key] = set()
-        for link in sheet.leaving(INPUT_NODE):
-            node = sheet.nodes.get(link.target)
-            slot = None if node is None else node.input_at(link.target_slot)
-            if node is None or slot is None:
-                continue
-            inner = workflow.subgraphs.get(node.kind)
-            if (
-                slot.widget is not None
-                if inner is None
-                else (inner.input_index(slot.name) in shown[node.kind])
-            ):
-                shown[key].add(link.origin_slot)
-    return shown
 
 
 def passed_through(node: UINode, slot: int, kind: str) -> int | None:

@@ -73,7 +73,7 @@ def _bundle(graph: Graph) -> Bundle | None:
     if whole is not None:
         folder = str(whole.inputs.get("folder"))
         return load.load_all(
-            None if folder == EMBEDDED else model_path("diffusers", folder), options
+            None if folder == EMBEDDED else model_path("checkpoints", folder), options
         )
 
     def path(loader: LoaderNode) -> Path | None:

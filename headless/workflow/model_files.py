@@ -70,7 +70,8 @@ class ModelRef:
 
     def absence(self) -> str:
         """One line for a missing file: where to put it and where to get it."""
-        line = f"{self.name}: not in models/{self.source.directory or self.kind}"
+        place = "checkpoints or models/diffusers" if self.kind == "checkpoints" else self.kind
+        line = f"{self.name}: not in models/{self.source.directory or place}"
         line += f" (node {self.node}, input {self.input})"
         size = f", {self.source.size / 1e9:.2f} GB" if self.source.size else ""
         return line + (f"; get it from {self.source.url}{size}" if self.source.url else "")

@@ -7,6 +7,7 @@ so that code on the records can rely on them: a file that breaks a rule is refus
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ..node_types import Json
 
 RUN, MUTED, BYPASSED = 0, 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"  # the two ends inside a subgraph
+PRIMITIVES = {"PrimitiveNode"}
 _MAX_NODES, _MAX_DEPTH = 100_000, 50  # nodes once subgraphs are opened; nested subgraphs
 
 
@@ -87,6 +89,11 @@ class Sheet:
         """The position of the first input of this name."""
         return self._input_places.get(name)
 
+    def changed(self) -> None:
+        """Forget the indexes: nodes, links or inputs were changed."""
+        for index in ("_by_origin", "_by_output", "_input_places"):
+            self.__dict__.pop(index, None)
+
     def output_link(self, slot: int) -> UILink | None:
         """The first link into an output of this subgraph."""
         return self._by_output.get(slot)
@@ -117,6 +124,7 @@ class Workflow:
     root: Sheet
     subgraphs: dict[str, Sheet] = field(default_factory=dict)
     inner_first: list[str] = field(default_factory=list)  # ids of subgraphs, each after its own
+    frontend: tuple[int, ...] = ()  # version of the page that wrote the file, if it says so
 
     def sheets(self) -> list[Sheet]:
         """The root and every definition."""
@@ -130,8 +138,9 @@ def is_ui_graph(data: Json) -> bool:
 
 def parse_workflow(data: dict[str, Json]) -> Workflow:
     """The records of a UI graph. Raises InkstoneError for a file that breaks the format."""
-    _object(_object(data.get("extra"), "extra").get("groupNodes"), "extra.groupNodes")
-    workflow = Workflow(_sheet(data, "the graph"))
+    extra = _object(data.get("extra"), "extra")
+    _object(extra.get("groupNodes"), "extra.groupNodes")
+    workflow = Workflow(_sheet(data, "the graph"), frontend=_version(extra.get("frontendVersion")))
     _read_definitions(data, workflow.subgraphs, 0)
     count = sum(len(sheet.nodes) for sheet in workflow.sheets())
     if count > _MAX_NODES:
@@ -139,6 +148,14 @@ def parse_workflow(data: dict[str, Json]) -> Workflow:
     workflow.inner_first = _inner_first(workflow)
     _refuse_bombs(workflow)
     return workflow
+
+
+def _version(text: Json) -> tuple[int, ...]:
+    """The numbers of a version such as 1.45.21; () for anything else."""
+    match = re.match(
+        r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text if isinstance(text, str) else ""
+    )
+    return tuple(int(number) for number in match.groups("0")) if match else ()
 
 
 def _read_definitions(data: dict[str, Json], into: dict[str, Sheet], depth: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...errors import CallError, InkstoneError
 from ...files.hashes import model_hash
 from ...host.headless import HeadlessHost, using
 from ...host.model_folders import model_path
@@ -18,7 +17,7 @@ from ..graph.executor import Executor
 from ..node_types import Json, NodeClasses
 from .load import GraphFile, read_graph_file, runnable
 from .model_files import OURS, require_models
-from .set_inputs import apply_setting
+from .set_inputs import apply_settings
 
 
 def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: NodeClasses) -> Graph:
@@ -27,13 +26,7 @@ def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: NodeClasses
     Seeds are those in the file: "control after generate" happens only when the page queues it.
     """
     file = file if isinstance(file, GraphFile) else read_graph_file(file)
-    graph = runnable(file, nodes)
-    for setting in settings:
-        try:
-            graph = apply_setting(graph, setting, nodes, file.ui)
-        except InkstoneError as error:
-            raise CallError(f"--set {setting}: {error}") from error
-    return graph
+    return apply_settings(runnable(file, nodes), settings, nodes, file.ui)
 
 
 def run_file(

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from ...errors import CallError, InkstoneError
 from ..graph.api_graph import Graph
-from ..graph.set_input import apply_set
+from ..graph.set_input import Settings
 from ..node_types import Json, NodeClasses
-from .link_tracing import PRIMITIVES, Level
-from .parse_ui import INPUT_NODE, Workflow, parse_workflow
+from .link_tracing import Level
+from .load import interfaces
+from .node_info import Interface
+from .parse_ui import INPUT_NODE, PRIMITIVES, Workflow, parse_workflow
+from .proxy_widgets import settle
 
 Aliases = dict[tuple[str, str], list[str]]
 
 
-def apply_setting(
-    graph: Graph, setting: str, nodes: NodeClasses, ui: Mapping[str, Json] | None
+def apply_settings(
+    graph: Graph, settings: Sequence[str], nodes: NodeClasses, ui: Mapping[str, Json] | None
 ) -> Graph:
-    """The graph with NODE.INPUT=VALUE applied; NODE may be a subgraph or primitive of the page.
+    """The graph with each NODE.INPUT=VALUE applied; NODE may be a subgraph or primitive of the
+    page. The page's graph is read once for all.
 
-    Raises InkstoneError that names the setting.
+    Raises CallError that names the setting.
     """
-    aliases = input_aliases(ui) if ui is not None else {}
-    path, equals, value = setting.partition("=")
-    node, _, name = path.rpartition(".")
-    targets = aliases.get((node, name)) or aliases.get((node.lower(), name)) or [path]
-    for target in targets:
-        graph = apply_set(graph, f"{target}={value}" if equals else setting, nodes)
-    return graph
+    if not settings:
+        return graph
+    aliases = input_aliases(ui, interfaces(nodes)) if ui is not None else {}
+    changed = Settings(graph, nodes)
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        node, _, name = path.rpartition(".")
+        targets = aliases.get((node, name)) or aliases.get((node.lower(), name)) or [path]
+        try:
+            changed.apply(f"{target}={value}" if equals else setting for target in targets)
+        except InkstoneError as error:
+            raise CallError(f"--set {setting}: {error}") from error
+    return changed.graph
 
 
-def input_aliases(ui: Mapping[str, Json]) -> Aliases:
+def input_aliases(
+    ui: Mapping[str, Json], classes: Mapping[str, Interface] | None = None
+) -> Aliases:
     """Inputs of subgraph instances, and primitives -> the inputs ("ID.NAME") that they feed.
 
     Keys are (id or title in lower case, input name); a primitive's input is "value".
     """
     workflow = parse_workflow(dict(ui))
+    settle(workflow, classes or {})
     aliases: Aliases = {}
     for level in _levels(workflow, Level(workflow.root)):
         for node in level.sheet.nodes.values():

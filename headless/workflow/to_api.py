@@ -15,11 +15,13 @@ from functools import cached_property
 
 from ...errors import InkstoneError
 from ..node_types import Json
-from .link_tracing import PRIMITIVES, VIRTUAL, Constant, Level, LinkTracer, OutputRef
+from .link_tracing import VIRTUAL, Constant, Level, LinkTracer, OutputRef
 from .losses import name_empty_inputs, undeclared
-from .node_info import Interface, Socket, Widget
-from .parse_ui import BYPASSED, MUTED, UINode, Workflow
+from .node_info import Interface, Widget
+from .parse_ui import BYPASSED, MUTED, PRIMITIVES, UINode, Workflow
+from .proxy_widgets import settle
 from .text_templates import expand_choices, fill_places
+from .widget_values import widget_values, without_forced
 
 # classes whose filename_prefix may hold %date:...% and %Node.widget%
 _WITH_PLACES = {
@@ -65,6 +67,7 @@ class Flattener:
     fed: dict[tuple[str, str], Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        settle(self.workflow, self.classes)
         self._tracer = LinkTracer(self.workflow)
 
     def api(self) -> dict[str, Json]:
@@ -131,16 +134,16 @@ class Flattener:
     def _undeclared(self, level: Level, node: UINode) -> dict[str, Json]:
         interface = self.classes[node.kind]
         if isinstance(node.values, dict):
-            names = [widget.name for widget, _ in _widget_values(interface, node)]
+            names = [widget.name for widget, _ in widget_values(interface, node)]
             sockets = [item.name for item in interface.inputs]
             return undeclared(node, level.name(node), [*names, *sockets], [])
-        rest = interface.rest(_without_forced(interface, node.values))
+        rest = interface.rest(without_forced(interface, node.values))
         return undeclared(node, level.name(node), (), rest)
 
     def _widgets(self, level: Level, node: UINode) -> list[tuple[Widget, Json]]:
         """(widget, value) of a node, with the values of primitives."""
         name = level.name(node)
-        values = _widget_values(self.classes[node.kind], node)
+        values = widget_values(self.classes[node.kind], node)
         return [(widget, self.fed.get((name, widget.name), value)) for widget, value in values]
 
     def _text(self, node: UINode, widget: Widget, value: Json) -> Json:
@@ -180,25 +183,6 @@ class Flattener:
                     if target is not None and slot is not None:
                         name = slot.widget or slot.name
                         self.fed[level.name(target), name] = node.values[0]
-
-
-def _widget_values(interface: Interface, node: UINode) -> list[tuple[Widget, Json]]:
-    if isinstance(node.values, dict):
-        return [(w, node.values.get(w.name, value)) for w, value in interface.values([])]
-    return list(interface.values(_without_forced(interface, node.values)))
-
-
-def _without_forced(interface: Interface, values: list[Json]) -> list[Json]:
-    """The values without places for forced sockets, which old files keep; detected by the count."""
-    forced: list[bool] = []
-    for item in interface.inputs:
-        if isinstance(item, Socket):
-            forced += [True] * item.places
-        elif item.place:
-            forced += [False] * (1 + int(item.has_control))
-    if True not in forced or len(forced) != len(values):
-        return values
-    return [value for value, drop in zip(values, forced, strict=True) if not drop]
 
 
 def _is_link(value: Json) -> bool:

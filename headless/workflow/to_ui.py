@@ -209,12 +209,20 @@ def _mark_pack(entry: dict[str, Json], pack: str) -> None:
 
 def _depths(graph: Graph) -> dict[str, int]:
     """The longest path from a node without links to each node."""
+    parents = {key: {link.node for link in node.links().values()} for key, node in graph.items()}
+    waits = {key: len(above) for key, above in parents.items()}
+    children: dict[str, list[str]] = {key: [] for key in graph}
+    for key, above in parents.items():
+        for parent in above & graph.keys():
+            children[parent].append(key)
     depths: dict[str, int] = {}
-    for _ in graph:
-        for key, node in graph.items():
-            parents = [link.node for link in node.links().values()]
-            if all(parent in depths for parent in parents):
-                depths[key] = 1 + max((depths[parent] for parent in parents), default=-1)
+    ready = [key for key, count in waits.items() if not count]
+    for key in ready:  # grows
+        depths[key] = 1 + max((depths[parent] for parent in parents[key]), default=-1)
+        for child in children[key]:
+            waits[child] -= 1
+            if not waits[child]:
+                ready.append(child)
     if len(depths) < len(graph):
         rest = sorted(set(graph) - set(depths))
         raise InkstoneError(f"Nodes {rest} have links in a cycle or to nodes that do not exist.")
@@ -260,12 +268,12 @@ def _strip(
 ) -> dict[str, Box]:
     """Boxes of one strip: a column per depth, nodes of a column one below the other."""
     boxes: dict[str, Box] = {}
-    for depth in sorted(set(depths.values())):
-        sizes = {
-            key: layout.sizes.get(key) or _size(graph[key], nodes)
-            for key in graph
-            if depths.get(key) == depth
-        }
+    columns: dict[int, list[str]] = {}
+    for key in graph:
+        if key in depths:
+            columns.setdefault(depths[key], []).append(key)
+    for _, column in sorted(columns.items()):
+        sizes = {key: layout.sizes.get(key) or _size(graph[key], nodes) for key in column}
         y, widest = 0, max(width for width, _ in sizes.values())
         for key, (width, height) in sizes.items():
             boxes[key] = (x, y, width if key in layout.sizes else widest, height)

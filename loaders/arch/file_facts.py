@@ -74,7 +74,8 @@ def complete(
     """Adds counts, formats and the comparison with the layout, the same for every known family."""
     packed = view.packed(names)
     counts = dict(Counter(weight.format for weight in packed.weights.values()).most_common())
-    formats = formats_of(view, counts)
+    own = {n: e for n, e in view.entries.items() if n.startswith(names.prefix)}  # of several models
+    formats = formats_of(replace(view, entries=own) if names.outside else view, counts)
     readable = SUPPORTED | counts.keys()
     unreadable = [f"{f}: not supported yet by this version" for f in formats if f not in readable]
     shapes = shapes or view.shapes(names)

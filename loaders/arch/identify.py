@@ -8,9 +8,11 @@ Only headers are read.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from ...errors import InkstoneError
+from ..formats.file_reader import Stamp, stamp_of
 from ..formats.gguf_metadata import ARCHITECTURE
 from ..formats.hf_folder import config_of, known_config
 from ..formats.open import open_weights
@@ -34,6 +36,8 @@ ROLES = {
     ),
     "controlnet": ("ControlNet", "models/controlnet", "the ControlNet loader"),
 }
+# a checkpoint is a diffusion model, and what it may have beside it in the same file
+CHECKPOINT, BESIDE = "diffusion_model", ("text_encoder", "vae")
 TITLES = {family.name: family.title for family in FAMILIES.values()} | {"qwen2.5-vl": "Qwen2.5-VL"}
 OURS = frozenset({*TITLES, "qwen-image, perhaps", "qwen2.5-vl, perhaps"})
 
@@ -121,13 +125,44 @@ def identify(path: str | Path, want: str | None = None) -> FileFacts:
         return replace(describe(view_of(source, config_of(path)), want), path=str(path))
 
 
+def identify_parts(path: str | Path) -> list[FileFacts]:
+    """Facts about each model in a file: a checkpoint of ComfyUI has three in one."""
+    path = Path(path)
+    source = _open(path)
+    if isinstance(source, FileFacts):
+        return [source]
+    with source:
+        view = view_of(source, config_of(path))
+        first = describe(view)
+        others = (describe(view, part) for part in BESIDE) if first.role == CHECKPOINT else ()
+        parts = [first, *(facts for facts in others if facts.role in BESIDE)]
+    return [replace(facts, path=str(path)) for facts in parts]
+
+
+def parts_beside(path: Path) -> frozenset[str]:
+    """The roles of BESIDE that a checkpoint has in the same file; empty for any other file. Only
+    its header is read, once as long as it does not change.
+    """
+    try:
+        return _parts_beside(path.absolute(), stamp_of(path.stat()))
+    except (OSError, InkstoneError):
+        return frozenset()  # loading it says why
+
+
+@lru_cache(maxsize=64)
+def _parts_beside(path: Path, stamp: Stamp) -> frozenset[str]:
+    """stamp: of the file that is read."""
+    return frozenset(facts.role for facts in identify_parts(path)) & {*BESIDE}
+
+
 def open_as(
-    path: Path, config: Mapping[str, object], *roles: str
+    path: Path, config: Mapping[str, object], *roles: str, opened: WeightReader | None = None
 ) -> tuple[WeightReader, HeaderView, FileFacts]:
     """Opens a weight file that must be usable in one of the roles; else it raises as `require` of
     the first does. The file stays open: models read their weights from it when they need them.
+    opened: the file where it is open already.
     """
-    source = _open(path)
+    source = opened or _open(path)
     if isinstance(source, FileFacts):
         raise refusal(source, roles[0])
     try:

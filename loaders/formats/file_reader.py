@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files import paths
+from ...files.stamps import Stamp, stamp_of
 from .weight_reader import Closable
 
 CHUNK = 2**20  # bytes per read where data is converted or goes to another device
@@ -63,22 +64,22 @@ class DiskFile(Closable):
     def close(self) -> None:
         self._file.close()
 
-    def stamp(self) -> tuple[int, int]:
-        """(size, time of the last change)."""
+    def stamp(self) -> Stamp:
+        """The file as it is now."""
         try:
-            status = os.fstat(self._file.fileno())
+            return stamp_of(os.fstat(self._file.fileno()))
         except (OSError, ValueError) as error:
             raise InkstoneError(f"{self.path}: cannot be read: {error}. Check the disk.") from None
-        return status.st_size, status.st_mtime_ns
 
-    def require_unchanged(self, stamp: tuple[int, int], name: str) -> None:
+    def require_unchanged(self, stamp: Stamp, name: str) -> None:
         """InkstoneError where the file is no longer the one that had this stamp. Asked after a
         read, so that what was written during it counts too.
         """
-        if self.stamp() != stamp:
+        if not stamp.same_content(self.stamp()):
             raise InkstoneError(
                 f"{self.path}: it was changed on disk after it was opened, {name} may be "
-                "elsewhere now. Load the model again when the file is complete."
+                "elsewhere now. Load the model again when the file is complete, and leave its name "
+                "and permissions as they are while it is read."
             )
 
     def fill(self, view: memoryview, offset: int, name: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import InkstoneError
+from ...files.stamps import Stamp
 from .file_reader import AGAIN, DiskFile
 from .gguf_header import GGUFEntry, GGUFHeader, read_architecture, read_gguf_header
 from .safetensors_header import show
@@ -18,10 +19,10 @@ _REMEDIES = ("download", "Rename", "Use ", "use ", "git lfs", "Log in", "Unpack"
 
 @dataclass
 class GGUFPart(Closable):
-    """One open file, its size and time of change when the header was read, and the header."""
+    """One open file, its stamp when the header was read, and the header."""
 
     disk: DiskFile
-    stamp: tuple[int, int]
+    stamp: Stamp
     header: GGUFHeader
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ def architecture_of(path: Path) -> str:
     """The architecture that a GGUF file names in its first keys; "" for any other file."""
     try:
         with DiskFile(path, ".gguf") as disk:
-            size, _ = disk.stamp()
+            size = disk.stamp().size
             return read_architecture(lambda view, at: disk.fill(view, at, path.name), size)
     except InkstoneError:
         return ""
@@ -105,7 +106,7 @@ def _open_part(path: Path) -> GGUFPart:
     disk = DiskFile(path, ".gguf")
     try:
         stamp = disk.stamp()
-        header = read_gguf_header(lambda view, at: disk.fill(view, at, "the header"), stamp[0])
+        header = read_gguf_header(lambda view, at: disk.fill(view, at, "the header"), stamp.size)
         return GGUFPart(disk, stamp, header)
     except InkstoneError as error:
         disk.close()

@@ -79,7 +79,7 @@ class SafetensorsFile(WeightReader):
 
     def _load_header(self) -> None:
         self._stamp = self._disk.stamp()
-        size = self._stamp[0]
+        size = self._stamp.size
         head = bytearray(min(size, 64))
         self._disk.fill(memoryview(head), 0, "the header")
         length = int.from_bytes(head[:8], "little")

@@ -245,15 +245,14 @@ def copied_bytes(stack: Sequence[FittedAdapter], device: torch.device, dtype: to
     )
 
 
-def schedule_with(stack: Sequence[FittedAdapter], own: Schedule, usual: Schedule) -> Schedule:
-    """The schedule of the model with these LoRAs: a distilled LoRA sets its own, as the folder of a
-    merged model does.
+def warn_of_distilled(stack: Sequence[FittedAdapter], own: Schedule, usual: Schedule) -> None:
+    """Logs what distilled LoRAs are meant for. It is a hint: nothing is changed by it.
 
     own: the schedule of the model as loaded; usual: that of its family.
     """
     distilled = [(f.adapter.lora.path.name, f.distilled) for f in stack if f.distilled]
     if not distilled:
-        return own
+        return
     name, last = distilled[-1]
     if own == LIGHTNING != usual:
         log.warning(
@@ -267,14 +266,13 @@ def schedule_with(stack: Sequence[FittedAdapter], own: Schedule, usual: Schedule
             len(distilled),
             ", ".join(name for name, _ in distilled),
         )
-    if own != LIGHTNING:
-        log.info(
-            "LoRA %s is %s (%s): the model's own schedule is Lightning's now",
-            name,
-            last.words(),
-            last.why,
-        )
-    return LIGHTNING
+    log.info(
+        "LoRA %s is %s (%s): meant for %s steps, CFG 1, schedule Lightning",
+        name,
+        last.words(),
+        last.why,
+        last.steps or "4 or 8",
+    )
 
 
 def warn_of_fp8(stack: Sequence[FittedAdapter], weights_format: str) -> None:

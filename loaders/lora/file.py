@@ -28,6 +28,7 @@ from ..arch.key_maps_lora import (
     understand,
 )
 from ..arch.marks import OTHER_LORA_MARK, QWEN_LORA_MARK
+from ..formats.file_reader import stamp_of
 from ..formats.open import open_weights
 from ..formats.weight_reader import WeightReader
 from .alpha import read_alpha
@@ -83,10 +84,10 @@ def load_lora(path: str | Path, source: WeightReader | None = None) -> Lora:
 
 def _identity(path: Path) -> tuple[object, ...]:
     try:
-        stat = path.stat()
+        stamp = stamp_of(path.stat())
     except OSError:
         return (str(path),)  # opening it raises the error
-    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
+    return str(path.resolve()), stamp
 
 
 def _read(source: WeightReader) -> Lora:

@@ -69,9 +69,8 @@ class DiffusionModel:
         fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
         self._loras.extend(a.lora for a in adapters if a.lora not in self._loras)
         lora_stack.warn_of_fp8(fitted, self.weights_format)
-        own = self.family.schedule if self.distilled else self.schedule
-        schedule = lora_stack.schedule_with(fitted, own, self.family.schedule)
-        return replace(self, adapters=fitted, schedule=schedule)
+        lora_stack.warn_of_distilled(fitted, self.schedule, self.family.schedule)
+        return replace(self, adapters=fitted)
 
     def adapted(self) -> AbstractContextManager[None]:
         """A context in which the network has the side branches of this model's LoRAs."""

@@ -8,6 +8,7 @@ weights stay in the file.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,11 +23,12 @@ from ..arch.dims import vae_blocks
 from ..arch.expected_tensors import mmdit_layout
 from ..arch.family import family_of
 from ..arch.folder_config import ModelFolder
-from ..arch.identify import open_as
+from ..arch.identify import BESIDE, ROLES, open_as, parts_beside
 from ..arch.key_maps import MMDIT_UNREAD, mmdit_names, text_names
 from ..arch.key_maps_gguf import settings
 from ..arch.key_maps_vae import vae_names
 from ..arch.variant import choose_variant, detect_variant
+from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, fill_all, slots_of
 from .bundle import Bundle
 from .diffusion_model import DiffusionModel
@@ -42,10 +44,14 @@ log = logging.getLogger(__name__)
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "embedded" / "model"
 
 
-def load_diffusion_model(path: str | Path, options: LoadOptions = AS_FOUND) -> DiffusionModel:
-    """Loads a weight file, an index JSON, a transformer folder or a whole Hugging Face folder."""
+def load_diffusion_model(
+    path: str | Path, options: LoadOptions = AS_FOUND, source: WeightReader | None = None
+) -> DiffusionModel:
+    """Loads a weight file, an index JSON, a transformer folder or a whole Hugging Face folder.
+    source: the file where it is open already.
+    """
     folder, device = ModelFolder(path, "transformer"), torch.device(options.device)
-    source, view, facts = open_as(folder.part, folder.config, "diffusion_model")
+    source, view, facts = open_as(folder.part, folder.config, "diffusion_model", opened=source)
     names, family = view.names(mmdit_names), family_of(source.metadata)
     variant = choose_variant(
         detect_variant(family.name, facts.variant, folder.pipeline),
@@ -91,11 +97,16 @@ def load_diffusion_model(path: str | Path, options: LoadOptions = AS_FOUND) -> D
 
 
 def load_text_encoder(
-    path: str | Path, options: LoadOptions = AS_FOUND, tokenizer: str | Path | None = None
+    path: str | Path,
+    options: LoadOptions = AS_FOUND,
+    tokenizer: str | Path | None = None,
+    source: WeightReader | None = None,
 ) -> TextEncoderModel:
-    """Loads a text encoder file or folder and its tokenizer, found next to it unless named."""
+    """Loads a text encoder file or folder and its tokenizer, found next to it unless named. source:
+    the file where it is open already.
+    """
     folder, device = ModelFolder(path, "text_encoder"), torch.device(options.device)
-    source, view, _ = open_as(folder.part, folder.config, "text_encoder")
+    source, view, _ = open_as(folder.part, folder.config, "text_encoder", opened=source)
     names = view.names(text_names)
     refuse_unknown(folder.part, names.others)
     file = weight_file(source, view, names, lambda name: not name.startswith(START))
@@ -127,10 +138,15 @@ def load_text_encoder(
     )
 
 
-def load_vae(path: str | Path, options: LoadOptions = AS_FOUND) -> VAEModel:
-    """Loads a VAE file (Wan or diffusers names) or folder; its weights are read at once."""
+def load_vae(
+    path: str | Path, options: LoadOptions = AS_FOUND, source: WeightReader | None = None
+) -> VAEModel:
+    """Loads a VAE file (Wan or diffusers names) or folder; its weights are read at once. source:
+    the file where it is open already; the caller closes it.
+    """
     folder, device = ModelFolder(path, "vae"), torch.device(options.device)
-    source, view, _ = open_as(folder.part, folder.config, "vae")
+    opened = source
+    source, view, _ = open_as(folder.part, folder.config, "vae", opened=opened)
     names = view.names(vae_names, *vae_blocks(view.bare))
     refuse_unknown(folder.part, names.others)
     shapes = {ours: source.entries[file].shape for ours, file in names.table.items()}
@@ -138,7 +154,7 @@ def load_vae(path: str | Path, options: LoadOptions = AS_FOUND) -> VAEModel:
     with torch.device("meta"):
         network = VAE(config)
     dtype = options.dtype or torch.float32
-    with source:
+    with nullcontext() if opened else source:
         fill_all(slots_of(network, source, names.table, {}, WeightPolicy(dtype)), device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
     family = family_of(source.metadata)
@@ -162,10 +178,12 @@ def load_vae(path: str | Path, options: LoadOptions = AS_FOUND) -> VAEModel:
 
 
 def load_all(path: str | Path | None = None, options: LoadOptions = AS_FOUND) -> Bundle:
-    """Loads a folder with transformer/, text_encoder/, vae/ and tokenizer/; None = the embedded
-    model.
+    """Loads a folder with transformer/, text_encoder/, vae/ and tokenizer/, or a checkpoint, which
+    has the three in one file; None = the embedded model.
     """
     root = Path(path) if path is not None else EMBEDDED_FOLDER
+    if root.is_file():
+        return _load_checkpoint(root, options)
     parts = ("transformer", "text_encoder", "vae")
     missing = [name for name in parts if not (root / name).is_dir()]
     if missing:
@@ -178,4 +196,20 @@ def load_all(path: str | Path | None = None, options: LoadOptions = AS_FOUND) ->
         load_diffusion_model(root, options),
         load_text_encoder(root, options),
         load_vae(root, options),
+    )
+
+
+def _load_checkpoint(path: Path, options: LoadOptions) -> Bundle:
+    """The three models of one file, which is opened once. Each reads its own tensors."""
+    missing = [ROLES[role][0] for role in BESIDE if role not in parts_beside(path)]
+    if missing:
+        raise InkstoneError(
+            f"{path}: expected a checkpoint with diffusion model, text encoder and VAE in one "
+            f"file, got one without {' and '.join(missing)}. Load each part from its own file: "
+            "--model, --text-encoder and --vae, or their three loader nodes."
+        )
+    model = load_diffusion_model(path, options)
+    source = model.file.source
+    return Bundle(
+        model, load_text_encoder(path, options, source=source), load_vae(path, options, source)
     )

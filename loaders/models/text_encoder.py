@@ -60,14 +60,17 @@ class TextEncoderModel:
         branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
         return attached(self.network, branches)
 
-    def encode(self, prompt: str) -> Tensor:
+    def encode(self, prompt: str, written: str | None = None) -> Tensor:
         """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept.
 
-        States are kept by content: the same words are not encoded again.
+        States are kept by content: the same words are not encoded again. written: the prompt before
+        a host removed its escapes, where that differs.
         """
         states = self._texts.find(prompt)
         if states is not None:
             return states
+        if not self.family.grammar:
+            self._warn_of_tags(prompt if written is None else written)
         ids = self._prompt_ids(prompt)
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
@@ -76,8 +79,6 @@ class TextEncoderModel:
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Tokens of a prompt in its template, cut to what the model takes; warns of what is cut."""
         f = self.family
-        if not f.grammar:
-            self._warn_of_tags(prompt)
         ids = self._ids(f.template.format(prompt), f.drop)
         length = len(ids) - f.drop
         if length > f.most_tokens:
@@ -123,14 +124,21 @@ class TextEncoderModel:
         past = self._past(ids[:drop])
         return self.network(torch.tensor([ids[drop:]], device=self.device), past)[0]
 
-    def encode_edit(self, prompt: str, pictures: Sequence[Tensor], edit: EditTemplate) -> Tensor:
+    def encode_edit(
+        self,
+        prompt: str,
+        pictures: Sequence[Tensor],
+        edit: EditTemplate,
+        written: str | None = None,
+    ) -> Tensor:
         """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
 
-        States are kept by content: the same words and pictures are not encoded again.
+        States are kept by content: the same words and pictures are not encoded again. written: as
+        in `encode`.
         """
         edit.check(len(pictures))
         if not edit.sees:
-            return self.encode(prompt)
+            return self.encode(prompt, written)
         if len(pictures) > edit.usual:
             log.warning("%d pictures: the model is tested with up to %d", len(pictures), edit.usual)
         if self.vision is None:
@@ -150,7 +158,7 @@ class TextEncoderModel:
         states = self._texts.find(key)
         if states is not None:
             return states
-        self._warn_of_tags(prompt)
+        self._warn_of_tags(prompt if written is None else written)
         ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
         return self._texts.keep(key, self._edit_states(ids, pad, encoded, edit.drop))
 

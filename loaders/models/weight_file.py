@@ -67,7 +67,8 @@ class WeightFile:
         counts = Counter(weight.format for weight in self.packed.values())
         parts = {part for weight in self.packed.values() for part in weight.parts}
         files = {self.names[part] for part in parts if part in self.names}
-        plain = {dtype_name(e.dtype) for n, e in self.source.entries.items() if n not in files}
+        own = (file for file in self.names.values() if file not in files)  # of several in one file
+        plain = {dtype_name(self.source.entries[file].dtype) for file in own}
         if not counts:
             return "+".join(sorted(plain))
         known = [name for name, _ in counts.most_common()]

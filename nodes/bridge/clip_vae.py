@@ -34,6 +34,7 @@ class Tokens(TypedDict):
     """The tokens that core passes from `tokenize` to `encode_from_tokens`: text and pictures."""
 
     text: str
+    written: str  # the text with its escapes
     images: Sequence[Tensor]
     template: str | None
 
@@ -119,8 +120,8 @@ class CoreCLIP:
         **other: object,
     ) -> Tokens:
         """The text and pictures themselves, for `encode_from_tokens`."""
-        text = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
-        return {"text": text, "images": list(images), "template": llama_template}
+        plain = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
+        return {"text": plain, "written": text, "images": list(images), "template": llama_template}
 
     def encode_from_tokens(
         self, tokens: Tokens, return_pooled: bool = False, return_dict: bool = False
@@ -163,29 +164,32 @@ class CoreCLIP:
     def _encoded(self, tokens: Tokens) -> Tensor:
         from ...loaders.arch.family import EDIT
 
-        encoder, text = self.inkstone, tokens["text"]
+        encoder, text, written = self.inkstone, tokens["text"], tokens["written"]
         pictures = [x for image in tokens["images"] for x in image[..., :3]]
         if not any(edit.sees for edit in encoder.family.edits):  # the embedded model: text only
-            return encoder.encode(_LABELS.sub("", text))
+            return encoder.encode(_LABELS.sub("", text), written)
         template = _WHOLE if text.startswith(MARK) else tokens["template"]
         if template is None:
-            return encoder.encode_edit(text, pictures, EDIT) if pictures else encoder.encode(text)
-        return _templated(encoder, template, text, pictures)
+            if pictures:
+                return encoder.encode_edit(text, pictures, EDIT, written)
+            return encoder.encode(text, written)
+        return _templated(encoder, template, tokens, pictures)
 
 
 def _templated(
-    encoder: TextEncoderModel, template: str, text: str, pictures: Sequence[Tensor]
+    encoder: TextEncoderModel, template: str, tokens: Tokens, pictures: Sequence[Tensor]
 ) -> Tensor:
     """States of a text with the template of a core node or another pack, and its pictures."""
     from ...loaders.arch.family import EDIT_PLUS
     from ...loaders.memory.lru import Recent
 
+    text, written = tokens["text"], tokens["written"]
     drop = head_tokens(encoder.tokenizer, template.format(text))
     if pictures:
         edit = replace(EDIT_PLUS, name=template, template=template, picture="", drop=drop)
-        return encoder.encode_edit(text, pictures, edit)
+        return encoder.encode_edit(text, pictures, edit, written)
     family = replace(encoder.family, template=template, drop=drop)
-    return replace(encoder, family=family, _texts=Recent(1)).encode(text)
+    return replace(encoder, family=family, _texts=Recent(1)).encode(text, written)
 
 
 def head_tokens(tokenizer: Tokenizer, text: str) -> int:

@@ -68,6 +68,7 @@ def test_clip_as_core_calls_it(models):
     assert torch.equal(made[0][0], want) and made[0][1]["x"] == 1
     assert made[0][1]["pooled_output"] is None
     assert torch.equal(clip.clone().encode("a red circle"), want)
+
     states, pooled = clip.encode_from_tokens(clip.tokenize("a red circle"), return_pooled=True)
     assert torch.equal(states, want) and pooled is None
     assert clip.add_patches({}) == []
@@ -104,6 +105,19 @@ def test_clip_knows_cores_edit_nodes(tmp_path):
     assert relative(states("a", llama_template="{}"), states("a")) > 0.1, "another pack's template"
     with pytest.raises(InkstoneError, match="marks the place of a picture"):
         states(PICTURE + PICTURE, images=[image], llama_template=EDIT_PLUS.template)
+
+
+@pytest.mark.parametrize("template", [None, EDIT_PLUS.template])
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_only_tags_that_are_not_escaped_are_named(tmp_path, caplog, template, pictures):
+    torch.manual_seed(5)
+    encoder = load_text_encoder(tiny.save(tiny.pipeline("heads as published"), tmp_path))
+    clip, images = CoreCLIP(encoder), [torch.rand(1, 56, 84, 3)] * pictures
+    for text, named in ((r"a cat \(big:1.3\)", False), (r"a (big:1.3) cat \(really\)", True)):
+        caplog.clear()
+        text = (PICTURE if pictures and template else "") + text
+        clip.encode_from_tokens(clip.tokenize(text, images=images, llama_template=template))
+        assert ("the prompt has (big:1.3), which" in caplog.text) == named, text
 
 
 def test_clip_of_the_embedded_model_reads_words_alone(models):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .proxy_graphs import proxy_graphs
 from .ui_builder import IMAGE, WIDGETS, batch, empty, graph, node, probe, save, sink, subgraph
 
 
@@ -292,4 +293,5 @@ def _nested() -> dict[str, dict]:
 
 def feature_graphs() -> dict[str, dict]:
     """Name -> UI graph."""
-    return {**_plain(), **_modes(), **_virtual(), **_dynamic(), **_subgraphs(), **_nested()}
+    parts = (_plain(), _modes(), _virtual(), _dynamic(), _subgraphs(), _nested(), proxy_graphs())
+    return {name: ui for part in parts for name, ui in part.items()}

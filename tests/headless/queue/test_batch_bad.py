@@ -1,6 +1,7 @@
 """Bad jobs files: every faulty line by its number and in words, before anything runs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ BAD = {
     "id empty": ('{"prompt": "x", "id": ""}', ("cannot name a file",)),
     "id of the journal": ('{"prompt": "x", "id": "Results.jsonl"}', ("cannot name a file",)),
     "id of a device": ('{"prompt": "x", "id": "nul"}', ("cannot name a file",)),
+    "id of a port": ('{"prompt": "x", "id": "COM\u00b9.a"}', ("cannot name a file",)),
+    "id of a console": ('{"prompt": "x", "id": "conin$"}', ("cannot name a file",)),
     "half a character": ('{"prompt": "x \\ud800"}', ("line 1", "half a character")),
     "id dot": ('{"prompt": "x", "id": ".lock"}', ("cannot name a file",)),
     "id long": (json.dumps({"prompt": "x", "id": "é" * 61}), ("cannot name a file",)),
@@ -157,3 +160,9 @@ def test_a_picture_that_many_jobs_name_is_read_once(place, monkeypatch):
     Image.new("RGB", (9, 9)).save("a.png")
     (changed,) = {job.content for job in read_jobs(Path("jobs.jsonl"), {})}
     assert len(reads) == 2 and changed != content
+    Path("b.png").write_bytes(Path("a.png").read_bytes()[:-1] + b"?")
+    before = Path("a.png").stat()
+    Path("a.png").write_bytes(Path("b.png").read_bytes())
+    os.utime("a.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (hidden,) = {job.content for job in read_jobs(Path("jobs.jsonl"), {})}
+    assert hidden != changed, "changed, and its time put back"

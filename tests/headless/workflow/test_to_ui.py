@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from inkstone.errors import InkstoneError
-from inkstone.headless.graph.api_graph import to_api
-from inkstone.headless.workflow.to_ui import Layout, NodeGroup, Note, full_graph, ui_from_api
+from inkstone.headless.graph.api_graph import parse_graph, to_api
+from inkstone.headless.workflow.to_ui import (
+    Layout,
+    NodeGroup,
+    Note,
+    _depths,
+    full_graph,
+    ui_from_api,
+)
 
 from ...support.fake_nodes import ALL, number, save, show
 
@@ -84,3 +92,20 @@ def overlapping(nodes):
 def test_ui_form_refuses_names_as_ids():
     with pytest.raises(InkstoneError, match="whole numbers"):
         ui_from_api({"one": number(), "2": show("one")}, ALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_long_chain_takes_linear_time(backwards):
+    def seconds(count):
+        chain = {"1": number(), **{str(k): show(str(k - 1)) for k in range(2, count)}}
+        if backwards:
+            chain = dict(reversed(chain.items()))
+        graph = parse_graph(chain)
+        began = time.process_time()
+        depths = _depths(graph)
+        took = time.process_time() - began
+        assert depths[str(count - 1)] == count - 2
+        return took
+
+    assert seconds(80_000) < 12 * max(seconds(20_000), 0.02)

@@ -2,13 +2,20 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
+import inkstone
 from inkstone.headless.cli.main import main
+from inkstone.headless.draw.decide import decide
+from inkstone.headless.draw.drawer import Drawer
+from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.lora.adapters import Adapter, warn_of_fp8
 from inkstone.loaders.lora.file import load_lora
+from inkstone.nodes.sample import SCHEDULES, ScheduleSigmas
 from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -110,7 +117,7 @@ def test_hint_at_denoise(bundle, tmp_path, caplog):
     def warnings_at(strength, run_schedule, steps):
         caplog.clear()
         model = bundle.model.with_loras([Adapter(load_lora(path), strength)])
-        assert model.schedule == LIGHTNING
+        assert model.schedule == bundle.model.schedule
         denoise(model, text, None, Request(32, 32, sigmas(run_schedule, steps, 4)))
         return [r.message for r in caplog.records if r.levelno == logging.WARNING]
 
@@ -119,14 +126,14 @@ def test_hint_at_denoise(bundle, tmp_path, caplog):
     assert f"this LoRA is a {LIGHT} one" in line and "9 steps, another schedule" in line
 
 
-def test_lightning_brings_its_schedule(bundle, tmp_path, caplog):
+def test_lightning_says_what_it_is_meant_for_and_changes_nothing(bundle, tmp_path, caplog):
     from dataclasses import replace
 
     adapter = Adapter(load_lora(lightning_like(tmp_path / "x.safetensors", bundle)))
     base = replace(bundle.model, schedule=QWEN)
     with caplog.at_level(logging.INFO):
-        assert base.with_loras([adapter]).schedule == LIGHTNING and base.schedule == QWEN
-        assert "the model's own schedule is Lightning's now" in caplog.text
+        assert base.with_loras([adapter]).schedule == QWEN
+        assert "meant for 4 or 8 steps, CFG 1, schedule Lightning" in caplog.text
         assert base.with_loras([Adapter(adapter.lora, 0.0)]).schedule == QWEN
         base.with_loras([adapter, adapter])
         assert "2 distilled LoRAs at once" in caplog.text
@@ -162,7 +169,54 @@ def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
     assert (facts["steps"], facts["cfg"]) == (4, 1.0)
     assert f"a LoRA is a {LIGHT} one (4 steps)" in caplog.text
     assert "defaults are 4 steps, CFG 1" in caplog.text and "this run has" not in caplog.text
+    assert schedule_in("a.png") == SCHEDULES[2]
     assert main([*call, "-o", "b.png", "--steps", "3", "--cfg", "2"]) == 0
     facts = json.loads(capsys.readouterr().out)["call"]
     assert (facts["steps"], facts["cfg"]) == (3, 2.0)
-    assert "this run has 3 steps, CFG 2" in caplog.text
+    assert "this run has 3 steps, CFG 2" in caplog.text and schedule_in("b.png") == SCHEDULES[0]
+
+
+def schedule_in(picture):
+    """The schedule in the graph that a picture carries."""
+    nodes = json.loads(Image.open(picture).text["prompt"]).values()
+    (value,) = (n["inputs"]["schedule"] for n in nodes if n["class_type"] == ScheduleSigmas.ID)
+    return value
+
+
+ASKED = {
+    "steps": {"steps": 3},
+    "cfg": {"cfg": 1.0},
+    "both": {"steps": 4, "cfg": 1.0},
+    "schedule": {"schedule": "linear"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_lora_changes_no_settings_where_one_is_given(asked, bundle, tmp_path):
+    """By its name or by its layout: all other settings are those of a LoRA that is plain."""
+    named = embedded_lora(tmp_path / "Qwen-Image-Lightning-4steps-V1.0.safetensors", bundle)
+    shaped = lightning_like(tmp_path / "x.safetensors", bundle)
+    plain = embedded_lora(tmp_path / "plain.safetensors", bundle)
+    drawings = []
+    for path in (named, shaped, plain):
+        call = DrawCall(PROMPT, lora=[(path, 1.0)], **ASKED[asked])
+        drawings.append(decide(call, Drawer().load(call)))
+    assert drawings[0] == drawings[1] == drawings[2]
+
+
+@pytest.mark.slow
+def test_every_face_keeps_the_settings_that_are_given(place, bundle, capsys):
+    """Queue and Python API too: the picture is that of the same LoRA under another name."""
+    named = embedded_lora(place / "Qwen-Image-Lightning-4steps-V1.0.safetensors", bundle)
+    plain = shutil.copy(named, place / "plain.safetensors")
+    values = {"prompt": PROMPT, "size": "32x32", "steps": 3, "seed": 5}
+    api, pixels = [], {}
+    for name, path in (("named", named), ("plain", plain)):
+        api.append(inkstone.draw(**(values | {"lora": str(path)}))[0].tobytes())
+        line = values | {"lora": [str(path)], "id": name}
+        (place / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+        assert main(["batch", f"{name}.jsonl", "--output", f"{name}.out"]) == 0
+        (file,) = (place / f"{name}.out").glob("*.png")
+        pixels[name] = Image.open(file).tobytes()
+    assert api[0] == api[1] == pixels["named"] == pixels["plain"]
