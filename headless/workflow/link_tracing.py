@@ -77,6 +77,14 @@ class Level:
         """The node's id in the API graph."""
         return ":".join((*self.path, node.id))
 
+    def titles(self) -> str:
+        """The names of the subgraphs down to this level."""
+        names, level = [], self
+        while level.outer is not None:
+            names.append((level.sheet.title or level.sheet.name)[:40])
+            level = level.outer
+        return " > ".join(reversed(names))
+
     def inside(self, workflow: Workflow, node: UINode) -> Level:
         """The subgraph of an instance on this level."""
         return Level(workflow.subgraphs[node.kind], (*self.path, node.id), self, node)

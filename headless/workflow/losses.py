@@ -59,14 +59,30 @@ def _row(row: dict[str, Json], node: UINode) -> dict[str, Json]:
     return {name: value for name, value in row.items() if name != "strengthTwo"}
 
 
+def name_choices(chosen: Mapping[str, list[str]]) -> None:
+    """One log line for all `{a|b}` of the prompts, by node: the page picks one at random."""
+    if chosen:
+        shown = [f"node {key}: {', '.join(some)[:200]}" for key, some in chosen.items()]
+        more = f"; {len(shown) - _MOST_LINES} more nodes" if len(shown) > _MOST_LINES else ""
+        log.warning(
+            "of {a|b} in a prompt the first is used, so that a graph gives the same picture each "
+            "time; ComfyUI's page picks one at random: %s%s",
+            "; ".join(shown[:_MOST_LINES]),
+            more,
+        )
+
+
 def name_empty_inputs(
-    graph: Mapping[str, Mapping[str, Json]], classes: Mapping[str, Interface]
+    graph: Mapping[str, Mapping[str, Json]],
+    classes: Mapping[str, Interface],
+    places: Mapping[str, str],
 ) -> None:
     """A log line for each required socket that nothing is connected to, and for wires that only
-    a pack's script makes.
+    a pack's script makes. places: the names of the subgraphs around a node, by its id.
     """
     lines = [
-        f"node {key} ({entry['class_type']}): its required input {name!r} is not connected"
+        f"node {key} ({entry['class_type']}{places.get(key, '')}): its required input {name!r} is "
+        "not connected"
         for key, entry in graph.items()
         for name in classes[entry["class_type"]].required
         if name not in entry["inputs"]

@@ -20,6 +20,16 @@ def expand_choices(text: str, pick: Callable[[int], int] = lambda count: 0) -> s
     return re.sub(r"\\([{}|])", r"\1", chosen)
 
 
+def first_choices(text: str) -> list[str]:
+    """The `{a|b}` of a prompt that offer a choice, as "{a|b} -> a"; not those inside others."""
+    text, end, found = _without_comments(text), 0, []
+    for place, edges in sorted(_blocks(text).items()):
+        if place >= end and len(edges) > 2:
+            end = edges[-1] + 1
+            found.append(f"{text[place:end]} -> {text[edges[0] + 1 : edges[1]]}")
+    return found
+
+
 def _without_comments(text: str) -> str:
     """The text without // and /* */; one that never closes is no comment."""
     parts, place, last = [], 0, text.rfind("*/")

@@ -16,11 +16,11 @@ from functools import cached_property
 from ...errors import InkstoneError
 from ..node_types import Json
 from .link_tracing import VIRTUAL, Constant, Level, LinkTracer, OutputRef
-from .losses import name_empty_inputs, undeclared
+from .losses import name_choices, name_empty_inputs, undeclared
 from .node_info import Interface, Widget
 from .parse_ui import BYPASSED, MUTED, PRIMITIVES, UINode, Workflow
 from .proxy_widgets import settle
-from .text_templates import expand_choices, fill_places
+from .text_templates import expand_choices, fill_places, first_choices
 from .widget_values import widget_values, without_forced
 
 # classes whose filename_prefix may hold %date:...% and %Node.widget%
@@ -66,6 +66,9 @@ class Flattener:
     # (node, widget) -> the value of the primitive that feeds it
     fed: dict[tuple[str, str], Json] = field(default_factory=dict)
 
+    _chosen: dict[str, list[str]] = field(default_factory=dict)  # of {a|b}, by node
+    _places: dict[str, str] = field(default_factory=dict)  # names of the subgraphs around a node
+
     def __post_init__(self) -> None:
         settle(self.workflow, self.classes)
         self._tracer = LinkTracer(self.workflow)
@@ -82,7 +85,8 @@ class Flattener:
             inputs = entry["inputs"]
             for name in [n for n, v in inputs.items() if _is_link(v) and v[0] not in graph]:
                 del inputs[name]
-        name_empty_inputs(graph, self.classes)
+        name_empty_inputs(graph, self.classes, self._places)
+        name_choices(self._chosen)
         return graph
 
     # -- which nodes are entries --
@@ -110,6 +114,8 @@ class Flattener:
                 continue
             title = node.title or self.classes[node.kind].title or node.kind
             inputs = self._inputs(level, node)
+            if level.path:
+                self._places[level.name(node)] = f", in {level.titles()}"
             yield (
                 level.name(node),
                 {"inputs": inputs, "class_type": node.kind, "_meta": {"title": title}},
@@ -121,7 +127,7 @@ class Flattener:
         inputs: dict[str, Json] = {}
         for widget, value in self._widgets(level, node):
             if widget.sent:
-                inputs[widget.name] = _wrapped(self._text(node, widget, value))
+                inputs[widget.name] = _wrapped(self._text(level.name(node), node, widget, value))
         inputs |= {name: _wrapped(value) for name, value in self._undeclared(level, node).items()}
         for index, slot in enumerate(node.inputs):
             source = self._tracer.source(level, node, index, slot.kind)
@@ -146,10 +152,12 @@ class Flattener:
         values = widget_values(self.classes[node.kind], node)
         return [(widget, self.fed.get((name, widget.name), value)) for widget, value in values]
 
-    def _text(self, node: UINode, widget: Widget, value: Json) -> Json:
+    def _text(self, key: str, node: UINode, widget: Widget, value: Json) -> Json:
         if not isinstance(value, str):
             return value
         if widget.dynamic:
+            if choices := first_choices(value):
+                self._chosen.setdefault(key, []).extend(choices)
             return expand_choices(value, self.pick)
         if widget.name == "filename_prefix" and node.kind in _WITH_PLACES and "%" in value:
             return fill_places(value, self._values_by_name)

@@ -6,14 +6,16 @@ import pytest
 
 from inkstone.headless.workflow.node_info import Interface, Socket, Widget
 from inkstone.headless.workflow.parse_ui import parse_workflow
+from inkstone.headless.workflow.text_templates import first_choices
 from inkstone.headless.workflow.to_api import Flattener
 
-from ...support.ui_builder import graph, node
+from ...support.ui_builder import graph, node, subgraph
 
 POWER, SAVE = "Power Lora Loader (rgthree)", "Save"
 CLASSES = {
     "Load": Interface("Load", (Widget("name", "STRING", ""),), ("MODEL",)),
     POWER: Interface(POWER, (Socket("model", "MODEL"), Socket("clip", "CLIP")), ("MODEL",)),
+    "Text": Interface("Text", (Widget("text", "STRING", "", dynamic=True),), ("MODEL",)),
     SAVE: Interface(SAVE, (Socket("model", "MODEL"),), (), "", ("model",)),
     "Rows": Interface("Rows", (Widget("first", "INT", 0),), ("MODEL",)),
     "Anything Everywhere": Interface("Anything Everywhere", (Socket("anything", "*"),)),
@@ -90,3 +92,43 @@ def test_wires_of_a_broadcast_are_named(caplog):
     converted(cast, saved=False)
     assert "required input 'model'" in caplog.text
     assert "node 2: Anything Everywhere connects inputs without wires" in caplog.text
+
+
+def test_required_input_inside_subgraphs_is_named_with_their_names(caplog):
+    """Also where a link leads to an input of the subgraph that nothing is connected to."""
+    held = [[1, -10, 0, 1, 0, "MODEL"]]
+    inner = subgraph(
+        "in", [node(1, SAVE, [], [("model", "MODEL", 1)])], held, [("m", "MODEL", [1])], []
+    )
+    outer = subgraph("out", [node(4, "in", [], [("m", "MODEL", None)])], [], [], [])
+    ui = graph([node(9, "out", [], [])], []) | {"definitions": {"subgraphs": [inner, outer]}}
+    Flattener(parse_workflow(ui), CLASSES).api()
+    assert [r.getMessage() for r in caplog.records] == [
+        "node 9:4:1 (Save, in Sub out > Sub in): its required input 'model' is not connected"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("a {red|blue} cat", ["{red|blue} -> red"]),
+        ("{a {b|c}|d} {e|f}", ["{a {b|c}|d} -> a {b|c}", "{e|f} -> e"]),
+        ("{|a}", ["{|a} -> "]),
+        ("{only {x|y}}", ["{x|y} -> x"]),
+        (r"\{a|b\} {c\|d}", []),
+        ('{"key": "value"} // {a|b}', []),
+        ("a | b", []),
+    ],
+)
+def test_choices_of_a_prompt(text, choices, caplog):
+    assert first_choices(text) == choices
+    converted(node(2, "Text", [text], [], ["MODEL"]))
+    assert len(caplog.records) == bool(choices)
+    for choice in choices:
+        assert f"node 2: {', '.join(choices)}" in caplog.text and choice in caplog.text
+
+
+def test_choices_of_all_prompts_take_one_line(caplog):
+    nodes = [node(k, "Text", [f"{{{k}|b}}"], [], ["MODEL"]) for k in range(1, 40)]
+    Flattener(parse_workflow(graph(nodes, [])), CLASSES).api()
+    assert len(caplog.records) == 1 and "19 more nodes" in caplog.text

@@ -19,7 +19,7 @@ from inkstone.headless.workflow.parse_ui import parse_workflow
 from inkstone.headless.workflow.set_inputs import apply_settings
 from inkstone.headless.workflow.to_api import Flattener
 
-from ...support.proxy_graphs import ONE, A, inside, instance, picture, proxy_graphs, whole
+from ...support.proxy_graphs import ONE, inside, instance, picture, proxy_graphs, whole
 from ...support.ui_builder import IMAGE, batch
 from ..cli.test_convert import PAGES
 
@@ -83,15 +83,13 @@ def test_an_odd_list_lists_nothing(listed):
 
 @pytest.mark.slow
 def test_many_listed_widgets_take_linear_time():
-    def seconds(count: int) -> float:
-        nodes = [picture(number) for number in range(11, 11 + count)]
-        nodes.append(batch(9, 1, 2))
-        links = [(1, 11, 0, 9, 0, IMAGE), (2, 12, 0, 9, 1, IMAGE), (3, 9, 0, -20, 0, IMAGE)]
-        listed = [[str(number), "width"] for number in range(11, 11 + count)]
-        ui = whole(instance(listed, list(range(count)), kind=A), inside(*nodes, links=links))
-        began = time.process_time()
-        graph = converted(ui)
-        assert graph[f"5:{10 + count}"]["inputs"]["width"] == count - 1
-        return time.process_time() - began
-
-    assert seconds(16_000) < 12 * seconds(4_000)
+    """2 s; a search through all for each would take minutes."""
+    count = 40_000
+    nodes = [picture(number) for number in range(11, 11 + count)]
+    nodes.append(batch(9, 1, 2))
+    links = [(1, 11, 0, 9, 0, IMAGE), (2, 12, 0, 9, 1, IMAGE), (3, 9, 0, -20, 0, IMAGE)]
+    listed = [[str(number), "width"] for number in range(11, 11 + count)]
+    ui = whole(instance(listed, list(range(count))), inside(*nodes, links=links))
+    began = time.process_time()
+    assert converted(ui)[f"5:{10 + count}"]["inputs"]["width"] == count - 1
+    assert time.process_time() - began < 30

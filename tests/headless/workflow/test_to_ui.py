@@ -97,15 +97,9 @@ def test_ui_form_refuses_names_as_ids():
 @pytest.mark.slow
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_long_chain_takes_linear_time(backwards):
-    def seconds(count):
-        chain = {"1": number(), **{str(k): show(str(k - 1)) for k in range(2, count)}}
-        if backwards:
-            chain = dict(reversed(chain.items()))
-        graph = parse_graph(chain)
-        began = time.process_time()
-        depths = _depths(graph)
-        took = time.process_time() - began
-        assert depths[str(count - 1)] == count - 2
-        return took
-
-    assert seconds(80_000) < 12 * max(seconds(20_000), 0.02)
+    """0.5 s; a pass over all nodes for each would take hours."""
+    chain = {"1": number(), **{str(k): show(str(k - 1)) for k in range(2, 80_000)}}
+    graph = parse_graph(dict(reversed(chain.items())) if backwards else chain)
+    began = time.process_time()
+    assert _depths(graph)["79999"] == 79_998
+    assert time.process_time() - began < 10
