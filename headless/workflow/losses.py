@@ -1,7 +1,7 @@
 """What a conversion cannot carry over, named in one line each: the page's own scripts would add it.
 
-A pack may make widgets in the page that its class does not declare (rows of a LoRA list), or wires
-that no file holds (Anything Everywhere). Rows whose names are known are kept.
+A pack may make widgets in the page that its class does not declare (rows of a LoRA list). Rows
+whose names are known are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 # class -> (key that a row has, start of the names that its script gives rows: lora_1, lora_2)
 _ROWS = {"Power Lora Loader (rgthree)": ("lora", "lora_")}
-_BROADCASTERS = ("Anything Everywhere", "Prompts Everywhere", "Seed Everywhere")
 _MOST_LINES = 20
 _EXPORT = "Export the graph in ComfyUI with File > Export (API)"
 
@@ -77,8 +76,8 @@ def name_empty_inputs(
     classes: Mapping[str, Interface],
     places: Mapping[str, str],
 ) -> None:
-    """A log line for each required socket that nothing is connected to, and for wires that only
-    a pack's script makes. places: the names of the subgraphs around a node, by its id.
+    """A log line for each required socket that nothing is connected to. places: the names of the
+    subgraphs around a node, by its id.
     """
     lines = [
         f"node {key} ({entry['class_type']}{places.get(key, '')}): its required input {name!r} is "
@@ -91,12 +90,3 @@ def name_empty_inputs(
         log.warning("%s", line)
     if len(lines) > _MOST_LINES:
         log.warning("%d more required inputs are not connected", len(lines) - _MOST_LINES)
-    casts = [key for key, e in graph.items() if e["class_type"].startswith(_BROADCASTERS)]
-    if casts:
-        log.warning(
-            "node %s: %s connects inputs without wires by a script of the page, and these are not "
-            "in the API graph. %s, or convert them to real links there.",
-            ", ".join(casts[:5]),
-            graph[casts[0]]["class_type"],
-            _EXPORT,
-        )

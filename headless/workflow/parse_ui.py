@@ -80,6 +80,7 @@ class Sheet:
     links: dict[str, UILink] = field(default_factory=dict)
     inputs: list[InputSlot] = field(default_factory=list)
     outputs: list[InputSlot] = field(default_factory=list)
+    wires: list[Json] | None = None  # that a script of the page stored (broadcasts.py)
 
     def leaving(self, node: str, slot: int | None = None) -> list[UILink]:
         """The links from a node, of one output or all."""
@@ -224,7 +225,9 @@ def _refuse_bombs(workflow: Workflow) -> None:
 
 
 def _sheet(data: dict[str, Json], name: str) -> Sheet:
-    sheet = Sheet(name)
+    extra = data.get("extra")
+    wires = extra.get("ue_links") if isinstance(extra, dict) else None
+    sheet = Sheet(name, wires=wires if isinstance(wires, list) else None)
     for entry in _list(data.get("nodes"), f"nodes of {name}"):
         node = _node(_object(entry, f"a node of {name}", needed=True), name)
         if node.id in sheet.nodes:

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from ...errors import InkstoneError
 from ..node_types import Json
+from .broadcasts import SENDERS, connect
 from .link_tracing import VIRTUAL, Constant, Level, LinkTracer, OutputRef
 from .losses import name_choices, name_empty_inputs, undeclared
 from .node_info import Interface, Widget
@@ -70,6 +71,7 @@ class Flattener:
     _places: dict[str, str] = field(default_factory=dict)  # names of the subgraphs around a node
 
     def __post_init__(self) -> None:
+        connect(self.workflow)
         settle(self.workflow, self.classes)
         self._tracer = LinkTracer(self.workflow)
 
@@ -102,7 +104,7 @@ class Flattener:
                     f"Node {level.name(node)} is the old group node {node.kind[9:]!r}. Open the "
                     'graph in ComfyUI and choose "Convert to Nodes" or save it as a subgraph.'
                 )
-            elif node.kind not in self.classes:
+            elif node.kind not in self.classes and node.kind not in SENDERS:
                 yield node
 
     def _entries(self, level: Level) -> Iterator[tuple[str, dict[str, Json]]]:
@@ -111,6 +113,8 @@ class Flattener:
                 continue
             if node.kind in self.workflow.subgraphs:
                 yield from self._entries(level.inside(self.workflow, node))
+                continue
+            if node.kind not in self.classes:  # a sender, which computes nothing
                 continue
             title = node.title or self.classes[node.kind].title or node.kind
             inputs = self._inputs(level, node)
