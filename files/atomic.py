@@ -71,6 +71,8 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically, as UTF-8."""
+    """Writes a text file atomically, as UTF-8; half a character as its escape, \\ud800, which JSON
+    reads back.
+    """
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,7 +21,10 @@ def picture_hash(path: Path) -> str:
     """sha256 of the file, as `sha256sum` prints it. A file that did not change since is not read
     again in the same process: thousands of jobs may name one picture.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError:  # a NUL in the name
+        raise OSError(errno.EINVAL, "the name has a NUL", str(path)) from None
     return _picture_hash(path.absolute(), status.st_ino, stamp_of(status))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import CallError, InkstoneError
+from ..files.paths import kind_of
 from ..sampling.geometry import parse_size
 
 # what `add_subparsers` returns; argparse has no public name for it
@@ -41,7 +42,7 @@ def memory(text: str) -> int:
     """Parse an amount of memory: 12GB -> bytes."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or float(match[1]) <= 0:
+    if match is None or unit is None or not 0 < float(match[1]) < 1e18:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an amount of memory: write for example 12GB"
         )
@@ -80,7 +81,7 @@ def lora(text: str) -> tuple[Path, float]:
         float(tail)
     except ValueError:
         return Path(text), 1.0
-    if not path or Path(text).is_file():
+    if not path or kind_of(Path(text)) == "a file":
         return Path(text), 1.0
     return Path(path), between(-100, 100, float)(tail)
 

@@ -49,6 +49,7 @@ ORDER: dict[str, Sequence[str]] = {
     )
 }
 # all that patterns may consist of: others could take exponential time
+_MOST_NUMBERS = 4  # of a pattern: each multiplies the time that a long name takes
 _PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")
 
 # Matrices without bias, whose shape follows from the network: the axis that is its width.
@@ -199,7 +200,7 @@ def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence
     parts, layer = stream.parts, stream.layer
     theirs = parts.table[layer + STREAM[0]].removesuffix(STREAM[0])
     for pattern, names in patterns.items():
-        if not _PATTERN.fullmatch(pattern):
+        if not _PATTERN.fullmatch(pattern) or pattern.count(r"\d+") > _MOST_NUMBERS:
             raise parts.fault(
                 layer, f"the pattern {pattern[:60]!r} in config.json is not supported"
             )

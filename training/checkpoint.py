@@ -7,6 +7,7 @@ checkpoint is weights, their moving average, optimiser moments and the step, as 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CallError, InkstoneError
 from ..files.atomic import write_text
+from ..files.json_text import parse_json
 from ..loaders.formats.safetensors import SafetensorsFile, save_safetensors
 
 RUN = "run.json"  # the arguments of the run that a folder's checkpoints belong to
@@ -27,7 +29,9 @@ def require_same_run(folder: Path, arguments: Mapping[str, str | int | None]) ->
     """
     path = folder / RUN
     try:
-        old = json.loads(path.read_text("utf-8")) if path.exists() else arguments
+        old = parse_json(path.read_text("utf-8")) if path.exists() else arguments
+        if not isinstance(old, dict):
+            raise ValueError(f"it holds {type(old).__name__}, expected an object")
     except (OSError, ValueError) as error:
         raise InkstoneError(
             f"{path}: cannot be read: {error}. Remove {folder} to start over."
@@ -104,18 +108,39 @@ class Checkpoint:
         if not self.path.exists():
             return False
         with SafetensorsFile(self.path) as file:
-            return int(json.loads(file.metadata["step"])) >= steps
+            return self._step(file) >= steps
 
     def restore(self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer | None) -> int:
         """Fills all three and returns the next step (0 without a file)."""
         if not self.path.exists():
             return 0
-        file = SafetensorsFile(self.path)
-        with torch.no_grad():
+        with SafetensorsFile(self.path) as file, torch.no_grad():
+            step = self._step(file)
             for name, p in module.named_parameters():
-                p.copy_(file.read("model." + name))
-                ema.shadow[name].copy_(file.read("ema." + name))
+                p.copy_(self._read(file, "model." + name, p))
+                ema.shadow[name].copy_(self._read(file, "ema." + name, p))
                 if optimiser is not None and f"adam.step.{name}" in file.entries:
-                    keys = ("step", "exp_avg", "exp_avg_sq")
-                    optimiser.state[p] = {k: file.read(f"adam.{k}.{name}") for k in keys}
-        return int(json.loads(file.metadata["step"]))
+                    like = {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}
+                    optimiser.state[p] = {
+                        k: self._read(file, f"adam.{k}.{name}", x) for k, x in like.items()
+                    }
+        return step
+
+    def _step(self, file: SafetensorsFile) -> int:
+        text = file.metadata.get("step", "")
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+            raise self._fault(f"its number of steps is {text[:20]!r}, expected a whole number")
+        return int(text)
+
+    def _read(self, file: SafetensorsFile, name: str, like: Tensor) -> Tensor:
+        entry = file.entries.get(name)
+        if entry is None or entry.shape != tuple(like.shape) or not entry.dtype.is_floating_point:
+            got = f"{list(entry.shape)} of {entry.type_name}" if entry is not None else "nothing"
+            raise self._fault(f"{name} is {got}, expected floats {list(like.shape)}")
+        return file.read(name)
+
+    def _fault(self, problem: str) -> InkstoneError:
+        return InkstoneError(
+            f"{self.path}: {problem}. It is damaged, or of another version: remove "
+            f"{self.path.parent} to start over."
+        )

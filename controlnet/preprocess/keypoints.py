@@ -7,12 +7,12 @@ pixels, some fractions of the side: if all values are within 0..1, they are frac
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ...errors import InkstoneError
+from ...files.json_text import parse_json
 
 Point = tuple[float, float, float]
 """x and y in pixels, and a score; a score of 0 means missing."""
@@ -79,8 +79,8 @@ def documents(source: str) -> list[Document]:
             "starts with { or [. A path is not opened: paste what is in the file."
         )
     try:
-        parsed = json.loads(source)
-    except (ValueError, RecursionError) as error:
+        parsed = parse_json(source)
+    except ValueError as error:
         raise InkstoneError(f"The keypoints are not JSON: {error}. {_REMEDY}") from None
     docs = parsed if isinstance(parsed, list) else [parsed]
     for doc in docs or [None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...files.paths import kind_of
 from ...loaders.formats.open import open_weights
 
 _MOST = 5  # names in a message
@@ -24,7 +25,7 @@ _CONVERT = (
 def read_network(path: str, network: str) -> dict[str, Tensor]:
     """Every tensor of a .safetensors file or a folder that holds one, in float32."""
     place = Path(path)
-    if not place.exists():
+    if not kind_of(place):
         raise InkstoneError(f"{path}: no such file or folder. Expected {network}.")
     if place.suffix.lower() in (".pth", ".pt", ".ckpt", ".bin", ".onnx"):
         raise InkstoneError(

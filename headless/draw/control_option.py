@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...files.paths import kind_of
+
 MAP = "map"  # the picture is the control map itself
 _NUMBER = r"[-+]?\d+(?:\.\d*)?|[-+]?\.\d+"
 _TAIL = re.compile(rf":({_NUMBER})(?::(\d*\.?\d+)-(\d*\.?\d+))?$")
@@ -44,7 +46,7 @@ def control(text: str) -> ControlOption:
             f"{text!r}: expected TYPE:PICTURE[:STRENGTH[:START-END]], for example "
             f"canny:photo.png:0.8:0-0.5, with a type of {', '.join(kinds())}"
         )
-    tail = None if Path(rest).is_file() else _TAIL.search(rest)
+    tail = None if kind_of(Path(rest)) == "a file" else _TAIL.search(rest)
     if tail is None:
         return ControlOption(kind, Path(rest))
     strength, start, end = float(tail[1]), float(tail[2] or 0), float(tail[3] or 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
+from ...files.paths import kind_of
 from ...loaders.arch.identify import BESIDE
 from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
@@ -91,7 +92,7 @@ def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | No
     text: Ref | None = None
     vae: Ref | None = None
     if embedded or whole:
-        kind = "checkpoints" if file.is_file() else "diffusers"
+        kind = "checkpoints" if kind_of(file) == "a file" else "diffusers"
         name = EMBEDDED if embedded else names.of(kind, file)
         key = graph.add(LoadAll.ID, {"folder": name, **options})[0]
         model, text, vae = Ref(key, 0), Ref(key, 1), Ref(key, 2)

@@ -66,7 +66,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     _check_controls(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
-        if path is not None and path.is_dir():
+        if path is not None and kind_of(path) == "a folder":
             raise CallError(f"{path} is a folder: name a file in it.")
     if not partly:
         _check_parts(call)
@@ -159,7 +159,7 @@ def control_files(call: DrawCall) -> list[Path]:
     if call.control_model or not call.control:
         return list(call.control_model)
     own = model_folder(call) / "controlnet"
-    return [own] if own.is_dir() else []
+    return [own] if kind_of(own) == "a folder" else []
 
 
 def control_file_of_each(call: DrawCall) -> list[Path]:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
+from ...files.json_text import TooDeep, parse_json
 from ...files.paths import name_fault, read_regular
 from ..draw.option_values import kind_of, parse_values
 from ..node_types import Json
@@ -25,16 +26,20 @@ _RESERVED = re.compile(r".*\.(png|safetensors|jsonl|prom)", re.I)
 def parse_object(text: str) -> dict[str, Json]:
     """A JSON object without duplicate names. Raises CallError."""
     try:
-        data = json.loads(
+        data = parse_json(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
         )
-    except RecursionError:
+    except CallError:
+        raise
+    except TooDeep:
         raise CallError("is nested too deeply. A job is one flat JSON object.") from None
     except json.JSONDecodeError as error:
         raise CallError(
             f"is not JSON: {error.msg} at column {error.colno}. Expected an object such as "
             '{"prompt": "a red circle"}.'
         ) from None
+    except ValueError as error:  # a number of more than 4300 digits
+        raise CallError(f"is not JSON: {error}. Write a smaller number.") from None
     if re.search("[\ud800-\udfff]", json.dumps(data, ensure_ascii=False)):
         raise CallError("has half a character (\\ud800 to \\udfff alone). Remove it.")
     if not isinstance(data, dict):

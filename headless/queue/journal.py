@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.atomic import move_into_place, sync
+from ...files.json_text import parse_json
 from ...files.lock import HeldLock, same_file
 from ...files.paths import below, kind_of
 from ..node_types import Json
@@ -253,7 +254,7 @@ class Results:
         old: list[str] = []
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 old += self._remember({**record, "id": record["id"], "status": record["status"]})
             except (ValueError, TypeError, KeyError):
                 log.warning("%s, line %d: cannot be read; its job runs again", path, number)

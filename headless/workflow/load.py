@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
+from ...files.json_text import TooDeep, parse_json
 from ...files.paths import check_given, kind_of, open_regular
 from ...files.png import read_text_chunks
 from ..graph.api_graph import Graph, parse_graph
@@ -23,9 +24,7 @@ from .parse_ui import is_ui_graph, parse_workflow
 from .to_api import Flattener, UnknownClasses
 
 SHIPPED = Path(__file__).resolve().parents[2] / "workflows"  # package data, in a wheel too
-_MAX_LEVELS = 200  # of lists and objects inside one another; 50 nested subgraphs have 150
 _MAX_BYTES = 64 << 20  # of a graph file; the largest seen in the wild are below 5 MB
-_TOO_DEEP = f"is nested too deeply: expected at most {_MAX_LEVELS} lists and objects in one another"
 ADVICE = 'Save one in ComfyUI with "Save" or "Export (API)", or give a PNG that it saved.'
 
 
@@ -98,31 +97,12 @@ def read_graph_file(path: Path) -> GraphFile:
 def _parse(data: bytes | str, label: str) -> Json:
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        parsed = json.loads(text, parse_constant=lambda name: None)
+        return parse_json(text, parse_constant=lambda name: None)
     except UnicodeDecodeError as error:
         raise InkstoneError(f"{label} is neither a PNG nor JSON text. {ADVICE}") from error
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = _TOO_DEEP if deep else f"is not JSON: {error}"
-        raise InkstoneError(f"{label} {reason}. {ADVICE}") from error
-    if _is_deep(parsed):
-        raise InkstoneError(f"{label} {_TOO_DEEP}. {ADVICE}")
-    return parsed
-
-
-def _is_deep(data: Json) -> bool:
-    """True for more levels than a graph has; every later step may then walk it by recursion."""
-    level = [data]
-    for _ in range(_MAX_LEVELS + 1):
-        inside = (x.values() if isinstance(x, dict) else x for x in level if _is_container(x))
-        level = [value for values in inside for value in values if _is_container(value)]
-        if not level:
-            return False
-    return True
-
-
-def _is_container(value: Json) -> bool:
-    return isinstance(value, (dict, list))
+    except ValueError as error:
+        wrong = "is" if isinstance(error, TooDeep) else "is not JSON:"
+        raise InkstoneError(f"{label} {wrong} {error}. {ADVICE}") from error
 
 
 def _from_png(path: Path) -> GraphFile:

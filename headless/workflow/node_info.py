@@ -9,7 +9,7 @@ chosen key only; growing inputs have no place.
 
 from __future__ import annotations
 
-import json
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ...errors import InkstoneError
+from ...files.json_text import parse_json
 from ...files.paths import read_regular
 from ..graph.input_values import (
     SEED_NAMES,
@@ -28,6 +29,9 @@ from ..graph.input_values import (
     socket_type,
 )
 from ..node_types import Json, NodeClass
+from .parse_ui import as_list, as_object
+
+log = logging.getLogger(__name__)
 
 # widget types of the page that are neither plain nor sockets -> (keeps a place, is sent, default)
 ODD = {
@@ -172,7 +176,14 @@ def read_interfaces(source: str) -> dict[str, Interface]:
             f"{source}: expected the JSON of a ComfyUI server's /object_info (class -> inputs), "
             f"got {type(data).__name__}. Save it with: curl http://127.0.0.1:8188/object_info"
         )
-    return {name: parse_interface(name, info) for name, info in data.items() if _is_class(info)}
+    read: dict[str, Interface] = {}
+    for name, info in data.items():
+        if _is_class(info):
+            try:
+                read[name] = parse_interface(name, info)
+            except InkstoneError as error:  # one pack's fault must not stop all others
+                log.warning("%s: the class %.60r is left out: %s", source, name, error)
+    return read
 
 
 def _is_class(entry: Json) -> bool:
@@ -181,8 +192,8 @@ def _is_class(entry: Json) -> bool:
 
 def _from_file(source: str) -> Json:
     try:
-        return json.loads(read_regular(Path(source), _MAX_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_regular(Path(source), _MAX_BYTES))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InkstoneError(
             f"Cannot read the object_info {source}: {reason}. Check the path."
@@ -202,8 +213,8 @@ def _fetch(source: str) -> Json:
     )
     try:
         with _opener().open(url, timeout=30) as answer:
-            return json.loads(answer.read(_MAX_BYTES))
-    except (urllib.error.URLError, OSError, ValueError, RecursionError) as error:
+            return parse_json(answer.read(_MAX_BYTES))
+    except (urllib.error.URLError, OSError, ValueError) as error:
         raise InkstoneError(f"No object_info from {url}: {error}. Is the server up?") from error
 
 
@@ -234,8 +245,8 @@ def _is_here(url: str) -> bool:
 
 
 def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
-    """The interface of one class from its entry in /object_info."""
-    groups, order = info["input"], info.get("input_order") or {}
+    """The interface of one class from its entry in /object_info. Raises InkstoneError."""
+    groups, order = info["input"], as_object(info.get("input_order"), "input_order")
     inputs: list[Widget | Socket] = []
     required: list[str] = []
 
@@ -243,7 +254,8 @@ def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
         specs = groups.get(group)
         if not isinstance(specs, dict):
             continue
-        names = [key for key in order.get(group) or () if key in specs]
+        listed = as_list(order.get(group), f"input_order.{group}")
+        names = [key for key in listed if isinstance(key, str) and key in specs]
         upload = False
         for key in [*names, *(key for key in specs if key not in names)]:
             kind, options = _spec(specs[key])
@@ -254,7 +266,7 @@ def parse_interface(name: str, info: Mapping[str, Json]) -> Interface:
             upload = upload or any(options.get(flag) for flag in _UPLOADS)
         if upload:
             inputs.append(_upload())
-    outputs = info.get("output") or ()
+    outputs = as_list(info.get("output"), "output")
     kinds = tuple(kind if isinstance(kind, str) else "COMBO" for kind in outputs)
     title = info.get("display_name")
     return Interface(name, tuple(inputs), kinds, str(title or ""), tuple(required))
@@ -275,7 +287,8 @@ def _item(name: str, kind: str, options: dict[str, Json]) -> Widget | Socket:
     if kind not in (*WIDGET_TYPES, *ODD, CHOICE):
         return Socket(name, kind)
     if kind == CHOICE:
-        choices = {key: children for key, children in map(_option, options.get("options") or ())}
+        listed = as_list(options.get("options"), f"the options of {name}")
+        choices = {key: children for key, children in map(_option, listed)}
         return Widget(name, "COMBO", next(iter(choices), None), choices=choices)
     if kind in ODD:
         place, sent, default = ODD[kind]
@@ -295,10 +308,10 @@ def _item(name: str, kind: str, options: dict[str, Json]) -> Widget | Socket:
 def _option(option: Json) -> tuple[str, tuple[Widget | Socket, ...]]:
     """(key, inputs) of one choice; its seeds have no "control after generate" by default."""
     option = option if isinstance(option, dict) else {}
-    groups = option.get("inputs") if isinstance(option.get("inputs"), dict) else {}
+    groups = as_object(option.get("inputs"), "the inputs of an option")
     children: list[Widget | Socket] = []
     for group in ("required", "optional"):
-        for name, spec in (groups.get(group) or {}).items():
+        for name, spec in as_object(groups.get(group), f"{group} inputs of an option").items():
             kind, options = _spec(spec)
             item = _item(name, kind, options)
             if isinstance(item, Widget) and name in SEED_NAMES:
@@ -313,7 +326,8 @@ def _default(kind: str, options: dict[str, Json]) -> Json:
     if options.get("default") is not None:
         return options["default"]
     if kind == "COMBO":
-        return next(iter(options.get("options") or ()), None)
+        return next(iter(as_list(options.get("options"), "options")), None)
     if kind in ("INT", "FLOAT"):
-        return max(0, options.get("min", 0))
+        least = options.get("min", 0)
+        return max(0, least) if isinstance(least, (int, float)) else 0
     return {"BOOLEAN": False}.get(kind, "")

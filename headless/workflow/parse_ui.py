@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -139,8 +138,8 @@ def is_ui_graph(data: Json) -> bool:
 
 def parse_workflow(data: dict[str, Json]) -> Workflow:
     """The records of a UI graph. Raises InkstoneError for a file that breaks the format."""
-    extra = _object(data.get("extra"), "extra")
-    _object(extra.get("groupNodes"), "extra.groupNodes")
+    extra = as_object(data.get("extra"), "extra")
+    as_object(extra.get("groupNodes"), "extra.groupNodes")
     workflow = Workflow(_sheet(data, "the graph"), frontend=_version(extra.get("frontendVersion")))
     _read_definitions(data, workflow.subgraphs, 0)
     count = sum(len(sheet.nodes) for sheet in workflow.sheets())
@@ -162,14 +161,14 @@ def _version(text: Json) -> tuple[int, ...]:
 def _read_definitions(data: dict[str, Json], into: dict[str, Sheet], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise InkstoneError(f"Subgraph definitions are nested more than {_MAX_DEPTH} deep.")
-    definitions = _object(data.get("definitions"), "definitions")
-    for entry in _list(definitions.get("subgraphs"), "definitions.subgraphs"):
-        entry = _object(entry, "a subgraph definition", needed=True)
+    definitions = as_object(data.get("definitions"), "definitions")
+    for entry in as_list(definitions.get("subgraphs"), "definitions.subgraphs"):
+        entry = as_object(entry, "a subgraph definition", needed=True)
         name = f"the subgraph {str(entry.get('name') or entry.get('id'))[:60]!r}"
         sheet = _sheet(entry, name)
         sheet.title = str(entry.get("name") or "")
-        sheet.inputs = [_slot(item, name) for item in _list(entry.get("inputs"), name)]
-        sheet.outputs = [_slot(item, name) for item in _list(entry.get("outputs"), name)]
+        sheet.inputs = [_slot(item, name) for item in as_list(entry.get("inputs"), name)]
+        sheet.outputs = [_slot(item, name) for item in as_list(entry.get("outputs"), name)]
         into.setdefault(str(entry.get("id")), sheet)
         _read_definitions(entry, into, depth + 1)
 
@@ -228,12 +227,12 @@ def _sheet(data: dict[str, Json], name: str) -> Sheet:
     extra = data.get("extra")
     wires = extra.get("ue_links") if isinstance(extra, dict) else None
     sheet = Sheet(name, wires=wires if isinstance(wires, list) else None)
-    for entry in _list(data.get("nodes"), f"nodes of {name}"):
-        node = _node(_object(entry, f"a node of {name}", needed=True), name)
+    for entry in as_list(data.get("nodes"), f"nodes of {name}"):
+        node = _node(as_object(entry, f"a node of {name}", needed=True), name)
         if node.id in sheet.nodes:
             raise InkstoneError(f"Two nodes of {name} have the id {node.id}.")
         sheet.nodes[node.id] = node
-    for entry in _list(data.get("links"), f"links of {name}"):
+    for entry in as_list(data.get("links"), f"links of {name}"):
         if entry is not None:
             key, link = _link(entry, name)
             sheet.links[key] = link
@@ -249,25 +248,25 @@ def _node(entry: dict[str, Json], sheet: str) -> UINode:
     place = f"node {entry['id']} of {sheet}"
     values, title = entry.get("widgets_values"), entry.get("title")
     mode, order = entry.get("mode"), entry.get("order")
-    _object(entry.get("widgets_values_named"), f"widgets_values_named of {place}")
+    as_object(entry.get("widgets_values_named"), f"widgets_values_named of {place}")
     return UINode(
         id=str(entry["id"]),
         kind=entry["type"],
         mode=mode if isinstance(mode, int) else RUN,
         order=order if isinstance(order, int) else 0,
         title=title if isinstance(title, str) and title else None,
-        inputs=[_slot(item, place) for item in _list(entry.get("inputs"), f"inputs of {place}")],
+        inputs=[_slot(item, place) for item in as_list(entry.get("inputs"), f"inputs of {place}")],
         outputs=[
-            _kind(_object(item, f"an output of {place}").get("type"))
-            for item in _list(entry.get("outputs"), f"outputs of {place}")
+            _kind(as_object(item, f"an output of {place}").get("type"))
+            for item in as_list(entry.get("outputs"), f"outputs of {place}")
         ],
         values=values if isinstance(values, (list, dict)) else [],
-        properties=_object(entry.get("properties"), f"properties of {place}"),
+        properties=as_object(entry.get("properties"), f"properties of {place}"),
     )
 
 
 def _slot(entry: Json, place: str) -> InputSlot:
-    entry = _object(entry, f"a socket of {place}")
+    entry = as_object(entry, f"a socket of {place}")
     widget = entry.get("widget")
     name = widget.get("name") if isinstance(widget, dict) else None
     link = entry.get("link")
@@ -315,7 +314,8 @@ def _link(entry: Json, sheet: str) -> tuple[str, UILink]:
     )
 
 
-def _list(value: Json, label: str) -> Iterable[Json]:
+def as_list(value: Json, label: str) -> list[Json]:
+    """A list of the file, also where an old one has an object. Raises InkstoneError."""
     if value is None:
         return []
     if isinstance(value, dict):  # old files: an object with numbers as names
@@ -325,7 +325,8 @@ def _list(value: Json, label: str) -> Iterable[Json]:
     return value
 
 
-def _object(value: Json, label: str, needed: bool = False) -> dict[str, Json]:
+def as_object(value: Json, label: str, needed: bool = False) -> dict[str, Json]:
+    """An object of the file; {} where there is none. Raises InkstoneError."""
     if value is None and not needed:
         return {}
     if not isinstance(value, dict):

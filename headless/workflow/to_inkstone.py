@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 
 from ...nodes import ToCLIP, ToModel, ToVAE
 from ...nodes.load import LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from ..graph.api_graph import parse_graph
 from ..graph.input_values import schema_of, socket_type
 from ..node_types import Json, NodeClass
 from .model_files import LoaderNode
-from .ui_level import UILevel
+from .parse_ui import as_list, as_object, is_ui_graph, parse_workflow
+from .ui_level import UILevel, list_of
 
 _LEFT = 380  # how far left of the old node our loader is placed
 _QWEN = re.compile(r"qwen", re.IGNORECASE)
@@ -82,10 +84,17 @@ NEWER = "TextEncodeQwenImage21"  # the encode node of Qwen-Image-2.1
 def to_inkstone(graph: Mapping[str, Json]) -> tuple[dict[str, Json], list[str]]:
     """A copy of the graph with our loaders, and a line for each loader, replaced or left in place.
 
-    graph: UI JSON (it has "nodes") or an API graph.
+    graph: UI JSON (it has "nodes") or an API graph. Raises InkstoneError for one that breaks the
+    format.
     """
     changed = copy.deepcopy(dict(graph))
-    report = (_ui if isinstance(changed.get("nodes"), list) else _api)(changed)
+    if is_ui_graph(changed):
+        parse_workflow(changed)
+        report = _ui(changed)
+    else:
+        if changed:
+            parse_graph(changed)
+        report = _api(changed)
     return changed, (report.replaced or ["nothing was exchanged"]) + report.unchanged
 
 
@@ -180,7 +189,8 @@ _Moved = dict[tuple[str, str, str], tuple[int, str]]
 
 
 def _ui(graph: dict[str, Json]) -> _Report:
-    subgraphs = (graph.get("definitions") or {}).get("subgraphs") or []
+    definitions = as_object(graph.get("definitions"), "definitions")
+    subgraphs = as_list(definitions.get("subgraphs"), "definitions.subgraphs")
     levels = [UILevel(graph, True), *(UILevel(data, False) for data in subgraphs)]
     facts, report = _ui_facts(levels), _Report()
     moved: _Moved = {}
@@ -217,7 +227,7 @@ def _ui_facts(levels: Sequence[UILevel]) -> _Facts:
 
 def _values(node: Mapping[str, Json]) -> list[Json]:
     values = node.get("widgets_values")
-    return list(values.values() if isinstance(values, dict) else values or [])
+    return list(values.values()) if isinstance(values, dict) else list_of(values)
 
 
 def _split(
@@ -237,10 +247,12 @@ def _split(
     for entry in node.get("inputs") or []:
         if entry.get("link") is None:
             continue
-        if (entry.get("widget") or {}).get("name", entry.get("name")) == change.file:
+        widget = entry.get("widget")
+        name = widget.get("name") if isinstance(widget, dict) else entry.get("name")
+        if name == change.file:
             level.retarget(entry["link"], number, 0)
-            widget = {"name": change.loader_file}
-            slot = {**widget, "type": "COMBO", "widget": widget, "link": entry["link"]}
+            named = {"name": change.loader_file}
+            slot = {**named, "type": "COMBO", "widget": named, "link": entry["link"]}
             loader["inputs"].append(slot)
         else:
             level.remove_link(entry["link"], instances)
@@ -275,8 +287,10 @@ def _loader(
 
 
 def _position(node: Mapping[str, Json]) -> tuple[float, float]:
-    at = node.get("pos") or (0, 0)
-    return (at.get("0", 0), at.get("1", 0)) if isinstance(at, dict) else (at[0], at[1])
+    at = node.get("pos")
+    values = [at.get("0"), at.get("1")] if isinstance(at, dict) else [*list_of(at), 0, 0][:2]
+    x, y = (v if isinstance(v, (int, float)) else 0 for v in values)
+    return x, y
 
 
 def _move_promoted(levels: Sequence[UILevel], moved: _Moved) -> None:
@@ -285,7 +299,7 @@ def _move_promoted(levels: Sequence[UILevel], moved: _Moved) -> None:
     for level in levels:
         for node in level.nodes:
             kind = str(node.get("type"))
-            promoted = (node.get("properties") or {}).get("proxyWidgets")
+            promoted = as_object(node.get("properties"), "properties").get("proxyWidgets")
             if kind in ids and isinstance(promoted, list):
                 entries = map(_renamer(kind, moved), promoted)
                 node["properties"]["proxyWidgets"] = [e for e in entries if e is not None]
@@ -296,6 +310,8 @@ def _renamer(kind: str, moved: _Moved) -> Callable[[list[Json]], list[Json] | No
     replaced = {node for level, node, _ in moved if level == kind}
 
     def rename(entry: list[Json]) -> list[Json] | None:
+        if not isinstance(entry, list) or len(entry) < 2:
+            return entry
         node, widget = str(entry[0]), str(entry[1])
         target = moved.get((kind, node, widget))
         if target is not None:

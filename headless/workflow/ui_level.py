@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..node_types import Json
+from .parse_ui import as_list, as_object
 
 SUBGRAPH_INPUTS = -10  # the node id of a subgraph's own inputs
 _LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
@@ -17,6 +18,22 @@ class UILevel:
 
     data: dict[str, Json]
     root: bool
+
+    def __post_init__(self) -> None:
+        """Bring what differs between files into one form; parse_ui.py has checked the rest."""
+        data = self.data
+        data["nodes"] = as_list(data.get("nodes"), "nodes")
+        links = [link for link in as_list(data.get("links"), "links") if link is not None]
+        if not self.root:
+            links = [x if isinstance(x, dict) else dict(zip(_LINK_FIELDS, x)) for x in links]
+            data["inputs"] = _objects(data.get("inputs"))
+        data["links"] = links
+        for link in (x for x in links if isinstance(x, dict)):
+            link.update({name: link.get(name) for name in _LINK_FIELDS})
+            link["origin_slot"] = int(link["origin_slot"])
+        for node in data["nodes"]:
+            if node.get("inputs") is not None:
+                node["inputs"] = _objects(node["inputs"])
 
     @property
     def id(self) -> str:
@@ -31,7 +48,7 @@ class UILevel:
 
     def links(self) -> Iterator[dict[str, Json]]:
         """All links as objects; those of the root are copies."""
-        for link in self.data.get("links") or []:
+        for link in self.data["links"]:
             yield link if isinstance(link, dict) else dict(zip(_LINK_FIELDS, link))
 
     def new_node_id(self) -> int:
@@ -56,8 +73,9 @@ class UILevel:
         if self.root:
             key, holder = f"last_{kind.lower()}_id", self.data
         else:
-            key, holder = f"last{kind}Id", self.data.setdefault("state", {})
-        number = 1 + max([holder.get(key) or 0, *(i for i in used if isinstance(i, int))])
+            key, holder = f"last{kind}Id", as_object(self.data.get("state"), "state")
+            self.data["state"] = holder
+        number = 1 + max([0, *(i for i in (holder.get(key), *used) if isinstance(i, int))])
         holder[key] = number
         return number
 
@@ -79,8 +97,10 @@ class UILevel:
         ]
         if self.root or link is None or link["origin_id"] != SUBGRAPH_INPUTS:
             return
+        if not 0 <= link["origin_slot"] < len(self.data["inputs"]):
+            return
         entry = self.data["inputs"][link["origin_slot"]]
-        entry["linkIds"] = [i for i in entry.get("linkIds") or [] if i != number]
+        entry["linkIds"] = [i for i in list_of(entry.get("linkIds")) if i != number]
         if not entry["linkIds"]:
             self._remove_input(link["origin_slot"], instances)
 
@@ -92,16 +112,25 @@ class UILevel:
                 link["origin_slot"] -= 1
         for node in instances:
             inputs = node.get("inputs") or []
-            node["inputs"] = [x for x in inputs if x.get("name") != entry["name"]]
+            node["inputs"] = [x for x in inputs if x.get("name") != entry.get("name")]
             values = node.get("widgets_values")
             if isinstance(values, list) and place < len(values):
                 del values[place]
 
     def _is_widget(self, slot: int) -> bool:
         """True for an input of this subgraph that shows a widget of a node inside."""
-        nodes = {node["id"]: node for node in self.nodes}
+        nodes = {str(node["id"]): node for node in self.nodes}
         for link in self.links():
             if link["origin_id"] == SUBGRAPH_INPUTS and link["origin_slot"] == slot:
-                inputs = (nodes.get(link["target_id"]) or {}).get("inputs") or []
+                inputs = (nodes.get(str(link["target_id"])) or {}).get("inputs") or []
                 return any(x.get("link") == link["id"] and x.get("widget") for x in inputs)
         return False
+
+
+def list_of(value: Json) -> list[Json]:
+    """A list of the file; [] for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Json) -> list[dict[str, Json]]:
+    return [as_object(item, "a socket") for item in as_list(value, "sockets")]

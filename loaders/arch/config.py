@@ -123,11 +123,7 @@ def _number(value: object, key: str, default: float) -> float:
     """A positive number of a config.json, or the published one where it has none."""
     if value is None:
         return default
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not 0 < value < float("inf")
-    ):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
         raise InkstoneError(
             f"text_encoder/config.json: {key} is {value!r}, expected a positive number. "
             "Get the publisher's file again."

@@ -22,6 +22,8 @@ from .family import Family
 
 log = logging.getLogger(__name__)
 
+_LARGEST = 1e30  # of a number; float32 ends at 3e38
+
 Config = Mapping[str, object]
 
 
@@ -82,7 +84,7 @@ class ModelFolder:
                 continue
             try:
                 factors = torch.tensor(values, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError):
+            except (TypeError, ValueError, RuntimeError, OverflowError):
                 factors = torch.zeros(0)
             if factors.shape == (17, 3):
                 return factors
@@ -111,7 +113,7 @@ def _numbers(place: Path, config: Config, key: str, count: int, least: float) ->
     if (
         isinstance(values, list)
         and len(values) == count
-        and all(type(v) in (int, float) and least < v < math.inf for v in values)
+        and all(type(v) in (int, float) and least < v and abs(v) < _LARGEST for v in values)
     ):
         return tuple(values)
     got = f"{len(values)} values" if isinstance(values, list) else repr(values)

@@ -26,7 +26,7 @@ AGAIN = "Download it again and compare its size with the publisher's."
 
 def open_raw(path: Path, kind: str = ".safetensors") -> io.RawIOBase:
     """The file, unbuffered; InkstoneError where it cannot be opened."""
-    if path.is_dir():
+    if paths.kind_of(path) == "a folder":
         raise InkstoneError(f"{path} is a folder, expected a {kind} file. Name the file.")
     try:
         return paths.open_raw(path)

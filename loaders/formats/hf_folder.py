@@ -6,13 +6,14 @@ all three cases, and so do `scheduler/` and `vae/` of the folder that it is in.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...errors import InkstoneError
+from ...files.json_text import parse_json
+from ...files.paths import kind_of
 
 log = logging.getLogger(__name__)
 _MOST = 16 << 20  # bytes of a plausible config.json
@@ -37,7 +38,7 @@ CLASSES = frozenset(
 
 def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a small file; {} where there is none."""
-    if not path.is_file():
+    if kind_of(path) != "a file":
         return {}
     try:
         if path.stat().st_size > _MOST:
@@ -45,10 +46,10 @@ def read_json(path: Path) -> dict[str, object]:
                 f"{path}: {path.stat().st_size} bytes, a config file has at most {_MOST}. "
                 "Download it again."
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except InkstoneError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InkstoneError(
             f"{path}: not readable as JSON ({error}). Download the file again."
         ) from None
@@ -61,7 +62,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 def part_of(path: Path, name: str) -> Path:
     """A component folder of a Hugging Face folder, or the path itself."""
-    return path / name if path.is_dir() and (path / name).is_dir() else path
+    return path / name if kind_of(path) == kind_of(path / name) == "a folder" else path
 
 
 def weights_in(folder: Path) -> Path:
@@ -109,7 +110,7 @@ def config_of(
     Next to a file it counts only when the file is alone there and the config is of a known class:
     in a folder of many models it may belong to another one.
     """
-    folder = part if part.is_dir() else part.parent
+    folder = part if kind_of(part) == "a folder" else part.parent
     if part == folder:
         return read(folder / "config.json")
     if part.suffix != ".json" and len(list(folder.glob("*" + part.suffix))) != 1:
@@ -119,7 +120,7 @@ def config_of(
 
 def homes(root: Path) -> Iterator[Path]:
     """Folders in which `vae/` and `scheduler/` of the model at `root` may be, nearest first."""
-    folder = root if root.is_dir() else root.parent
+    folder = root if kind_of(root) == "a folder" else root.parent
     yield folder
-    if root.is_dir() or (folder.parent / "model_index.json").is_file():
+    if kind_of(root) == "a folder" or (folder.parent / "model_index.json").is_file():
         yield folder.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InkstoneError
+from ...files.paths import kind_of
 from .file_reader import open_raw
 from .gguf import GGUFFile
 from .hf_folder import weights_in
@@ -18,7 +19,7 @@ def open_weights(path: str | Path) -> WeightReader:
     The reader is chosen by the suffix, and by the first bytes where the file is not of that format.
     """
     path = Path(path)
-    if path.is_dir():
+    if kind_of(path) == "a folder":
         path = weights_in(path)
     if path.suffix == ".json":
         return ShardedFiles(path)

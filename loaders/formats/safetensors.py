@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.atomic import atomic
+from ...files.paths import kind_of, name_fault
 from .file_reader import AGAIN, DiskFile, bytes_of, open_raw
 from .safetensors_header import (
     DTYPE_NAMES,
@@ -166,13 +167,15 @@ class ShardedFiles(WeightReader):
         return weight_map
 
     def _shard_path(self, shard: str) -> Path:
-        if not shard or shard in (".", "..") or any(mark in shard for mark in "/\\:\0"):
+        plain = shard not in (".", "..") and not any(mark in shard for mark in "/\\:")
+        fault = name_fault(shard) if plain else "leaves the folder"
+        if fault is not None:
             raise InkstoneError(
-                f"{self.path}: the shard name {show(shard)} leaves the folder, "
+                f"{self.path}: the shard name {show(shard)} {fault}, "
                 f"expected a plain file name. {AGAIN}"
             )
         path = self.path.parent / shard
-        if not path.is_file():
+        if kind_of(path) != "a file":
             raise InkstoneError(
                 f"{self.path}: the shard {shard} is missing from {path.parent}. "
                 "Download it into the same folder."

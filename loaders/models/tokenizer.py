@@ -10,7 +10,6 @@ library. So only its vocabulary, merges and added tokens are read; the pipeline 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
-from ...files.paths import read_regular
+from ...files.json_text import parse_json
+from ...files.paths import kind_of, read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -105,8 +105,8 @@ def _text(path: Path) -> str:
 
 def _object(path: Path) -> dict:  # of a JSON file: its values are of any kind
     try:
-        value = json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = parse_json(_text(path))
+    except ValueError as error:
         raise InkstoneError(f"{path} is not JSON: {error}. Download it again.") from None
     if not isinstance(value, dict):
         raise InkstoneError(
@@ -232,11 +232,11 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
     Raises InkstoneError when files are missing, damaged or of a model without Qwen's templates.
     """
     path = Path(folder_or_file)
-    if path.is_file() and path.name in (*FILES, "added_tokens.json"):
+    if kind_of(path) == "a file" and path.name in (*FILES, "added_tokens.json"):
         path = path.parent
-    if path.is_dir():
+    if kind_of(path) == "a folder":
         path = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
-    elif not path.exists():
+    elif not kind_of(path):
         raise InkstoneError(f"{path} does not exist. Name a folder with {', '.join(FILES)}.")
     return checked(lambda: _from_parts(path) if path.is_dir() else _from_json(path), path)
 
@@ -295,7 +295,9 @@ def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path
     `extra`, then the ComfyUI host's files. Raises InkstoneError that names the files and a place
     for them.
     """
-    bases = ([near if near.is_dir() else near.parent] if near else []) + [Path(p) for p in extra]
+    bases = ([near if kind_of(near) == "a folder" else near.parent] if near else []) + [
+        Path(p) for p in extra
+    ]
     places = [
         place for base in bases for place in (base / "tokenizer", base, base.parent / "tokenizer")
     ]
