@@ -4,8 +4,8 @@ bounds of time and memory. Anything else is a finding.
 
 from __future__ import annotations
 
+import mmap
 import re
-import resource
 import time
 import traceback
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from inkstone.errors import InkstoneError
 SECONDS = 2.0  # of processor time
 MEMORY = 300 << 20  # bytes over what the process had before
 _ROOT = Path(__file__).resolve().parents[2]
-_PAGE = resource.getpagesize()
+_PAGE = mmap.PAGESIZE
 
 
 @dataclass(frozen=True)
