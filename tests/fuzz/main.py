@@ -22,7 +22,7 @@ from .targets import TARGETS
 _ROOT = Path(__file__).resolve().parents[2]
 _ARTIFACTS = ("crash-", "timeout-", "oom-", "leak-")  # of inputs that end the process
 _LEAST = 5  # seconds of a target
-_SPARE = 120  # seconds that a process may take beyond its time before it is ended
+_SPARE = 600  # seconds that a process may take beyond its time: a busy machine starts it slowly
 _INSTALL = (
     "atheris is missing: install it with `pip install '.[fuzz]'` (Linux, CPython 3.11 to 3.13)."
 )
