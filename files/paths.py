@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
 
-from ..errors import CallError, InkstoneError
+from ..errors import CallError, InkstoneError, shorten
 
 _PART_BYTES, _NAME_BYTES = 255, 4096  # limits of the usual file systems
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -64,9 +64,9 @@ def below(folder: Path, name: object) -> Path:
         if _stays(folder, path):
             return path
         fault = "leads out of its folder by a link"
-    shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:80] + "..."
     raise InkstoneError(
-        f'The name {shown} {fault}. Give a name inside that folder, such as "name" or "sub/name".'
+        f"The name {shorten(repr(name), 80)} {fault}. Give a name inside that folder, such as "
+        '"name" or "sub/name".'
     )
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ..errors import InkstoneError
+from ..errors import InkstoneError, shorten
 from ..files.paths import kind_of, name_fault
 from .headless import headless_host, is_own_path
 
@@ -88,7 +88,7 @@ def model_path(kind: str, name: str) -> Path:
     names = model_files(kind)
     plain = name.replace("\\", "/") if isinstance(name, str) else ""  # of a graph from Windows
     if headless_host() is None and plain not in names:
-        raise InkstoneError(f"Value not in list: {_shown(name)} not in {_choices(names)}")
+        raise InkstoneError(f"Value not in list: {shorten(repr(name))} not in {_choices(names)}")
     fault = None if plain in names else name_fault(name)
     for root in folders if fault is None else []:
         if kind_of(root / plain) in _MODELS:  # whoever keeps models may link to other disks
@@ -98,8 +98,8 @@ def model_path(kind: str, name: str) -> Path:
         return Path(name)
     if fault is not None and not own:
         raise InkstoneError(
-            f"The {kind} model's name {_shown(name)} {fault}. Give a name below models/, or a path "
-            "of your own with --set NODE.INPUT=PATH."
+            f"The {kind} model's name {shorten(repr(name))} {fault}. Give a name below models/, or "
+            "a path of your own with --set NODE.INPUT=PATH."
         )
     near = difflib.get_close_matches(name, names, 3, 0.4) or names[:3]
     hint = (
@@ -108,11 +108,9 @@ def model_path(kind: str, name: str) -> Path:
         else "There is no model there yet: put the file into the first folder."
     )
     searched = ", ".join(str(path) for path in folders)
-    raise InkstoneError(f"No {kind} model named {_shown(name)}. Searched: {searched}. {hint}")
-
-
-def _shown(name: object) -> str:
-    return repr(name) if len(repr(name)) <= 200 else repr(name)[:200] + "..."
+    raise InkstoneError(
+        f"No {kind} model named {shorten(repr(name))}. Searched: {searched}. {hint}"
+    )
 
 
 def _choices(names: list[str]) -> str:

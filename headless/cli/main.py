@@ -14,30 +14,49 @@ from collections.abc import Callable
 
 from ...errors import CallError, InkstoneError
 from .parser import build_parser
-from .streams import standard_streams
+from .streams import Results, standard_streams
 
 RESUMABLE = ("quantize", "batch")  # the same call continues from their journals
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    with standard_streams():
-        return _run(build_parser().parse_args(argv))
+    with standard_streams() as results:
+        args = argparse.Namespace(command="")  # until it is parsed
+        return _reported(args, lambda: _run(_parsed(argv, args, results)))
+
+
+def _parsed(
+    argv: list[str] | None, args: argparse.Namespace, results: Results
+) -> argparse.Namespace:
+    """The call; help and version are results as well, which argparse drops where stdout fails."""
+    try:
+        return build_parser().parse_args(argv, args)
+    except SystemExit:
+        results.flush()
+        if results.fault is not None:
+            raise results.fault from None
+        raise
 
 
 def _run(args: argparse.Namespace) -> int:
     level = logging.ERROR if args.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     handler: Callable[[argparse.Namespace], int] = args.handler
+    return handler(args)
+
+
+def _reported(args: argparse.Namespace, work: Callable[[], int]) -> int:
+    """The status of the work, whose errors become sentences."""
     try:
-        status = handler(args)
+        status = work()
         sys.stdout.flush()  # a full disk shows here
         return status
     except CallError as error:
         print(f"inkstone {args.command}: {error}", file=sys.stderr)
         return 2
     except InkstoneError as error:
-        print(f"inkstone {args.command}: {error}", file=sys.stderr)
+        print(f"inkstone {args.command}".rstrip() + f": {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader closed our output early, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

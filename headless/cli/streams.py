@@ -62,20 +62,22 @@ class _Progress(_Stream):
             self._silence()
 
 
-class _Results(_Stream):
+class Results(_Stream):
     """stdout: raises StdoutError, or BrokenPipeError where its reader has enough."""
+
+    fault: StdoutError | None = None  # the last one
 
     def write(self, text: str) -> int:
         """As TextIO."""
         if self._stream is None:
-            raise _unprinted(OSError(errno.EBADF, "it is closed"))
+            raise self._unprinted(OSError(errno.EBADF, "it is closed"))
         try:
             return self._stream.write(text)
         except BrokenPipeError:
             raise
         except OSError as error:
             self._silence()
-            raise _unprinted(error) from error
+            raise self._unprinted(error) from error
 
     def flush(self) -> None:
         """As TextIO."""
@@ -86,28 +88,29 @@ class _Results(_Stream):
             raise
         except OSError as error:
             self._silence()
-            raise _unprinted(error) from error
+            raise self._unprinted(error) from error
 
-
-def _unprinted(error: OSError) -> StdoutError:
-    return StdoutError(
-        f"stdout cannot be written to: {error.strerror or error}. Results were not printed; files "
-        "that were saved stay. Expected a terminal, a pipe, or a file with room."
-    )
+    def _unprinted(self, error: OSError) -> StdoutError:
+        self.fault = StdoutError(
+            f"stdout cannot be written to: {error.strerror or error}. Results were not printed; "
+            "files that were saved stay. Expected a terminal, a pipe, or a file with room."
+        )
+        return self.fault
 
 
 @contextmanager
-def standard_streams() -> Iterator[None]:
-    """Within it stdout and stderr exist, and no file that is opened gets their numbers."""
+def standard_streams() -> Iterator[Results]:
+    """stdout. Within it stdout and stderr exist, and no file that is opened gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:  # closed by the shell: what C code prints would go into the next file
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    sys.stdout = cast(TextIO, _Results(sys.stdout))
+    results = Results(sys.stdout)
+    sys.stdout = cast(TextIO, results)
     sys.stderr = cast(TextIO, _Progress(sys.stderr))
     try:
-        yield
+        yield results
     finally:
         sys.stdout, sys.stderr = before

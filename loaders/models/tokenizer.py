@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import InkstoneError
+from ...errors import InkstoneError, shorten
 from ...files.json_text import parse_json
 from ...files.paths import kind_of, read_regular
 
@@ -53,6 +54,32 @@ class Added:
 FIELDS = frozenset(Added.__dataclass_fields__)
 
 
+@contextmanager
+def _library(source: Path) -> Iterator[None]:
+    """Within it the package `tokenizers` works on what `source` holds; its faults are errors that
+    name the file. A panic of its Rust is no Exception.
+    """
+    try:
+        yield
+    except InkstoneError:
+        raise
+    except ImportError:
+        raise InkstoneError(
+            "the package `tokenizers` is missing. Install it with `pip install tokenizers`."
+        ) from None
+    except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
+        raise InkstoneError(
+            f"{source}: not a usable tokenizer: {shorten(str(error))}. Download it again."
+        ) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InkstoneError(
+            f"{source}: not a usable tokenizer: the package `tokenizers` fails on it. Download it "
+            "again."
+        ) from None
+
+
 class Tokenizer:
     """Turns text into ids. Built by load_tokenizer."""
 
@@ -61,17 +88,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text: special tokens become single ids, nothing is added before or after."""
-        try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError):
-            raise InkstoneError(
-                f"the text {ascii(text)[:80]} cannot be tokenised: expected valid Unicode text, "
-                f"got {type(text).__name__}. Remove the broken characters."
-            ) from None
+        with _library(self.source):
+            try:
+                return self._backend.encode(text, add_special_tokens=False).ids
+            except (TypeError, UnicodeEncodeError):
+                raise InkstoneError(
+                    f"the text {ascii(text)[:80]} cannot be tokenised: expected valid Unicode "
+                    f"text, got {type(text).__name__}. Remove the broken characters."
+                ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens included."""
-        return self._backend.decode(list(ids), skip_special_tokens=False)
+        with _library(self.source):
+            return self._backend.decode(list(ids), skip_special_tokens=False)
 
     def token_id(self, token: str) -> int:
         """The id of one token, e.g. `<|image_pad|>`; InkstoneError where there is none."""
@@ -85,7 +114,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The whole tokenizer as a tokenizer.json."""
-        return self._backend.to_str()
+        with _library(self.source):
+            return self._backend.to_str()
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
@@ -243,25 +273,8 @@ def load_tokenizer(folder_or_file: str | Path) -> Tokenizer:
 
 def checked(make: Callable[[], Backend], path: Path) -> Tokenizer:
     """The tokenizer that `make` builds from `path`; InkstoneError where it is not one of Qwen."""
-    try:
+    with _library(path):
         backend = make()
-    except InkstoneError:
-        raise
-    except ImportError:
-        raise InkstoneError(
-            "the package `tokenizers` is missing. Install it with `pip install tokenizers`."
-        ) from None
-    except Exception as error:  # noqa: BLE001 (the tokenizers package raises bare Exception)
-        raise InkstoneError(
-            f"{path}: not a usable tokenizer: {error}. Download it again."
-        ) from None
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of the library's Rust: no Exception
-            raise
-        raise InkstoneError(
-            f"{path}: not a usable tokenizer: the package `tokenizers` fails on it. Download it "
-            "again."
-        ) from None
     tokenizer = Tokenizer(backend, path)
     missing = [token for token in NEEDED if backend.token_to_id(token) is None]
     if missing:

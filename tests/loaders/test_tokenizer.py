@@ -9,7 +9,7 @@ import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.loaders.models import tokenizer as module
-from inkstone.loaders.models.tokenizer import find_tokenizer, load_tokenizer
+from inkstone.loaders.models.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
 SPECIAL = [
     "<|endoftext|>",
@@ -281,3 +281,27 @@ def test_a_panic_of_the_library_is_an_error(tmp_path):
         module.checked(fail, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         module.checked(lambda: (_ for _ in ()).throw(KeyboardInterrupt()), tmp_path)
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it."""
+
+
+class _Panics:
+    """A backend of the library that panics at every call."""
+
+    def __getattr__(self, name):
+        def fail(*_, **__):
+            raise PanicException("index out of bounds")
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda t: t.encode("a"), lambda t: t.decode([1]), lambda t: t.to_json()],
+    ids=["encode", "decode", "to_json"],
+)
+def test_a_panic_at_use_is_an_error_that_names_the_file(use):
+    with pytest.raises(InkstoneError, match="x.json: not a usable tokenizer"):
+        use(Tokenizer(_Panics(), Path("x.json")))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from ...conftest import ROOT
 
@@ -79,6 +80,33 @@ def test_progress_that_nobody_can_see_stops_nothing(redirection, tmp_path):
 def test_results_that_cannot_be_printed_are_an_error(redirection, tmp_path):
     (tmp_path / "g.json").write_text(json.dumps(GRAPH))
     result = in_shell(redirection, "convert", tmp_path / "g.json")
+    assert result.returncode == 1 and "stdout cannot be written to" in result.stderr
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+
+
+RESULTS = (  # a call of every command that prints something, and of argparse itself
+    ("--help",),
+    ("--version",),
+    ("draw", "--help"),
+    ("batch", "--help"),
+    ("inspect", "embedded/model"),
+    ("inspect", "--json", "embedded/model/vae"),
+    ("plan",),
+    ("doctor",),
+    ("check", "text_to_image_embedded"),
+    ("convert", "text_to_image_embedded"),
+    ("preprocess", "canny", "p.png", "m.png"),
+)
+
+
+@pytest.mark.slow
+@FULL
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("words", RESULTS, ids=" ".join)
+def test_no_command_ends_well_without_its_results(words, redirection, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "p.png")
+    words = [str(tmp_path / word) if word.endswith(".png") else word for word in words]
+    result = in_shell(redirection, *words)
     assert result.returncode == 1 and "stdout cannot be written to" in result.stderr
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
 
