@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...files.paths import kind_of
 from ...loaders.formats.open import open_weights
+from ...loaders.memory.param_slots import require_finite
 
 _MOST = 5  # names in a message
 _CONVERT = (
@@ -33,7 +34,10 @@ def read_network(path: str, network: str) -> dict[str, Tensor]:
             f"{network}: convert the file once, its keys unchanged. {_CONVERT}"
         )
     with open_weights(place) as file:
-        return {name: file.read(name, dtype=torch.float32) for name in file.entries}
+        tensors = {name: file.read(name, dtype=torch.float32) for name in file.entries}
+        for name, tensor in tensors.items():
+            require_finite(file, name, tensor)
+    return tensors
 
 
 def check_shapes(
