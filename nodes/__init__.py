@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import InkstoneError
 from ..host.api import ComfyExtension, io
+from ..host.page_text import for_page
 from ..host.progress import listen
 from .bridge.nodes import ToCLIP, ToModel, ToVAE
 from .control import ApplyControlNet, LoadControlNet
@@ -62,6 +63,9 @@ def extension() -> InkstoneExtension:
     our sentence: this removes the path from the name.
     """
     listen()
+    for node in NODES:
+        if not hasattr(node.execute, "__wrapped__"):  # this may be called again
+            node.execute = classmethod(for_page(node.execute.__func__))
     if not InkstoneError.__module__.startswith("inkstone."):
         InkstoneError.__module__ = "inkstone"
     return InkstoneExtension()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..host.api import io, schema, ui
+from ..host.page_text import without_folders
 from . import sockets
 from .latents import LAYERS, latent_samples
 
@@ -56,5 +57,5 @@ class ModelInfo(io.ComfyNode):
             batch, _, _, h, w = latent_samples(latent).shape
             size, layers = (w * 8, h * 8), latent.get(LAYERS, 0)
             request = PlanRequest(size, steps, batch, layers=layers)
-        text = describe_model(model, request)
+        text = without_folders(describe_model(model, request))
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -112,5 +112,5 @@ class Quantize(io.ComfyNode):
 
         out = output_file(name, type)
         call = QuantizeCall(model_folders.model_path(KIND, model), out, type, new=True)
-        path = quantize(call, progress)["file"]
-        return io.NodeOutput(path, ui={"text": (path,)})
+        quantize(call, progress)
+        return io.NodeOutput(out.name, ui={"text": (out.name,)})

@@ -52,7 +52,7 @@ _loaded: weakref.WeakValueDictionary[tuple[object, ...], Lora] = weakref.WeakVal
 class Lora:
     """A file. `unknown_modules` are not ours, spelled as in the file."""
 
-    path: Path
+    path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     model: Mapping[str, LoraLayer]  # our name of a layer or norm of the MMDiT -> its change
     text: Mapping[str, LoraLayer]  # the same for the text encoder
     unknown_modules: tuple[str, ...] = ()

@@ -55,11 +55,11 @@ Time = Callable[[Tensor], Tensor]  # sigmas [n] -> embedded timesteps [n,D] floa
 class ControlModel:
     """A loaded control branch (sampling.request.Branch)."""
 
-    network: Network
+    network: Network = field(repr=False)
     family: Family
     dtype: torch.dtype
     device: torch.device
-    path: Path
+    path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     file: WeightFile = field(repr=False)
     weights: Residency = field(repr=False)
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)

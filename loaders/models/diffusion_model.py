@@ -35,7 +35,7 @@ _KEPT_LORAS = 4  # files that stay in memory while their strengths are tried
 class DiffusionModel:
     """A loaded MMDiT. Its modulation weights are read from the file when a table is computed."""
 
-    network: MMDiT
+    network: MMDiT = field(repr=False)
     family: Family
     variant: Variant | None  # None = neither the file shows it nor the user chose it
     schedule: Schedule
@@ -43,7 +43,7 @@ class DiffusionModel:
     device: torch.device
     latent_mean: Tensor  # [1,16,1,1]
     latent_std: Tensor
-    path: Path
+    path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     file: WeightFile = field(repr=False)
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free

@@ -34,12 +34,12 @@ _KEPT_TEXTS = 8  # prompts and their negatives, before and after a change
 class TextEncoderModel:
     """A loaded language model with its tokenizer and template."""
 
-    network: TextEncoder
-    tokenizer: Tokenizer
+    network: TextEncoder = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
     family: Family
     dtype: torch.dtype
     device: torch.device
-    path: Path
+    path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[FittedAdapter, ...] = ()

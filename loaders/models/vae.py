@@ -45,12 +45,12 @@ def picture_for(pictures: Tensor, channels: int) -> Tensor:
 class VAEModel:
     """A loaded VAE with its latent statistics. Its latents are raw: [B,16,1,h,w]."""
 
-    network: VAE
+    network: VAE = field(repr=False)
     mean: Tensor
     std: Tensor
     dtype: torch.dtype
     device: torch.device
-    path: Path
+    path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     budget: int | None = None  # bytes for activations; None = three quarters of what is free
     family: Family = QWEN_IMAGE
     _last_plan: str = field(default="", init=False, repr=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...host.page_text import for_page
 from ..conditioning import PROMPT, Options, conditioning
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class CoreVAE:
         self.output_channels = vae.network.config.channels  # 4 of the layered variant
         self.vae_dtype = vae.dtype
 
+    def __repr__(self) -> str:
+        return "CoreVAE()"  # without the module, which is a path in ComfyUI
+
+    @for_page
     def decode(self, samples: Tensor, vae_options: Mapping[str, object] | None = None) -> Tensor:
         """[n,16,h,w] -> [n,H,W,C]; [n,16,T,h,w] -> [n,T,H,W,C], pictures one by one."""
         frames = samples[:, :, None] if samples.dim() == 4 else samples
@@ -63,6 +68,7 @@ class CoreVAE:
         """The same as `decode`: strips are exact, so the tile options are not used."""
         return self.decode(samples)
 
+    @for_page
     def encode(self, pixels: Tensor) -> Tensor:
         """[n,H,W,C] in 0..1 -> [n,16,1,h,w]; centre-crops the sides to multiples of 8, as core
         does."""
@@ -106,6 +112,9 @@ class CoreCLIP:
     def __init__(self, encoder: TextEncoderModel) -> None:
         self.inkstone = encoder
         self.cond_stage_model = torch.nn.Module()  # LoRA loaders look here and find no layers
+
+    def __repr__(self) -> str:
+        return "CoreCLIP()"  # without the module, as above
 
     def clone(self) -> CoreCLIP:
         """A second CLIP of the same encoder."""
@@ -158,6 +167,7 @@ class CoreCLIP:
             )
         return []
 
+    @for_page
     def _states(self, tokens: Tokens) -> Tensor:
         return self._encoded(tokens).float().cpu()
 

@@ -54,6 +54,9 @@ def core_model(model: DiffusionModel) -> ModelPatcher:
     class Patcher(model_patcher.ModelPatcher):
         """Adds LoRAs as side branches of our network."""
 
+        def __repr__(self) -> str:
+            return "CoreModel()"  # without the module, which is a path in ComfyUI
+
         def add_patches(
             self, patches: Patches, strength_patch: float = 1.0, strength_model: float = 1.0
         ) -> list[object]:

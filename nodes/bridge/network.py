@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...host.page_text import for_page
 from ...host.progress import throw_if_interrupted
 from ...kernels.forward import ForwardHooks, Inputs
 from ...kernels.lora import attached
@@ -91,6 +92,7 @@ class CoreNetwork(CoreStreams):
         """The type that core casts its inputs to."""
         return self._model.dtype
 
+    @for_page
     def forward(
         self,
         x: Tensor,

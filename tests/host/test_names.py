@@ -7,10 +7,11 @@ import types
 
 import pytest
 
-from inkstone.errors import InkstoneError
+from inkstone.errors import CallError, InkstoneError
 from inkstone.headless.core_nodes.load_save import picture_path
 from inkstone.host import headless, model_folders
 from inkstone.host.headless import HeadlessHost
+from inkstone.host.page_text import for_page
 from inkstone.nodes.quantize import output_file
 
 HOSTILE = ("/etc/passwd", "../secret.gguf", "C:/x", "note.txt", ".", "sub", "/dev/zero", 5, None)
@@ -103,3 +104,34 @@ def test_links_in_a_circle_do_not_multiply_the_names(folders):
     with headless.using(HeadlessHost(models=(folders,))):
         assert model_folders.model_files("vae") == ["link.gguf", "sub/w.gguf", "v.gguf"]
         assert "No vae model" in model_folders.known_model("vae", "a")
+
+
+def test_a_page_shows_names_without_folders(comfyui, monkeypatch):
+    module = sys.modules["folder_paths"]
+    for kind in ("input", "output", "temp"):
+        folder = str(comfyui / kind)
+        monkeypatch.setattr(module, f"get_{kind}_directory", lambda f=folder: f, raising=False)
+    where = comfyui / "vae" / "sub" / "w.gguf"
+
+    @for_page
+    def fail(error: type[Exception]) -> None:
+        raise error(f"{where}: damaged; searched {comfyui / 'vae'}")
+
+    for error in (InkstoneError, CallError, OSError):
+        with pytest.raises(InkstoneError) as caught:
+            fail(error)
+        assert str(caught.value) == "sub/w.gguf: damaged; searched vae"
+        assert type(caught.value) is InkstoneError  # other classes show the path of their module
+
+    class Stop(Exception):
+        pass
+
+    @for_page
+    def stopped() -> None:
+        raise Stop("the user stopped the run")
+
+    with pytest.raises(Stop):
+        stopped()
+    with headless.using(HeadlessHost(models=(comfyui,))):
+        with pytest.raises(CallError, match=str(where)):
+            fail(CallError)  # on the command line the path is the owner's
