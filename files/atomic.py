@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InkstoneError
+from .paths import kind_of, path_fault
 
 _STEM = 40  # characters of a name that its temporary file repeats: names have a limit of 255 bytes
 
@@ -32,8 +34,12 @@ def replacement(path: Path, *, sync: bool = False, new: bool = False) -> Iterato
     """A temporary file in the same folder that gets the name `path` once the block has succeeded.
 
     `sync`: the data is on the disk before that. `new`: FileExistsError where the name is taken;
-    otherwise the old file is replaced. Raises OSError.
+    otherwise the old file is replaced, and nothing but a file. Raises OSError.
     """
+    if (found := kind_of(path)) not in ("", "a file"):
+        raise OSError(errno.EINVAL, f"it is {found}, expected a file")
+    if (fault := path_fault(str(path))) is not None or not path.name:
+        raise OSError(errno.EINVAL, f"the name {fault or 'is empty'}")
     temporary = path.with_name(f".{path.stem[:_STEM]}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:

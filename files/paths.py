@@ -48,6 +48,19 @@ def name_fault(name: object) -> str | None:
         return "has a colon, which Windows keeps for drives and streams"
     if any(_DEVICE.fullmatch(part.split(".")[0].rstrip(" ")) for part in parts):
         return "is the name of a device on Windows"
+    return _length_fault(parts)
+
+
+def path_fault(path: str) -> str | None:
+    """Why no file can have a path that a user gives, as the end of a sentence; else None."""
+    if not path.strip():
+        return "is empty"
+    if "\0" in path:
+        return "has a NUL"
+    return _length_fault(path.replace("\\", "/").split("/") if os.name == "nt" else path.split("/"))
+
+
+def _length_fault(parts: Sequence[str]) -> str | None:
     sizes = [len(part.encode("utf-8", "replace")) for part in parts]
     if max(sizes) > _PART_BYTES or sum(sizes) + len(sizes) > _NAME_BYTES:
         return f"is too long: expected at most {_PART_BYTES} bytes between two slashes"
@@ -99,6 +112,17 @@ def check_given(path: Path, option: str = "", *, kinds: Sequence[str] = ("file",
     raise CallError(f"{label}: no such {wanted}{what}. Check the path.")
 
 
+def check_output(path: Path) -> None:
+    """Raises CallError where a path for a new file leads to something else: writing would replace
+    it, a device too.
+    """
+    found = kind_of(path)
+    if found == "a folder":
+        raise CallError(f"{path} is a folder: name a file in it.")
+    if found not in ("", "a file"):
+        raise CallError(f"{path} is {found}, which a new file would replace. Name a file.")
+
+
 def open_regular(path: Path) -> BufferedReader:
     """A file, open for reading. OSError, with a reason in `strerror`, for all that is no file."""
     return BufferedReader(open_raw(path))
@@ -137,6 +161,8 @@ def read_regular(path: Path, most: int) -> bytes:
     """The content of a file of at most `most` bytes. OSError otherwise, as of `open_regular`."""
     with open_regular(path) as file:
         chunks, left = [], most + 1
+        if os.fstat(file.fileno()).st_size > most:
+            left = 0  # nothing is read
         while left and (chunk := file.read(min(left, 1 << 24))):
             chunks.append(chunk)
             left -= len(chunk)

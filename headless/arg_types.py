@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import CallError, InkstoneError
-from ..files.paths import kind_of
+from ..files.paths import kind_of, path_fault
 from ..sampling.geometry import parse_size
 
 # what `add_subparsers` returns; argparse has no public name for it
@@ -74,16 +74,25 @@ def check_device(device: str | None) -> None:
         )
 
 
+def file_path(text: str) -> Path:
+    """Parse a path; whether it leads anywhere is for the command to find out."""
+    fault = path_fault(text)
+    if fault is not None:
+        shown = repr(text) if len(text) <= 80 else repr(text[:80]) + "..."
+        raise argparse.ArgumentTypeError(f"the path {shown} {fault}")
+    return Path(text)
+
+
 def lora(text: str) -> tuple[Path, float]:
     """Parse F[:STRENGTH]. A path may hold colons (C:\\...): only a number at the end counts."""
-    path, _, tail = text.rpartition(":")
+    front, _, tail = text.rpartition(":")
     try:
         float(tail)
     except ValueError:
-        return Path(text), 1.0
-    if not path or kind_of(Path(text)) == "a file":
-        return Path(text), 1.0
-    return Path(path), between(-100, 100, float)(tail)
+        return file_path(text), 1.0
+    if not front or kind_of(file_path(text)) == "a file":
+        return file_path(text), 1.0
+    return file_path(front), between(-100, 100, float)(tail)
 
 
 def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], int | float]:

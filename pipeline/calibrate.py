@@ -87,6 +87,8 @@ def read_prompts(path: Path) -> list[str]:
         raise CallError(
             f"{path}: cannot be read as text: {reason}. Write one prompt per line, as UTF-8."
         ) from None
+    if any("\0" in line for line in lines):
+        raise CallError(f"{path}: has NUL bytes. Write one prompt per line, as UTF-8.")
     prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not 0 < len(prompts) <= MOST_PROMPTS:
         raise CallError(

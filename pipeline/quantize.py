@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CallError
-from ..files.paths import check_given
+from ..files.paths import check_given, check_output
 from ..files.resumable import PartialFile
 from ..files.stamps import stamp_of
 from ..loaders.formats.imatrix import Importance, read_imatrix
@@ -64,7 +64,8 @@ def _check(call: QuantizeCall) -> None:
         raise CallError("--imatrix and --prompts have the same purpose: give one of them.")
     if call.imatrix and call.imatrix.is_dir() or call.prompts and call.prompts.is_dir():
         raise CallError("--imatrix and --prompts need a file, got a folder.")
-    if call.out.is_dir() or not call.out.parent.is_dir():
+    check_output(call.out)
+    if not call.out.parent.is_dir():
         raise CallError(f"{call.out}: name a file in a folder that exists.")
     if _is_of(call.out, call.source):
         raise CallError(f"{call.out} is (a part of) the model that is read. Choose another name.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..arg_types import Commands, between, command
+from ..arg_types import Commands, between, command, file_path
 from ..draw.option_values import options
 from ..draw.options import add_for_all
 from ..node_types import Json
@@ -35,17 +35,19 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "jobs",
-        type=Path,
+        type=file_path,
         metavar="JOBS.jsonl",
         help="one JSON object per line: an id, and options with the names that draw uses",
     )
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for results")
+    p.add_argument(
+        "--output", type=file_path, required=True, metavar="DIR", help="folder for results"
+    )
     p.add_argument(
         "--retry-failed", action="store_true", help="run jobs again that failed in an earlier run"
     )
     p.add_argument(
         "--defaults",
-        type=Path,
+        type=file_path,
         metavar="F.json",
         help="a JSON object with values for all jobs; options here override it, lines override "
         "both",

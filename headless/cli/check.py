@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CallError, InkstoneError
-from ..arg_types import Commands, command
+from ...files.paths import check_output
+from ..arg_types import Commands, command, file_path
 from .shared import add_device, add_folders, add_graph, add_json, as_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="write a copy that names each model file with its hash and size",
     )
-    p.add_argument("-o", "--out", type=Path, metavar="OUT.json", help="where --pin writes")
+    p.add_argument("-o", "--out", type=file_path, metavar="OUT.json", help="where --pin writes")
     add_json(p)
     p.set_defaults(handler=run)
 
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     path = find_graph(args.graph)
     if args.pin != (args.out is not None):
         raise CallError("--pin and -o OUT.json go together: the copy is written there.")
+    if args.out is not None:
+        check_output(args.out)
     host = HeadlessHost(models=(args.models,), input=args.input, device=args.device)
     file = read_graph_file(path)
     with using(host):

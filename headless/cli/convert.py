@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
-from ..arg_types import Commands, command
+from ...files.paths import check_output
+from ..arg_types import Commands, command, file_path
 from ..node_types import Json
 from .shared import add_graph
 
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     )
     add_graph(p)
     p.add_argument(
-        "-o", "--out", type=Path, metavar="API.json", help="write here (default: print it)"
+        "-o", "--out", type=file_path, metavar="API.json", help="write here (default: print it)"
     )
     p.add_argument(
         "--object-info",
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from ...files.atomic import write_text
     from ..workflow.load import find_graph, read_graph_file
 
+    if args.out is not None:
+        check_output(args.out)
     file = read_graph_file(find_graph(args.graph))
     if args.to_inkstone:
         graph, notes = _exchanged(file)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ...files.paths import check_given
-from ..arg_types import Commands, command
+from ..arg_types import Commands, command, file_path
 from .shared import add_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         "inkstone inspect qwen_image_bf16.safetensors",
     )
     p.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a weight file or a model folder"
+        "files", nargs="+", type=file_path, metavar="FILE", help="a weight file or a model folder"
     )
     add_json(p)
     p.set_defaults(handler=run)

@@ -61,6 +61,14 @@ def _reported(args: argparse.Namespace, work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader closed our output early, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk that fails in the middle of a file, and the like
+        name = f"{error.filename}: " if error.filename else ""
+        print(
+            f"inkstone {args.command}: {name}{error.strerror or error}. The system refused a file; "
+            "check the disk and the files that this call names.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         resumes = args.command in RESUMABLE
         state = "run the same command to continue" if resumes else "no incomplete file was left"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ...controlnet.preprocess.kinds import KINDS, Knob
 from ...errors import CallError, InkstoneError
-from ...files.paths import check_given, read_regular
+from ...files.paths import check_given, check_output, read_regular
 from ...sampling.geometry import shorter_side_size
-from ..arg_types import Commands, between, command
+from ..arg_types import Commands, between, command, file_path
 from ..node_types import Json
 from .shared import add_json, print_files
 
@@ -32,9 +32,9 @@ def add(commands: Commands) -> None:
     kinds = " ".join(f"{kind.name}: {kind.what}" for kind in KINDS.values())
     p.add_argument("type", choices=list(KINDS), metavar="TYPE", help=kinds)
     p.add_argument(
-        "source", type=Path, metavar="IN", help="a picture; for pose also keypoints as .json"
+        "source", type=file_path, metavar="IN", help="a picture; for pose also keypoints as .json"
     )
-    p.add_argument("out", type=Path, metavar="OUT", help="the map, a .png file")
+    p.add_argument("out", type=file_path, metavar="OUT", help="the map, a .png file")
     knobs: dict[str, tuple[Knob, list[str]]] = {}
     for kind in KINDS.values():
         for knob in kind.knobs:
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         _add_knob(p, knob, users)
     p.add_argument(
         "--save-keypoints",
-        type=Path,
+        type=file_path,
         metavar="F",
         help="pose: also write the keypoints as OpenPose JSON (18 points per person)",
     )
@@ -119,6 +119,9 @@ def _check(args: argparse.Namespace) -> None:
     check_given(args.source, kinds=("file",))
     if args.out.suffix.lower() != ".png":
         raise CallError(f"{args.out}: maps are written as PNG. Name a file that ends in .png.")
+    for path in (args.out, args.save_keypoints):
+        if path is not None:
+            check_output(path)
     if args.save_keypoints is not None and args.type != "pose":
         raise CallError(f"--save-keypoints belongs to pose; {args.type} has no keypoints.")
 
@@ -142,7 +145,10 @@ def _keypoints(given: str) -> str:
     if given.strip()[:1] in ("{", "["):
         return given
     try:
-        return read_regular(Path(given), _MOST_BYTES).decode("utf-8-sig")
+        text = read_regular(Path(given), _MOST_BYTES).decode("utf-8-sig")
+        if not text.strip():
+            raise CallError(f"{given}: holds no keypoints, expected OpenPose JSON. Check the path.")
+        return text
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CallError(

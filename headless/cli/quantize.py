@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ..arg_types import Commands, command
+from ..arg_types import Commands, command, file_path
 from .progress import ProgressLine
 from .shared import add_json, as_text, fields_of
 
@@ -18,8 +17,10 @@ def add(commands: Commands) -> None:
         "write a model in fewer bits; the same command resumes after a stop",
         "inkstone quantize qwen_image_bf16.safetensors qwen-image-Q4_K_M.gguf --type Q4_K_M",
     )
-    p.add_argument("source", type=Path, metavar="IN", help="a model file, index or folder")
-    p.add_argument("out", type=Path, metavar="OUT", help=".gguf, or .safetensors for fp8_scaled")
+    p.add_argument("source", type=file_path, metavar="IN", help="a model file, index or folder")
+    p.add_argument(
+        "out", type=file_path, metavar="OUT", help=".gguf, or .safetensors for fp8_scaled"
+    )
     p.add_argument(
         "--type",
         required=True,
@@ -29,19 +30,19 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "--imatrix",
-        type=Path,
+        type=file_path,
         metavar="F",
         help="importance matrix (GGUF or .dat) that weights the rounding errors",
     )
     p.add_argument(
         "--prompts",
-        type=Path,
+        type=file_path,
         metavar="F",
         help="text file, one prompt per line: the model draws them to measure which inputs matter",
     )
     p.add_argument(
         "--text-encoder",
-        type=Path,
+        type=file_path,
         metavar="F",
         help="text encoder for --prompts, if IN is a single file",
     )

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         models=(args.models,),
         input=args.input,
         output=args.output,
+        temp=args.output / "temp",
         device=args.device,
         own_paths=frozenset(setting.partition("=")[2] for setting in args.set),
     )

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..arg_types import device
+from ..arg_types import device, file_path
 from ..node_types import Json
 
 FOLDERS = {
@@ -24,7 +24,7 @@ GRAPH_HELP = (
 
 def add_graph(parser: argparse.ArgumentParser) -> None:
     """The positional GRAPH."""
-    parser.add_argument("graph", type=Path, metavar="GRAPH", help=GRAPH_HELP)
+    parser.add_argument("graph", type=file_path, metavar="GRAPH", help=GRAPH_HELP)
 
 
 def add_folders(parser: argparse.ArgumentParser, *names: str, prefix: str = "") -> None:
@@ -32,7 +32,7 @@ def add_folders(parser: argparse.ArgumentParser, *names: str, prefix: str = "") 
     for name in names:
         parser.add_argument(
             f"--{name}",
-            type=Path,
+            type=file_path,
             default=Path(name),
             metavar="DIR",
             help=f"{prefix}{FOLDERS[name]} (default {name})",

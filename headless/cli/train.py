@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ...errors import CallError
-from ..arg_types import Commands, between, command
+from ..arg_types import Commands, between, command, file_path
 
 
 def add(commands: Commands) -> None:
@@ -19,14 +18,14 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="FOLDER",
         help="model folder to write; checkpoints go to FOLDER/checkpoints",
     )
     p.add_argument(
         "--start",
-        type=Path,
+        type=file_path,
         metavar="MODEL",
         help="start from a trained model folder: trains only edits and control, keeps its VAE",
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ...loaders.arch.variant import CHOICES
-from ..arg_types import Commands, between, command, device, lora, memory, size
+from ..arg_types import Commands, between, command, device, file_path, lora, memory, size
 from .control_option import control, kinds
 
 # --schedule; in the order of the node Schedule
@@ -28,15 +27,17 @@ def add_for_all(p: argparse.ArgumentParser) -> None:
 def _add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--model",
-        type=Path,
+        type=file_path,
         metavar="FILE_OR_FOLDER",
         help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
 
 
 def _add_models(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--text-encoder", type=Path, metavar="F", help="text encoder file or folder")
-    p.add_argument("--vae", type=Path, metavar="F", help="VAE file or folder")
+    p.add_argument(
+        "--text-encoder", type=file_path, metavar="F", help="text encoder file or folder"
+    )
+    p.add_argument("--vae", type=file_path, metavar="F", help="VAE file or folder")
 
 
 def _add_loras(p: argparse.ArgumentParser) -> None:
@@ -104,7 +105,7 @@ def add_plan(commands: Commands) -> None:
     p.add_argument(
         "model",
         nargs="?",
-        type=Path,
+        type=file_path,
         metavar="MODEL",
         help="diffusion model file, checkpoint or whole model folder (default: the embedded model)",
     )
@@ -129,7 +130,7 @@ def add_draw(commands: Commands) -> None:
     p.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=file_path,
         metavar="OUT.png",
         help="file to write (default inkstone.png, or the next free number)",
     )
@@ -143,7 +144,7 @@ def add_draw(commands: Commands) -> None:
     _add_machine(p)
     p.add_argument(
         "--save-latent",
-        type=Path,
+        type=file_path,
         metavar="F.safetensors",
         help="also save the raw latents, key `samples`",
     )
@@ -186,7 +187,7 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
 def _add_pictures(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--image",
-        type=Path,
+        type=file_path,
         action="append",
         default=[],
         metavar="F",
@@ -196,7 +197,7 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--mask",
-        type=Path,
+        type=file_path,
         metavar="F",
         help="inpaint only this part of the picture: white pixels, also white paint on a "
         "transparent layer. In any other file with transparency: the transparent pixels. All other "
@@ -245,7 +246,7 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
 def _add_control_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--control-model",
-        type=Path,
+        type=file_path,
         action="append",
         default=[],
         metavar="F",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CallError
-from ...files.paths import check_given, kind_of
+from ...files.paths import check_given, check_output, kind_of
 from ..arg_types import check_device
 from .control_option import ControlOption
 
@@ -66,8 +66,8 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     _check_controls(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
-        if path is not None and kind_of(path) == "a folder":
-            raise CallError(f"{path} is a folder: name a file in it.")
+        if path is not None:
+            check_output(path)
     if not partly:
         _check_parts(call)
 

@@ -106,7 +106,8 @@ def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCa
         raise FolderFull.of(results.folder, error) from error
     count = len(record["files"])
     summary = f"{count} file{'s' * (count != 1)}" if outcome.status == DONE else record["error"]
-    log.info(
+    log.log(
+        logging.INFO if outcome.status == DONE else logging.ERROR,
         "%s %s in %.2f s (%s); %d left, %.0f pictures per hour",
         record["id"],
         outcome.status,

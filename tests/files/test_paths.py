@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from inkstone.errors import CallError, InkstoneError
+from inkstone.files.atomic import write_text
 from inkstone.files.paths import below, check_given, name_fault, open_regular, read_regular
 from inkstone.files.png import numbered_path
 
@@ -104,3 +105,22 @@ def test_files_are_read_up_to_a_limit(tmp_path):
     assert read_regular(tmp_path / "x", 5) == b"12345"
     with pytest.raises(OSError, match="larger than"):
         read_regular(tmp_path / "x", 4)
+
+
+def test_a_new_file_replaces_files_only(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("fifo", "a FIFO"), ("loop", "a circle"), ("folder", "a folder")):
+        with pytest.raises(InkstoneError, match=kind):
+            write_text(tmp_path / name, "x")
+        assert not (tmp_path / name).is_file()
+    for name in ("a\0b", "h" * 300):
+        with pytest.raises(InkstoneError, match="NUL|too long"):
+            write_text(tmp_path / name, "x")
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")  # a link to a file is replaced, not followed
+    assert (tmp_path / "real").read_text() == "old" and (tmp_path / "link").read_text() == "new"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["fifo", "folder", "link", "loop", "real"]
