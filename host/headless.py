@@ -59,7 +59,7 @@ class HeadlessHost:
 _headless: ContextVar[HeadlessHost | None] = ContextVar("inkstone_headless_host", default=None)
 
 
-_default_headless = HeadlessHost(any_path=True)
+_default_headless = HeadlessHost(any_path=True, saves_previews=False)  # nodes called from Python
 
 
 @contextmanager

@@ -127,3 +127,18 @@ def test_picture_of_an_older_draw_says_how_it_was_made(tmp_path, capsys):
     assert main(["run", str(picture), "--quiet"]) == 1
     stderr = capsys.readouterr().err
     assert "made by `inkstone draw`" in stderr and "a red star" in stderr
+
+
+def test_previews_lie_below_the_output_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graph = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0},
+        },
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    Path("graph.json").write_text(json.dumps(graph))
+    assert len(run(Path("graph.json"), Path("out"))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.json", "out"]
+    assert [path.name for path in Path("out").iterdir()] == ["temp"]
