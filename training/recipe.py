@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..files.atomic import write_text
 from ..kernels.configs import MMDiTConfig, TextConfig
 from ..loaders.arch.family import EMBEDDED
 from ..loaders.formats.safetensors import save_safetensors
@@ -206,4 +207,4 @@ def _write(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: dict[s
 
 def _json(path: Path, value: Json) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")

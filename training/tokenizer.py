@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..files.atomic import write_text
 from ..loaders.arch.family import EMBEDDED
 
 SPECIAL = (
@@ -81,13 +82,9 @@ def write(folder: Path) -> None:
         "added_tokens_decoder": added,
         "pad_token": SPECIAL[0],
     }
-    (folder / "vocab.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text(
-        "\n".join(f"{a} {b}" for a, b in merges()) + "\n", encoding="utf-8"
-    )
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=1) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "vocab.json", json.dumps(words, ensure_ascii=False))
+    write_text(folder / "merges.txt", "\n".join(f"{a} {b}" for a, b in merges()) + "\n")
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
 
 
 def token_rows(folder: Path) -> dict[str, int]:
