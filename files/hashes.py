@@ -15,6 +15,7 @@ _WHOLE_HASH = 1 << 30  # files up to this size are hashed whole, larger ones by 
 _HEAD = 16 << 20
 _CHUNK = 1 << 20
 _NO_LIMIT = 1 << 62
+_LARGEST_PICTURE = 4 << 30  # bytes, as the pixels of one may take: nothing larger is read
 
 
 def picture_hash(path: Path) -> str:
@@ -25,6 +26,8 @@ def picture_hash(path: Path) -> str:
         status = path.stat()
     except ValueError:  # a NUL in the name
         raise OSError(errno.EINVAL, "the name has a NUL", str(path)) from None
+    if status.st_size > _LARGEST_PICTURE:
+        raise OSError(errno.EFBIG, "it is larger than 4 GiB, which no picture is", str(path))
     return _picture_hash(path.absolute(), status.st_ino, stamp_of(status))
 
 
