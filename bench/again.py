@@ -27,7 +27,8 @@ def stages(args: argparse.Namespace) -> common.Cells:
     from inkstone.loaders.models.load import load_all
     from inkstone.nodes.decode import Decode
     from inkstone.nodes.edit import EncodeEdit
-    from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
+    from inkstone.nodes.sample import Denoise
+    from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
 
     models = load_all(args.folder)
     assert models.text_encoder is not None and models.vae is not None  # a folder has all three
@@ -50,7 +51,13 @@ def stages(args: argparse.Namespace) -> common.Cells:
         steps = args.steps or preset.steps
         sigmas = ScheduleSigmas.execute(models.model, latent, steps, SCHEDULES[0]).result[0]
         drawn = Denoise.execute(
-            models.model, positive, sigmas, latent, seed, preset.cfg, negative
+            models.model,
+            positive,
+            sigmas=sigmas,
+            latent=latent,
+            seed=seed,
+            cfg=preset.cfg,
+            negative=negative,
         ).result[0]
         marks.append(time.perf_counter())
         Decode.execute(models.vae, drawn)

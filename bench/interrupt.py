@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from inkstone.nodes.sample import CUSTOM
+from inkstone.nodes.canvas import CUSTOM
 
 from ..tests.support.comfy_install import given_source
 from ..tests.support.comfy_server import ComfyServer
@@ -32,7 +32,7 @@ from .full_size_files import MODEL, TEXT, VAE
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}
-LEFT_OUT = ("InkstoneLoadLora", "InkstoneLoraStack", "InkstoneModelInfo")
+LEFT_OUT = ("InkstoneLoraLoader", "InkstoneModelInfo")
 GOAL = 1.0  # seconds
 LAST = {"encode": 8.0, "denoise": 25.0}  # seconds after a node's begin until which it is stopped
 

@@ -38,7 +38,7 @@ def require_comfyui(node: str) -> None:
     if headless_host() is not None:
         raise InkstoneError(
             f"{node} needs ComfyUI, which is not running here: its output is an object of "
-            "ComfyUI's. Run this graph in ComfyUI, or sample with Inkstone Denoise."
+            "ComfyUI's. Run this graph in ComfyUI, or sample with Inkstone Sampler."
         )
 
 

@@ -7,6 +7,7 @@ from ..host.api import ComfyExtension, io
 from ..host.page_text import for_page
 from ..host.progress import listen
 from .bridge.nodes import ToCLIP, ToModel, ToVAE
+from .canvas import EmptyLatent
 from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
@@ -14,18 +15,19 @@ from .encode import EncodePrompt
 from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
-from .lora import LoadLora, LoraStack
+from .lora import LoraLoader
+from .lora_stack import LoadLora, LoraStack
 from .preprocess import ControlPicture
 from .quantize import Quantize
-from .sample import Denoise, EmptyLatent, ScheduleSigmas
+from .sample import Denoise
+from .schedule import ScheduleSigmas
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAll,
     LoadDiffusionModel,
     LoadTextEncoder,
     LoadVAE,
-    LoadLora,
-    LoraStack,
+    LoraLoader,
     ControlPicture,
     LoadControlNet,
     ModelInfo,
@@ -46,6 +48,8 @@ NODES: list[type[io.ComfyNode]] = [
     ToModel,
     ToCLIP,
     ToVAE,
+    LoadLora,
+    LoraStack,
 ]
 
 

@@ -26,6 +26,7 @@ INDEX, INDEX_ZERO, NEGATIVE = "index", "index_timestep_zero", "negative_index"
 VARIANT: Final = "inkstone_variant"  # the variant whose template the prompt was encoded in
 PROMPT: Final = "inkstone_prompt"  # the text, for checks that depend on it
 CONTROLS: Final = "inkstone_controls"  # in order
+NEGATIVE_PROMPT: Final = "inkstone_negative"  # of the positive prompt: what its node encoded too
 
 
 class Options(TypedDict, total=False):
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
     inkstone_prompt: str
     inkstone_statistics: Statistics
     inkstone_controls: tuple[ControlInput, ...]
+    inkstone_negative: list[tuple[Tensor, Options]]
 
 
 _READ: Final = frozenset(Options.__annotations__)
@@ -56,14 +58,23 @@ def encoded(
     encode: Callable[[str], Tensor], texts: tuple[str, str], options: Options
 ) -> list[Conditioning | None]:
     """The outputs positive and negative of an encode node, each with its text; None for an output
-    that is not connected, so that an unused negative prompt is not encoded.
+    that is not connected, so that an unused negative prompt is not encoded. The positive one
+    carries the negative one, for a sampler to which only the positive one is connected.
     """
     outputs: list[Conditioning | None] = []
     for slot, text in enumerate(texts):
         own: Options = {**options, PROMPT: text}
         states = encode(text).float().cpu() if is_read(slot) else None
         outputs.append(None if states is None else conditioning(states, own))
+    positive, negative = outputs
+    if positive is not None and negative is not None:
+        positive[0][1][NEGATIVE_PROMPT] = negative
     return outputs
+
+
+def negative_of(positive: Conditioning) -> Conditioning | None:
+    """The negative prompt that the node of this positive one encoded; None if there is none."""
+    return _positive(positive).get(NEGATIVE_PROMPT)
 
 
 def text_states(prompt: Conditioning, name: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""The marks that core nodes put on a CONDITIONING, and those that Inkstone Denoise obeys.
+"""The marks that core nodes put on a CONDITIONING, and those that Inkstone Sampler obeys.
 
-Core writes these marks into the dict of an entry, and core's samplers read them. Inkstone Denoise
+Core writes these marks into the dict of an entry, and core's samplers read them. Inkstone Sampler
 samples one prompt over the whole canvas and all steps: a mark that asks for anything else is
 refused by name, and a mark that nobody here knows gets one line. Marks at values that change
 nothing (a range of 0 to 1, a strength of 1, an area of 100 %) pass.
@@ -127,7 +127,7 @@ def check_marks(options: Mapping[str, object], name: str, read: frozenset[str]) 
         if key in options and not mark.neutral(options[key]):
             raise InkstoneError(
                 f"The {name} conditioning has {key!r}, which {mark.effect} (from {mark.nodes}). "
-                f"Inkstone Denoise expected a prompt for the whole canvas and all steps: "
+                f"Inkstone Sampler expected a prompt for the whole canvas and all steps: "
                 f"{mark.remedy}, {_CORE}."
             )
     unknown = sorted(
@@ -137,7 +137,7 @@ def check_marks(options: Mapping[str, object], name: str, read: frozenset[str]) 
     )
     if unknown:
         log.warning(
-            "the %s conditioning has %s from a node of another pack: Inkstone Denoise does not "
+            "the %s conditioning has %s from a node of another pack: Inkstone Sampler does not "
             "know it and ignores it",
             name,
             ", ".join(unknown[:5]),

@@ -32,7 +32,7 @@ class Decode(io.ComfyNode):
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="From Inkstone Denoise, or from a core sampler with Qwen-Image.",
+                    tooltip="From Inkstone Sampler, or from a core sampler with Qwen-Image.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image")],

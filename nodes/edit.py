@@ -133,7 +133,7 @@ class ImageToLatent(io.ComfyNode):
             display_name="Inkstone Image to Latent",
             category="inkstone/latent",
             description="Encodes a picture of any size as the starting point (image-to-image). Set "
-            "the denoising strength in Inkstone Schedule. The result has exactly the picture's "
+            "the denoising strength in Inkstone Sampler. The result has exactly the picture's "
             "size.",
             search_aliases=["img2img", "vae encode", "image to image"],
             inputs=[

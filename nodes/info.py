@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..host.api import io, schema, ui
 from ..host.page_text import without_folders
 from . import sockets
-from .latents import LAYERS, latent_samples
+from .latents import LAYERS, OWN_SIZE, latent_samples
 
 if TYPE_CHECKING:
     from ..loaders.models.diffusion_model import DiffusionModel
@@ -30,14 +30,18 @@ class ModelInfo(io.ComfyNode):
             search_aliases=["inspect", "model details", "vram", "memory"],
             is_output_node=True,
             inputs=[
-                sockets.Model.Input("model", tooltip="From Load Diffusion Model or LoRA Stack."),
+                sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load LoRA."),
                 io.Latent.Input(
                     "latent",
                     optional=True,
                     tooltip="Size to plan for; if not connected, the model's usual size.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Number of steps to plan for."
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Number of steps to plan for. 0: the model's own.",
                 ),
             ],
             outputs=[io.String.Output("info", display_name="info")],
@@ -51,11 +55,11 @@ class ModelInfo(io.ComfyNode):
         from ..pipeline.memory_plan import PlanRequest
 
         sockets.require_models(model=model)
-        if latent is None:
-            request = PlanRequest(steps=steps)
+        if latent is None or latent.get(OWN_SIZE):
+            request = PlanRequest(steps=steps or None)
         else:
             batch, _, _, h, w = latent_samples(latent).shape
             size, layers = (w * 8, h * 8), latent.get(LAYERS, 0)
-            request = PlanRequest(size, steps, batch, layers=layers)
+            request = PlanRequest(size, steps or None, batch, layers=layers)
         text = without_folders(describe_model(model, request))
         return io.NodeOutput(text, ui=ui.PreviewText(text))

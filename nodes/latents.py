@@ -26,6 +26,7 @@ CROP: Final = "inkstone_crop"  # the part of a picture that is inpainted
 LAYERS: Final = "inkstone_layers"  # number of layers to generate
 BATCH_INDEX: Final = "batch_index"  # core: which noise of a batch each picture has
 STATISTICS: Final = "inkstone_statistics"  # of the VAE whose raw latents these are
+OWN_SIZE: Final = "inkstone_own_size"  # empty, and the sampler's model decides the size
 
 
 class Latent(TypedDict, total=False):
@@ -37,6 +38,7 @@ class Latent(TypedDict, total=False):
     inkstone_crop: Crop
     inkstone_layers: int
     inkstone_statistics: Statistics
+    inkstone_own_size: bool
     batch_index: list[int]
 
 

@@ -1,14 +1,14 @@
-"""LoRA nodes: a file with its strength, and a stack of them on a model.
+"""The LoRA loader: files with a switch and a strength each, applied to a model.
 
-The stack's inputs grow where the host supports it (Autogrow). Elsewhere it has a fixed set with the
-names that a growing input writes into a graph, so graphs can move between hosts. Several stacks in
-a row add up.
+Every host shows the same widgets, `ROWS` rows of them; web/inkstone.js hides the rows that are not
+in use. Several loaders in a row add up.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import InkstoneError
 from ..host import model_folders
 from ..host.api import io, schema
 from . import sockets
@@ -18,16 +18,49 @@ if TYPE_CHECKING:
     from ..loaders.models.diffusion_model import DiffusionModel
     from ..loaders.models.text_encoder import TextEncoderModel
 
-FIXED = 4  # sockets on a host without growing inputs
-MOST = 50  # sockets of a growing input
-_TIP = "From Inkstone Load LoRA. All connected LoRAs are applied; their order does not matter."
+ROWS = 12
 
 
-class LoadLora(io.ComfyNode):
-    """A LoRA file and its strength."""
+def row(number: int, file: str, strength: float = 1.0) -> dict[str, object]:
+    """The inputs of one row, for graphs that are built here."""
+    return {f"lora_{number}": file, f"strength_{number}": strength}
 
-    ID = "InkstoneLoadLora"
-    FILES = {"lora": sockets.ModelInput("loras", "lora")}
+
+def _row_inputs(number: int) -> list[io.Input]:
+    return [
+        io.Boolean.Input(
+            f"on_{number}",
+            default=True,
+            optional=True,
+            label_on="on",
+            label_off="off",
+            tooltip=f"Switches LoRA {number} on or off.",
+        ),
+        io.Combo.Input(
+            f"lora_{number}",
+            options=[sockets.NO_FILE, *model_folders.model_files("loras")],
+            default=sockets.NO_FILE,
+            optional=True,
+            tooltip="A LoRA, LoKr, LoHa or DoRA file in models/loras.",
+        ),
+        io.Float.Input(
+            f"strength_{number}",
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.05,
+            round=0.001,
+            optional=True,
+            tooltip="1 as trained, 0 off. Changing it does not read the file again.",
+        ),
+    ]
+
+
+class LoraLoader(io.ComfyNode):
+    """LoRA files on a model, as side branches of its weights."""
+
+    ID = "InkstoneLoraLoader"
+    FILES = {f"lora_{n}": sockets.ModelInput("loras", "lora") for n in range(1, ROWS + 1)}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,112 +68,81 @@ class LoadLora(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load LoRA",
             category="inkstone/load",
-            description="Loads a LoRA, LoKr, LoHa or DoRA file from any trainer. Connect it to "
-            "Inkstone LoRA Stack.",
-            search_aliases=["lora", "lycoris", "lokr", "loha", "dora", "lightning"],
+            description="Loads LoRA, LoKr, LoHa or DoRA files from any trainer and applies them to "
+            "a model with weights of any format, without merging. Reports how many modules of each "
+            "file were applied.",
+            search_aliases=["lora", "lora loader", "lora stack", "lycoris", "lokr", "loha", "dora"],
             inputs=[
-                io.Combo.Input(
-                    "lora",
-                    options=model_folders.model_files("loras"),
-                    tooltip="A file in models/loras.",
+                sockets.Model.Input(
+                    "model", optional=True, tooltip="From Load Diffusion Model or Load All."
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="1 as trained, 0 off. Changing it does not read the file again.",
-                ),
-                io.String.Input(
-                    "blocks",
-                    default="",
-                    tooltip="Strength factors for ranges of blocks, for example "
-                    "0-19:0.5,20-59:1.0. Empty: the same strength for all blocks.",
-                ),
-            ],
-            outputs=[sockets.Lora.Output("lora_out", display_name="lora")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, lora: str) -> bool | str:
-        return model_folders.known_model("loras", lora)
-
-    @classmethod
-    def execute(cls, lora: str, strength: float, blocks: str) -> io.NodeOutput:
-        from ..loaders.lora.adapters import Adapter
-        from ..loaders.lora.file import load_lora
-
-        return io.NodeOutput(
-            Adapter(load_lora(model_folders.model_path("loras", lora)), strength, blocks)
-        )
-
-
-def _lora_inputs() -> list[io.Input]:
-    """One growing input, or `FIXED` sockets with the names that it would give them."""
-    if hasattr(io, "Autogrow"):
-        socket = sockets.Lora.Input("lora", tooltip=_TIP)
-        template = io.Autogrow.TemplatePrefix(socket, prefix="lora_", min=1, max=MOST)
-        return [io.Autogrow.Input("loras", template=template, tooltip=_TIP)]
-    return [
-        sockets.Lora.Input(
-            f"loras.lora_{i}", display_name=f"lora_{i}", optional=i > 0, tooltip=_TIP
-        )
-        for i in range(FIXED)
-    ]
-
-
-class LoraStack(io.ComfyNode):
-    """LoRAs on a model, as side branches of its weights."""
-
-    GROWS = ("loras.lora_", MOST)
-
-    ID = "InkstoneLoraStack"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.ID,
-            display_name="Inkstone LoRA Stack",
-            category="inkstone/model",
-            description="Applies LoRAs to a model with weights of any format, without merging. The "
-            "input model is not changed. Reports how many modules of each LoRA were applied.",
-            search_aliases=["lora", "lora loader", "model lora"],
-            inputs=[
-                sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
-                *_lora_inputs(),
                 sockets.TextEncoder.Input(
                     "text_encoder",
                     optional=True,
                     tooltip="Only needed for a LoRA that was also trained on the text encoder.",
                 ),
+                *(item for n in range(1, ROWS + 1) for item in _row_inputs(n)),
+                io.String.Input(
+                    "blocks",
+                    default="",
+                    optional=True,
+                    tooltip="Strength factors for ranges of blocks, for example "
+                    "0-19:0.5,20-59:1.0, for all files of this node. Empty: the same strength for "
+                    "all blocks.",
+                ),
             ],
             outputs=[
                 sockets.Model.Output("model_out", display_name="model"),
-                io.String.Output("coverage", display_name="coverage"),
                 sockets.TextEncoder.Output("text_encoder_out", display_name="text_encoder"),
+                io.String.Output("coverage", display_name="coverage"),
             ],
         )
 
     @classmethod
+    def validate_inputs(cls, **rows: object) -> bool | str:
+        # **rows: the widgets of the table, see _row_inputs
+        for name in cls.FILES:
+            file = rows.get(name)
+            if isinstance(file, str) and file not in ("", sockets.NO_FILE):
+                answer = model_folders.known_model("loras", file)
+                if answer is not True:
+                    return answer
+        return True
+
+    @classmethod
     def execute(
         cls,
-        model: DiffusionModel,
-        loras: dict[str, Adapter | None] | None = None,
+        model: DiffusionModel | None = None,
         text_encoder: TextEncoderModel | None = None,
-        **fixed: Adapter | None,
+        blocks: str = "",
+        **rows: object,
     ) -> io.NodeOutput:
-        # **fixed: the host's names of the fixed sockets, "loras.lora_0", are no parameters
-        from ..loaders.lora.adapters import Adapter, apply_loras
+        from ..loaders.lora.adapters import apply_loras
 
+        adapters = _adapters(rows, blocks)
+        if model is None:
+            raise InkstoneError(
+                "Inkstone Load LoRA has no model: connect the output model of a loader to it."
+            )
         sockets.require_models(model=model)
         if text_encoder is not None:
             sockets.require_models(text_encoder=text_encoder)
-        adapters = [
-            sockets.require_type(lora, Adapter, "lora", "Inkstone Load LoRA")
-            for lora in ((loras or {}) | fixed).values()
-            if lora is not None
-        ]
         adapted, text, lines = apply_loras(model, text_encoder, adapters)
-        return io.NodeOutput(adapted, "\n".join(lines), text)
+        return io.NodeOutput(adapted, text, "\n".join(lines))
+
+
+def _adapters(rows: dict[str, object], blocks: str) -> list[Adapter]:
+    """The LoRAs of the rows that are switched on and name a file, in order."""
+    from ..loaders.lora.adapters import Adapter
+    from ..loaders.lora.file import load_lora
+
+    adapters = []
+    for n in range(1, ROWS + 1):
+        file, strength = rows.get(f"lora_{n}"), rows.get(f"strength_{n}", 1.0)
+        if not rows.get(f"on_{n}", True) or file in (None, "", sockets.NO_FILE):
+            continue
+        if isinstance(strength, bool) or not isinstance(strength, int | float):
+            raise InkstoneError(f"The strength of LoRA {n} is {strength!r}: expected a number.")
+        path = model_folders.model_path("loras", str(file))
+        adapters.append(Adapter(load_lora(path), strength, blocks))
+    return adapters

@@ -1,4 +1,4 @@
-"""Sampling nodes: empty latent, schedule, denoise."""
+"""The sampler node."""
 
 from __future__ import annotations
 
@@ -10,158 +10,27 @@ from ..host.api import io, schema
 from ..host.previews import previewer
 from ..host.step_bar import StepBar
 from . import sockets
-from .conditioning import controls, encoded_for, references, statistics, text_states
-from .latents import LAYERS, SAMPLES, STATISTICS, inpaint_mask, latent_samples, warn_of_batch_index
+from .canvas import canvas_for, warn_of_size
+from .conditioning import controls, encoded_for, negative_of, references, statistics, text_states
+from .latents import (
+    LAYERS,
+    LOCK,
+    SAMPLES,
+    STATISTICS,
+    inpaint_mask,
+    latent_samples,
+    warn_of_batch_index,
+)
+from .schedule import OWN, SCHEDULES, is_asked, schedule_inputs, sigmas_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from ..loaders.models.diffusion_model import DiffusionModel
     from .conditioning import Conditioning
     from .latents import Latent
-
-CUSTOM = "custom (width and height below)"
-SMALL = "128x128 (embedded model)"
-SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 3)", "linear")
-
-
-def sizes() -> dict[str, tuple[int, int]]:
-    """The sizes of the Empty Latent node by name."""
-    from ..sampling.geometry import SIZES
-
-    return {**SIZES, SMALL: (128, 128)}
-
-
-def _side(name: str) -> io.Input:
-    return io.Int.Input(
-        name,
-        default=1328,
-        min=16,
-        max=16384,
-        step=16,
-        tooltip=f"{name.capitalize()} in pixels, a multiple of 16. Only used if size is custom.",
-    )
-
-
-class EmptyLatent(io.ComfyNode):
-    """The canvas."""
-
-    ID = "InkstoneEmptyLatent"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.ID,
-            display_name="Inkstone Empty Latent",
-            category="inkstone/latent",
-            description="An empty latent in one of Qwen-Image's seven sizes, or in any multiple "
-            "of 16.",
-            search_aliases=["size", "resolution", "empty latent"],
-            inputs=[
-                io.Combo.Input(
-                    "size",
-                    options=[*sizes(), CUSTOM],
-                    default=next(iter(sizes())),
-                    tooltip="A size that Qwen-Image was trained on, the embedded model's size, or "
-                    "custom.",
-                ),
-                _side("width"),
-                _side("height"),
-                io.Int.Input(
-                    "batch_size",
-                    default=1,
-                    min=1,
-                    max=256,
-                    tooltip="Number of pictures. Picture k uses seed + k, so each one can be "
-                    "generated again on its own.",
-                ),
-            ],
-            outputs=[io.Latent.Output(display_name="latent")],
-        )
-
-    @classmethod
-    def execute(cls, size: str, width: int, height: int, batch_size: int) -> io.NodeOutput:
-        import torch
-
-        from ..sampling.geometry import check_canvas
-
-        if size != CUSTOM:
-            if size not in sizes():
-                raise InkstoneError(
-                    f"Size {size!r} is unknown: expected one of {', '.join(sizes())}, {CUSTOM}."
-                )
-            width, height = sizes()[size]
-        check_canvas(width, height)
-        return io.NodeOutput({SAMPLES: torch.zeros(batch_size, 16, 1, height // 8, width // 8)})
-
-
-class ScheduleSigmas(io.ComfyNode):
-    """Sigmas of a run."""
-
-    ID = "InkstoneSchedule"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.ID,
-            display_name="Inkstone Schedule",
-            category="inkstone/sampling",
-            description="The sigmas (noise levels) of all steps, exactly as the reference pipeline "
-            "computes them for this size.",
-            search_aliases=["sigmas", "scheduler", "lightning"],
-            inputs=[
-                sockets.Model.Input(
-                    "model",
-                    tooltip="Its own scheduler settings are used, unless you choose another "
-                    "schedule.",
-                ),
-                io.Latent.Input(
-                    "latent", tooltip="The latent to denoise: the shift grows with its size."
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=50,
-                    min=1,
-                    max=1000,
-                    tooltip="Number of steps: 50 for Qwen-Image, 4 or 8 with Lightning.",
-                ),
-                io.Combo.Input(
-                    "schedule",
-                    options=list(SCHEDULES),
-                    default=SCHEDULES[0],
-                    tooltip="Lightning models need all three: the fixed shift 3, CFG 1, and 4 or 8 "
-                    "steps.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.001,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    optional=True,
-                    tooltip="Denoising strength for image-to-image and inpaint. 1 ignores the "
-                    "latent's content and starts from noise; 0.6 is usual for image-to-image. Runs "
-                    "this fraction of the steps.",
-                ),
-            ],
-            outputs=[io.Sigmas.Output(display_name="sigmas")],
-        )
-
-    @classmethod
-    def execute(
-        cls, model: DiffusionModel, latent: Latent, steps: int, schedule: str, strength: float = 1.0
-    ) -> io.NodeOutput:
-        from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
-
-        sockets.require_models(model=model)
-        if schedule not in SCHEDULES:
-            raise InkstoneError(
-                f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
-            )
-        chosen = dict(zip(SCHEDULES, (model.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
-        h, w = latent_samples(latent, layers=True).shape[-2:]
-        return io.NodeOutput(tail(sigmas(chosen, steps, (h // 2) * (w // 2)), strength))
 
 
 class Denoise(io.ComfyNode):
@@ -173,22 +42,33 @@ class Denoise(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id=cls.ID,
-            display_name="Inkstone Denoise",
+            display_name="Inkstone Sampler",
             category="inkstone/sampling",
-            description="Samples with Euler steps and the reference pipeline's CFG rescale. Uses "
+            description="Denoises with Euler steps and the reference pipeline's CFG rescale. Uses "
             "the reference images of the conditioning and the mask of the latent, from our nodes "
             "or from core nodes.",
-            search_aliases=["ksampler", "sampler"],
+            search_aliases=["ksampler", "sampler", "denoise"],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="For CFG above 1. Not connected: the negative prompt of the node that "
+                    "encoded the positive one.",
+                ),
                 io.Sigmas.Input(
-                    "sigmas", tooltip="From Inkstone Schedule or any core scheduler node."
+                    "sigmas",
+                    optional=True,
+                    tooltip="From Inkstone Schedule or any core scheduler node, in place of steps, "
+                    "schedule and strength below.",
                 ),
                 io.Latent.Input(
                     "latent",
+                    optional=True,
                     tooltip="The latent to denoise. Its content is used if the denoising strength "
-                    "is below 1, and outside its mask.",
+                    "is below 1, and outside its mask. Not connected: one picture in the model's "
+                    "own size.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -201,42 +81,66 @@ class Denoise(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=4.0,
+                    default=float(OWN),
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance away from the negative prompt. 4 for Qwen-Image; 1 for "
-                    "Lightning (off, twice as fast).",
+                    tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
+                    "Qwen-Image, 1 with Lightning). 1: off, twice as fast.",
                 ),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="Required if CFG is above 1."
-                ),
+                *schedule_inputs(optional=True),
             ],
             outputs=[io.Latent.Output("latent_out", display_name="latent")],
         )
+
+    @classmethod
+    def needs_negative(cls, inputs: Mapping[str, object]) -> bool:
+        """True if a run with these inputs may read the negative prompt that the positive one
+        carries. Links are objects of the host.
+        """
+        cfg = inputs.get("cfg", OWN)
+        off = isinstance(cfg, int | float) and 0 < cfg <= 1
+        return not off and "negative" not in inputs
 
     @classmethod
     def execute(
         cls,
         model: DiffusionModel,
         positive: Conditioning,
-        sigmas: Tensor,
-        latent: Latent,
         seed: int,
         cfg: float,
         negative: Conditioning | None = None,
+        sigmas: Tensor | None = None,
+        latent: Latent | None = None,
+        steps: int = OWN,
+        schedule: str = SCHEDULES[0],
+        strength: float = 1.0,
     ) -> io.NodeOutput:
         from ..controlnet.denoise import denoise_with_controls
+        from ..pipeline.usual_settings import usual_settings
         from ..sampling.request import Hooks, Request
 
         sockets.require_models(model=model)
+        latent = canvas_for(model, latent)
         samples = latent_samples(latent)
         warn_of_batch_index(latent)
-        own = statistics(positive, latent)
-        if own is not None:  # raw latents are those of the VAE in use
-            model = replace(model, latent_mean=own[0], latent_std=own[1])
+        pictures = references(positive, negative, model.apart)
+        asked = sigmas is not None or is_asked(steps, schedule, cfg)
+        usual = usual_settings(model, len(pictures), asked=asked)
+        if sigmas is None:
+            sigmas = sigmas_for(usual, latent, steps, schedule, strength)
+        else:
+            _check_unused(steps, schedule, strength)
+        cfg = cfg or usual.preset.cfg
+        if cfg > 1 and negative is None:
+            negative = negative_of(positive)
+        statistics_in = statistics(positive, latent)
+        if statistics_in is not None:  # raw latents are those of the VAE in use
+            model = replace(model, latent_mean=statistics_in[0], latent_std=statistics_in[1])
         batch, _, _, h, w = samples.shape
+        if LOCK not in latent:  # a picture's own size is no choice
+            warn_of_size(model, w * 8, h * 8)
         request = Request(
             width=w * 8,
             height=h * 8,
@@ -245,7 +149,7 @@ class Denoise(io.ComfyNode):
             batch=batch,
             cfg=cfg,
             latent=samples,
-            references=references(positive, negative, model.apart),
+            references=pictures,
             repaint=inpaint_mask(latent),
             layers=latent.get(LAYERS, 0),
             encoded_for=encoded_for(positive),
@@ -261,3 +165,15 @@ class Denoise(io.ComfyNode):
         )
         statistics_used = (model.latent_mean, model.latent_std)
         return io.NodeOutput(latent | {SAMPLES: result, STATISTICS: statistics_used})
+
+
+def _check_unused(steps: int, schedule: str, strength: float) -> None:
+    """Raises where the sampler's own schedule is set although sigmas are connected."""
+    settings = {"steps": (steps, OWN), "schedule": (schedule, SCHEDULES[0])}
+    settings["strength"] = (strength, 1.0)
+    given = [f"{name} {value}" for name, (value, usual) in settings.items() if value != usual]
+    if given:
+        raise InkstoneError(
+            f"Inkstone Sampler has {', '.join(given)}, but sigmas is connected, which decides all "
+            "three. Set them at the node that makes the sigmas, or disconnect sigmas."
+        )

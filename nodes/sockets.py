@@ -19,6 +19,7 @@ Lora = io.Custom("INKSTONE_LORA")  # loaders.lora.adapters.Adapter
 Control = io.Custom("INKSTONE_CONTROL")  # loaders.models.control.ControlModel, or InContextModel
 Stitch = io.Custom("INKSTONE_STITCH")  # sampling.inpaint.Repaint
 
+NO_FILE = "none"  # a combo of files with nothing chosen
 GROWN = "images"  # the growing input of pictures
 
 Kind = TypeVar("Kind")

@@ -18,6 +18,7 @@ from ..kernels.memory import available_ram, process_bytes
 from ..kernels.modulation import table_bytes
 from ..kernels.vae_memory import plan_rows
 from ..kernels.vision import activation_bytes
+from ..loaders.arch.family import Preset
 from ..loaders.lora.adapters import copied_bytes
 from ..loaders.memory.residency import Placement, Residency, place
 from ..loaders.models.bundle import Bundle
@@ -27,6 +28,7 @@ from ..loaders.models.weight_file import parameter_bytes
 from ..sampling.geometry import LATENT, check_canvas, encoder_sizes
 from ..sampling.request import USUAL_LAYERS, Control, Request
 from ..sampling.sampler import working_bytes
+from .usual_settings import usual_settings
 
 _PROMPT = 64  # tokens that a prompt and its template's head are assumed to have
 
@@ -142,7 +144,13 @@ class _Draw:
 
     @property
     def steps(self) -> int:
-        return self.request.steps or self.models.model.preset(self.request.pictures).steps
+        return self.request.steps or self.usual.steps
+
+    @property
+    def usual(self) -> Preset:
+        """The settings that the request leaves to the model."""
+        model, request = self.models.model, self.request
+        return usual_settings(model, request.pictures, asked=request.steps is not None).preset
 
     def table(self) -> int:
         """Bytes of the modulation table."""
@@ -169,8 +177,7 @@ class _Draw:
             controls=tuple(Control(branch, picture) for branch in request.controls),
         )
         text = torch.empty(1, _PROMPT, model.network.config.joint, device="meta")
-        guided = model.preset(request.pictures).cfg > 1 and model.distilled is None
-        texts = {"positive": text} | ({"negative": text} if guided else {})
+        texts = {"positive": text} | ({"negative": text} if self.usual.cfg > 1 else {})
         return working_bytes(model, draw, texts)
 
     def before_drawing(self) -> list[PlanStage]:

@@ -75,7 +75,7 @@ def test_embedded_graph_runs_headless(tmp_path, capsys):
         "--output",
         str(tmp_path),
         "--set",
-        "Inkstone Schedule.steps=3",
+        "Inkstone Sampler.steps=3",
         "--json",
         "--quiet",
     ]
@@ -85,7 +85,7 @@ def test_embedded_graph_runs_headless(tmp_path, capsys):
     picture = np.asarray(Image.open(file))
     assert picture.shape == (128, 128, 3) and picture.std() > 5
     chunks = read_text_chunks(file)
-    assert json.loads(chunks["prompt"])["6"]["inputs"]["steps"] == 3
+    assert json.loads(chunks["prompt"])["7"]["inputs"]["steps"] == 3
     assert "sha256" in chunks["inkstone_models"]
 
 
@@ -94,7 +94,7 @@ def test_draw_and_run_give_the_same_picture(tmp_path):
     graph = ROOT / "workflows" / "api" / "text_to_image_embedded.json"
     inputs = {k: v["inputs"] for k, v in json.loads(graph.read_text(encoding="utf-8")).items()}
     prompt, seed = inputs["4"]["prompt"], str(inputs["7"]["seed"])
-    settings = ["--set", "Inkstone Schedule.steps=4"]
+    settings = ["--set", "Inkstone Sampler.steps=4"]
     assert main(["run", str(graph), "--output", str(tmp_path), *settings, "--quiet"]) == 0
     out = tmp_path / "draw.png"
     assert main(["draw", prompt, "-o", str(out), "--steps", "4", "--seed", seed, "--quiet"]) == 0
@@ -116,7 +116,7 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
     for key, field in (("1", "model"), ("2", "text_encoder"), ("3", "vae")):
         graph[key]["inputs"][field] = folder
     for entry in graph.values():
-        if entry["class_type"] == "InkstoneSchedule":
+        if entry["class_type"] == "InkstoneDenoise":
             entry["inputs"]["steps"] = 2
         if entry["class_type"] == "InkstoneLoadControlNet":
             entry["inputs"]["control"] = tiny_control(name)

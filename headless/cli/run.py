@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         "run",
         "run a workflow (UI or API JSON, or a PNG that contains one) without a server",
         "inkstone run text_to_image_embedded --output out\n"
-        '  inkstone run mine.json --set 3.seed=7 --set "Inkstone Schedule.steps=8"',
+        '  inkstone run mine.json --set 3.seed=7 --set "Inkstone Sampler.steps=8"',
     )
     add_graph(p)
     p.add_argument(

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...controlnet.in_context import InContextModel, with_prefix
 from ...errors import CallError, InkstoneError
 from ...loaders.models.control import ControlModel
-from ...nodes.sample import SCHEDULES
+from ...nodes.schedule import SCHEDULES
 from ...pipeline.edit import area_for, template_of
 from ...pipeline.edit_choices import AUTO
+from ...pipeline.usual_settings import UsualSettings, log_usual_settings, usual_settings
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
 from ...sampling.request import USUAL_LAYERS
-from ...sampling.schedule import LIGHTNING
 from .image_traits import ImageTraits, mask_channel, traits_of
 from .options import SCHEDULE_OPTIONS
 
 if TYPE_CHECKING:
-    from ...loaders.arch.family import Preset
     from ...loaders.models.diffusion_model import DiffusionModel
-    from ...sampling.lightning import Distilled
+    from ...sampling.schedule import Schedule
     from .models import CallModels
     from .request import DrawCall
 
@@ -75,7 +74,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
     kind = _kind(call, model)
     _check_size(call, kind)
     _check_masks(call, models)
-    preset = _preset(call, model, len(call.image) if kind in ("edit", "layers") else 0)
+    preset, usual = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
     traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
     size = call.size  # of an edit: a canvas of its own
     if kind == "text" and size is None:
@@ -89,7 +88,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         steps=call.steps if call.steps is not None else preset.steps,
         cfg=call.cfg if call.cfg is not None else preset.cfg,
         size=size,
-        schedule=_schedule(call, model),
+        schedule=_schedule(call, model, usual),
         strength=_strength(call, kind),
         layers=(call.layers or USUAL_LAYERS) if kind == "layers" else 0,
         controls=_control_inputs(call, models),
@@ -157,40 +156,17 @@ def _strength(call: DrawCall, kind: Kind) -> float:
     return usual if call.strength is None else call.strength
 
 
-def _preset(call: DrawCall, model: DiffusionModel, images: int) -> Preset:
-    """The model's settings; the few-step ones with --fast, a Lightning schedule in the folder, or a
-    Lightning LoRA where nothing else was asked for.
-    """
-    family, lora = model.family, _distilled(call, model)
-    in_folder = lora is None and model.schedule == LIGHTNING and family.schedule != LIGHTNING
-    if in_folder:
-        log.info(
-            "the folder's scheduler is Lightning's: defaults are %d steps, CFG 1", family.fast.steps
-        )
-    preset = family.fast if call.fast or in_folder or lora else model.preset(images)
-    if lora:
-        preset = replace(preset, steps=lora.steps or preset.steps, cfg=1.0)
-        log.info(
-            "a LoRA is %s (%s): defaults are %d steps, CFG 1, schedule Lightning; --steps, --cfg "
-            "or --schedule bring back the model's",
-            lora.words(),
-            lora.why,
-            preset.steps,
-        )
-    return preset
+def _usual(call: DrawCall, model: DiffusionModel, images: int) -> UsualSettings:
+    """The settings that the call leaves to the model."""
+    asked = any(value is not None for value in (call.steps, call.cfg, call.schedule))
+    settings = usual_settings(model, images, asked=asked, fast=call.fast)
+    log_usual_settings(settings, model)
+    return settings
 
 
-def _distilled(call: DrawCall, model: DiffusionModel) -> Distilled | None:
-    """What a LoRA is taken for, where the call asks for no settings. It is recognized by a name or
-    by shapes, so it is only a hint.
-    """
-    asked = (call.steps, call.cfg, call.schedule)
-    return model.distilled if all(value is None for value in asked) else None
-
-
-def _schedule(call: DrawCall, model: DiffusionModel) -> str:
+def _schedule(call: DrawCall, model: DiffusionModel, usual: Schedule) -> str:
     """The schedule that was asked for, Lightning's for its LoRA, else the model's own."""
-    name = call.schedule or ("lightning" if _distilled(call, model) else "model")
+    name = call.schedule or ("model" if usual == model.schedule else "lightning")
     return SCHEDULES[SCHEDULE_OPTIONS.index(name)]
 
 

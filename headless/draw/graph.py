@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...nodes.canvas import CUSTOM, EmptyLatent, sizes
 from ...nodes.control import ApplyControlNet
 from ...nodes.decode import Decode
 from ...nodes.edit import FIXED, EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.encode import EncodePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
-from ...nodes.sample import CUSTOM, Denoise, EmptyLatent, ScheduleSigmas, sizes
+from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ..core_nodes.load_save import LoadFirstFrame
@@ -69,25 +70,17 @@ def draw_graph(
     if drawing.size is not None:  # of an edit too: its references stay on the prompts
         latent = None
     latent = part or latent or graph.canvas(models, images)
-    sigmas = graph.add(
-        ScheduleSigmas.ID,
-        {
-            "model": models.model,
-            "latent": latent,
-            "steps": drawing.steps,
-            "schedule": drawing.schedule,
-            "strength": drawing.strength,
-        },
-    )
     if batch > 1:
         latent = graph.repeated(latent, batch)
     inputs = {
         "model": models.model,
         "positive": positive,
-        "sigmas": sigmas,
         "latent": latent,
         "seed": seed % 2**64,
         "cfg": drawing.cfg,
+        "steps": drawing.steps,
+        "schedule": drawing.schedule,
+        "strength": drawing.strength,
     }
     if drawing.cfg > 1:
         inputs["negative"] = prompts[1]

@@ -10,7 +10,7 @@ from ...files.paths import kind_of
 from ...loaders.arch.identify import BESIDE
 from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
-from ...nodes.lora import FIXED, LoadLora, LoraStack
+from ...nodes.lora import ROWS, LoraLoader, row
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
 from .request import DrawCall, model_folder, parts_held
@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 # the nodes that a call's models come from
 MODEL_NODES = tuple(
     node.ID
-    for node in (
-        LoadAll,
-        LoadDiffusionModel,
-        LoadTextEncoder,
-        LoadVAE,
-        LoadLora,
-        LoraStack,
-        LoadControlNet,
-    )
+    for node in (LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE, LoraLoader, LoadControlNet)
 )
 
 
@@ -112,20 +104,15 @@ def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | No
 def _with_loras(
     graph: ApiBuilder, call: DrawCall, model: Ref, text: Ref | None
 ) -> tuple[Ref, Ref | None]:
-    """Stacks of as many LoRAs as every host has sockets for, one stack behind the other."""
-    loras = [
-        graph.add(
-            LoadLora.ID,
-            {"lora": graph.names.of("loras", path), "strength": strength, "blocks": ""},
-            f"LoRA {n}" if len(call.lora) > 1 else "",
-        )
-        for n, (path, strength) in enumerate(call.lora, 1)
-    ]
-    for start in range(0, len(loras), FIXED):
-        some = enumerate(loras[start : start + FIXED])
-        inputs = {"model": model, **{f"loras.lora_{n}": ref for n, ref in some}}
-        model = graph.add(LoraStack.ID, inputs | ({"text_encoder": text} if text else {}))
-        text = Ref(model[0], 2) if text else None
+    """LoRA loaders of `ROWS` files each, one behind the other."""
+    for start in range(0, len(call.lora), ROWS):
+        inputs: dict[str, object] = {"model": model}
+        if text is not None:
+            inputs["text_encoder"] = text
+        for n, (path, strength) in enumerate(call.lora[start : start + ROWS], 1):
+            inputs |= row(n, graph.names.of("loras", path), strength)
+        key = graph.add(LoraLoader.ID, inputs).node
+        model, text = Ref(key, 0), Ref(key, 1) if text else None
     return model, text
 
 

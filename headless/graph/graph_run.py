@@ -102,7 +102,13 @@ class GraphRun:
         return list(order)
 
     def _unread(self, order: Sequence[str]) -> dict[str, list[int]]:
-        """Unconnected output slots, of the nodes whose class skips such outputs (SKIPS_UNREAD)."""
+        """Unconnected output slots, of the nodes whose class skips such outputs (SKIPS_UNREAD).
+        Empty if a sampler may read a negative prompt that the positive one carries.
+        """
+        for key in order:
+            needs = getattr(self.nodes[self.graph[key].class_type], "needs_negative", None)
+            if needs is not None and needs(self.graph[key].inputs):
+                return {}
         read = {(link.node, link.slot) for link in self.links}
         for key in order:
             read |= {(link.node, link.slot) for link in self.graph[key].links().values()}

@@ -60,8 +60,9 @@ class Settings:
             key, name = ".".join(parts[:cut]), ".".join(parts[cut:])
             if key in self.graph:
                 return self.graph[key], name
-            for ids in (self._titles, self._classes):
-                hits = ids.get(key.lower(), [])
+            title = key.lower()
+            for ids, own in ((self._titles, title), (self._classes, title.replace(" ", ""))):
+                hits = ids.get(own, [])
                 if len(hits) > 1:
                     raise InkstoneError(
                         f"--set {path}: {len(hits)} nodes are called {key!r}; use an id: "

@@ -120,10 +120,15 @@ def _grown(
 
 
 def own_checks(node_class: NodeClass) -> list[str]:
-    """The inputs that the node's validate_inputs names: built-in limits do not apply to them."""
+    """The inputs that the node's validate_inputs names (with **names all): built-in limits
+    do not apply to them.
+    """
     if node_class.validate_inputs.__func__ is io.ComfyNode.validate_inputs.__func__:
         return []
-    return list(inspect.signature(node_class.validate_inputs).parameters)
+    parameters = inspect.signature(node_class.validate_inputs).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return [item.id for item in schema_of(node_class).inputs or []]
+    return list(parameters)
 
 
 def _run_own_checks(node: Node, node_class: NodeClass, names: list[str]) -> list[Problem]:

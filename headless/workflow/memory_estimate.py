@@ -20,11 +20,12 @@ from ...host.model_folders import model_path
 from ...loaders.models import load
 from ...loaders.models.bundle import Bundle
 from ...loaders.models.weight_file import LoadOptions
+from ...nodes.canvas import MODELS_SIZE, EmptyLatent, sizes
 from ...nodes.control import ApplyControlNet
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
-from ...nodes.sample import Denoise, EmptyLatent, sizes
+from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
 from ...pipeline.edit import area_for
 from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
@@ -120,7 +121,7 @@ def plan_request(
 
 def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
     latent = _source(graph, node, "latent")
-    schedule = _source(graph, node, "sigmas")
+    schedule = _source(graph, node, "sigmas") or node
     encode = _source(graph, node, "positive")
     controlled = False
     while encode is not None and encode.class_type == ApplyControlNet.ID:
@@ -131,7 +132,7 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     size, why = _canvas(graph, latent, model)
     fields: _Fields = {"size": size}
     words = [f"{size[0]}x{size[1]}" if size else "the model's own size"]
-    if schedule is not None and _is_whole(schedule.inputs.get("steps")):
+    if _is_whole(schedule.inputs.get("steps")) and schedule.inputs["steps"]:
         fields["steps"] = schedule.inputs["steps"]
         words.append(f"{fields['steps']} steps")
     if _is_whole(batch):
@@ -152,8 +153,8 @@ def _canvas(
     graph: Graph, latent: Node | None, model: DiffusionModel
 ) -> tuple[tuple[int, int] | None, str]:
     """(width and height in pixels or None, where they come from)."""
-    if latent is None:
-        return None, "the latent is not connected"
+    if latent is None or latent.inputs.get("size") == MODELS_SIZE:
+        return None, ""
     width, height = latent.inputs.get("width"), latent.inputs.get("height")
     if latent.class_type == EmptyLatent.ID:
         width, height = sizes().get(str(latent.inputs.get("size"))) or (width, height)

@@ -18,7 +18,7 @@ from ...files.hashes import file_hash, model_hash
 from ...host import model_folders
 from ...nodes import NODES
 from ...nodes.load import EMBEDDED
-from ...nodes.sockets import ModelInput
+from ...nodes.sockets import NO_FILE, ModelInput
 from ..graph.api_graph import NOTE_CLASSES, Graph
 from ..node_types import Json
 
@@ -83,7 +83,7 @@ def model_refs(graph: Graph, ui: Mapping[str, Json] | None) -> list[ModelRef]:
     for node in graph.values():
         for name, (kind, role) in LOADERS.get(node.class_type, {}).items():
             value = node.inputs.get(name)
-            if not isinstance(value, str) or value in ("", EMBEDDED):
+            if not isinstance(value, str) or value in ("", EMBEDDED, NO_FILE):
                 continue
             source = by_name.get(value) or by_name.get(_base(value)) or ModelSource()
             refs.append(

@@ -32,7 +32,7 @@ class ToModel(io.ComfyNode):
             search_aliases=["ksampler", "bridge", "convert", "unet"],
             inputs=[
                 sockets.Model.Input(
-                    "model", tooltip="From Load Diffusion Model, Load All or LoRA Stack."
+                    "model", tooltip="From Load Diffusion Model, Load All or Load LoRA."
                 )
             ],
             outputs=[io.Model.Output("core_model", display_name="MODEL")],

@@ -93,6 +93,8 @@ def page(schema: Any, language: str, text: str, locale: dict[str, Any]) -> str:
         "|---|---|",
     ]
     for item in schema.inputs:
+        if _repeats(item.id, schema):
+            continue
         own = locale.get("inputs", {}).get(key_of(item.id), {})
         name = own.get("name", item.display_name or item.id)
         note = f" ({optional})" if item.optional else ""
@@ -103,6 +105,13 @@ def page(schema: Any, language: str, text: str, locale: dict[str, Any]) -> str:
         name = locale.get("outputs", {}).get(str(index), {}).get("name", item.display_name)
         lines.append(f"- **{name}** ({item.io_type})")
     return "\n".join(lines) + "\n"
+
+
+def _repeats(name: str, schema: Any) -> bool:
+    """True for an input of the second and later rows of a table: "lora_2", where "lora_1" is."""
+    stem, _, number = name.rpartition("_")
+    ids = {item.id for item in schema.inputs}
+    return number.isdecimal() and number != "1" and f"{stem}_1" in ids
 
 
 def render_all() -> dict[str, str]:

@@ -26,17 +26,23 @@ PAGES: dict[str, tuple[str, str]] = {
         "alpha channel.",
         "VAE 在图片与 latent 之间转换。Qwen-Image-Layered 有自己的、带透明通道的 VAE。",
     ),
+    "InkstoneLoraLoader": (
+        "Choose a file in the first row; the next row appears. Each row has a switch and a strength. "
+        "A file is read only once, so trying other strengths costs nothing. Check *coverage*: 720 of "
+        "720 modules means the whole LoRA was applied, 0 is an error. A Lightning LoRA needs 4 or 8 "
+        "steps and CFG 1, which are the sampler's own settings with it.",
+        "在第一行选择文件，下一行随即出现。每行有开关和强度。文件只读取一次，因此尝试不同强度没有额外开销。请查看 *覆盖率*："
+        "720 / 720 个模块表示完整应用，0 则报错。Lightning LoRA 需要 4 或 8 步和 CFG 1，采样器会自动采用。",
+    ),
     "InkstoneLoadLora": (
-        "Use one node for each file. The file is read only once, so trying other strengths costs "
-        "nothing.",
-        "每个文件用一个节点。文件只读取一次，因此尝试不同强度没有额外开销。",
+        "One node for each file. In new graphs use *Inkstone Load LoRA*, which has a row for each "
+        "file.",
+        "每个文件用一个节点。新的工作流请使用“加载 LoRA”，它为每个文件提供一行。",
     ),
     "InkstoneLoraStack": (
-        "Connect as many LoRAs as you like; more sockets appear as you connect them. Check "
-        "*coverage*: 720 of 720 modules means the whole LoRA was applied, 0 is an error. A Lightning "
-        "LoRA needs 4 or 8 steps and CFG 1.",
-        "可连接任意多个 LoRA，插口会自动增加。请查看 *覆盖率*：720 / 720 个模块表示完整应用，0 则报错。"
-        "Lightning LoRA 需要 4 或 8 步和 CFG 1。",
+        "Connect as many LoRAs as you like; more sockets appear as you connect them. In new graphs "
+        "use *Inkstone Load LoRA*.",
+        "可连接任意多个 LoRA，插口会自动增加。新的工作流请使用“加载 LoRA”。",
     ),
     "InkstoneControlPicture": (
         "The control map is shown on the node. Canny, soft edge and line art need no weights; pose "
@@ -69,26 +75,27 @@ PAGES: dict[str, tuple[str, str]] = {
     ),
     "InkstoneEncodeLayers": (
         "Splits a picture into layers with alpha. Describe the whole picture, including hidden "
-        "parts. Then connect *Schedule*, *Denoise*, *Decode* and *Split Layers*.",
-        "把一张图片拆分成带透明通道的图层。请描述整张图片，包括被遮住的部分。之后依次连接“采样计划”、“去噪采样”、“解码”和“拆分图层”。",
+        "parts. Then connect *Sampler*, *Decode* and *Split Layers*.",
+        "把一张图片拆分成带透明通道的图层。请描述整张图片，包括被遮住的部分。之后依次连接“采样器”、“解码”和“拆分图层”。",
     ),
     "InkstoneApplyControlNet": (
-        "Connect it between the prompt and *Denoise*. The control map needs the size or the aspect "
+        "Connect it between the prompt and the *Sampler*. The control map needs the size or the aspect "
         "ratio of the result; it is never cropped. Several ControlNets in a row add up.",
-        "连接在提示词与“去噪采样”之间。控制图须与结果的尺寸或宽高比相同；不会被裁剪。串接多个 ControlNet 时效果相加。",
+        "连接在提示词与“采样器”之间。控制图须与结果的尺寸或宽高比相同；不会被裁剪。串接多个 ControlNet 时效果相加。",
     ),
     "InkstoneEmptyLatent": (
-        "Qwen-Image works best at 1328x1328 and the six other sizes of the list. The embedded model "
-        "was trained at 128x128, 160x96 and 96x160.",
-        "Qwen-Image 在 1328x1328 以及列表中另外六种尺寸下效果最好。内置模型是在 128x128、160x96 和 96x160 下训练的。",
+        "*the model's own* is right for every model. Qwen-Image works best at 1328x1328 and the six "
+        "other sizes of the list; the embedded model was trained at 128x128, 160x96 and 96x160. The "
+        "sampler warns about sizes that are far from it.",
+        "“模型自己的”尺寸适合任何模型。Qwen-Image 在 1328x1328 以及列表中另外六种尺寸下效果最好。内置模型是在 128x128、160x96 和 96x160 下训练的。尺寸相差太远时采样器会警告。",
     ),
     "InkstoneImageToLatent": (
-        "Starts from a picture instead of an empty latent. Set *strength* in *Schedule* to about "
+        "Starts from a picture instead of an empty latent. Set *strength* in the *Sampler* to about "
         "0.6. Any size works, and the result has exactly that size.",
-        "以图片代替空 latent 作为起点。请把“采样计划”的 *重绘强度* 设为约 0.6。任意尺寸都可以，结果与其尺寸完全相同。",
+        "以图片代替空 latent 作为起点。请把“采样器”的 *重绘强度* 设为约 0.6。任意尺寸都可以，结果与其尺寸完全相同。",
     ),
     "InkstoneInpaint": (
-        "Paint the mask in *Load Image* (right-click, Open in MaskEditor). Denoise and decode, then "
+        "Paint the mask in *Load Image* (right-click, Open in MaskEditor). Sample and decode, then "
         "connect *Inkstone Stitch*: outside the mask every pixel stays bit-identical.",
         "在“加载图像”中绘制遮罩（右键，打开遮罩编辑器）。去噪、解码后连接“拼回”：遮罩之外每个像素逐位不变。",
     ),
@@ -98,16 +105,17 @@ PAGES: dict[str, tuple[str, str]] = {
         "在所选的各边添加空间，并给出其遮罩。把两个输出都连接到“局部重绘”。",
     ),
     "InkstoneSchedule": (
-        "Computes the noise level of every step. Leave *schedule* unchanged, except for Lightning "
+        "Computes the noise level of every step, for samplers that have no steps of their own: "
+        "*Inkstone Sampler* needs it only for schedules that are changed on the way. Leave *schedule* unchanged, except for Lightning "
         "models. With *strength* below 1, sampling starts from the latent's content.",
-        "计算每一步的噪声水平。除 Lightning 模型外，请保持 *调度* 不变。*重绘强度* 小于 1 时，从 latent 的内容开始采样。",
+        "计算每一步的噪声水平，供没有步数设置的采样器使用；“采样器”节点只在需要中途修改计划时才用到它。除 Lightning 模型外，请保持 *调度* 不变。*重绘强度* 小于 1 时，从 latent 的内容开始采样。",
     ),
     "InkstoneDenoise": (
         "The sampler. The progress bar moves with every block, a long step shows the time left, and "
-        "the preview shows all pictures of a batch. The stop button works between blocks. If CFG is "
-        "above 1, connect *negative*.",
+        "the preview shows all pictures of a batch. The stop button works between blocks. "
+        "Steps and CFG 0 are the model's own, so a new node needs only *model* and *positive*.",
         "采样器。进度条随每个块移动，步骤较长时会显示剩余时间，预览显示批次中的所有图片。停止按钮在块与块之间生效。"
-        "CFG 大于 1 时请连接 *负面条件*。",
+        "步数和 CFG 为 0 时采用模型自己的值，因此新节点只需连接 *模型* 和 *正面条件*。",
     ),
     "InkstoneDecode": (
         "Converts latents to pictures. If memory is short it works in strips, which are exact: no "

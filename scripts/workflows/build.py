@@ -19,7 +19,8 @@ import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from inkstone.headless.core_nodes.registry import node_classes
 from inkstone.headless.graph.api_graph import to_api
 from inkstone.headless.workflow.to_ui import Layout, Note, full_graph, ui_from_api
-from inkstone.nodes.sample import sizes
+from inkstone.nodes.canvas import sizes
+from inkstone.nodes.lora import row
 from scripts.package import ROOT
 from scripts.workflows import controls, edits, models
 from scripts.workflows.parts import (
@@ -31,6 +32,8 @@ from scripts.workflows.parts import (
     Link,
     Node,
     Run,
+    Wires,
+    draw,
     load_embedded,
     loaders,
     node,
@@ -81,28 +84,13 @@ def text_to_image(
     and its negative.
     """
     model, encoder, vae = ends
-    graph = {
+    return {
         **start,
         "4": prompt(encoder, *text),
         "5": node("InkstoneEmptyLatent", batch_size=1, **canvas),
-        "6": node(
-            "InkstoneSchedule", model=model, latent=["5", 0], steps=run.steps, schedule=run.schedule
-        ),
-        "7": node(
-            "InkstoneDenoise",
-            model=model,
-            positive=["4", 0],
-            sigmas=["6", 0],
-            latent=["5", 0],
-            seed=run.seed,
-            cfg=run.cfg,
-        ),
-        "8": node("InkstoneDecode", vae=vae, latent=["7", 0]),
+        **draw(6, Wires(model, vae, ["4", 0], ["4", 1], ["5", 0]), run),
         **save("9", ["8", 0], "picture"),
     }
-    if run.cfg > 1:
-        graph["7"]["inputs"]["negative"] = ["4", 1]
-    return graph
 
 
 def packed_loaders() -> dict[str, Node]:
@@ -115,13 +103,11 @@ def packed_loaders() -> dict[str, Node]:
             dtype="auto",
         ),
         "3": node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
-        "10": node(
-            "InkstoneLoadLora",
-            lora="Qwen-Image-Lightning-8steps-V1.1.safetensors",
-            strength=1.0,
-            blocks="",
+        "11": node(
+            "InkstoneLoraLoader",
+            model=["1", 0],
+            **row(1, "Qwen-Image-Lightning-8steps-V1.1.safetensors"),
         ),
-        "11": node("InkstoneLoraStack", model=["1", 0], **{"loras.lora_0": ["10", 0]}),
         "12": node("InkstoneModelInfo", model=["11", 0], latent=["5", 0], steps=8),
     }
 

@@ -33,7 +33,7 @@ OLD, NEW = (SIGN.format(what) for what in ("red star", "green circle"))
 NOTE_IMAGE = """## No download needed
 
 The small model that ships inside Inkstone draws a source picture and starts from it: *strength* in
-the second *Schedule* is the denoising strength. To start from a picture of yours, replace the
+*Result: sampler* is the denoising strength. To start from a picture of yours, replace the
 source with *Load Image*: any size works, and the result has exactly that size.
 """
 NOTE_INPAINT = """## No download needed

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from inkstone.nodes.canvas import SMALL
 from inkstone.nodes.load import EMBEDDED
-from inkstone.nodes.sample import SCHEDULES, SMALL
+from inkstone.nodes.schedule import SCHEDULES
 
 Link = list[str | int]  # [id of a node, slot]
 
@@ -68,30 +69,23 @@ def node(kind: str, title: str = "", /, **inputs: object) -> Node:
 
 
 def draw(start: int, wires: Wires, run: Run, title: str = "") -> Graph:
-    """Schedule, denoise, decode, as nodes `start` to `start` + 2."""
-    schedule, denoise, decode = map(str, range(start, start + 3))
-    titles = [f"{title}: {stage}" if title else "" for stage in ("schedule", "denoise", "decode")]
+    """Sampler and decoder, as nodes `start` + 1 and `start` + 2."""
+    denoise, decode = map(str, range(start + 1, start + 3))
+    titles = [f"{title}: {stage}" if title else "" for stage in ("sampler", "decode")]
     graph = {
-        schedule: node(
-            "InkstoneSchedule",
+        denoise: node(
+            "InkstoneDenoise",
             titles[0],
             model=wires.model,
+            positive=wires.positive,
             latent=wires.latent,
+            seed=run.seed,
+            cfg=run.cfg,
             steps=run.steps,
             schedule=run.schedule,
             strength=run.strength,
         ),
-        denoise: node(
-            "InkstoneDenoise",
-            titles[1],
-            model=wires.model,
-            positive=wires.positive,
-            sigmas=[schedule, 0],
-            latent=wires.latent,
-            seed=run.seed,
-            cfg=run.cfg,
-        ),
-        decode: node("InkstoneDecode", titles[2], vae=wires.vae, latent=[denoise, 0]),
+        decode: node("InkstoneDecode", titles[1], vae=wires.vae, latent=[denoise, 0]),
     }
     if run.cfg > 1:
         graph[denoise]["inputs"]["negative"] = wires.negative

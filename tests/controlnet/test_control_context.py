@@ -259,7 +259,9 @@ def test_nodes(small):
     right, _ = EncodePrompt.execute(models.text_encoder, PREFIX + "a red circle", " ").result
     held = ApplyControlNet.execute(right, control, models.vae, pixels, 0.5, 0.0, 1.0).result
     table = sigmas(LINEAR, 1, 12)
-    got = Denoise.execute(models.model, held[0], table, latent, 3, 1.0).result[0]["samples"]
+    got = Denoise.execute(
+        models.model, held[0], sigmas=table, latent=latent, seed=3, cfg=1.0
+    ).result[0]["samples"]
     on = ControlInput(control, models.vae, pixels, Effect(0.5)).on(canvas_of(64, 48))
     model, _, context = apply_in_context_loras(models.model, [on])
     text = models.text_encoder.encode(PREFIX + "a red circle")

@@ -38,7 +38,13 @@ def test_nodes_are_the_functions(files, bundle, kind, monkeypatch):
         latent = {"samples": torch.zeros(1, 16, 1, 6, 8)}
         levels = sigmas(LINEAR, STEPS, 12)
         got = Denoise.execute(
-            bundle.model, positive, levels, latent, 3, 3.0, [[NEGATIVE, {}]]
+            bundle.model,
+            positive,
+            sigmas=levels,
+            latent=latent,
+            seed=3,
+            cfg=3.0,
+            negative=[[NEGATIVE, {}]],
         ).args[0]
         want = drawn(
             bundle.model,

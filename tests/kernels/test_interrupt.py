@@ -15,11 +15,13 @@ from inkstone.host.progress import Heartbeat
 from inkstone.host.step_bar import StepBar
 from inkstone.kernels import interrupt
 from inkstone.loaders.models.load import load_all
+from inkstone.nodes.canvas import CUSTOM, EmptyLatent
 from inkstone.nodes.decode import Decode
 from inkstone.nodes.edit import EncodeEdit
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.load import EMBEDDED, LoadAll
-from inkstone.nodes.sample import CUSTOM, SCHEDULES, Denoise, EmptyLatent, ScheduleSigmas
+from inkstone.nodes.sample import Denoise
+from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
 
 
 class StopAt:
@@ -58,7 +60,13 @@ def work(models):
 
     return {
         "denoise": lambda: Denoise.execute(
-            models.model, states[0], sigmas, latent, 1, 2.0, states[1]
+            models.model,
+            states[0],
+            sigmas=sigmas,
+            latent=latent,
+            seed=1,
+            cfg=2.0,
+            negative=states[1],
         ),
         "text": lambda: EncodePrompt.execute(models.text_encoder, words(), ""),
         "decode": lambda: Decode.execute(models.vae, {"samples": torch.randn(1, 16, 1, 40, 8)}),

@@ -59,7 +59,7 @@ def drawn(flags: tuple[str, ...], logged: str = "") -> Drawn:
     """
     graph = json.loads(GRAPH.read_text("utf-8"))
     by_class = {entry["class_type"]: entry["inputs"] for entry in graph.values()}
-    by_class["InkstoneSchedule"]["steps"] = STEPS
+    by_class["InkstoneDenoise"]["steps"] = STEPS
     seed, pixels, previews, chunks = by_class["InkstoneDenoise"]["seed"], [], [], frozenset()
     packs = (PACK, PACK / "tests" / "support" / "vram_state")
     with ComfyServer(given_source(), packs=packs, flags=flags) as server:

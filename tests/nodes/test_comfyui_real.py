@@ -185,7 +185,10 @@ def test_core_nodes_before_and_behind_ours(
     mixed["52"] = node_of(
         "ConditioningSetTimestepRange", conditioning=[encode, 0], start=0.0, end=1.0
     )
-    mixed["53"] = node_of("SplitSigmas", sigmas=[by_class["InkstoneSchedule"], 0], step=1000)
+    own = mixed[denoise]["inputs"]
+    mixed["58"] = node_of("InkstoneSchedule", model=own["model"], latent=["51", 0], strength=1.0)
+    mixed["58"]["inputs"] |= {name: own.pop(name) for name in ("steps", "schedule")}
+    mixed["53"] = node_of("SplitSigmas", sigmas=["58", 0], step=1000)
     mixed["54"] = node_of("PreviewImage", images=[by_class["InkstoneDecode"], 0])
     mixed["55"] = node_of(
         "LatentUpscaleBy", samples=[denoise, 0], upscale_method="nearest-exact", scale_by=2.0
@@ -207,7 +210,7 @@ def test_a_core_sampler_sees_our_conditioning(server: ComfyServer, graph: dict[s
     mixed = json.loads(json.dumps(graph))
     mixed["60"] = node_of("ConditioningZeroOut", conditioning=[encode, 0])
     mixed[denoise]["inputs"]["negative"] = ["60", 0]
-    mixed[by_class["InkstoneSchedule"]]["inputs"]["steps"] = 2
+    mixed[denoise]["inputs"]["steps"] = 2
     assert server.run(mixed, {}).images
     mixed["61"] = node_of(
         "ConditioningCombine", conditioning_1=[encode, 0], conditioning_2=[encode, 1]

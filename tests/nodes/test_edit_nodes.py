@@ -24,7 +24,8 @@ from inkstone.nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLa
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.inpaint import FILLS, Inpaint, PadForOutpaint, StitchPart
 from inkstone.nodes.load import LoadDiffusionModel
-from inkstone.nodes.sample import SCHEDULES, Denoise, ScheduleSigmas
+from inkstone.nodes.sample import Denoise
+from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
 from inkstone.pipeline.edit_choices import AUTO, LAYER_AREAS, MODEL, OWN
 from inkstone.sampling import inpaint
 
@@ -45,7 +46,9 @@ def tiny_models(tiny_folder):
 
 def draw(models, positive, negative, latent, seed=1, steps=2, cfg=2.0, strength=1.0):
     sigmas = ScheduleSigmas.execute(models.model, latent, steps, SCHEDULES[0], strength)[0]
-    drawn = Denoise.execute(models.model, positive, sigmas, latent, seed, cfg, negative)[0]
+    drawn = Denoise.execute(
+        models.model, positive, sigmas=sigmas, latent=latent, seed=seed, cfg=cfg, negative=negative
+    )[0]
     return Decode.execute(models.vae, drawn)[0]
 
 

@@ -22,7 +22,7 @@ from inkstone.headless.graph.api_graph import parse_graph
 from inkstone.headless.graph.executor import Executor
 from inkstone.host.headless import HeadlessHost
 from inkstone.loaders.formats.safetensors import save_safetensors
-from inkstone.nodes.sample import CUSTOM
+from inkstone.nodes.canvas import CUSTOM
 
 from ..support.comfy_install import SOURCE_VARIABLE, given_source
 from ..support.comfy_server import ComfyServer
@@ -55,7 +55,7 @@ def settled(path: Path, models: Path, tiny_folder, tiny_control) -> dict[str, An
     kind = "layered" if path.stem == "layered" else "qwen-image" if variant == "auto" else variant
     for node in nodes:
         values, wanted = node["inputs"], node["class_type"].removeprefix("Inkstone")
-        if wanted == "Schedule":
+        if wanted == "Denoise":
             values["steps"] = STEPS
         if embedded:
             continue
@@ -65,8 +65,8 @@ def settled(path: Path, models: Path, tiny_folder, tiny_control) -> dict[str, An
             values |= dict.fromkeys(FILES & values.keys(), kind)
         if wanted == "LoadControlNet":
             values["control"] = placed(Path(tiny_control(path.stem)), models / "controlnet")
-        if wanted == "LoadLora":
-            values["lora"] = lora(models / "loras")
+        if wanted == "LoraLoader":
+            values["lora_1"] = lora(models / "loras")
         if wanted == "EmptyLatent":
             values |= {"size": CUSTOM, "width": 96, "height": 64}
     return graph

@@ -62,7 +62,9 @@ def pairs() -> list[tuple[Tensor, Tensor]]:
         ).result
         h, w = latent["samples"].shape[-2:]
         table = sigmas(models.model.schedule, STEPS, h * w // 4)
-        drawn = Denoise.execute(models.model, text, table, latent, seed, 1.0).result[0]
+        drawn = Denoise.execute(
+            models.model, text, sigmas=table, latent=latent, seed=seed, cfg=1.0
+        ).result[0]
         made.append((x, Decode.execute(models.vae, drawn).result[0][0]))
     return made
 

@@ -106,19 +106,17 @@ def drop(desk: Desk) -> str:
 
 
 def fails(desk: Desk) -> str:
-    """CFG without a negative prompt: the node is marked and our sentence can be read."""
-    desk.show(workflow("text_to_image_embedded"))
-    desk.page.evaluate(f"""() => {{ const n = {desk.node("InkstoneDenoise")};
-        n.disconnectInput(n.findInputSlot('negative')); }}""")
+    """A width that the chosen size overrides: the node is marked and our sentence can be read."""
+    desk.show(set_widget(workflow("text_to_image_embedded"), "InkstoneEmptyLatent", 1, 512))
     finish(desk, start(desk))
     desk.shoot("failed")
     headline = " ".join(desk.page.get_by_test_id("error-overlay").inner_text().split())
     desk.page.get_by_test_id("error-overlay-see-errors").click()
     desk.page.wait_for_timeout(1500)
     desk.shoot("failed-details")
-    sentence, name = "CFG is 2.0, but there is no negative prompt", "Inkstone Denoise"
+    sentence, name = "width 512", "Inkstone Empty Latent"
     marked = desk.page.evaluate(
-        f"() => app.lastExecutionError.node_id == {desk.node('InkstoneDenoise')}.id"
+        f"() => app.lastExecutionError.node_id == {desk.node('InkstoneEmptyLatent')}.id"
     )
     text = desk.text()
     if name not in headline or sentence not in text:
@@ -135,7 +133,7 @@ def fails(desk: Desk) -> str:
 
 def stops(desk: Desk) -> str:
     """The stop button during a denoise; then POST /free gives the memory back."""
-    graph = set_widget(workflow("text_to_image_embedded"), "InkstoneSchedule", 0, 500)
+    graph = set_widget(workflow("text_to_image_embedded"), "InkstoneDenoise", 3, 500)
     desk.show(set_widget(graph, "InkstoneEmptyLatent", 3, 4))
     prompt_id = start(desk)
     desk.page.wait_for_function("() => window.seen.previews > 1", timeout=2 * MINUTE)

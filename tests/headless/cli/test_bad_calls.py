@@ -50,7 +50,7 @@ def test_bad_call(what, fails):
 
 
 GRAPH = json.loads((ROOT / "workflows" / "api" / "text_to_image_embedded.json").read_text())
-LOAD, CANVAS, STEPS, DRAWING = "1", "5", "6", "7"
+LOAD, CANVAS, DRAWING = "1", "5", "7"
 OWN = "custom (width and height below)"
 
 
@@ -69,9 +69,9 @@ BAD_GRAPHS = {
         graph(DRAWING, kind="InkstoneDenoize"),
         ("nearest: InkstoneDenoise", "'InkstoneDenoize'", "node 7"),
     ),
-    "CFG without a negative": (
-        graph(DRAWING, remove="negative"),
-        ("CFG is 2.0", "Connect a negative prompt", "set CFG to 1"),
+    "a width that a preset overrides": (
+        graph(CANVAS, width=512),
+        ("size '128x128 (embedded model)'", "width 512", "Choose size 'custom"),
     ),
     "CFG 101": (graph(DRAWING, cfg=101), ("'cfg'", "0.0..100.0", "got 101")),
     "seed": (graph(DRAWING, seed=2**64), ("'seed'", "0..18446744073709551615", f"got {2**64}")),
@@ -82,10 +82,10 @@ BAD_GRAPHS = {
     ),
     "size 0": (graph(CANVAS, size=OWN, width=0), ("'width'", "16..16384", "got 0")),
     "unknown size": (graph(CANVAS, size="1:1"), ("'size'", "such as '1:1 (1328x1328)'", "'1:1'")),
-    "steps 0": (graph(STEPS, steps=0), ("'steps'", "1..1000", "got 0")),
-    "negative steps": (graph(STEPS, steps=-4), ("'steps'", "1..1000", "got -4")),
-    "no wire": (graph(STEPS, remove="model"), ("'model'", "INKSTONE_MODEL", "got nothing")),
-    "wrong wire": (graph(STEPS, model=[LOAD, 2]), ("INKSTONE_MODEL", "INKSTONE_VAE from node 1")),
+    "steps 1001": (graph(DRAWING, steps=1001), ("'steps'", "0..1000", "got 1001")),
+    "negative steps": (graph(DRAWING, steps=-4), ("'steps'", "0..1000", "got -4")),
+    "no wire": (graph(DRAWING, remove="model"), ("'model'", "INKSTONE_MODEL", "got nothing")),
+    "wrong wire": (graph(DRAWING, model=[LOAD, 2]), ("INKSTONE_MODEL", "INKSTONE_VAE from node 1")),
     "missing model": (graph(LOAD, folder="qwen"), ("model file is not here", "qwen", "diffusers")),
     "no JSON": ("{", ("graph.json is not JSON", "Export (API)")),
     "empty UI graph": ('{"nodes": [], "links": []}', ("an empty graph", "Export (API)")),
@@ -105,7 +105,7 @@ def test_damaged_model_in_a_graph(fails, tmp_path):
     edit("model", fill(Q, NAN))(model / SLOTS["model"].relative_to(EMBEDDED_FOLDER))
     (tmp_path / "graph.json").write_text(graph(LOAD, folder="model"))
     words = (
-        "Node 7 (Inkstone Denoise, InkstoneDenoise) failed. ",
+        "Node 7 (Inkstone Sampler, InkstoneDenoise) failed. ",
         f"tensor {Q}: ",
         "download it again",
     )

@@ -177,8 +177,8 @@ def test_pin_without_a_place_is_a_wrong_call(capsys):
 
 def test_bad_values_links_and_pictures(tmp_path):
     ui = json.loads((ROOT / "workflows" / "text_to_image_embedded.json").read_text("utf-8"))
-    schedule = next(n for n in ui["nodes"] if n["type"] == "InkstoneSchedule")
-    schedule["widgets_values"][0] = -3
+    sampler = next(n for n in ui["nodes"] if n["type"] == "InkstoneDenoise")
+    sampler["widgets_values"][3] = -3  # steps
     saved = next(n for n in ui["nodes"] if n["type"] == "SaveImage")
     saved["inputs"][0]["link"] = None
     (tmp_path / "g.json").write_text(json.dumps(ui))

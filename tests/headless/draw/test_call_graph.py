@@ -100,7 +100,7 @@ def test_what_is_told(place):
         drawn=image | {"strength": 0.004},
     )
     assert len(notes) == 1 and str(2**60 + 1) in notes[0], notes
-    assert inputs(graph, "Schedule")[0]["strength"] == 0.004, "a small strength is kept as it is"
+    assert inputs(graph, "Denoise")[0]["strength"] == 0.004, "a small strength is kept as it is"
     assert inputs(graph, "Denoise")[0]["seed"] == 2**60 + 1
 
 

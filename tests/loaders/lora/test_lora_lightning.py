@@ -15,7 +15,7 @@ from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.lora.adapters import Adapter, warn_of_fp8
 from inkstone.loaders.lora.file import load_lora
-from inkstone.nodes.sample import SCHEDULES, ScheduleSigmas
+from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
 from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise

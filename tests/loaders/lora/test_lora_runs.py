@@ -22,7 +22,7 @@ from inkstone.host.headless import HeadlessHost, using
 from inkstone.loaders.arch.expected_tensors import text_layout
 from inkstone.loaders.lora.adapters import Adapter, apply_loras
 from inkstone.loaders.lora.file import load_lora
-from inkstone.nodes.lora import LoadLora, LoraStack
+from inkstone.nodes.lora_stack import LoadLora, LoraStack
 
 from ...support.embedded_loras import embedded_lora, write
 from ...support.oracle import save_file
@@ -139,7 +139,7 @@ def test_text_encoder_part_of_a_lora(models, bundle, tmp_path, caplog):
 
 
 def test_wrong_wires(models, bundle):
-    with pytest.raises(InkstoneError, match="Inkstone Load LoRA"):
+    with pytest.raises(InkstoneError, match="Inkstone LoRA File"):
         LoraStack.execute(bundle.model, {"lora_0": bundle.vae})
     with pytest.raises(InkstoneError, match="Inkstone Load Diffusion Model"):
         LoraStack.execute(bundle.vae)

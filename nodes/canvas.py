@@ -1,0 +1,160 @@
+"""The canvas: the Empty Latent node, and a latent whose size the sampler's model decides."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from ..errors import InkstoneError
+from ..host.api import io, schema
+from . import sockets
+from .latents import OWN_SIZE, SAMPLES
+
+if TYPE_CHECKING:
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from .latents import Latent
+
+log = logging.getLogger(__name__)
+
+MODELS_SIZE: Final = "the model's own"
+CUSTOM = "custom (width and height below)"
+SMALL = "128x128 (embedded model)"
+SIDE = 1328  # width and height of a new node
+FAR = 2.5  # a canvas with an area this many times the model's, or less than its inverse, is named
+
+
+def sizes() -> dict[str, tuple[int, int]]:
+    """The sizes of the Empty Latent node by name."""
+    from ..sampling.geometry import SIZES
+
+    return {**SIZES, SMALL: (128, 128)}
+
+
+def _side(name: str) -> io.Input:
+    return io.Int.Input(
+        name,
+        default=SIDE,
+        min=16,
+        max=16384,
+        step=16,
+        tooltip=f"{name.capitalize()} in pixels, a multiple of 16. For size custom.",
+    )
+
+
+class EmptyLatent(io.ComfyNode):
+    """The canvas."""
+
+    ID = "InkstoneEmptyLatent"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id=cls.ID,
+            display_name="Inkstone Empty Latent",
+            category="inkstone/latent",
+            description="An empty latent in the size that the model was trained for, in one of "
+            "Qwen-Image's seven sizes, or in any multiple of 16.",
+            search_aliases=["size", "resolution", "empty latent"],
+            inputs=[
+                io.Combo.Input(
+                    "size",
+                    options=[MODELS_SIZE, *sizes(), CUSTOM],
+                    default=MODELS_SIZE,
+                    tooltip="the model's own: what the sampling model was trained for. Or a size "
+                    "of Qwen-Image, the embedded model's, or custom.",
+                ),
+                _side("width"),
+                _side("height"),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Number of pictures. Picture k uses seed + k, so each one can be "
+                    "generated again on its own.",
+                ),
+                sockets.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Gives the model's own size to nodes that do not know the model, such "
+                    "as KSampler. Inkstone Sampler knows it.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        size: str,
+        width: int,
+        height: int,
+        batch_size: int,
+        model: DiffusionModel | None = None,
+    ) -> io.NodeOutput:
+        from ..sampling.geometry import check_canvas
+
+        if model is not None:
+            sockets.require_models(model=model)
+        if size == MODELS_SIZE:
+            own = model.preset().size if model is not None else (SIDE, SIDE)
+            _check_unused(size, (width, height), own)
+            latent = empty(*own, batch_size)
+            return io.NodeOutput(latent if model is not None else latent | {OWN_SIZE: True})
+        if size != CUSTOM:
+            if size not in sizes():
+                raise InkstoneError(
+                    f"Size {size!r} is unknown: expected one of {MODELS_SIZE}, "
+                    f"{', '.join(sizes())}, {CUSTOM}."
+                )
+            _check_unused(size, (width, height), sizes()[size])
+            width, height = sizes()[size]
+        check_canvas(width, height)
+        return io.NodeOutput(empty(width, height, batch_size))
+
+
+def _check_unused(size: str, sides: tuple[int, int], used: tuple[int, int]) -> None:
+    """Raises where width and height are set although another choice decides the size."""
+    if sides not in (used, (SIDE, SIDE)):
+        raise InkstoneError(
+            f"Empty Latent has size {size!r} and also width {sides[0]} and height {sides[1]}, "
+            f"which that choice does not use. Choose size {CUSTOM!r} for {sides[0]}x{sides[1]}, or "
+            f"set both back to {SIDE}."
+        )
+
+
+def empty(width: int, height: int, batch: int = 1) -> Latent:
+    """A LATENT of zeros; sides in pixels."""
+    import torch
+
+    return {SAMPLES: torch.zeros(batch, 16, 1, height // 8, width // 8)}
+
+
+def canvas_for(model: DiffusionModel, latent: Latent | None) -> Latent:
+    """The LATENT to sample with this model: of the model's own size where none is connected, or
+    one that leaves it to the model.
+    """
+    if latent is None:
+        return empty(*model.preset().size)
+    if latent.get(OWN_SIZE):
+        return empty(*model.preset().size, len(latent[SAMPLES]))
+    return latent
+
+
+def warn_of_size(model: DiffusionModel, width: int, height: int) -> None:
+    """One line for a canvas that is far from what the model was trained for; sides in pixels."""
+    own = model.preset().size
+    factor = width * height / (own[0] * own[1])
+    if 1 / FAR <= factor <= FAR:
+        return
+    log.warning(
+        "the canvas of %dx%d has %.3g times the area that %s was trained for (%dx%d): the picture "
+        "may repeat or fall apart%s. Empty Latent with size %r has the right one",
+        width,
+        height,
+        factor,
+        model.path.name,
+        *own,
+        ", and each step takes much longer" if factor > 1 else "",
+        MODELS_SIZE,
+    )

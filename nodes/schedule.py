@@ -1,0 +1,118 @@
+"""The Schedule node, and the inputs that it shares with the sampler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..errors import InkstoneError
+from ..host.api import io, schema
+from . import sockets
+from .canvas import canvas_for
+from .latents import latent_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..loaders.models.diffusion_model import DiffusionModel
+    from ..pipeline.usual_settings import UsualSettings
+    from .latents import Latent
+
+SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 3)", "linear")
+OWN: Final = 0  # steps, CFG: as the model's card says
+
+
+def schedule_inputs(optional: bool) -> list[io.Input]:
+    """Steps, schedule and denoising strength."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=OWN,
+            min=0,
+            max=1000,
+            optional=optional,
+            tooltip="Number of steps. 0: the model's own (50 for Qwen-Image, 4 or 8 with "
+            "Lightning, 20 for the embedded model).",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=list(SCHEDULES),
+            default=SCHEDULES[0],
+            optional=optional,
+            tooltip="Lightning models need all three: the fixed shift 3, CFG 1, and 4 or 8 steps.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.001,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            optional=True,
+            tooltip="Denoising strength for image-to-image and inpaint. 1 ignores the latent's "
+            "content and starts from noise; 0.6 is usual for image-to-image. Runs this fraction "
+            "of the steps.",
+        ),
+    ]
+
+
+def is_asked(steps: int, schedule: str, cfg: float = OWN) -> bool:
+    """True if any setting is not left to the model."""
+    return bool(steps or cfg or schedule != SCHEDULES[0])
+
+
+def sigmas_for(
+    usual: UsualSettings, latent: Latent, steps: int, schedule: str, strength: float
+) -> Tensor:
+    """[n + 1] sigmas on this LATENT. usual: what steps OWN and the first schedule stand for;
+    strength: the fraction of the steps that runs.
+    """
+    from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
+
+    if schedule not in SCHEDULES:
+        raise InkstoneError(
+            f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
+        )
+    steps = steps or usual.preset.steps
+    chosen = dict(zip(SCHEDULES, (usual.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
+    h, w = latent_samples(latent, layers=True).shape[-2:]
+    return tail(sigmas(chosen, steps, (h // 2) * (w // 2)), strength)
+
+
+class ScheduleSigmas(io.ComfyNode):
+    """Sigmas of a run."""
+
+    ID = "InkstoneSchedule"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id=cls.ID,
+            display_name="Inkstone Schedule",
+            category="inkstone/sampling",
+            description="The sigmas (noise levels) of all steps, exactly as the reference pipeline "
+            "computes them for this size.",
+            search_aliases=["sigmas", "scheduler", "lightning"],
+            inputs=[
+                sockets.Model.Input(
+                    "model",
+                    tooltip="Its own scheduler settings are used, unless you choose another "
+                    "schedule.",
+                ),
+                io.Latent.Input(
+                    "latent", tooltip="The latent to denoise: the shift grows with its size."
+                ),
+                *schedule_inputs(optional=False),
+            ],
+            outputs=[io.Sigmas.Output(display_name="sigmas")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: DiffusionModel, latent: Latent, steps: int, schedule: str, strength: float = 1.0
+    ) -> io.NodeOutput:
+        from ..pipeline.usual_settings import usual_settings
+
+        sockets.require_models(model=model)
+        latent = canvas_for(model, latent)
+        usual = usual_settings(model, asked=is_asked(steps, schedule))
+        return io.NodeOutput(sigmas_for(usual, latent, steps, schedule, strength))
