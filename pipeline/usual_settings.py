@@ -11,6 +11,7 @@ from ..sampling.schedule import LIGHTNING, Schedule
 if TYPE_CHECKING:
     from ..loaders.arch.family import Preset
     from ..loaders.models.diffusion_model import DiffusionModel
+    from ..sampling.lightning import Distilled
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ class UsualSettings(NamedTuple):
 
     preset: Preset
     schedule: Schedule
+    lora: Distilled | None = None  # the LoRA that they are for
 
 
 def usual_settings(
@@ -37,13 +39,13 @@ def usual_settings(
         preset = family.fast if fast or in_folder else model.preset(pictures)
         return UsualSettings(preset, model.schedule)
     preset = replace(family.fast, steps=lora.steps or family.fast.steps, cfg=1.0)
-    return UsualSettings(preset, LIGHTNING)
+    return UsualSettings(preset, LIGHTNING, lora)
 
 
 def log_usual_settings(settings: UsualSettings, model: DiffusionModel) -> None:
     """Logs why settings are not those of the model's card."""
-    preset, lora = settings.preset, model.distilled
-    if settings.schedule != model.schedule and lora is not None:
+    preset, lora = settings.preset, settings.lora
+    if lora is not None:
         log.info(
             "a LoRA is %s (%s): defaults are %d steps, CFG 1, schedule Lightning; steps, CFG or a "
             "schedule of your own bring back the model's",

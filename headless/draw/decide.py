@@ -74,7 +74,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
     kind = _kind(call, model)
     _check_size(call, kind)
     _check_masks(call, models)
-    preset, usual = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
+    preset, usual, _ = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
     traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
     size = call.size  # of an edit: a canvas of its own
     if kind == "text" and size is None:
