@@ -155,7 +155,7 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
 def test_graph_draws_its_own_source(name, tmp_path):
     host = HeadlessHost(output=tmp_path, temp=tmp_path / "temp", input=tmp_path / "none")
     graph = ROOT / "workflows" / "api" / f"{name}.json"
-    run_file(graph, ["Source: schedule.steps=2", "Result: schedule.steps=3"], host, lambda *_: None)
+    run_file(graph, ["Source: sampler.steps=2", "Result: sampler.steps=3"], host, lambda *_: None)
     (made,), (source,) = ((tmp_path / f).glob("*.png") for f in ("inkstone", "temp"))
     a, b = (np.asarray(Image.open(p)) for p in (made, source))
     assert a.shape == b.shape == (128, 128, 3) and not np.array_equal(a, b)
@@ -168,7 +168,7 @@ def test_control_graph_draws_its_own_source(tmp_path):
     """The map is of the source; strength 0 draws another picture."""
     host = HeadlessHost(output=tmp_path, temp=tmp_path / "temp", input=tmp_path / "none")
     graph = ROOT / "workflows" / "api" / "controlnet_embedded.json"
-    steps = ["Source: schedule.steps=8", "Result: schedule.steps=8"]
+    steps = ["Source: sampler.steps=8", "Result: sampler.steps=8"]
     for strength in ("1", "0"):
         setting = f"Inkstone Apply ControlNet.strength={strength}"
         run_file(graph, [*steps, setting], host, lambda *_: None)

@@ -27,7 +27,6 @@ from .options import SCHEDULE_OPTIONS
 
 if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
-    from ...sampling.schedule import Schedule
     from .models import CallModels
     from .request import DrawCall
 
@@ -74,21 +73,21 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
     kind = _kind(call, model)
     _check_size(call, kind)
     _check_masks(call, models)
-    preset, usual, _ = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
+    usual = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
     traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
     size = call.size  # of an edit: a canvas of its own
     if kind == "text" and size is None:
-        size = _map_size(call, model, traits, preset.size)
+        size = _map_size(call, model, traits, usual.preset.size)
     if size is not None:
         check_canvas(*size)
     return Drawing(
         kind=kind,
         prompt=_prompt(call.prompt, models),
-        negative=call.negative if call.negative is not None else preset.negative,
-        steps=call.steps if call.steps is not None else preset.steps,
-        cfg=call.cfg if call.cfg is not None else preset.cfg,
+        negative=call.negative if call.negative is not None else usual.preset.negative,
+        steps=call.steps if call.steps is not None else usual.preset.steps,
+        cfg=call.cfg if call.cfg is not None else usual.preset.cfg,
         size=size,
-        schedule=_schedule(call, model, usual),
+        schedule=_schedule(call, usual),
         strength=_strength(call, kind),
         layers=(call.layers or USUAL_LAYERS) if kind == "layers" else 0,
         controls=_control_inputs(call, models),
@@ -164,9 +163,9 @@ def _usual(call: DrawCall, model: DiffusionModel, images: int) -> UsualSettings:
     return settings
 
 
-def _schedule(call: DrawCall, model: DiffusionModel, usual: Schedule) -> str:
+def _schedule(call: DrawCall, usual: UsualSettings) -> str:
     """The schedule that was asked for, Lightning's for its LoRA, else the model's own."""
-    name = call.schedule or ("model" if usual == model.schedule else "lightning")
+    name = call.schedule or ("model" if usual.lora is None else "lightning")
     return SCHEDULES[SCHEDULE_OPTIONS.index(name)]
 
 

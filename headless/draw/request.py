@@ -102,7 +102,7 @@ def parts_held(call: DrawCall) -> frozenset[str]:
 
     path = model_folder(call)
     given = call.text_encoder is not None and call.vae is not None
-    return frozenset(BESIDE) if path.is_dir() or given else parts_beside(path)
+    return parts_beside(path) if path.is_file() and not given else frozenset(BESIDE)
 
 
 def _check_images(call: DrawCall) -> None:

@@ -62,7 +62,7 @@ def test_unknown_mark_gets_one_line(caplog):
     states({"other_pack_style": 3, "empty": None})
     assert [r.getMessage() for r in caplog.records] == [
         "the positive conditioning has other_pack_style from a node of another pack: Inkstone "
-        "Denoise does not know it and ignores it"
+        "Sampler does not know it and ignores it"
     ]
 
 

@@ -192,7 +192,7 @@ def test_previews_of_a_batch_show_every_picture(models):
         (dict(positive="wide"), "text encoder"),
         (dict(latent="channels"), "16, 1"),
         (dict(latent="mask"), "mask is empty"),
-        (dict(cfg=4.0), "negative prompt"),
+        (dict(cfg=4.0, positive="bare"), "negative prompt"),
         (dict(cfg=float("nan")), "CFG"),
         (dict(seed=-1), "Seed"),
         (dict(model="vae"), "Inkstone Load Diffusion Model"),
@@ -207,6 +207,7 @@ def test_wrong_wires_are_refused(models, change, words):
     made = {
         "two": positive * 2,
         "references": [[states, {"reference_latents": [latent["samples"]] * 2}]],
+        "bare": [[states, {}]],  # as a core node gives it
         "wide": [[torch.zeros(1, 4, 3584), {}]],
         "channels": {"samples": torch.zeros(1, 4, 8, 8)},
         "mask": {**latent, "noise_mask": torch.zeros(1, 64, 96)},

@@ -81,7 +81,7 @@ BAD_GRAPHS = {
         ("'width'", "a multiple of 16", "got 17", "'height'", "got 23"),
     ),
     "size 0": (graph(CANVAS, size=OWN, width=0), ("'width'", "16..16384", "got 0")),
-    "unknown size": (graph(CANVAS, size="1:1"), ("'size'", "such as '1:1 (1328x1328)'", "'1:1'")),
+    "unknown size": (graph(CANVAS, size="1:1"), ("'size'", 'such as "the model\'s own"', "'1:1'")),
     "steps 1001": (graph(DRAWING, steps=1001), ("'steps'", "0..1000", "got 1001")),
     "negative steps": (graph(DRAWING, steps=-4), ("'steps'", "0..1000", "got -4")),
     "no wire": (graph(DRAWING, remove="model"), ("'model'", "INKSTONE_MODEL", "got nothing")),

@@ -15,7 +15,8 @@ from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.lora.adapters import Adapter, warn_of_fp8
 from inkstone.loaders.lora.file import load_lora
-from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
+from inkstone.nodes.sample import Denoise
+from inkstone.nodes.schedule import SCHEDULES
 from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -179,7 +180,7 @@ def test_draw_takes_lightning_defaults(place, bundle, capsys, caplog):
 def schedule_in(picture):
     """The schedule in the graph that a picture carries."""
     nodes = json.loads(Image.open(picture).text["prompt"]).values()
-    (value,) = (n["inputs"]["schedule"] for n in nodes if n["class_type"] == ScheduleSigmas.ID)
+    (value,) = (n["inputs"]["schedule"] for n in nodes if n["class_type"] == Denoise.ID)
     return value
 
 
