@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "draw", "load"]
-WEB_DIRECTORY = "./web"  # help pages, web/docs; no scripts
+WEB_DIRECTORY = "./web"  # help pages, and what the page does for our nodes
 
 
 async def comfy_entrypoint() -> InkstoneExtension:

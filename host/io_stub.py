@@ -23,7 +23,6 @@ _COMMON: dict[str, object] = {
     "optional": False,
     "tooltip": None,
     "lazy": None,
-    "extra_dict": None,
 }
 _WIDGET: dict[str, object] = _COMMON | {"default": None, "socketless": None, "force_input": None}
 _RANGE: dict[str, object] = {"min": None, "max": None, "step": None}
@@ -68,7 +67,7 @@ class _InputBase(_Socket):
 
     options: object
     default: object
-    extra_dict: dict[str, object] | None
+    extra_dict: dict[str, object]  # passed on to the page; widgets take none at their creation
 
     if TYPE_CHECKING:  # made by dataclasses.make_dataclass
 
@@ -81,8 +80,7 @@ class _InputBase(_Socket):
         default = getattr(self, "default", None)
         if isinstance(default, Enum) and self.io_type == "COMBO":
             self.default = default.value
-        if self.extra_dict is None:
-            self.extra_dict = {}
+        self.extra_dict = {}
 
 
 def _fields(values: dict[str, object]) -> list[tuple[str, object, object]]:

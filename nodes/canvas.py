@@ -9,6 +9,7 @@ from ..errors import InkstoneError
 from ..host.api import io, schema
 from . import sockets
 from .latents import OWN_SIZE, SAMPLES
+from .shown import among, shown_if
 
 if TYPE_CHECKING:
     from ..loaders.models.diffusion_model import DiffusionModel
@@ -31,7 +32,7 @@ def sizes() -> dict[str, tuple[int, int]]:
 
 
 def _side(name: str) -> io.Input:
-    return io.Int.Input(
+    side = io.Int.Input(
         name,
         default=SIDE,
         min=16,
@@ -39,6 +40,7 @@ def _side(name: str) -> io.Input:
         step=16,
         tooltip=f"{name.capitalize()} in pixels, a multiple of 16. For size custom.",
     )
+    return shown_if(side, [among("size", [CUSTOM])])
 
 
 class EmptyLatent(io.ComfyNode):

@@ -1,7 +1,7 @@
 """The LoRA loader: files with a switch and a strength each, applied to a model.
 
-Every host shows the same widgets, `ROWS` rows of them; web/inkstone.js hides the rows that are not
-in use. Several loaders in a row add up.
+The node has `ROWS` rows everywhere; the page shows those in use and a free one, which has only its
+file. Several loaders in a row add up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ..errors import InkstoneError
 from ..host import model_folders
 from ..host.api import io, schema
 from . import sockets
+from .shown import other_than, shown_if
 
 if TYPE_CHECKING:
     from ..loaders.lora.adapters import Adapter
@@ -27,33 +28,44 @@ def row(number: int, file: str, strength: float = 1.0) -> dict[str, object]:
 
 
 def _row_inputs(number: int) -> list[io.Input]:
-    return [
-        io.Boolean.Input(
-            f"on_{number}",
-            default=True,
-            optional=True,
-            label_on="on",
-            label_off="off",
-            tooltip=f"Switches LoRA {number} on or off.",
-        ),
-        io.Combo.Input(
-            f"lora_{number}",
-            options=[sockets.NO_FILE, *model_folders.model_files("loras")],
-            default=sockets.NO_FILE,
-            optional=True,
-            tooltip="A LoRA, LoKr, LoHa or DoRA file in models/loras.",
-        ),
-        io.Float.Input(
-            f"strength_{number}",
-            default=1.0,
-            min=-100.0,
-            max=100.0,
-            step=0.05,
-            round=0.001,
-            optional=True,
-            tooltip="1 as trained, 0 off. Changing it does not read the file again.",
-        ),
-    ]
+    """The widgets of a row, with the conditions under which the page shows them."""
+    file, strength = _file_input(number), _strength_input(number)
+    used = [[other_than(f"lora_{n}", sockets.NO_FILE)] for n in range(1, ROWS + 1)]
+    own = used[number - 1]
+    on = io.Boolean.Input(
+        f"on_{number}",
+        default=True,
+        optional=True,
+        label_on="on",
+        label_off="off",
+        tooltip=f"Switches LoRA {number} on or off.",
+    )
+    if number > 1:
+        file = shown_if(file, *used[number - 2 :])
+    return [shown_if(on, own), file, shown_if(strength, own)]
+
+
+def _file_input(number: int) -> io.Input:
+    return io.Combo.Input(
+        f"lora_{number}",
+        options=[sockets.NO_FILE, *model_folders.model_files("loras")],
+        default=sockets.NO_FILE,
+        optional=True,
+        tooltip="A LoRA, LoKr, LoHa or DoRA file in models/loras.",
+    )
+
+
+def _strength_input(number: int) -> io.Input:
+    return io.Float.Input(
+        f"strength_{number}",
+        default=1.0,
+        min=-100.0,
+        max=100.0,
+        step=0.05,
+        round=0.001,
+        optional=True,
+        tooltip="1 as trained, 0 off. Changing it does not read the file again.",
+    )
 
 
 class LoraLoader(io.ComfyNode):

@@ -89,7 +89,7 @@ class Denoise(io.ComfyNode):
                     tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
                     "Qwen-Image, 1 with Lightning). 1: off, twice as fast.",
                 ),
-                *schedule_inputs(optional=True),
+                *schedule_inputs(sampler=True),
             ],
             outputs=[io.Latent.Output("latent_out", display_name="latent")],
         )

@@ -9,6 +9,7 @@ from ..host.api import io, schema
 from . import sockets
 from .canvas import canvas_for
 from .latents import latent_samples
+from .shown import shown_if, unconnected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,13 @@ SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 
 OWN: Final = 0  # steps, CFG: as the model's card says
 
 
-def schedule_inputs(optional: bool) -> list[io.Input]:
-    """Steps, schedule and denoising strength."""
+def schedule_inputs(sampler: bool) -> list[io.Input]:
+    """Steps, schedule and denoising strength. sampler: of a node that takes sigmas instead."""
+    inputs = _schedule_inputs(optional=sampler)
+    return [shown_if(item, [unconnected("sigmas")]) for item in inputs] if sampler else inputs
+
+
+def _schedule_inputs(optional: bool) -> list[io.Input]:
     return [
         io.Int.Input(
             "steps",
@@ -101,7 +107,7 @@ class ScheduleSigmas(io.ComfyNode):
                 io.Latent.Input(
                     "latent", tooltip="The latent to denoise: the shift grows with its size."
                 ),
-                *schedule_inputs(optional=False),
+                *schedule_inputs(sampler=False),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
         )

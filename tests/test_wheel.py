@@ -15,7 +15,7 @@ DATA = {  # folder -> patterns of what is packed of it
     "controlnet/preprocess": ("pose_net.*",),
     "embedded": ("README.md", "model/**/*"),
     "locales": ("**/*.json",),
-    "web": ("docs/**/*",),
+    "web": ("*.js", "docs/**/*"),
     "workflows": ("**/*.json", "*.jpg"),
 }
 AT_ROOT = {"build", "venv", ".venv", "models", "input", "output", "temp"}  # a user's own

@@ -24,12 +24,19 @@ from pathlib import Path
 
 from scripts.workflows import models
 
-from . import page_graphs, page_runs, page_words
+from . import page_colours, page_graphs, page_runs, page_widgets, page_words
 from .browser_check import CHROMIUM_FLAGS, VIEW, find_chromium
 from .page_desk import LOCALE, NEWER_LOOK, ROOT, Desk, Wrong
 
 BROWSER_VARIABLE = "INKSTONE_BROWSER_PYTHON"
 Check = Callable[[Desk], str]
+IN_BOTH_LOOKS: dict[str, Check] = {
+    "widgets hide": page_widgets.hides,
+    "widgets reopen": page_widgets.reopens,
+    "widgets undo": page_widgets.undoes,
+    "widgets sigmas": page_widgets.sigmas,
+    "colours": page_colours.sockets,
+}
 
 
 def checks() -> Iterator[tuple[str, Check]]:
@@ -47,10 +54,12 @@ def checks() -> Iterator[tuple[str, Check]]:
         yield f"language {code}", partial(page_words.language, code=code)
     yield "templates", page_words.templates
     yield "search", page_words.search
+    yield from ((name, check) for name, check in IN_BOTH_LOOKS.items())
     for name in page_graphs.NEWER:
         yield f"newer look {name}", partial(page_graphs.opens_newer, name=name)
     yield "newer look tooltip", page_graphs.tooltip_newer
     yield "newer look grows", page_graphs.grows
+    yield from ((f"newer look {name}", check) for name, check in IN_BOTH_LOOKS.items())
     for name in ("edit_embedded", "controlnet_embedded"):
         yield f"newer look run {name}", partial(page_runs.runs_newer, name=name)
 
@@ -62,6 +71,10 @@ def place_files(base: Path, example: Path) -> None:
             place = base / "models" / folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
+    for name in page_widgets.LORAS:
+        place = base / "models" / "loras" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
     (base / "input").mkdir(parents=True, exist_ok=True)
     shutil.copy(example, base / "input" / "example.png")
 

@@ -1,0 +1,12 @@
+// What ComfyUI's page does for our nodes. Plain modules without a build step; they work in the
+// classic canvas and in the newer nodes ("Nodes 2.0"), from the page of ComfyUI 0.3.64 on.
+
+import { app } from "../../scripts/app.js";
+import { keepColours } from "./colours.js";
+import { hideUnused } from "./widgets.js";
+
+app.registerExtension({
+  name: "Inkstone",
+  beforeRegisterNodeDef: hideUnused,
+  setup: () => keepColours(app),
+});
