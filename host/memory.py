@@ -104,8 +104,9 @@ def _cpu() -> torch.device:
     return torch.device("cpu")
 
 
-def make_room(need: int, device: torch.device) -> int:
+def make_room(need: int, device: torch.device, ask: bool = True) -> int:
     """Unloads core models for `need` bytes; returns the bytes that our weights may use there.
+    Without `ask` nothing is unloaded: the bytes that there would be without core models.
 
     Every network of ours calls this before it works, so here it becomes a guest of the manager.
     """
@@ -113,13 +114,17 @@ def make_room(need: int, device: torch.device) -> int:
         return free_memory(need, device)
     from comfy import model_management as manager
 
-    ours = [entry for entry in manager.current_loaded_models if isinstance(entry.model, Guest)]
+    listed = manager.current_loaded_models
+    ours = [entry for entry in listed if isinstance(entry.model, Guest)]
     extra = _reserved(manager)
-    manager.free_memory(need + extra, device, keep_loaded=ours)
-    _register(manager)
-    free = int(manager.get_free_memory(device)) - extra
+    if ask:
+        manager.free_memory(need + extra, device, keep_loaded=ours)
+        _register(manager)
+    core = [] if ask else [e.model for e in listed if e not in ours and e.device == device]
+    held = sum(int(model.loaded_size()) for model in core if model is not None)
+    free = int(manager.get_free_memory(device)) - extra + held
     if device.type == "cpu":  # a container's limit counts too
-        return max(0, min(free, free_bytes(device)))
+        return max(0, min(free, free_bytes(device) + held))
     return max(0, int(free * _SHARES.get(_state(manager), 1.0)))
 
 

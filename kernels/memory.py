@@ -46,6 +46,17 @@ def process_bytes() -> int:
         return 0
 
 
+def used_bytes(device: torch.device) -> int:
+    """Bytes that this process uses on a device: its tensors on a CUDA card, all of its resident
+    memory for the CPU (0 where that is unknown).
+    """
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.memory_allocated(device))
+    return process_bytes() if device.type == "cpu" else 0
+
+
 def hand_back() -> None:
     """Returns freed memory of malloc to the system.
 

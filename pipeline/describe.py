@@ -6,6 +6,7 @@ from collections import Counter
 
 from ..errors import InkstoneError
 from ..kernels.linear import packed_backend
+from ..loaders.memory.residency import Residency, residencies
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.diffusion_model import DiffusionModel
 from .memory_plan import PlanRequest, plan
@@ -21,7 +22,7 @@ def describe_model(model: DiffusionModel, request: PlanRequest) -> str:
         f"{model.device}",
         *_backends(model),
         *(f"LoRA {f.adapter.lora.path.name}: {f.sentence()}" for f in model.adapters),
-        f"in memory: {_placed(model)}",
+        *_in_memory(model),
     ]
     try:
         lines.append(plan(Bundle(model, None, None), request).sentence())
@@ -48,8 +49,18 @@ def _backends(model: DiffusionModel) -> list[str]:
     return [f"backend: {name} ({why})" for name, why in backends]
 
 
-def _placed(model: DiffusionModel) -> str:
-    if model.weights.placement is None:
+def _in_memory(model: DiffusionModel) -> list[str]:
+    """Where the weights of this model and of the others on its device are now."""
+    weights = model.weights
+    lines = [f"in memory: {_placed(weights)}"]
+    others = [r for r in residencies() if r is not weights and r.device == weights.device]
+    present = [f"{r.name} {_placed(r)}" for r in others if r.reserved]
+    return lines + ([f"also in memory: {'; '.join(sorted(present))}"] if present else [])
+
+
+def _placed(weights: Residency) -> str:
+    if weights.placement is None:
         return "nothing yet: weights are loaded when they are used"
-    placement = model.weights.placement
-    return f"{placement.nbytes / 1e9:.2f} GB, {placement.words()}"
+    now, whole = weights.in_memory / 1e9, weights.reserved / 1e9
+    size = f"{whole:.2f} GB" if now == whole else f"{now:.2f} of {whole:.2f} GB so far"
+    return f"{size}, {weights.placement.words()}"

@@ -1,59 +1,45 @@
 """The memory plan of a draw, from file headers alone, before any weight is loaded.
 
-It asks the same opened models and the same `place` that the run itself asks, so the plan is what
-the run does. The stages follow each other: vision tower (edits), text encoder, MMDiT, VAE; where
-they do not all fit at once, those that are done leave before the next enters, as
-loaders/memory/residency.py does it. Modulation weights are never resident: they are read into a
-table.
+It asks the same opened models and the same decision (loaders/memory/placement.py) that the run
+itself asks, from the memory as it is now, so the plan is what the run does. The stages follow each
+other: vision tower (edits), text encoder, MMDiT with its controls, VAE; where they do not all fit
+at once, those that are done leave before the next enters. Modulation weights are never resident:
+they are read into a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-import torch
-
-from ..kernels.memory import available_ram, process_bytes
-from ..kernels.modulation import table_bytes
+from ..errors import InkstoneError
+from ..kernels.memory import process_bytes, used_bytes
 from ..kernels.vae_memory import plan_rows
-from ..kernels.vision import activation_bytes
-from ..loaders.arch.family import Preset
-from ..loaders.lora.adapters import copied_bytes
-from ..loaders.memory.residency import Placement, Residency, place
+from ..loaders.memory.placement import NotEnoughMemory, Placement, place, what_helps
+from ..loaders.memory.residency import Residency, residencies, room
 from ..loaders.models.bundle import Bundle
-from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
 from ..loaders.models.weight_file import parameter_bytes
-from ..sampling.geometry import LATENT, check_canvas, encoder_sizes
-from ..sampling.request import USUAL_LAYERS, Control, Request
-from ..sampling.sampler import working_bytes
-from .usual_settings import usual_settings
+from .plan_stages import PlannedDraw, PlannedRun, PlanRequest, distinct, follow
+from .plan_verdict import verdict
 
-_PROMPT = 64  # tokens that a prompt and its template's head are assumed to have
+__all__ = ["Plan", "PlanRequest", "plan"]
 
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """The draw to plan; None = the model's own preset, and the memory that is free."""
-
-    size: tuple[int, int] | None = None
-    steps: int | None = None
-    batch: int = 1
-    memory: int | None = None
-    once: bool = False  # a single draw: the text encoder leaves in any case
-    pictures: int = 0  # of an edit, each assumed to be as large as the canvas
-    controls: Sequence[ControlModel] = ()  # one for each control; the same may come twice
-    layers: int = 0  # of a model that draws layers; 0 = the usual number
+USUAL = PlanRequest()
+_GROWTH = 50_000_000, 0.05  # of the program while it draws: bytes, and a fraction of the whole
 
 
 @dataclass(frozen=True)
 class Plan:
     """Bytes of each part, where the weights are, and the peak."""
 
+    width: int
+    height: int
+    steps: int
+    cfg: float
     runtime: int  # Python, torch and this program, LoRA files as they were read
-    vision_tower: int  # 0 without an edit
-    text_encoder: int
+    vision_tower: int  # as placed; 0 without an edit
+    text_encoder: int  # as placed
     diffusion_model: int  # as placed
     modulation_in_file: int
     modulation_table: int
@@ -62,31 +48,33 @@ class Plan:
     activations: int
     peak: int
     budget: int
+    least: int  # the least memory in which the draw runs
     formats: str
+    vision_tower_placed: str
     text_encoder_placed: str
     diffusion_model_placed: str
+    controls_placed: str
+    diffusion_model_alone: str  # where it would be without controls and LoRAs
     together: bool  # text encoder and MMDiT are resident at the same time
-    controls: int = 0  # whole, in addition to the MMDiT
+    verdict: str  # what is resident, what is streamed, what is unloaded
+    controls: int = 0  # as placed, in addition to the MMDiT
+    others: int = 0  # other models that are in memory now
 
     def sentence(self) -> str:
         """One line for people."""
         g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items() if type(v) is int}
+        text = f"text encoder {g['text_encoder']}, " if self.text_encoder else ""
         tower = f"vision tower {g['vision_tower']}, " if self.vision_tower else ""
         loras = f"LoRA branches {g['lora_branches']}, " if self.lora_branches else ""
         loras += f"controls {g['controls']}, " if self.controls else ""
-        if self.together:
-            verdict = "all resident"
-        else:
-            verdict = (
-                f"the text encoder ({self.text_encoder_placed}) is unloaded before the MMDiT "
-                f"({self.diffusion_model_placed}) is loaded"
-            )
+        loras += f"VAE {g['vae']}, " if self.vae else ""
+        others = f", other models {g['others']}" if self.others else ""
         return (
-            f"plan: {tower}text encoder {g['text_encoder']}, MMDiT {self.formats} "
-            f"{g['diffusion_model']} (+ {g['modulation_in_file']} modulation read from the file "
-            f"into a table of {g['modulation_table']}), {loras}VAE {g['vae']}, activations "
-            f"{g['activations']}, program {g['runtime']}: at most {g['peak']} of {g['budget']}: "
-            f"{verdict}"
+            f"plan for {self.width}x{self.height}, {self.steps} steps, CFG {self.cfg:g}: "
+            f"{tower}{text}MMDiT {self.formats} {g['diffusion_model']} (+ "
+            f"{g['modulation_in_file']} modulation read from the file into a table of "
+            f"{g['modulation_table']}), {loras}activations {g['activations']}, program "
+            f"{g['runtime']}{others}: at most {g['peak']} of {g['budget']}: {self.verdict}"
         )
 
     def facts(self) -> dict[str, object]:
@@ -95,156 +83,111 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class PlanStage:
-    """A model at work. sizes: see `Residency.sizes`."""
+class _Memory:
+    """The memory of the device as it is now."""
 
-    sizes: tuple[int, Sequence[int]]
-    working: int  # bytes of its activations
-    leaves: bool = False  # when its work is done, whether there is room or not
-
-
-def follow(stages: Sequence[PlanStage], room: int, last: int) -> tuple[list[Placement], int, bool]:
-    """(placement of each, peak bytes, whether all stay), as `settle` does it: the first to work
-    leaves first. last: working bytes of the step after all stages (the VAE).
-    """
-    resident: list[int] = []
-    placements: list[Placement] = []
-    peak, stay = 0, True
-    for stage in stages:
-        free = room - stage.working
-        while resident and stage.sizes[0] + sum(stage.sizes[1]) + sum(resident) > free:
-            resident.pop(0)
-            stay = False
-        placements.append(place(*stage.sizes, free - sum(resident)))
-        resident.append(placements[-1].nbytes)
-        peak = max(peak, sum(resident) + stage.working)
-        if stage.leaves:
-            resident.pop()
-            stay = False
-    return placements, max(peak, sum(resident) + last), stay
+    room: int  # for the weights of all models
+    present: Sequence[Residency]  # weights that are in memory
+    runtime: int  # the process without weights
+    fixed: int  # bytes on the device that are no weights of a residency
+    budget: int  # bytes that the process may use
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """A request with its models and sizes filled in."""
-
-    models: Bundle
-    request: PlanRequest
-    size: tuple[int, int]
-    tower: VisionModel | None  # of an edit whose pictures it encodes
-
-    @property
-    def patches(self) -> int:
-        """Patches of one picture in the vision tower."""
-        edit = self.models.model.edit
-        if self.tower is None or edit is None:
-            return 0
-        _, (width, height) = encoder_sizes(*self.size, edit.area)
-        return width * height // self.tower.network.config.patch**2
-
-    @property
-    def steps(self) -> int:
-        return self.request.steps or self.usual.steps
-
-    @property
-    def usual(self) -> Preset:
-        """The settings that the request leaves to the model."""
-        model, request = self.models.model, self.request
-        return usual_settings(model, request.pictures, asked=request.steps is not None).preset
-
-    def table(self) -> int:
-        """Bytes of the modulation table."""
-        model = self.models.model
-        c, levels = model.network.config, self.steps + model.apart
-        return table_bytes(c.layers, c.width, levels, model.dtype)
-
-    def drawing(self) -> int:
-        """Bytes of activations, of the table and of references while the MMDiT works: the same
-        function that the run calls, with tensors of the same shapes.
-        """
-        check_canvas(*self.size)
-        model, request = self.models.model, self.request
-        width, height = self.size
-        picture = torch.empty(1, 16, 1, height // LATENT, width // LATENT, device="meta")
-        layers = (request.layers or USUAL_LAYERS) if model.layered else 0
-        draw = Request(
-            width=width,
-            height=height,
-            sigmas=torch.empty(self.steps + 1, device="meta"),
-            batch=request.batch,
-            layers=layers,
-            references=(picture,) * max(request.pictures, bool(layers)),
-            controls=tuple(Control(branch, picture) for branch in request.controls),
-        )
-        text = torch.empty(1, _PROMPT, model.network.config.joint, device="meta")
-        texts = {"positive": text} | ({"negative": text} if self.usual.cfg > 1 else {})
-        return working_bytes(model, draw, texts)
-
-    def before_drawing(self) -> list[PlanStage]:
-        """The stages of the vision tower and the text encoder."""
-        stages, rows = [], 0
-        if self.tower is not None:
-            c = self.tower.network.config
-            working = activation_bytes(c, self.patches, self.tower.dtype)
-            stages.append(PlanStage(self.tower.weights.sizes, working))
-            rows = self.request.pictures * self.patches // c.merge**2
-        text = self.models.text_encoder
-        if text is not None:
-            working = text.working_bytes(_PROMPT + rows)
-            stages.append(PlanStage(text.weights.sizes, working, self.request.once))
-        return stages
-
-
-def plan(models: Bundle, request: PlanRequest = PlanRequest()) -> Plan:
+def plan(models: Bundle, request: PlanRequest = USUAL) -> Plan:
     """Plans from headers: the models are opened and may be waiting. A text encoder or VAE that is
-    None is left out of the plan.
+    None is left out of the plan. Raises InkstoneError where the draw does not fit.
     """
-    text, model, vae = models.text_encoder, models.model, models.vae
+    model, vae = models.model, models.vae
     size = request.size or model.family.preset.size
-    draw = _Draw(models, request, size, _tower(models) if request.pictures else None)
-    reserved = sum(m.weights.reserved for m in (draw.tower, text, model) if m is not None)
-    vae_bytes = parameter_bytes(vae.network) if vae else 0
-    runtime = max(0, process_bytes() - reserved - vae_bytes)
-    on_cpu = model.device.type == "cpu"
-    own = runtime + reserved + vae_bytes if on_cpu else 0
-    budget = request.memory or _room(model.device) + own
-    decode = plan_rows(vae.network.config, size[1], size[0], vae.dtype, budget)[1] if vae else 0
-    fixed = vae_bytes + (runtime if on_cpu else 0)
-    table, drawing = draw.table(), draw.drawing()
-    branches = copied_bytes(model.adapters, model.device, model.dtype)
-    controls = sum(weights.nbytes for weights in _distinct(request.controls))
-    stages = [*draw.before_drawing(), PlanStage(model.weights.sizes, drawing + branches + controls)]
-    placements, peak, stay = follow(stages, budget - fixed, decode)
-    text_placement = placements[-2] if text else Placement(0, 0, 0)
+    draw = PlannedDraw(models, request, size, _tower(models) if request.pictures else None)
+    now = _memory(models, request.memory or model.budget)
+    stages, decode = draw.stages(), 0
+    if vae is not None:
+        rows = plan_rows(
+            vae.network.config, size[1], size[0], vae.dtype, now.budget, vae.device.type
+        )
+        decode = rows.bytes
+    least = now.fixed + max(stage.least for stage in stages)
+    try:
+        run = follow(stages, now.room, decode, now.present)
+    except NotEnoughMemory as lack:
+        raise _too_little(now, least, lack, request.memory or model.budget) from None
+    return _plan(draw, now, run, least, decode)
+
+
+def _plan(draw: PlannedDraw, now: _Memory, run: PlannedRun, least: int, decode: int) -> Plan:
+    models, table, drawing = draw.models, draw.table(), draw.drawing()
+    text, model, vae = models.text_encoder, models.model, models.vae
+    nothing = Placement(0, 0, 0)
+    tower = run.placement(draw.tower.weights) if draw.tower else nothing
+    prompts = run.placement(text.weights) if text else nothing
+    main = run.placement(model.weights)
+    controls = [run.placement(weights) for weights in distinct(draw.request.controls)]
+    others = [weights for weights in now.present if weights not in run.mine]
+    alone = _alone(draw, now.room)
     return Plan(
-        runtime=runtime,
-        vision_tower=placements[0].nbytes if draw.tower else 0,
-        text_encoder=text_placement.nbytes,
-        diffusion_model=placements[-1].nbytes,
+        width=draw.size[0],
+        height=draw.size[1],
+        steps=draw.steps,
+        cfg=draw.cfg,
+        runtime=now.runtime,
+        vision_tower=tower.nbytes,
+        text_encoder=prompts.nbytes,
+        diffusion_model=main.nbytes,
         modulation_in_file=model.modulation_bytes,
         modulation_table=table,
-        lora_branches=branches,
-        vae=vae_bytes,
+        lora_branches=draw.lora_copies(),
+        vae=parameter_bytes(vae.network) if vae else 0,
         activations=max(drawing - table, decode),
-        peak=fixed + peak,
-        budget=budget,
+        peak=now.fixed + run.peak,
+        budget=now.budget,
+        least=least,
         formats=model.weights_format,
-        text_encoder_placed=text_placement.words(),
-        diffusion_model_placed=placements[-1].words(),
-        together=stay,
-        controls=controls,
+        vision_tower_placed=tower.words(),
+        text_encoder_placed=prompts.words(),
+        diffusion_model_placed=main.words(),
+        controls_placed=" and ".join(dict.fromkeys(control.words() for control in controls)),
+        diffusion_model_alone=alone.words(),
+        together=run.together,
+        verdict=verdict(run, alone, only=text is None),
+        controls=sum(control.nbytes for control in controls),
+        others=sum(weights.reserved for weights in others),
     )
 
 
-def _distinct(controls: Sequence[ControlModel]) -> list[Residency]:
-    """The weights of controls, of each model once."""
-    return list({id(control): control.weights for control in controls}.values())
+def _alone(draw: PlannedDraw, room: int) -> Placement:
+    """Where the MMDiT would be with nothing else in memory, and without controls."""
+    request, weights = draw.request, draw.models.model.weights
+    alone = replace(draw, request=replace(request, controls=(), in_context=()))
+    free = room - alone.drawing() - alone.lora_copies()
+    return place(*weights.sizes, max(weights.least, free))
 
 
-def _room(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return available_ram()
+def _memory(models: Bundle, limit: int | None) -> _Memory:
+    """limit: bytes for the whole process; None = what is free."""
+    model, vae = models.model, models.vae
+    device, free = model.device, model.weights.free
+    present = [r for r in residencies() if r.device == device and r.reserved]
+    held = sum(weights.in_memory for weights in present)
+    vae_bytes = parameter_bytes(vae.network) if vae else 0
+    fixed = max(vae_bytes, used_bytes(device) - held)
+    runtime = fixed - vae_bytes if device.type == "cpu" else process_bytes()
+    weights = room(limit, device, held, lambda: free(0, device, ask=False))
+    return _Memory(weights, present, runtime, fixed, limit or weights + fixed)
+
+
+def _too_little(
+    now: _Memory, least: int, lack: NotEnoughMemory, limit: int | None
+) -> InkstoneError:
+    """The error where a draw does not fit: how much it needs and what helps."""
+    missing = max(lack.missing, least - now.budget)
+    enough = least + max(_GROWTH[0], int(_GROWTH[1] * least))
+    advice = what_helps(missing, None if limit is None else enough)
+    return InkstoneError(
+        f"This drawing needs at least {least / 1e9:.2f} GB even when streamed block by block, of "
+        f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {now.budget / 1e9:.2f} GB. "
+        f"{advice}"
+    )
 
 
 def _tower(models: Bundle) -> VisionModel | None:

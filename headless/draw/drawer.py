@@ -107,8 +107,8 @@ class Drawer:
     def plan(self, call: DrawCall, models: CallModels | None = None) -> Plan:
         """The memory plan of a call."""
         models = models or self.load(call)
-        graph = _graph(call, decide(call, models))
-        return self._plan(call, models, graph)
+        drawing = decide(call, models)
+        return self._plan(call, models, drawing, _graph(call, drawing))
 
     def draw(self, call: DrawCall, progress: Progress) -> Result:
         """Draws a call. Raises InkstoneError, or CallError where the call asks for what its model
@@ -118,7 +118,7 @@ class Drawer:
         models = self.load(call, stages)
         drawing = self._decide(call, models)
         graph = _graph(call, drawing)
-        self._announce(self._plan(call, models, graph))
+        self._announce(self._plan(call, models, drawing, graph))
         if self.once:
             self._values(call, graph.api, graph.prompts, None, stages)
             models.text_encoder.weights.park()
@@ -139,11 +139,14 @@ class Drawer:
         graph = _graph(call, self._decide(call, self.load(call), keep=True))
         self._values(call, graph.api, graph.prompts, None, None)
 
-    def _plan(self, call: DrawCall, models: CallModels, graph: DrawGraph) -> Plan:
+    def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
+        acting = [m for m, option in zip(models.controls, call.control) if option.strength]
         request = plan_request(
-            parse_graph(graph.api), graph.latent.node, models.bundle.model, models.controls
+            parse_graph(graph.api), graph.latent.node, models.bundle.model, acting
         )
-        return plan(models.bundle, replace(request, memory=call.memory, once=self.once))
+        prompts = (drawing.prompt, drawing.negative) if call.prompt else ()
+        request = replace(request, memory=call.memory, once=self.once, prompts=prompts)
+        return plan(models.bundle, request)
 
     def _announce(self, plan: Plan) -> None:
         if self.once:

@@ -52,6 +52,8 @@ class _Fields(TypedDict, total=False):
 
     size: tuple[int, int] | None
     steps: int
+    strength: float
+    cfg: float
     batch: int
     pictures: int
     layers: int
@@ -110,13 +112,13 @@ def plan_request(
     model: DiffusionModel,
     controls: Sequence[ControlModel | InContextModel],
 ) -> PlanRequest:
-    """The request of the denoise node with this id, with its loaded controls."""
+    """The request of the denoise node with this id, with its loaded controls that act."""
     from ...loaders.models.control import ControlModel
 
     request = _request(graph, graph[denoise], model)[1]
     branches = tuple(control for control in controls if isinstance(control, ControlModel))
-    maps = len(controls) - len(branches)  # an in-context map adds tokens as a picture does
-    return replace(request, pictures=request.pictures + maps, controls=branches)
+    loras = tuple(one.lora for one in controls if not isinstance(one, ControlModel))
+    return replace(request, in_context=loras, controls=branches)
 
 
 def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
@@ -135,6 +137,12 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     if _is_whole(schedule.inputs.get("steps")) and schedule.inputs["steps"]:
         fields["steps"] = schedule.inputs["steps"]
         words.append(f"{fields['steps']} steps")
+    strength, cfg = schedule.inputs.get("strength"), node.inputs.get("cfg")
+    if isinstance(strength, float) and 0 < strength < 1:
+        fields["strength"] = strength
+        words.append(f"denoising strength {strength:g}")
+    if isinstance(cfg, int | float) and cfg:
+        fields["cfg"] = float(cfg)
     if _is_whole(batch):
         fields["batch"] = batch
         words += [f"batch of {fields['batch']}"] if fields["batch"] > 1 else []

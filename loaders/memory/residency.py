@@ -2,8 +2,8 @@
 
 Every loaded model has one `Residency`. Before a run it settles: it compares the bytes it needs with
 the room there is, evicts idle models (they are loaded again from their files), and streams what
-still does not fit, one block ahead of the computation. `place` makes the whole decision as a pure
-function, so `inkstone plan` prints the placement of a run.
+still does not fit, one block ahead of the computation. placement.py makes the whole decision as a
+pure function, so `inkstone plan` prints the placement of a run.
 
 Resident blocks are loaded lazily: the first blocks compute while the next ones are still read.
 """
@@ -16,22 +16,22 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import InkstoneError
 from ...kernels.block_streaming import BlockStream
 from ...kernels.interrupt import waited
-from ...kernels.memory import free_bytes, hand_back, process_bytes
+from ...kernels.memory import free_bytes, hand_back, used_bytes
 from ...quant.storage import Storage
 from .param_slots import ParamSlot, fill_all
+from .placement import NotEnoughMemory, Occupant, Placement, decide, turns, what_helps
 
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
-_RESERVE = 0.05  # of measured free memory that is left to the system
+_RESERVE = 0.05  # of free memory, with what weights hold, that is left to the system
+_NAMES = {"TextEncoder": "text encoder", "VisionTower": "vision tower"}  # others have their own
 _AHEAD = 2  # resident blocks that are read at once: one core does not fill the bus
 
 
@@ -39,42 +39,6 @@ class _Streaming(Protocol):
     """A network that asks a stream before each of its blocks."""
 
     stream: BlockStream | None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Blocks 0 .. resident - 1 stay in memory, the others are streamed; `nbytes` is the peak."""
-
-    resident: int
-    streamed: int
-    nbytes: int
-
-    def words(self) -> str:
-        """For the log."""
-        if not self.streamed:
-            return "resident"
-        return f"{self.resident} blocks resident, {self.streamed} streamed from the file"
-
-
-def place(rest: int, groups: Sequence[int], room: int | None) -> Placement:
-    """rest: bytes outside of blocks; groups: bytes of each block; room None = no limit.
-
-    Streaming needs two blocks at a time, the current and the next. Raises InkstoneError when even
-    that does not fit.
-    """
-    total = rest + sum(groups)
-    if room is None or total <= room:
-        return Placement(len(groups), 0, total)
-    for resident in range(len(groups) - 2, -1, -1):
-        need = rest + sum(groups[:resident]) + 2 * max(groups[resident:])
-        if need <= room:
-            return Placement(resident, len(groups) - resident, need)
-    least = rest + 2 * max(groups, default=0)
-    raise InkstoneError(
-        f"The model needs {least / 1e9:.2f} GB even when streamed block by block, and there is "
-        f"room for {max(room, 0) / 1e9:.2f} GB. Allow more with --memory, close other programs, "
-        "draw a smaller picture, or use a file of a smaller type."
-    )
 
 
 class Prefetcher:
@@ -150,9 +114,16 @@ class Prefetcher:
         return [slot.read().to(self._device) for slot in self._groups[index]]
 
 
-def free_after_asking(need: int, device: torch.device) -> int:
+class FreeMemory(Protocol):
+    """Bytes that are free on a device, see `free_after_asking`."""
+
+    def __call__(self, need: int, device: torch.device, ask: bool = True) -> int: ...
+
+
+def free_after_asking(need: int, device: torch.device, ask: bool = True) -> int:
     """Bytes free on a device. Inside ComfyUI it is replaced by a function that makes room for
-    `need` bytes by unloading the host's models."""
+    `need` bytes by unloading the host's models; without `ask` it only says how many there could be.
+    """
     return free_bytes(device)
 
 
@@ -165,7 +136,7 @@ def residencies() -> list[Residency]:
     return list(_all)
 
 
-class Residency:
+class Residency(Occupant):
     """The weights of one network. `blocks` are its layers in order of execution, or empty."""
 
     def __init__(
@@ -176,84 +147,57 @@ class Residency:
         blocks: nn.ModuleList,
     ) -> None:
         self.network, self.device = network, device
-        self.free: Callable[[int, torch.device], int] = free_after_asking
+        self.free: FreeMemory = free_after_asking
         owner = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
         self.groups: list[list[ParamSlot]] = [[] for _ in blocks]
         self.rest: list[ParamSlot] = []
         for slot in slots:
             at = owner.get(id(slot.module))
             (self.rest if at is None else self.groups[at]).append(slot)
-        self.placement: Placement | None = None  # None = nothing is in memory
+        kind = type(network).__name__
+        self.name = "control" if kind.endswith("Branch") else _NAMES.get(kind, kind)
+        self.placement: Placement | None = None
         self._stream: Prefetcher | None = None
-        self._used = 0
         _all.add(self)
 
     @property
     def sizes(self) -> tuple[int, list[int]]:
-        """(bytes outside of blocks, bytes of each block)."""
         return sum(s.nbytes for s in self.rest), [sum(s.nbytes for s in g) for g in self.groups]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes when all of it is in memory."""
-        rest, groups = self.sizes
-        return rest + sum(groups)
-
-    @property
-    def reserved(self) -> int:
-        """The peak bytes of its placement, with the blocks that are not loaded yet."""
-        return self.placement.nbytes if self.placement else 0
-
-    @property
-    def in_memory(self) -> int:
-        """The peak bytes until more blocks are loaded."""
-        if self.placement is None:
-            return 0
-        _, blocks = self.sizes
-        return self.reserved - sum(blocks[self._loaded : self.placement.resident])
-
-    @property
-    def _loaded(self) -> int:
-        """Blocks 0 .. this - 1 are in memory to stay."""
+    def loaded(self) -> int:
         if self.placement is None:
             return 0
         return self.placement.resident if self._stream is None else self._stream.loaded
-
-    @property
-    def least(self) -> int:
-        """The least bytes that a run needs: all but two blocks are streamed."""
-        rest, groups = self.sizes
-        return min(self.nbytes, rest + 2 * max(groups, default=0))
 
     def settle(
         self,
         budget: int | None = None,
         working: int = 0,
         keep: Sequence[Residency] = (),
-        after: Residency | None = None,
+        after: Sequence[Residency] = (),
     ) -> Placement:
         """Makes room and decides the placement. Resident blocks are loaded lazily; call `fill` to
         load them now.
 
         budget: bytes for the whole process, None = the bytes free now; working: bytes for
         activations. Evicts other models if that makes room, but never those in `keep`; leaves room
-        for `after`, which settles next.
+        for those in `after`, which settle next.
         """
         with _lock:
-            self._used = next(_clock)
-            room = self._room(budget) - working
-            room -= after.least if after is not None and not after.reserved else 0
-            placement = self.placement
-            if placement and not placement.streamed and self._total() <= room:
-                return placement
-            others = [r for r in self._others() if r not in keep]
-            others.sort(key=lambda r: (r is after, r._used))
-            while others and self.nbytes + self._others_reserved() > room:
-                evicted = others.pop(0)
-                evicted.park()
-                room -= after.least if after is not None and evicted is after else 0
-            placement = place(*self.sizes, room - self._others_reserved())
+            self.used = next(_clock)
+            room = self._room(budget, working) - working
+            try:
+                placement, evicted = decide(self, self._others(), room, keep, after)
+            except NotEnoughMemory as lack:
+                whole = None if budget is None else budget + lack.missing
+                advice = what_helps(lack.missing, whole)
+                raise NotEnoughMemory(lack.need, lack.room, self.name, working, advice) from None
+            for other in evicted:
+                other.park()
             if placement != self.placement:
+                if placement.streamed:
+                    log.info("%s: %s", self.name, placement.words())
                 self._arrange(placement)
             return placement
 
@@ -262,8 +206,7 @@ class Residency:
         with _lock:
             if self.placement is None:
                 return
-            size = self.reserved / 1e9
-            log.info("%s is unloaded: %.1f GB", type(self.network).__name__, size)
+            log.info("%s is unloaded: %.1f GB", self.name, self.in_memory / 1e9)
             self._close_stream()
             self._empty()
             hand_back()
@@ -271,12 +214,12 @@ class Residency:
     def fill(self) -> None:
         """Loads all resident blocks that are not loaded yet."""
         with _lock:
-            if self.placement is not None and self._loaded < self.placement.resident:
+            if self.placement is not None and self.loaded < self.placement.resident:
                 self._arrange(self.placement, now=True)
 
     def _arrange(self, placement: Placement, now: bool = False) -> None:
         """Frees and loads weights for a new placement; `now` loads all of its resident blocks."""
-        before, first, resident = self._loaded, self.placement is None, placement.resident
+        before, first, resident = self.loaded, self.placement is None, placement.resident
         self._close_stream()
         for slot in itertools.chain(*self.groups[resident:before]):
             slot.empty()
@@ -308,31 +251,28 @@ class Residency:
     def _others(self) -> list[Residency]:
         return [r for r in _all if r is not self and r.reserved and r.device == self.device]
 
-    def _others_reserved(self) -> int:
-        return sum(r.reserved for r in self._others())
-
-    def _total(self) -> int:
-        return self.reserved + self._others_reserved()
-
-    def _room(self, budget: int | None) -> int:
+    def _room(self, budget: int | None, working: int) -> int:
         """Bytes that the weights of all models may take on this device."""
-        weights = self.in_memory + sum(r.in_memory for r in self._others())
-        if budget is None:
-            free = self.free(self.nbytes - self.in_memory, self.device)
-            return int(free * (1 - _RESERVE)) + weights
-        if self.device.type != "cpu":
-            return budget
-        return budget - max(0, process_bytes() - weights)
+        others = self._others()
+        held = self.in_memory + sum(r.in_memory for r in others)
+        need = self.nbytes + sum(r.reserved for r in others) + working
+        ask = int(need / (1 - _RESERVE)) + 1 - held
+        return room(budget, self.device, held, lambda: self.free(max(0, ask), self.device))
 
 
 def settle_together(
-    main: Residency | None, controls: Sequence[Residency], budget: int | None, working: int
+    main: Residency, controls: Sequence[Residency], budget: int | None, working: int
 ) -> None:
-    """Settles a network and the controls that run in the same steps. Controls are small: they
-    settle first, and `main` is streamed where it does not fit.
-    """
+    """Settles a network and the controls that run in the same steps, see `turns`."""
     with _lock:
-        for number, control in enumerate(controls):
-            control.settle(budget, working, controls[:number], main)
-        if main is not None:
-            main.settle(budget, working, controls)
+        for weights, keep, after in turns(main, controls):
+            weights.settle(budget, working, keep, after)
+
+
+def room(budget: int | None, device: torch.device, held: int, free: Callable[[], int]) -> int:
+    """Bytes that the weights of all models may take where they take `held` bytes now. budget: see
+    `Residency.settle`; free: bytes that are free.
+    """
+    if budget is None:
+        return int((free() + held) * (1 - _RESERVE))
+    return budget - max(0, used_bytes(device) - held)

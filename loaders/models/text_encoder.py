@@ -76,6 +76,20 @@ class TextEncoderModel:
         with self.adapted(), torch.inference_mode():
             return self._texts.keep(prompt, self._states(ids, self.family.drop))
 
+    def prompt_tokens(
+        self, prompt: str, edit: EditTemplate | None = None, pictures: int = 0
+    ) -> tuple[int, int]:
+        """(tokens that are encoded, rows of states behind the head) of a prompt, for a plan. A
+        picture of an edit counts as one token.
+        """
+        if edit is not None:
+            tokens, drop = len(self.tokenizer.encode(edit.text(prompt, pictures))), edit.drop
+            return tokens, max(1, tokens - drop)
+        drop = self.family.drop
+        tokens = len(self.tokenizer.encode(self.family.template.format(prompt)))
+        states = min(max(1, tokens - drop), self.family.most_tokens)
+        return drop + states, states
+
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Tokens of a prompt in its template, cut to what the model takes; warns of what is cut."""
         f = self.family

@@ -291,22 +291,29 @@ def _has_tokenizer(folder: Path) -> bool:
     return parts or (folder / "tokenizer.json").is_file()
 
 
-def _host_folders() -> list[Path]:
-    """The ComfyUI host's own copy, located without importing the host."""
+def _comfyui_folders(near: Path | None) -> list[Path]:
+    """ComfyUI's own copy: of the host, located without importing it, and of the trees that the
+    weights, the current folder and this package are in.
+    """
     try:
         spec = importlib.util.find_spec("comfy")
     except (ImportError, ValueError):
-        return []
-    places = spec.submodule_search_locations if spec else None
-    return [Path(place) / HOST_FOLDER for place in places or ()]
+        spec = None
+    hosts = (spec.submodule_search_locations if spec else None) or ()
+    starts = [near, near.resolve()] if near else []
+    starts += [Path.cwd() / "here", Path(__file__).resolve()]
+    trees = dict.fromkeys(tree for start in starts for tree in start.absolute().parents)
+    return [
+        *(Path(host) / HOST_FOLDER for host in hosts),
+        *(t / "comfy" / HOST_FOLDER for t in trees),
+    ]
 
 
 def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path:
     """The folder with the tokenizer of the text encoder `near` (a file or folder).
 
     Order: tokenizer/ in its folder, the folder itself, tokenizer/ next to it, the same for each of
-    `extra`, then the ComfyUI host's files. Raises InkstoneError that names the files and a place
-    for them.
+    `extra`, then ComfyUI's files. Raises InkstoneError that names the files and a place for them.
     """
     bases = ([near if kind_of(near) == "a folder" else near.parent] if near else []) + [
         Path(p) for p in extra
@@ -314,13 +321,13 @@ def find_tokenizer(near: Path | None = None, extra: Sequence[Path] = ()) -> Path
     places = [
         place for base in bases for place in (base / "tokenizer", base, base.parent / "tokenizer")
     ]
-    places += _host_folders()
-    folder = next((place for place in places if _has_tokenizer(place)), None)
+    folder = next(filter(_has_tokenizer, (*places, *_comfyui_folders(near))), None)
     if folder is None:
         where = bases[0] / "tokenizer" if bases else "a folder that you name"
+        places.append(Path("comfy") / HOST_FOLDER)
         raise InkstoneError(
             f"no tokenizer found; expected {', '.join(FILES)} (or tokenizer.json), looked in "
-            f"{', '.join(map(str, places)) or 'no folder'}. Copy the three files of the folder "
-            f"`tokenizer` of a Qwen-Image repository to {where}."
+            f"{', '.join(map(str, places))} of a ComfyUI around the file or the current folder. "
+            f"Copy the three files of the folder `tokenizer` of a Qwen-Image repository to {where}."
         )
     return folder

@@ -26,7 +26,7 @@ from ..arch.header_view import HeaderView
 from ..arch.key_maps import KeyMap
 from ..formats.weight_reader import WeightReader
 from ..memory.lru import Recent
-from ..memory.residency import Residency, free_after_asking
+from ..memory.residency import FreeMemory, Residency, free_after_asking
 from .image_processor import digest, rgb_bytes, tower_pixels
 from .vision_gguf import VisionFile, find_mmproj
 from .weight_file import LoadOptions, WeightFile, weight_file
@@ -114,7 +114,7 @@ class TowerOptions:
     dtype: torch.dtype
     device: torch.device
     budget: int | None = None
-    free: Callable[[int, torch.device], int] = free_after_asking
+    free: FreeMemory = free_after_asking
 
 
 def tower_place(

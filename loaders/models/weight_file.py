@@ -23,7 +23,7 @@ from ..arch.header_view import HeaderView
 from ..arch.key_maps import KeyMap
 from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, read_weight, slots_of
-from ..memory.residency import Residency, free_after_asking
+from ..memory.residency import FreeMemory, Residency, free_after_asking
 
 SMALL = 100_000_000  # parameters below which float32 is fast enough everywhere
 
@@ -36,7 +36,7 @@ class LoadOptions:
     device: str | torch.device = "cpu"
     budget: int | None = None  # bytes for the whole process; None = what is free when needed
     wait: bool = False  # only headers are read until the model is used
-    free: Callable[[int, torch.device], int] = free_after_asking  # asks the host for room
+    free: FreeMemory = free_after_asking  # asks the host for room
     variant: str | None = None  # the user's choice for a diffusion model; None = detect it
 
 

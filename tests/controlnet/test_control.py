@@ -16,7 +16,7 @@ from inkstone.controlnet.masks import region
 from inkstone.errors import InkstoneError
 from inkstone.kernels.control_instantx import ControlBranch, Spread
 from inkstone.loaders.arch.variant import VARIANTS
-from inkstone.loaders.memory import residency
+from inkstone.loaders.memory import placement, residency
 from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
@@ -145,12 +145,12 @@ def test_with_references_and_cfg_at_once(files, bundle, union, monkeypatch):
     model.weights.park(), branch.weights.park()
     for keep in (True, False):  # the control stays whole, or is streamed too
         monkeypatch.setattr(
-            residency,
+            placement,
             "place",
             lambda rest, groups, room, keep=keep: (
-                residency.Placement(len(groups), 0, rest + sum(groups))
+                placement.Placement(len(groups), 0, rest + sum(groups))
                 if keep and len(groups) == 2
-                else residency.Placement(0, len(groups), 1)
+                else placement.Placement(0, len(groups), 1)
             ),
         )
         got = drawn(model, one, **extra)

@@ -12,7 +12,7 @@ from inkstone.kernels.configs import TextConfig
 from inkstone.kernels.text_encoder import TextEncoder, picture_positions
 from inkstone.kernels.vision import VisionTower
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, QWEN_IMAGE
-from inkstone.loaders.memory.residency import place
+from inkstone.loaders.memory.placement import place
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.geometry import area_size

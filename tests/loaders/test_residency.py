@@ -11,7 +11,8 @@ from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.lru import Recent
-from inkstone.loaders.memory.residency import Placement, Residency, place
+from inkstone.loaders.memory.placement import Placement, place
+from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.memory_plan import PlanRequest, plan
@@ -59,7 +60,7 @@ def drawn(model, text, hooks=NO_HOOKS):
 def room(monkeypatch):
     """Sets the room for weights, in bytes, on every device."""
     bytes_ = [1 << 40]
-    monkeypatch.setattr(Residency, "_room", lambda self, budget: bytes_[0])
+    monkeypatch.setattr(Residency, "_room", lambda self, *_: bytes_[0])
     monkeypatch.setattr(residency, "_all", type(residency._all)())
 
     def set_(value):

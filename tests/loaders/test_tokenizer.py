@@ -209,7 +209,7 @@ def test_bad_files_are_named(toy, tmp_path, name, text, match):
 
 
 def test_find_near_the_model(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_host_folders", list)
+    monkeypatch.setattr(module, "_comfyui_folders", lambda near: [])
     weights = toy.parent / "text_encoder"
     weights.mkdir(exist_ok=True)
     assert find_tokenizer(weights) == toy
@@ -222,13 +222,41 @@ def test_find_near_the_model(toy, tmp_path, monkeypatch):
     assert all(part in str(caught.value) for part in (*module.FILES, str(tmp_path / "tokenizer")))
 
 
-def test_find_in_the_host_without_importing_it(toy, tmp_path, monkeypatch):
-    folder = tmp_path / "comfy" / module.HOST_FOLDER
+def comfyui(tree: Path, toy: Path) -> Path:
+    """A ComfyUI folder with these tokenizer files; returns their folder."""
+    folder = tree / "comfy" / module.HOST_FOLDER
     folder.mkdir(parents=True)
-    (tmp_path / "comfy" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tree / "comfy" / "__init__.py").write_text("raise RuntimeError('imported')")
     for name in module.FILES:
         (folder / name).write_bytes((toy / name).read_bytes())
-    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def test_find_in_the_comfyui_around(toy, tmp_path, monkeypatch):
+    """Of the weights, also through links, or of the current folder."""
+    folder = comfyui(tmp_path / "ComfyUI", toy)
+    place, disk = tmp_path / "ComfyUI" / "models" / "text_encoders", tmp_path / "disk"
+    place.mkdir(parents=True), disk.mkdir()
+    (disk / "x.safetensors").write_bytes(b"")
+    (place / "x.safetensors").symlink_to(disk / "x.safetensors")
+    assert find_tokenizer(place / "x.safetensors") == folder
+    with pytest.raises(InkstoneError, match="of a ComfyUI around"):
+        find_tokenizer(disk / "x.safetensors")
+    (tmp_path / "link.safetensors").symlink_to(place / "y.safetensors")
+    assert find_tokenizer(tmp_path / "link.safetensors") == folder
+    monkeypatch.chdir(place.parent)
+    assert find_tokenizer(Path("text_encoders/x.safetensors")) == folder
+    assert find_tokenizer(disk / "x.safetensors") == folder, "run inside the tree"
+    own = place / "tokenizer"
+    own.mkdir()
+    for name in module.FILES:
+        (own / name).write_bytes((toy / name).read_bytes())
+    assert find_tokenizer(place / "x.safetensors") == own, "files near the weights come first"
+
+
+def test_find_in_the_host_without_importing_it(toy, tmp_path, monkeypatch):
+    folder = comfyui(tmp_path / "host", toy)
+    monkeypatch.syspath_prepend(str(tmp_path / "host"))
     monkeypatch.delitem(sys.modules, "comfy", raising=False)
     assert find_tokenizer(tmp_path / "models" / "x.safetensors") == folder
     assert "comfy" not in sys.modules

@@ -23,10 +23,12 @@ from inkstone.loaders.lora.adapters import Adapter, apply_loras
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.param_slots import ParamSlot
-from inkstone.loaders.memory.residency import Placement, Residency
+from inkstone.loaders.memory.placement import Placement, PlannedWeights
+from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.vision import TowerPlace, VisionModel
-from inkstone.pipeline.memory_plan import PlanRequest, PlanStage, follow, plan
+from inkstone.pipeline.memory_plan import PlanRequest, plan
+from inkstone.pipeline.plan_stages import PlanStage, follow
 from inkstone.sampling.geometry import encoder_sizes
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise, working_bytes
@@ -40,13 +42,23 @@ CPU = torch.device("cpu")
 # --- stages
 
 
+def stage(rest: int, groups: list[int], working: int, leaves: bool = False) -> PlanStage:
+    return PlanStage(PlannedWeights("model", (rest, groups)), working, leaves=leaves)
+
+
+def followed(stages: list[PlanStage], room: int, last: int):
+    """(placement of each, peak bytes, whether all stay)"""
+    run = follow(stages, room, last)
+    return [run.placement(stage.weights) for stage in stages], run.peak, run.together
+
+
 def test_stages_leave_when_the_next_has_no_room():
-    one, two = PlanStage((10, [5, 5]), 3), PlanStage((4, [8, 8, 8]), 2)
+    one, two = stage(10, [5, 5], 3), stage(4, [8, 8, 8], 2)
     whole = [Placement(2, 0, 20), Placement(3, 0, 28)]
-    assert follow([one, two], 50, 0) == (whole, 50, True)
-    assert follow([one, two], 49, 0) == (whole, 30, False)
-    assert follow([replace(one, leaves=True), two], 50, 9) == (whole, 37, False)
-    placed, most, _ = follow([one, two], 29, 0)
+    assert followed([one, two], 50, 0) == (whole, 50, True)
+    assert followed([one, two], 49, 0) == (whole, 30, False)
+    assert followed([replace(one, leaves=True), two], 50, 9) == (whole, 37, False)
+    placed, most, _ = followed([one, two], 29, 0)
     assert placed[1] == Placement(0, 3, 20) and most == 23, "the first needs most"
 
 
@@ -75,22 +87,23 @@ def test_stages_are_what_settle_does(monkeypatch):
     for _ in range(60):
         monkeypatch.setattr(residency, "_all", type(residency._all)())
         stages = [
-            PlanStage(
-                (draw.randint(1, 9), [draw.randint(1, 9)] * draw.randint(2, 6)),
+            stage(
+                draw.randint(1, 9),
+                [draw.randint(1, 9)] * draw.randint(2, 6),
                 draw.randint(0, 5),
                 leaves=draw.random() < 0.3,
             )
             for _ in range(3)
         ]
         room = draw.randint(30, 130)
-        monkeypatch.setattr(Residency, "_room", lambda self, budget, room=room: room)
-        placed, most, stay = follow(stages, room, 0)
-        real = [residence(*stage.sizes) for stage in stages]
+        monkeypatch.setattr(Residency, "_room", lambda self, *_, room=room: room)
+        placed, most, stay = followed(stages, room, 0)
+        real = [residence(*one.weights.sizes) for one in stages]
         seen = 0
-        for one, stage, want in zip(real, stages, placed):
-            assert one.settle(None, stage.working) == want, (stages, room)
-            seen = max(seen, sum(r.reserved for r in real) + stage.working)
-            if stage.leaves:
+        for one, step, want in zip(real, stages, placed):
+            assert one.settle(None, step.working) == want, (stages, room)
+            seen = max(seen, sum(r.reserved for r in real) + step.working)
+            if step.leaves:
                 one.park()
         assert seen == most, (stages, room)
         assert stay == all(r.reserved and r.placement.nbytes == r.reserved for r in real)
@@ -171,20 +184,20 @@ def test_an_edit_counts_tower_rows_and_references():
     assert plain.vision_tower == 0 and "vision tower" not in plain.sentence()
     assert made.vision_tower == tower.weights.nbytes and "vision tower 0.00 GB" in made.sentence()
     table = sigmas(LINEAR, 4, 60)
-    text = torch.empty(1, 64, 128)
+    _, (width, height) = encoder_sizes(*size, EDIT_PLUS.area)
+    patches = width * height // 14**2
+    text = torch.empty(1, 64 + 2 * patches // 4, 128)  # the pictures' rows are in the prompt
     texts = {"positive": text, "negative": text}
     picture = torch.zeros(1, 16, 1, 12, 20)
     want = working_bytes(edits.model, Request(*size, table, references=(picture,) * 2), texts)
     decode = plan(edits, PlanRequest(size, 4)).activations
     assert made.activations == max(decode, want - made.modulation_table)
-    _, (width, height) = encoder_sizes(*size, EDIT_PLUS.area)
-    patches = width * height // 14**2
     words = edits.text_encoder.working_bytes(64 + 2 * patches // 4)
     seeing = activation_bytes(tower.network.config, patches, torch.float32)
     # the tower stays beside the text encoder, whose work over all rows is what takes most here
     both = tower.weights.nbytes + edits.text_encoder.weights.nbytes
     whole = both + edits.model.weights.nbytes
-    held = made.peak - made.runtime - made.vae
+    held = made.peak - made.runtime - made.vae - made.others
     assert want > decode
     assert held == max(tower.weights.nbytes + seeing, both + words, whole + want), held
 
