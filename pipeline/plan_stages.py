@@ -79,8 +79,8 @@ class PlannedRun:
 
     @property
     def together(self) -> bool:
-        """Nothing that is loaded leaves, so all is in memory at the end."""
-        return not self.memory.unloadings
+        """Nothing leaves that worked, so all of it is in memory at the end."""
+        return not any(unloading.worked for unloading in self.memory.unloadings)
 
 
 def follow(

@@ -17,24 +17,28 @@ def verdict(run: PlannedRun, alone: Placement, only: bool) -> str:
     """
     mine = [(run.planned[one], run.placement(one)) for one in run.mine]
     main, main_placement = mine[-1]
-    followers = {gone.who: gone.before or main for gone in run.memory.unloadings}
+    gone = {(u.who, u.worked): _before(u.before) for u in run.memory.unloadings}
     whole = not any(placement.streamed for _, placement in mine)
-    if whole and not any(weights in followers for weights, _ in mine):
+    if whole and not any((weights, True) in gone for weights, _ in mine):
         parts = [f"{main.name} alone: {ALL_RESIDENT}" if only else ALL_RESIDENT]
     else:
-        parts = [
-            f"{weights.name}: {placement.words()}{_end(followers.get(weights), ', ')}"
-            for weights, placement in mine
-        ]
+        parts = []
+        for weights, placement in mine:
+            again = gone.get((weights, False))
+            part = f"{weights.name}: {placement.words()}"
+            part += f", loaded again since it is unloaded {again}" if again else ""
+            end = gone.get((weights, True))
+            parts.append(part + (f", is unloaded {end}" if end else ""))
     if alone != main_placement:
         parts.append(f"{main.name} alone: {alone.words()}")
     for one, weights in run.planned.items():
         if one not in run.mine:
+            end = gone.get((weights, False))
             size = f"{weights.name} in memory now ({one.reserved / 1e9:.2f} GB)"
-            parts.append(size + (_end(followers.get(weights), " ") or " stays"))
+            parts.append(f"{size} is unloaded {end}" if end else f"{size} stays")
     return "; ".join(parts)
 
 
-def _end(before: PlannedWeights | None, joint: str) -> str:
-    """When weights are unloaded; "" where they stay."""
-    return "" if before is None else f"{joint}is unloaded before the {before.name} is loaded"
+def _before(weights: PlannedWeights | None) -> str:
+    """When something is unloaded."""
+    return "when its work is done" if weights is None else f"before the {weights.name} is loaded"

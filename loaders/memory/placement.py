@@ -213,6 +213,7 @@ class Unloading:
 
     who: PlannedWeights
     before: PlannedWeights | None
+    worked: bool  # False: it was in memory before the plan began, and has not worked yet
 
 
 @dataclass
@@ -245,7 +246,7 @@ class PlannedMemory:
         """Unloads weights."""
         one.arrange(None)
         self.present.remove(one)
-        self.unloadings.append(Unloading(one, before))
+        self.unloadings.append(Unloading(one, before, one in self.placements))
 
     def _settle(
         self,
