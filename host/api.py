@@ -28,8 +28,13 @@ def schema(**fields: object) -> io.Schema:
     """io.Schema from these fields, without those that an older host does not know.
 
     Keywords are passed through because the set belongs to the host, e.g. search_aliases is new.
+    Each of those is also given with the pack's name in front: the page looks for all words that
+    were typed in one text.
     """
     known = {item.name for item in dataclasses.fields(io.Schema)}
+    aliases = fields.get("search_aliases")
+    if isinstance(aliases, list):
+        fields["search_aliases"] = [*aliases, *(f"inkstone {alias}" for alias in aliases)]
     return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 

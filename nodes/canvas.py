@@ -56,7 +56,13 @@ class EmptyLatent(io.ComfyNode):
             category="inkstone/latent",
             description="An empty latent in the size that the model was trained for, in one of "
             "Qwen-Image's seven sizes, or in any multiple of 16.",
-            search_aliases=["size", "resolution", "empty latent"],
+            search_aliases=[
+                "empty latent image",
+                "empty sd3 latent image",
+                "resolution",
+                "aspect ratio",
+                "width height size",
+            ],
             inputs=[
                 io.Combo.Input(
                     "size",

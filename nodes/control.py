@@ -35,7 +35,14 @@ class LoadControlNet(io.ComfyNode):
             "depth, pose) or Inpainting, DiffSynth's blockwise files (canny, depth, inpaint) and "
             "in-context LoRA, Fun Union for 2512. The kind is detected from the file's content; "
             "any weight format works.",
-            search_aliases=["controlnet", "union", "instantx", "control loader"],
+            search_aliases=[
+                "load controlnet model",
+                "controlnet loader",
+                "union controlnet",
+                "instantx",
+                "diffsynth",
+                "model patch loader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "control",
@@ -85,7 +92,7 @@ class ApplyControlNet(io.ComfyNode):
             description="Adds a ControlNet to the positive prompt; several in a row add up. Its "
             "picture is encoded at the size of the result. The ControlNet runs once per step, only "
             "in the steps from start to end.",
-            search_aliases=["controlnet apply", "control", "canny", "depth", "pose"],
+            search_aliases=["controlnet apply advanced", "canny", "depth", "pose"],
             inputs=[
                 io.Conditioning.Input(
                     "positive",

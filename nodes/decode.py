@@ -27,7 +27,7 @@ class Decode(io.ComfyNode):
             description="Decodes latents to pictures. Works in strips where that saves memory or "
             "time; strips are exact and leave no seams. A result that started from a picture gets "
             "exactly its size.",
-            search_aliases=["vae decode"],
+            search_aliases=["vae decode tiled", "latent to image"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Latent.Input(

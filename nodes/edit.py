@@ -66,7 +66,13 @@ class EncodeEdit(io.ComfyNode):
             category="inkstone/conditioning",
             description="Encodes an edit instruction and its reference images with the prompt "
             "template of the connected model's variant (Edit, 2509, 2511).",
-            search_aliases=["edit", "qwen image edit plus", "reference", "kontext"],
+            search_aliases=[
+                "text encode qwen image edit plus",
+                "qwen image edit plus",
+                "reference latent",
+                "flux kontext",
+                "instruct edit",
+            ],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder",
@@ -135,7 +141,7 @@ class ImageToLatent(io.ComfyNode):
             description="Encodes a picture of any size as the starting point (image-to-image). Set "
             "the denoising strength in Inkstone Sampler. The result has exactly the picture's "
             "size.",
-            search_aliases=["img2img", "vae encode", "image to image"],
+            search_aliases=["vae encode", "img2img", "image to image"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Image.Input("image", tooltip="One picture, or a batch of the same size."),
@@ -186,7 +192,7 @@ class EncodeLayers(io.ComfyNode):
             category="inkstone/conditioning",
             description="For Qwen-Image-Layered: encodes a picture and its description, to split "
             "the picture into layers with alpha.",
-            search_aliases=["layered", "decompose", "rgba"],
+            search_aliases=["qwen image layered", "empty layered latent", "decompose layers rgba"],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder", tooltip="From Load Text Encoder or Load All."
@@ -246,7 +252,7 @@ class SplitLayers(io.ComfyNode):
             category="inkstone/image",
             description="Splits decoded layers into their colours and their transparency masks. To "
             "keep the alpha channel, save the layers themselves as PNG.",
-            search_aliases=["layered", "alpha", "split image with alpha"],
+            search_aliases=["split image with alpha", "layered rgba", "layers to images"],
             inputs=[io.Image.Input("layers", tooltip="Layers with alpha, from Inkstone Decode.")],
             outputs=[
                 io.Image.Output("image", display_name="image"),

@@ -49,7 +49,12 @@ class EncodePrompt(io.ComfyNode):
             category="inkstone/conditioning",
             description="Encodes the prompt and the negative prompt with Qwen-Image's prompt "
             "template.",
-            search_aliases=["clip text encode", "prompt"],
+            search_aliases=[
+                "clip text encode",
+                "positive prompt",
+                "negative prompt",
+                "text to image",
+            ],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder", tooltip="From Load Text Encoder or Load All."

@@ -27,7 +27,7 @@ class ModelInfo(io.ComfyNode):
             category="inkstone/model",
             description="Describes a loaded model: family, size, weight formats, LoRAs and their "
             "coverage, where its weights are, and the memory plan for a latent size.",
-            search_aliases=["inspect", "model details", "vram", "memory"],
+            search_aliases=["model info", "inspect model details", "vram memory"],
             is_output_node=True,
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load LoRA."),

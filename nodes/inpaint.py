@@ -49,7 +49,14 @@ class Inpaint(io.ComfyNode):
             description="Inpaints the masked part of a picture, with a text-to-image or an edit "
             "model. Decode the result and connect Inkstone Stitch: outside the mask nothing "
             "changes.",
-            search_aliases=["inpaint", "mask", "crop and stitch", "noise mask"],
+            search_aliases=[
+                "inpaint crop and stitch",
+                "vae encode for inpainting",
+                "set latent noise mask",
+                "inpaint model conditioning",
+                "grow mask",
+                "mask detailer",
+            ],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 io.Image.Input("image", tooltip="The picture, or a batch of the same size."),
@@ -117,7 +124,7 @@ class StitchPart(io.ComfyNode):
             category="inkstone/image",
             description="Puts the inpainted part back into its picture. Outside the mask every "
             "value is that of the picture.",
-            search_aliases=["paste", "composite", "uncrop"],
+            search_aliases=["inpaint stitch", "uncrop paste", "image composite masked"],
             inputs=[
                 io.Image.Input("image", tooltip="The inpainted part, from a decode node."),
                 sockets.Stitch.Input("stitch", tooltip="From Inkstone Inpaint."),
@@ -156,7 +163,12 @@ class PadForOutpaint(io.ComfyNode):
             display_name="Inkstone Pad for Outpaint",
             category="inkstone/image",
             description="Adds space around a picture and outputs its mask, for Inkstone Inpaint.",
-            search_aliases=["outpaint", "extend", "pad image"],
+            search_aliases=[
+                "pad image for outpainting",
+                "outpaint",
+                "extend canvas",
+                "fill masked area",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="The picture to extend."),
                 *sides,

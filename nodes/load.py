@@ -94,7 +94,13 @@ class LoadDiffusionModel(io.ComfyNode):
             category="inkstone/load",
             description="Loads a Qwen-Image diffusion model: a .safetensors or .gguf file in any "
             "usual weight format, or a Hugging Face folder.",
-            search_aliases=["unet", "mmdit", "qwen image loader", "gguf", "fp8"],
+            search_aliases=[
+                "unet loader gguf",
+                "load diffusion model",
+                "qwen image mmdit",
+                "fp8 scaled",
+                "nunchaku loader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -136,7 +142,12 @@ class LoadTextEncoder(io.ComfyNode):
             display_name="Inkstone Load Text Encoder",
             category="inkstone/load",
             description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and its tokenizer.",
-            search_aliases=["clip", "qwen2.5-vl", "gguf"],
+            search_aliases=[
+                "dual clip loader gguf",
+                "load clip",
+                "qwen2.5-vl",
+                "text encoder loader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
@@ -174,7 +185,7 @@ class LoadVAE(io.ComfyNode):
             display_name="Inkstone Load VAE",
             category="inkstone/load",
             description="Loads the Qwen-Image VAE (diffusers or Wan key names).",
-            search_aliases=["vae loader", "wan vae", "autoencoder"],
+            search_aliases=["vae loader", "load vae", "wan vae", "autoencoder"],
             inputs=[
                 io.Combo.Input(
                     "vae",
@@ -212,7 +223,14 @@ class LoadAll(io.ComfyNode):
             category="inkstone/load",
             description="Loads diffusion model, text encoder and VAE from one model folder or one "
             "checkpoint file, or the small embedded model that needs no download.",
-            search_aliases=["checkpoint", "embedded", "pipeline"],
+            search_aliases=[
+                "load checkpoint",
+                "checkpoint loader simple",
+                "efficient loader",
+                "diffusers loader",
+                "embedded model",
+                "pipeline",
+            ],
             inputs=[
                 io.Combo.Input(
                     "folder",

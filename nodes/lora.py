@@ -83,7 +83,13 @@ class LoraLoader(io.ComfyNode):
             description="Loads LoRA, LoKr, LoHa or DoRA files from any trainer and applies them to "
             "a model with weights of any format, without merging. Reports how many modules of each "
             "file were applied.",
-            search_aliases=["lora", "lora loader", "lora stack", "lycoris", "lokr", "loha", "dora"],
+            search_aliases=[
+                "lora loader model only",
+                "load lora",
+                "power lora loader",
+                "lora stacker",
+                "lycoris lokr loha dora",
+            ],
             inputs=[
                 sockets.Model.Input(
                     "model", optional=True, tooltip="From Load Diffusion Model or Load All."

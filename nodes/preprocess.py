@@ -36,7 +36,16 @@ class ControlPicture(io.ComfyNode):
             category="inkstone/control",
             description="Makes the control map for a ControlNet, in exactly the picture's size. "
             "Nothing is downloaded.",
-            search_aliases=["preprocessor", "canny", "hed", "lineart", "depth", "openpose", "aux"],
+            search_aliases=[
+                "aio aux preprocessor",
+                "canny edge",
+                "hed soft edge lines",
+                "depth anything v2",
+                "midas depth map",
+                "lineart",
+                "openpose",
+                "dwpose estimator",
+            ],
             is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),

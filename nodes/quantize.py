@@ -69,7 +69,7 @@ class Quantize(io.ComfyNode):
             category="inkstone/tools",
             description="Quantizes a diffusion model to GGUF or scaled fp8 and saves it in "
             "models/diffusion_models. A stopped run resumes where it left off.",
-            search_aliases=["gguf", "fp8", "quantize", "convert", "compress"],
+            search_aliases=["quantize gguf", "convert to gguf", "quantise fp8", "compress model"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(

@@ -47,7 +47,13 @@ class Denoise(io.ComfyNode):
             description="Denoises with Euler steps and the reference pipeline's CFG rescale. Uses "
             "the reference images of the conditioning and the mask of the latent, from our nodes "
             "or from core nodes.",
-            search_aliases=["ksampler", "sampler", "denoise"],
+            search_aliases=[
+                "ksampler advanced",
+                "ksampler efficient",
+                "sampler custom advanced",
+                "cfg guider",
+                "denoise",
+            ],
             inputs=[
                 sockets.Model.Input("model", tooltip="From Load Diffusion Model or Load All."),
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),

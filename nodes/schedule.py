@@ -97,7 +97,7 @@ class ScheduleSigmas(io.ComfyNode):
             category="inkstone/sampling",
             description="The sigmas (noise levels) of all steps, exactly as the reference pipeline "
             "computes them for this size.",
-            search_aliases=["sigmas", "scheduler", "lightning"],
+            search_aliases=["basic scheduler", "sigmas", "lightning", "model sampling auraflow"],
             inputs=[
                 sockets.Model.Input(
                     "model",

@@ -29,7 +29,7 @@ class ToModel(io.ComfyNode):
             category="inkstone/bridge",
             description=f"The diffusion model for {_CORE}: KSampler and all other samplers, "
             "schedulers and guiders, ModelSamplingAuraFlow, CFGNorm, LoraLoaderModelOnly.",
-            search_aliases=["ksampler", "bridge", "convert", "unet"],
+            search_aliases=["ksampler bridge", "unet to model", "convert to core"],
             inputs=[
                 sockets.Model.Input(
                     "model", tooltip="From Load Diffusion Model, Load All or Load LoRA."
@@ -60,7 +60,7 @@ class ToCLIP(io.ComfyNode):
             category="inkstone/bridge",
             description=f"The text encoder for {_CORE}: CLIPTextEncode, TextEncodeQwenImageEdit "
             "and TextEncodeQwenImageEditPlus.",
-            search_aliases=["clip text encode", "bridge", "convert"],
+            search_aliases=["clip text encode bridge", "convert to core"],
             inputs=[
                 sockets.TextEncoder.Input(
                     "text_encoder", tooltip="From Load Text Encoder or Load All."
@@ -90,7 +90,7 @@ class ToVAE(io.ComfyNode):
             category="inkstone/bridge",
             description=f"The VAE for {_CORE}: VAEDecode, VAEEncode, and their tiled and inpaint "
             "variants.",
-            search_aliases=["vae decode", "vae encode", "bridge", "convert"],
+            search_aliases=["vae decode bridge", "vae encode bridge", "convert to core"],
             inputs=[sockets.VAE.Input("vae", tooltip="From Load VAE or Load All.")],
             outputs=[io.Vae.Output("core_vae", display_name="VAE")],
         )

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from scripts.workflows import models
 
-from . import page_colours, page_graphs, page_runs, page_widgets, page_words
+from . import page_colours, page_graphs, page_runs, page_search, page_widgets, page_words
 from .browser_check import CHROMIUM_FLAGS, VIEW, find_chromium
 from .page_desk import LOCALE, NEWER_LOOK, ROOT, Desk, Wrong
 
@@ -53,7 +53,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     for code in page_words.LANGUAGES:
         yield f"language {code}", partial(page_words.language, code=code)
     yield "templates", page_words.templates
-    yield "search", page_words.search
+    yield "search", page_search.search
     yield from ((name, check) for name, check in IN_BOTH_LOOKS.items())
     for name in page_graphs.NEWER:
         yield f"newer look {name}", partial(page_graphs.opens_newer, name=name)
@@ -138,7 +138,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     base = arguments.shots / "base"
     shutil.rmtree(base, ignore_errors=True)
-    with ComfyServer(given_source(), base=base, port=arguments.port) as server:
+    page = ("--front-end-root", str(arguments.page)) if arguments.page else ()
+    with ComfyServer(given_source(), base=base, port=arguments.port, flags=page) as server:
         place_files(base, prepare_tree(given_source(), default_cache()) / "input" / "example.png")
         command = [
             os.environ.get(BROWSER_VARIABLE, sys.executable),
@@ -163,6 +164,7 @@ def main() -> int:
     add("--shots", type=Path, required=True, help="where to put the screenshots")
     add("--only", default="", help="only the checks with this pattern in their name")
     add("--port", type=int, default=0)
+    add("--page", type=Path, help="another page: static/ of an unpacked comfyui-frontend-package")
     add("--server", help="a server that runs already, with the files in place")
     add("--log", type=Path, help="that server's log")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Words in ComfyUI's page: help, other languages, the template browser, the search for nodes."""
+"""Words in ComfyUI's page: help, other languages, the template browser."""
 
 from __future__ import annotations
 
@@ -91,30 +91,3 @@ def templates(desk: Desk) -> str:
     if "InkstoneLoadDiffusionModel" not in kinds:
         raise Wrong(f"a click on a template opened {kinds}")
     return f"{len(graphs)} graphs, each with a thumbnail; one opened by a click"
-
-
-def search(desk: Desk) -> str:
-    """Each search alias of each node finds the node in the page's search."""
-    page, nodes = desk.page, desk.get("/object_info")
-    ours = {kind: data for kind, data in nodes.items() if kind.startswith("Inkstone")}
-    if not any("search_aliases" in data for data in ours.values()):
-        return "this ComfyUI is older than search aliases"
-    page.evaluate("() => app.graph.clear()")
-    page.mouse.dblclick(900, 800)
-    page.wait_for_timeout(1200)
-    box = page.get_by_role("dialog").locator("input").first
-    lost, places = [], []
-    for kind, data in sorted(ours.items()):
-        for alias in data["search_aliases"]:
-            box.fill(alias)
-            page.wait_for_timeout(450)
-            results = page.get_by_test_id("result-item").all_inner_texts()
-            at = [n for n, text in enumerate(results) if text.startswith(data["display_name"])]
-            places += at[:1]
-            lost += [] if at else [f"{alias!r} -> {kind}"]
-    desk.shoot("search")
-    page.keyboard.press("Escape")
-    if lost:
-        raise Wrong(f"not found: {lost}")
-    middle, last = sorted(places)[len(places) // 2] + 1, max(places) + 1
-    return f"{len(places)} aliases of {len(ours)} nodes, as hit {middle} (median), {last} at most"
