@@ -1,12 +1,17 @@
 // What ComfyUI's page does for our nodes. Plain modules without a build step; they work in the
 // classic canvas and in the newer nodes ("Nodes 2.0"), from the page of ComfyUI 0.3.64 on.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { keepColours } from "./colours.js";
+import { followRuns } from "./messages.js";
 import { hideUnused } from "./widgets.js";
 
 app.registerExtension({
   name: "Inkstone",
   beforeRegisterNodeDef: hideUnused,
-  setup: () => keepColours(app),
+  setup() {
+    keepColours(app);
+    followRuns(app, api);
+  },
 });

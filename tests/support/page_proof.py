@@ -24,7 +24,15 @@ from pathlib import Path
 
 from scripts.workflows import models
 
-from . import page_colours, page_graphs, page_runs, page_search, page_widgets, page_words
+from . import (
+    page_colours,
+    page_graphs,
+    page_messages,
+    page_runs,
+    page_search,
+    page_widgets,
+    page_words,
+)
 from .browser_check import CHROMIUM_FLAGS, VIEW, find_chromium
 from .page_desk import LOCALE, NEWER_LOOK, ROOT, Desk, Wrong
 
@@ -36,6 +44,8 @@ IN_BOTH_LOOKS: dict[str, Check] = {
     "widgets undo": page_widgets.undoes,
     "widgets sigmas": page_widgets.sigmas,
     "colours": page_colours.sockets,
+    "words of a failure": page_messages.fault,
+    "words of a status": page_messages.status,
 }
 
 
