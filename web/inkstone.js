@@ -5,11 +5,13 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { keepColours } from "./colours.js";
 import { followRuns } from "./messages.js";
+import { fitTitle } from "./titles.js";
 import { hideUnused } from "./widgets.js";
 
 app.registerExtension({
   name: "Inkstone",
   beforeRegisterNodeDef: hideUnused,
+  nodeCreated: fitTitle,
   setup() {
     keepColours(app);
     followRuns(app, api);

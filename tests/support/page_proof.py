@@ -30,6 +30,7 @@ from . import (
     page_messages,
     page_runs,
     page_search,
+    page_titles,
     page_widgets,
     page_words,
 )
@@ -46,6 +47,7 @@ IN_BOTH_LOOKS: dict[str, Check] = {
     "colours": page_colours.sockets,
     "words of a failure": page_messages.fault,
     "words of a status": page_messages.status,
+    "titles": page_titles.titles,
 }
 
 
