@@ -38,7 +38,7 @@ def test_draws_graphs_batches_and_latents(place, capsys):
     jobs = [
         {"id": "one", "prompt": RED, "seed": 5},
         {"id": "two", "prompt": RED, "seed": 5, "batch": 2, "save_latent": True},
-        {"id": "graph", "graph": GRAPH, "set": {"6.steps": 1, "7.seed": 3}},
+        {"id": "graph", "graph": GRAPH, "set": {"7.steps": 1, "7.seed": 3}},
     ]
     assert run(place, jobs) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -99,7 +99,7 @@ def test_a_changed_picture_or_graph_is_another_job(place):
     (place / "g.json").write_text(Path(GRAPH).read_text())
     jobs = [
         {"id": "p", "prompt": BLUE, "image": "in.png", "strength": 0.5, "size": None},
-        {"id": "g", "graph": "g.json", "set": {"6.steps": 1}},
+        {"id": "g", "graph": "g.json", "set": {"7.steps": 1}},
     ]
     assert run(place, jobs) == 0
     (place / "g.json").write_text(json.dumps(json.loads(Path(GRAPH).read_text()), indent=3))
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_after_the_step(place, capsys):
 
 
 def test_ctrl_c_in_a_graph(place):
-    graph = {"id": "g", "graph": GRAPH, "set": {"6.steps": 2}}
+    graph = {"id": "g", "graph": GRAPH, "set": {"7.steps": 2}}
     jobs = write_jobs(place / "j.jsonl", [graph])
     with pytest.raises(KeyboardInterrupt):
         batch(

@@ -78,7 +78,7 @@ BAD = {
     "graph with steps": (json.dumps({"graph": GRAPH, "steps": 4}), ('"steps" does not go with',)),
     "set is a list": (json.dumps({"graph": GRAPH, "set": []}), ('"set" is a list',)),
     "set of no node": (json.dumps({"graph": GRAPH, "set": {"99.x": 1}}), ("line 1", "99")),
-    "set out of range": (json.dumps({"graph": GRAPH, "set": {"6.steps": 0}}), ("line 1", "steps")),
+    "set out of range": (json.dumps({"graph": GRAPH, "set": {"7.steps": -1}}), ("line 1", "steps")),
 }
 
 
