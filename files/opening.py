@@ -276,7 +276,9 @@ def _orientation(image: Image, side: _SideData, path: Path) -> int:
         else:
             block = image.getexif()
         value = block.get(ExifTags.Base.Orientation)
-        if block.get_ifd(ExifTags.IFD.Interop).get(_INTEROP_INDEX) == _INTEROP_ADOBE:
+        # Pillow before 13 raises where there is none
+        interop = ExifTags.IFD.Interop in block.get_ifd(ExifTags.IFD.Exif)
+        if interop and block.get_ifd(ExifTags.IFD.Interop).get(_INTEROP_INDEX) == _INTEROP_ADOBE:
             side.colours = side.colours or colour_tags.ADOBE
     except _FAULTS as error:
         log.info("%s: its EXIF block is broken and is skipped: %s", path.name, error)
