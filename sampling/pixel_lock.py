@@ -19,6 +19,7 @@ from ..errors import InkstoneError
 from .geometry import locked_sizes
 
 TRANSPARENT = 0.5 / 255  # alpha below this is 0 in 8 bits
+_ROWS = 256  # of a picture that are checked at a time
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -64,9 +65,12 @@ def resized(picture: Tensor, size: Size) -> Tensor:
     """[B,H,W,C] -> [B,height,width,C], bicubic; the same tensor if it has that size."""
     if size_of(picture) == size:
         return picture
-    x = picture.movedim(-1, 1).float()
-    x = F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=True)
-    return x.clamp_(0, 1).movedim(1, -1).to(picture.dtype)  # bicubic overshoots at edges
+    out = picture.new_empty(len(picture), size[1], size[0], picture.shape[-1])
+    for k in range(picture.shape[-1]):  # one at a time: torch copies what it reads
+        x = picture[..., k][:, None].float()
+        x = F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=True)
+        out[..., k] = x[:, 0].clamp_(0, 1)  # bicubic overshoots at edges
+    return out
 
 
 def pad_edges(x: Tensor, size: Size) -> Tensor:
@@ -116,7 +120,9 @@ def check_picture(picture: Tensor, name: str = "The picture") -> None:
 
 def check_range(name: str, x: Tensor, slack: float) -> None:
     """Raises unless all values are numbers from 0 to 1; filters may overshoot by `slack`."""
-    low, high = (v.item() for v in torch.aminmax(x))  # NaN if one value is
+    # some rows at a time: torch copies a view of some channels
+    ends = [torch.stack(torch.aminmax(rows)) for item in x for rows in item.split(_ROWS)]
+    low, high = (v.item() for v in torch.aminmax(torch.stack(ends)))  # NaN if one value is
     if not (-slack <= low and high <= 1 + slack):
         raise InkstoneError(
             f"{name} has values from {low:g} to {high:g}: expected numbers from 0 to 1. "

@@ -103,9 +103,11 @@ def join_alpha(image: Tensor, alpha: Tensor) -> Tensor:
 
     mask = alpha.reshape(-1, *alpha.shape[-2:])[..., None]
     mask = resize(mask, image.shape[2], image.shape[1], "bilinear")
-    every = torch.arange(max(len(image), len(mask)))
-    pair = (image[every % len(image), ..., :3], 1.0 - mask[every % len(mask)])
-    return torch.cat(pair, dim=-1)
+    joined = image.new_empty(max(len(image), len(mask)), *image.shape[1:3], 4)
+    for k, out in enumerate(joined):  # nothing else of this size is made: it may be large
+        out[..., :3] = image[k % len(image), ..., :3]
+        torch.sub(1.0, mask[k % len(mask), ..., 0], out=out[..., 3])
+    return joined
 
 
 def flip(image: Tensor, flip_method: str) -> Tensor:

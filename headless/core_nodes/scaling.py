@@ -18,12 +18,16 @@ _SIDE_METHODS = ["area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bi
 
 
 def resize(image: Tensor, width: int, height: int, method: str) -> Tensor:
-    """[B,H,W,C] -> [B,height,width,C]; lanczos goes through 8-bit pictures, as in core."""
+    """[B,H,W,C] -> [B,height,width,C]; lanczos goes through 8-bit pictures, as in core. The same
+    tensor where nothing changes.
+    """
     import numpy as np
     import torch
     from PIL import Image
 
     if method != "lanczos":
+        if image.shape[1:3] == (height, width):
+            return image
         planes = image.movedim(-1, 1)
         scaled = torch.nn.functional.interpolate(planes, size=(height, width), mode=method)
         return scaled.movedim(1, -1)

@@ -123,7 +123,7 @@ class Drawer:
             self._values(call, graph.api, graph.prompts, None, stages)
             models.text_encoder.weights.park()
         refs = (graph.image, graph.latent)
-        images, latent = self._values(call, graph.api, refs, progress, stages)
+        images, latent = self._values(call, graph.api, refs, progress, stages, last=self.once)
         seconds = {name: round(stages.seconds[name], 3) for name in STAGES}
         return Result(
             call=call,
@@ -159,8 +159,11 @@ class Drawer:
         refs: Sequence[Ref],
         progress: Progress | None,
         stages: _Stages | None,
+        last: bool = False,
     ) -> list[Any]:
-        """The values of these outputs; the sentence of a node that failed is raised as it is."""
+        """The values of these outputs; the sentence of a node that failed is raised as it is. last:
+        as in `Executor.run`.
+        """
 
         def on_event(event: Event) -> None:
             if event.kind == "executing":
@@ -172,7 +175,7 @@ class Drawer:
         links = [Link(*ref) for ref in refs]
         graph = with_defaults(parse_graph(api), self.executor.nodes)
         try:
-            return self.executor.values(graph, links, host, on_event)
+            return self.executor.values(graph, links, host, on_event, last)
         except NodeError as error:
             raise error.__cause__ or error from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import CallError
 from ...files.hashes import model_hash, picture_hash
@@ -18,7 +18,12 @@ from .drawer import Result
 from .png_metadata import graph_chunks
 from .request import DrawCall, control_file_of_each
 
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
 DEFAULT = Path("inkstone.png")
+_ROWS = 64  # of a picture that are rounded at a time
 _IN_PNG = ("models", "loras", "pictures", "mask", "controls")
 
 
@@ -50,8 +55,6 @@ def save_result(result: Result) -> dict[str, Any]:
 
 def _save_images(result: Result, facts: dict[str, Any]) -> list[Path]:
     """Writes each image with what made it: its call, and a graph that draws it again."""
-    import torch
-
     call, each = result.call, result.drawing.layers or 1
     about = {name: facts[name] for name in _IN_PNG if name in facts}
     paths = _output_names(call, len(result.images))
@@ -62,8 +65,18 @@ def _save_images(result: Result, facts: dict[str, Any]) -> list[Path]:
             graph = graph_chunks(call, result.drawing, seed, log_notes=k == 0)
         own = {**facts["call"], "seed": seed, "batch": 1} | about
         chunks = {"inkstone": json.dumps(own, ensure_ascii=False)} | graph
-        save_png(path, (image * 255).round().to(torch.uint8).numpy(), chunks)
+        save_png(path, _rounded(image), chunks)
     return paths
+
+
+def _rounded(image: Tensor) -> np.ndarray:
+    """[H,W,C] in 0..1 -> 8 bits, some rows at a time: a large picture is not copied whole."""
+    import torch
+
+    out = torch.empty(image.shape, dtype=torch.uint8)
+    for part, rows in zip(out.split(_ROWS), image.split(_ROWS), strict=True):
+        part.copy_((rows * 255).round())
+    return out.numpy()
 
 
 def _output_names(call: DrawCall, count: int) -> list[Path]:

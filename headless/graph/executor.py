@@ -42,9 +42,10 @@ class Executor:
         host: HeadlessHost,
         on_event: OnEvent | None = None,
         extra_pnginfo: Mapping[str, Json] | None = None,
+        last: bool = False,
     ) -> RunResult:
         """Check a graph and run its output nodes; results of earlier runs that it does not use are
-        dropped first.
+        dropped first. last: no run comes after it, so each result leaves with its last reader.
 
         Raises GraphError before anything is computed, InkstoneError for an output folder that
         cannot be written to, NodeError for a failing node, Interrupted once `host.interrupt` is
@@ -54,6 +55,7 @@ class Executor:
             emit = on_event or (lambda event: None)
             run = GraphRun(self.nodes, self.cache, graph, host, emit)
             run.hidden["EXTRA_PNGINFO"] = extra_pnginfo
+            run.last = last
             return run.execute()
 
     def values(
@@ -62,8 +64,9 @@ class Executor:
         links: Sequence[Link],
         host: HeadlessHost,
         on_event: OnEvent | None = None,
+        last: bool = False,
     ) -> list[Value]:
-        """Compute these outputs and all that they need; no output node runs.
+        """Compute these outputs and all that they need; no output node runs. last: as in `run`.
 
         Raises as `run`, and InkstoneError if a node blocked the rest of the graph.
         """
@@ -71,6 +74,7 @@ class Executor:
             run = GraphRun(
                 self.nodes, self.cache, graph, host, on_event or (lambda event: None), links
             )
+            run.last = last
             run.execute()
             return [run.value(link) for link in links]
 

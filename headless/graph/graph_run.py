@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -63,6 +64,8 @@ class GraphRun:
         self.unread: dict[str, list[int]] = {}
         self.values: dict[str, Outputs] = {}
         self.result = RunResult()
+        self.last = False  # no run comes after it: values leave with their last reader
+        self.readers: Counter[tuple[str, int]] = Counter()  # nodes to come, by what they read
 
     def execute(self) -> RunResult:
         """Run the target nodes and all that they need."""
@@ -76,8 +79,14 @@ class GraphRun:
             self.keys[key] = self._content_key(key)
         self.emit(Event("start", data={"nodes": order}))
         self.cache.drop_unused({self.keys[key] for key in order})
-        for target in self.targets:
-            self._resolve(target)
+        if self.last:
+            self._count_readers()
+        try:
+            for target in self.targets:
+                self._resolve(target)
+        finally:
+            if self.last:
+                self.cache.drop_unused(())  # some are no longer whole
         self.result.seconds = time.perf_counter() - started
         self.emit(Event("done", data={"seconds": self.result.seconds}))
         return self.result
@@ -169,7 +178,46 @@ class GraphRun:
                 stack.extend(reversed(missing))
             else:
                 self._compute(key)
+                if self.last:
+                    self._release(key)
                 stack.pop()
+
+    def _sources(self, key: str) -> set[tuple[str, int]]:
+        """The outputs that a node reads, by content key and slot."""
+        return {(self.keys[link.node], link.slot) for link in self.graph[key].links().values()}
+
+    def _count_readers(self) -> None:
+        """Count the nodes that will run, by what they read; drop results that none of them does."""
+        stack, run = list(self.targets), set[str]()
+        while stack:
+            key = stack.pop()
+            if key not in run and self.keys[key] not in self.cache:
+                run.add(key)
+                stack.extend(link.node for link in self.graph[key].links().values())
+        self.readers.update(source for key in run for source in self._sources(key))
+        read = {content for content, _ in self.readers}
+        self.cache.drop_unused(read | {self.keys[target] for target in self.targets})
+        self._keep_read(read)
+
+    def _release(self, key: str) -> None:
+        """Drop what this node was the last to read: a picture may take hundreds of megabytes."""
+        sources = self._sources(key)
+        self.readers.subtract(sources)
+        self._keep_read({content for content, slot in sources if not self.readers[content, slot]})
+
+    def _keep_read(self, contents: set[str]) -> None:
+        """Of these results, keep the outputs that a node to come reads."""
+        contents = contents - {self.keys[target] for target in self.targets}
+        for content in contents & self.cache.keys():
+            self.cache.replace(content, self._read_of(content, self.cache[content]))
+        for node in [node for node in self.values if self.keys[node] in contents]:
+            self.values[node] = self._read_of(self.keys[node], self.values[node])
+
+    def _read_of(self, content: str, values: Outputs) -> Outputs:
+        if isinstance(values, Blocked):
+            return values
+        slots = enumerate(values)
+        return tuple(value if self.readers[content, slot] else None for slot, value in slots)
 
     def _from_cache(self, key: str) -> bool:
         if self.schemas[key].is_output_node or self.keys[key] not in self.cache:

@@ -9,7 +9,7 @@ to a number of bytes; the least recently used is dropped first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -49,6 +49,14 @@ class ResultCache(Generic[Result]):
         """Drop all results that are not in `used` and are not kept."""
         for key in self._results.keys() - set(used):
             del self._results[key]
+
+    def keys(self) -> Set[str]:
+        """Of results that a later run drops where it does not use them."""
+        return self._results.keys()
+
+    def replace(self, key: str, result: Result) -> None:
+        """Put another result in the place of one of `keys`."""
+        self._results[key] = result
 
     def clear(self) -> None:
         """Drop everything."""

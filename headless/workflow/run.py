@@ -40,6 +40,7 @@ def run_file(
 
     executor: keeps models and results from run to run.
     """
+    last = executor is None
     executor = executor or Executor(node_classes())
     file = read_graph_file(path)
     graph = graph_of(file, settings, executor.nodes)
@@ -53,7 +54,7 @@ def run_file(
         chunks: dict[str, Json] = {"inkstone_models": model_hashes(graph)}
     if file.ui is not None and not settings:
         chunks["workflow"] = file.ui  # with settings it would not be the graph that ran
-    result = executor.run(graph, host, on_event, chunks)
+    result = executor.run(graph, host, on_event, chunks, last)
     files = [
         str(
             Path(host.output if entry.get("type") == "output" else host.temp)

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...sampling.geometry import VISION_MEAN, VISION_STD, encoder_sizes
+from ...sampling.nan_check import is_finite
 from ...sampling.pixel_lock import visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_ROWS = 256  # of a picture that are rounded at a time
 
 
 def rgb_bytes(picture: Tensor) -> Tensor:
@@ -32,13 +35,18 @@ def rgb_bytes(picture: Tensor) -> Tensor:
             f"A picture for an edit has shape {shape}: expected one picture [height, width, "
             "channels] with 1, 3 or 4 channels. Connect the pictures of a batch one by one."
         )
-    if not picture.is_floating_point() or not torch.isfinite(picture).all():
+    if not picture.is_floating_point() or not is_finite(picture):
         raise InkstoneError(
             f"A picture for an edit holds {str(picture.dtype).removeprefix('torch.')} values that "
             "are not finite numbers from 0 to 1. Check the node that makes it."
         )
-    picture = visible(picture)[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return picture.expand(-1, -1, 3).contiguous()
+    return torch.cat([_rounded(rows) for rows in picture.split(_ROWS)])
+
+
+def _rounded(rows: Tensor) -> Tensor:
+    """Some rows of a picture in 8 bits: a large one is not copied whole."""
+    rows = visible(rows)[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return rows.expand(-1, -1, 3)
 
 
 def digest(pixels: Tensor) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image, ImageCms
 from inkstone.errors import InkstoneError
 from inkstone.files import opening
 from inkstone.files.images import channel, frames, glance, read_picture
+
+from ..conftest import ROOT
 
 
 def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -190,3 +194,38 @@ def test_a_profile_is_converted_with_one_line(tmp_path, ending, mode, caplog):
     assert len(lines) == 1 and "colours are converted from its profile" in lines[0]
     red = channel(path, "red")
     assert red is not None and abs(red[0, 0] * 255 - 200) <= 2, "a mask is no colour"
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from tests import conftest
+import numpy, torch, PIL.Image
+from inkstone.files.images import frames
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+colours, alpha = frames(Path(sys.argv[1]), 1)[0]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, colours[-1, -1], alpha[0, 0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="the module resource is POSIX's")
+def test_a_large_picture_takes_little_more_than_its_floats(tmp_path):
+    """4096x4096 RGBA: 268 MB of floats. Pillow's 67 MB were there beside them."""
+    Image.new("RGBA", (4096, 4096), (255, 0, 51, 51)).save(tmp_path / "a.png")
+    call = [sys.executable, "-c", _PEAK, str(tmp_path / "a.png")]
+    run = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
+    kilobytes, _, values = run.stdout.partition(" ")
+    assert int(kilobytes) * 1024 < 4 * 4 * 4096**2 * 1.1
+    assert values.strip() == "[1.  0.  0.2] 0.2"
+
+
+@pytest.mark.parametrize("count", range(1, 140, 23))
+def test_bytes_become_floats_in_place(tmp_path, count):
+    """Rows are read before they are overwritten, whatever their number."""
+    pixels = np.random.default_rng(count).integers(0, 256, (count, 5, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    colours, alpha = frames(tmp_path / "a.png")[0]
+    want = pixels.astype(np.float32) / 255
+    assert np.array_equal(colours, want[..., :3]) and np.array_equal(alpha, want[..., 3])
+    assert np.array_equal(channel(tmp_path / "a.png", "green"), want[..., 1])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from inkstone.headless.graph.api_graph import parse_graph
+from inkstone.headless.graph.api_graph import Link, parse_graph
 from inkstone.headless.graph.events import NodeError
 from inkstone.headless.graph.executor import Executor
 from inkstone.host import headless
@@ -95,3 +95,28 @@ def test_async_node_inside_a_running_loop(host):
 def test_long_chain_needs_no_recursion(host):
     data = {"0": number(1)} | {str(i): add(str(i - 1), extra=1) for i in range(1, 1500)}
     assert run(data | {"end": show("1499")}, host).outputs["end"]["value"] == [1500.0]
+
+
+def test_results_of_a_last_run_leave_with_their_last_reader(host):
+    data = {"1": number(2), "2": number(2), "3": add("1", "2"), "4": add("1", "3"), "5": show("4")}
+    executor, left = Executor(ALL), []
+
+    def on_event(event):
+        if event.kind == "executing":
+            values = [value for key in executor.cache.keys() for value in executor.cache[key]]
+            left.append([value for value in values if value is not None])
+
+    graph = parse_graph(data)
+    assert executor.run(graph, host, on_event, last=True).outputs["5"]["value"] == [6.0]
+    assert CALLS.count("Number 2") == 1
+    assert left[-2:] == [[{"value": 2.0}, 2, {"value": 4.0}], [{"value": 6.0}]]
+    values = executor.values(graph, [Link("4", 0), Link("1", 1)], host, last=True)
+    assert values == [{"value": 6.0}, 2]
+
+
+def test_a_last_run_takes_what_earlier_runs_left(host):
+    executor, graph = Executor(ALL), parse_graph({"1": number(3), "2": add("1"), "3": add("2")})
+    executor.values(graph, [Link("2", 0)], host)
+    CALLS.clear()
+    assert executor.values(graph, [Link("3", 0)], host, last=True) == [{"value": 3.0}]
+    assert CALLS == ["Add"]
