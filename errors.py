@@ -10,7 +10,7 @@ modules may define subclasses for their own `except` clauses; callers only need 
 
 import re
 
-__all__ = ["CallError", "InkstoneError", "shorten"]
+__all__ = ["CallError", "InkstoneError", "bounded", "shorten"]
 
 _LONGEST = 16_000  # characters of a message; a list of missing models may have many lines
 _LONG_WORD = re.compile(r"\S{400,}")
@@ -25,7 +25,7 @@ def shorten(text: str, most: int = _SHOWN) -> str:
     return f"{text[:head]}...{text[head - most :]}"
 
 
-def _bounded(message: str) -> str:
+def bounded(message: str) -> str:
     """A message whose words have bounds: names, keys and values in it come from anybody's files."""
     return _LONG_WORD.sub(lambda match: shorten(match[0]), shorten(message, _LONGEST))
 
@@ -34,7 +34,7 @@ class InkstoneError(ValueError):
     """Base class of every error that a user can fix; exit status 1 on the command line."""
 
     def __init__(self, message: str = "", *rest: object) -> None:
-        super().__init__(_bounded(str(message)), *rest)
+        super().__init__(bounded(str(message)), *rest)
 
 
 class CallError(InkstoneError):

@@ -1,12 +1,16 @@
 """Messages repeat names from anybody's files, within bounds."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from inkstone.errors import CallError, InkstoneError, shorten
 from inkstone.headless.cli.main import main
 from inkstone.loaders.formats.safetensors import SafetensorsFile
+
+from .conftest import ROOT
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end():
@@ -49,3 +53,14 @@ def test_a_header_with_a_long_name(tmp_path):
     with pytest.raises(InkstoneError) as error:
         SafetensorsFile(path)
     assert len(str(error.value)) < 1500
+
+
+def test_a_log_line_with_a_long_name():
+    """Of the command line, whose streams are those of a process."""
+    code = "import logging; from tests import conftest; from inkstone.headless.cli.main import _run"
+    code += "; import argparse; log = lambda _: logging.warning('tensor %s', 'x' * 9000)"
+    code += "; _run(argparse.Namespace(quiet=False, handler=log))"
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("tensor xxx") and "..." in done.stderr
+    assert len(done.stderr) < 300

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ...errors import CallError, InkstoneError
+from ...errors import CallError, InkstoneError, bounded
 from .parser import build_parser
 from .streams import Results, standard_streams
 
@@ -41,9 +41,18 @@ def _parsed(
 
 def _run(args: argparse.Namespace) -> int:
     level = logging.ERROR if args.quiet else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(_Line("%(message)s"))
+    logging.basicConfig(level=level, handlers=[lines])
     handler: Callable[[argparse.Namespace], int] = args.handler
     return handler(args)
+
+
+class _Line(logging.Formatter):
+    """A log line with the bounds of an error: names in it come from anybody's files too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return bounded(super().format(record))
 
 
 def _reported(args: argparse.Namespace, work: Callable[[], int]) -> int:

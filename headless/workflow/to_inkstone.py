@@ -73,6 +73,8 @@ EXCHANGES = {
     "CLIPLoaderGGUF": _CLIP,
     "VAELoader": _exchange("vae_name", LoadVAE, ToVAE),
 }
+# core's loaders of a file with several models -> the input that names it
+WHOLE = {name: "ckpt_name" for name in ("CheckpointLoaderSimple", "CheckpointLoader")}
 # beginnings of class names that need core's own weights, which packed weights cannot replace
 REASONS = {
     start: "merges or saves the weights of a model, which ours keeps packed"
@@ -110,6 +112,16 @@ class _Report:
         known = change.loader_file == "model" and variant != "auto"
         suffix = f", variant {variant}" if known else ""
         self.replaced.append(f"{node}: {old} {name} -> {change.loader} and {change.bridge}{suffix}")
+
+    def leave_whole(self, node: object, old: str, name: Json) -> None:
+        """A loader of a whole checkpoint was left in place."""
+        why = "is not of Qwen-Image, by its name"
+        if isinstance(name, str) and _QWEN.search(name):
+            why = (
+                "holds several models in one file. Load it with Inkstone Load All and connect "
+                f"{ToModel.ID}, {ToCLIP.ID} and {ToVAE.ID} in its place"
+            )
+        self.leave(node, old, name, why)
 
     def leave(self, node: object, old: str, name: Json, why: str) -> None:
         """A loader was left in place."""
@@ -166,6 +178,8 @@ def _api(graph: dict[str, Json]) -> _Report:
     for key, node in nodes.items():
         old = str(node.get("class_type"))
         change = EXCHANGES.get(old)
+        if old in WHOLE:
+            report.leave_whole(key, old, (node.get("inputs") or {}).get(WHOLE[old]))
         if change is None:
             continue
         name = (node.get("inputs") or {}).get(change.file)
@@ -198,9 +212,11 @@ def _ui(graph: dict[str, Json]) -> _Report:
         for node in list(level.nodes):
             old = str(node.get("type"))
             change = EXCHANGES.get(old)
+            name = next((v for v in _values(node) if isinstance(v, str)), "")
+            if old in WHOLE:
+                report.leave_whole(node["id"], old, name)
             if change is None:
                 continue
-            name = next((v for v in _values(node) if isinstance(v, str)), "")
             why = facts.why_not(change, name)
             if why:
                 report.leave(node["id"], old, name, why)

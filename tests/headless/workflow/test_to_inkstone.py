@@ -83,6 +83,19 @@ def test_what_cannot_be_exchanged_is_named():
     assert to_inkstone({}) == ({}, ["nothing was exchanged"])
 
 
+@pytest.mark.parametrize("kind", ["CheckpointLoaderSimple", "CheckpointLoader"])
+@pytest.mark.parametrize(
+    "name, why", [("qwen_image_aio.safetensors", "InkstoneToVAE"), ("sd15.ckpt", "by its name")]
+)
+def test_a_loader_of_a_whole_checkpoint_is_named(kind, name, why):
+    api = {"4": {"class_type": kind, "inputs": {"ckpt_name": name}}}
+    ui = {"nodes": [page(kind, 4, [name], "MODEL", [])], "links": [], "version": 0.4}
+    for graph in (api, ui):
+        changed, notes = to_inkstone(graph)
+        assert changed == graph and notes[0] == "nothing was exchanged"
+        assert notes[1].startswith(f"4: {kind} {name} stays: ") and why in notes[1]
+
+
 def page(node_type, number, widgets, out, links, inputs=()):
     return {
         "id": number,
