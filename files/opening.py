@@ -147,6 +147,12 @@ def opened(path: Path) -> Iterator[Opened]:
 
 
 def _unreadable(path: Path, error: Exception) -> InkstoneError:
+    if isinstance(error, MemoryError):
+        return InkstoneError(
+            f"{path} cannot be read as a picture: more memory was asked for than there is. Close "
+            "other programs or make the picture smaller; where that does not help, the file is "
+            "damaged: save it again as PNG or JPEG."
+        )
     system = error.strerror if isinstance(error, OSError) else None
     reason = (system or str(error)).rstrip(".") or type(error).__name__
     return InkstoneError(

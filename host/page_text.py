@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from ..errors import InkstoneError
 from . import directories
+from .exhaustion import memory_fault
 from .headless import headless_host
 from .model_folders import KINDS, model_folders
 
@@ -47,8 +48,8 @@ def _folders() -> set[str]:
 
 def for_page(run: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function that ComfyUI calls, with errors that name no folder: its page shows their text,
-    and the module of their class, which is a path there. Other errors pass as they are, the host's
-    stop among them.
+    and the module of their class, which is a path there. Memory that ran out is a sentence too.
+    Other errors pass as they are, the host's stop among them.
     """
 
     @functools.wraps(run)
@@ -58,6 +59,9 @@ def for_page(run: Callable[Given, Result]) -> Callable[Given, Result]:
         except Exception as error:
             if headless_host() is not None:
                 raise
+            fault = memory_fault(error)
+            if fault is not None:
+                raise InkstoneError(str(fault)) from error
             short = without_folders(str(error))
             named = isinstance(error, InkstoneError) and type(error) is not InkstoneError
             if short == str(error) and not named:

@@ -21,14 +21,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def available_ram() -> int:
-    """Available bytes of main memory (Linux: MemAvailable, within a container's limit).
+    """Available bytes of main memory (Linux: MemAvailable, within the limits of a container and of
+    the process).
 
     Other systems: half of the physical memory, or 8 GiB where that is unknown.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             table = dict(line.split(":", 1) for line in lines)
-        return min(int(table["MemAvailable"].split()[0]) * 1024, _container_room())
+        return min(int(table["MemAvailable"].split()[0]) * 1024, _container_room(), _own_room())
     except (OSError, KeyError, ValueError):
         names = getattr(os, "sysconf_names", {})
         if "SC_PHYS_PAGES" not in names:
@@ -80,3 +81,17 @@ def _container_room() -> int:
         return max(0, int(limit) - used + cached)
     except (OSError, KeyError, ValueError):
         return 1 << 62
+
+
+def _own_room() -> int:
+    """Bytes left below the process's own limit (ulimit -v); a huge number without a limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    except (ImportError, OSError, ValueError, IndexError):
+        return 1 << 62
+    if limit == resource.RLIM_INFINITY:
+        return 1 << 62
+    return max(0, limit - pages * resource.getpagesize())

@@ -70,6 +70,14 @@ def _reported(args: argparse.Namespace, work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader closed our output early, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from ...host.exhaustion import memory_fault
+
+        fault = memory_fault(error)
+        if fault is None:
+            raise
+        print(f"inkstone {args.command}: {fault}", file=sys.stderr)
+        return 1
     except OSError as error:  # a disk that fails in the middle of a file, and the like
         name = f"{error.filename}: " if error.filename else ""
         print(

@@ -19,6 +19,7 @@ from ...errors import InkstoneError
 from ...files.png import ensure_writable
 from ...host import directories, headless, progress
 from ...host.api import io
+from ...host.exhaustion import memory_fault
 from ...host.headless import HeadlessHost
 from ..node_types import Json, NodeClass, NodeClasses, Value
 from .api_graph import Graph, Link, Node, to_api
@@ -322,4 +323,7 @@ class GraphRun:
         except headless.Interrupted:
             raise
         except Exception as error:  # the boundary to any node's code: named and chained
-            raise NodeError(node, error) from error
+            fault = memory_fault(error)
+            if fault is None:
+                raise NodeError(node, error) from error
+        raise NodeError(node, fault) from fault

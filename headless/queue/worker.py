@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InkstoneError
+from ...host.exhaustion import memory_fault
 from ...kernels.memory import process_bytes
 from ..draw.drawer import Drawer
 from ..draw.run import draw
@@ -107,8 +108,7 @@ class Worker:
             facts, status = {"error": str(error)}, FAILED
         except Exception as error:  # an unexpected fault of one job must not cost the others
             self._require_room(error)
-            log.warning("job %s: unexpected error", job.name, exc_info=True)
-            facts, status = {"error": f"{type(error).__name__}: {error}"}, FAILED
+            facts, status = {"error": self._sentence(job, error)}, FAILED
         facts |= {
             "started": round(began, 3),
             "total_seconds": round(time.perf_counter() - started, 4),
@@ -118,6 +118,15 @@ class Worker:
             "models_opened": self.drawer.models_loaded,
         }
         return Outcome(job, status, files, facts)
+
+    @staticmethod
+    def _sentence(job: Job, error: Exception) -> str:
+        """What the journal says of an error that is none of ours."""
+        fault = memory_fault(error)
+        if fault is not None:
+            return str(fault)
+        log.warning("job %s: unexpected error", job.name, exc_info=True)
+        return f"{type(error).__name__}: {error}"
 
     def ahead(self, jobs: Sequence[Job]) -> None:
         """Encodes the prompts of jobs that come next."""
