@@ -136,7 +136,7 @@ def _run_own_checks(node: Node, node_class: NodeClass, names: list[str]) -> list
     if answer is True:
         return []
     expected = "values that the node accepts"
-    return [node.problem(", ".join(names), expected, f"its refusal: {answer}")]
+    return [node.problem(", ".join(names), expected, f"its refusal: {answer}".rstrip("."))]
 
 
 def _check_link(graph: Graph, item: SchemaInput, link: Link, nodes: NodeClasses) -> None:
