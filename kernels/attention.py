@@ -32,6 +32,8 @@ def attention(
     query up with the last key, so cached keys in front work. Hk may divide H (grouped queries).
     """
     lq, lk = q.shape[-2], k.shape[-2]
+    if mask is None and lq == 1 and q.shape[1] != k.shape[1] and not torch.is_grad_enabled():
+        return _of_one_token(q, k, v)
     if mask is None and not causal and _takes_chunks(q, k, v):
         return _in_chunks(q, k, v)
     if mask is None and not causal and _is_long(q, lk):
@@ -42,6 +44,15 @@ def attention(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _of_one_token(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A single query sees all keys. The queries of a group become rows of one product: torch would
+    copy keys and values for each of them, at every token of an answer.
+    """
+    groups = k.shape[1]
+    rows = q.view(q.shape[0], groups, -1, q.shape[3])  # [B,Hk,H/Hk,D]
+    return F.scaled_dot_product_attention(rows, k, v).view_as(q)
 
 
 def _is_long(q: Tensor, keys: int) -> bool:

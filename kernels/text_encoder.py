@@ -1,10 +1,12 @@
 """The language model of Qwen2.5-VL, output after the final norm.
 
-Standard: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: a prefix can be
-encoded once and its keys and values passed as `past`, because every prompt of a template starts
-alike. Images are rows of the vision tower in place of their tokens, with positions of their own
-(`picture_positions`). Reference: transformers `Qwen2_5_VLTextModel`. Names are the published ones
-without `model.`.
+Standard: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: every row may bring
+the keys and values of the tokens before it (kv_cache.py), because every prompt of a template starts
+alike, and because an answer is read back token by token. Rows of a batch may have caches of
+different lengths: nothing is padded. Images are rows of the vision tower in place of their tokens,
+with positions of their own (`picture_positions`). `OutputHead` turns states into scores of the next
+token; encoding needs none. Reference: transformers `Qwen2_5_VLTextModel`. Names are the published
+ones without `model.`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,9 @@ from .attention import attention
 from .block_streaming import BlockStream
 from .configs import QWEN_VL_TEXT, TextConfig
 from .interrupt import beat
-from .linear import Linear
+from .kv_cache import KeyValues
+from .linear import Linear, packed_product, product
 from .norm import RMSWeight
-
-Past = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B,Hk,P,d], keys already rotated
 
 
 class RMSNorm(RMSWeight):
@@ -57,19 +58,21 @@ class SelfAttention(nn.Module):
         self.o_proj = Linear(config.heads * config.head_dim, width, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Tensor, cos: Tensor, sin: Tensor, caches: Sequence[KeyValues], layer: int
+    ) -> Tensor:
         q, k, v = (
             f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B,H,L,d]
         q, k = _rotate_half(q, cos, sin), _rotate_half(k, cos, sin)
-        if past is not None:
-            k, v = (
-                torch.cat([p.expand(k.shape[0], -1, -1, -1), n], dim=2)
-                for p, n in zip(past, (k, v))
+        if not caches:
+            o = attention(q, k, v, causal=True)
+        else:  # row by row: their tokens so far differ in number
+            rows = zip(caches, q.split(1), k.split(1), v.split(1), strict=True)
+            o = torch.cat(
+                [attention(q1, *c.extend(layer, k1, v1), causal=True) for c, q1, k1, v1 in rows]
             )
-        return self.o_proj(attention(q, k, v, causal=True).transpose(1, 2).flatten(2)), (k, v)
+        return self.o_proj(o.transpose(1, 2).flatten(2))
 
 
 class GatedMLP(nn.Module):
@@ -96,11 +99,10 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(config.width, config.ff)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        o, kv = self.self_attn(self.input_layernorm(x), cos, sin, past)
-        x = x + o
-        return x + self.mlp(self.post_attention_layernorm(x)), kv
+        self, x: Tensor, cos: Tensor, sin: Tensor, caches: Sequence[KeyValues], layer: int
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, caches, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Embedding(nn.Embedding):
@@ -123,6 +125,12 @@ class Embedding(nn.Embedding):
             return super().forward(ids)
         return self.storage.gather(ids.flatten()).unflatten(0, ids.shape)
 
+    def scores(self, states: Tensor) -> Tensor:
+        """states [...,W] times every row: the output head of a model whose head is tied to it."""
+        if self.storage is None:
+            return product(states.to(self.weight.dtype), self.weight)
+        return packed_product(states, self.storage)
+
     def reset_parameters(self) -> None:
         if self.weight.device.type != "meta":
             super().reset_parameters()
@@ -142,45 +150,58 @@ class TextEncoder(nn.Module):
     def forward(
         self,
         ids: Tensor,
-        past: Past | None = None,
+        caches: Sequence[KeyValues] = (),
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
-    ) -> tuple[Tensor, Past]:
-        """ids [B,L] -> states [B,L,W] after the final norm, and keys and values of all tokens.
+    ) -> Tensor:
+        """ids [B,L] -> states [B,L,W] after the final norm.
 
-        With images: `embeds` [B,L,W] replaces the embeddings of `ids`, and `positions` [3,L] are
-        the time, row and column of each token (see `picture_positions`); both are those of the
-        tokens behind `past`. Causal: right padding never reaches the tokens before it.
+        caches: none, or one for each row; these tokens stand behind those that it holds, and are
+        added to it. positions: [B,L]; None = they count up. With images: `embeds` [B,L,W] replaces
+        the embeddings of `ids`, and positions [3,B,L] are the time, row and column of each token
+        (see `picture_positions`). Causal: right padding never reaches the tokens before it.
         """
         x = self.embed(ids) if embeds is None else embeds
         if positions is None:
-            start = past[0][0].shape[2] if past else 0
-            positions = torch.arange(start, start + ids.shape[1])
+            starts = torch.tensor([c.length for c in caches] or [0])
+            positions = starts[:, None] + torch.arange(ids.shape[1])  # [B,L] or [1,L]
         cos, sin = self._rope(positions, x)
-        present: Past = []
         for i, layer in enumerate(self.layers):
             beat("text encoder, layer", i, len(self.layers))
             if self.stream is not None:
                 self.stream.enter(i)
-            x, kv = layer(x, cos, sin, past[i] if past else None)
-            present.append(kv)
-        return self.norm(x), present
+            x = layer(x, cos, sin, caches, i)
+        return self.norm(x)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B,L] -> [B,L,W] in the compute type."""
         return self.embed_tokens(ids).to(self.norm.weight.dtype)
 
     def _rope(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [L], or [3,L] where each frequency uses one of the three -> cos, sin [L,d]."""
+        """positions [B,L], or [3,B,L] where each frequency uses one of the three -> cos, sin
+        [B,1,L,d]."""
         c = self.config
         f = 1.0 / c.theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
         place = positions.to("cpu", torch.float32)[..., None]
-        if positions.dim() == 2:
+        if positions.dim() == 3:
             axis = torch.arange(3).repeat_interleave(torch.tensor(c.axes))
-            place = place[axis, :, 0].T  # [L,d/2]
+            place = place[axis, ..., 0].permute(1, 2, 0)  # [B,L,d/2]
         angle = place * f
-        angle = torch.cat([angle, angle], dim=-1)
+        angle = torch.cat([angle, angle], dim=-1)[:, None]
         return angle.cos().to(like.device, like.dtype), angle.sin().to(like.device, like.dtype)
+
+
+class OutputHead(nn.Module):
+    """States -> scores of every token. A network of its own: encoding prompts needs none of it."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.lm_head = Linear(config.width, config.vocab, bias=False)
+        self.stream: BlockStream | None = None
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states [...,W] -> [...,vocab]."""
+        return self.lm_head(states)
 
 
 def picture_positions(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> Tensor:

@@ -83,7 +83,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Memory:
+class MemoryNow:
     """The memory of the device as it is now."""
 
     room: int  # for the weights of all models
@@ -115,7 +115,7 @@ def plan(models: Bundle, request: PlanRequest = USUAL) -> Plan:
     return _plan(draw, now, run, least, decode)
 
 
-def _plan(draw: PlannedDraw, now: _Memory, run: PlannedRun, least: int, decode: int) -> Plan:
+def _plan(draw: PlannedDraw, now: MemoryNow, run: PlannedRun, least: int, decode: int) -> Plan:
     models, table, drawing = draw.models, draw.table(), draw.drawing()
     text, model, vae = models.text_encoder, models.model, models.vae
     nothing = Placement(0, 0, 0)
@@ -163,21 +163,26 @@ def _alone(draw: PlannedDraw, room: int) -> Placement:
     return place(*weights.sizes, max(weights.least, free))
 
 
-def _memory(models: Bundle, limit: int | None) -> _Memory:
-    """limit: bytes for the whole process; None = what is free."""
-    model, vae = models.model, models.vae
-    device, free = model.device, model.weights.free
+def _memory(models: Bundle, limit: int | None) -> MemoryNow:
+    vae_bytes = parameter_bytes(models.vae.network) if models.vae else 0
+    return memory_now(models.model.weights, limit, vae_bytes)
+
+
+def memory_now(main: Residency, limit: int | None, whole: int = 0) -> MemoryNow:
+    """The memory of the device of `main`. limit: bytes for the whole process, None = what is free;
+    whole: bytes of weights that have no residency (the VAE's).
+    """
+    device, free = main.device, main.free
     present = [r for r in residencies() if r.device == device and r.reserved]
     held = sum(weights.in_memory for weights in present)
-    vae_bytes = parameter_bytes(vae.network) if vae else 0
-    fixed = max(vae_bytes, used_bytes(device) - held)
-    runtime = fixed - vae_bytes if device.type == "cpu" else process_bytes()
+    fixed = max(whole, used_bytes(device) - held)
+    runtime = fixed - whole if device.type == "cpu" else process_bytes()
     weights = room(limit, device, held, lambda: free(0, device, ask=False))
-    return _Memory(weights, present, runtime, fixed, limit or weights + fixed)
+    return MemoryNow(weights, present, runtime, fixed, limit or weights + fixed)
 
 
 def _too_little(
-    now: _Memory, least: int, lack: NotEnoughMemory, limit: int | None
+    now: MemoryNow, least: int, lack: NotEnoughMemory, limit: int | None
 ) -> InkstoneError:
     """The error where a draw does not fit: how much it needs and what helps."""
     missing = max(lack.missing, least - now.budget)

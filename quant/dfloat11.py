@@ -59,6 +59,7 @@ _WIDTH_AXIS = (
     ("mlp.down_proj", 0),
     ("self_attn.o_proj", 0),
     ("embed_tokens", 1),
+    ("lm_head", 1),
 )
 _WIDTH_OF = ("norm.weight", "layers.0.input_layernorm.weight")
 

@@ -254,10 +254,12 @@ def area_size(width: int, height: int, area: int) -> tuple[int, int]:
     return round(across / COPY) * COPY, round(down / COPY) * COPY
 
 
-def vision_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) at which the vision tower reads a picture: multiples of 28 within limits."""
+def vision_size(width: int, height: int, most: int | None = None) -> tuple[int, int]:
+    """(width, height) at which the vision tower reads a picture: multiples of 28 within limits.
+    most: pixels, where fewer are wanted than the published limit.
+    """
     _refuse_narrow(width, height, (width, height))
-    least, most = VISION_PIXELS
+    least, most = VISION_PIXELS[0], min(most or VISION_PIXELS[1], VISION_PIXELS[1])
     sides = [round(side / CELL) * CELL for side in (width, height)]
     if math.prod(sides) > most:
         scale = math.sqrt(height * width / most)
@@ -274,6 +276,11 @@ def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], 
     copy = area_size(width, height, area)
     _refuse_narrow(*copy, (width, height))
     return copy, vision_size(*copy)
+
+
+def answer_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The same for a question about a picture: it is resized once, and never enlarged to `area`."""
+    return (width, height), vision_size(width, height, area)
 
 
 def _refuse_narrow(width: int, height: int, picture: tuple[int, int]) -> None:

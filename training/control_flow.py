@@ -87,7 +87,7 @@ class ControlledModel(nn.Module):
         """x [B,S,64], sigma [B], ids [B,L], maps [B,S,64] -> velocity [B,S,64]."""
         (flow,) = self._flow
         with torch.no_grad():
-            txt, _ = flow.text(ids)
+            txt = flow.text(ids)
             mod = flow.mod(sigma, CONFIG.layers)
         shape = (1, *grid)
         samples = self.control.branch(ControlInputs(x, maps, txt, self.control.table(sigma), shape))

@@ -78,7 +78,7 @@ class EditModel(nn.Module):
         """x [B,S,64], sigma [B], ids and mask [B,L], refs [B,S,64] or None -> velocity [B,S,64]."""
         if refs is None:
             return self.flow(x, sigma, ids, mask, grid)
-        txt, _ = self.flow.text(ids)
+        txt = self.flow.text(ids)
         times = torch.cat([sigma, sigma.new_zeros(1)])
         mod = self.flow.mod(times, CONFIG.layers).with_references()
         padding = None if bool(torch.all(mask)) else mask

@@ -68,7 +68,7 @@ class FlowModel(nn.Module):
         self, x: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, grid: tuple[int, int]
     ) -> Tensor:
         """x [B,S,64], sigma [B], ids and mask [B,L] -> velocity [B,S,64]."""
-        txt, _ = self.text(ids)
+        txt = self.text(ids)
         mod = self.mod(sigma, CONFIG.layers)
         padding = None if bool(torch.all(mask)) else mask
         return self.mmdit(Inputs(x, txt, mod, [(1, *grid)], padding))

@@ -21,7 +21,7 @@ def add_for_all(p: argparse.ArgumentParser) -> None:
     _add_variant(p)
     _add_control_model(p)
     _add_loras(p)
-    _add_machine(p)
+    add_machine(p)
 
 
 def _add_model(p: argparse.ArgumentParser) -> None:
@@ -73,7 +73,8 @@ def _add_canvas(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(p: argparse.ArgumentParser) -> None:
+def add_machine(p: argparse.ArgumentParser) -> None:
+    """Options of where and how exactly to compute."""
     p.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -112,7 +113,7 @@ def add_plan(commands: Commands) -> None:
     _add_models(p)
     _add_loras(p)
     _add_canvas(p)
-    _add_machine(p)
+    add_machine(p)
     p.add_argument("--json", action="store_true", help="print the plan as JSON, in bytes")
 
 
@@ -141,7 +142,7 @@ def add_draw(commands: Commands) -> None:
     _add_pictures(p)
     _add_controls(p)
     _add_loras(p)
-    _add_machine(p)
+    add_machine(p)
     p.add_argument(
         "--save-latent",
         type=file_path,

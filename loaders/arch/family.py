@@ -146,6 +146,32 @@ EDIT_PLUS = EditTemplate(
     cfg=4.0,
 )
 
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The text made of a question and its pictures, which the language model answers."""
+
+    head: str
+    picture: str  # of a single picture
+    numbered: str  # of each of several; {} is its number, from 1
+    tail: str
+
+    def text(self, question: str, pictures: int) -> str:
+        """The text with one place for each picture."""
+        places = [self.numbered.format(n + 1) for n in range(pictures)]
+        return (
+            self.head + "".join([self.picture] if pictures == 1 else places) + question + self.tail
+        )
+
+
+# the chat template of Qwen2.5-VL; with several pictures as its add_vision_id writes them
+CHAT = ChatTemplate(
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+    PICTURE,
+    "Picture {}: " + PICTURE,
+    TAIL,
+)
+
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
     "references",
@@ -178,6 +204,7 @@ class Family:
     fast: Preset  # few steps, no CFG
     grammar: Grammar | None = None
     edits: tuple[EditTemplate, ...] = ()
+    chat: ChatTemplate = CHAT
 
     def edit(self, name: str) -> EditTemplate:
         """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""

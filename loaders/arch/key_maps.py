@@ -34,6 +34,7 @@ MMDIT_PREFIXES = (
 )
 FP8_MARK = "scaled_fp8"  # its type is that of the file's fp8 bytes: read by quant/fp8.py
 MMDIT_UNUSED = (ZERO_COND_MARK, FP8_MARK)
+HEAD = "lm_head."  # our names of the text encoder's output head, read only to generate text
 STREAM = "encoded_exponent"  # what DFloat11 files have in place of a weight
 PREFERENCE = "comfy_attention.config"  # end of a name, for ComfyUI's attention only
 # Tensors of the last block that never reach the output; pruned files lack them.
@@ -178,22 +179,34 @@ def _marks(names: Iterable[str]) -> frozenset[str]:
 
 
 def text_names(names: Iterable[str]) -> KeyMap:
-    """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. lm_head and rotary tables are
-    unused."""
+    """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. The output head (see
+    `head_names`) and rotary tables are unused."""
+    return _text_names(names, _text_unused)
+
+
+def head_names(names: Iterable[str]) -> KeyMap:
+    """The same with the output head, under `HEAD`."""
+    return _text_names(names, _text_mark)
+
+
+def _text_names(names: Iterable[str], unused: Callable[[str], bool]) -> KeyMap:
     names = list(names)
     in_file = set(names)
     if in_file.issuperset(key_maps_gguf.TEXT_MARKS):
-        return sort_names(names, "", "gguf", key_maps_gguf.text_name, _text_unused)
+        return sort_names(names, "", "gguf", key_maps_gguf.text_name, unused)
     for prefix in TEXT_PREFIXES:
         for layout, anchor, rules in TEXT_LAYOUTS:
             if in_file & {prefix + anchor, prefix + anchor.removesuffix("weight") + STREAM}:
-                return sort_names(names, prefix, layout, _renamer(rules), _text_unused)
+                return sort_names(names, prefix, layout, _renamer(rules), unused)
     return KeyMap({}, others=tuple(names), layout="unknown")
 
 
 def _text_unused(name: str) -> bool:
-    ends = ("inv_freq", "logit_scale", FP8_MARK, PREFERENCE)
-    return name.startswith("lm_head.") or name.endswith(ends)
+    return name.startswith(HEAD) or _text_mark(name)
+
+
+def _text_mark(name: str) -> bool:
+    return name.endswith(("inv_freq", "logit_scale", FP8_MARK, PREFERENCE))
 
 
 def _renamer(rules: tuple[tuple[str, str], ...]) -> Callable[[str], str | None]:

@@ -1,14 +1,15 @@
 """Prepares pictures for the vision tower.
 
-The same steps as the reference: 8-bit RGB, Pillow's Lanczos to the copy that the edit pipeline
-makes, Pillow's bicubic to multiples of 28, then the published mean and deviation. Sizes come from
-sampling/geometry.py. Alpha is dropped as in the reference, once what it hides is
-white; grey is repeated in three channels.
+The same steps as the reference: for edits 8-bit RGB, Pillow's Lanczos to the copy that the edit
+pipeline makes, Pillow's bicubic to multiples of 28, then the published mean and deviation; for
+questions the same without a copy. Sizes come from sampling/geometry.py. Alpha is dropped as in the
+reference, once what it hides is white; grey is repeated in three channels.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ROWS = 256  # of a picture that are rounded at a time
+Sizes = Callable[[int, int, int], tuple[tuple[int, int], tuple[int, int]]]
+"""(width, height, area) -> the size of a copy, and that at which the tower reads the copy."""
 
 
 def rgb_bytes(picture: Tensor) -> Tensor:
@@ -32,13 +35,14 @@ def rgb_bytes(picture: Tensor) -> Tensor:
         picture = picture[0]
     if picture.dim() != 3 or picture.shape[2] not in (1, 3, 4) or 0 in shape:
         raise InkstoneError(
-            f"A picture for an edit has shape {shape}: expected one picture [height, width, "
-            "channels] with 1, 3 or 4 channels. Connect the pictures of a batch one by one."
+            f"A picture for the text encoder has shape {shape}: expected one picture [height, "
+            "width, channels] with 1, 3 or 4 channels. Connect the pictures of a batch one by one."
         )
     if not picture.is_floating_point() or not is_finite(picture):
+        kind = str(picture.dtype).removeprefix("torch.")
         raise InkstoneError(
-            f"A picture for an edit holds {str(picture.dtype).removeprefix('torch.')} values that "
-            "are not finite numbers from 0 to 1. Check the node that makes it."
+            f"A picture for the text encoder holds {kind} values that are not finite numbers from "
+            "0 to 1. Check the node that makes it."
         )
     return torch.cat([_rounded(rows) for rows in picture.split(_ROWS)])
 
@@ -55,9 +59,9 @@ def digest(pixels: Tensor) -> str:
     return hashlib.sha256(head + pixels.numpy().tobytes()).hexdigest()
 
 
-def tower_pixels(pixels: Tensor, area: int) -> Tensor:
+def tower_pixels(pixels: Tensor, area: int, sizes: Sizes = encoder_sizes) -> Tensor:
     """uint8 [H,W,3] -> normalised float32 [3,h,w], h and w multiples of 28; area: of the copy."""
-    copy, (width, height) = encoder_sizes(pixels.shape[1], pixels.shape[0], area)
+    copy, (width, height) = sizes(pixels.shape[1], pixels.shape[0], area)
     small = _resized(_resized(_image(pixels), copy, "LANCZOS"), (width, height), "BICUBIC")
     rows = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(height, width, 3)
     mean, std = (torch.tensor(v) for v in (VISION_MEAN, VISION_STD))

@@ -32,6 +32,7 @@ from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, fill_all, slots_of
 from .bundle import Bundle
 from .diffusion_model import DiffusionModel
+from .output_head import HeadOptions, head_place
 from .text_encoder import TextEncoderModel
 from .tokenizer import load_tokenizer
 from .tokenizer_gguf import tokenizer_for
@@ -118,6 +119,7 @@ def load_text_encoder(
     loaded = file.load_into(network, network.layers, options)
     tower = TowerOptions(config.width, loaded.dtype, device, options.budget, options.free)
     place = tower_place(source, view, names, tower)
+    head = head_place(source, view, HeadOptions(network, loaded.dtype, device, options.free))
     log.info(
         "text encoder %s: %d layers, %s, %s",
         short(folder.root),
@@ -135,6 +137,7 @@ def load_text_encoder(
         weights=loaded.weights,
         budget=options.budget,
         vision=place,
+        head=head,
     )
 
 

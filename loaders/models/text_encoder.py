@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...kernels.kv_cache import KeyValues
 from ...kernels.lora import attached
-from ...kernels.text_encoder import Past, TextEncoder, picture_positions
+from ...kernels.text_encoder import TextEncoder, picture_positions
 from ...sampling.prompt_tags import prompt_tags
 from ..arch.expected_tensors import text_layout
 from ..arch.family import PICTURE_PAD, EditTemplate, Family
@@ -21,8 +22,9 @@ from ..lora import adapters as lora_stack
 from ..lora.adapters import Adapter, FittedAdapter
 from ..memory.lru import Recent
 from ..memory.residency import Residency
+from .output_head import HeadPlace
 from .tokenizer import Tokenizer
-from .vision import EncodedPicture, TowerPlace, with_pictures
+from .vision import EncodedPicture, TowerPlace, VisionModel, with_pictures
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class TextEncoderModel:
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[FittedAdapter, ...] = ()
     vision: TowerPlace | None = field(default=None, repr=False)  # opened by the first edit
-    _prefix: dict[tuple[int, ...], Past] = field(default_factory=dict, repr=False)
+    head: HeadPlace = field(default_factory=HeadPlace, repr=False)  # opened by the first answer
+    _prefix: dict[tuple[int, ...], KeyValues] = field(default_factory=dict, repr=False)
     _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
@@ -132,11 +135,12 @@ class TextEncoderModel:
         pass over the weights, and the head's keys and values are kept for all later ones.
         """
         if drop and tuple(ids[:drop]) not in self._prefix:
-            states, past = self.network(torch.tensor([ids], device=self.device))
-            self._keep(ids[:drop], [tuple(x[:, :, :drop].clone() for x in kv) for kv in past])
+            cache = self.cache()
+            states = self.network(torch.tensor([ids], device=self.device), [cache])
+            self._keep(ids[:drop], cache.head(drop))
             return states[:, drop:]
-        past = self._past(ids[:drop])
-        return self.network(torch.tensor([ids[drop:]], device=self.device), past)[0]
+        caches = self._caches(ids[:drop])
+        return self.network(torch.tensor([ids[drop:]], device=self.device), caches)
 
     def encode_edit(
         self,
@@ -155,12 +159,7 @@ class TextEncoderModel:
             return self.encode(prompt, written)
         if len(pictures) > edit.usual:
             log.warning("%d pictures: the model is tested with up to %d", len(pictures), edit.usual)
-        if self.vision is None:
-            raise InkstoneError(
-                f"{self.path}: this text encoder was loaded without its vision tower, which edits "
-                "need."
-            )
-        tower = self.vision.open()
+        tower = self.tower("edits")
         pad, text = self.tokenizer.token_id(PICTURE_PAD), edit.text(prompt, len(pictures))
         if text.count(PICTURE_PAD) != len(pictures):
             raise InkstoneError(
@@ -176,6 +175,15 @@ class TextEncoderModel:
         ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
         return self._texts.keep(key, self._edit_states(ids, pad, encoded, edit.drop))
 
+    def tower(self, purpose: str) -> VisionModel:
+        """The vision tower, opened; raises where there is none. purpose: what needs it."""
+        if self.vision is None:
+            raise InkstoneError(
+                f"{self.path}: this text encoder was loaded without its vision tower, which "
+                f"{purpose} need."
+            )
+        return self.vision.open(purpose)
+
     def _edit_states(
         self, ids: list[int], pad: int, pictures: Sequence[EncodedPicture], drop: int
     ) -> Tensor:
@@ -183,21 +191,26 @@ class TextEncoderModel:
         positions = picture_positions(ids, pad, [picture.grid for picture in pictures])
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
-            past = self._past(ids[:drop])
+            caches = self._caches(ids[:drop])
             tail = torch.tensor([ids[drop:]], device=self.device)
             embeds = self.network.embed(tail)
             embeds[tail == pad] = torch.cat([picture.rows for picture in pictures]).to(embeds)
-            return self.network(tail, past, embeds, positions[:, drop:])[0]
+            return self.network(tail, caches, embeds, positions[:, None, drop:])
 
     def _ids(self, text: str, drop: int) -> list[int]:
         """Tokens of a prompt in its template, checked."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokens(text)
         if len(ids) <= drop:
             raise InkstoneError(
                 f"The prompt has {len(ids)} tokens with its template; {drop} of them belong to "
                 "the template's head, so nothing is left. The tokenizer is not the one of this "
                 "model: use the folder `tokenizer` that came with the text encoder."
             )
+        return ids
+
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a text as it is, which this model has."""
+        ids = self.tokenizer.encode(text)
         self._check_vocabulary(ids)
         return ids
 
@@ -212,21 +225,28 @@ class TextEncoderModel:
         copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
         return floats * torch.float32.itemsize + copied
 
-    def _past(self, head: list[int]) -> Past | None:
-        if not head:
-            return None
-        if tuple(head) not in self._prefix:
-            self._keep(head, self.network(torch.tensor([head], device=self.device))[1])
-        return self._prefix[tuple(head)]
+    def cache(self) -> KeyValues:
+        """An empty cache for one row."""
+        return KeyValues(self.network.config.layers)
 
-    def _keep(self, head: list[int], past: Past) -> None:
+    def _caches(self, head: list[int]) -> list[KeyValues]:
+        """A copy of the head's keys and values to go on from, for the one row; none without one."""
+        if not head:
+            return []
+        if tuple(head) not in self._prefix:
+            cache = self.cache()
+            self.network(torch.tensor([head], device=self.device), [cache])
+            self._keep(head, cache)
+        return [self._prefix[tuple(head)].head(len(head))]
+
+    def _keep(self, head: list[int], cache: KeyValues) -> None:
         while len(self._prefix) >= _KEPT_HEADS:
             del self._prefix[next(iter(self._prefix))]
-        self._prefix[tuple(head)] = past
+        self._prefix[tuple(head)] = cache
 
     def _check_vocabulary(self, ids: list[int]) -> None:
         rows = self.network.config.vocab
-        if max(ids) >= rows:
+        if max(ids, default=0) >= rows:
             raise InkstoneError(
                 f"The tokenizer gives token {max(ids)}, the text encoder has only {rows} tokens: "
                 "they belong to different models. Use the tokenizer folder that came with the "

@@ -85,6 +85,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend, source: Path) -> None:
         self._backend, self.source = backend, source
+        self._special: frozenset[int] | None = None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text: special tokens become single ids, nothing is added before or after."""
@@ -111,6 +112,17 @@ class Tokenizer:
                 "files of Qwen-Image or Qwen2.5-VL."
             )
         return number
+
+    def find(self, token: str) -> int | None:
+        """The id of one token; None where there is none."""
+        return self._backend.token_to_id(token)
+
+    def word(self, number: int) -> str | None:
+        """A token as the vocabulary writes it; None for special tokens and unused numbers."""
+        if self._special is None:
+            added = self._backend.get_added_tokens_decoder()
+            self._special = frozenset(n for n, token in added.items() if token.special)
+        return None if number in self._special else self._backend.id_to_token(number)
 
     def to_json(self) -> str:
         """The whole tokenizer as a tokenizer.json."""

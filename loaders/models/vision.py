@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.configs import VisionConfig
 from ...kernels.vision import VisionTower, activation_bytes
-from ...sampling.geometry import CELL, vision_patches
+from ...sampling.geometry import CELL, encoder_sizes, vision_patches
 from ..arch.dims import VISION_SIZES, Shapes, vision_sizes
 from ..arch.expected_tensors import vision_layout
 from ..arch.header_view import HeaderView
@@ -27,7 +27,7 @@ from ..arch.key_maps import KeyMap
 from ..formats.weight_reader import WeightReader
 from ..memory.lru import Recent
 from ..memory.residency import FreeMemory, Residency, free_after_asking
-from .image_processor import digest, rgb_bytes, tower_pixels
+from .image_processor import Sizes, digest, rgb_bytes, tower_pixels
 from .vision_gguf import VisionFile, find_mmproj
 from .weight_file import LoadOptions, WeightFile, weight_file
 
@@ -72,11 +72,18 @@ class VisionModel:
         default_factory=lambda: Recent(_KEPT_PICTURES), repr=False
     )
 
-    def encode(self, picture: Tensor, area: int) -> EncodedPicture:
-        """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy."""
+    @property
+    def cell(self) -> int:
+        """Pixels on a side of what becomes one token."""
+        return self.network.config.patch * self.network.config.merge
+
+    def encode(self, picture: Tensor, area: int, sizes: Sizes = encoder_sizes) -> EncodedPicture:
+        """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy, of which
+        `sizes` makes the size at which it is read."""
         pixels = rgb_bytes(picture)
-        name = f"{digest(pixels)} {area}"
-        return self._kept.get(name, lambda: self._encode(tower_pixels(pixels, area), name))
+        copy, size = sizes(pixels.shape[1], pixels.shape[0], area)
+        name = f"{digest(pixels)} {copy} {size}"
+        return self._kept.get(name, lambda: self._encode(tower_pixels(pixels, area, sizes), name))
 
     def _encode(self, pixels: Tensor, name: str) -> EncodedPicture:
         c = self.network.config
@@ -97,11 +104,13 @@ class TowerPlace:
     make: Callable[[], VisionModel] | None = field(default=None, repr=False)
     _model: VisionModel | None = field(default=None, repr=False)
 
-    def open(self) -> VisionModel:
+    def open(self, purpose: str = "edits") -> VisionModel:
         """The tower: headers are read at the first call, weights when a picture is encoded."""
         if self._model is None:
             if self.make is None:
-                raise InkstoneError(f"The vision tower is missing, edits need it: {self.missing}.")
+                raise InkstoneError(
+                    f"The vision tower is missing, {purpose} need it: {self.missing}."
+                )
             self._model = self.make()
         return self._model
 

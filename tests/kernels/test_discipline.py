@@ -145,7 +145,7 @@ def test_full_width_on_the_meta_device():
         return torch.empty((out, 256 if "linear_1" in key else d)[: 1 + wide], device="meta")
 
     with OneDevice(), torch.inference_mode():
-        text, _ = words(torch.zeros(1, 600, dtype=torch.long, device="meta"))
+        text = words(torch.zeros(1, 600, dtype=torch.long, device="meta"))
         table = modulation(weight, torch.empty(1, device="meta"), 2)
         start = torch.empty(1, 83 * 83, 64, device="meta")
         z = unpack(network(Inputs(start, text, table, [(1, 83, 83)])), 83, 83)

@@ -9,6 +9,7 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import TextConfig
+from inkstone.kernels.kv_cache import KeyValues
 from inkstone.kernels.text_encoder import TextEncoder, picture_positions
 from inkstone.kernels.vision import VisionTower
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, QWEN_IMAGE
@@ -62,9 +63,10 @@ def test_states_with_pictures(encoder, grids):
         embeds = text.embed(call["input_ids"])
         embeds[call["input_ids"] == PAD] = rows
         positions = picture_positions(ids, PAD, [(r // 2, c // 2) for r, c in grids])
-        got, _ = text(call["input_ids"], None, embeds, positions)
-        _, past = text(call["input_ids"][:, :3])
-        tail, _ = text(call["input_ids"][:, 3:], past, embeds[:, 3:], positions[:, 3:])
+        got = text(call["input_ids"], (), embeds, positions[:, None])
+        cache = KeyValues(2)
+        text(call["input_ids"][:, :3], [cache])
+        tail = text(call["input_ids"][:, 3:], [cache], embeds[:, 3:], positions[:, None, 3:])
     types = (call["input_ids"] == PAD).int()
     theirs, _ = encoder.model.get_rope_index(call["input_ids"], types, call["image_grid_thw"])
     assert torch.equal(positions, theirs[:, 0])

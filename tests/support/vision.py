@@ -53,20 +53,27 @@ def processor():
     return Qwen2VLImageProcessorPil(max_pixels=MOST)
 
 
-def random_qwen(width: int = 32, kv: int = 1):
+def random_qwen(
+    width: int = 32, kv: int = 1, layers: int = 2, heads: int = 2, tower: str = "two full blocks"
+):
     """A tiny Qwen2.5-VL of transformers with random weights."""
-    c = dataclasses.replace(CONFIGS["two full blocks"], out=width)
+    c = dataclasses.replace(CONFIGS[tower], out=width)
+    head = width // heads
     text = dict(
         hidden_size=width,
         intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         num_key_value_heads=kv,
         vocab_size=300,
         rms_norm_eps=1e-6,
         bos_token_id=None,
         eos_token_id=None,
-        rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]),
+        rope_parameters=dict(
+            rope_type="default",
+            rope_theta=1e6,
+            mrope_section=[head // 8, head * 3 // 16, head * 3 // 16],
+        ),
     )
     config = transformers.Qwen2_5_VLConfig(
         image_token_id=PAD, text_config=text, vision_config=their_vision(c)

@@ -1,0 +1,251 @@
+"""`inkstone ask`: questions about pictures, and captions, answered by the text encoder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import CallError
+from ...files.paths import check_given
+from ...pipeline.ask_choices import ALL_PIXELS, CAPTIONS, FREE, LEAST_PIXELS, MOST_PIXELS
+from ...sampling.next_token_limits import MOST_TOKENS, USUAL_PENALTY, USUAL_TOKENS
+from ..arg_types import Commands, between, check_device, command, file_path, lora
+from ..draw.options import add_machine
+from ..node_types import Json
+from .shared import add_json, as_text
+
+if TYPE_CHECKING:
+    from ...loaders.models.text_encoder import TextEncoderModel
+    from ...sampling.next_token import Decoding
+
+_FLAGS = {"short": "short caption", "long": "long caption", "training": "training caption"}
+
+
+def add(commands: Commands) -> None:
+    """The options."""
+    p = command(
+        commands,
+        "ask",
+        "ask the text encoder about pictures, or let it caption them",
+        "inkstone ask photo.jpg 'How many birds are there?' --text-encoder "
+        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone ask *.jpg --training --model Qwen-Image",
+    )
+    p.add_argument(
+        "words",
+        nargs="+",
+        metavar="PICTURE ... QUESTION",
+        help="one or more pictures, then the question; the pictures are Picture 1, 2, 3. With a "
+        "caption there is no question, and each picture gets its own answer",
+    )
+    captions = p.add_mutually_exclusive_group()
+    for flag, caption in _FLAGS.items():
+        captions.add_argument(
+            f"--{flag}",
+            dest="caption",
+            action="store_const",
+            const=caption,
+            help=f"{caption}: {CAPTIONS[caption]}",
+        )
+    p.add_argument(
+        "--text-encoder",
+        type=file_path,
+        metavar="F",
+        help="Qwen2.5-VL file or folder with its output head (lm_head); a GGUF file needs its "
+        "mmproj file in the same folder",
+    )
+    p.add_argument(
+        "--model",
+        type=file_path,
+        metavar="FILE_OR_FOLDER",
+        help="a whole model folder or a checkpoint, whose text encoder is used",
+    )
+    p.add_argument(
+        "--lora",
+        type=lora,
+        action="append",
+        default=[],
+        metavar="F[:STRENGTH]",
+        help="LoRA file with text encoder modules and its strength; may be repeated",
+    )
+    _add_decoding(p)
+    add_machine(p)
+    p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
+    add_json(p, "print answers and facts as JSON")
+    p.set_defaults(handler=run)
+
+
+def _add_decoding(p: argparse.ArgumentParser) -> None:
+    number = between(0, 100, float)
+    p.add_argument(
+        "--temperature",
+        type=number,
+        default=0.0,
+        metavar="T",
+        help="0 takes the most likely token always; higher draws more freely (default 0)",
+    )
+    p.add_argument(
+        "--top-p",
+        type=between(1e-6, 1, float),
+        default=1.0,
+        metavar="P",
+        help="draw only among the tokens that together have this probability (default 1, all)",
+    )
+    p.add_argument(
+        "--top-k",
+        type=between(0, 1 << 20, int),
+        default=0,
+        metavar="K",
+        help="draw only among the K most likely tokens (default 0, all)",
+    )
+    p.add_argument(
+        "--repetition-penalty",
+        type=between(0.01, 100, float),
+        default=USUAL_PENALTY,
+        metavar="R",
+        help="above 1: words that have occurred become less likely (default "
+        f"{USUAL_PENALTY}, the publisher's)",
+    )
+    p.add_argument(
+        "--seed",
+        type=between(0, 2**64 - 1, int),
+        default=0,
+        metavar="N",
+        help="seed of the draws; the same on every machine (default 0)",
+    )
+    p.add_argument(
+        "--max-tokens",
+        type=between(1, MOST_TOKENS, int),
+        default=USUAL_TOKENS,
+        metavar="N",
+        help=f"the longest answer, in tokens (default {USUAL_TOKENS})",
+    )
+    p.add_argument(
+        "--max-pixels",
+        type=between(LEAST_PIXELS, ALL_PIXELS, int),
+        default=MOST_PIXELS,
+        metavar="N",
+        help="larger pictures are made smaller for the model; more pixels show finer detail and "
+        f"take longer (default {MOST_PIXELS})",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer; the text goes to stdout as it is written."""
+    questions = _questions(args)
+    for path in {path for paths, _ in questions for path in paths}:
+        check_given(path, kinds=("file",))
+    for name, path in (("--text-encoder", args.text_encoder), ("--model", args.model)):
+        if path is not None:
+            check_given(path, name)
+    for path, _ in args.lora:
+        check_given(path, "--lora", kinds=("file",))
+    if args.text_encoder is not None and args.model is not None:
+        raise CallError("--text-encoder and --model both name a text encoder: give one of them.")
+    check_device(args.device)
+    with _text_encoder(args) as text_encoder:
+        if args.plan:
+            return _print_plan(text_encoder, questions[0], args)
+        answers = [_answer(text_encoder, paths, text, args) for paths, text in questions]
+    if args.json:
+        print(as_text(answers))
+    return 0
+
+
+def _questions(args: argparse.Namespace) -> list[tuple[list[Path], str]]:
+    """(pictures, question) of every answer."""
+    from ...pipeline.ask import question_of
+
+    words = list(args.words)
+    if args.caption is not None:
+        return [([_path(word)], question_of(args.caption, "")) for word in words]
+    if len(words) < 2:
+        raise CallError(
+            f"There is only {words[0][:80]!r}: expected a picture and a question. Write the "
+            "question behind the picture, or add --short, --long or --training for a caption."
+        )
+    if not words[-1].strip():
+        raise CallError("The question is empty: write what you want to know about the picture.")
+    return [([_path(word) for word in words[:-1]], question_of(FREE, words[-1]))]
+
+
+def _path(word: str) -> Path:
+    try:
+        return file_path(word)
+    except argparse.ArgumentTypeError as error:
+        raise CallError(str(error)) from None
+
+
+@contextmanager
+def _text_encoder(args: argparse.Namespace) -> Iterator[TextEncoderModel]:
+    """The text encoder of a call, its weights not read yet."""
+    from ...host.headless import HeadlessHost, using
+    from ...loaders.lora.adapters import Adapter
+    from ...loaders.lora.file import load_lora
+    from ...loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
+    from ...nodes.load import AUTO, load_options
+
+    with using(HeadlessHost(device=args.device, memory=args.memory)):
+        path = args.text_encoder or args.model or EMBEDDED_FOLDER
+        text_encoder = load_text_encoder(path, load_options(args.dtype or AUTO))
+        text_encoder.head.open()  # a file without it is refused before pictures are read
+        adapters = [Adapter(load_lora(file), strength) for file, strength in args.lora]
+        yield text_encoder.with_loras(adapters) if adapters else text_encoder
+
+
+def _decoding(args: argparse.Namespace) -> Decoding:
+    from ...sampling.next_token import Decoding
+    from .shared import fields_of
+
+    return Decoding(**fields_of(Decoding, args))
+
+
+def _answer(
+    text_encoder: TextEncoderModel, paths: list[Path], question: str, args: argparse.Namespace
+) -> dict[str, Json]:
+    """Answer one question; print it unless it is wanted as JSON."""
+    from ...files.images import read_picture
+    from ...pipeline.ask import ask
+
+    def show(piece: str) -> None:
+        if not args.json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    pictures = [read_picture(path) for path in paths]
+    if args.caption is not None and len(args.words) > 1:
+        show(f"{paths[0]}: ")
+    answer = ask(text_encoder, question, pictures, _decoding(args), show, args.max_pixels)
+    show("\n")
+    if not answer.ended:
+        print(f"the answer was cut at {args.max_tokens} tokens: --max-tokens", file=sys.stderr)
+    return {
+        "files": [str(path) for path in paths],
+        "question": question,
+        "answer": answer.text,
+        "ended": answer.ended,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": len(answer.tokens),
+        "seen": [list(size) for size in answer.seen],
+        "seed": args.seed,
+        "seconds": round(answer.seconds, 3),
+        "tokens_per_second": round(1 / answer.seconds_per_token, 3)
+        if answer.seconds_per_token
+        else None,
+    }
+
+
+def _print_plan(
+    text_encoder: TextEncoderModel, question: tuple[list[Path], str], args: argparse.Namespace
+) -> int:
+    from ...files.images import read_picture
+    from ...pipeline.ask_plan import plan_answer
+
+    shapes = [read_picture(path).shape for path in question[0]]
+    sizes = [(shape[2], shape[1]) for shape in shapes]
+    plan = plan_answer(text_encoder, question[1], sizes, args.max_pixels, args.max_tokens)
+    print(as_text(plan.facts()) if args.json else plan.sentence())
+    return 0

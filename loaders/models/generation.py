@@ -1,0 +1,227 @@
+"""Text from a text encoder: its language model answers, token by token.
+
+Every prompt of a batch is read by itself, through the same forward that encodes prompts, and keeps
+its own keys and values: nothing is padded. Then all rows take one step together, so the weights are
+read once for all of them; a row that has ended leaves. The text comes in pieces as it is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...kernels.interrupt import beat
+from ...kernels.kv_cache import KeyValues, cache_bytes
+from ...kernels.text_encoder import picture_positions
+from ...sampling.geometry import answer_sizes
+from ...sampling.next_token import GREEDY, Decoding, generator, next_token
+from ...sampling.next_token_limits import MOST_TOKENS
+from ..arch.family import PICTURE_PAD
+from ..memory.residency import settle_together
+from .output_head import HeadModel
+from .text_encoder import TextEncoderModel
+from .text_pieces import TextPieces
+from .vision import EncodedPicture, with_pictures
+
+log = logging.getLogger(__name__)
+
+STOPS = ("<|im_end|>", "<|endoftext|>")
+_COPIES = 6  # of the scores of all tokens, while one is chosen
+OnText = Callable[[int, str], None]
+"""(number of the prompt, piece of its answer), as soon as a piece is whole."""
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A whole text in its template, with one `<|image_pad|>` for each picture [H,W,C] in 0..1.
+
+    area: the most pixels at which the model sees a picture.
+    """
+
+    text: str
+    pictures: Sequence[Tensor] = ()
+    area: int = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """An answer and how it came to be."""
+
+    text: str
+    tokens: tuple[int, ...]  # with the one that ended it
+    ended: bool  # by itself; False: max_tokens cut it off
+    prompt_tokens: int
+    seen: tuple[tuple[int, int], ...]  # width and height at which each picture was seen
+    seconds: float  # of the whole batch, reading the prompts included
+    seconds_per_token: float
+
+
+@dataclass
+class _Row:
+    """One prompt while it is answered."""
+
+    ids: list[int]
+    pictures: list[EncodedPicture]
+    cache: KeyValues
+    source: torch.Generator
+    pieces: TextPieces
+    place: int = 0  # position of the next token
+    out: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+def generate(
+    model: TextEncoderModel,
+    prompts: Sequence[TextPrompt],
+    decoding: Decoding = GREEDY,
+    on_text: OnText | None = None,
+) -> list[GeneratedText]:
+    """The answers to prompts, in order. Each equals the answer to it alone, with its seed."""
+    decoding.check()
+    head = model.head.open()
+    start = time.perf_counter()
+    rows = [_row(model, prompt, decoding, n) for n, prompt in enumerate(prompts)]
+    ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens)
+    stops = {model.tokenizer.find(token) for token in STOPS} - {None}
+    with model.adapted(), torch.inference_mode():
+        scores = [_read(model, head, row) for row in rows]
+        read = time.perf_counter()
+        _answer(model, head, rows, scores, _Loop(decoding, frozenset(stops), on_text))
+    end = time.perf_counter()
+    steps = max((len(row.out) for row in rows), default=0) - 1
+    each = (end - read) / steps if steps > 0 else 0.0
+    log.info(
+        "%d tokens read in %.1f s, %d written, %.2f s per token",
+        sum(len(row.ids) for row in rows),
+        read - start,
+        sum(len(row.out) for row in rows),
+        each,
+    )
+    return [_answered(model, row, end - start, each) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Loop:
+    decoding: Decoding
+    stops: frozenset[int | None]
+    on_text: OnText | None
+
+
+def _answered(model: TextEncoderModel, row: _Row, seconds: float, each: float) -> GeneratedText:
+    cell = 28 if model.vision is None or not row.pictures else model.vision.open().cell
+    seen = tuple((p.grid[1] * cell, p.grid[0] * cell) for p in row.pictures)
+    return GeneratedText(
+        row.pieces.text, tuple(row.out), row.ended, len(row.ids), seen, seconds, each
+    )
+
+
+def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number: int) -> _Row:
+    """A prompt as tokens, with its pictures encoded."""
+    count = prompt.text.count(PICTURE_PAD)
+    if count != len(prompt.pictures):
+        raise InkstoneError(
+            f"The prompt has {count} places for pictures ({PICTURE_PAD}): expected "
+            f"{len(prompt.pictures)}, one for each picture. Take {PICTURE_PAD} out of the question."
+        )
+    pictures: list[EncodedPicture] = []
+    ids = model.tokens(prompt.text)
+    if prompt.pictures:
+        tower = model.tower("questions about pictures")
+        pictures = [tower.encode(p, prompt.area, answer_sizes) for p in prompt.pictures]
+        pad = model.tokenizer.token_id(PICTURE_PAD)
+        ids = with_pictures(ids, pad, [picture.grid for picture in pictures])
+    if len(ids) + decoding.max_tokens > MOST_TOKENS:
+        raise InkstoneError(
+            f"The prompt has {len(ids)} tokens with its pictures, and max_tokens is "
+            f"{decoding.max_tokens}: the model takes {MOST_TOKENS} in all. Give fewer pictures, or "
+            "a shorter text."
+        )
+    source = generator(decoding, number)
+    return _Row(ids, pictures, model.cache(), source, TextPieces(model.tokenizer))
+
+
+def ready(
+    model: TextEncoderModel, head: HeadModel, prompts: Sequence[int], max_tokens: int
+) -> None:
+    """Makes room for prompts of these lengths, in tokens, and their answers."""
+    own = [] if head.weights is None else [head.weights]
+    working = answer_bytes(model, prompts, max_tokens)
+    settle_together(model.weights, own, model.budget, working)
+
+
+def answer_bytes(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int) -> int:
+    """Bytes of keys and values of all prompts and answers, and of activations."""
+    kept = cache_room(model, prompts, max_tokens)
+    scores = _COPIES * model.network.config.vocab * torch.float64.itemsize
+    return kept + model.working_bytes(max(prompts, default=0)) + scores
+
+
+def cache_room(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int) -> int:
+    """Bytes of keys and values at the end of the longest answers."""
+    c = model.network.config
+    return sum(cache_bytes(c, length + max_tokens, model.dtype) for length in prompts)
+
+
+def _read(model: TextEncoderModel, head: HeadModel, row: _Row) -> Tensor:
+    """Reads a prompt; scores [vocab] of the first token of its answer."""
+    ids = torch.tensor([row.ids], device=model.device)
+    if row.pictures:
+        pad = model.tokenizer.token_id(PICTURE_PAD)
+        positions = picture_positions(row.ids, pad, [p.grid for p in row.pictures])
+        embeds = model.network.embed(ids)
+        embeds[ids == pad] = torch.cat([p.rows for p in row.pictures]).to(embeds)
+        states = model.network(ids, [row.cache], embeds, positions[:, None])
+        row.place = int(positions.max()) + 1
+    else:
+        states = model.network(ids, [row.cache])
+        row.place = len(row.ids)
+    return head.scores(states[:, -1])[0]
+
+
+def _answer(
+    model: TextEncoderModel, head: HeadModel, rows: list[_Row], scores: list[Tensor], loop: _Loop
+) -> None:
+    """Writes the answers of all rows, one token of each at a time."""
+    numbered = list(enumerate(rows))
+    for step in range(loop.decoding.max_tokens):
+        beat("tokens", step, loop.decoding.max_tokens)
+        for (number, row), own in zip(numbered, scores, strict=True):
+            _take(number, row, own, loop)
+        pairs = [pair for pair in numbered if not pair[1].ended]
+        if not pairs or step == loop.decoding.max_tokens - 1:
+            break
+        numbered, going = pairs, [row for _, row in pairs]
+        ids = torch.tensor([[row.out[-1]] for row in going], device=model.device)
+        positions = torch.tensor([[row.place] for row in going])
+        states = model.network(ids, [row.cache for row in going], None, positions)
+        scores = list(head.scores(states[:, -1]))
+        for row in going:
+            row.place += 1
+    for number, row in enumerate(rows):
+        _say(number, row.pieces.end(), loop)
+
+
+def _take(number: int, row: _Row, scores: Tensor, loop: _Loop) -> None:
+    """Chooses the next token of a row."""
+    if not torch.isfinite(scores).all():
+        raise InkstoneError(
+            f"Token {len(row.out) + 1} of the answer has scores that are not finite numbers. The "
+            "text encoder's file is damaged, or its type overflows here: load it with dtype "
+            "float32."
+        )
+    token = next_token(scores, [*row.ids, *row.out], loop.decoding, row.source)
+    row.out.append(token)
+    row.ended = token in loop.stops
+    if not row.ended:
+        _say(number, row.pieces.push(token), loop)
+
+
+def _say(number: int, piece: str, loop: _Loop) -> None:
+    if piece and loop.on_text is not None:
+        loop.on_text(number, piece)

@@ -1,0 +1,126 @@
+"""The output head of a text encoder: what turns its states into the next token of an answer.
+
+It is opened when something is to be generated, never for encoding, and its weights are read then.
+It lies in the text encoder's file (`lm_head`, GGUF `output`), or it is the table of embeddings
+where the file ties the two. A `HeadPlace` knows which, or why there is none: files that were made
+for drawing only often lack it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...kernels.configs import TextConfig
+from ...kernels.text_encoder import OutputHead, TextEncoder
+from ..arch.dims import Shapes
+from ..arch.header_view import HeaderView
+from ..arch.key_maps import HEAD, KeyMap, head_names
+from ..formats.weight_reader import WeightReader
+from ..memory.residency import FreeMemory, Residency, free_after_asking
+from .weight_file import LoadOptions, WeightFile, weight_file
+
+log = logging.getLogger(__name__)
+
+WEIGHT = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """A head that is open. weights: its own; None where it is the table of embeddings."""
+
+    scores: Callable[[Tensor], Tensor]  # states [...,W] -> [...,vocab]
+    weights: Residency | None = field(repr=False)
+    format: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in addition to the text encoder's."""
+        return 0 if self.weights is None else self.weights.nbytes
+
+
+@dataclass
+class HeadPlace:
+    """The head of a text encoder, opened lazily, or the reason why there is none."""
+
+    missing: str = ""
+    make: Callable[[], HeadModel] | None = field(default=None, repr=False)
+    _model: HeadModel | None = field(default=None, repr=False)
+
+    def open(self) -> HeadModel:
+        """The head: headers are read at the first call, weights when it is used."""
+        if self._model is None:
+            if self.make is None:
+                raise InkstoneError(self.missing)
+            self._model = self.make()
+        return self._model
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What a text encoder gives its head."""
+
+    network: TextEncoder
+    dtype: torch.dtype
+    device: torch.device
+    free: FreeMemory = free_after_asking
+
+
+def head_place(source: WeightReader, view: HeaderView, options: HeadOptions) -> HeadPlace:
+    """Locates the head of an open text encoder. Reads no weights."""
+    names = view.names(head_names)
+    if any(name.startswith(HEAD) for name in names.table):
+
+        def make() -> HeadModel:
+            file = weight_file(source, view, names, lambda name: name.startswith(HEAD))
+            return _open(file, options)
+
+        return HeadPlace(make=make)
+    if _tied(names, view.config):
+        table = options.network.embed_tokens
+        return HeadPlace(make=lambda: HeadModel(table.scores, None, "the table of embeddings"))
+    return HeadPlace(
+        f"{source.path}: this file can encode prompts, but not write text: its output head "
+        "(lm_head.weight) was left out. Use a text encoder that has it: the folder text_encoder of "
+        "Qwen/Qwen-Image or Qwen/Qwen-Image-Edit, or a GGUF file of Qwen2.5-VL-7B-Instruct such as "
+        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf."
+    )
+
+
+def _tied(names: KeyMap, config: Mapping[str, object]) -> bool:
+    """True where the head is the table of embeddings: config.json says it; GGUF files leave the
+    head out only then."""
+    inner = config.get("text_config")
+    says = (c.get("tie_word_embeddings") for c in (config, inner) if isinstance(c, Mapping))
+    return names.layout == "gguf" or any(value is True for value in says)
+
+
+def _open(file: WeightFile, options: HeadOptions) -> HeadModel:
+    config, path = options.network.config, Path(file.source.path)
+    _check(file.shapes, config, path)
+    with torch.device("meta"):
+        network = OutputHead(config)
+    loaded = file.load_into(
+        network,
+        torch.nn.ModuleList(),
+        LoadOptions(options.dtype, options.device, wait=True, free=options.free),
+    )
+    log.info("output head of %s: %s", path.name, loaded.summary)
+    return HeadModel(network.eval(), loaded.weights, file.formats)
+
+
+def _check(shapes: Shapes, config: TextConfig, path: Path) -> None:
+    """Raises where the head is of another model."""
+    want = {WEIGHT: (config.vocab, config.width)}
+    if dict(shapes) != want:
+        got = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())[:3])
+        raise InkstoneError(
+            f"{path}: the output head has {got}, expected {WEIGHT} {list(want[WEIGHT])}. The file "
+            "mixes models or is damaged: download it again."
+        )

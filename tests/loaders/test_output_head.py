@@ -1,0 +1,265 @@
+"""The output head of the text encoder in every layout and format, and files without one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from inkstone.errors import InkstoneError
+from inkstone.loaders.arch.key_maps import head_names
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models.generation import TextPrompt, generate
+from inkstone.loaders.models.load import load_text_encoder
+from inkstone.loaders.models.text_pieces import TextPieces
+from inkstone.loaders.models.tokenizer import load_tokenizer
+from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.quant.gguf_quantizer import quantize_rows
+from inkstone.quant.gguf_types import TYPES
+from inkstone.sampling.next_token import Decoding
+
+from ..quant.test_formats_detect import encode as df11
+from ..support import tiny
+from ..support.oracle import library, relative
+from ..support.vision import random_qwen
+
+LAYOUTS = {  # the new names -> those of a layout
+    "transformers": lambda n: n,
+    "old": lambda n: n.replace("model.language_model.", "model.").replace(
+        "model.visual.", "visual."
+    ),
+    "language_model.model": lambda n: (
+        n.replace("model.language_model.", "language_model.model.")
+        .replace("model.visual.", "visual.")
+        .replace("lm_head.", "language_model.lm_head.")
+    ),
+    "headless": lambda n: n.replace("model.", "", 1),
+    "plain": lambda n: n.replace("model.language_model.", "").replace("model.visual.", "visual."),
+}
+PREFIX = "text_encoders.qwen25_7b.transformer."
+WIDTH = 256
+PROMPT = TextPrompt("<|im_start|>user\nwhat?<|im_end|>\n<|im_start|>assistant\n")
+SHORT = Decoding(max_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A tiny encoder with heads of 128, which a file without config.json has."""
+    model = random_qwen(width=WIDTH, kv=1, layers=2, heads=2)
+    return {n: t.clone() for n, t in model.state_dict().items() if not n.startswith("model.visual")}
+
+
+def load(folder, tensors, dtype=torch.float32, config=None):
+    tiny.tokenizer().save_pretrained(folder / "tokenizer")
+    save_safetensors(folder / "encoder.safetensors", tensors)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", **config}))
+    return load_text_encoder(folder / "encoder.safetensors", LoadOptions(dtype))
+
+
+def scores(model) -> torch.Tensor:
+    """Scores of the token behind a prompt."""
+    head = model.head.open()
+    if head.weights is not None:
+        head.weights.settle()
+        head.weights.fill()
+    ids = torch.tensor([model.tokens(PROMPT.text)])
+    with torch.inference_mode():
+        return head.scores(model.network(ids)[:, -1]).float()
+
+
+@pytest.fixture(scope="module")
+def plain(weights, tmp_path_factory):
+    return load(tmp_path_factory.mktemp("plain"), weights)
+
+
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_it(layout, prefix, weights, plain, tmp_path):
+    tensors = {prefix + LAYOUTS[layout](name): t for name, t in weights.items()}
+    model = load(tmp_path, tensors)
+    assert torch.equal(scores(model), scores(plain))
+    assert generate(model, [PROMPT], SHORT) and model.head.open().nbytes == 300 * WIDTH * 4
+
+
+def test_it_is_not_read_for_encoding(plain, weights, tmp_path):
+    model = load(tmp_path, weights)
+    model.encode("a cat")
+    assert model.head._model is None
+    model.head.open()
+    assert model.head.open().weights.placement is None
+    assert "lm_head.weight" not in dict(model.network.named_parameters())
+
+
+def test_the_names_of_gguf():
+    names = head_names(["token_embd.weight", "blk.0.attn_q.weight", "output.weight", "other"])
+    assert names.table["lm_head.weight"] == "output.weight" and names.others == ("other",)
+
+
+def test_files_without_it_say_where_to_get_one(weights, tmp_path):
+    tensors = {n: t for n, t in weights.items() if not n.startswith("lm_head")}
+    model = load(tmp_path, tensors)
+    with pytest.raises(InkstoneError) as caught:
+        generate(model, [PROMPT], SHORT)
+    text = str(caught.value)
+    assert "encoder.safetensors: this file can encode prompts, but not write text" in text
+    assert "Qwen/Qwen-Image" in text and "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf" in text
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_tied_head_is_the_table_of_embeddings(inner, weights, tmp_path):
+    tensors = {n: t for n, t in weights.items() if not n.startswith("lm_head")}
+    says = {"tie_word_embeddings": True}
+    model = load(tmp_path, tensors, config={"text_config": says} if inner else says)
+    untied = {**weights, "lm_head.weight": weights["model.language_model.embed_tokens.weight"]}
+    (tmp_path / "untied").mkdir()
+    assert relative(scores(model), scores(load(tmp_path / "untied", untied))) < 1e-6
+    assert model.head.open().weights is None and model.head.open().nbytes == 0
+
+
+def test_a_head_of_another_model_is_refused(weights, tmp_path):
+    model = load(tmp_path, {**weights, "lm_head.weight": torch.rand(299, WIDTH)})
+    with pytest.raises(InkstoneError, match=r"lm_head.weight \[299, 256\], expected"):
+        model.head.open()
+
+
+def fp8_plain(t: dict, names: list[str]) -> None:
+    for name in names:
+        t[name + ".weight"] = t[name + ".weight"].to(torch.float8_e4m3fn)
+
+
+def fp8_scaled(t: dict, names: list[str]) -> None:
+    t["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    for name in names:
+        w = t[name + ".weight"].float()
+        t[name + ".scale_weight"] = w.abs().max() / 448
+        t[name + ".weight"] = (w / t[name + ".scale_weight"]).to(torch.float8_e4m3fn)
+
+
+def int8_rows(t: dict, names: list[str]) -> None:
+    text = torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
+    for name in names:
+        w = t[name + ".weight"].float()
+        scale = w.abs().amax(1, keepdim=True) / 127
+        t[name + ".weight"] = (w / scale).round().to(torch.int8)
+        t |= {name + ".weight_scale": scale, name + ".comfy_quant": text}
+
+
+def bf16(t: dict, names: list[str]) -> None:
+    for name in names:
+        t[name + ".weight"] = t[name + ".weight"].bfloat16()
+
+
+FORMATS = {
+    "fp8 plain": (fp8_plain, 0.15),
+    "fp8 scaled": (fp8_scaled, 0.15),
+    "int8": (int8_rows, 0.04),
+    "bf16": (bf16, 0.02),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_packed_formats(name, weights, plain, tmp_path):
+    """Scores within the error of the format; the head itself is packed too."""
+    change, most = FORMATS[name]
+    tensors = {LAYOUTS["old"](n): t.clone() for n, t in weights.items()}
+    layers = [
+        n.removesuffix(".weight")
+        for n, t in tensors.items()
+        if t.dim() == 2 and "embed" not in n and n.endswith(".weight")
+    ]
+    assert "lm_head" in layers
+    change(tensors, layers)
+    model = load(tmp_path, tensors)
+    error = relative(scores(model), scores(plain))
+    assert 0 < error < most, f"{name}: {error:.1e}"
+    assert len(generate(model, [PROMPT], SHORT)[0].tokens) >= 1
+
+
+def test_dfloat11(weights, plain, tmp_path):
+    half = {LAYOUTS["old"](n): t.bfloat16() for n, t in weights.items()}
+    packed = dict(half)
+    packed |= {"lm_head" + k: v for k, v in df11([packed.pop("lm_head.weight")]).items()}
+    (tmp_path / "a").mkdir()
+    config = {"dfloat11_config": {"pattern_dict": {r"lm_head": []}}}
+    model = load(tmp_path, packed, config=config)
+    want = load(tmp_path / "a", half)
+    assert relative(scores(model), scores(want)) < 1e-6
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind, most", [("Q8_0", 0.03), ("Q4_K", 0.4), ("Q6_K", 0.1)])
+def test_gguf(kind, most, tied, weights, plain, tmp_path):
+    """`output.weight`; where it is left out, the table of embeddings is the head."""
+    own = {n.replace("model.language_model.", ""): t for n, t in weights.items()}
+    if tied:
+        own["lm_head.weight"] = own["embed_tokens.weight"]
+        (tmp_path / "plain").mkdir()
+        plain = load(tmp_path / "plain", own)
+    written = {n: t for n, t in own.items() if n != "lm_head.weight" or not tied}
+    path = gguf_file(tmp_path / "encoder.gguf", written, kind)
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    model = load_text_encoder(path, LoadOptions(torch.float32))
+    error = relative(scores(model), scores(plain))
+    assert 1e-5 < error < most, f"{kind}: {error:.1e}"
+    assert (model.head.open().weights is None) == tied
+    assert tied or kind in model.head.open().format
+    assert len(generate(model, [PROMPT], SHORT)[0].tokens) >= 1
+
+
+def gguf_file(path, tensors, kind: str):
+    """A file by the gguf package, matrices quantized by us, which also writes K types."""
+    gguf = library("gguf")
+    from ..loaders.test_gguf_text import to_gguf
+
+    writer = gguf.GGUFWriter(path, "qwen2vl")
+    writer.add_uint32("qwen2vl.attention.head_count", 2)
+    writer.add_uint32("qwen2vl.attention.head_count_kv", 1)
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    for theirs, ours in to_gguf(shapes).items():
+        if tensors[ours].dim() == 1:
+            writer.add_tensor(theirs, tensors[ours].float().numpy())
+            continue
+        own = kind if tensors[ours].shape[1] % 256 == 0 else "Q8_0"  # K types have blocks of 256
+        rows = quantize_rows(tensors[ours], next(t for t in TYPES.values() if t.name == own))
+        writer.add_tensor(theirs, rows.numpy(), raw_dtype=gguf.GGMLQuantizationType[own])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# --- pieces of text
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    tiny.tokenizer().save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("text", ["plain", "招牌 says “OPEN”", "a\nb\t🙂é", ""])
+def test_pieces_are_whole_characters(text, words):
+    """The toy vocabulary has one token for each byte."""
+    pieces = TextPieces(words)
+    parts = [pieces.push(token) for token in words.encode(text)]
+    assert all("\ufffd" not in part for part in parts)
+    assert pieces.end() == "" and pieces.text == text == "".join(parts)
+    assert sum(bool(part) for part in parts) == len(text)
+
+
+def test_a_cut_character_is_shown_at_the_end(words):
+    pieces = TextPieces(words)
+    assert [pieces.push(token) for token in words.encode("a牌")[:-1]] == ["a", "", ""]
+    assert pieces.end() == "\ufffd" and pieces.text == "a\ufffd"
+
+
+def test_marks_are_no_text(words):
+    pieces = TextPieces(words)
+    for token in words.encode("<|im_start|>a<|im_end|>"):
+        pieces.push(token)
+    assert pieces.text == "a"
+    assert pieces.push(299) == ""  # a number that no token has
