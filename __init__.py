@@ -19,8 +19,10 @@ WEB_DIRECTORY = "./web"  # help pages, and what the page does for our nodes
 
 async def comfy_entrypoint() -> InkstoneExtension:
     """ComfyUI calls this once: the extension that lists our nodes."""
+    from .headless.workflow.page import serve_page
     from .nodes import extension
 
+    serve_page()
     return extension()
 
 

@@ -13,8 +13,9 @@ import logging
 import weakref
 from typing import TYPE_CHECKING
 
-from ..kernels.memory import free_bytes
+from ..kernels.memory import free_bytes, used_bytes
 from .headless import headless_host
+from .settings import memory_limit
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -116,16 +117,36 @@ def make_room(need: int, device: torch.device, ask: bool = True) -> int:
 
     listed = manager.current_loaded_models
     ours = [entry for entry in listed if isinstance(entry.model, Guest)]
-    extra = _reserved(manager)
+    extra, left = _reserved(manager), _left_of_limit(device)
+    if ask and left is not None:  # core models count within the limit, so more of them may go
+        need += max(0, int(manager.get_free_memory(device)) - left)
     if ask:
         manager.free_memory(need + extra, device, keep_loaded=ours)
         _register(manager)
     core = [] if ask else [e.model for e in listed if e not in ours and e.device == device]
     held = sum(int(model.loaded_size()) for model in core if model is not None)
     free = int(manager.get_free_memory(device)) - extra + held
+    if left is not None:
+        free = min(free, (_left_of_limit(device) or 0) + held)
     if device.type == "cpu":  # a container's limit counts too
         return max(0, min(free, free_bytes(device) + held))
     return max(0, int(free * _SHARES.get(_state(manager), 1.0)))
+
+
+_limit_in_log: int | None = None  # the limit that the log has named
+
+
+def _left_of_limit(device: torch.device) -> int | None:
+    """Bytes that the user's memory limit leaves on a device; None without a limit."""
+    global _limit_in_log
+    limit = memory_limit()
+    if limit != _limit_in_log:
+        _limit_in_log = limit
+        if limit is None:
+            log.info("the memory limit of the settings is lifted")
+        else:
+            log.info("the memory limit of the settings is %.2f GB", limit / 1e9)
+    return None if limit is None else max(0, limit - used_bytes(device))
 
 
 def _reserved(manager: ModuleType) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .headless import headless_host
+from .settings import shows_previews
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,8 @@ def preview_method() -> str:
         return "auto" if headless.previews else "none"
     from comfy.cli_args import args
 
+    if not shows_previews():
+        return "none"
     method = getattr(args, "preview_method", "auto")  # newer hosts set it again for every graph
     return str(getattr(method, "value", method))
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ..host import model_folders
 from ..host.api import io, schema
+from ..host.settings import precision
 from . import sockets
 from .conditioning import prompt_of, with_control
-from .load import EMBEDDED, dtype_input, load_options
+from .load import AUTO, EMBEDDED, dtype_input, load_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,10 @@ class LoadControlNet(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, control: str) -> bool | str:
         return control == EMBEDDED or model_folders.known_model("controlnet", control)
+
+    @classmethod
+    def fingerprint_inputs(cls, dtype: str) -> str:
+        return precision() if dtype == AUTO else dtype
 
     @classmethod
     def execute(cls, control: str, dtype: str) -> io.NodeOutput:

@@ -9,6 +9,7 @@ from ..host import memory, model_folders
 from ..host.api import io, schema
 from ..host.headless import memory_budget, states_plan
 from ..host.memory import make_room
+from ..host.settings import precision
 from ..loaders.arch.variant import CHOICES
 from . import sockets
 
@@ -57,11 +58,15 @@ def torch_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
 
 
-def load_options(dtype: str, variant: str = AUTO) -> LoadOptions:
-    """Options to load weights lazily, in memory that the host frees."""
+def load_options(dtype: str, variant: str = AUTO, own: bool = False) -> LoadOptions:
+    """Options to load weights lazily, in memory that the host frees. own: auto is not the user's
+    default precision, but what the model needs.
+    """
     from ..loaders.models.weight_file import LoadOptions
 
     chosen = None if variant == AUTO else variant
+    if dtype == AUTO and not own:
+        dtype = precision()
     return LoadOptions(
         torch_dtype(dtype), memory.torch_device(), memory_budget(), True, make_room, chosen
     )
@@ -119,6 +124,10 @@ class LoadDiffusionModel(io.ComfyNode):
         return model_folders.known_model("diffusion_models", model)
 
     @classmethod
+    def fingerprint_inputs(cls, dtype: str) -> str:
+        return precision() if dtype == AUTO else dtype
+
+    @classmethod
     def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
         from ..loaders.models.bundle import Bundle
         from ..loaders.models.load import load_diffusion_model
@@ -165,6 +174,10 @@ class LoadTextEncoder(io.ComfyNode):
         return model_folders.known_model("text_encoders", text_encoder)
 
     @classmethod
+    def fingerprint_inputs(cls, dtype: str) -> str:
+        return precision() if dtype == AUTO else dtype
+
+    @classmethod
     def execute(cls, text_encoder: str, dtype: str) -> io.NodeOutput:
         from ..loaders.models.load import load_text_encoder
 
@@ -206,7 +219,7 @@ class LoadVAE(io.ComfyNode):
         from ..loaders.models.load import load_vae
 
         path = model_folders.model_path("vae", vae)
-        return io.NodeOutput(load_vae(path, load_options(dtype)))
+        return io.NodeOutput(load_vae(path, load_options(dtype, own=True)))
 
 
 class LoadAll(io.ComfyNode):
@@ -252,6 +265,10 @@ class LoadAll(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
         return folder == EMBEDDED or model_folders.known_model("checkpoints", folder)
+
+    @classmethod
+    def fingerprint_inputs(cls, dtype: str) -> str:
+        return precision() if dtype == AUTO else dtype
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:

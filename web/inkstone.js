@@ -4,15 +4,22 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { keepColours } from "./colours.js";
+import { commands, menuCommands } from "./menu.js";
 import { followRuns } from "./messages.js";
+import { settings } from "./settings.js";
 import { fitTitle } from "./titles.js";
 import { hideUnused } from "./widgets.js";
+import { setLanguage } from "./words.js";
 
 app.registerExtension({
   name: "Inkstone",
+  commands: commands(app, api),
+  menuCommands,
+  settings,
   beforeRegisterNodeDef: hideUnused,
   nodeCreated: fitTitle,
   setup() {
+    setLanguage(() => app.extensionManager.setting.get("Comfy.Locale"));
     keepColours(app);
     followRuns(app, api);
   },

@@ -12,9 +12,10 @@ from ...errors import InkstoneError
 from ...host import model_folders
 from ...loaders.arch.identify import identify, require
 from ...loaders.formats.hf_folder import part_of
+from ...nodes import NODES
 from ..core_nodes.registry import node_classes
-from ..graph.api_graph import Graph, parse_graph
-from ..graph.input_values import GraphError
+from ..graph.api_graph import Graph, Node, parse_graph
+from ..graph.input_values import GraphError, is_widget, schema_of
 from ..graph.validation import validate
 from ..node_types import Json
 from .load import GraphFile, interfaces
@@ -61,16 +62,37 @@ def check_file(file: GraphFile) -> tuple[Verdict, Graph | None]:
     return verdict, graph
 
 
-def _report_models(refs: list[ModelRef], verdict: Verdict) -> None:
+def check_graph(graph: Graph, ui: dict[str, Json]) -> Verdict:
+    """The verdict on a graph inside ComfyUI, which knows all its classes and checks their inputs
+    itself: model files, and the sockets of our nodes. No file is hashed: the page waits.
+    """
+    verdict, ours = Verdict(), {node.ID: node for node in NODES}
+    _report_models(model_refs(graph, ui), verdict, hashes=False)
+    for node in graph.values():
+        inputs = schema_of(ours[node.class_type]).inputs if node.class_type in ours else None
+        verdict.faults += [
+            f"{node.title} (node {node.id}): nothing is connected to {item.id}."
+            for item in inputs or ()
+            if not item.optional and not is_widget(item) and not _is_given(node, item.id)
+        ]
+    return verdict
+
+
+def _is_given(node: Node, name: str) -> bool:
+    """True if an input has a value; a growing one has values with its name before a dot."""
+    return any(key == name or key.startswith(f"{name}.") for key in node.inputs)
+
+
+def _report_models(refs: list[ModelRef], verdict: Verdict, hashes: bool = True) -> None:
     """Add each file once, as missing or as a model, with its faults."""
     first: dict[tuple[str, str], ModelRef] = {}
     for ref in refs:
         first.setdefault((ref.kind, ref.name), ref)
     for ref in first.values():
-        _report_model(ref, verdict)
+        _report_model(ref, verdict, hashes)
 
 
-def _report_model(ref: ModelRef, verdict: Verdict) -> None:
+def _report_model(ref: ModelRef, verdict: Verdict, hashes: bool) -> None:
     entry = {"name": ref.name, "kind": ref.kind, "node": ref.node}
     if ref.path is None:
         source = ref.source
@@ -84,7 +106,7 @@ def _report_model(ref: ModelRef, verdict: Verdict) -> None:
             }
         )
         return
-    wrong, other = _wrong_kind(ref), difference(ref)
+    wrong, other = _wrong_kind(ref), difference(ref, hashes)
     if wrong:
         verdict.faults.append(f"{ref.name} (node {ref.node}): {wrong}")
     if other:

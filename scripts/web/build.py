@@ -26,7 +26,7 @@ HEADS = {
     "zh": ("输入", "| 输入 | 说明 |", "输出", "可选"),
     "zh-TW": ("輸入", "| 輸入 | 說明 |", "輸出", "選填"),
 }
-LOCALES = ("main.json", "nodeDefs.json")
+LOCALES = ("main.json", "nodeDefs.json", "commands.json", "settings.json")
 
 
 def key_of(name: str) -> str:

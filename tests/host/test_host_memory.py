@@ -67,6 +67,7 @@ def manager(monkeypatch):
     monkeypatch.setitem(sys.modules, "comfy.model_management", made)
     monkeypatch.setitem(sys.modules, "comfy.cli_args", types.SimpleNamespace(args=args))
     monkeypatch.setattr(headless, "IN_COMFYUI", True)
+    monkeypatch.setattr(memory, "memory_limit", lambda: None)
     return made
 
 
@@ -130,6 +131,30 @@ def test_flags_bound_the_room(manager, state, reserve, share):
     assert manager.asked == [100 + extra]
     assert got == int((4000 * MB - extra) * share)
     assert memory.make_room(0, torch.device("cpu")) <= 4000 * MB - extra
+
+
+def test_the_limit_of_the_settings_bounds_the_room(manager, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    device, limit = torch.device("cuda:0"), [1000 * MB]
+    monkeypatch.setattr(memory, "memory_limit", lambda: limit[0])
+    monkeypatch.setattr(memory, "used_bytes", lambda device: 300 * MB)
+    assert memory.make_room(100, device, ask=False) == 700 * MB
+    assert manager.asked == []
+    assert memory.make_room(500 * MB, device) == 700 * MB
+    assert manager.asked == [500 * MB + 4000 * MB - 700 * MB]  # core models leave for it too
+    limit[0] = 100 * MB
+    assert memory.make_room(100, device) == 0
+    limit[0] = 9000 * MB
+    assert memory.make_room(100, device) == 4000 * MB  # no more than there is
+    limit[0] = None
+    assert memory.make_room(100, device) == 4000 * MB
+    lines = [r.getMessage() for r in caplog.records if "of the settings" in r.getMessage()]
+    assert [line.rpartition(" is ")[2] for line in lines] == [
+        "1.00 GB",
+        "0.10 GB",
+        "9.00 GB",
+        "lifted",
+    ]
 
 
 def test_headless_nobody_is_asked(manager):

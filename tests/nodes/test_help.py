@@ -97,6 +97,29 @@ def test_chinese_categories():
     assert {kind for kind in own if kind.startswith("INKSTONE_")} <= set(translated["dataTypes"])
 
 
+# script -> the file with its Chinese, and what each entry has
+SCRIPTS = {"menu": ("commands.json", ["label"]), "settings": ("settings.json", ["name", "tooltip"])}
+
+
+def test_chinese_of_the_menu_and_the_settings():
+    """The page looks up a command or a setting by its id, with _ for each dot."""
+    scripts = {name: (ROOT / "web" / f"{name}.js").read_text("utf-8") for name in SCRIPTS}
+    for name, (file, fields) in SCRIPTS.items():
+        ids = re.findall(r'\bid: "(Inkstone\.\w+)"', scripts[name])
+        translated = json.loads((ROOT / "locales" / "zh" / file).read_text("utf-8"))
+        assert sorted(translated) == sorted(i.replace(".", "_") for i in ids) and ids
+        for words in translated.values():
+            assert sorted(words) == fields and all(CHINESE.search(w) for w in words.values())
+    stored = (ROOT / "host" / "settings.py").read_text("utf-8")
+    for name in re.findall(r'\bid: "(Inkstone\.\w+)"', scripts["settings"]):
+        assert f'"{name}"' in stored, f"host/settings.py does not read {name}"
+    words = (ROOT / "web" / "words.js").read_text("utf-8")
+    tables = re.findall(r"^  \S+: \{\n(.*?)^  \}", words, re.M | re.S)
+    names = [set(re.findall(r"^    (\w+):", table, re.M)) for table in tables]
+    assert len(names) == 3 and names[1] == names[2]
+    assert names[0] - names[1] == {"use", "check", "failed"}  # the page's, and a name
+
+
 def test_no_translation_for_what_does_not_exist():
     assert set(build.translations()) == set(SCHEMAS)
 

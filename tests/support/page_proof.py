@@ -27,6 +27,7 @@ from scripts.workflows import models
 from . import (
     page_colours,
     page_graphs,
+    page_menu,
     page_messages,
     page_runs,
     page_search,
@@ -47,6 +48,7 @@ IN_BOTH_LOOKS: dict[str, Check] = {
     "colours": page_colours.sockets,
     "words of a failure": page_messages.fault,
     "words of a status": page_messages.status,
+    "menu check": page_menu.checks,
     "titles": page_titles.titles,
 }
 
@@ -67,6 +69,8 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "templates", page_words.templates
     yield "search", page_search.search
     yield from ((name, check) for name, check in IN_BOTH_LOOKS.items())
+    yield "menu loaders", page_menu.exchanges
+    yield "settings", page_menu.settings
     for name in page_graphs.NEWER:
         yield f"newer look {name}", partial(page_graphs.opens_newer, name=name)
     yield "newer look tooltip", page_graphs.tooltip_newer
