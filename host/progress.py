@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PREVIEW_SIDE = 512  # pixels of a preview's longer side on the page
 OFTEN = 0.25  # seconds between two messages at least
+_SHOWN_LETTERS = 600  # of the end of a text that is being written
 _QUIET = 0.5  # seconds of work before it gets a progress bar
 
 
@@ -85,6 +86,22 @@ class Progress:
                 _show_on_node(text)
         elif text and self._headless is not None and self._headless.on_detail is not None:
             self._headless.on_detail(text)
+
+
+class WrittenText:
+    """Shows an answer on its node while it is written: call it with every piece. most: tokens."""
+
+    def __init__(self, most: int) -> None:
+        self._bar = Progress(most)
+        self._text, self._pieces, self._shown = "", 0, 0.0
+
+    def __call__(self, piece: str) -> None:
+        self._text += piece
+        self._pieces += 1
+        now = time.monotonic()
+        if now - self._shown >= OFTEN:
+            self._shown = now
+            self._bar.within(self._pieces, self._text[-_SHOWN_LETTERS:])
 
 
 def show_amount(done: float, of: float, text: str) -> None:

@@ -6,6 +6,7 @@ from ..errors import InkstoneError
 from ..host.api import ComfyExtension, io
 from ..host.page_text import for_page
 from ..host.progress import listen
+from .ask import AskPicture
 from .bridge.nodes import ToCLIP, ToModel, ToVAE
 from .canvas import EmptyLatent
 from .control import ApplyControlNet, LoadControlNet
@@ -44,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
     Decode,
     StitchPart,
     SplitLayers,
+    AskPicture,
     Quantize,
     ToModel,
     ToCLIP,

@@ -131,6 +131,15 @@ PAGES: dict[str, tuple[str, str]] = {
         "alpha.",
         "给出每个图层的颜色与透明度，供不支持透明通道的核心节点使用。",
     ),
+    "InkstoneAskPicture": (
+        "Connect a picture and the text encoder and press Run: the caption appears on the node while it "
+        "is written, and goes out as text. For a question of your own choose *free question*. The text "
+        "encoder's file needs the output head: the folders of Qwen-Image and the GGUF files of "
+        "Qwen2.5-VL-7B-Instruct (with their mmproj file) have it. Stop works at every token.",
+        "连接图片和文本编码器并运行：描述会在生成时显示在节点上，并作为文本输出。要提自己的问题，请选择 *free question*。"
+        "文本编码器的文件须带输出头：Qwen-Image 的文件夹和 Qwen2.5-VL-7B-Instruct 的 GGUF 文件（连同其 mmproj 文件）都有。"
+        "每个词元之间都可停止。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",

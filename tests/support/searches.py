@@ -83,6 +83,8 @@ SEARCHES = {
     "vae decode": "InkstoneDecode",
     "vae decode tiled": "InkstoneDecode",
     # tools
+    "caption": "InkstoneAskPicture",
+    "vqa": "InkstoneAskPicture",
     "model info": "InkstoneModelInfo",
     "vram": "InkstoneModelInfo",
     "quantize": "InkstoneQuantise",
