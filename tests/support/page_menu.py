@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
-from .page_desk import Desk, Wrong, workflow
+from .page_desk import LOCALE, ROOT, Desk, Wrong, workflow
 from .page_messages import _run
 from .page_widgets import API
 
@@ -116,6 +117,36 @@ def _told(desk: Desk, *parts: str) -> str:
     if missing := [part for part in parts if part not in told]:
         raise Wrong(f"the page does not say {missing}: {told!r}")
     return told
+
+
+def chinese(desk: Desk) -> str:
+    """The menu and the settings in Chinese, the entry chosen with the mouse."""
+    page = desk.page
+    desk.fresh((LOCALE, "zh"))
+    try:
+        desk.show(workflow("text_to_image_embedded"))
+        page.locator("[data-testid=comfy-menu-button], .comfy-menu-button-wrapper").first.click()
+        page.wait_for_timeout(800)
+        page.get_by_role("menuitem").get_by_text("Inkstone", exact=True).first.hover()
+        page.wait_for_timeout(800)
+        desk.shoot("menu-zh")
+        if "改用 Inkstone 加载器" not in desk.text():
+            raise Wrong("the menu has no Chinese entry for the loaders")
+        page.get_by_text("检查此工作流", exact=True).first.click()
+        page.wait_for_timeout(2500)
+        if "模型和接口都没有问题" not in (told := page.evaluate(TOLD)):
+            raise Wrong(f"the entry that was clicked says {told!r}")
+        page.evaluate(COMMAND, "Comfy.ShowSettingsDialog")
+        page.wait_for_timeout(2000)
+        page.get_by_role("dialog").get_by_text("Inkstone", exact=True).first.click()
+        page.wait_for_timeout(1000)
+        desk.shoot("settings-zh")
+        data = json.loads((ROOT / "locales" / "zh" / "settings.json").read_text("utf-8"))
+        if missing := [v["name"] for v in data.values() if v["name"] not in desk.text()]:
+            raise Wrong(f"settings without their Chinese: {missing}")
+        return f"two entries, one clicked, and {len(data)} settings"
+    finally:
+        desk.fresh((LOCALE, "en"))
 
 
 def settings(desk: Desk) -> str:

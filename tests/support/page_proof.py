@@ -71,6 +71,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield from ((name, check) for name, check in IN_BOTH_LOOKS.items())
     yield "menu loaders", page_menu.exchanges
     yield "settings", page_menu.settings
+    yield "menu in Chinese", page_menu.chinese
     for name in page_graphs.NEWER:
         yield f"newer look {name}", partial(page_graphs.opens_newer, name=name)
     yield "newer look tooltip", page_graphs.tooltip_newer
