@@ -1,8 +1,7 @@
-"""Fits a control picture to the canvas: pixel for pixel if it has the size of the result,
-scaled if it has its aspect ratio, refused otherwise.
+"""Fits a control picture to the canvas: pixel for pixel if it has the size of the result, scaled
+if it has its aspect ratio; any other is cropped, stretched, padded or refused by choice (`FITS`).
 
-Nothing is cropped or stretched unasked: a map that is shifted against the picture is worse than no
-map.
+Cropping from the middle is what core's node does. The log says what was done.
 """
 
 from __future__ import annotations
@@ -13,7 +12,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import InkstoneError
-from ..sampling.geometry import Box
+from ..sampling.geometry import (
+    CROP,
+    FITS,
+    PAD,
+    REFUSE,
+    Box,
+    canvas_near,
+    cropped_box,
+    inner_box,
+    same_ratio,
+)
 from ..sampling.inpaint import Crop
 from ..sampling.masks import mask_for, touched
 from ..sampling.pixel_lock import (
@@ -44,10 +53,20 @@ class Canvas:
         """The lock of the part that is sampled."""
         return self.crop.lock
 
-    def picture(self, image: Tensor) -> Tensor:
-        """Control pictures [n,H,W,C] 0..1 -> [n,h,w,3] of the canvas's size."""
+    def picture(self, image: Tensor, fit: str = REFUSE) -> Tensor:
+        """Control pictures [n,H,W,C] 0..1 -> [n,h,w,3] of the canvas's size. fit: what is done
+        with one of another aspect ratio, see FITS.
+        """
+        if fit not in FITS:
+            raise InkstoneError(f"Fit {fit!r} is unknown: expected one of {', '.join(FITS)}.")
         check_picture(image, "The control picture")
-        return self._fitted(colour(visible(image)), self._shows("control picture", size_of(image)))
+        x, size = colour(visible(image)), size_of(image)
+        shown = self._shows("control picture", size)
+        if shown is None and fit == REFUSE:
+            raise InkstoneError(self._refusal("control picture", size))
+        if shown is None:
+            return self._fitted(refitted(x, self.crop.picture, fit), "whole")
+        return self._fitted(x, shown)
 
     def mask(self, mask: Tensor) -> Tensor:
         """A mask [n,H,W] of any size -> [n,h,w] of the canvas's size, stretched over the picture
@@ -56,8 +75,10 @@ class Canvas:
         part = self.crop.box.of(mask_for(mask, self.crop.picture))
         return pad_edges(touched(part, self.lock.work), self.lock.canvas)
 
-    def _shows(self, word: str, size: Size) -> str:
-        """The area that a control picture of this size shows: whole picture, part or canvas."""
+    def _shows(self, word: str, size: Size) -> str | None:
+        """The area that a control picture of this size shows: whole picture, part or canvas; None
+        where its size does not say.
+        """
         if size == self.crop.picture:
             return "whole"
         if size in (self.lock.picture, self.lock.work):
@@ -66,13 +87,19 @@ class Canvas:
             return "canvas"
         if self.crop.picture == self.lock.picture:  # no crop: only one reading is possible
             for shown, target in (("canvas", self.lock.canvas), ("part", self.lock.picture)):
-                if _same_ratio(size, target):
+                if same_ratio(size, target, _SLACK):
                     log.info("the %s %dx%d is scaled to %dx%d", word, *size, *target)
                     return shown
+        return None
+
+    def _refusal(self, word: str, size: Size) -> str:
         (w, h), (width, height) = size, self.crop.picture
-        raise InkstoneError(
+        near = canvas_near(w, h, _SLACK)
+        other = f", or draw at {near[0]}x{near[1]}" if near else ""
+        return (
             f"The {word} is {w}x{h}, the result is {width}x{height}: expected the same size, or "
-            f"the same ratio. Make the map from a picture of that size, or generate at {w}x{h}."
+            f"the same ratio. Make the map from a picture of that size, let it be cropped, "
+            f"stretched or padded (fit, --control-fit){other}."
         )
 
     def _fitted(self, x: Tensor, shown: str) -> Tensor:
@@ -83,8 +110,26 @@ class Canvas:
         return self.lock.to_canvas(resized(x, self.lock.picture))
 
 
-def _same_ratio(a: Size, b: Size) -> bool:
-    return abs(a[0] * b[1] - a[1] * b[0]) <= _SLACK * max(a[0] * b[1], a[1] * b[0])
+def refitted(x: Tensor, target: Size, fit: str) -> Tensor:
+    """Pictures [n,H,W,C] of another aspect ratio -> [n,h,w,C] of the size `target`."""
+    size = size_of(x)
+    if fit == CROP:
+        box = cropped_box(size, target)
+        done = f"the middle of it, {_words(box.size)}, is used (fit: crop)"
+        out = resized(box.of(x), target)
+    elif fit == PAD:
+        box = inner_box(size, target)
+        done = f"it is scaled to {_words(box.size)} with black around it (fit: pad)"
+        out = x.new_zeros(len(x), target[1], target[0], x.shape[-1])
+        box.of(out).copy_(resized(x, box.size))
+    else:
+        done, out = "it is stretched (fit: stretch)", resized(x, target)
+    log.warning("the control picture is %s, the result %s: %s", _words(size), _words(target), done)
+    return out
+
+
+def _words(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def canvas_of(width: int, height: int, place: Lock | Crop | None = None) -> Canvas:

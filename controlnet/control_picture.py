@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..sampling.geometry import REFUSE
 from ..sampling.masks import bounds
 from ..sampling.request import Control
 from .canvas import Canvas
@@ -39,7 +40,8 @@ class Effect:
 class ControlInput:
     """A picture for a ControlNet, before the canvas is known. picture [n,H,W,C] 0..1; mask [n,H,W]:
     the area to inpaint (inpainting), or the area where it acts (all others). source [n,H,W,C]: for
-    Fun, the picture to inpaint in addition to its map; the mask is then the area to inpaint.
+    Fun, the picture to inpaint in addition to its map; the mask is then the area to inpaint. fit:
+    of pictures of another aspect ratio than the result's, see geometry.FITS.
     """
 
     branch: ControlModel | InContextModel
@@ -48,6 +50,7 @@ class ControlInput:
     effect: Effect = Effect()
     mask: Tensor | None = None
     source: Tensor | None = None
+    fit: str = REFUSE
 
     def on(self, canvas: Canvas) -> Control | InContext:
         """Encodes it at the size of the canvas; the VAE caches by content."""
@@ -56,7 +59,7 @@ class ControlInput:
         return self._control(self.branch, canvas)
 
     def _control(self, branch: ControlModel, canvas: Canvas) -> Control:
-        picture = canvas.picture(self.picture)
+        picture = canvas.picture(self.picture, self.fit)
         mask = None if self.mask is None else canvas.mask(self.mask)
         if mask is not None and 1 not in (len(mask), len(picture)) and len(mask) != len(picture):
             raise InkstoneError(
@@ -78,7 +81,7 @@ class ControlInput:
         if self.source is None:
             latent = self.vae.encode(fill_masked(picture, mask))
             return Control(branch, latent, *effect, keep_mask=keep_mask)
-        source = self.vae.encode(fill_masked(canvas.picture(self.source), mask, GREY))
+        source = self.vae.encode(fill_masked(canvas.picture(self.source, self.fit), mask, GREY))
         return Control(
             branch, self.vae.encode(picture), *effect, keep_mask=keep_mask, source=source
         )
@@ -104,4 +107,6 @@ class ControlInput:
                 f"The control {name} is an in-context LoRA, which takes its map and no mask. "
                 "Disconnect the mask, or use a ControlNet that takes one."
             )
-        return InContext(branch, self.vae.encode(canvas.picture(self.picture)), effect.strength)
+        return InContext(
+            branch, self.vae.encode(canvas.picture(self.picture, self.fit)), effect.strength
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..host import model_folders
 from ..host.api import io, schema
 from ..host.settings import precision
+from ..sampling.geometry import FITS
 from . import sockets
 from .conditioning import prompt_of, with_control
 from .load import AUTO, EMBEDDED, dtype_input, load_options
@@ -108,7 +109,7 @@ class ApplyControlNet(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     tooltip="The control map (edges, depth, pose), or the picture itself for "
-                    "inpainting. It needs the size or the aspect ratio of the result. One for the "
+                    "inpainting, in the size of the result or any other (see fit). One for the "
                     "whole batch, or one for each picture.",
                 ),
                 io.Float.Input(
@@ -141,6 +142,15 @@ class ApplyControlNet(io.ComfyNode):
                     tooltip="For inpainting (required): the area to inpaint. For all others: the "
                     "area where the ControlNet acts. Any size; it is stretched over the picture.",
                 ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default=FITS[0],
+                    optional=True,
+                    tooltip="For an image of another aspect ratio than the result. crop: its "
+                    "middle is used, as core does. stretch: all of it, out of proportion. pad: all "
+                    "of it, with black around. refuse: an error.",
+                ),
             ],
             outputs=[io.Conditioning.Output("positive_out", display_name="positive")],
         )
@@ -157,6 +167,7 @@ class ApplyControlNet(io.ComfyNode):
         end: float,
         mask: Tensor | None = None,
         source: Tensor | None = None,
+        fit: str = FITS[0],
     ) -> io.NodeOutput:
         from ..controlnet.control_picture import ControlInput, Effect
         from ..controlnet.in_context import InContextModel, check_prompt
@@ -168,5 +179,5 @@ class ApplyControlNet(io.ComfyNode):
         else:
             sockets.require_type(control, ControlModel, "control", "Inkstone Load ControlNet")
         effect = Effect(strength, start, end)
-        picture = ControlInput(control, vae, image, effect=effect, mask=mask, source=source)
+        picture = ControlInput(control, vae, image, effect, mask, source, fit)
         return io.NodeOutput(with_control(positive, picture))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from numbers import Integral
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import InkstoneError
 
@@ -39,6 +39,13 @@ SIZES: dict[str, tuple[int, int]] = {
     "3:2 (1584x1056)": (1584, 1056),
     "2:3 (1056x1584)": (1056, 1584),
 }
+
+
+CROP: Final = "crop"  # the middle of a picture, in the ratio of the result
+STRETCH: Final = "stretch"  # all of it, out of proportion
+PAD: Final = "pad"  # all of it, with black around it: nothing in a control map
+REFUSE: Final = "refuse"
+FITS = (CROP, STRETCH, PAD, REFUSE)  # for control pictures of another aspect ratio
 
 
 _SIZE = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*")
@@ -236,6 +243,37 @@ def shorter_side_size(width: int, height: int, side: int) -> tuple[int, int]:
     scale = side / min(width, height) if side else 1.0
     scale = min(scale, LARGEST / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def cropped_box(size: tuple[int, int], target: tuple[int, int]) -> Box:
+    """The largest part from the middle of a picture that has the ratio of `target`."""
+    (width, height), (w, h) = size, target
+    across = min(width, max(1, round(height * w / h)))
+    down = min(height, max(1, round(width * h / w)))
+    left, top = (width - across) // 2, (height - down) // 2
+    return Box(left, top, left + across, top + down)
+
+
+def inner_box(size: tuple[int, int], target: tuple[int, int]) -> Box:
+    """The largest part from the middle of `target` that has the ratio of a picture of this size."""
+    return cropped_box(target, size)
+
+
+def canvas_near(width: int, height: int, slack: float) -> tuple[int, int] | None:
+    """The canvas (multiples of 16) that is nearest to this size among those whose ratio differs by
+    no more than `slack`; None where there is none.
+    """
+    canvases = []
+    for w in range(TOKEN, LARGEST + 1, TOKEN):
+        h = round(w * height / width / TOKEN) * TOKEN
+        if TOKEN <= h <= LARGEST and same_ratio((w, h), (width, height), slack):
+            canvases.append((w, h))
+    return min(canvases, key=lambda c: abs(math.log(c[0] * c[1] / width / height)), default=None)
+
+
+def same_ratio(a: tuple[int, int], b: tuple[int, int], slack: float) -> bool:
+    """True if the ratios of two sizes differ by no more than `slack`."""
+    return abs(a[0] * b[1] - a[1] * b[0]) <= slack * max(a[0] * b[1], a[1] * b[0])
 
 
 def cells_size(width: int, height: int, side: int, cell: int) -> tuple[int, int]:

@@ -180,6 +180,7 @@ class _Pictures(ApiBuilder):
                 "strength": option.strength,
                 "start": option.start,
                 "end": option.end,
+                "fit": self.call.control_fit,
             }
             if gets.source:
                 inputs["source"] = images[0]

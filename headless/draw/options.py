@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...loaders.arch.variant import CHOICES
+from ...sampling.geometry import FITS
 from ..arg_types import Commands, between, command, device, file_path, lora, memory, size
 from .control_option import control, kinds
 
@@ -242,6 +243,13 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
         "May be repeated. Without --size and --image the result has the size of the first",
     )
     _add_control_model(p)
+    p.add_argument(
+        "--control-fit",
+        choices=FITS,
+        default=FITS[0],
+        help="a control picture of another aspect ratio than the result: crop (its middle is used, "
+        "the default), stretch, pad (with black) or refuse",
+    )
 
 
 def _add_control_model(p: argparse.ArgumentParser) -> None:

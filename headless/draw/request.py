@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...errors import CallError
 from ...files.paths import check_given, check_output, kind_of
+from ...sampling.geometry import FITS
 from ..arg_types import check_device
 from .control_option import ControlOption
 
@@ -44,6 +45,7 @@ class DrawCall:
     variant: str | None = None
     control: Sequence[ControlOption] = ()
     control_model: Sequence[Path] = ()
+    control_fit: str = FITS[0]
 
     @property
     def models_key(self) -> Hashable:

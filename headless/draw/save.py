@@ -114,6 +114,8 @@ def facts_of(result: Result) -> dict[str, Any]:
     for name in ("variant", "layers"):
         if getattr(call, name) is not None:
             settings[name] = getattr(call, name)
+    if call.control:
+        settings["control_fit"] = call.control_fit
     parts = (
         ("diffusion_model", bundle.model.path, bundle.model.file.source.path),
         ("text_encoder", result.models.text_encoder.path, result.models.text_encoder.path),

@@ -79,9 +79,10 @@ PAGES: dict[str, tuple[str, str]] = {
         "把一张图片拆分成带透明通道的图层。请描述整张图片，包括被遮住的部分。之后依次连接“采样器”、“解码”和“拆分图层”。",
     ),
     "InkstoneApplyControlNet": (
-        "Connect it between the prompt and the *Sampler*. The control map needs the size or the aspect "
-        "ratio of the result; it is never cropped. Several ControlNets in a row add up.",
-        "连接在提示词与“采样器”之间。控制图须与结果的尺寸或宽高比相同；不会被裁剪。串接多个 ControlNet 时效果相加。",
+        "Connect it between the prompt and the *Sampler*. A control map of another aspect ratio than "
+        "the result is cropped, stretched, padded or refused (*fit*). Several ControlNets in a row "
+        "add up.",
+        "连接在提示词与“采样器”之间。控制图的宽高比与结果不同时，可裁剪、拉伸、补边或报错（*适配*）。串接多个 ControlNet 时效果相加。",
     ),
     "InkstoneEmptyLatent": (
         "*the model's own* is right for every model. Qwen-Image works best at 1328x1328 and the six "

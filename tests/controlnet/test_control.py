@@ -4,6 +4,9 @@ on the canvas, what is refused, and nodes and command line against the functions
 
 from __future__ import annotations
 
+import contextlib
+import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -21,8 +24,9 @@ from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.control import load_control
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.sampling.geometry import FITS, check_canvas
 from inkstone.sampling.inpaint import crop_for
-from inkstone.sampling.pixel_lock import lock
+from inkstone.sampling.pixel_lock import lock, resized
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
@@ -230,6 +234,51 @@ def test_pictures_lie_on_the_canvas():
         canvas_of(64, 48).picture(picture(96, 96))
     with pytest.raises(InkstoneError, match="control picture is 400x300"):  # whole, or the part?
         cut.picture(picture(400, 300))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_map_that_fits_is_never_changed(fit):
+    for size, pictures in (((64, 48), picture(64, 48)), ((64, 48), picture(128, 96))):
+        plain = canvas_of(*size).picture(pictures)
+        assert torch.equal(canvas_of(*size).picture(pictures, fit), plain)
+
+
+def test_a_map_of_another_ratio_is_cropped_stretched_or_padded(caplog):
+    wide = picture(128, 48)
+    on = canvas_of(64, 48)
+    assert torch.equal(on.picture(wide, "crop"), wide[:, :, 32:96]), "its middle, not resampled"
+    tall = wide.transpose(1, 2)
+    assert torch.equal(canvas_of(48, 64).picture(tall, "crop"), tall[:, 32:96])
+    assert torch.equal(on.picture(wide, "stretch"), resized(wide, (64, 48)))
+    padded = on.picture(wide, "pad")
+    assert torch.equal(padded[:, 12:36], resized(wide, (64, 24)))
+    assert padded[:, :12].max() == padded[:, 36:].max() == 0
+    for words in ("128x48, the result 64x48", "64x48, is used", "stretched", "64x24 with black"):
+        assert words in caplog.text
+    mask = mask_of(200, 150)
+    crop = crop_for(mask, margin=16)
+    cut, (w, h) = canvas_of(*crop.lock.canvas, crop), crop.box.size
+    square = picture(300, 300)  # a part is drawn: the map shows the whole picture
+    whole = resized(square[:, 37:262], (200, 150))
+    assert torch.equal(cut.picture(square, "crop")[:, :h, :w], crop.box.of(whole))
+    with pytest.raises(InkstoneError, match="Fit 'best' is unknown: expected one of crop, stretch"):
+        on.picture(wide, "best")
+
+
+def test_the_sizes_that_a_refusal_names_can_be_asked_for():
+    draw, named = random.Random(3), 0
+    for _ in range(200):
+        size = draw.randint(8, 3000), draw.randint(8, 3000)
+        with contextlib.suppress(InkstoneError):
+            canvas_of(64, 48).picture(torch.zeros(1, 1, 1, 3).expand(1, size[1], size[0], 3))
+            continue
+        sentence = canvas_of(64, 48)._refusal("map", size)
+        for w, h in re.findall(r"draw at (\d+)x(\d+)", sentence):
+            named += 1
+            check_canvas(int(w), int(h))
+            fitted = canvas_of(int(w), int(h))._shows("map", size)
+            assert fitted is not None, (size, w, h)
+    assert named > 150, named
 
 
 def test_refusals(files, bundle, union, inpainting):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -91,6 +92,31 @@ def test_the_command_line(files, place, capsys, fails):
     assert main([*call, *controls, "--control-model", files["union"], "--plan"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["controls"] > 1e6 and "controls 0.00 GB" in planned["sentence"]
+
+
+@pytest.mark.slow
+def test_a_map_of_another_ratio_by_the_command_line(files, place, tmp_path, fails, caplog):
+    """Cropped from the middle, as a file of the middle is; refused where that is asked for."""
+    wide = (picture(128, 48)[0] * 255).round().byte().numpy()
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide[:, 32:96]).save(tmp_path / "middle.png")
+    call = ["draw", "a red circle", "--steps", "2", "--size", "64x48", "--cfg", "1"]
+    call += ["--control-model", str(files["union"])]
+    refused = (*call, "--control", f"map:{tmp_path / 'wide.png'}", "--control-fit", "refuse")
+    fails(refused, ("128x48, the result is 64x48", "draw at 128x48"), status=1)
+    fails(
+        (*call, "--control", f"map:{tmp_path / 'wide.png'}", "--control-fit", "best"),
+        ("crop",),
+        status=2,
+    )
+    drawings = {}
+    for name, *more in (("middle",), ("wide",), ("wide", "--control-fit", "stretch")):
+        out = f"{name}{len(more)}.png"
+        assert main([*call, "--control", f"map:{tmp_path / name}.png", *more, "-o", out]) == 0
+        drawings[out] = np.asarray(Image.open(place / out))
+    assert "the control picture is 128x48, the result 64x48: the middle of it" in caplog.text
+    assert (drawings["wide0.png"] == drawings["middle0.png"]).all()
+    assert (drawings["wide2.png"] != drawings["middle0.png"]).any()
 
 
 BAD = {
