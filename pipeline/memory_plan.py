@@ -178,7 +178,7 @@ def memory_now(main: Residency, limit: int | None, whole: int = 0) -> MemoryNow:
     fixed = max(whole, used_bytes(device) - held)
     runtime = fixed - whole if device.type == "cpu" else process_bytes()
     weights = room(limit, device, held, lambda: free(0, device, ask=False))
-    return MemoryNow(weights, present, runtime, fixed, limit or weights + fixed)
+    return MemoryNow(weights, present, runtime, fixed, weights + fixed)
 
 
 def _too_little(
@@ -187,7 +187,8 @@ def _too_little(
     """The error where a draw does not fit: how much it needs and what helps."""
     missing = max(lack.missing, least - now.budget)
     enough = least + max(_GROWTH[0], int(_GROWTH[1] * least))
-    advice = what_helps(missing, None if limit is None else enough)
+    limited = limit is not None and limit <= now.budget
+    advice = what_helps(missing, enough if limited else None)
     return InkstoneError(
         f"This drawing needs at least {least / 1e9:.2f} GB even when streamed block by block, of "
         f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {now.budget / 1e9:.2f} GB. "

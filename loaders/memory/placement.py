@@ -54,10 +54,10 @@ class NotEnoughMemory(InkstoneError):
 
 def what_helps(missing: int, whole: int | None) -> str:
     """The advice where memory is short. missing: bytes; whole: the least limit of the process that
-    is enough, None where no limit was set.
+    is enough, None where no limit is in the way.
     """
     first = (
-        f"{_rounded_up(missing)} GB more must be free: close other programs,"
+        f"{_rounded_up(missing)} GB more must be free: close other programs, raise a limit,"
         if whole is None
         else f"Set --memory to {_rounded_up(whole)}GB or more,"
     )

@@ -190,9 +190,9 @@ class Residency(Occupant):
             try:
                 placement, evicted = decide(self, self._others(), room, keep, after)
             except NotEnoughMemory as lack:
-                whole = None if budget is None else budget + lack.missing
-                advice = what_helps(lack.missing, whole)
-                raise NotEnoughMemory(lack.need, lack.room, self.name, working, advice) from None
+                need, left = lack.need, lack.room
+                advice = what_helps(lack.missing, self._enough(budget, lack))
+                raise NotEnoughMemory(need, left, self.name, working, advice) from None
             for other in evicted:
                 other.park()
             if placement != self.placement:
@@ -251,6 +251,12 @@ class Residency(Occupant):
     def _others(self) -> list[Residency]:
         return [r for r in _all if r is not self and r.reserved and r.device == self.device]
 
+    def _enough(self, budget: int | None, lack: NotEnoughMemory) -> int | None:
+        """The budget that is enough; None where there is none, or more memory must be free."""
+        if budget is None or self._room(budget, 0) >= self._room(None, 0):
+            return None
+        return budget + lack.missing
+
     def _room(self, budget: int | None, working: int) -> int:
         """Bytes that the weights of all models may take on this device."""
         others = self._others()
@@ -270,9 +276,8 @@ def settle_together(
 
 
 def room(budget: int | None, device: torch.device, held: int, free: Callable[[], int]) -> int:
-    """Bytes that the weights of all models may take where they take `held` bytes now. budget: see
-    `Residency.settle`; free: bytes that are free.
+    """Bytes that the weights of all models may take where they take `held` bytes now: within the
+    budget (see `Residency.settle`) and what is free.
     """
-    if budget is None:
-        return int((free() + held) * (1 - _RESERVE))
-    return budget - max(0, used_bytes(device) - held)
+    most = int((free() + held) * (1 - _RESERVE))
+    return most if budget is None else min(most, budget - max(0, used_bytes(device) - held))

@@ -4,9 +4,10 @@ states. Weights are zeros in sparse files; placements, unloadings and sizes are 
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,10 @@ def machine(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
+    yield tmp_path_factory.mktemp("models")
+    for model in _opened.values():
+        model.weights.park()
+    _opened.clear()
 
 
 def mmdit(folder: Path, layers: int, heads: int) -> Path:
@@ -129,9 +133,17 @@ def lora(folder: Path, layers: int, heads: int, rank: int):
     return load_lora(path)
 
 
-@cache
+_numbers = itertools.count()  # no prompt comes twice: it would not be encoded again
+_opened: dict[tuple, object] = {}
+
+
 def opened(kind: str, file: Path, number: int = 0):
     """The model of a file, opened once: `number` of them."""
+    key = (kind, file, number)
+    return _opened[key] if key in _opened else _opened.setdefault(key, read(kind, file))
+
+
+def read(kind: str, file: Path):
     waiting = LoadOptions(torch.float32, wait=True)
     if kind == "text":
         return load_text_encoder(file, waiting, EMBEDDED_FOLDER / "tokenizer")
@@ -218,7 +230,7 @@ def random_case(draw: random.Random, folder: Path) -> Case:
         steps=draw.randint(1, 2),
         cfg=draw.choice((1.0, 3.0)),
         batch=draw.randint(1, 2),
-        prompts=tuple(f"{draw.choice(WORDS)} {draw.random()}" for _ in range(2)),
+        prompts=tuple(f"{draw.choice(WORDS)} {next(_numbers)}" for _ in range(2)),
         once=draw.random() < 0.4,
     )
 
@@ -296,7 +308,8 @@ def try_case(seed: int, folder: Path, machine: Machine) -> str:
     residency._all.clear()  # earlier cases
     case = random_case(draw, folder)
     prepare(draw, case)
-    least = plan(case.bundle, case.request(1 << 40)).least
+    machine.total = 1 << 40
+    least = plan(case.bundle, case.request(None)).least
     amount = least + int(whole(case) * draw.uniform(-0.15, 1.2))
     limit = amount if draw.random() < 0.7 else None
     machine.total = 1 << 40 if limit else amount
@@ -341,3 +354,24 @@ def test_the_least_is_the_least(folder, machine):
             plan(case.bundle, case.request(least - 1))
         enough = case.with_budget(least)
         compare(enough, machine, plan(enough.bundle, case.request(least)))
+
+
+def test_a_limit_above_what_is_free_is_no_room(folder, machine):
+    """And the advice says what is in the way: the limit, or what other programs take."""
+    residency._all.clear()
+    case = random_case(random.Random(3), folder)
+    least = plan(case.bundle, case.request(None)).least
+    free = least + least // 10
+    machine.total = free
+    case = case.with_budget(1 << 40)
+    made = plan(case.bundle, case.request(1 << 40))
+    assert made.peak <= made.budget <= free
+    compare(case, machine, made)
+    for one in residency.residencies():
+        one.park()
+    machine.total = least // 2
+    for limit, words in ((1 << 40, "more must be free"), (least // 4, "Set --memory to")):
+        with pytest.raises(InkstoneError, match=words):
+            plan(case.bundle, case.request(limit))
+        with pytest.raises(InkstoneError, match=words):
+            case.with_budget(limit).run()
