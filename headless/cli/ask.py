@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CallError
 from ...files.paths import check_given
-from ...pipeline.ask_choices import ALL_PIXELS, CAPTIONS, FREE, LEAST_PIXELS, MOST_PIXELS
-from ...sampling.next_token_limits import MOST_TOKENS, USUAL_PENALTY, USUAL_TOKENS
-from ..arg_types import Commands, between, check_device, command, file_path, lora
-from ..draw.options import add_machine
+from ...pipeline.ask_choices import CAPTIONS, FREE
+from ...sampling.next_token_limits import USUAL_PENALTY
+from ..arg_types import Commands, between, command, file_path
 from ..node_types import Json
+from .encoder_options import (
+    add_answer_limits,
+    add_text_encoder,
+    check_text_encoder,
+    given_text_encoder,
+)
 from .shared import add_json, as_text
 
 if TYPE_CHECKING:
@@ -50,29 +53,8 @@ def add(commands: Commands) -> None:
             const=caption,
             help=f"{caption}: {CAPTIONS[caption]}",
         )
-    p.add_argument(
-        "--text-encoder",
-        type=file_path,
-        metavar="F",
-        help="Qwen2.5-VL file or folder with its output head (lm_head); a GGUF file needs its "
-        "mmproj file in the same folder",
-    )
-    p.add_argument(
-        "--model",
-        type=file_path,
-        metavar="FILE_OR_FOLDER",
-        help="a whole model folder or a checkpoint, whose text encoder is used",
-    )
-    p.add_argument(
-        "--lora",
-        type=lora,
-        action="append",
-        default=[],
-        metavar="F[:STRENGTH]",
-        help="LoRA file with text encoder modules and its strength; may be repeated",
-    )
+    add_text_encoder(p)
     _add_decoding(p)
-    add_machine(p)
     p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
     add_json(p, "print answers and facts as JSON")
     p.set_defaults(handler=run)
@@ -116,21 +98,7 @@ def _add_decoding(p: argparse.ArgumentParser) -> None:
         metavar="N",
         help="seed of the draws; the same on every machine (default 0)",
     )
-    p.add_argument(
-        "--max-tokens",
-        type=between(1, MOST_TOKENS, int),
-        default=USUAL_TOKENS,
-        metavar="N",
-        help=f"the longest answer, in tokens (default {USUAL_TOKENS})",
-    )
-    p.add_argument(
-        "--max-pixels",
-        type=between(LEAST_PIXELS, ALL_PIXELS, int),
-        default=MOST_PIXELS,
-        metavar="N",
-        help="larger pictures are made smaller for the model; more pixels show finer detail and "
-        f"take longer (default {MOST_PIXELS})",
-    )
+    add_answer_limits(p)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,15 +106,8 @@ def run(args: argparse.Namespace) -> int:
     questions = _questions(args)
     for path in {path for paths, _ in questions for path in paths}:
         check_given(path, kinds=("file",))
-    for name, path in (("--text-encoder", args.text_encoder), ("--model", args.model)):
-        if path is not None:
-            check_given(path, name)
-    for path, _ in args.lora:
-        check_given(path, "--lora", kinds=("file",))
-    if args.text_encoder is not None and args.model is not None:
-        raise CallError("--text-encoder and --model both name a text encoder: give one of them.")
-    check_device(args.device)
-    with _text_encoder(args) as text_encoder:
+    check_text_encoder(args)
+    with given_text_encoder(args) as text_encoder:
         if args.plan:
             return _print_plan(text_encoder, questions[0], args)
         answers = [_answer(text_encoder, paths, text, args) for paths, text in questions]
@@ -177,23 +138,6 @@ def _path(word: str) -> Path:
         return file_path(word)
     except argparse.ArgumentTypeError as error:
         raise CallError(str(error)) from None
-
-
-@contextmanager
-def _text_encoder(args: argparse.Namespace) -> Iterator[TextEncoderModel]:
-    """The text encoder of a call, its weights not read yet."""
-    from ...host.headless import HeadlessHost, using
-    from ...loaders.lora.adapters import Adapter
-    from ...loaders.lora.file import load_lora
-    from ...loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
-    from ...nodes.load import AUTO, load_options
-
-    with using(HeadlessHost(device=args.device, memory=args.memory)):
-        path = args.text_encoder or args.model or EMBEDDED_FOLDER
-        text_encoder = load_text_encoder(path, load_options(args.dtype or AUTO))
-        text_encoder.head.open()  # a file without it is refused before pictures are read
-        adapters = [Adapter(load_lora(file), strength) for file, strength in args.lora]
-        yield text_encoder.with_loras(adapters) if adapters else text_encoder
 
 
 def _decoding(args: argparse.Namespace) -> Decoding:

@@ -1,0 +1,92 @@
+"""Options of commands in which the text encoder writes: which one, LoRAs, limits, the machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ...errors import CallError
+from ...files.paths import check_given
+from ...pipeline.ask_choices import ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS
+from ...sampling.next_token_limits import MOST_TOKENS, USUAL_TOKENS
+from ..arg_types import between, check_device, file_path, lora
+from ..draw.options import add_machine
+
+if TYPE_CHECKING:
+    from ...loaders.models.text_encoder import TextEncoderModel
+
+
+def add_text_encoder(p: argparse.ArgumentParser) -> None:
+    """--text-encoder, --model, --lora, and those of the machine."""
+    p.add_argument(
+        "--text-encoder",
+        type=file_path,
+        metavar="F",
+        help="Qwen2.5-VL file or folder with its output head (lm_head); a GGUF file needs its "
+        "mmproj file in the same folder",
+    )
+    p.add_argument(
+        "--model",
+        type=file_path,
+        metavar="FILE_OR_FOLDER",
+        help="a whole model folder or a checkpoint, whose text encoder is used",
+    )
+    p.add_argument(
+        "--lora",
+        type=lora,
+        action="append",
+        default=[],
+        metavar="F[:STRENGTH]",
+        help="LoRA file with text encoder modules and its strength; may be repeated",
+    )
+    add_machine(p)
+
+
+def add_answer_limits(p: argparse.ArgumentParser, tokens: int = USUAL_TOKENS) -> None:
+    """--max-tokens, with its default, and --max-pixels."""
+    p.add_argument(
+        "--max-tokens",
+        type=between(1, MOST_TOKENS, int),
+        default=tokens,
+        metavar="N",
+        help=f"the longest answer, in tokens (default {tokens})",
+    )
+    p.add_argument(
+        "--max-pixels",
+        type=between(LEAST_PIXELS, ALL_PIXELS, int),
+        default=MOST_PIXELS,
+        metavar="N",
+        help="larger pictures are made smaller for the model; more pixels show finer detail and "
+        f"take longer (default {MOST_PIXELS})",
+    )
+
+
+def check_text_encoder(args: argparse.Namespace) -> None:
+    """Refuses files and devices that are not there."""
+    for name, path in (("--text-encoder", args.text_encoder), ("--model", args.model)):
+        if path is not None:
+            check_given(path, name)
+    for path, _ in args.lora:
+        check_given(path, "--lora", kinds=("file",))
+    if args.text_encoder is not None and args.model is not None:
+        raise CallError("--text-encoder and --model both name a text encoder: give one of them.")
+    check_device(args.device)
+
+
+@contextmanager
+def given_text_encoder(args: argparse.Namespace) -> Iterator[TextEncoderModel]:
+    """The text encoder of a call, its weights not read yet."""
+    from ...host.headless import HeadlessHost, using
+    from ...loaders.lora.adapters import Adapter
+    from ...loaders.lora.file import load_lora
+    from ...loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
+    from ...nodes.load import AUTO, load_options
+
+    with using(HeadlessHost(device=args.device, memory=args.memory)):
+        path = args.text_encoder or args.model or EMBEDDED_FOLDER
+        text_encoder = load_text_encoder(path, load_options(args.dtype or AUTO))
+        text_encoder.head.open()  # a file without it is refused before pictures are read
+        adapters = [Adapter(load_lora(file), strength) for file, strength in args.lora]
+        yield text_encoder.with_loras(adapters) if adapters else text_encoder
