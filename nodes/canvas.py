@@ -149,6 +149,17 @@ def canvas_for(model: DiffusionModel, latent: Latent | None) -> Latent:
     return latent
 
 
+def check_start(latent: Latent | None, strength: float) -> None:
+    """Raises where a denoising strength below 1 has no picture to start from."""
+    if strength < 1 and (latent is None or latent.get(OWN_SIZE)):
+        got = "nothing is connected to it" if latent is None else "an empty latent is connected"
+        raise InkstoneError(
+            f"The denoising strength is {strength:g}, which starts from the picture in the input "
+            f"latent, but {got}. Connect Inkstone Image to Latent or Inkstone Inpaint to it, or "
+            "set the strength to 1."
+        )
+
+
 def warn_of_size(model: DiffusionModel, width: int, height: int) -> None:
     """One line for a canvas that is far from what the model was trained for; sides in pixels."""
     own = model.preset().size

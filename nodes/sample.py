@@ -10,7 +10,7 @@ from ..host.api import io, schema
 from ..host.previews import previewer
 from ..host.step_bar import StepBar
 from . import sockets
-from .canvas import canvas_for, warn_of_size
+from .canvas import canvas_for, check_start, warn_of_size
 from .conditioning import controls, encoded_for, negative_of, references, statistics, text_states
 from .latents import (
     LAYERS,
@@ -128,6 +128,7 @@ class Denoise(io.ComfyNode):
         from ..sampling.request import Hooks, Request
 
         sockets.require_models(model=model)
+        check_start(latent, 1.0 if sigmas is not None else strength)
         latent = canvas_for(model, latent)
         samples = latent_samples(latent)
         warn_of_batch_index(latent)

@@ -105,7 +105,10 @@ class ScheduleSigmas(io.ComfyNode):
                     "schedule.",
                 ),
                 io.Latent.Input(
-                    "latent", tooltip="The latent to denoise: the shift grows with its size."
+                    "latent",
+                    optional=True,
+                    tooltip="The latent to denoise: the shift grows with its size. Not connected: "
+                    "the model's own size.",
                 ),
                 *schedule_inputs(sampler=False),
             ],
@@ -114,7 +117,12 @@ class ScheduleSigmas(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: DiffusionModel, latent: Latent, steps: int, schedule: str, strength: float = 1.0
+        cls,
+        model: DiffusionModel,
+        latent: Latent | None = None,
+        steps: int = OWN,
+        schedule: str = SCHEDULES[0],
+        strength: float = 1.0,
     ) -> io.NodeOutput:
         from ..pipeline.usual_settings import usual_settings
 

@@ -104,7 +104,8 @@ def tiny_control(tmp_path_factory) -> Callable[[str], str]:
         kind = "fun" if "fun" in name else "inpaint" if "inpaint" in name else "canny"
         if "blockwise" in name or kind == "fun":
             (folder / name).mkdir(exist_ok=True)
-            (folder / name / "config.json").write_text('{"axes_dims_rope": [4, 6, 6]}')
+            config = '{"_class_name": "QwenImageControlNetModel", "axes_dims_rope": [4, 6, 6]}'
+            (folder / name / "config.json").write_text(config)
             net = control_kinds.random_control(kind, "even", 2)
             control_kinds.saved(net, folder / name / "model.safetensors")
             return str(folder / name)
