@@ -100,7 +100,14 @@ class AskPicture(io.ComfyNode):
             category="inkstone/image",
             description="Captions a picture or answers a question about pictures, with the text "
             "encoder that is loaded for drawing (Qwen2.5-VL). Its file needs the output head.",
-            search_aliases=["caption", "describe image", "interrogate", "vqa", "qwen vl", "llm"],
+            search_aliases=[
+                "image caption",
+                "describe image",
+                "interrogate",
+                "vqa",
+                "qwen vl",
+                "llm",
+            ],
             is_output_node=True,
             inputs=[
                 sockets.TextEncoder.Input(

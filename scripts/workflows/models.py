@@ -80,6 +80,7 @@ _FOLDERS = {
     "text_encoder": "text_encoders",
     "vae": "vae",
     "lora": "loras",
+    **{f"lora_{row}": "loras" for row in range(1, 13)},  # of the LoRA loader
     "control": "controlnet",
 }
 

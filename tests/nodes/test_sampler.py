@@ -132,3 +132,16 @@ def test_a_negative_prompt_is_encoded_where_the_sampler_reads_it(tmp_path, monke
     host = HeadlessHost(output=tmp_path, device="cpu")
     Executor(node_classes()).run(parse_graph(graph), host)
     assert encoded == [PROMPT, "a red star"][:texts] and list(tmp_path.glob("*.png"))
+
+
+def test_a_strength_below_1_needs_a_picture_to_start_from(models, prompts):
+    own = EmptyLatent.execute(MODELS_SIZE, SIDE, SIDE, 1).result[0]
+    for latent, got in ((None, "nothing is connected"), (own, "an empty latent")):
+        with pytest.raises(InkstoneError, match=f"input latent, but {got}.* Image to Latent"):
+            sampled(models, prompts[0], latent=latent, strength=0.6, steps=2)
+
+
+def test_a_schedule_without_a_latent_is_that_of_the_models_own_size(models):
+    size = EmptyLatent.execute(CUSTOM, *models.model.preset().size, 1).result[0]
+    alone = ScheduleSigmas.execute(model=models.model, steps=5, schedule=SCHEDULES[1]).result[0]
+    assert torch.equal(alone, ScheduleSigmas.execute(models.model, size, 5, SCHEDULES[1]).result[0])

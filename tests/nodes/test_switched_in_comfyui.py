@@ -22,14 +22,7 @@ from ..support.comfy_install import SOURCE_VARIABLE, ServerError, given_source
 from ..support.comfy_server import ComfyServer
 from ..support.page_proof import BROWSER_VARIABLE
 from ..support.settled import Tiny, settled
-from ..support.switched import (
-    converted,
-    example,
-    fault_of,
-    runnable,
-    says_what_to_do,
-    switched,
-)
+from ..support.switched import converted, example, fault_of, runnable, says_what_to_do, switched
 
 pytestmark = pytest.mark.comfyui
 SUPPORT = Path(__file__).resolve().parents[1] / "support"

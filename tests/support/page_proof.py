@@ -25,6 +25,7 @@ from pathlib import Path
 from scripts.workflows import models
 
 from . import (
+    page_by_hand,
     page_colours,
     page_graphs,
     page_menu,
@@ -50,6 +51,7 @@ IN_BOTH_LOOKS: dict[str, Check] = {
     "words of a status": page_messages.status,
     "menu check": page_menu.checks,
     "titles": page_titles.titles,
+    "by hand": page_by_hand.by_hand,
 }
 
 

@@ -44,6 +44,8 @@ SEARCHES = {
     "reference latent": "InkstoneEncodeEdit",
     "kontext": "InkstoneEncodeEdit",
     "layered": "InkstoneEncodeLayers",
+    "image caption": "InkstoneAskPicture",
+    "qwen vl": "InkstoneAskPicture",
     # control
     "controlnet apply": "InkstoneApplyControlNet",
     "apply controlnet": "InkstoneApplyControlNet",

@@ -116,8 +116,13 @@ def own_graphs() -> dict[str, dict[str, Any]]:
         graph[sample]["inputs"].pop(name, None)
     stack = {"model": [load, 0], "loras.lora_0": ["93", 0]}
     file = {"lora": "tiny.safetensors"}
+    asked = {"text_encoder": [load, 1], "images.picture_1": ["95", 0]}
+    picture = {"image": "example.png"}
     return {
         "embedded with a schedule": graph,
+        "embedded with a question": with_nodes(
+            {}, **{"94": ("InkstoneAskPicture", asked), "95": ("LoadImage", picture)}
+        ),
         "embedded with a stack": with_nodes(
             {"model": ["91", 0]},
             **{"91": ("InkstoneLoraStack", stack), "93": ("InkstoneLoadLora", file)},
