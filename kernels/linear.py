@@ -97,6 +97,7 @@ class Linear(nn.Linear):
     """
 
     branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()  # (x, y) -> y, in order
+    few: Callable[[Tensor], Tensor] | None = None  # x W^T of few tokens, see few_tokens.py
 
     def __init__(
         self,
@@ -127,6 +128,10 @@ class Linear(nn.Linear):
 
     def _product(self, x: Tensor, gelu: bool = False) -> Tensor:
         beat()
+        if self.few is not None and x.numel() <= FEW * x.shape[-1]:
+            y = self.few(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+            y = y if self.bias is None else y + self.bias
+            return _gelu(y) if gelu else y
         if self.storage is None:
             return product(x, self.weight, self.bias, gelu)
         return packed_product(x, self.storage, self.bias, gelu)
@@ -136,6 +141,7 @@ class Linear(nn.Linear):
         return self.weight.float() if self.storage is None else self.storage.dequantize()
 
 
+FEW = 8  # tokens up to which the second form is faster: measured equal to unpacked bf16 at 12
 UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
 
 _forced: ContextVar[str | None] = ContextVar("inkstone_packed_backend", default=None)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ..kernels.vision import activation_bytes
-from ..loaders.models.generation import answer_bytes, cache_room
+from ..loaders.memory.placement import NotEnoughMemory, Occupant
+from ..loaders.models.generation import answer_bytes, cache_room, forms_for
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..sampling.geometry import answer_sizes
-from .memory_plan import memory_now
-from .plan_stages import PlanStage, follow
+from .memory_plan import MemoryNow, memory_now
+from .plan_stages import PlannedRun, PlanStage, follow
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class AskPlan:
     vision_tower: int  # 0 without pictures
     text_encoder: int  # as placed
     output_head: int  # 0 where it is the table of embeddings
+    forms: int  # for single tokens; 0 where there is no room or no use for them
     key_values: int  # of prompt and answer
     activations: int
     prompt_tokens: int
@@ -38,6 +40,7 @@ class AskPlan:
         g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items() if type(v) is int}
         tower = f"vision tower {g['vision_tower']}, " if self.vision_tower else ""
         head = f"output head {g['output_head']}, " if self.output_head else ""
+        head += f"form for single tokens {g['forms']}, " if self.forms else ""
         return (
             f"plan: {tower}text encoder {g['text_encoder']} ({self.text_encoder_placed}), {head}"
             f"keys and values {g['key_values']} for a prompt of {self.prompt_tokens} tokens and "
@@ -70,9 +73,11 @@ def plan_answer(
         stages.append(PlanStage(tower.weights, working))
     own = [] if head.weights is None else [head.weights]
     working = answer_bytes(text, [tokens], max_tokens)
-    stages.append(PlanStage(text.weights, working, own))
+    forms = [one.weights for one in forms_for(text, head)]
     now = memory_now(text.weights, text.budget)
-    run = follow(stages, now.room, 0, now.present)
+    run = _with_forms([*stages, PlanStage(text.weights, working, [*own, *forms])], now, forms)
+    extra = sum(weights.nbytes for weights in forms) if run is not None else 0
+    run = run or follow([*stages, PlanStage(text.weights, working, own)], now.room, 0, now.present)
     placed = run.placement(text.weights)
     kept = cache_room(text, [tokens], max_tokens)
     return AskPlan(
@@ -80,6 +85,7 @@ def plan_answer(
         vision_tower=run.placement(tower.weights).nbytes if tower else 0,
         text_encoder=placed.nbytes,
         output_head=head.nbytes,
+        forms=extra,
         key_values=kept,
         activations=working - kept,
         prompt_tokens=tokens,
@@ -87,3 +93,16 @@ def plan_answer(
         budget=now.budget,
         text_encoder_placed=placed.words(),
     )
+
+
+def _with_forms(
+    stages: Sequence[PlanStage], now: MemoryNow, forms: Sequence[Occupant]
+) -> PlannedRun | None:
+    """The run with forms for single tokens; None where there is no room for them."""
+    if not forms:
+        return None
+    try:
+        run = follow(stages, now.room, 0, now.present)
+    except NotEnoughMemory:
+        return None
+    return None if run.placement(stages[-1].weights).streamed else run

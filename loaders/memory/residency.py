@@ -31,7 +31,12 @@ from .placement import NotEnoughMemory, Occupant, Placement, decide, turns, what
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
 _RESERVE = 0.05  # of free memory, with what weights hold, that is left to the system
-_NAMES = {"TextEncoder": "text encoder", "VisionTower": "vision tower", "OutputHead": "output head"}
+_NAMES = {
+    "TextEncoder": "text encoder",
+    "VisionTower": "vision tower",
+    "OutputHead": "output head",
+    "FewTokenForms": "form for single tokens",
+}
 _AHEAD = 2  # resident blocks that are read at once: one core does not fill the bus
 
 

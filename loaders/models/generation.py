@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +24,9 @@ from ...sampling.geometry import answer_sizes
 from ...sampling.next_token import GREEDY, Decoding, generator, next_token
 from ...sampling.next_token_limits import MOST_TOKENS
 from ..arch.family import PICTURE_PAD
+from ..memory.placement import NotEnoughMemory
 from ..memory.residency import settle_together
+from .few_tokens import LoadedForms
 from .output_head import HeadModel
 from .text_encoder import TextEncoderModel
 from .text_pieces import TextPieces
@@ -87,9 +90,11 @@ def generate(
     head = model.head.open()
     start = time.perf_counter()
     rows = [_row(model, prompt, decoding, n) for n, prompt in enumerate(prompts)]
-    ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens)
+    forms = ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens)
     stops = {model.tokenizer.find(token) for token in STOPS} - {None}
-    with model.adapted(), torch.inference_mode():
+    with ExitStack() as stack, model.adapted(), torch.inference_mode():
+        for one in forms:
+            stack.enter_context(one.network.used())
         scores = [_read(model, head, row) for row in rows]
         read = time.perf_counter()
         _answer(model, head, rows, scores, _Loop(decoding, frozenset(stops), on_text))
@@ -148,11 +153,34 @@ def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number
 
 def ready(
     model: TextEncoderModel, head: HeadModel, prompts: Sequence[int], max_tokens: int
-) -> None:
-    """Makes room for prompts of these lengths, in tokens, and their answers."""
+) -> list[LoadedForms]:
+    """Makes room for prompts of these lengths, in tokens, and their answers. Returns the forms for
+    single tokens, none where there is no room for them beside the whole text encoder.
+    """
     own = [] if head.weights is None else [head.weights]
     working = answer_bytes(model, prompts, max_tokens)
+    forms = forms_for(model, head)
+    if forms:
+        extra = [one.weights for one in forms]
+        try:
+            settle_together(model.weights, [*own, *extra], model.budget, working)
+            if model.weights.placement is not None and not model.weights.placement.streamed:
+                return forms
+        except NotEnoughMemory:
+            pass
+        for weights in extra:
+            weights.park()
+        log.info(
+            "answers are written slowly: %.1f GB more would hold a form for single tokens",
+            sum(weights.nbytes for weights in extra) / 1e9,
+        )
     settle_together(model.weights, own, model.budget, working)
+    return []
+
+
+def forms_for(model: TextEncoderModel, head: HeadModel) -> list[LoadedForms]:
+    """The forms for single tokens that this machine has a use for."""
+    return [forms for forms in (model.forms, head.forms) if forms is not None]
 
 
 def answer_bytes(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int) -> int:

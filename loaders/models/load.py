@@ -32,6 +32,7 @@ from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, fill_all, slots_of
 from .bundle import Bundle
 from .diffusion_model import DiffusionModel
+from .few_tokens import FormOptions, forms_of
 from .output_head import HeadOptions, head_place
 from .text_encoder import TextEncoderModel
 from .tokenizer import load_tokenizer
@@ -119,6 +120,7 @@ def load_text_encoder(
     loaded = file.load_into(network, network.layers, options)
     tower = TowerOptions(config.width, loaded.dtype, device, options.budget, options.free)
     place = tower_place(source, view, names, tower)
+    forms = forms_of(network, file.packed, FormOptions(loaded.dtype, device, options.free))
     head = head_place(source, view, HeadOptions(network, loaded.dtype, device, options.free))
     log.info(
         "text encoder %s: %d layers, %s, %s",
@@ -138,6 +140,7 @@ def load_text_encoder(
         budget=options.budget,
         vision=place,
         head=head,
+        forms=forms,
     )
 
 

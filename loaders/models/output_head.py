@@ -24,6 +24,7 @@ from ..arch.header_view import HeaderView
 from ..arch.key_maps import HEAD, KeyMap, head_names
 from ..formats.weight_reader import WeightReader
 from ..memory.residency import FreeMemory, Residency, free_after_asking
+from .few_tokens import FormOptions, LoadedForms, forms_of
 from .weight_file import LoadOptions, WeightFile, weight_file
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class HeadModel:
     scores: Callable[[Tensor], Tensor]  # states [...,W] -> [...,vocab]
     weights: Residency | None = field(repr=False)
     format: str
+    forms: LoadedForms | None = field(default=None, repr=False)  # for single tokens
 
     @property
     def nbytes(self) -> int:
@@ -112,7 +114,8 @@ def _open(file: WeightFile, options: HeadOptions) -> HeadModel:
         LoadOptions(options.dtype, options.device, wait=True, free=options.free),
     )
     log.info("output head of %s: %s", path.name, loaded.summary)
-    return HeadModel(network.eval(), loaded.weights, file.formats)
+    forms = forms_of(network, file.packed, FormOptions(options.dtype, options.device, options.free))
+    return HeadModel(network.eval(), loaded.weights, file.formats, forms)
 
 
 def _check(shapes: Shapes, config: TextConfig, path: Path) -> None:

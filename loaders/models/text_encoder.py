@@ -22,6 +22,7 @@ from ..lora import adapters as lora_stack
 from ..lora.adapters import Adapter, FittedAdapter
 from ..memory.lru import Recent
 from ..memory.residency import Residency
+from .few_tokens import LoadedForms
 from .output_head import HeadPlace
 from .tokenizer import Tokenizer
 from .vision import EncodedPicture, TowerPlace, VisionModel, with_pictures
@@ -46,6 +47,7 @@ class TextEncoderModel:
     budget: int | None = None  # bytes for the whole process; None = what is free
     adapters: tuple[FittedAdapter, ...] = ()
     vision: TowerPlace | None = field(default=None, repr=False)  # opened by the first edit
+    forms: LoadedForms | None = field(default=None, repr=False)  # read by the first answer
     head: HeadPlace = field(default_factory=HeadPlace, repr=False)  # opened by the first answer
     _prefix: dict[tuple[int, ...], KeyValues] = field(default_factory=dict, repr=False)
     _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)

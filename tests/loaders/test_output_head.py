@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.kernels.few_tokens import few_tokens_reason
 from inkstone.loaders.arch.key_maps import head_names
 from inkstone.loaders.formats.safetensors import save_safetensors
-from inkstone.loaders.models.generation import TextPrompt, generate
+from inkstone.loaders.memory.residency import residencies
+from inkstone.loaders.models.generation import TextPrompt, answer_bytes, generate
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.loaders.models.text_pieces import TextPieces
 from inkstone.loaders.models.tokenizer import load_tokenizer
@@ -263,3 +267,68 @@ def test_marks_are_no_text(words):
         pieces.push(token)
     assert pieces.text == "a"
     assert pieces.push(299) == ""  # a number that no token has
+
+
+# --- the form for single tokens
+
+
+@pytest.mark.skipif(
+    bool(few_tokens_reason(torch.device("cpu"), torch.bfloat16)), reason="no 4-bit product"
+)
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "Q6_K"])
+def test_single_tokens_by_their_form(kind, weights, tmp_path, monkeypatch):
+    """Scores of every token as near to the plain bfloat16 way as that is to float32."""
+    own = {n.replace("model.language_model.", ""): t for n, t in weights.items()}
+    path = gguf_file(tmp_path / "encoder.gguf", own, kind)
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    decoding = Decoding(max_tokens=12, repetition_penalty=1.0)
+
+    def written(dtype, forms: bool) -> tuple[list[torch.Tensor], int]:
+        model = load_text_encoder(path, LoadOptions(dtype))
+        head = model.head.open()
+        kept: list[torch.Tensor] = []
+        spy = replace(
+            head,
+            scores=lambda states: kept.append(head.scores(states).float()) or kept[-1],
+            forms=head.forms if forms else None,
+        )
+        monkeypatch.setattr(model.head, "_model", spy)
+        if not forms:
+            monkeypatch.setattr(model, "forms", None)
+        generate(model, [PROMPT], decoding)
+        bytes_of = model.forms.weights.reserved if model.forms else 0
+        return kept, bytes_of
+
+    exact, none = written(torch.float32, True)
+    half, _ = written(torch.bfloat16, False)
+    few, reserved = written(torch.bfloat16, True)
+    assert none == 0 < reserved, "only computing in bfloat16 has a use for it"
+    floor = max(relative(a, b) for a, b in zip(half[:2], exact[:2]))
+    error = max(relative(a, b) for a, b in zip(few[:2], exact[:2]))
+    assert error < 2 * floor < 0.1, f"{error:.1e} against {floor:.1e}"
+
+
+def test_without_room_tokens_are_written_from_packed_weights(weights, tmp_path, caplog):
+    own = {n.replace("model.language_model.", ""): t for n, t in weights.items()}
+    path = gguf_file(tmp_path / "encoder.gguf", own, "Q8_0")
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    model = load_text_encoder(path, LoadOptions(torch.bfloat16))
+    if model.forms is None:
+        pytest.skip("no 4-bit product")
+    caplog.set_level(logging.INFO)
+    want = generate(model, [PROMPT], SHORT)[0]
+    assert model.forms.weights.reserved and "written slowly" not in caplog.text
+    model.forms.weights.park()
+    head = model.head.open()
+    least = model.weights.nbytes + head.nbytes + answer_bytes(model, [40], SHORT.max_tokens)
+    own_bytes = least + model.forms.weights.nbytes // 2
+
+    def free(need: int, device: torch.device, ask: bool = True) -> int:
+        held = sum(one.in_memory for one in residencies())
+        return int(own_bytes / 0.95) + 1 - held
+
+    for one in (model, head, model.forms, head.forms):
+        one.weights.free = free
+    got = generate(model, [PROMPT], SHORT)[0]
+    assert "written slowly" in caplog.text and not model.forms.weights.reserved
+    assert len(got.tokens) >= 1 and want.prompt_tokens == got.prompt_tokens
