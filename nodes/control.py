@@ -62,7 +62,7 @@ class LoadControlNet(io.ComfyNode):
         return control == EMBEDDED or model_folders.known_model("controlnet", control)
 
     @classmethod
-    def fingerprint_inputs(cls, dtype: str) -> str:
+    def fingerprint_inputs(cls, control: str, dtype: str) -> str:
         return precision() if dtype == AUTO else dtype
 
     @classmethod

@@ -124,7 +124,7 @@ class LoadDiffusionModel(io.ComfyNode):
         return model_folders.known_model("diffusion_models", model)
 
     @classmethod
-    def fingerprint_inputs(cls, dtype: str) -> str:
+    def fingerprint_inputs(cls, model: str, dtype: str, variant: str = AUTO) -> str:
         return precision() if dtype == AUTO else dtype
 
     @classmethod
@@ -174,7 +174,7 @@ class LoadTextEncoder(io.ComfyNode):
         return model_folders.known_model("text_encoders", text_encoder)
 
     @classmethod
-    def fingerprint_inputs(cls, dtype: str) -> str:
+    def fingerprint_inputs(cls, text_encoder: str, dtype: str) -> str:
         return precision() if dtype == AUTO else dtype
 
     @classmethod
@@ -267,7 +267,7 @@ class LoadAll(io.ComfyNode):
         return folder == EMBEDDED or model_folders.known_model("checkpoints", folder)
 
     @classmethod
-    def fingerprint_inputs(cls, dtype: str) -> str:
+    def fingerprint_inputs(cls, folder: str, dtype: str, variant: str = AUTO) -> str:
         return precision() if dtype == AUTO else dtype
 
     @classmethod

@@ -15,6 +15,7 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.headless.core_nodes.registry import CORE_NODES
 from inkstone.headless.graph.input_values import is_widget
+from inkstone.headless.graph.invoke import overrides
 from inkstone.host.headless import HeadlessHost, Interrupted, using
 from inkstone.loaders.models.load import load_all
 from inkstone.nodes import NODES, extension
@@ -217,3 +218,13 @@ def test_wrong_wires_are_refused(models, change, words):
         args[key] = made[value] if isinstance(value, str) else value
     with pytest.raises(InkstoneError, match=words):
         Denoise.execute(**args)
+
+
+def test_fingerprints_take_what_comfyui_gives_them():
+    """All widgets of the node by name: an error there is logged, and the node runs every time."""
+    nodes = [node for node in NODES if overrides(node, "fingerprint_inputs")]
+    for node in nodes:
+        inputs = node.define_schema().inputs
+        widgets = {item.id: getattr(item, "default", None) for item in inputs if is_widget(item)}
+        assert node.fingerprint_inputs(**widgets) == node.fingerprint_inputs(**widgets), node.ID
+    assert len(nodes) >= 4
