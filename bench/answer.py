@@ -90,7 +90,7 @@ def _one_of_ours(path: Path, args: argparse.Namespace, forms: bool) -> float:
     from inkstone.sampling.next_token import Decoding
 
     tokens, clock = args.tokens, _clock(args)
-    generation.STOPS = ()  # random weights may stop at once
+    generation.STOPS, generation._WORTH = (), 0  # random weights may stop at once
     model = load_text_encoder(path, LoadOptions(torch.bfloat16))
     if not forms:
         model.forms = None

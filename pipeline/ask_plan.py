@@ -73,7 +73,7 @@ def plan_answer(
         stages.append(PlanStage(tower.weights, working))
     own = [] if head.weights is None else [head.weights]
     working = answer_bytes(text, [tokens], max_tokens)
-    forms = [one.weights for one in forms_for(text, head)]
+    forms = [one.weights for one in forms_for(text, head, max_tokens)]
     now = memory_now(text.weights, text.budget)
     run = _with_forms([*stages, PlanStage(text.weights, working, [*own, *forms])], now, forms)
     extra = sum(weights.nbytes for weights in forms) if run is not None else 0

@@ -35,6 +35,7 @@ from .vision import EncodedPicture, with_pictures
 log = logging.getLogger(__name__)
 
 STOPS = ("<|im_end|>", "<|endoftext|>")
+_WORTH = 8  # tokens of an answer from which forms for single tokens are made
 _COPIES = 6  # of the scores of all tokens, while one is chosen
 OnText = Callable[[int, str], None]
 """(number of the prompt, piece of its answer), as soon as a piece is whole."""
@@ -91,6 +92,7 @@ def generate(
     start = time.perf_counter()
     rows = [_row(model, prompt, decoding, n) for n, prompt in enumerate(prompts)]
     forms = ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens)
+    prepared = time.perf_counter()
     stops = {model.tokenizer.find(token) for token in STOPS} - {None}
     with ExitStack() as stack, model.adapted(), torch.inference_mode():
         for one in forms:
@@ -102,9 +104,10 @@ def generate(
     steps = max((len(row.out) for row in rows), default=0) - 1
     each = (end - read) / steps if steps > 0 else 0.0
     log.info(
-        "%d tokens read in %.1f s, %d written, %.2f s per token",
+        "weights and pictures ready in %.1f s, %d tokens read in %.1f s, %d written, %.2f s each",
+        prepared - start,
         sum(len(row.ids) for row in rows),
-        read - start,
+        read - prepared,
         sum(len(row.out) for row in rows),
         each,
     )
@@ -159,7 +162,7 @@ def ready(
     """
     own = [] if head.weights is None else [head.weights]
     working = answer_bytes(model, prompts, max_tokens)
-    forms = forms_for(model, head)
+    forms = forms_for(model, head, max_tokens)
     if forms:
         extra = [one.weights for one in forms]
         try:
@@ -178,9 +181,13 @@ def ready(
     return []
 
 
-def forms_for(model: TextEncoderModel, head: HeadModel) -> list[LoadedForms]:
-    """The forms for single tokens that this machine has a use for."""
-    return [forms for forms in (model.forms, head.forms) if forms is not None]
+def forms_for(model: TextEncoderModel, head: HeadModel, max_tokens: int) -> list[LoadedForms]:
+    """The forms for single tokens that are of use. Making them takes as long as some tokens
+    without them, so for shorter answers only those in memory are used.
+    """
+    forms = [one for one in (model.forms, head.forms) if one is not None]
+    made = all(one.weights.reserved for one in forms)
+    return forms if made or max_tokens >= _WORTH else []
 
 
 def answer_bytes(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int) -> int:

@@ -316,11 +316,16 @@ def test_without_room_tokens_are_written_from_packed_weights(weights, tmp_path, 
     if model.forms is None:
         pytest.skip("no 4-bit product")
     caplog.set_level(logging.INFO)
-    want = generate(model, [PROMPT], SHORT)[0]
+    generate(model, [PROMPT], SHORT)
+    assert not model.forms.weights.reserved, "6 tokens are not worth it"
+    longer = Decoding(max_tokens=8)
+    want = generate(model, [PROMPT], longer)[0]
     assert model.forms.weights.reserved and "written slowly" not in caplog.text
+    generate(model, [PROMPT], SHORT)
+    assert model.forms.weights.reserved, "what is there is used"
     model.forms.weights.park()
     head = model.head.open()
-    least = model.weights.nbytes + head.nbytes + answer_bytes(model, [40], SHORT.max_tokens)
+    least = model.weights.nbytes + head.nbytes + answer_bytes(model, [40], 8)
     own_bytes = least + model.forms.weights.nbytes // 2
 
     def free(need: int, device: torch.device, ask: bool = True) -> int:
@@ -329,6 +334,6 @@ def test_without_room_tokens_are_written_from_packed_weights(weights, tmp_path, 
 
     for one in (model, head, model.forms, head.forms):
         one.weights.free = free
-    got = generate(model, [PROMPT], SHORT)[0]
+    got = generate(model, [PROMPT], longer)[0]
     assert "written slowly" in caplog.text and not model.forms.weights.reserved
     assert len(got.tokens) >= 1 and want.prompt_tokens == got.prompt_tokens
