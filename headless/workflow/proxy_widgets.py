@@ -199,7 +199,8 @@ class _Settling:
         node, slot = found
         link = sheet.links.get(node.inputs[slot].link or "")
         if link is not None and link.origin == INPUT_NODE:
-            return sheet.inputs[link.origin_slot].name if link.origin_slot >= 0 else None
+            inputs = sheet.inputs  # a link of a broken file may name none of them
+            return inputs[link.origin_slot].name if 0 <= link.origin_slot < len(inputs) else None
         new = UILink(INPUT_NODE, 0, node.id, slot, node.inputs[slot].kind)
         return self._new_input(kind, name, [(node.inputs[slot].link or "", new)])
 
