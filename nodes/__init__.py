@@ -13,6 +13,7 @@ from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
+from .find import FindInPicture
 from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
 from .load import LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
@@ -46,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
     StitchPart,
     SplitLayers,
     AskPicture,
+    FindInPicture,
     Quantize,
     ToModel,
     ToCLIP,

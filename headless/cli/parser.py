@@ -10,9 +10,35 @@ from __future__ import annotations
 import argparse
 
 from ... import __version__
-from . import ask, batch, check, convert, doctor, draw, inspect, preprocess, quantize, run, train
+from . import (
+    ask,
+    batch,
+    check,
+    convert,
+    doctor,
+    draw,
+    find,
+    inspect,
+    preprocess,
+    quantize,
+    run,
+    train,
+)
 
-COMMANDS = (draw, ask, run, batch, convert, check, inspect, quantize, preprocess, train, doctor)
+COMMANDS = (
+    draw,
+    ask,
+    find,
+    run,
+    batch,
+    convert,
+    check,
+    inspect,
+    quantize,
+    preprocess,
+    train,
+    doctor,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

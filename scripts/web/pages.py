@@ -141,6 +141,18 @@ PAGES: dict[str, tuple[str, str]] = {
         "文本编码器的文件须带输出头：Qwen-Image 的文件夹和 Qwen2.5-VL-7B-Instruct 的 GGUF 文件（连同其 mmproj 文件）都有。"
         "每个词元之间都可停止。",
     ),
+    "InkstoneFindInPicture": (
+        "Connect a picture and the text encoder, write what to find and press Run: the node shows the "
+        "boxes, numbered, with the mask in red. Connect *mask* to *Inkstone Inpaint* to change what was "
+        "found, or to *Apply ControlNet*; *boxes* is JSON in the picture's own pixels. *grabcut* needs "
+        "OpenCV (`pip install opencv-python-headless`), no weights; where it finds no edge the whole box "
+        "is marked, and a line in the log says so. If the answer has no box, the error shows what the "
+        "model wrote. The text encoder's file needs the output head, as for *Inkstone Ask Picture*.",
+        "连接图片和文本编码器，写下要找什么并运行：节点会显示带编号的边框，遮罩为红色。把 *遮罩* 连接到“局部重绘”即可修改找到的东西，"
+        "也可连接到“应用 ControlNet”；*边框* 是以图片自身像素为单位的 JSON。*grabcut* 需要 OpenCV"
+        "（`pip install opencv-python-headless`），不需要权重；找不到边缘时会标记整个边框，并在日志中说明。"
+        "如果回答中没有边框，错误信息会显示模型写了什么。文本编码器的文件须带输出头，与“询问图片”相同。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",

@@ -87,6 +87,9 @@ SEARCHES = {
     # tools
     "caption": "InkstoneAskPicture",
     "vqa": "InkstoneAskPicture",
+    "grounding dino": "InkstoneFindInPicture",
+    "segment anything": "InkstoneFindInPicture",
+    "detect": "InkstoneFindInPicture",
     "model info": "InkstoneModelInfo",
     "vram": "InkstoneModelInfo",
     "quantize": "InkstoneQuantise",
