@@ -13,6 +13,7 @@ from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
 from .edit import EncodeEdit, EncodeLayers, ImageToLatent, SplitLayers
 from .encode import EncodePrompt
+from .enhance import EnhancePrompt
 from .find import FindInPicture
 from .info import ModelInfo
 from .inpaint import Inpaint, PadForOutpaint, StitchPart
@@ -46,6 +47,7 @@ NODES: list[type[io.ComfyNode]] = [
     Decode,
     StitchPart,
     SplitLayers,
+    EnhancePrompt,
     AskPicture,
     FindInPicture,
     Quantize,

@@ -36,13 +36,18 @@ class ModelInput(NamedTuple):
 
 
 def growing(
-    socket: Callable[[str, str | None], io.Input], names: Sequence[str], fixed: int, tip: str
+    socket: Callable[[str, str | None], io.Input],
+    names: Sequence[str],
+    fixed: int,
+    tip: str,
+    least: int = 1,
 ) -> list[io.Input]:
     """Inputs that grow as they are connected; on hosts without them `fixed` optional sockets, with
-    the names that a growing input writes into a graph. `socket` makes one from id and label.
+    the names that a growing input writes into a graph. `socket` makes one from id and label;
+    `least` of them must be connected.
     """
     if hasattr(io, "Autogrow"):
-        template = io.Autogrow.TemplateNames(socket(names[0], None), names=list(names), min=1)
+        template = io.Autogrow.TemplateNames(socket(names[0], None), names=list(names), min=least)
         return [io.Autogrow.Input(GROWN, template=template, tooltip=tip)]
     return [socket(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:fixed]]
 

@@ -15,6 +15,7 @@ from ..arg_types import Commands, between, command, file_path
 from ..node_types import Json
 from .encoder_options import (
     add_answer_limits,
+    add_draws,
     add_text_encoder,
     check_text_encoder,
     given_text_encoder,
@@ -61,14 +62,7 @@ def add(commands: Commands) -> None:
 
 
 def _add_decoding(p: argparse.ArgumentParser) -> None:
-    number = between(0, 100, float)
-    p.add_argument(
-        "--temperature",
-        type=number,
-        default=0.0,
-        metavar="T",
-        help="0 takes the most likely token always; higher draws more freely (default 0)",
-    )
+    add_draws(p, 0.0)
     p.add_argument(
         "--top-p",
         type=between(1e-6, 1, float),
@@ -90,13 +84,6 @@ def _add_decoding(p: argparse.ArgumentParser) -> None:
         metavar="R",
         help="above 1: words that have occurred become less likely (default "
         f"{USUAL_PENALTY}, the publisher's)",
-    )
-    p.add_argument(
-        "--seed",
-        type=between(0, 2**64 - 1, int),
-        default=0,
-        metavar="N",
-        help="seed of the draws; the same on every machine (default 0)",
     )
     add_answer_limits(p)
 

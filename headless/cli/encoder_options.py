@@ -53,13 +53,37 @@ def add_answer_limits(p: argparse.ArgumentParser, tokens: int = USUAL_TOKENS) ->
         metavar="N",
         help=f"the longest answer, in tokens (default {tokens})",
     )
+    add_max_pixels(p)
+
+
+def add_max_pixels(p: argparse.ArgumentParser, usual: int = MOST_PIXELS) -> None:
+    """--max-pixels, with its default."""
     p.add_argument(
         "--max-pixels",
         type=between(LEAST_PIXELS, ALL_PIXELS, int),
-        default=MOST_PIXELS,
+        default=usual,
         metavar="N",
         help="larger pictures are made smaller for the model; more pixels show finer detail and "
-        f"take longer (default {MOST_PIXELS})",
+        f"take longer (default {usual})",
+    )
+
+
+def add_draws(p: argparse.ArgumentParser, temperature: float) -> None:
+    """--temperature, with its default, and --seed."""
+    p.add_argument(
+        "--temperature",
+        type=between(0, 100, float),
+        default=temperature,
+        metavar="T",
+        help="0 takes the most likely token always; higher draws more freely (default "
+        f"{temperature:g})",
+    )
+    p.add_argument(
+        "--seed",
+        type=between(0, 2**64 - 1, int),
+        default=0,
+        metavar="N",
+        help="seed of the draws; the same on every machine (default 0)",
     )
 
 

@@ -17,6 +17,7 @@ from . import (
     convert,
     doctor,
     draw,
+    enhance,
     find,
     inspect,
     preprocess,
@@ -27,6 +28,7 @@ from . import (
 
 COMMANDS = (
     draw,
+    enhance,
     ask,
     find,
     run,

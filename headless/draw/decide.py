@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ from ...loaders.models.control import ControlModel
 from ...nodes.schedule import SCHEDULES
 from ...pipeline.edit import area_for, template_of
 from ...pipeline.edit_choices import AUTO
+from ...pipeline.enhance import read_instructions
 from ...pipeline.usual_settings import UsualSettings, log_usual_settings, usual_settings
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
@@ -52,7 +53,7 @@ class Drawing:
     """
 
     kind: Kind
-    prompt: str  # as it is encoded
+    prompt: str  # as it is encoded, or enhanced before that
     negative: str
     steps: int
     cfg: float
@@ -63,6 +64,16 @@ class Drawing:
     controls: tuple[ControlWiring, ...] = ()
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
     mask_channel: str = ""
+    enhance: Enhancement | None = None
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """What the node Enhance Prompt gets beside the prompt. text: what it became, once known."""
+
+    instructions: str
+    pictures: bool  # those of the edit
+    text: str = ""
 
 
 def decide(call: DrawCall, models: CallModels) -> Drawing:
@@ -82,7 +93,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         check_canvas(*size)
     return Drawing(
         kind=kind,
-        prompt=_prompt(call.prompt, models),
+        prompt=call.prompt if call.enhance else as_encoded(call.prompt, models),
         negative=call.negative if call.negative is not None else usual.preset.negative,
         steps=call.steps if call.steps is not None else usual.preset.steps,
         cfg=call.cfg if call.cfg is not None else usual.preset.cfg,
@@ -93,7 +104,27 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         controls=_control_inputs(call, models),
         traits=traits,
         mask_channel="" if call.mask is None else mask_channel(call.mask),
+        enhance=_enhancement(call, kind, model),
     )
+
+
+def _enhancement(call: DrawCall, kind: Kind, model: DiffusionModel) -> Enhancement | None:
+    """How the prompt is enhanced; an edit's with its pictures, where the text encoder sees them."""
+    if not call.enhance:
+        return None
+    if kind == "layers":
+        raise CallError(
+            "--enhance does not apply to Qwen-Image-Layered: its prompt describes a picture that "
+            "exists. Leave it out, or describe the picture with `inkstone ask PICTURE --long`."
+        )
+    text = "" if call.instructions is None else read_instructions(call.instructions)
+    return Enhancement(text, kind == "edit" and template_of(model).sees)
+
+
+def with_enhanced(drawing: Drawing, text: str, models: CallModels) -> Drawing:
+    """The drawing with the text that its prompt became."""
+    assert drawing.enhance is not None
+    return replace(drawing, enhance=replace(drawing.enhance, text=as_encoded(text, models)))
 
 
 def _kind(call: DrawCall, model: DiffusionModel) -> Kind:
@@ -212,7 +243,7 @@ def _reads_source(model: ControlModel | InContextModel) -> bool:
     return isinstance(model, ControlModel) and model.network.borrows
 
 
-def _prompt(prompt: str, models: CallModels) -> str:
+def as_encoded(prompt: str, models: CallModels) -> str:
     """The prompt as an in-context control was trained to read it."""
     if not any(isinstance(model, InContextModel) for model in models.controls):
         return prompt

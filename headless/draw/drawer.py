@@ -27,7 +27,7 @@ from ..graph.events import Event, NodeError
 from ..graph.executor import Executor
 from ..workflow.memory_estimate import plan_request
 from .api_builder import ApiGraph, Ref
-from .decide import Drawing, decide
+from .decide import Drawing, decide, with_enhanced
 from .file_names import FilePaths
 from .graph import DrawGraph, draw_graph, models_graph
 from .models import MODEL_NODES, CallModels, ModelRefs
@@ -116,7 +116,7 @@ class Drawer:
         """
         stages = _Stages()
         models = self.load(call, stages)
-        drawing = self._decide(call, models)
+        drawing = self._decide(call, models, stages=stages)
         graph = _graph(call, drawing)
         self._announce(self._plan(call, models, drawing, graph))
         if self.once:
@@ -144,7 +144,8 @@ class Drawer:
         request = plan_request(
             parse_graph(graph.api), graph.latent.node, models.bundle.model, acting
         )
-        prompts = (drawing.prompt, drawing.negative) if call.prompt else ()
+        prompt = drawing.enhance.text if drawing.enhance else drawing.prompt
+        prompts = (prompt or drawing.prompt, drawing.negative) if call.prompt else ()
         request = replace(request, memory=call.memory, once=self.once, prompts=prompts)
         return plan(models.bundle, request)
 
@@ -186,9 +187,11 @@ class Drawer:
             prompts = self.executor.nodes[kind].SKIPS_UNREAD  # the outputs that are prompts
             self.prompts_encoded += len(prompts) - len(event.data["unread"])
 
-    def _decide(self, call: DrawCall, models: CallModels, keep: bool = False) -> Drawing:
-        """Decides a call once: what `encode_ahead` decided is taken while its pictures are the
-        same. keep: for a later call of this.
+    def _decide(
+        self, call: DrawCall, models: CallModels, keep: bool = False, stages: _Stages | None = None
+    ) -> Drawing:
+        """Decides a call once, its enhanced prompt included: what `encode_ahead` decided is taken
+        while its pictures are the same. keep: for a later call of this.
         """
         call = replace(call, out=None, save_latent=None)
         paths = [*call.image, *(control.path for control in call.control)]
@@ -196,12 +199,24 @@ class Drawer:
         key = (repr(call), *map(picture_hash, paths))
         model, drawing = self._decided.pop(key, (None, None))
         if drawing is None or model is None or model() is not models.bundle.model:
-            drawing = decide(call, models)
+            drawing = self._enhanced(call, decide(call, models), models, stages)
         if keep:
             self._decided[key] = (weakref.ref(models.bundle.model), drawing)
             for old in list(self._decided)[:-_MOST_DECIDED]:
                 del self._decided[old]
         return drawing
+
+    def _enhanced(
+        self, call: DrawCall, drawing: Drawing, models: CallModels, stages: _Stages | None
+    ) -> Drawing:
+        """The drawing with its prompt enhanced, where the call wants that: its node runs, and the
+        graph that draws gets its text.
+        """
+        graph = _graph(call, drawing)
+        if graph.enhanced is None:
+            return drawing
+        (text,) = self._values(call, graph.api, (graph.enhanced,), None, stages)
+        return with_enhanced(drawing, text, models)
 
 
 def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:

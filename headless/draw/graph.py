@@ -15,11 +15,13 @@ from ...nodes.control import ApplyControlNet
 from ...nodes.decode import Decode
 from ...nodes.edit import FIXED, EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.encode import EncodePrompt
+from ...nodes.enhance import EnhancePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
 from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
+from ...pipeline.enhance_choices import USUAL_TEMPERATURE
 from ..core_nodes.load_save import LoadFirstFrame
 from .api_builder import ApiBuilder, ApiGraph, Names, Ref
 from .control_option import MAP, ControlOption
@@ -47,6 +49,7 @@ class DrawGraph:
     image: Ref
     notes: tuple[str, ...] = ()
     grown: bool = False
+    enhanced: Ref | None = None  # the prompt as it was enhanced
 
 
 def models_graph(call: DrawCall, names: Names) -> tuple[ApiGraph, ModelRefs]:
@@ -91,7 +94,9 @@ def draw_graph(
         graph.add("SaveImage", {"images": image, "filename_prefix": PREFIX})
     read = prompts if drawing.cfg > 1 else prompts[:1]
     grown = drawing.kind == "edit" and len(images) > FIXED
-    return DrawGraph(graph.nodes, models, read, sampled, image, graph.notes(grown, seed), grown)
+    return DrawGraph(
+        graph.nodes, models, read, sampled, image, graph.notes(grown, seed), grown, graph.enhanced
+    )
 
 
 class _Pictures(ApiBuilder):
@@ -102,6 +107,7 @@ class _Pictures(ApiBuilder):
         self.call, self.drawing = call, drawing
         self._images: dict[Path, Ref] = {}
         self._masks: dict[Path, Ref] = {}  # of the image files: 1 = transparent
+        self.enhanced: Ref | None = None
 
     def image(self, path: Path, title: str) -> Ref:
         """An image file: its first frame, with alpha where a pixel is transparent."""
@@ -148,13 +154,15 @@ class _Pictures(ApiBuilder):
         self, models: ModelRefs, images: list[Ref], part: Ref | None
     ) -> tuple[tuple[Ref, Ref], Ref | None]:
         """(positive, negative), and the latent where the same node gives it."""
-        drawing = self.drawing
-        texts = {"prompt": drawing.prompt, "negative": drawing.negative}
-        inputs: dict[str, object] = {"text_encoder": models.text_encoder, **texts}
-        kind = EncodePrompt.ID
+        drawing, named = self.drawing, {}
         if drawing.kind == "edit":
             shown = [Ref(part.node, 2), *images[1:]] if part else images
             named = {f"{GROWN}.picture_{n}": image for n, image in enumerate(shown, 1)}
+        self.enhanced = self._enhanced(models, named)
+        texts = {"prompt": self.enhanced or drawing.prompt, "negative": drawing.negative}
+        inputs: dict[str, object] = {"text_encoder": models.text_encoder, **texts}
+        kind = EncodePrompt.ID
+        if drawing.kind == "edit":
             inputs |= {"model": models.model, "vae": models.vae, "work_size": AUTO, **named}
             kind = EncodeEdit.ID
         elif drawing.kind == "layers":
@@ -164,6 +172,24 @@ class _Pictures(ApiBuilder):
             kind = EncodeLayers.ID
         node = self.add(kind, inputs).node
         return (Ref(node, 0), Ref(node, 1)), None if kind == EncodePrompt.ID else Ref(node, 2)
+
+    def _enhanced(self, models: ModelRefs, pictures: dict[str, Ref]) -> Ref | None:
+        """The prompt after it was enhanced; None where it is taken as it is. The seed is the
+        call's, so that all pictures of a batch have one prompt.
+        """
+        enhance = self.drawing.enhance
+        if enhance is None:
+            return None
+        inputs = {
+            "text_encoder": models.text_encoder,
+            "prompt": self.drawing.prompt,
+            "enhanced": enhance.text,
+            "instructions": enhance.instructions,
+            "temperature": USUAL_TEMPERATURE,
+            "seed": self.call.seed,
+            **(pictures if enhance.pictures else {}),
+        }
+        return self.add(EnhancePrompt.ID, inputs)
 
     def controlled(
         self, positive: Ref, models: ModelRefs, images: list[Ref], mask: Ref | None

@@ -29,9 +29,12 @@ _ELSEWHERE = {
     **dict.fromkeys(("init_image", "input_image", "images", "image_path"), '"image"'),
     **dict.fromkeys(("checkpoint", "ckpt_name", "unet_name"), '"model"'),
     **dict.fromkeys(("clip", "clip_name", "te"), '"text_encoder"'),
+    **dict.fromkeys(
+        ("prompt_extend", "enhance_prompt", "prompt_enhancer", "upsampling"), '"enhance"'
+    ),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
 }
-_FLAGS = {"fast", "save_latent"}
+_FLAGS = {"fast", "save_latent", "enhance"}
 
 
 def parse_values(data: Mapping[str, Json], others: Sequence[str] = ()) -> dict[str, Json]:

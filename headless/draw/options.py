@@ -184,6 +184,23 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--fast", action="store_true", help="the model's few-step preset: 8 steps, no CFG"
     )
+    p.add_argument(
+        "--enhance",
+        action="store_true",
+        help="let the text encoder rewrite the prompt in more detail first; text in quotes stays "
+        "as it is",
+    )
+    add_instructions(p)
+
+
+def add_instructions(p: argparse.ArgumentParser) -> None:
+    """How a prompt is enhanced."""
+    p.add_argument(
+        "--instructions",
+        type=file_path,
+        metavar="F.txt",
+        help="text file that says how the prompt is rewritten, in place of Inkstone's instructions",
+    )
 
 
 def _add_pictures(p: argparse.ArgumentParser) -> None:

@@ -46,6 +46,8 @@ class DrawCall:
     control: Sequence[ControlOption] = ()
     control_model: Sequence[Path] = ()
     control_fit: str = FITS[0]
+    enhance: bool = False
+    instructions: Path | None = None
 
     @property
     def models_key(self) -> Hashable:
@@ -66,6 +68,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
         _check_lora(path)
     _check_images(call)
     _check_controls(call)
+    _check_enhance(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None:
@@ -128,6 +131,15 @@ def _check_images(call: DrawCall) -> None:
             f"--batch {call.batch} with --image: expected at most {MOST_COPIES}. Draw the rest "
             "with another --seed."
         )
+
+
+def _check_enhance(call: DrawCall) -> None:
+    if call.instructions is not None:
+        if not call.enhance:
+            raise CallError("--instructions is for --enhance: add --enhance, or leave it out.")
+        check_given(call.instructions, "--instructions", kinds=("file",))
+    if call.enhance and not call.prompt.strip():
+        raise CallError("--enhance: the prompt is empty. Write what is to be drawn or changed.")
 
 
 def _check_controls(call: DrawCall) -> None:

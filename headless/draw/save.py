@@ -101,6 +101,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     height, width = (8 * side for side in result.latent.shape[-2:])
     settings: dict[str, Any] = {
         "prompt": call.prompt,
+        **({"enhanced": drawing.enhance.text} if drawing.enhance else {}),
         "negative": drawing.negative if drawing.cfg > 1 else None,
         "size": f"{width}x{height}",
         "steps": drawing.steps,

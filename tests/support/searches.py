@@ -85,6 +85,8 @@ SEARCHES = {
     "vae decode": "InkstoneDecode",
     "vae decode tiled": "InkstoneDecode",
     # tools
+    "prompt enhancer": "InkstoneEnhancePrompt",
+    "magic prompt": "InkstoneEnhancePrompt",
     "caption": "InkstoneAskPicture",
     "vqa": "InkstoneAskPicture",
     "grounding dino": "InkstoneFindInPicture",

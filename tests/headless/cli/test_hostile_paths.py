@@ -24,6 +24,9 @@ WEIGHTS = str(EMBEDDED_FOLDER / "transformer" / "diffusion_pytorch_model.safeten
 CALLS = {
     "draw": ("x", "-o", "o.png", *QUICK),
     "plan": (str(EMBEDDED_FOLDER),),
+    "enhance": ("x",),
+    "ask": ("p.png", "what?"),
+    "find": ("p.png", "a circle"),
     "run": ("text_to_image_embedded",),
     "batch": ("jobs.jsonl", "--output", "out"),
     "convert": ("text_to_image_embedded",),

@@ -1,0 +1,115 @@
+"""`inkstone enhance`: a prompt rewritten in more detail by the text encoder."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from ...errors import CallError
+from ...files.paths import check_given
+from ...pipeline.enhance_choices import SEEN_PIXELS, USUAL_TEMPERATURE
+from ..arg_types import Commands, command, file_path
+from ..draw.options import add_instructions
+from .encoder_options import (
+    add_draws,
+    add_max_pixels,
+    add_text_encoder,
+    check_text_encoder,
+    given_text_encoder,
+)
+from .shared import add_json, as_text
+
+if TYPE_CHECKING:
+    from ...loaders.models.text_encoder import TextEncoderModel
+    from ...pipeline.enhance import EnhanceRequest
+
+
+def add(commands: Commands) -> None:
+    """The options."""
+    p = command(
+        commands,
+        "enhance",
+        "rewrite a prompt in more detail with the text encoder",
+        "inkstone enhance 'a shop with a sign \"OPEN\"' --text-encoder "
+        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone enhance 'remove the car' --image "
+        "street.jpg --model Qwen-Image-Edit",
+    )
+    p.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        help="description of the picture, or what to edit in --image, in any language; text in "
+        "quotes stays as it is",
+    )
+    p.add_argument(
+        "--image",
+        type=file_path,
+        action="append",
+        default=[],
+        metavar="F",
+        help="picture that is edited; repeat for Picture 1, 2, 3",
+    )
+    add_text_encoder(p)
+    add_instructions(p)
+    add_draws(p, USUAL_TEMPERATURE)
+    add_max_pixels(p, SEEN_PIXELS)
+    p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
+    add_json(p, "print the prompt and facts as JSON")
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the enhanced prompt; where none was right, the prompt itself, which is logged."""
+    if not args.prompt.strip():
+        raise CallError("The prompt is empty: write what is to be drawn or changed.")
+    for path in args.image:
+        check_given(path, "--image", kinds=("picture file",))
+    if args.instructions is not None:
+        check_given(args.instructions, "--instructions", kinds=("file",))
+    check_text_encoder(args)
+    with given_text_encoder(args) as text_encoder:
+        request = _request(args)
+        return (_plan if args.plan else _enhance)(text_encoder, request, args.json)
+
+
+def _request(args: argparse.Namespace) -> EnhanceRequest:
+    from ...files.images import read_picture
+    from ...pipeline.enhance import EnhanceRequest, read_instructions
+
+    return EnhanceRequest(
+        prompt=args.prompt,
+        pictures=[read_picture(path) for path in args.image],
+        instructions=read_instructions(args.instructions) if args.instructions else "",
+        temperature=args.temperature,
+        seed=args.seed,
+        pixels=args.max_pixels,
+    )
+
+
+def _enhance(text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool) -> int:
+    from ...pipeline.enhance import enhance
+
+    start = time.perf_counter()
+    enhanced = enhance(text_encoder, request)
+    facts = {
+        "prompt": request.prompt,
+        "enhanced": enhanced.text,
+        "kept": bool(enhanced.note),
+        "note": enhanced.note or None,
+        "tries": enhanced.tries,
+        "seed": request.seed,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    print(as_text(facts) if as_json else enhanced.text)
+    return 0
+
+
+def _plan(text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool) -> int:
+    from ...pipeline.ask_plan import plan_answer
+    from ...pipeline.enhance import wording
+
+    sizes = [(picture.shape[2], picture.shape[1]) for picture in request.pictures]
+    most = text_encoder.family.most_tokens
+    plan = plan_answer(text_encoder, wording(request), sizes, request.pixels, most)
+    print(as_text(plan.facts()) if as_json else plan.sentence())
+    return 0
