@@ -41,6 +41,7 @@ WRITTEN = {"-o", "--out", "out", "--save-latent", "--save-keypoints", "--output"
 FOLDERS = {"--models", "--input"}  # a graph that needs none of it runs
 WITH = {
     "--mask": ("--image", "p.png"),
+    "--instructions": ("--enhance",),
     "--text-encoder of quantize": ("--prompts", "prompts.txt"),
     "--out of check": ("--pin",),
 }
@@ -124,6 +125,7 @@ def call_of(command: str, option: str, action: argparse.Action, value: str) -> l
 
 FOUND_POSITIONALS = {
     "plan": ["model"],
+    "find": ["picture", "what"],
     "run": ["graph"],
     "batch": ["jobs"],
     "convert": ["graph"],
