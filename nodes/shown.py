@@ -7,7 +7,7 @@ ignores is decided in its `execute`: hosts without a page never read these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..host.api import io
 
@@ -35,3 +35,19 @@ def shown_if(widget: io.Input, *ways: list[Condition]) -> io.Input:
     """The input, whose widget is shown if all conditions of one of these lists hold."""
     widget.extra_dict = {**(widget.extra_dict or {}), KEY: [list(way) for way in ways]}
     return widget
+
+
+def is_shown(
+    ways: Sequence[Sequence[Condition]], values: Mapping[str, object], connected: Collection[str]
+) -> bool:
+    """True if the page shows a widget with these conditions (its KEY), as web/widgets.js decides
+    it: values by input, and the names of the connected ones.
+    """
+
+    def holds(condition: Condition) -> bool:
+        name, how, chosen = condition
+        if how == "unconnected":
+            return name not in connected
+        return name in connected or (values.get(name) in chosen) == (how == "among")
+
+    return any(all(map(holds, way)) for way in ways)

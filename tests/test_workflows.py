@@ -17,6 +17,7 @@ from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
 from inkstone.pipeline import edit
 from scripts.workflows import build
+from scripts.workflows.titles import TITLES
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
@@ -59,10 +60,10 @@ def test_graph_is_sound(path):
     validate(
         parse_graph(json.loads(path.read_text(encoding="utf-8"))), node_classes(), choices=False
     )
-    assert (ROOT / "workflows" / f"{path.stem}.jpg").is_file(), (
-        "the template browser shows a thumbnail"
-    )
-    ui = json.loads((ROOT / "workflows" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    title = TITLES[path.stem]
+    assert (ROOT / "workflows" / f"{title}.jpg").is_file(), "the template browser shows a thumbnail"
+    assert len(title) <= 36 and not set(title) & set('<>:"/\\|?*#%'), "it is a file name"
+    ui = json.loads((ROOT / "workflows" / f"{title}.json").read_text(encoding="utf-8"))
     notes = [n for n in ui["nodes"] if n["type"] == "MarkdownNote"]
     assert notes, "a note says which files to download, or that none is needed"
 
@@ -160,7 +161,7 @@ def test_graph_draws_its_own_source(name, tmp_path):
     a, b = (np.asarray(Image.open(p)) for p in (made, source))
     assert a.shape == b.shape == (128, 128, 3) and not np.array_equal(a, b)
     if name == "inpaint_embedded":
-        assert np.array_equal(a[:64], b[:64]) and not np.array_equal(a[64:], b[64:])
+        assert np.array_equal(a[:, 64:], b[:, 64:]) and not np.array_equal(a[:, :64], b[:, :64])
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from ...loaders.models.load import EMBEDDED_FOLDER
 from ...nodes.load import EMBEDDED
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import parse_graph, to_api, with_defaults
-from ..workflow.to_ui import Layout, Note, full_graph, ui_from_api
+from ..workflow.layout import Layout, Note
+from ..workflow.to_ui import full_graph, ui_from_api
 from .api_builder import ApiGraph
 from .decide import Drawing
 from .file_names import FileNames

@@ -29,13 +29,18 @@ ADVICE = 'Save one in ComfyUI with "Save" or "Export (API)", or give a PNG that 
 
 
 def find_graph(path: Path) -> Path:
-    """The file at `path`, or the shipped workflow of that bare name. Raises CallError."""
+    """The file at `path`, or the shipped workflow of that bare name: its title in the page's list,
+    or the name of its API form. Raises CallError.
+    """
     if kind_of(path) == "a file":
         return path
-    names = sorted(file.stem for file in SHIPPED.glob("*.json"))
+    titles = {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
+    names = sorted(file.stem for file in (SHIPPED / "api").glob("*.json"))
     name = path.name.removesuffix(".json")
-    if name in names and path == Path(path.name):
-        return SHIPPED / f"{name}.json"
+    if path == Path(path.name) and name in titles:
+        return titles[name]
+    if path == Path(path.name) and name in names:
+        return next(file for file in titles.values() if _name(file) == name)
     if kind_of(path) not in ("", "a folder"):
         check_given(path, kinds=("graph file",))
     near = difflib.get_close_matches(name, names, 3, 0.5) or ["text_to_image_embedded"]
@@ -43,6 +48,12 @@ def find_graph(path: Path) -> Path:
         f"{path}: no such graph file. Check the path, or name a shipped workflow, such as "
         f"{', '.join(near)}."
     )
+
+
+def _name(file: Path) -> str:
+    """The name of a shipped workflow's API form."""
+    name: str = json.loads(file.read_text("utf-8"))["extra"]["inkstone"]["name"]
+    return name
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 Facts of the page that are encoded here: sockets come before widgets, required inputs before
 optional ones; widgets_values is positional over all widgets, linked ones included; a number or
 combo with control_after_generate, and an INT named seed or noise_seed, has one more slot ("fixed");
-a class with an upload combo has one more at the end ("image"). Layout: one strip per group from
-left to right, inside a strip one column per depth; the gap below a node leaves room for the taller
-nodes of "Nodes 2.0". parse_ui.py reads UI graphs.
+a class with an upload combo has one more at the end ("image"). Bends of wires ("reroutes") change
+no graph. layout.py places the nodes, wires.py finds the bends, parse_ui.py reads UI graphs.
 """
 
 from __future__ import annotations
@@ -13,49 +12,22 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ...errors import InkstoneError
 from ..core_nodes.registry import CORE_NODES
 from ..graph.api_graph import Graph, Link, Node, parse_graph, to_api, with_defaults
-from ..graph.input_values import SEED_NAMES, default_value, is_widget, schema_of, socket_type
+from ..graph.input_values import default_value, schema_of, socket_type
 from ..graph.validation import validate
-from ..node_types import Json, NodeClass, NodeClasses, SchemaInput, Value
+from ..node_types import Json, NodeClasses, SchemaInput, Value
+from .app_mode import app_data
+from .layout import FRAME_TITLE, GAP, NOTE_COLORS, Layout, Placement, place
+from .node_sizes import ROW, SLOT, TITLE, has_control, rows_of
+from .stages import prompt_colors
+from .wires import MOST, Course, Point, Wire
 
-TITLE, ROW, WIDGET, TEXT_BOX, PICTURE = 30, 20, 24, 110, 260  # heights in the page's units
-WIDTH, GAP, MARGIN = 320, 40, 20
-NEWER_WIDGET, NEWER_EDGE = 28, 38  # as the page's "Nodes 2.0" draws them, measured in 1.58
-WIDEST, LABEL, LETTER = 520, 160, 6.6  # wide enough for the file names, measured on both pages
-
-Box = tuple[int, int, int, int]  # x, y, width, height
-
-
-@dataclass(frozen=True)
-class NodeGroup:
-    """A coloured frame around nodes (API ids)."""
-
-    title: str
-    nodes: tuple[str, ...]
-    color: str = "#3f789e"
-
-
-@dataclass(frozen=True)
-class Note:
-    """A box of Markdown, drawn left of the graph."""
-
-    text: str
-    title: str = "Note"
-    size: tuple[int, int] = (420, 320)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Facts that the API graph lacks: frames, notes, sizes by id, the pack's registry id."""
-
-    groups: tuple[NodeGroup, ...] = ()
-    notes: tuple[Note, ...] = ()
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    pack: str = ""
+VIEW, EDGES = (1920, 1080), (80, 120, 50, 60)  # the page's canvas; what its own bars cover of it
+LARGEST = 1.0  # zoom at which a graph opens
 
 
 def ui_from_api(
@@ -69,17 +41,22 @@ def ui_from_api(
     layout = layout or Layout()
     graph = full_graph(api_graph, nodes)
     depths = _depths(graph)
-    boxes, frames = _place(graph, nodes, layout, depths)
+    placement = place(graph, nodes, layout, depths)
     links = _Links(graph, nodes)
     order = sorted(graph, key=lambda key: (depths[key], int(key)))
+    schemas = {kind: schema_of(nodes[kind]) for kind in {n.class_type for n in graph.values()}}
+    colors = prompt_colors(graph, schemas)
     entries = [
-        _node(graph[key], nodes, links) | _pos_and_size(boxes[key]) | {"order": index}
+        _node(graph[key], nodes, links)
+        | _pos_and_size(placement.boxes[key])
+        | {"order": index}
+        | (dict(zip(("color", "bgcolor"), colors[key])) if key in colors else {})
         for index, key in enumerate(order)
     ]
     for entry in entries:
         _mark_pack(entry, layout.pack)
     last = max(map(int, graph))
-    entries += _notes(layout.notes, last, len(entries))
+    entries += _notes(layout, placement, last, len(entries))
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(to_api(graph), sort_keys=True))),
         "revision": 0,
@@ -87,9 +64,15 @@ def ui_from_api(
         "last_link_id": len(links.table),
         "nodes": entries,
         "links": links.table,
-        "groups": frames,
+        "groups": _frames(placement),
         "config": {},
-        "extra": {"ds": {"scale": 0.8, "offset": [40, 60]}},
+        "extra": {
+            "ds": _view(placement),
+            **_bends(placement, links.table),
+            "linearMode": False,
+            "linearData": app_data(graph, schemas, depths),
+            **({"inkstone": {"name": layout.name}} if layout.name else {}),
+        },
         "version": 0.4,
     }
 
@@ -115,15 +98,6 @@ def _title(node: Node, nodes: NodeClasses) -> str:
     return display_name if display_name and node.title == node.class_type else node.title
 
 
-def _inputs(node: Node, node_class: NodeClass) -> tuple[list[SchemaInput], list[SchemaInput]]:
-    """(sockets, widgets) in the page's order. Of a growing input ("images.picture_1", ...) only the
-    sockets in use: the page adds a free one, and would show others as unknown inputs.
-    """
-    items = sorted(schema_of(node_class).inputs or [], key=lambda item: bool(item.optional))
-    sockets = [i for i in items if not is_widget(i) and ("." not in i.id or i.id in node.inputs)]
-    return sockets, [i for i in items if is_widget(i)]
-
-
 class _Links:
     """The link table, and the link ids by input (node, name) and output (node, slot)."""
 
@@ -132,8 +106,9 @@ class _Links:
         self.into: dict[tuple[str, str], int] = {}
         self.out_of: dict[tuple[str, int], list[int]] = {}
         for key, node in graph.items():
-            sockets, widgets = _inputs(node, nodes[node.class_type])
-            for slot, item in enumerate(sockets + [w for w in widgets if not w.socketless]):
+            rows = rows_of(node, nodes[node.class_type])
+            slots = rows.sockets + [w for w in rows.widgets if not w.socketless]
+            for slot, item in enumerate(slots):
                 link = node.inputs.get(item.id)
                 if isinstance(link, Link):
                     outputs = schema_of(nodes[graph[link.node].class_type]).outputs or []
@@ -146,9 +121,9 @@ class _Links:
 def _node(node: Node, nodes: NodeClasses, links: _Links) -> dict[str, Json]:
     node_class = nodes[node.class_type]
     schema = schema_of(node_class)
-    sockets, widgets = _inputs(node, node_class)
-    slots = [_slot(item, links.into.get((node.id, item.id))) for item in sockets]
-    for item in widgets:
+    rows = rows_of(node, node_class)
+    slots = [_slot(item, links.into.get((node.id, item.id))) for item in rows.sockets]
+    for item in rows.widgets:
         if not item.socketless:
             slot = _slot(item, links.into.get((node.id, item.id)))
             slots.append(slot | {"widget": {"name": item.id}})
@@ -168,7 +143,7 @@ def _node(node: Node, nodes: NodeClasses, links: _Links) -> dict[str, Json]:
             for index, item in enumerate(schema.outputs or [])
         ],
         "properties": {"Node name for S&R": node.class_type},
-        "widgets_values": _widget_values(node.inputs, widgets),
+        "widgets_values": _widget_values(node.inputs, rows.widgets),
     }
     if node.title not in (node.class_type, schema.display_name):
         entry["title"] = node.title
@@ -192,13 +167,6 @@ def _widget_values(inputs: Mapping[str, Value], widgets: list[SchemaInput]) -> l
             values.append("fixed")
     uploads = any(getattr(item, "upload", None) is not None for item in widgets)
     return values + ["image"] * uploads
-
-
-def has_control(item: SchemaInput) -> bool:
-    """True when the page adds a "control after generate" widget behind this one."""
-    if getattr(item, "control_after_generate", None):
-        return True
-    return socket_type(item) == "INT" and item.id in SEED_NAMES
 
 
 def _mark_pack(entry: dict[str, Json], pack: str) -> None:
@@ -229,107 +197,112 @@ def _depths(graph: Graph) -> dict[str, int]:
     return depths
 
 
-def _place(
-    graph: Graph, nodes: NodeClasses, layout: Layout, depths: dict[str, int]
-) -> tuple[dict[str, Box], list[dict[str, Json]]]:
-    """Boxes (x, y, width, height) by id, and the frames of the groups."""
-    grouped = {key for group in layout.groups for key in group.nodes}
-    unknown = sorted(grouped - set(graph))
-    if unknown:
-        raise InkstoneError(f"The layout's groups name nodes that are not in the graph: {unknown}.")
-    rest = tuple(key for key in graph if key not in grouped)
-    strips = [*layout.groups, *([NodeGroup("", rest)] if rest else [])]
-    boxes: dict[str, Box] = {}
-    frames: list[dict[str, Json]] = []
-    x = GAP + max((note.size[0] + GAP for note in layout.notes), default=0)
-    for strip in strips:
-        new = _strip(graph, nodes, layout, {key: depths[key] for key in strip.nodes}, x + MARGIN)
-        boxes |= new
-        right = max(box[0] + box[2] for box in new.values()) + MARGIN
-        bottom = max(box[1] + box[3] for box in new.values()) + MARGIN
-        if strip.title:
-            top = -TITLE - 50
-            frames.append(
-                {
-                    "id": len(frames) + 1,
-                    "title": strip.title,
-                    "color": strip.color,
-                    "bounding": [x, top, right - x, bottom - top],
-                    "font_size": 24,
-                    "flags": {},
-                }
-            )
-        x = right + GAP
-    return boxes, frames
-
-
-def _strip(
-    graph: Graph, nodes: NodeClasses, layout: Layout, depths: dict[str, int], x: int
-) -> dict[str, Box]:
-    """Boxes of one strip: a column per depth, nodes of a column one below the other."""
-    boxes: dict[str, Box] = {}
-    columns: dict[int, list[str]] = {}
-    for key in graph:
-        if key in depths:
-            columns.setdefault(depths[key], []).append(key)
-    for _, column in sorted(columns.items()):
-        sizes = {key: layout.sizes.get(key) or _size(graph[key], nodes) for key in column}
-        y, widest = 0, max(width for width, _ in sizes.values())
-        for key, (width, height) in sizes.items():
-            boxes[key] = (x, y, width if key in layout.sizes else widest, height)
-            y += max(height, _newer_height(graph[key], nodes)) + TITLE + GAP
-        x += widest + GAP
-    return boxes
-
-
-def _size(node: Node, nodes: NodeClasses) -> tuple[int, int]:
-    """Width and height of a node's body from its sockets, widgets and file names."""
-    schema = schema_of(node_class := nodes[node.class_type])
-    sockets, widgets = _inputs(node, node_class)
-    height = 10 + ROW * max(len(sockets), len(schema.outputs or [])) + WIDGET * len(widgets)
-    height += WIDGET * sum(has_control(item) for item in widgets)
-    height += TEXT_BOX * sum(bool(getattr(item, "multiline", False)) for item in widgets)
-    has_picture = schema.is_output_node or any(
-        getattr(item, "upload", None) is not None for item in widgets
-    )
-    values = [node.inputs.get(i.id) for i in widgets if socket_type(i) == "COMBO"]
-    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
-    width = min(WIDEST, max(WIDTH, LABEL + round(LETTER * longest)))
-    return width, height + (PICTURE if has_picture else 0)
-
-
-def _newer_height(node: Node, nodes: NodeClasses) -> int:
-    """The minimum height of a node's body in "Nodes 2.0"."""
-    sockets, widgets = _inputs(node, node_class := nodes[node.class_type])
-    rows = max(len(sockets), len(schema_of(node_class).outputs or []))
-    return NEWER_EDGE + ROW * rows + NEWER_WIDGET * len(widgets)
-
-
-def _pos_and_size(box: Box) -> dict[str, Json]:
+def _pos_and_size(box: tuple[int, int, int, int]) -> dict[str, Json]:
     return {"pos": [box[0], box[1]], "size": [box[2], box[3]]}
 
 
-def _notes(notes: tuple[Note, ...], last: int, order: int) -> list[dict[str, Json]]:
-    entries: list[dict[str, Json]] = []
-    y = 0
-    for index, note in enumerate(notes):
-        entries.append(
-            {
-                "id": last + 1 + index,
-                "type": "MarkdownNote",
-                "pos": [0, y],
-                "size": list(note.size),
-                "flags": {},
-                "order": order + index,
-                "mode": 0,
-                "inputs": [],
-                "outputs": [],
-                "title": note.title,
-                "properties": {},
-                "widgets_values": [note.text],
-                "color": "#432",
-                "bgcolor": "#000",
-            }
+def _frames(placement: Placement) -> list[dict[str, Json]]:
+    return [
+        {
+            "id": number,
+            "title": block.title,
+            "color": block.color,
+            "bounding": list(box),
+            "font_size": 24,
+            "flags": {},
+        }
+        for number, (block, box) in enumerate(
+            ((block, box) for block, box in placement.frames if block.title), 1
         )
-        y += note.size[1] + TITLE + GAP
-    return entries
+    ]
+
+
+def _view(placement: Placement) -> dict[str, Json]:
+    """Zoom and offset at which a page of 1920x1080 shows all of it."""
+    boxes = [box for _, box in placement.frames]
+    boxes += [(x, y - TITLE, w, h + TITLE) for x, y, w, h in placement.notes]
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    width = max(box[0] + box[2] for box in boxes) - left
+    height = max(box[1] + box[3] for box in boxes) - top
+    free = VIEW[0] - EDGES[0] - EDGES[2], VIEW[1] - EDGES[1] - EDGES[3]
+    scale = min(LARGEST, free[0] / width, free[1] / height)
+    scale = max(0.1, int(scale * 100) / 100)
+    x = EDGES[0] + max(0, free[0] - width * scale) / 2
+    y = EDGES[1] + max(0, free[1] - height * scale) / 2
+    return {"scale": scale, "offset": [round(x / scale - left), round(y / scale - top)]}
+
+
+def _course(placement: Placement) -> Course:
+    """The free space between nodes: in either look, notes included."""
+    boxes, beside = {}, {}
+    columns = [c for block in placement.blocks for c in block.columns]
+    for column in columns:
+        right = column.x + column.width
+        edges = (column.x - GAP // 2, right + GAP // 2)
+        for key in column.nodes:
+            y = placement.boxes[key][1]
+            boxes[key] = (column.x, y - TITLE, right, y + placement.rooms[key])
+            beside[key] = edges
+    for number, (x, y, width, height) in enumerate(placement.notes):
+        boxes[f"note {number}"] = (x, y - TITLE, x + width, y + height)
+    titles = [(top, top + FRAME_TITLE) for _, (_, top, _, _) in placement.frames]
+    return Course(boxes, beside, titles)
+
+
+def _bends(placement: Placement, links: list[list[int | str]]) -> dict[str, Json]:
+    """The page's reroutes, and which link goes through which."""
+    if len(links) > MOST:
+        return {}
+    course = _course(placement)
+    reroutes: list[dict[str, Json]] = []
+    extensions = []
+    shared: dict[tuple[int, int, Point], dict[str, Json]] = {}
+    for wire in sorted(_wires(placement, links), key=lambda w: abs(w.end[0] - w.start[0])):
+        parent: dict[str, Json] | None = None
+        for point in course.bends(wire):
+            origin = int(wire.origin[0]), wire.origin[1], point
+            reroute = shared.get(origin)
+            if reroute is None or parent is not None:
+                reroute = {"id": len(reroutes) + 1, "pos": list(point), "linkIds": []}
+                if parent is not None:
+                    reroute["parentId"] = parent["id"]
+                reroutes.append(reroute)
+                shared.setdefault(origin, reroute)
+            reroute["linkIds"].append(wire.number)
+            parent = reroute
+        if parent is not None:
+            extensions.append({"id": wire.number, "parentId": parent["id"]})
+    return {"reroutes": reroutes, "linkExtensions": extensions} if reroutes else {}
+
+
+def _wires(placement: Placement, links: list[list[int | str]]) -> list[Wire]:
+    """The wires from socket to socket."""
+    wires = []
+    for number, origin, slot, target, at, _ in links:
+        x, y, width, _ = placement.boxes[str(origin)]
+        to, level, _, _ = placement.boxes[str(target)]
+        start = (x + width, y + SLOT + ROW * int(slot))
+        end = (to, level + SLOT + ROW * int(at))
+        wires.append(Wire(int(number), (str(origin), int(slot)), str(target), start, end))
+    return wires
+
+
+def _notes(layout: Layout, placement: Placement, last: int, order: int) -> list[dict[str, Json]]:
+    return [
+        {
+            "id": last + 1 + index,
+            "type": "MarkdownNote",
+            **_pos_and_size(box),
+            "flags": {},
+            "order": order + index,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": note.title,
+            "properties": {},
+            "widgets_values": [note.text],
+            "color": NOTE_COLORS[0],
+            "bgcolor": NOTE_COLORS[1],
+        }
+        for index, (note, box) in enumerate(zip(layout.notes, placement.notes))
+    ]

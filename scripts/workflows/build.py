@@ -7,7 +7,6 @@ file names are constants of the graphs, and combos are not read from a models fo
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -18,13 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from inkstone.headless.core_nodes.registry import node_classes
 from inkstone.headless.graph.api_graph import to_api
-from inkstone.headless.workflow.to_ui import Layout, Note, full_graph, ui_from_api
+from inkstone.headless.workflow.layout import Layout, Note
+from inkstone.headless.workflow.to_ui import full_graph, ui_from_api
 from inkstone.nodes.canvas import sizes
 from inkstone.nodes.lora import row
 from scripts.package import ROOT
 from scripts.workflows import controls, edits, models
 from scripts.workflows.parts import (
+    FILES,
     LIGHTNING,
+    MODEL,
     SMALL_CANVAS,
     SMALL_RUN,
     Example,
@@ -37,40 +39,34 @@ from scripts.workflows.parts import (
     load_embedded,
     loaders,
     node,
+    note,
     prompt,
     save,
 )
+from scripts.workflows.titles import TITLES
 
 GRAPHS = ROOT / "workflows"
 NEGATIVE = " "
-NOTE_WIDTH, LINE = 440, 62  # LINE: letters of a line of a note of that width
+LIGHTNING_LORA = "Qwen-Image-Lightning-8steps-V1.0.safetensors"
 
-DOWNLOADS = """## Files to download
-
-A whole folder of `Qwen/Qwen-Image` in `models/diffusers` works too: use the node *Inkstone Load
-All* instead of the three loaders. The tokenizer is taken from ComfyUI's own files.
-"""
-
-EMBEDDED_NOTE = """## No download needed
-
-This graph draws with the small model that ships inside Inkstone: coloured grounds, circles,
-squares, triangles and stars, and words of up to six capitals or digits in double quotes. Try
-
-- `a large red star on the left on a white background`
-- `the word "HELLO" in yellow on a blue background`
-- `a white sign that says "OPEN" in red above a green circle on a black background`
-
-Sizes: 128x128, 160x96 or 96x160.
-"""
-
-
-LORA_NOTE = """## Files to download
-
-Any other GGUF type, fp8 or int8 file takes the same places.
-
-The LoRA runs on top of the packed weights; *coverage* says how many modules it reached. 8 steps,
-CFG 1 and the fixed shift 3 belong together. *Model Info* prints what will be in memory.
-"""
+EMBEDDED_NOTE = note(
+    "Draws coloured grounds, circles, squares, triangles, stars, words of up to six capitals in "
+    "double quotes. Try `a large red star on the left on a white background`. Sizes: 128x128, "
+    "160x96 or 96x160.",
+    "可画彩色背景、圆、方、三角、星形，以及双引号内最多六个大写字母。"
+    "尺寸：128x128、160x96 或 96x160。",
+    files=False,
+)
+FULL_NOTE = note(
+    "A whole folder of `Qwen/Qwen-Image` in `models/diffusers` works too: use *Load All*. "
+    "50 steps, CFG 4: the settings of the model card.",
+    "整个 `Qwen/Qwen-Image` 文件夹放在 `models/diffusers` 也可以：用 *Load All*。"
+    "50 步、CFG 4 是官方设置。",
+)
+TOGETHER = (
+    "8 steps, CFG 1 and the fixed shift 3 belong together; *coverage* says what the LoRA reached."
+)
+TOGETHER_ZH = "8 步、CFG 1、固定 shift 3 要一起用；*coverage* 显示 LoRA 作用到了哪些层。"
 
 
 def text_to_image(
@@ -88,13 +84,18 @@ def text_to_image(
         **start,
         "4": prompt(encoder, *text),
         "5": node("InkstoneEmptyLatent", batch_size=1, **canvas),
-        **draw(6, Wires(model, vae, ["4", 0], ["4", 1], ["5", 0]), run),
+        **draw(6, Wires(model, vae, ["4", 0], ["5", 0]), run),
         **save("9", ["8", 0], "picture"),
     }
 
 
+def with_lora(start: Graph) -> Graph:
+    """Loaders and a Lightning LoRA on their model."""
+    return {**start, "11": node("InkstoneLoraLoader", model=["1", 0], **row(1, LIGHTNING_LORA))}
+
+
 def packed_loaders() -> dict[str, Node]:
-    """GGUF files and a Lightning LoRA on them."""
+    """GGUF files."""
     return {
         "1": node("InkstoneLoadDiffusionModel", model="qwen-image-Q4_K_M.gguf", dtype="auto"),
         "2": node(
@@ -103,12 +104,6 @@ def packed_loaders() -> dict[str, Node]:
             dtype="auto",
         ),
         "3": node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
-        "11": node(
-            "InkstoneLoraLoader",
-            model=["1", 0],
-            **row(1, "Qwen-Image-Lightning-8steps-V1.1.safetensors"),
-        ),
-        "12": node("InkstoneModelInfo", model=["11", 0], latent=["5", 0], steps=8),
     }
 
 
@@ -132,30 +127,21 @@ def graphs() -> dict[str, Example]:
             EMBEDDED_NOTE,
         ),
         "text_to_image_qwen_image": (
-            text_to_image(
-                loaders("qwen_image_bf16.safetensors"),
-                split,
-                (text, NEGATIVE),
-                full,
-                Run(steps=50, cfg=4.0),
-            ),
-            DOWNLOADS + "\n50 steps, CFG 4: the settings of the model card.",
+            text_to_image(loaders(MODEL), split, (text, NEGATIVE), full, Run(steps=50, cfg=4.0)),
+            FULL_NOTE,
         ),
         "text_to_image_gguf_lightning_lora": (
-            text_to_image(packed_loaders(), behind_lora, (text, NEGATIVE), full, lightning),
-            LORA_NOTE,
+            text_to_image(
+                with_lora(packed_loaders()), behind_lora, (text, NEGATIVE), full, lightning
+            ),
+            f"{FILES}\n\nAny other GGUF type takes the same places. {TOGETHER}\n\n"
+            f"其他 GGUF 类型放在同一位置。{TOGETHER_ZH}\n",
         ),
         "text_to_image_lightning_8_steps": (
             text_to_image(
-                loaders("qwen_image_lightning_8steps_bf16.safetensors"),
-                split,
-                (text, NEGATIVE),
-                full,
-                lightning,
+                with_lora(loaders(MODEL)), behind_lora, (text, NEGATIVE), full, lightning
             ),
-            DOWNLOADS + "\nThe model is a merged Lightning one for 8 steps, as "
-            "`lightx2v/Qwen-Image-Lightning` has them. 8 steps, CFG 1 and the fixed shift 3 "
-            "belong together.",
+            note(TOGETHER, TOGETHER_ZH),
         ),
         **edits.embedded(),
         **edits.qwen_image(),
@@ -170,19 +156,12 @@ def render_all() -> dict[str, str]:
     """File name below workflows/ -> content."""
     files = {}
     classes = node_classes()
-    for name, (graph, note) in graphs().items():
-        text = unwrapped(models.note_with_files(note, graph))
-        layout = Layout(notes=(Note(text, "Read me", _note_size(text)),), pack="inkstone")
-        files[f"{name}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
+    for name, (graph, text) in graphs().items():
+        notes = (Note(unwrapped(models.note_with_files(text, graph)), "Read me"),)
+        layout = Layout(notes=notes, pack="inkstone", name=name)
+        files[f"{TITLES[name]}.json"] = _text(models.mark(ui_from_api(graph, classes, layout)))
         files[f"api/{name}.json"] = _text(to_api(full_graph(graph, classes)))
     return files
-
-
-def _note_size(markdown: str) -> tuple[int, int]:
-    """Large enough to read the note without scrolling; the letters' size is the page's."""
-    lines = [line for line in markdown.split("\n") if line]
-    rows = sum(math.ceil(len(re.sub(r"\]\(.*?\)", "]", line)) / LINE) for line in lines)
-    return NOTE_WIDTH, 20 * math.ceil((40 + 18 * rows + 10 * len(lines)) / 20)
 
 
 def unwrapped(markdown: str) -> str:
@@ -196,5 +175,7 @@ def _text(value: Mapping[str, object]) -> str:
 
 if __name__ == "__main__":
     (GRAPHS / "api").mkdir(exist_ok=True)
+    for old in GRAPHS.glob("*.json"):
+        old.unlink()
     for file, text in render_all().items():
         (GRAPHS / file).write_text(text, encoding="utf-8")

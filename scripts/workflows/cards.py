@@ -1,8 +1,9 @@
 """Draws the thumbnails that the template browser shows: `python scripts/workflows/cards.py`.
 
-Graphs of the embedded model show the picture that they save. The 20B weights are not at hand here,
-so the others are cards: a small scheme of input and output, maps by our own preprocessors, and
-captions. The browser's label covers the upper left corner.
+Graphs of the embedded model show what they draw, before and after where they start from a picture.
+The 20B weights are not at hand here, so the others are cards: a small scheme of input and output,
+maps by our own preprocessors, and captions. All name their settings, read from the graph. The
+browser's label covers the upper left corner.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
 from scripts.package import ROOT
 from scripts.workflows.controls import keypoints
+from scripts.workflows.titles import TITLES
 
 GRAPHS = ROOT / "workflows"
 SIDE, EDGE, TOP, WORDS = 384, 24, 64, 272  # the card; where the scheme and the words begin
@@ -104,8 +106,8 @@ def mapped(kind: str) -> Image.Image:
         return Image.open(out).convert("RGB").resize(BOX, Image.Resampling.LANCZOS)
 
 
-def card(before: Image.Image, after: Image.Image, words: str) -> Image.Image:
-    """before -> after, with a caption in the largest letters that fit."""
+def card(before: Image.Image, after: Image.Image, words: str, settings: str) -> Image.Image:
+    """before -> after, with a caption in the largest letters that fit, and the settings."""
     image = Image.new("RGB", (SIDE, SIDE), GROUND)
     draw = ImageDraw.Draw(image)
     image.paste(before, (EDGE, TOP + 20))
@@ -116,7 +118,19 @@ def card(before: Image.Image, after: Image.Image, words: str) -> Image.Image:
     while draw.multiline_textbbox((0, 0), words, _font(size), spacing=8)[2] > SIDE - 2 * EDGE:
         size -= 1
     draw.multiline_text((EDGE, WORDS), words, fill=INK, font=_font(size), spacing=8)
+    draw.text((EDGE, SIDE - 32), settings, fill=PALE, font=_font(17))
     return image
+
+
+def settings(name: str) -> str:
+    """The last sampler's settings of a graph, in one line."""
+    graph = json.loads((GRAPHS / "api" / f"{name}.json").read_text("utf-8"))
+    samplers = [n["inputs"] for n in graph.values() if n["class_type"] == "InkstoneDenoise"]
+    last = samplers[-1]
+    words = [f"{last['steps']} steps", f"CFG {last['cfg']:g}"]
+    words += [f"strength {last['strength']:g}"] if last["strength"] < 1 else []
+    sizes = [n["inputs"]["size"] for n in graph.values() if "size" in n["inputs"]]
+    return ", ".join([*words, *(size.split(" ")[-1].strip("()") for size in sizes)])
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -131,31 +145,39 @@ def _controlled(kind: str) -> tuple[Image.Image, Image.Image]:
     return mapped(kind), _evening() if kind != "pose" else scene()
 
 
+def _joined(after: Callable[[], Image.Image]) -> tuple[Image.Image, Image.Image]:
+    return three(), after()
+
+
+def _night() -> Image.Image:
+    return scene((40, 48, 92), (236, 236, 214))
+
+
 def _evening() -> Image.Image:
     return scene((214, 130, 90), (250, 240, 200))
 
 
 CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
-    "text_to_image_qwen_image": (lambda: (words_box(), scene()), "Qwen-Image\n50 steps, CFG 4"),
+    "text_to_image_qwen_image": (lambda: (words_box(), scene()), "Qwen-Image fp8\ntext to image"),
     "text_to_image_gguf_lightning_lora": (
-        lambda: (words_box(), scene()),
-        "Qwen-Image GGUF\n+ Lightning LoRA, 8 steps",
+        lambda: (words_box(), _evening()),
+        "Qwen-Image GGUF\nand a Lightning LoRA",
     ),
     "text_to_image_lightning_8_steps": (
-        lambda: (words_box(), scene()),
-        "Qwen-Image Lightning\n8 steps, CFG 1",
+        lambda: (words_box(), _night()),
+        "Qwen-Image fp8\nand a Lightning LoRA",
     ),
     "image_to_image_qwen_image": (lambda: (scene(), _evening()), "Qwen-Image\nimage to image"),
     "inpaint_qwen_image": (_mask, "Qwen-Image inpaint\nthe rest stays bit for bit"),
     "outpaint_qwen_image": (lambda: (wider(False), wider(True)), "Qwen-Image\noutpaint"),
     "edit_2509": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2509\none picture"),
-    "edit_2511": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2511\none picture"),
+    "edit_2511": (lambda: (scene(), _evening()), "Qwen-Image-Edit-2511\none picture"),
     **{
         f"edit_{n}_three_pictures": (
-            lambda: (three(), scene()),
+            functools.partial(_joined, after),
             f"Qwen-Image-Edit-{n}\nthree pictures",
         )
-        for n in (2509, 2511)
+        for n, after in ((2509, _night), (2511, _evening))
     },
     "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
     **{
@@ -183,26 +205,36 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
 }
 
 
-def saved(name: str) -> Image.Image:
-    """The picture that a graph of the embedded model saves."""
+EMBEDDED = {
+    "edit_embedded": "Embedded model\nmake the star green",
+    "image_to_image_embedded": "Embedded model\nimage to image",
+    "inpaint_embedded": "Embedded model\ninpaint the left half",
+    "controlnet_embedded": "Embedded model\nControlNet: the same edges",
+}
+
+
+def drawn(name: str) -> list[Image.Image]:
+    """The picture that a graph of the embedded model saves, behind the one that it starts from."""
     with tempfile.TemporaryDirectory() as folder:
         host = HeadlessHost(output=Path(folder), temp=Path(folder) / "temp")
         graph = GRAPHS / "api" / f"{name}.json"
         files = run_file(graph, [], host, lambda value, total: None)["files"]
-        (file,) = (f for f in files if Path(f).parent.name == "inkstone")
-        size = (SIDE, SIDE)
-        return Image.open(file).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        saved = [f for f in files if Path(f).parent.name == "inkstone"]
+        source = [f for f in sorted((Path(folder) / "temp").glob("*.png")) if "pre" not in f.name]
+        return [Image.open(f).convert("RGB") for f in (*source[:1], *saved)]
 
 
-def embedded() -> list[str]:
-    """Names of the graphs that need no file."""
-    graphs = {p.stem: json.loads(p.read_text("utf-8")) for p in (GRAPHS / "api").glob("*.json")}
-    load = "InkstoneLoadAll"
-    return sorted(k for k, g in graphs.items() if any(n["class_type"] == load for n in g.values()))
+def thumbnail(name: str) -> Image.Image:
+    """The picture of a graph."""
+    if name in CARDS:
+        scheme, words = CARDS[name]
+        return card(*scheme(), words, settings(name))
+    images = drawn(name)
+    side = BOX if len(images) > 1 else (SIDE, SIDE)
+    images = [image.resize(side, Image.Resampling.LANCZOS) for image in images]
+    return card(*images, EMBEDDED[name], settings(name)) if len(images) > 1 else images[0]
 
 
 if __name__ == "__main__":
-    for graph in embedded():
-        saved(graph).save(GRAPHS / f"{graph}.jpg", quality=88)
-    for graph, (scheme, words) in CARDS.items():
-        card(*scheme(), words).save(GRAPHS / f"{graph}.jpg", quality=88)
+    for name, title in TITLES.items():
+        thumbnail(name).save(GRAPHS / f"{title}.jpg", quality=88)

@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from inkstone.nodes.load import EMBEDDED
+from scripts.workflows.edits import PAINT, PAINT_ZH
 from scripts.workflows.parts import (
     EXAMPLE,
+    MODEL,
+    NEWER_MODEL,
     SMALL_RUN,
     Example,
     Graph,
@@ -27,41 +30,44 @@ from scripts.workflows.parts import (
     ends,
     loaders,
     node,
+    note,
     prompt,
     save,
 )
 
 UNION = "Qwen-Image-InstantX-ControlNet-Union.safetensors"
 INPAINTING = "Qwen-Image-InstantX-ControlNet-Inpainting.safetensors"
-BASE, NEWER = "qwen_image_bf16.safetensors", "qwen_image_2512_bf16.safetensors"
 SOURCE = "a red circle on the left and a blue triangle on the right on a white background"
 RECOLOURED = "a yellow circle and a yellow triangle on a purple background"
 
-NOTE_EMBEDDED = """## No download needed
-
-The small model that ships inside Inkstone draws a source picture, *Control Picture* makes a map of
-its edges, and the small control that ships with it draws another picture with the same outlines.
-The second prompt does not say where the shapes are: the map does. Set *strength* of *Apply
-ControlNet* to 0 to see what the prompt alone gives, or *type* to soft_edge or lineart.
-"""
-NOTE = """## Files to download
-
-GGUF, fp8 and int8 files take the same places.
-
-{text}
-
-The result has exactly the picture's size; pictures of about 1328x1328 suit the control best.
-"""
-MAPS = {  # type -> its sentence in the note
-    "canny": "Thin edges, as OpenCV's. Raise the thresholds if there are too many lines.",
-    "soft_edge": "Outlines, strong ones bright. With a HED file in `models/annotators` *Control "
-    "Picture* uses that network.",
-    "lineart": "Lines of ink. The Union control was not trained on these by name; it takes them "
-    "for edges.",
-    "depth": "Near is white. Put Depth-Anything V2 into `models/annotators` and choose it as "
-    "*model*: without a file the map is a guess from the layout.",
-    "pose": "The skeleton comes from *keypoints*, OpenPose JSON: replace the example with yours, "
-    "or connect the output of an OpenPose or DWPose node. Of the picture only the size counts.",
+NOTE_EMBEDDED = note(
+    "The second prompt does not say where the shapes are: the map of edges does. With *strength* 0 "
+    "of *Apply ControlNet* the prompt is alone.",
+    "第二个提示词没有说明形状的位置，由边缘图决定。"
+    "把 *Apply ControlNet* 的 *strength* 设为 0 可对比。",
+    files=False,
+)
+SIZE = "Pictures of about 1328x1328 suit the control best; the result has exactly their size."
+SIZE_ZH = "图片约 1328x1328 时效果最好；结果尺寸与图片完全相同。"
+MAPS = {  # type -> its sentence in the note, in both languages
+    "canny": ("Too many lines: raise the thresholds.", "线条太多时调高阈值。"),
+    "soft_edge": (
+        "With a HED file in `models/annotators` *Control Picture* uses that network.",
+        "`models/annotators` 里有 HED 文件时可选用该网络。",
+    ),
+    "lineart": (
+        "Union was not trained on line art by name; it takes it for edges.",
+        "Union 没有专门训练过线稿，按边缘处理。",
+    ),
+    "depth": (
+        "Near is white. Choose Depth-Anything V2 from `models/annotators` as *model*: without a "
+        "file the map is a guess.",
+        "近处为白。*model* 请选 `models/annotators` 里的 Depth-Anything V2；没有文件时只是估计。",
+    ),
+    "pose": (
+        "The skeleton comes from *keypoints* (OpenPose JSON) or from an OpenPose or DWPose node.",
+        "骨架来自 *keypoints*（OpenPose JSON），也可连接 OpenPose 或 DWPose 节点。",
+    ),
 }
 PROMPTS = {
     "pose": "A full-length photograph of a dancer in a red coat on a rainy street at night, "
@@ -102,10 +108,10 @@ class Row(NamedTuple):
 
     control: str  # its file
     kind: str  # of the map; "" for one that gets the picture itself, to inpaint it
-    note: str
+    note: tuple[str, str]  # English, Chinese
     steps: int = 30
     strength: float = 1.0
-    model: str = BASE
+    model: str = MODEL
     variant: str = "qwen-image"
     inpaint: bool = False  # in addition to the map
     begin: str = ""  # of its prompts
@@ -113,8 +119,7 @@ class Row(NamedTuple):
 
 _PATCH = "qwen_image_{}_diffsynth_controlnet.safetensors"
 _FUN = "Qwen-Image-2512-Fun-Controlnet-Union"
-_PAINT = """Right-click *Load Image*, open the mask editor and paint the area to change; the prompt
-describes the whole picture. Outside the mask every value stays as it is."""
+_PAINT = (PAINT, PAINT_ZH)
 ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, note) for kind, note in MAPS.items()} | {
     "controlnet_inpainting": Row(INPAINTING, "", _PAINT),
     **{
@@ -125,28 +130,32 @@ ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, note) for kind, note in MAP
     "controlnet_in_context": Row(
         "qwen_image_union_diffsynth_lora.safetensors",
         "canny",
-        "A LoRA that reads the map along with the picture. Its prompts begin with "
-        "`Context_Control. `. It takes soft edge, depth, pose and line art "
-        "too: set *type* of *Control Picture*.",
+        (
+            "A LoRA that reads the map along with the picture. Its prompts begin with "
+            "`Context_Control. `; it takes all types of *Control Picture*.",
+            "这是与图片一起读取控制图的 LoRA；提示词以 `Context_Control. ` 开头，支持所有类型。",
+        ),
         40,
         begin="Context_Control. ",
     ),
     "controlnet_fun_union": Row(
         f"{_FUN}.safetensors",
         "canny",
-        "For Qwen-Image-2512. The same file takes soft edge, depth and pose: set *type* of "
-        "*Control Picture*. A *strength* of 0.7 to 0.95 suits it best.",
+        (
+            "Takes soft edge, depth and pose too: set *type*. Strength 0.7 to 0.95 suits it.",
+            "也支持软边缘、深度和姿态：改 *type*。*strength* 取 0.7 到 0.95。",
+        ),
         40,
         0.8,
-        NEWER,
+        NEWER_MODEL,
     ),
     "controlnet_fun_union_inpaint": Row(
         f"{_FUN}.safetensors",
         "canny",
-        "For Qwen-Image-2512: what is inpainted follows the map, too. " + _PAINT,
+        (f"What is inpainted follows the map, too. {PAINT}", f"重绘的部分也遵循控制图。{PAINT_ZH}"),
         40,
         0.8,
-        NEWER,
+        NEWER_MODEL,
         inpaint=True,
     ),
 }
@@ -155,10 +164,10 @@ ROWS = {f"controlnet_union_{kind}": Row(UNION, kind, note) for kind, note in MAP
 def embedded() -> dict[str, Example]:
     """The graph that needs no download."""
     model, text, vae = ends()
-    wires = Wires(model, vae, ["11", 0], ["10", 1], ["3", 0])
+    wires = Wires(model, vae, ["11", 0])
     graph = {
         **drawn_source(SOURCE),
-        "8": node("InkstoneControlPicture", image=["6", 0], type="canny"),
+        "8": node("InkstoneControlPicture", image=["4", 0], type="canny"),
         "9": node("InkstoneLoadControlNet", control=EMBEDDED),
         "10": prompt(text, RECOLOURED, "", "Prompt"),
         "11": apply(["10", 0], (["9", 0], vae), ["8", 0], 1.0),
@@ -186,7 +195,7 @@ def apply(
 
 def published() -> dict[str, Example]:
     """One graph for each row."""
-    wires = Wires(["1", 0], ["3", 0], ["9", 0], ["5", 1], ["8", 0])
+    wires = Wires(["1", 0], ["3", 0], ["9", 0], ["8", 0])
     examples = {}
     for name, row in ROWS.items():
         inpaints = row.inpaint or not row.kind
@@ -197,7 +206,8 @@ def published() -> dict[str, Example]:
             graph["13"] = node("InkstoneStitch", image=["12", 0], stitch=["8", 1])
             picture = ["13", 0]
         graph |= save("14", picture, name)
-        examples[name] = graph, NOTE.format(text=row.note)
+        english, chinese = row.note
+        examples[name] = graph, note(f"{english} {SIZE}", chinese + SIZE_ZH)
     return examples
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from scripts.workflows.parts import (
     EXAMPLE,
-    FILES,
+    MODEL,
     SMALL_RUN,
     SMALL_SIDE,
     Example,
@@ -22,6 +22,7 @@ from scripts.workflows.parts import (
     ends,
     loaders,
     node,
+    note,
     prompt,
     save,
 )
@@ -29,48 +30,55 @@ from scripts.workflows.parts import (
 SIGN = 'a white sign that says "INK" in blue above a {} on a yellow background'
 EDITED = 'the word "INK" in blue above a red star on a white background'
 OLD, NEW = (SIGN.format(what) for what in ("red star", "green circle"))
+SHAPES = "a {} on the left and a blue triangle on the right on a white background"
 
-NOTE_IMAGE = """## No download needed
+NOTE_IMAGE = note(
+    "*Source* draws the picture to start from; *strength* is the denoising strength. For a picture "
+    "of yours connect *Load Image*: any size works, and the result has exactly that size.",
+    "“Source”画出起始图；*strength* 是重绘幅度。用自己的图：改接 *Load Image*，任何尺寸都可以，"
+    "结果尺寸与原图完全相同。",
+    files=False,
+)
+NOTE_INPAINT = note(
+    "The left half of the picture is inpainted; outside the mask every value stays. For a picture "
+    "of yours connect *Load Image* with the mask of its mask editor.",
+    "重绘图片的左半部分，遮罩以外逐像素不变。用自己的图：改接 *Load Image*，在遮罩编辑器里涂抹。",
+    files=False,
+)
+NOTE_EDIT = note(
+    'Try *make the background blue*, *make the word "OPEN"*, *remove the star*, *add a red circle '
+    "on the left*. With the loaders of an edit model the same graph edits any picture.",
+    "可试 *make the background blue*、*remove the star* 等指令。换成编辑模型的加载节点，"
+    "同一工作流可编辑任何图片。",
+    files=False,
+)
+PAINT = (
+    "Paint the area to change in the mask editor of *Load Image*; the prompt describes the whole "
+    "picture. Outside the mask every value stays."
+)
+PAINT_ZH = "在 *Load Image* 的遮罩编辑器里涂抹要改的区域；提示词描述整幅图。遮罩以外逐像素不变。"
+EXACT = "The result has exactly the picture's size."
+EXACT_ZH = "结果尺寸与原图完全相同。"
 
-The small model that ships inside Inkstone draws a source picture and starts from it: *strength* in
-*Result: sampler* is the denoising strength. To start from a picture of yours, replace the
-source with *Load Image*: any size works, and the result has exactly that size.
-"""
-NOTE_INPAINT = """## No download needed
 
-The small model that ships inside Inkstone draws a source picture and then inpaints a part of it:
-the mask (lower half, from core nodes). Outside the mask every value stays as it is. To inpaint a
-picture of yours, replace the source with *Load Image*, paint the mask in its mask editor and
-connect *MASK*.
-"""
-NOTE_EDIT = """## No download needed
-
-The small model that ships inside Inkstone draws a source picture and edits it. It was trained on
-requests such as *make the star green*, *make the background blue*, *make the word "OPEN"*, *remove
-the star*, *add a red circle on the left*. The same graph with the three loaders of an edit model
-edits any picture: replace the source with *Load Image*.
-"""
-TOWER = ", a GGUF text encoder needs its mmproj file next to it"
-
-
-def _lower_half(width: int, height: int) -> Graph:
-    """A mask of the lower half, of core nodes; its output is node 12."""
+def _left_half(width: int, height: int) -> Graph:
+    """A mask of the left half, of core nodes; its output is node 11."""
     return {
-        "10": node("SolidMask", "Mask: keep", value=0.0, width=width, height=height),
-        "11": node("SolidMask", "Mask: redraw", value=1.0, width=width, height=height // 2),
-        "12": node(
+        "10": node("SolidMask", "Mask: all", value=1.0, width=width, height=height),
+        "11": node(
             "MaskComposite",
+            "Mask: left half",
             destination=["10", 0],
-            source=["11", 0],
-            x=0,
-            y=height // 2,
-            operation="add",
+            source=["10", 0],
+            x=width // 2,
+            y=0,
+            operation="subtract",
         ),
     }
 
 
 def embedded() -> dict[str, Example]:
-    """Graphs that need no download. Nodes 1 to 7 draw the source."""
+    """Graphs that need no download. Nodes 1 to 5 draw the source."""
     return {
         "edit_embedded": (_edited(), NOTE_EDIT),
         "image_to_image_embedded": (_changed(), NOTE_IMAGE),
@@ -81,25 +89,25 @@ def embedded() -> dict[str, Example]:
 def _changed() -> Graph:
     """Image-to-image."""
     model, text, vae = ends()
-    wires = Wires(model, vae, ["8", 0], ["8", 1], ["9", 0])
+    wires = Wires(model, vae, ["8", 0], ["9", 0])
     return {
         **drawn_source(OLD),
         "8": prompt(text, NEW, "", "Prompt"),
-        "9": node("InkstoneImageToLatent", vae=vae, image=["6", 0]),
+        "9": node("InkstoneImageToLatent", vae=vae, image=["4", 0]),
         **draw(10, wires, replace(SMALL_RUN, seed=3, strength=0.85), "Result"),
         **save("13", ["12", 0], "image_to_image"),
     }
 
 
 def _inpainted() -> Graph:
-    """The lower half drawn from another prompt."""
+    """The left half drawn from another prompt."""
     model, text, vae = ends()
-    wires = Wires(model, vae, ["8", 0], ["8", 1], ["9", 0])
+    wires = Wires(model, vae, ["8", 0], ["9", 0])
     return {
-        **drawn_source(OLD),
-        "8": prompt(text, NEW, "", "Prompt"),
-        **_lower_half(SMALL_SIDE, SMALL_SIDE),
-        "9": node("InkstoneInpaint", vae=vae, image=["6", 0], mask=["12", 0], feather=4),
+        **drawn_source(SHAPES.format("red circle")),
+        "8": prompt(text, SHAPES.format("green star"), "", "Prompt"),
+        **_left_half(SMALL_SIDE, SMALL_SIDE),
+        "9": node("InkstoneInpaint", vae=vae, image=["4", 0], mask=["11", 0], feather=4),
         **draw(13, wires, replace(SMALL_RUN, seed=3), "Result"),
         "16": node("InkstoneStitch", image=["15", 0], stitch=["9", 1]),
         **save("17", ["16", 0], "inpaint"),
@@ -109,7 +117,7 @@ def _inpainted() -> Graph:
 def _edited() -> Graph:
     """An edit by a request."""
     model, text, vae = ends()
-    wires = Wires(model, vae, ["8", 0], ["8", 1], ["8", 2])
+    wires = Wires(model, vae, ["8", 0], ["8", 2])
     return {
         **drawn_source(EDITED),
         "8": node(
@@ -119,19 +127,18 @@ def _edited() -> Graph:
             vae=vae,
             prompt="make the star green",
             negative="",
-            **{"images.picture_1": ["6", 0]},
+            **{"images.picture_1": ["4", 0]},
         ),
         **draw(9, wires, replace(SMALL_RUN, seed=3, steps=8, cfg=1.0), "Result"),
         **save("12", ["11", 0], "edit"),
     }
 
 
-_BASE = Wires(["1", 0], ["3", 0], ["5", 0], ["5", 1], ["6", 0])
+_BASE = Wires(["1", 0], ["3", 0], ["5", 0], ["6", 0])
 
 
 def qwen_image() -> dict[str, Example]:
     """Image-to-image, inpaint and outpaint with the text-to-image model."""
-    note = FILES.format(tower="")
     run = Run(steps=50, cfg=4.0)
     image = {
         **_start("An oil painting of the same scene, thick brush strokes, warm light."),
@@ -156,32 +163,28 @@ def qwen_image() -> dict[str, Example]:
         "11": node("InkstoneStitch", image=["10", 0], stitch=["7", 1]),
         **save("12", ["11", 0], "outpaint"),
     }
-    paint = "\nRight-click *Load Image*, open the mask editor and paint the area to change; the "
-    paint += "prompt describes the whole picture. Outside the mask every value stays."
+    whole = "The prompt describes the whole picture, the new part too."
     return {
-        "image_to_image_qwen_image": (image, note + "\nThe result has the picture's exact size."),
-        "inpaint_qwen_image": (inpaint, note + paint),
-        "outpaint_qwen_image": (
-            outpaint,
-            note + "\nThe prompt describes the whole picture, the new part too.",
-        ),
+        "image_to_image_qwen_image": (image, note(EXACT, EXACT_ZH)),
+        "inpaint_qwen_image": (inpaint, note(PAINT, PAINT_ZH)),
+        "outpaint_qwen_image": (outpaint, note(whole, "提示词描述整幅图，包括新的部分。")),
     }
 
 
 def _start(text: str) -> Graph:
     """Loaders, the picture and the prompt: nodes 1 to 5."""
     return {
-        **loaders("qwen_image_bf16.safetensors", variant="qwen-image"),
+        **loaders(MODEL, variant="qwen-image"),
         "4": node("LoadImage", image=EXAMPLE),
         "5": prompt(["2", 0], text, " "),
     }
 
 
 EDITS = {  # name -> variant, file, pictures
-    "edit_2509": ("edit-2509", "qwen_image_edit_2509_bf16.safetensors", 1),
-    "edit_2509_three_pictures": ("edit-2509", "qwen_image_edit_2509_bf16.safetensors", 3),
-    "edit_2511": ("edit-2511", "qwen_image_edit_2511_bf16.safetensors", 1),
-    "edit_2511_three_pictures": ("edit-2511", "qwen_image_edit_2511_bf16.safetensors", 3),
+    "edit_2509": ("edit-2509", "qwen_image_edit_2509_fp8_e4m3fn.safetensors", 1),
+    "edit_2509_three_pictures": ("edit-2509", "qwen_image_edit_2509_fp8_e4m3fn.safetensors", 3),
+    "edit_2511": ("edit-2511", "qwen_image_edit_2511_fp8mixed.safetensors", 1),
+    "edit_2511_three_pictures": ("edit-2511", "qwen_image_edit_2511_fp8mixed.safetensors", 3),
 }
 ONE = 'Write "OPEN" in red on a wooden sign in the middle; everything else stays as it is.'
 THREE = "The person of Picture 1 wears the jacket of Picture 2 and stands in the room of Picture 3."
@@ -189,7 +192,7 @@ THREE = "The person of Picture 1 wears the jacket of Picture 2 and stands in the
 
 def edits() -> dict[str, Example]:
     """Edits of one picture and of three."""
-    wires = Wires(["1", 0], ["3", 0], ["7", 0], ["7", 1], ["7", 2])
+    wires = Wires(["1", 0], ["3", 0], ["7", 0], ["7", 2])
     examples = {}
     for name, (variant, file, count) in EDITS.items():
         pictures = {str(4 + n): node("LoadImage", image=EXAMPLE) for n in range(count)}
@@ -212,9 +215,16 @@ def edits() -> dict[str, Example]:
             **draw(8, wires, Run(steps=40, cfg=4.0)),
             **save("11", ["10", 0], name),
         }
-        note = FILES.format(tower=TOWER)
-        note += f"\nMost files do not name their variant, so the loader does: *{variant}*. "
-        examples[name] = graph, note + "The result has the exact size of Picture 1."
+        examples[name] = (
+            graph,
+            note(
+                "A GGUF text encoder needs its mmproj file next to it. Most model files do not "
+                f"name their variant, so the loader does: *{variant}*. The result has exactly "
+                "the size of Picture 1.",
+                "GGUF 文本编码器需要同目录的 mmproj 文件。多数模型文件不写明版本，由加载节点指定："
+                f"*{variant}*。{EXACT_ZH}",
+            ),
+        )
     return examples
 
 
@@ -237,6 +247,5 @@ def layered() -> dict[str, Example]:
         "10": node("InkstoneSplitLayers", layers=["8", 0]),
         "11": node("PreviewImage", images=["10", 0]),
     }
-    note = FILES.format(tower="")
-    note += "\nEvery layer is saved as a PNG with alpha, of the picture's exact size."
-    return {"layered": (graph, note)}
+    english = "Every layer is saved as a PNG with alpha, of the picture's exact size."
+    return {"layered": (graph, note(english, "每个图层存为带透明通道的 PNG，尺寸与原图相同。"))}

@@ -20,10 +20,14 @@ _FUN = f"{_HUB}/alibaba-pai/Qwen-Image-2512-Fun-Controlnet-Union/resolve/main"
 
 # folder below an address -> (address, files, folder of models/ where it differs)
 _PLACES = (
-    (_QWEN, "diffusion_models", ("qwen_image_bf16", "qwen_image_2512_bf16")),
-    (_QWEN, "text_encoders", ("qwen_2.5_vl_7b",)),
+    (_QWEN, "diffusion_models", ("qwen_image_fp8_e4m3fn", "qwen_image_2512_fp8_e4m3fn")),
+    (_QWEN, "text_encoders", ("qwen_2.5_vl_7b_fp8_scaled",)),
     (_QWEN, "vae", ("qwen_image_vae",)),
-    (_EDIT, "diffusion_models", ("qwen_image_edit_2509_bf16", "qwen_image_edit_2511_bf16")),
+    (
+        _EDIT,
+        "diffusion_models",
+        ("qwen_image_edit_2509_fp8_e4m3fn", "qwen_image_edit_2511_fp8mixed"),
+    ),
     (_LAYERED, "diffusion_models", ("qwen_image_layered_bf16",)),
     (_LAYERED, "vae", ("qwen_image_layered_vae",)),
     (
@@ -45,7 +49,7 @@ _OTHERS = {  # file -> (folder, address)
     "qwen_image_union_diffsynth_lora.safetensors": ("controlnet", f"{_DIFFSYNTH}/loras"),
     "Qwen-Image-2512-Fun-Controlnet-Union.safetensors": ("controlnet", _FUN),
     "Qwen-Image-2512-Fun-Controlnet-Union-2602.safetensors": ("controlnet", _FUN),
-    "Qwen-Image-Lightning-8steps-V1.1.safetensors": (
+    "Qwen-Image-Lightning-8steps-V1.0.safetensors": (
         "loras",
         f"{_HUB}/lightx2v/Qwen-Image-Lightning/resolve/main",
     ),
@@ -87,12 +91,13 @@ _FOLDERS = {
 
 def files(graph: Graph) -> dict[str, str]:
     """The model files that an API graph names, in order: name -> folder of models/."""
-    return {
-        value: MODELS.get(value, {}).get("directory", _FOLDERS[name])
-        for node in graph.values()
-        for name, value in node["inputs"].items()
-        if name in _FOLDERS and isinstance(value, str) and value.endswith((".safetensors", ".gguf"))
-    }
+    named = {}
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            folder = _FOLDERS.get(name.rstrip("_0123456789"))  # rows of files are numbered
+            if folder and isinstance(value, str) and value.endswith((".safetensors", ".gguf")):
+                named[value] = MODELS.get(value, {}).get("directory", folder)
+    return named
 
 
 def note_with_files(note: str, graph: Graph) -> str:
@@ -100,7 +105,7 @@ def note_with_files(note: str, graph: Graph) -> str:
     lines = []
     for name, folder in files(graph).items():
         shown = f"[{name}]({MODELS[name]['url']})" if name in MODELS else name
-        lines.append(f"- {shown} → `models/{folder}`")
+        lines.append(f"- {shown} → `{folder}`")
     head, _, rest = note.partition("\n\n")
     return "\n\n".join([head, "\n".join(lines), rest]) if lines else note
 

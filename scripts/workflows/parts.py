@@ -29,10 +29,10 @@ EXAMPLE = "example.png"  # lies in the input folder of every ComfyUI
 OWN, _, LIGHTNING, _ = SCHEDULES
 SMALL_SIDE = 128  # pixels of the embedded model's canvas
 SMALL_CANVAS = {"size": SMALL, "width": SMALL_SIDE, "height": SMALL_SIDE}
-FILES = """## Files to download
-
-GGUF, fp8 and int8 files take the same places{tower}.
-"""
+MODEL, NEWER_MODEL = "qwen_image_fp8_e4m3fn.safetensors", "qwen_image_2512_fp8_e4m3fn.safetensors"
+TEXT_ENCODER = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
+FILES, GGUF = "## Files", "Less memory: a GGUF file of the model in the same folder."
+GGUF_ZH = "显存不够：同一模型的 GGUF 文件放进同一文件夹即可。"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Wires:
     model: Link
     vae: Link
     positive: Link
-    negative: Link
-    latent: Link
+    latent: Link | None = None  # None: one picture of the model's own size
 
 
 def node(kind: str, title: str = "", /, **inputs: object) -> Node:
@@ -78,7 +77,6 @@ def draw(start: int, wires: Wires, run: Run, title: str = "") -> Graph:
             titles[0],
             model=wires.model,
             positive=wires.positive,
-            latent=wires.latent,
             seed=run.seed,
             cfg=run.cfg,
             steps=run.steps,
@@ -87,8 +85,8 @@ def draw(start: int, wires: Wires, run: Run, title: str = "") -> Graph:
         ),
         decode: node("InkstoneDecode", titles[1], vae=wires.vae, latent=[denoise, 0]),
     }
-    if run.cfg > 1:
-        graph[denoise]["inputs"]["negative"] = wires.negative
+    if wires.latent is not None:
+        graph[denoise]["inputs"]["latent"] = wires.latent
     return graph
 
 
@@ -115,24 +113,27 @@ def loaders(
     """Loaders of ComfyUI's single files: nodes 1 to 3."""
     return {
         "1": node("InkstoneLoadDiffusionModel", model=model, dtype="auto", variant=variant),
-        "2": node(
-            "InkstoneLoadTextEncoder", text_encoder="qwen_2.5_vl_7b.safetensors", dtype="auto"
-        ),
+        "2": node("InkstoneLoadTextEncoder", text_encoder=TEXT_ENCODER, dtype="auto"),
         "3": node("InkstoneLoadVAE", vae=vae, dtype="auto"),
     }
 
 
 def drawn_source(text: str) -> Graph:
-    """Nodes 1 to 7 of the graphs that draw their own source picture; node 6 has the picture."""
+    """Nodes 1 to 5 of the graphs that draw their own source picture; node 4 has the picture."""
     model, encoder, vae = ends()
-    wires = Wires(model, vae, ["2", 0], ["2", 1], ["3", 0])
     return {
         "1": load_embedded(),
         "2": prompt(encoder, text, "", "Source: prompt"),
-        "3": node("InkstoneEmptyLatent", batch_size=1, **SMALL_CANVAS),
-        **draw(4, wires, replace(SMALL_RUN, seed=7), "Source"),
-        "7": node("PreviewImage", "Source", images=["6", 0]),
+        **draw(2, Wires(model, vae, ["2", 0]), replace(SMALL_RUN, seed=7), "Source"),
+        "5": node("PreviewImage", "Before", images=["4", 0]),
     }
+
+
+def note(english: str, chinese: str, files: bool = True) -> str:
+    """The note of a graph, in both languages; build.py puts the files below its heading."""
+    if not files:
+        return f"## No download needed\n\n{english}\n\n{chinese}\n"
+    return f"{FILES}\n\n{GGUF} {english}\n\n{GGUF_ZH}{chinese}\n"
 
 
 def ends() -> tuple[Link, Link, Link]:

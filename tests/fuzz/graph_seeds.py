@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from inkstone.headless.workflow.load import find_graph
+
 from ..support.ui_graphs import feature_graphs
 from .files import joined
 
-ROOT = Path(__file__).resolve().parents[2]
 _SHIPPED = ("text_to_image_embedded", "edit_2511", "inpaint_embedded", "text_to_image_qwen_image")
 
 
@@ -18,7 +19,7 @@ def _text(value: object) -> bytes:
 
 def shipped() -> list[bytes]:
     """Some example graphs."""
-    return [(ROOT / "workflows" / f"{name}.json").read_bytes() for name in _SHIPPED]
+    return [find_graph(Path(name)).read_bytes() for name in _SHIPPED]
 
 
 def ui_graphs() -> list[bytes]:

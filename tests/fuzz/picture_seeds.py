@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, features
 
-ROOT = Path(__file__).resolve().parents[2]
+from inkstone.headless.workflow.load import find_graph
+
 FORMATS = (
     "PNG",
     "JPEG",
@@ -102,7 +103,7 @@ def profiles() -> list[bytes]:
 def png_texts() -> list[bytes]:
     """PNGs with a graph in them, in every kind of text chunk."""
     plain = saved(picture(), "PNG")
-    ui = (ROOT / "workflows" / "text_to_image_embedded.json").read_bytes()
+    ui = find_graph(Path("text_to_image_embedded")).read_bytes()
     api = b'{"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}}}'
     return [
         with_text(plain, "prompt", api),

@@ -24,6 +24,7 @@ from inkstone.host.api import io
 from inkstone.host.headless import HeadlessHost
 
 from ..headless.draw.test_edit_draw import mask_file, pixels, save
+from .layouts import faults
 
 
 class Kept(CORE_NODES["SaveImage"]):
@@ -77,6 +78,7 @@ def check(files: dict[str, np.ndarray], each: int = 1) -> None:
         file, nodes = read_graph_file(Path(name)), node_classes()
         validate(parse_graph(file.api), nodes, choices=False)
         assert file.as_api(interfaces(nodes), ran=False) == file.api
+        assert file.ui is None or faults(file.ui) == [], name
 
 
 def folders(place: Path) -> Path:

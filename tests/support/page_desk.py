@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts.workflows.titles import TITLES
+
 from .browser_check import MINUTE, READY, _get
 
 if TYPE_CHECKING:
@@ -80,8 +82,8 @@ class Desk:
 
 
 def workflow(name: str) -> dict[str, Any]:
-    """A shipped UI graph."""
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    """A shipped UI graph, by the name of its API form."""
+    return json.loads((ROOT / "workflows" / f"{TITLES[name]}.json").read_text("utf-8"))
 
 
 def set_widget(graph: dict[str, Any], kind: str, slot: int, value: Any) -> dict[str, Any]:

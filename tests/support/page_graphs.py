@@ -9,7 +9,7 @@ from .browser_check import NODES, WIDGET, _hover, _shots_at_full_size, differenc
 from .help_pictures import ALONE
 from .page_desk import ROOT, Desk, Wrong, set_widget, workflow
 
-NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+NAMES = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
 NEWER = (
     "text_to_image_embedded",
     "text_to_image_gguf_lightning_lora",

@@ -28,6 +28,7 @@ from . import (
     page_by_hand,
     page_colours,
     page_graphs,
+    page_layout,
     page_menu,
     page_messages,
     page_runs,
@@ -60,6 +61,8 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "tooltips", page_graphs.tooltips
     for name in page_graphs.NAMES:
         yield f"graph {name}", partial(page_graphs.opens, name=name)
+    for name in page_graphs.NAMES:
+        yield f"layout {name}", partial(page_layout.reads, name=name)
     yield "missing file", page_graphs.missing_file
     for name in page_runs.EMBEDDED:
         yield f"run {name}", partial(page_runs.runs, name=name)
@@ -76,6 +79,8 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "menu in Chinese", page_menu.chinese
     for name in page_graphs.NEWER:
         yield f"newer look {name}", partial(page_graphs.opens_newer, name=name)
+    for name in page_graphs.NAMES:
+        yield f"newer look layout {name}", partial(page_layout.reads, name=name)
     yield "newer look tooltip", page_graphs.tooltip_newer
     yield "newer look grows", page_graphs.grows
     yield from ((f"newer look {name}", check) for name, check in IN_BOTH_LOOKS.items())
@@ -143,6 +148,7 @@ def browse(arguments: argparse.Namespace) -> int:
             executable_path=find_chromium(), args=list(CHROMIUM_FLAGS)
         )
         page = browser.new_page(viewport=VIEW)
+        page.add_init_script(page_layout.RECORD)
         try:
             desk = Desk(page, arguments.server, arguments.shots, arguments.log)
             return 1 if look(desk, arguments.only) else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from scripts.workflows.titles import TITLES
+
 from .help_pictures import ALONE
 from .page_desk import LOCALE, ROOT, Desk, Wrong, workflow
 
@@ -84,7 +86,7 @@ def templates(desk: Desk) -> str:
     bare = sorted(name for name in graphs if not cards.get(name))
     if bare:
         raise Wrong(f"not listed, or without a thumbnail: {bare}")
-    page.get_by_test_id("template-workflow-text_to_image_qwen_image").first.click()
+    page.get_by_test_id(f"template-workflow-{TITLES['text_to_image_qwen_image']}").first.click()
     page.wait_for_timeout(2500)
     desk.shoot("template-opened")
     kinds = page.evaluate("() => app.graph._nodes.map(n => n.type)")

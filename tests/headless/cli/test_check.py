@@ -11,15 +11,16 @@ from PIL import Image
 
 from inkstone.files.hashes import file_hash
 from inkstone.headless.cli.main import main
+from inkstone.headless.workflow.load import find_graph
 
 from ...support.ui_graphs import feature_graphs
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "embedded" / "model"
-GRAPH = ROOT / "workflows" / "text_to_image_qwen_image.json"
+GRAPH = find_graph(Path("text_to_image_qwen_image"))
 PLACES = {
-    "transformer": ("diffusion_models", "qwen_image_bf16.safetensors"),
-    "text_encoder": ("text_encoders", "qwen_2.5_vl_7b.safetensors"),
+    "transformer": ("diffusion_models", "qwen_image_fp8_e4m3fn.safetensors"),
+    "text_encoder": ("text_encoders", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
     "vae": ("vae", "qwen_image_vae.safetensors"),
 }
 
@@ -61,7 +62,7 @@ def graph_with(tmp_path: Path, **models: dict) -> Path:
 
 
 def test_graph_of_the_embedded_model_runs():
-    status, facts = check(ROOT / "workflows" / "text_to_image_embedded.json", "--memory")
+    status, facts = check(find_graph(Path("text_to_image_embedded")), "--memory")
     assert (status, facts["runs"], facts["faults"], facts["missing"]) == (0, True, [], [])
     assert len(facts["memory"]) == 1 and facts["memory"][0].startswith("128x128, 20 steps: ")
 
@@ -110,7 +111,7 @@ def test_missing_files_with_where_to_get_them(tmp_path):
     path = graph_with(tmp_path, InkstoneLoadVAE=entry)
     ui = json.loads(path.read_text())
     note = next(n for n in ui["nodes"] if n["type"] == "MarkdownNote")
-    link = "https://example.org/a/qwen_image_bf16.safetensors"
+    link = "https://example.org/a/qwen_image_fp8_e4m3fn.safetensors"
     note["widgets_values"][0] = f"[model]({link}?download=true)"
     path.write_text(json.dumps(ui))
     status, facts = check(path, "--models", tmp_path)
@@ -118,7 +119,7 @@ def test_missing_files_with_where_to_get_them(tmp_path):
     assert status == 1 and len(missing) == 3
     assert url in missing["qwen_image_vae.safetensors"]["said"]
     assert "0.25 GB" in missing["qwen_image_vae.safetensors"]["said"]
-    assert missing["qwen_image_bf16.safetensors"]["url"].startswith(link)
+    assert missing["qwen_image_fp8_e4m3fn.safetensors"]["url"].startswith(link)
     assert not facts["faults"], "a missing file is reported once"
 
 
@@ -176,7 +177,7 @@ def test_pin_without_a_place_is_a_wrong_call(capsys):
 
 
 def test_bad_values_links_and_pictures(tmp_path):
-    ui = json.loads((ROOT / "workflows" / "text_to_image_embedded.json").read_text("utf-8"))
+    ui = json.loads(find_graph(Path("text_to_image_embedded")).read_text("utf-8"))
     sampler = next(n for n in ui["nodes"] if n["type"] == "InkstoneDenoise")
     sampler["widgets_values"][3] = -3  # steps
     saved = next(n for n in ui["nodes"] if n["type"] == "SaveImage")

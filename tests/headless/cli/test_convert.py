@@ -21,7 +21,7 @@ from inkstone.errors import InkstoneError
 from inkstone.files.png import save_png
 from inkstone.headless.cli.main import main
 from inkstone.headless.core_nodes.registry import node_classes
-from inkstone.headless.workflow.load import read_graph_file
+from inkstone.headless.workflow.load import find_graph, read_graph_file
 from inkstone.headless.workflow.node_info import interface_of, parse_interface, read_interfaces
 from inkstone.headless.workflow.parse_ui import parse_workflow
 from inkstone.headless.workflow.to_api import Flattener
@@ -38,7 +38,7 @@ PAGES = SUPPORT / "pages"
 FEATURES = json.loads((PAGES / "features.json").read_text("utf-8"))
 TEMPLATES = json.loads(lzma.decompress((PAGES / "templates.json.xz").read_bytes()))
 CLASSES = read_interfaces(str(PAGES / "object_info.json"))
-SHIPPED = sorted((ROOT / "workflows").glob("*.json"))
+SHIPPED = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
 GRAPHS = feature_graphs()
 
 
@@ -57,11 +57,11 @@ def test_official_template_is_converted_as_the_page_does(name):
     assert not differences(TEMPLATES[name]["api"], converted(TEMPLATES[name]["ui"]))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_shipped_graph_is_converted_to_its_stored_form(path, tmp_path):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_graph_is_converted_to_its_stored_form(name, tmp_path):
     out = tmp_path / "api.json"
-    assert main(["convert", str(path), "-o", str(out), "--quiet"]) == 0
-    stored = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
+    assert main(["convert", str(find_graph(Path(name))), "-o", str(out), "--quiet"]) == 0
+    stored = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
     assert json.loads(out.read_text("utf-8")) == stored
 
 
@@ -208,7 +208,7 @@ def test_bad_object_info(source, words):
 def test_picture_gives_what_the_page_showed(tmp_path, capsys):
     import numpy as np
 
-    ui = json.loads((ROOT / "workflows/text_to_image_embedded.json").read_text("utf-8"))
+    ui = json.loads(find_graph(Path("text_to_image_embedded")).read_text("utf-8"))
     path = save_png(tmp_path / "x.png", np.zeros((4, 4, 3)), {"workflow": json.dumps(ui)})
     assert main(["convert", str(path)]) == 0
     stored = json.loads((ROOT / "workflows/api/text_to_image_embedded.json").read_text("utf-8"))
@@ -279,7 +279,7 @@ def test_live_page_agrees(tmp_path):
     from ...support.comfy_install import PACK
     from ...support.comfy_server import ComfyServer
 
-    graphs = {p.stem: json.loads(p.read_text("utf-8")) for p in SHIPPED}
+    graphs = {name: json.loads(find_graph(Path(name)).read_text("utf-8")) for name in SHIPPED}
     graphs |= {name: GRAPHS[name] for name in FEATURES}
     graphs |= {p.stem: json.loads(p.read_text("utf-8")) for p in templates()}  # where installed
     (tmp_path / "in.json").write_text(json.dumps(graphs))

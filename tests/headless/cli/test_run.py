@@ -11,11 +11,12 @@ from PIL import Image
 
 from inkstone.files.png import read_text_chunks, save_png
 from inkstone.headless.cli.main import main
+from inkstone.headless.workflow.load import find_graph
 
 from ...support.ui_graphs import feature_graphs
 
 ROOT = Path(__file__).resolve().parents[3]
-EMBEDDED = sorted(p.stem for p in (ROOT / "workflows").glob("*_embedded.json"))
+EMBEDDED = sorted(p.stem for p in (ROOT / "workflows" / "api").glob("*_embedded.json"))
 GRAPHS = feature_graphs()
 
 
@@ -42,7 +43,7 @@ def test_shipped_graph_draws_the_same_from_ui_api_and_picture(name, tmp_path, mo
     folder = ROOT / "workflows"
     api = json.loads((folder / "api" / f"{name}.json").read_text("utf-8"))
     few = [f"{key}.steps=1" for key, entry in api.items() if "steps" in entry["inputs"]]
-    ui = run(folder / f"{name}.json", tmp_path / "ui", *few)
+    ui = run(Path(name), tmp_path / "ui", *few)
     plain = run(folder / "api" / f"{name}.json", tmp_path / "api", *few)
     saved = next(iter((tmp_path / "api").rglob("*.png")))
     again = run(saved, tmp_path / "png")
@@ -90,13 +91,13 @@ def test_set_of_nothing_is_a_wrong_call(tmp_path, capsys):
 
 
 def test_missing_models_are_listed_before_anything_runs(tmp_path, capsys):
-    graph = ROOT / "workflows" / "text_to_image_qwen_image.json"
+    graph = find_graph(Path("text_to_image_qwen_image"))
     out = tmp_path / "out"
     call = ["run", str(graph), "--models", str(tmp_path), "--output", str(out), "--quiet"]
     assert main(call) == 1
     stderr = capsys.readouterr().err
     assert "3 model files are not here" in stderr and "models/vae" in stderr
-    assert "qwen_image_bf16.safetensors" in stderr and not out.exists()
+    assert "qwen_image_fp8_e4m3fn.safetensors" in stderr and not out.exists()
 
 
 def test_foreign_classes_are_named(tmp_path, capsys):

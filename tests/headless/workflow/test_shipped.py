@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -16,11 +17,22 @@ from ...conftest import ROOT
 NAME = "text_to_image_embedded"
 
 
-@pytest.mark.parametrize("name", [NAME, f"{NAME}.json"])
-def test_a_shipped_graph_is_found_by_its_name(name, place):
+TITLE = "Text to image (no download)"  # what the page's list of templates shows
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.json", TITLE, f"{TITLE}.json"])
+def test_a_shipped_graph_is_found_by_its_name_and_title(name, place):
     path = find_graph(Path(name))
-    assert path == Path(inkstone.__file__).resolve().parent / "workflows" / f"{NAME}.json"
+    assert path == Path(inkstone.__file__).resolve().parent / "workflows" / f"{TITLE}.json"
     assert read_graph_file(path).ui
+
+
+def test_every_name_finds_the_graph_of_its_api_form(place):
+    for api in (SHIPPED / "api").glob("*.json"):
+        ui = read_graph_file(find_graph(Path(api.stem))).ui
+        classes = {node["type"] for node in ui["nodes"]} - {"MarkdownNote"}
+        assert classes == {n["class_type"] for n in json.loads(api.read_text("utf-8")).values()}
+        assert ui["extra"]["inkstone"]["name"] == api.stem
 
 
 def test_a_file_here_takes_precedence(place):

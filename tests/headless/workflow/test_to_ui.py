@@ -9,14 +9,9 @@ import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.headless.graph.api_graph import parse_graph, to_api
-from inkstone.headless.workflow.to_ui import (
-    Layout,
-    NodeGroup,
-    Note,
-    _depths,
-    full_graph,
-    ui_from_api,
-)
+from inkstone.headless.workflow.blocks import NodeGroup
+from inkstone.headless.workflow.layout import Layout, Note
+from inkstone.headless.workflow.to_ui import _depths, full_graph, ui_from_api
 
 from ...support.fake_nodes import ALL, number, save, show
 
