@@ -104,6 +104,13 @@ def test_draw_and_run_give_the_same_picture(tmp_path):
     assert np.abs(a - b).max() <= 1, f"pictures differ by {np.abs(a - b).max()}/255"
 
 
+def test_thumbnails_and_titles_differ():
+    thumbnails = {(ROOT / "workflows" / f"{title}.jpg").read_bytes() for title in TITLES.values()}
+    assert len(thumbnails) == len(set(TITLES.values())) == len(API)
+    assert {path.stem for path in API} == set(TITLES)
+    assert len(list((ROOT / "workflows").glob("*.jpg"))) == len(API), "none is left over"
+
+
 # --- graphs that start from a picture
 
 NAMES = [path.stem for path in API if "embedded" not in path.stem and "text" not in path.stem]

@@ -21,7 +21,7 @@ LANE = 8  # between two lanes, at the least
 TURN = 8  # a wire that turns off swings on a little: its bend is nearer to where it comes from
 SAME = 30  # two spaces that are not further apart are one
 DROP = 40  # from a socket to the bend below or above it
-BEND, SHUT = 60, 220  # what a bend, and a lane through a frame's title, costs as a length
+BEND, SHUT = 60, 500  # what a bend, and a lane through a frame's title, costs as a length
 MOST = 200  # wires of a graph that is drawn with bends; larger ones are nobody's first graph
 SPLINE, LEAST, FURTHEST = 0.25, 30.0, 80.0  # of the page's curves
 

@@ -94,7 +94,8 @@ def reads(desk: Desk, name: str) -> str:
     """A shipped graph at first open, as a template and as a file."""
     graph = workflow(name)
     zooms = {how: measure(desk, graph, how)["zoom"] for how in ("", "template")}
-    desk.shoot(f"layout-{name}")
+    newer = desk.page.locator("[data-node-id]").count() > 0
+    desk.shoot(f"{'newer-' if newer else ''}layout-{name}")
     facts = desk.page.evaluate(MEASURE)
     faults = [f"zoom {zoom:.2f} as a {how or 'file'}" for how, zoom in zooms.items() if zoom < ZOOM]
     if facts["share"] > UNDER or facts["undrawn"]:
