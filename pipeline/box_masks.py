@@ -82,10 +82,11 @@ def _cut(pixels: np.ndarray, box: Box) -> tuple[Box, np.ndarray] | None:
     if min(box.size) < _LEAST_SIDE or inner == outer:
         return None
     part = pixels[outer.top : outer.bottom, outer.left : outer.right]
-    inside = _grabcut(part, _moved(inner, outer))
-    if inside.sum() < _LEAST_SHARE * math.prod(box.size):
-        return None
-    return outer, inside
+    for oval in (True, False):
+        inside = _grabcut(part, _moved(inner, outer), oval)
+        if inside.sum() >= _LEAST_SHARE * math.prod(box.size):
+            return outer, inside
+    return None
 
 
 def _moved(box: Box, origin: Box) -> Box:
@@ -93,14 +94,19 @@ def _moved(box: Box, origin: Box) -> Box:
     return Box(box.left - x, box.top - y, box.right - x, box.bottom - y)
 
 
-def _grabcut(part: np.ndarray, inner: Box) -> np.ndarray:
-    """[h,w,3] bytes -> bool [h,w]: what inside the box differs from what is around it."""
+def _grabcut(part: np.ndarray, inner: Box, oval: bool) -> np.ndarray:
+    """[h,w,3] bytes -> bool [h,w]: what inside the box differs from what is around it. oval: begins
+    with the corners as ground, which few things fill; the cut may take them back.
+    """
     import cv2
     import numpy as np
 
     height, width = part.shape[:2]
     labels: np.ndarray = np.full((height, width), cv2.GC_BGD, np.uint8)
-    labels[inner.top : inner.bottom, inner.left : inner.right] = cv2.GC_PR_FGD
+    start = _oval(inner) if oval else np.ones(inner.size[::-1], bool)
+    labels[inner.top : inner.bottom, inner.left : inner.right] = np.where(
+        start, cv2.GC_PR_FGD, cv2.GC_PR_BGD
+    )
     scale = min(1.0, math.sqrt(_MOST_PIXELS / (width * height)))
     small = part
     if scale < 1:
@@ -118,6 +124,14 @@ def _grabcut(part: np.ndarray, inner: Box) -> np.ndarray:
     if scale < 1:
         inside = cv2.resize(inside.astype(np.float32), (width, height)) > 0.5
     return _sharpened(part, inside, math.ceil(1 / scale))
+
+
+def _oval(box: Box) -> np.ndarray:
+    """bool [h,w]: the ellipse that fills a box of this size."""
+    import numpy as np
+
+    across, down = (np.abs(np.linspace(-1 + 1 / n, 1 - 1 / n, n)) for n in box.size)
+    return across[None] ** 2 + down[:, None] ** 2 <= 1
 
 
 def _sharpened(part: np.ndarray, inside: np.ndarray, rim: int) -> np.ndarray:

@@ -16,9 +16,11 @@ from ..node_types import Json
 from .encoder_options import (
     add_answer_limits,
     add_draws,
+    add_plan_switch,
     add_text_encoder,
     check_text_encoder,
     given_text_encoder,
+    print_plan,
 )
 from .shared import add_json, as_text
 
@@ -56,7 +58,7 @@ def add(commands: Commands) -> None:
         )
     add_text_encoder(p)
     _add_decoding(p)
-    p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
+    add_plan_switch(p)
     add_json(p, "print answers and facts as JSON")
     p.set_defaults(handler=run)
 
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     check_text_encoder(args)
     with given_text_encoder(args) as text_encoder:
         if args.plan:
-            return _print_plan(text_encoder, questions[0], args)
+            return print_plan(text_encoder, *questions[0], args)
         answers = [_answer(text_encoder, paths, text, args) for paths, text in questions]
     if args.json:
         print(as_text(answers))
@@ -167,16 +169,3 @@ def _answer(
         if answer.seconds_per_token
         else None,
     }
-
-
-def _print_plan(
-    text_encoder: TextEncoderModel, question: tuple[list[Path], str], args: argparse.Namespace
-) -> int:
-    from ...files.images import read_picture
-    from ...pipeline.ask_plan import plan_answer
-
-    shapes = [read_picture(path).shape for path in question[0]]
-    sizes = [(shape[2], shape[1]) for shape in shapes]
-    plan = plan_answer(text_encoder, question[1], sizes, args.max_pixels, args.max_tokens)
-    print(as_text(plan.facts()) if args.json else plan.sentence())
-    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,11 @@ from ...pipeline.ask_choices import ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS
 from ...sampling.next_token_limits import MOST_TOKENS, USUAL_TOKENS
 from ..arg_types import between, check_device, file_path, lora
 from ..draw.options import add_machine
+from .shared import as_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...loaders.models.text_encoder import TextEncoderModel
 
 
@@ -87,6 +90,11 @@ def add_draws(p: argparse.ArgumentParser, temperature: float) -> None:
     )
 
 
+def add_plan_switch(p: argparse.ArgumentParser) -> None:
+    """--plan, of `print_plan`."""
+    p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
+
+
 def check_text_encoder(args: argparse.Namespace) -> None:
     """Refuses files and devices that are not there."""
     for name, path in (("--text-encoder", args.text_encoder), ("--model", args.model)):
@@ -114,3 +122,20 @@ def given_text_encoder(args: argparse.Namespace) -> Iterator[TextEncoderModel]:
         text_encoder.head.open()  # a file without it is refused before pictures are read
         adapters = [Adapter(load_lora(file), strength) for file, strength in args.lora]
         yield text_encoder.with_loras(adapters) if adapters else text_encoder
+
+
+def print_plan(
+    text_encoder: TextEncoderModel,
+    pictures: Sequence[Path],
+    question: str,
+    args: argparse.Namespace,
+) -> int:
+    """Print the memory that the answer takes."""
+    from ...files.images import read_picture
+    from ...pipeline.ask_plan import plan_answer
+
+    shapes = [read_picture(path).shape for path in pictures]
+    sizes = [(shape[2], shape[1]) for shape in shapes]
+    plan = plan_answer(text_encoder, question, sizes, args.max_pixels, args.max_tokens)
+    print(as_text(plan.facts()) if args.json else plan.sentence())
+    return 0

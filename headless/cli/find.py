@@ -11,9 +11,11 @@ from ...pipeline.find_choices import SHAPES, USUAL_TOKENS
 from ..arg_types import Commands, command, file_path
 from .encoder_options import (
     add_answer_limits,
+    add_plan_switch,
     add_text_encoder,
     check_text_encoder,
     given_text_encoder,
+    print_plan,
 )
 from .shared import add_json, as_text
 
@@ -63,6 +65,7 @@ def add(commands: Commands) -> None:
     )
     add_text_encoder(p)
     add_answer_limits(p, USUAL_TOKENS)
+    add_plan_switch(p)
     add_json(p, "print boxes and facts as JSON")
     p.set_defaults(handler=run)
 
@@ -74,10 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     try:
-        question_for(args.what)
+        question = question_for(args.what)
     except InkstoneError as error:
         raise CallError(str(error)) from None
     with given_text_encoder(args) as text_encoder:
+        if args.plan:
+            return print_plan(text_encoder, [args.picture], question, args)
         picture = read_picture(args.picture)
         found = find(text_encoder, picture, args.what, args.max_tokens, most=args.max_pixels)
         files = _write(args, picture, found)

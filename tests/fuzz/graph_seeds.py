@@ -175,3 +175,10 @@ def poses() -> list[bytes]:
     doc = {"people": [person], "canvas_width": 640, "canvas_height": 480}
     coco = {"people": [{"pose_keypoints_2d": [v / 1000 for v in body[:51]]}]}
     return [_text(doc), _text([doc, coco]), _text(coco)]
+
+
+def answers() -> list[bytes]:
+    """Boxes as Qwen2.5-VL writes them, and as its predecessors do."""
+    rows = [{"bbox_2d": [12, 9.5, 200, 80], "label": 'a "cat"'}, {"bbox_2d": [1, 2, 33, 44]}]
+    tagged = "<ref>cat</ref><box>(100,200),(500,1000)</box><|box_start|>(1,2),(3,4)<|box_end|>"
+    return [_text(rows), b"Here:\n```json\n" + _text(rows) + b"\n```", tagged.encode()]

@@ -1,4 +1,4 @@
-"""Targets: graphs, node lists, jobs, journals, prompts, options, poses."""
+"""Targets: graphs, node lists, jobs, journals, prompts, options, poses, answers with boxes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from inkstone.headless.workflow.to_inkstone import to_inkstone
 from inkstone.headless.workflow.to_ui import ui_from_api
 from inkstone.host.headless import HeadlessHost, using
 from inkstone.loaders.lora.adapters import parse_blocks
+from inkstone.pipeline.find_boxes import read_boxes
 from inkstone.sampling.prompt_tags import prompt_tags
 
 from .files import emptied, folder, split, written
@@ -143,3 +144,12 @@ def fuzz_keypoints(data: bytes) -> None:
 
 
 logging.getLogger("inkstone").addHandler(logging.NullHandler())
+
+
+def fuzz_boxes(data: bytes) -> None:
+    """An answer of the text encoder with boxes in it."""
+    width, height = 333, 71
+    text = data.decode("utf-8", "replace")
+    for box in read_boxes(text, "thing", (308, 84), (width, height)).boxes:
+        left, top, right, bottom = box.span
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height and box.label

@@ -36,6 +36,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "prompt": graph_seeds.prompts,
     "options": graph_seeds.options,
     "keypoints": graph_seeds.poses,
+    "boxes": graph_seeds.answers,
     "picture": picture_seeds.pictures,
     "profile": picture_seeds.profiles,
     "mask": picture_seeds.masks,

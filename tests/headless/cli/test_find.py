@@ -79,6 +79,14 @@ def test_a_random_model_ends_in_a_sentence(folder, place, capsys):
     assert "cut at 7 tokens" in err and "Traceback" not in err
 
 
+def test_the_plan(folder, picture, place, capsys):
+    call = ("find", picture, "cat", "--text-encoder", folder, "--mask", "m.png", "--plan", "--json")
+    status, out, _ = run(capsys, *call)
+    facts = json.loads(out)
+    assert status == 0 and facts["key_values"] and facts["vision_tower"]
+    assert not (place / "m.png").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
