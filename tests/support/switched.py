@@ -27,6 +27,7 @@ CLASSES = node_classes()
 SHIPPED = Path(__file__).resolve().parents[2] / "workflows"
 MODES = {"muted": 2, "bypassed": 4}
 EMBEDDED = "text_to_image_embedded"
+QUANTIZED = "embedded quantized"  # names a file that is not there
 
 
 class Switched(NamedTuple):
@@ -70,7 +71,7 @@ def runnable(cases: list[Switched]) -> list[Switched]:
     """One case of each class, mode and kind of graph that the checks let pass."""
     chosen: dict[tuple[str, str, bool], Switched] = {}
     for case in cases:
-        if case.kind != "InkstoneQuantise" and fault_of(case) is None:
+        if case.graph != QUANTIZED and fault_of(case) is None:
             chosen.setdefault((case.kind, case.mode, "embedded" in case.graph), case)
     return list(chosen.values())
 
@@ -92,7 +93,10 @@ def example(folder: Path) -> None:
 
 def graphs() -> dict[str, dict[str, Any]]:
     """The UI graphs by name."""
-    shipped = {path.stem: json.loads(path.read_text("utf-8")) for path in SHIPPED.glob("*.json")}
+    shipped = {}
+    for path in SHIPPED.glob("*.json"):
+        ui = json.loads(path.read_text("utf-8"))
+        shipped[ui["extra"]["inkstone"]["name"]] = ui
     own = {name: ui_from_api(api, CLASSES) for name, api in own_graphs().items()}
     return dict(sorted((shipped | own).items()))
 
@@ -118,7 +122,15 @@ def own_graphs() -> dict[str, dict[str, Any]]:
     file = {"lora": "tiny.safetensors"}
     asked = {"text_encoder": [load, 1], "images.picture_1": ["95", 0]}
     picture = {"image": "example.png"}
+    facts = {"model": [load, 0], "latent": canvas, "steps": 2}
+    wish = {"text_encoder": [load, 1], "prompt": "a star"}
+    sought = {"text_encoder": [load, 1], "image": ["95", 0], "what": "the star"}
     return {
+        "embedded with facts": with_nodes({}, **{"96": ("InkstoneModelInfo", facts)}),
+        "embedded with a wish": with_nodes({}, **{"97": ("InkstoneEnhancePrompt", wish)}),
+        "embedded with a search": with_nodes(
+            {}, **{"98": ("InkstoneFindInPicture", sought), "95": ("LoadImage", picture)}
+        ),
         "embedded with a schedule": graph,
         "embedded with a question": with_nodes(
             {}, **{"94": ("InkstoneAskPicture", asked), "95": ("LoadImage", picture)}
@@ -127,7 +139,7 @@ def own_graphs() -> dict[str, dict[str, Any]]:
             {"model": ["91", 0]},
             **{"91": ("InkstoneLoraStack", stack), "93": ("InkstoneLoadLora", file)},
         ),
-        "embedded quantized": with_nodes(
+        QUANTIZED: with_nodes(
             {}, **{"92": ("InkstoneQuantise", {"model": "m.gguf", "type": "Q8_0", "name": "n"})}
         ),
     }
