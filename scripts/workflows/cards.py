@@ -84,6 +84,30 @@ def sheets() -> Image.Image:
     return image
 
 
+def segments() -> Image.Image:
+    """A scene with its sun marked."""
+    return scene((0, 0, 0), (255, 0, 0)).point(lambda v: 255 if v > 200 else 0)
+
+
+def turned() -> Image.Image:
+    """A scene from further to the right."""
+    return scene().transform(BOX, Image.Transform.AFFINE, (0.7, 0.1, 20, 0, 0.9, 8))
+
+
+def worn() -> Image.Image:
+    """A scene with scratches, without colours."""
+    image = scene().convert("L").convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for x, lean in ((20, 14), (64, -20), (110, 8)):
+        draw.line((x, 0, x + lean, 150), fill=INK, width=2)
+    return image
+
+
+def coarse() -> Image.Image:
+    """A scene of few pixels."""
+    return scene().resize((19, 19), Image.Resampling.BOX).resize(BOX, Image.Resampling.NEAREST)
+
+
 def three() -> Image.Image:
     """Three pictures at once."""
     image = Image.new("RGB", BOX, GROUND)
@@ -179,6 +203,15 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
         )
         for n, after in ((2509, _night), (2511, _evening))
     },
+    "edit_2511_segmentation": (lambda: (scene(), segments()), "Qwen-Image-Edit-2511\nsegmentation"),
+    "edit_2511_depth": (lambda: (scene(), mapped("depth")), "Qwen-Image-Edit-2511\ndepth"),
+    "edit_2511_edges": (lambda: (scene(), mapped("canny")), "Qwen-Image-Edit-2511\nedges"),
+    "edit_2511_novel_view": (lambda: (scene(), turned()), "Qwen-Image-Edit-2511\nanother view"),
+    "edit_2511_restoration": (lambda: (worn(), scene()), "Qwen-Image-Edit-2511\nrestoration"),
+    "edit_2511_super_resolution": (
+        lambda: (coarse(), scene()),
+        "Qwen-Image-Edit-2511\nsuper-resolution",
+    ),
     "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
     **{
         f"controlnet_union_{kind}": (

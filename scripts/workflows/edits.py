@@ -190,31 +190,40 @@ ONE = 'Write "OPEN" in red on a wooden sign in the middle; everything else stays
 THREE = "The person of Picture 1 wears the jacket of Picture 2 and stands in the room of Picture 3."
 
 
+def edit_graph(
+    name: str, model: tuple[str, str], pictures: Graph, used: list[str], request: str
+) -> Graph:
+    """An edit. model: variant and file; pictures: nodes below 7; used: those that are edited."""
+    variant, file = model
+    wires = Wires(["1", 0], ["3", 0], ["7", 0], ["7", 2])
+    inputs = {f"images.picture_{n}": [key, 0] for n, key in enumerate(used, 1)}
+    return {
+        **loaders(file, variant=variant),
+        **pictures,
+        "7": node(
+            "InkstoneEncodeEdit",
+            text_encoder=["2", 0],
+            model=["1", 0],
+            vae=["3", 0],
+            prompt=request,
+            negative=" ",
+            **inputs,
+        ),
+        **draw(8, wires, Run(steps=40, cfg=4.0)),
+        **save("11", ["10", 0], name),
+    }
+
+
 def edits() -> dict[str, Example]:
     """Edits of one picture and of three."""
-    wires = Wires(["1", 0], ["3", 0], ["7", 0], ["7", 2])
     examples = {}
     for name, (variant, file, count) in EDITS.items():
         pictures = {str(4 + n): node("LoadImage", image=EXAMPLE) for n in range(count)}
         if count > 1:
             for n, entry in enumerate(pictures.values(), 1):
                 entry["_meta"] = {"title": f"Picture {n}"}
-        inputs = {f"images.picture_{n}": [key, 0] for n, key in enumerate(pictures, 1)}
-        graph = {
-            **loaders(file, variant=variant),
-            **pictures,
-            "7": node(
-                "InkstoneEncodeEdit",
-                text_encoder=["2", 0],
-                model=["1", 0],
-                vae=["3", 0],
-                prompt=ONE if count == 1 else THREE,
-                negative=" ",
-                **inputs,
-            ),
-            **draw(8, wires, Run(steps=40, cfg=4.0)),
-            **save("11", ["10", 0], name),
-        }
+        request = ONE if count == 1 else THREE
+        graph = edit_graph(name, (variant, file), pictures, list(pictures), request)
         examples[name] = (
             graph,
             note(
