@@ -142,4 +142,6 @@ class EnhancePrompt(io.ComfyNode):
             kept = chunks.setdefault(PNG_CHUNK, {})
             kept[str(getattr(cls.hidden, "unique_id", ""))] = {"prompt": prompt, "text": enhanced}
         lines = f"{enhanced}\n\n({note})" if note else enhanced
-        return io.NodeOutput(enhanced, ui=ui.PreviewText(lines))
+        both = {"prompt": prompt, "text": enhanced}
+        shown = {**ui.PreviewText(lines).as_dict(), "enhanced": [both]}  # read by web/messages.js
+        return io.NodeOutput(enhanced, ui=shown)

@@ -42,7 +42,7 @@ def test_the_defaults_are_those_of_a_request(encoder):
 def test_a_prompt_that_is_kept_says_so_on_the_node(encoder):
     output = run(encoder)
     assert output.args == (PROMPT,)
-    (shown,) = output.ui.as_dict()["text"]
+    (shown,) = output.ui["text"]
     note = enhance(encoder, EnhanceRequest(prompt=PROMPT)).note
     assert shown == f"{PROMPT}\n\n({note})"
 
@@ -66,7 +66,8 @@ def test_what_the_node_asks_for(encoder, monkeypatch):
             seed=9,
             images={"picture_2": b, "picture_1": a},
         )
-    assert output.args == ("better",) and output.ui.as_dict() == {"text": ["better"]}
+    assert output.args == ("better",) and output.ui["text"] == ["better"]
+    assert output.ui["enhanced"] == [{"prompt": PROMPT, "text": "better"}]
     (request,) = requests
     assert (request.prompt, request.instructions, request.seed) == (PROMPT, "shorter", 9)
     assert request.temperature == 0.2 and [p.shape for p in request.pictures] == [a.shape, b.shape]

@@ -65,7 +65,7 @@ def fault(desk: Desk) -> str:
         raise Wrong("the words on the node became a part of the graph")
     desk.page.keyboard.press("Escape")
     desk.page.evaluate(
-        f"() => {{ {desk.node(CANVAS)}.widgets.find(w => w.name == 'width').value = 128; }}"
+        f"() => {{ {desk.node(CANVAS)}.widgets.find(w => w.name == 'width').value = 1328; }}"
     )
     if (end := _run(desk)) != "execution_success":
         raise Wrong(f"the run with the right width ended with {end}")
@@ -78,8 +78,8 @@ def fault(desk: Desk) -> str:
 def status(desk: Desk) -> str:
     """The line of text on a node ends with the run: after its end, a stop and an error."""
     ways = (
-        ("execution_success", 120, 128),
-        ("execution_interrupted", 900, 128),
+        ("execution_success", 120, 1328),
+        ("execution_interrupted", 900, 1328),
         ("execution_error", 30, 512),
     )
     for end, steps, width in ways:
@@ -123,3 +123,28 @@ def _put(desk: Desk) -> None:
     desk.page.evaluate(TEXT, SAMPLER)
     if not desk.page.evaluate(STATUS, SAMPLER)["texts"]:
         raise Wrong("the page shows no status text")
+
+
+MADE = """kind => { const n = app.graph._nodes.find(n => n.type == kind);
+    app.api.dispatchCustomEvent('executed', {node: String(n.id), display_node: String(n.id),
+        output: {text: ['one\\ntwo'], enhanced: [{prompt: 'a', text: 'b'}]}}); }"""
+SHOWN = """kind => { const n = app.graph._nodes.find(n => n.type == kind);
+    const e = document.querySelector('.inkstone-text');
+    return {text: e ? e.innerText : '', cut: e ? e.scrollHeight - e.clientHeight : -1,
+        kept: n.properties.inkstone_enhanced, texts: n.widgets.map(w => w.name)
+            .filter(name => name == 'inkstone_text').length,
+        saved: JSON.stringify(app.graph.serialize()).includes('inkstone_text')}; }"""
+
+
+def text(desk: Desk) -> str:
+    """A text that a node made stands on it, once, and is no part of the graph."""
+    desk.show(workflow("text_to_image_embedded"))
+    for _ in range(2):
+        desk.page.evaluate(MADE, SAMPLER)
+        desk.page.wait_for_timeout(800)
+    desk.shoot("text")
+    seen = desk.page.evaluate(SHOWN, SAMPLER)
+    want = {"text": "one\ntwo", "texts": 1, "kept": {"prompt": "a", "text": "b"}, "saved": False}
+    if {name: seen[name] for name in want} != want or not 0 <= seen["cut"] <= 1:
+        raise Wrong(f"the node shows {seen}")
+    return "the text of a node stands on it"

@@ -50,6 +50,7 @@ IN_BOTH_LOOKS: dict[str, Check] = {
     "colours": page_colours.sockets,
     "words of a failure": page_messages.fault,
     "words of a status": page_messages.status,
+    "text of a node": page_messages.text,
     "menu check": page_menu.checks,
     "titles": page_titles.titles,
     "by hand": page_by_hand.by_hand,
