@@ -8,6 +8,7 @@ from ..host.page_text import for_page
 from ..host.progress import listen
 from .ask import AskPicture
 from .bridge.nodes import ToCLIP, ToModel, ToVAE
+from .camera import CameraAngle
 from .canvas import EmptyLatent
 from .control import ApplyControlNet, LoadControlNet
 from .decode import Decode
@@ -50,6 +51,7 @@ NODES: list[type[io.ComfyNode]] = [
     EnhancePrompt,
     AskPicture,
     FindInPicture,
+    CameraAngle,
     Quantize,
     ToModel,
     ToCLIP,

@@ -15,6 +15,7 @@ from inkstone.headless.graph.executor import Executor
 from inkstone.headless.graph.validation import validate
 from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
+from inkstone.nodes.sockets import NO_FILE
 from inkstone.pipeline import edit
 from scripts.workflows import build
 from scripts.workflows.titles import TITLES
@@ -128,6 +129,8 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
             entry["inputs"]["steps"] = 2
         if entry["class_type"] == "InkstoneLoadControlNet":
             entry["inputs"]["control"] = tiny_control(name)
+        if entry["class_type"] == "InkstoneLoraLoader":
+            entry["inputs"]["lora_1"] = NO_FILE  # published for the 20B model
         if entry["class_type"] == "InkstonePadForOutpaint":
             entry["inputs"]["right"] = 21
     return graph

@@ -166,6 +166,14 @@ PAGES: dict[str, tuple[str, str]] = {
         "（`pip install opencv-python-headless`），不需要权重；找不到边缘时会标记整个边框，并在日志中说明。"
         "如果回答中没有边框，错误信息会显示模型写了什么。文本编码器的文件须带输出头，与“询问图片”相同。",
     ),
+    "InkstoneCameraAngle": (
+        "Connect *prompt* to the prompt of *Inkstone Encode Edit*, and load the LoRA "
+        "Qwen-Image-Edit-2511-Multiple-Angles with *Inkstone Load LoRA*. The 96 positions are those "
+        "that it was trained with; other words do not work as well. The example graph *Edit 2511, novel "
+        "view* has both.",
+        "把 *提示词* 连接到“编码编辑指令”的提示词，并用“加载 LoRA”加载 Qwen-Image-Edit-2511-Multiple-Angles。"
+        "96 个位置即其训练所用；其他写法效果较差。示例工作流 *Edit 2511, novel view* 两者都有。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",

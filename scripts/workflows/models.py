@@ -53,6 +53,10 @@ _OTHERS = {  # file -> (folder, address)
         "loras",
         f"{_HUB}/lightx2v/Qwen-Image-Lightning/resolve/main",
     ),
+    "qwen-image-edit-2511-multiple-angles-lora.safetensors": (
+        "loras",
+        f"{_HUB}/fal/Qwen-Image-Edit-2511-Multiple-Angles-LoRA/resolve/main",
+    ),
     "qwen-image-Q4_K_M.gguf": ("diffusion_models", f"{_HUB}/city96/Qwen-Image-gguf/resolve/main"),
     "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf": (
         "text_encoders",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inkstone.nodes.lora import row
 from scripts.workflows.edits import EDITS, EXACT, EXACT_ZH, edit_graph
 from scripts.workflows.parts import EXAMPLE, Example, Graph, node, note
 
+ANGLES = "qwen-image-edit-2511-multiple-angles-lora.safetensors"
 SOURCE = "edit_2511"  # the graph whose model and settings they share
 
 
@@ -48,13 +50,9 @@ TASKS = {
         "结果可作为控制图连接到“应用 ControlNet”。“控制图”节点不用模型即可得到 Canny 边缘。",
     ),
     "novel_view": Task(
-        "Show the same scene from another view: the camera moves 45 degrees to the right and looks "
-        "at the same subject. Shapes, colours and light stay the same.",
-        "Try *to the left*, *from above*, *from behind*, *a close-up*, *a wide shot*. A LoRA for "
-        "camera angles goes between *Load Diffusion Model* and the sampler: *Load LoRA*; write its "
-        "own words in the prompt.",
-        "可试 *to the left*、*from above*、*from behind*、*a close-up*、*a wide shot*。"
-        "镜头角度 LoRA 用“加载 LoRA”接在“加载扩散模型”与采样器之间，提示词按该 LoRA 的写法。",
+        "",  # the node Camera Angle writes it
+        "*Camera Angle* writes the prompt in the words of the LoRA; choose the view there.",
+        "在“镜头角度”中选择视角，它按该 LoRA 的用语写出提示词。",
     ),
     "restoration": Task(
         "Restore the photograph: remove noise, scratches, stains, blur and compression artifacts. "
@@ -85,6 +83,11 @@ def tasks() -> dict[str, Example]:
             )
             source = "5"
         graph = edit_graph(f"{SOURCE}_{name}", (variant, file), pictures, [source], task.request)
+        if name == "novel_view":
+            graph["12"] = node("InkstoneCameraAngle")
+            graph["13"] = node("InkstoneLoraLoader", model=["1", 0], **row(1, ANGLES))
+            graph["7"]["inputs"] |= {"prompt": ["12", 0], "model": ["13", 0]}
+            graph["9"]["inputs"]["model"] = ["13", 0]
         whole = EXACT if source == "4" else "The result has exactly the enlarged picture's size."
         whole_zh = EXACT_ZH if source == "4" else "结果尺寸与放大后的图片完全相同。"
         text = note(f"{task.english} {whole}", f"{task.chinese}{whole_zh}")

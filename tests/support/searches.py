@@ -89,6 +89,7 @@ SEARCHES = {
     "magic prompt": "InkstoneEnhancePrompt",
     "caption": "InkstoneAskPicture",
     "vqa": "InkstoneAskPicture",
+    "multiple angles": "InkstoneCameraAngle",
     "grounding dino": "InkstoneFindInPicture",
     "segment anything": "InkstoneFindInPicture",
     "detect": "InkstoneFindInPicture",
