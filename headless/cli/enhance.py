@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     check_text_encoder(args)
     with given_text_encoder(args) as text_encoder:
         request = _request(args)
-        return (_plan if args.plan else _enhance)(text_encoder, request, args.json)
+        if args.plan:
+            return _plan(text_encoder, request, args.json)
+        return _enhance(text_encoder, request, args.json, _Answers(args.quiet))
 
 
 def _request(args: argparse.Namespace) -> EnhanceRequest:
@@ -86,11 +89,36 @@ def _request(args: argparse.Namespace) -> EnhanceRequest:
     )
 
 
-def _enhance(text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool) -> int:
+class _Answers:
+    """Shows answers on a terminal while they are written; what is right is printed at the end."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._shows = sys.stderr.isatty() and not quiet
+        self._number = -1
+
+    def __call__(self, number: int, piece: str) -> None:
+        if not self._shows:
+            return
+        if number != self._number:
+            self._number = number
+            sys.stderr.write(f"\nanswer {number + 1}: ")
+        sys.stderr.write(piece)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """The last line."""
+        if self._number >= 0:
+            sys.stderr.write("\n\n")
+
+
+def _enhance(
+    text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool, answers: _Answers
+) -> int:
     from ...pipeline.enhance import enhance
 
     start = time.perf_counter()
-    enhanced = enhance(text_encoder, request)
+    enhanced = enhance(text_encoder, request, answers)
+    answers.end()
     facts = {
         "prompt": request.prompt,
         "enhanced": enhanced.text,

@@ -48,8 +48,10 @@ def test_a_prompt_that_is_kept_is_no_failure(folder, pictures, capsys, caplog):
 def test_the_enhanced_prompt_and_its_options(folder, pictures, capsys, monkeypatch):
     requests: list[EnhanceRequest] = []
 
-    def stub(text_encoder, request):
+    def stub(text_encoder, request, on_text):
         requests.append(request)
+        on_text(0, "a pie")
+        on_text(0, "ce")
         return Enhanced("better", "", 2)
 
     monkeypatch.setattr(module, "enhance", stub)
@@ -60,6 +62,10 @@ def test_the_enhanced_prompt_and_its_options(folder, pictures, capsys, monkeypat
     assert (request.prompt, request.instructions, request.seed) == (PROMPT, "Write a haiku.", 4)
     assert request.temperature == 0 and request.pixels == 9999
     assert [p.shape[1:3] for p in request.pictures] == [(48, 64), (90, 40)]
+    assert "a pie" not in run(capsys, *call)[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert "answer 1: a piece\n" in run(capsys, *call)[2], "shown on a terminal"
+    assert "a pie" not in run(capsys, *call, "--quiet")[2]
     facts = json.loads(run(capsys, *call, "--json")[1])
     assert facts["kept"] is False and facts["note"] is None and facts["tries"] == 2
     assert requests[1].seed == EnhanceRequest(prompt="").seed
