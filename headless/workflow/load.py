@@ -29,17 +29,18 @@ ADVICE = 'Save one in ComfyUI with "Save" or "Export (API)", or give a PNG that 
 
 
 def find_graph(path: Path) -> Path:
-    """The file at `path`, or the shipped workflow of that bare name: its title in the page's list,
-    or the name of its API form. Raises CallError.
+    """The file at `path`, or the shipped workflow of that name, bare or below `workflows/`: its
+    title in the page's list, or the name of its API form. Raises CallError.
     """
     if kind_of(path) == "a file":
         return path
     titles = {file.stem: file for file in sorted(SHIPPED.glob("*.json"))}
     names = sorted(file.stem for file in (SHIPPED / "api").glob("*.json"))
     name = path.name.removesuffix(".json")
-    if path == Path(path.name) and name in titles:
+    ours = path.parent in (Path(), Path(SHIPPED.name)) or path.parent.absolute() == SHIPPED
+    if ours and name in titles:
         return titles[name]
-    if path == Path(path.name) and name in names:
+    if ours and name in names:
         return next(file for file in titles.values() if _name(file) == name)
     if kind_of(path) not in ("", "a folder"):
         check_given(path, kinds=("graph file",))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from inkstone.errors import CallError
 from inkstone.files.hashes import file_hash
 from inkstone.headless.cli.main import main
 from inkstone.headless.workflow.load import find_graph
@@ -197,3 +198,12 @@ def test_words_for_people(capsys, tmp_path):
     assert main(["check", str(GRAPH), "--models", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "will not run here" in text and text.count("missing: ") == 3
+
+
+def test_shipped_graphs_by_older_paths(tmp_path):
+    """`workflows/text_to_image_embedded.json` was a file: calls that name it still mean it."""
+    wanted = find_graph(Path("text_to_image_embedded"))
+    for path in ("workflows/text_to_image_embedded.json", ROOT / "workflows" / wanted.name):
+        assert find_graph(Path(path)) == wanted
+    with pytest.raises(CallError, match="no such graph file"):
+        find_graph(tmp_path / "text_to_image_embedded.json")
