@@ -28,7 +28,7 @@ WEIGHTS = str(EMBEDDED_FOLDER / "transformer" / "diffusion_pytorch_model.safeten
 CALLS = {
     "draw": ("draw", "x", "-o", "o.png", *QUICK),
     "latent": ("draw", "x", "-o", "o.png", "--save-latent", "l.safetensors", *QUICK),
-    "run": ("run", "text_to_image_embedded", "--set", "Inkstone Schedule.steps=1"),
+    "run": ("run", "text_to_image_embedded", "--set", "Inkstone Sampler.steps=1"),
     "convert": ("convert", "text_to_image_embedded", "-o", "api.json"),
     "check": ("check", "text_to_image_embedded", "--pin", "-o", "pin.json"),
     "preprocess": ("preprocess", "lineart", "p.png", "m.png"),
