@@ -12,6 +12,7 @@ from ..node_types import Json, SchemaInput
 from .stages import PICTURES, Schemas, stages
 
 PROMPT, SIZE, SEED = ("prompt", "text"), ("size",), ("seed", "noise_seed")
+WRITES = {"InkstoneCameraAngle"}  # nodes whose widgets, all of them, stand for a prompt
 
 
 def app_data(graph: Graph, schemas: Schemas, depths: Mapping[str, int]) -> dict[str, Json]:
@@ -20,7 +21,7 @@ def app_data(graph: Graph, schemas: Schemas, depths: Mapping[str, int]) -> dict[
     chosen: list[list[list[int | str]]] = [[], [], [], []]
     for key in sorted(graph, key=lambda key: (stage[key] == PICTURES, int(key))):
         for item in schemas[graph[key].class_type].inputs or []:
-            rank = _rank(item)
+            rank = 0 if graph[key].class_type in WRITES else _rank(item)
             taken = isinstance(graph[key].inputs.get(item.id), Link)
             if rank is not None and not taken and (rank == 1 or stage[key] != PICTURES):
                 chosen[rank].append([int(key), item.id])

@@ -41,10 +41,13 @@ def test_app_mode_names_prompt_picture_size_and_seed(path):
         slots = [slot for slot in nodes[key]["inputs"] if slot["name"] == name]
         assert slots and slots[0]["link"] is None, f"{name} of {key} is no free widget"
     kinds = [node["type"] for node in ui["nodes"]]
-    assert names.count("prompt") == names.count("seed") == 1
+    view = ["around", "height", "distance"]  # of Camera Angle, which writes the prompt
+    written = "InkstoneCameraAngle" in kinds
+    assert names[: 3 if written else 1] == (view if written else ["prompt"])
+    assert names.count("prompt") == (not written) and names.count("seed") == 1
     assert names.count("image") == kinds.count("LoadImage")
     assert names.count("size") == kinds.count("InkstoneEmptyLatent")
-    assert names == sorted(names, key=["prompt", "image", "size", "seed"].index)
+    assert names == sorted(names, key=["prompt", *view, "image", "size", "seed"].index)
     assert [nodes[key]["type"] for key in app["outputs"]] == ["SaveImage"]
     assert ui["extra"]["linearMode"] is False, "it opens as a graph"
 
