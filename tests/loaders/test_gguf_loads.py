@@ -111,7 +111,7 @@ def vocabulary(folder: Path) -> dict:
 
 
 def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "_host_folders", list)
+    monkeypatch.setattr(tokenizer_module, "_comfyui_folders", lambda near: [])
     values = vocabulary(folder)
     values["token_list"][0].append("ÿÿ")  # of bytes that no text has
     values["token_types"][0].append(1)

@@ -296,7 +296,7 @@ def test_ids_equal_the_reference(tmp_path, reference):  # noqa: F811
 
 
 def test_the_header_is_decoded_only_without_a_folder(tmp_path, reference, toy, monkeypatch, caplog):  # noqa: F811
-    monkeypatch.setattr(tokenizer_module, "_host_folders", list)
+    monkeypatch.setattr(tokenizer_module, "_comfyui_folders", lambda near: [])
     caplog.set_level(logging.INFO)
     with GGUFFile(with_tokenizer(tmp_path / "e.gguf", reference)) as file:
         assert tokenizer_for(file.path, file).source == file.path

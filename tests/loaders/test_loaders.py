@@ -273,12 +273,12 @@ def test_the_tokenizer_lies_in_the_hosts_files_or_its_place_is_named(
     files = tmp_path / "models" / "text_encoders"
     files.mkdir(parents=True)
     path = write(files / "qwen.safetensors", states(pipe)[TEXT], old_name)
-    monkeypatch.setattr(tokenizer_module, "_host_folders", list)
+    monkeypatch.setattr(tokenizer_module, "_comfyui_folders", lambda near: [])
     with pytest.raises(InkstoneError) as caught:
         load_text_encoder(path)
     words = ("vocab.json, merges.txt, tokenizer_config.json", f"to {files / 'tokenizer'}.")
     assert all(word in str(caught.value) for word in words), caught.value
-    monkeypatch.setattr(tokenizer_module, "_host_folders", lambda: [folder / "tokenizer"])
+    monkeypatch.setattr(tokenizer_module, "_comfyui_folders", lambda near: [folder / "tokenizer"])
     assert load_text_encoder(path).tokenizer.source.parent == folder / "tokenizer"
     beside = shutil.copytree(folder / "tokenizer", files / "tokenizer")
     assert load_text_encoder(path).tokenizer.source.parent == beside

@@ -254,7 +254,7 @@ def test_the_node(source, q4, tmp_path):
     host = HeadlessHost(models=(tmp_path / "models",), on_progress=lambda *a: told.append(a))
     with using(host):
         result = Quantize.execute("small.safetensors", "Q4_K_M", "mine.gguf").result
-        assert result == (str(folder / "mine.gguf"),)
+        assert result == ("mine.gguf",)  # what loaders list, not where it lies
         for name in ("", "../x", "a/b", ".x", "C:x"):
             with pytest.raises(InkstoneError, match="is not a file name"):
                 Quantize.execute("small.safetensors", "Q4_K_M", name)
