@@ -342,7 +342,7 @@ def test_peak_memory_of_a_load_is_the_resident_weights(folder, tmp_path):
         zeros(tmp_path / "vae.safetensors", expected_tensors.vae_layout(VAEConfig())),
     ]
     peaks = {}
-    for _ in range(4):  # huge pages that the kernel hands out by chance count as ours: the least
+    for _ in range(4):  # freed memory that the allocator keeps varies between runs: the least
         call = [sys.executable, "-c", CHILD, str(folder), *files]
         done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
