@@ -239,15 +239,17 @@ def listed_nodes() -> set[str]:
 
 
 def asked_size(graph: dict[str, Any]) -> tuple[int, int] | None:
-    """(width, height) in the graph: two numbers of a node, or "128x128" in a text; else None."""
-    for entry in graph.values():
-        inputs = entry["inputs"]
-        if isinstance(inputs.get("width"), int) and isinstance(inputs.get("height"), int):
-            return inputs["width"], inputs["height"]
+    """(width, height) in the graph: "128x128" in the text of a latent node, which comes before its
+    numbers, or two numbers of a node; else None.
+    """
     for entry in graph.values():
         if "Latent" in entry["class_type"]:
             for value in entry["inputs"].values():
                 found = re.search(r"(\d+)\s*[x×]\s*(\d+)", str(value))
                 if found:
                     return int(found[1]), int(found[2])
+    for entry in graph.values():
+        inputs = entry["inputs"]
+        if isinstance(inputs.get("width"), int) and isinstance(inputs.get("height"), int):
+            return inputs["width"], inputs["height"]
     return None

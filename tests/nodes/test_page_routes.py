@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.headless.workflow import page
+from inkstone.headless.workflow.load import find_graph
 
 from ..support.comfy_install import PACK, SOURCE_VARIABLE, given_source
 from ..support.comfy_server import ComfyServer
@@ -60,7 +62,7 @@ def ask(
 
 def graph(name: str = "text_to_image_embedded") -> dict[str, Any]:
     """The body of a check: both forms of a shipped graph."""
-    ui = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
+    ui = json.loads(find_graph(Path(name)).read_text("utf-8"))
     api = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
     return {"workflow": ui, "output": api}
 
