@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common
 
 
 def stages(args: argparse.Namespace) -> common.Cells:

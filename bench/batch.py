@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ..tests.support.batches import check_whole, records, write_jobs
-from . import common, harness
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
+from tests.support.batches import check_whole, records, write_jobs
 
 _COLOURS = "red blue green yellow black purple orange".split()
 _SHAPES = ("circle", "square", "triangle")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from . import harness
+from bench import harness
 
 if TYPE_CHECKING:
     import torch

@@ -29,7 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
+from bench.diffsynth_studio import built, merged, random_lora, random_state, studio, tanh_gelu
 from inkstone.controlnet.in_context import InContext, apply_in_context_loras, load_any_control
 from inkstone.controlnet.masks import kept_cells
 from inkstone.kernels.configs import MMDiTConfig
@@ -43,9 +46,6 @@ from inkstone.sampling.noise import noise
 from inkstone.sampling.request import Control, Request
 from inkstone.sampling.sampler import denoise, raw_latents
 from inkstone.sampling.schedule import LINEAR, sigmas
-
-from . import common, harness
-from .diffsynth_studio import built, merged, random_lora, random_state, studio, tanh_gelu
 
 WIDTH, HEIGHT, STEPS, SEED, CFG = 64, 48, 4, 7, 3.0
 GRID = HEIGHT // 16, WIDTH // 16

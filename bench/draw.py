@@ -19,8 +19,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
 
 STAGES = ("load", "encode", "denoise", "decode")
 

@@ -26,7 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
 from inkstone.kernels.linear import Linear
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
@@ -39,9 +41,7 @@ from inkstone.quant.gguf_dequantizer import dequantize
 from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BlockType
 from inkstone.training import evaluate, reader
-
-from ..tests.support.dfloat11_encoder import encode as dfloat11
-from . import common, harness
+from tests.support.dfloat11_encoder import encode as dfloat11
 
 SHIPPED = "as shipped (fp16)"
 TYPES = (

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness
-from .full_size_files import MODEL, TEXT, VAE, prepare
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
+from bench.full_size_files import MODEL, TEXT, VAE, prepare
 
 PROMPT = "a cat with a hat on a mat"
 

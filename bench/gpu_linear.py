@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
 from inkstone.kernels.triton import backend, tiles
 from inkstone.quant.gguf_dequantizer import UNPACK
 from inkstone.quant.gguf_storage import GGUFStorage
-
-from . import common, harness
 
 # [out, in] of the network's layers: attention, MLP up, MLP down, modulation
 SHAPES = ("3072x3072", "12288x3072", "3072x12288", "18432x3072")

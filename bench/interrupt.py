@@ -21,14 +21,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import harness
+from bench.full_size_files import MODEL, TEXT, VAE
 from inkstone.nodes.canvas import CUSTOM
-
-from ..tests.support.comfy_install import given_source
-from ..tests.support.comfy_server import ComfyServer
-from ..tests.support.comfy_socket import WebSocket, event
-from . import harness
-from .full_size_files import MODEL, TEXT, VAE
+from tests.support.comfy_install import given_source
+from tests.support.comfy_server import ComfyServer
+from tests.support.comfy_socket import WebSocket, event
 
 GRAPH = harness.ROOT / "workflows" / "api" / "text_to_image_gguf_lightning_lora.json"
 FILES = {"diffusion_models": MODEL, "text_encoders": TEXT, "vae": VAE}

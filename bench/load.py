@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
-
-from . import common, harness
 
 CONFIG = {
     "_class_name": "QwenImageTransformer2DModel",

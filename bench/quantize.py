@@ -18,9 +18,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from . import common, harness
-from .load import WEIGHTS, prepare
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
+from bench.load import WEIGHTS, prepare
 
 GOAL = 2e9  # bytes
 # the process says its own peak: what the system counts for a child begins with its parent's

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import harness
 from inkstone.kernels.configs import VAEConfig
 from inkstone.kernels.vae import VAE
 from inkstone.kernels.vae_memory import plan_rows
 from inkstone.kernels.vae_strips import decode_rows, moments_rows
-
-from . import harness
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import common, harness
 from inkstone.kernels.configs import VisionConfig
-
-from . import common, harness
 
 
 def _config(args: argparse.Namespace) -> VisionConfig:
