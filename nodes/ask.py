@@ -9,7 +9,6 @@ from ..host.progress import WrittenText
 from ..pipeline.ask_choices import CAPTIONS, FREE
 from ..sampling.next_token_limits import MOST_TOKENS, USUAL_PENALTY, USUAL_TOKENS
 from . import sockets
-from .edit import FIXED, MOST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +19,6 @@ _PICTURES = (
     "The pictures that the question is about; with several, the question can call them Picture 1, "
     "2, 3."
 )
-
-
-def _picture(name: str, label: str | None = None) -> io.Input:
-    return io.Image.Input(
-        name, display_name=label, optional=not name.endswith("_1"), tooltip=_PICTURES
-    )
 
 
 def decoding_inputs() -> list[io.Input]:
@@ -89,11 +82,10 @@ class AskPicture(io.ComfyNode):
     """Pictures and a question -> the answer as text."""
 
     ID = "InkstoneAskPicture"
-    GROWS = (f"{sockets.GROWN}.picture_", MOST + 1)
+    GROWS = sockets.PICTURES
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = [f"picture_{n}" for n in range(1, MOST + 1)]
         return schema(
             node_id=cls.ID,
             display_name="Inkstone Ask Picture",
@@ -130,7 +122,7 @@ class AskPicture(io.ComfyNode):
                     "with free question; otherwise leave it empty.",
                 ),
                 *decoding_inputs(),
-                *sockets.growing(_picture, names, FIXED, _PICTURES),
+                *sockets.growing_pictures(_PICTURES),
             ],
             outputs=[io.String.Output("answer", display_name="answer")],
         )

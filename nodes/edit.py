@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..loaders.models.text_encoder import TextEncoderModel
     from ..loaders.models.vae import VAEModel
 
-MOST = 16  # pictures of a growing input
-FIXED = 4  # sockets on a host without growing inputs
 _PICTURES = (
     "Reference images: Picture 1, 2, 3 in this order. The prompt can refer to them by these names. "
     "The result has the size of Picture 1."
@@ -41,12 +39,6 @@ def work_input() -> io.Input:
     )
 
 
-def _picture(name: str, label: str | None = None) -> io.Input:
-    return io.Image.Input(
-        name, display_name=label, optional=not name.endswith("_1"), tooltip=_PICTURES
-    )
-
-
 class EncodeEdit(io.ComfyNode):
     """A prompt with Picture 1, 2, 3."""
 
@@ -54,12 +46,11 @@ class EncodeEdit(io.ComfyNode):
     SKIPS_UNREAD = (0, 1)  # prompts that are not connected are not encoded
 
     ID = "InkstoneEncodeEdit"
-    GROWS = (f"{sockets.GROWN}.picture_", MOST + 1)
+    GROWS = sockets.PICTURES
     CANVAS = f"{sockets.GROWN}.picture_1"  # the picture whose size is that of the canvas
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = [f"picture_{n}" for n in range(1, MOST + 1)]
         return schema(
             node_id=cls.ID,
             display_name="Inkstone Encode Edit",
@@ -84,7 +75,7 @@ class EncodeEdit(io.ComfyNode):
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
                 *prompt_inputs(f"What to change and what to keep. {QUOTES}"),
                 work_input(),
-                *sockets.growing(_picture, names, FIXED, _PICTURES),
+                *sockets.growing_pictures(_PICTURES),
             ],
             outputs=[
                 *conditioning_outputs(),

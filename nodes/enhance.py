@@ -8,7 +8,6 @@ from ..host.api import io, schema, ui
 from ..host.progress import WrittenText
 from ..pipeline.enhance_choices import TRIES, USUAL_TEMPERATURE
 from . import sockets
-from .edit import FIXED, MOST
 from .encode import QUOTES
 
 if TYPE_CHECKING:
@@ -23,21 +22,16 @@ _PICTURES = (
 )
 
 
-def _picture(name: str, label: str | None = None) -> io.Input:
-    return io.Image.Input(name, display_name=label, optional=True, tooltip=_PICTURES)
-
-
 class EnhancePrompt(io.ComfyNode):
     """A prompt -> the same with more detail, quoted text kept."""
 
     KEEP_RESULTS = True
 
     ID = "InkstoneEnhancePrompt"
-    GROWS = (f"{sockets.GROWN}.picture_", MOST + 1)
+    GROWS = sockets.PICTURES
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = [f"picture_{n}" for n in range(1, MOST + 1)]
         return schema(
             node_id=cls.ID,
             display_name="Inkstone Enhance Prompt",
@@ -99,7 +93,7 @@ class EnhancePrompt(io.ComfyNode):
                     tooltip="The same prompt and seed give the same text. Another seed: another "
                     "wording.",
                 ),
-                *sockets.growing(_picture, names, FIXED, _PICTURES, least=0),
+                *sockets.growing_pictures(_PICTURES, least=0),
             ],
             outputs=[io.String.Output("prompt_out", display_name="prompt")],
             is_output_node=True,

@@ -8,7 +8,7 @@ from ..errors import InkstoneError
 from ..host.api import io
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -21,6 +21,9 @@ Stitch = io.Custom("INKSTONE_STITCH")  # sampling.inpaint.Repaint
 
 NO_FILE = "none"  # a combo of files with nothing chosen
 GROWN = "images"  # the growing input of pictures
+MOST = 16  # pictures of a growing input
+FIXED = 4  # sockets on a host without growing inputs
+PICTURES = (f"{GROWN}.picture_", MOST + 1)  # GROWS of a node with pictures
 
 Kind = TypeVar("Kind")
 
@@ -35,21 +38,20 @@ class ModelInput(NamedTuple):
     role: str
 
 
-def growing(
-    socket: Callable[[str, str | None], io.Input],
-    names: Sequence[str],
-    fixed: int,
-    tip: str,
-    least: int = 1,
-) -> list[io.Input]:
-    """Inputs that grow as they are connected; on hosts without them `fixed` optional sockets, with
-    the names that a growing input writes into a graph. `socket` makes one from id and label;
-    `least` of them must be connected.
+def growing_pictures(tip: str, least: int = 1) -> list[io.Input]:
+    """Inputs for pictures that grow as they are connected; on hosts without them `FIXED` sockets,
+    with the names that a growing input writes into a graph. `least` (0 or 1) must be connected.
     """
+
+    def socket(name: str, label: str | None) -> io.Input:
+        needed = least == 1 and name.endswith("_1")
+        return io.Image.Input(name, display_name=label, optional=not needed, tooltip=tip)
+
+    names = [f"picture_{n}" for n in range(1, MOST + 1)]
     if hasattr(io, "Autogrow"):
-        template = io.Autogrow.TemplateNames(socket(names[0], None), names=list(names), min=least)
+        template = io.Autogrow.TemplateNames(socket(names[0], None), names=names, min=least)
         return [io.Autogrow.Input(GROWN, template=template, tooltip=tip)]
-    return [socket(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:fixed]]
+    return [socket(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:FIXED]]
 
 
 def connected(

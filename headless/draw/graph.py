@@ -13,13 +13,13 @@ from pathlib import Path
 from ...nodes.canvas import CUSTOM, EmptyLatent, sizes
 from ...nodes.control import ApplyControlNet
 from ...nodes.decode import Decode
-from ...nodes.edit import FIXED, EncodeEdit, EncodeLayers, ImageToLatent
+from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.encode import EncodePrompt
 from ...nodes.enhance import EnhancePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
 from ...nodes.sample import Denoise
-from ...nodes.sockets import GROWN
+from ...nodes.sockets import FIXED, GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ...pipeline.enhance_choices import USUAL_TEMPERATURE
 from ..core_nodes.load_save import LoadFirstFrame

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...nodes.edit import FIXED
 from ...nodes.shown import KEY, is_shown
+from ...nodes.sockets import FIXED
 from ..graph.api_graph import Node
 from ..graph.input_values import SEED_NAMES, is_widget, schema_of, socket_type
 from ..node_types import NodeClass, SchemaInput
