@@ -21,7 +21,7 @@ from .latents import (
     latent_samples,
     warn_of_batch_index,
 )
-from .schedule import OWN, SCHEDULES, is_asked, schedule_inputs, sigmas_for
+from .schedule import OWN, SCHEDULES, is_asked, left_to_model, schedule_inputs, sigmas_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +124,6 @@ class Denoise(io.ComfyNode):
         strength: float = 1.0,
     ) -> io.NodeOutput:
         from ..controlnet.denoise import denoise_with_controls
-        from ..pipeline.usual_settings import usual_settings
         from ..sampling.request import Hooks, Request
 
         sockets.require_models(model=model)
@@ -134,7 +133,7 @@ class Denoise(io.ComfyNode):
         warn_of_batch_index(latent)
         pictures = references(positive, negative, model.apart)
         asked = sigmas is not None or is_asked(steps, schedule, cfg)
-        usual = usual_settings(model, len(pictures), asked=asked)
+        usual = left_to_model(model, asked, len(pictures))
         if sigmas is None:
             sigmas = sigmas_for(usual, latent, steps, schedule, strength)
         else:

@@ -66,6 +66,16 @@ def is_asked(steps: int, schedule: str, cfg: float = OWN) -> bool:
     return bool(steps or cfg or schedule != SCHEDULES[0])
 
 
+def left_to_model(model: DiffusionModel, asked: bool, pictures: int = 0) -> UsualSettings:
+    """The settings of a node that are left to the model; one line if they are not its card's."""
+    from ..pipeline.usual_settings import log_usual_settings, usual_settings
+
+    usual = usual_settings(model, pictures, asked=asked)
+    if not asked:
+        log_usual_settings(usual, model)
+    return usual
+
+
 def sigmas_for(
     usual: UsualSettings, latent: Latent, steps: int, schedule: str, strength: float
 ) -> Tensor:
@@ -124,9 +134,7 @@ class ScheduleSigmas(io.ComfyNode):
         schedule: str = SCHEDULES[0],
         strength: float = 1.0,
     ) -> io.NodeOutput:
-        from ..pipeline.usual_settings import usual_settings
-
         sockets.require_models(model=model)
         latent = canvas_for(model, latent)
-        usual = usual_settings(model, asked=is_asked(steps, schedule))
+        usual = left_to_model(model, is_asked(steps, schedule))
         return io.NodeOutput(sigmas_for(usual, latent, steps, schedule, strength))

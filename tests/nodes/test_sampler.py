@@ -1,5 +1,7 @@
 """Sampler and Empty Latent: the model's own settings, and what one choice overrides."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.load import EMBEDDED
 from inkstone.nodes.sample import Denoise
 from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
+from inkstone.sampling.schedule import LIGHTNING, QWEN
 
 PROMPT = 'the word "INK" in blue on a white background'
 
@@ -73,6 +76,20 @@ def test_cfg_without_any_negative_prompt_is_refused(models, prompts):
     with pytest.raises(InkstoneError, match="no negative prompt"):
         sampled(models, states, steps=1)
     assert sampled(models, states, steps=1, cfg=1.0).isfinite().all()
+
+
+def test_settings_that_are_not_the_cards_are_named(models, prompts, caplog):
+    """A merged Lightning model: its own settings are those for few steps, and a line says so."""
+    caplog.set_level("INFO")
+    merged = replace(
+        models.model, schedule=LIGHTNING, family=replace(models.model.family, schedule=QWEN)
+    )
+    bundle = replace(models, model=merged)
+    words = f"defaults are {merged.family.fast.steps} steps, CFG 1"
+    sampled(bundle, prompts[0], steps=1, cfg=1.0)
+    assert words not in caplog.text, "they were not used"
+    sampled(bundle, prompts[0])
+    assert caplog.text.count(words) == 1
 
 
 # --- the canvas
