@@ -72,7 +72,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     models = loaded.bundle
     memory_plan = Drawer(once=True).plan(call, loaded)
     opened = time.perf_counter()
-    text = models.text_encoder.encode(PROMPT)
+    text = models.text_encoder.encode(PROMPT).states
     models.text_encoder.weights.park()  # as `inkstone draw` does
     encoded = time.perf_counter()
     marks = []

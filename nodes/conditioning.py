@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..controlnet.control_picture import ControlInput
     from ..controlnet.in_context import InContext
+    from ..loaders.models.text_encoder import EncodedText
     from ..sampling.request import Control
     from .latents import Latent, Statistics
 
@@ -26,6 +27,7 @@ INDEX, INDEX_ZERO, NEGATIVE = "index", "index_timestep_zero", "negative_index"
 VARIANT: Final = "inkstone_variant"  # the variant whose template the prompt was encoded in
 PROMPT: Final = "inkstone_prompt"  # the text, for checks that depend on it
 CONTROLS: Final = "inkstone_controls"  # in order
+SLOTS: Final = "inkstone_slots"  # of each picture of an edit: the rows of states before its place
 NEGATIVE_PROMPT: Final = "inkstone_negative"  # of the positive prompt: what its node encoded too
 
 
@@ -38,6 +40,7 @@ class Options(TypedDict, total=False):
     reference_latents_method: str
     inkstone_variant: str
     inkstone_prompt: str
+    inkstone_slots: tuple[int, ...]
     inkstone_statistics: Statistics
     inkstone_controls: tuple[ControlInput, ...]
     inkstone_negative: list[tuple[Tensor, Options]]
@@ -55,7 +58,7 @@ def conditioning(states: Tensor, options: Options) -> Conditioning:
 
 
 def encoded(
-    encode: Callable[[str], Tensor], texts: tuple[str, str], options: Options
+    encode: Callable[[str], EncodedText], texts: tuple[str, str], options: Options
 ) -> list[Conditioning | None]:
     """The outputs positive and negative of an encode node, each with its text; None for an output
     that is not connected, so that an unused negative prompt is not encoded. The positive one
@@ -64,12 +67,16 @@ def encoded(
     outputs: list[Conditioning | None] = []
     for slot, text in enumerate(texts):
         own: Options = {**options, PROMPT: text}
-        states = encode(text).float().cpu() if is_read(slot) else None
-        outputs.append(None if states is None else conditioning(states, own))
+        outputs.append(_entry_of(encode(text), own) if is_read(slot) else None)
     positive, negative = outputs
     if positive is not None and negative is not None:
         positive[0][1][NEGATIVE_PROMPT] = negative
     return outputs
+
+
+def _entry_of(text: EncodedText, options: Options) -> Conditioning:
+    own: Options = {**options, SLOTS: text.slots} if text.slots else options
+    return conditioning(text.states.float().cpu(), own)
 
 
 def negative_of(positive: Conditioning) -> Conditioning | None:

@@ -117,7 +117,7 @@ def measure(call: QuantizeCall, prompts: list[str], progress: Progress) -> Sums:
     """Draws every prompt and sums the inputs of the weights in blocks."""
     model = load_diffusion_model(call.source)
     text = load_text_encoder(_text_encoder(call))
-    states = [text.encode(prompt) for prompt in prompts]
+    states = [text.encode(prompt).states for prompt in prompts]
     del text
     width, height = (min(side, LARGEST) for side in model.family.preset.size)
     _, rows, columns = token_grid(width, height)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..loaders.arch.family import EditTemplate, Family
 from ..loaders.models.diffusion_model import DiffusionModel
-from ..loaders.models.text_encoder import TextEncoderModel
+from ..loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ..loaders.models.vae import VAEModel
 from ..sampling.inpaint import Crop, Repaint, crop_for, whole
 from ..sampling.masks import bounds, mask_for, soften
@@ -112,7 +112,7 @@ def template_of(model: DiffusionModel) -> EditTemplate:
 
 def edit_states(
     text_encoder: TextEncoderModel, edit: EditTemplate, prompt: str, pictures: Sequence[Tensor]
-) -> Tensor:
+) -> EncodedText:
     """Prompt and Picture 1, 2, 3 [1,H,W,C] -> [1,L,J] states, cached by content."""
     return text_encoder.encode_edit(prompt, [p[0] for p in pictures], edit)
 

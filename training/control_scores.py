@@ -71,13 +71,13 @@ def draw_controlled(
     """Draws all scenes with the control on their maps; seeds count from 0."""
     models = Models.of(bundle)
     encode = models.text_encoder.encode
-    negative = encode(setting.preset.negative)
+    negative = encode(setting.preset.negative).states
     pictures = []
     for seed, scene in enumerate(scenes):
         controls: tuple[Control, ...] = ()
         if branch is not None:
             controls = (Control(branch, models.encode(setting.map_of(render(scene)))),)
-        positive = encode(setting.prompt_of(scene))
+        positive = encode(setting.prompt_of(scene)).states
         draft = Draft(scene, positive, negative, setting.preset, seed, controls=controls)
         pictures.append(models.draw(draft))
     return pictures

@@ -89,7 +89,7 @@ def draw_edits(bundle: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np
         source = render(edit.source)
         image = torch.from_numpy(source).float() / 255
         positive, negative = (
-            models.text_encoder.encode_edit(text, [image], template)
+            models.text_encoder.encode_edit(text, [image], template).states
             for text in (edit.text, preset.negative)
         )
         references = (models.encode(source),)

@@ -110,9 +110,9 @@ def draw_scenes(bundle: Bundle, scenes: Sequence[Scene], preset: Preset) -> list
     """Draws all scenes from their prompts; seeds count from 0."""
     models = Models.of(bundle)
     encode = models.text_encoder.encode
-    negative = encode(preset.negative)
+    negative = encode(preset.negative).states
     return [
-        models.draw(Draft(scene, encode(prompt(scene)), negative, preset, seed))
+        models.draw(Draft(scene, encode(prompt(scene)).states, negative, preset, seed))
         for seed, scene in enumerate(scenes)
     ]
 

@@ -33,6 +33,18 @@ _KEPT_HEADS = 2  # of prompts, of edits
 _KEPT_TEXTS = 8  # prompts and their negatives, before and after a change
 
 
+@dataclass(frozen=True)
+class EncodedText:
+    """A prompt as the diffusion model reads it.
+
+    states [1,L,J], without the template's head. slots: for each picture of an edit, the number of
+    rows before its place; () where the rows of pictures are among the states.
+    """
+
+    states: Tensor
+    slots: tuple[int, ...] = ()
+
+
 @dataclass(kw_only=True)
 class TextEncoderModel:
     """A loaded language model with its tokenizer and template."""
@@ -50,7 +62,7 @@ class TextEncoderModel:
     forms: LoadedForms | None = field(default=None, repr=False)  # read by the first answer
     head: HeadPlace = field(default_factory=HeadPlace, repr=False)  # opened by the first answer
     _prefix: dict[tuple[int, ...], KeyValues] = field(default_factory=dict, repr=False)
-    _texts: Recent[Tensor] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
+    _texts: Recent[EncodedText] = field(default_factory=lambda: Recent(_KEPT_TEXTS), repr=False)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> TextEncoderModel:
         """A light copy with these LoRAs too, and with a prefix of its own."""
@@ -65,21 +77,22 @@ class TextEncoderModel:
         branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
         return attached(self.network, branches)
 
-    def encode(self, prompt: str, written: str | None = None) -> Tensor:
+    def encode(self, prompt: str, written: str | None = None) -> EncodedText:
         """Prompt -> [1,L,J] states without the template's head, which is encoded once and kept.
 
         States are kept by content: the same words are not encoded again. written: the prompt before
         a host removed its escapes, where that differs.
         """
-        states = self._texts.find(prompt)
-        if states is not None:
-            return states
+        text = self._texts.find(prompt)
+        if text is not None:
+            return text
         if not self.family.grammar:
             self._warn_of_tags(prompt if written is None else written)
         ids = self._prompt_ids(prompt)
         self._ready(len(ids))
         with self.adapted(), torch.inference_mode():
-            return self._texts.keep(prompt, self._states(ids, self.family.drop))
+            states = self._states(ids, self.family.drop)
+        return self._texts.keep(prompt, EncodedText(states))
 
     def prompt_tokens(
         self, prompt: str, edit: EditTemplate | None = None, pictures: int = 0
@@ -150,7 +163,7 @@ class TextEncoderModel:
         pictures: Sequence[Tensor],
         edit: EditTemplate,
         written: str | None = None,
-    ) -> Tensor:
+    ) -> EncodedText:
         """Prompt and pictures [H,W,C] in 0..1, in order -> [1,L,J] states, without the head.
 
         States are kept by content: the same words and pictures are not encoded again. written: as
@@ -170,12 +183,13 @@ class TextEncoderModel:
             )
         encoded = [tower.encode(picture, edit.area) for picture in pictures]
         key = (edit.name, prompt, *(picture.digest for picture in encoded))
-        states = self._texts.find(key)
-        if states is not None:
-            return states
+        kept = self._texts.find(key)
+        if kept is not None:
+            return kept
         self._warn_of_tags(prompt if written is None else written)
         ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
-        return self._texts.keep(key, self._edit_states(ids, pad, encoded, edit.drop))
+        states = self._edit_states(ids, pad, encoded, edit.drop)
+        return self._texts.keep(key, EncodedText(states))
 
     def tower(self, purpose: str) -> VisionModel:
         """The vision tower, opened; raises where there is none. purpose: what needs it."""

@@ -20,7 +20,7 @@ from ...host.page_text import for_page
 from ..conditioning import PROMPT, Options, conditioning
 
 if TYPE_CHECKING:
-    from ...loaders.models.text_encoder import TextEncoderModel
+    from ...loaders.models.text_encoder import EncodedText, TextEncoderModel
     from ...loaders.models.tokenizer import Tokenizer
     from ...loaders.models.vae import VAEModel
     from ..conditioning import Conditioning
@@ -169,9 +169,9 @@ class CoreCLIP:
 
     @for_page
     def _states(self, tokens: Tokens) -> Tensor:
-        return self._encoded(tokens).float().cpu()
+        return self._encoded(tokens).states.float().cpu()
 
-    def _encoded(self, tokens: Tokens) -> Tensor:
+    def _encoded(self, tokens: Tokens) -> EncodedText:
         from ...loaders.arch.family import EDIT
 
         encoder, text, written = self.inkstone, tokens["text"], tokens["written"]
@@ -188,7 +188,7 @@ class CoreCLIP:
 
 def _templated(
     encoder: TextEncoderModel, template: str, tokens: Tokens, pictures: Sequence[Tensor]
-) -> Tensor:
+) -> EncodedText:
     """States of a text with the template of a core node or another pack, and its pictures."""
     from ...loaders.arch.family import EDIT_PLUS
     from ...loaders.memory.lru import Recent

@@ -73,7 +73,7 @@ def world(tmp_path_factory):
 def ours(bundle, controls, size, run, prompt):
     placed = [c.on(canvas_of(*size)) for c in controls]
     model, branches, context = apply_in_context_loras(bundle.model, placed)
-    texts = [bundle.text_encoder.encode(t) for t in (prompt, "blurry")]
+    texts = [bundle.text_encoder.encode(t).states for t in (prompt, "blurry")]
     table = sigmas(model.schedule, run["steps"], size[0] // 16 * (size[1] // 16))
     request = Request(
         *size, table, seed=5, batch=run["batch"], cfg=run["cfg"], controls=branches, context=context
@@ -100,7 +100,7 @@ def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
 def test_a_batch_with_a_map_for_each_is_its_singles(world):
     """Beside a second map that is one for all."""
     _, _, bundle, model = world
-    size, text = (48, 32), bundle.text_encoder.encode(PREFIX + "a star")
+    size, text = (48, 32), bundle.text_encoder.encode(PREFIX + "a star").states
     pixels = torch.cat([image(*size, seed=n)[1][None] for n in (1, 2, 3)])
 
     def drawn(maps, seed, batch):
@@ -180,7 +180,7 @@ def test_strength_0_is_no_control_and_a_loaded_lora_counts_once(world, caplog):
 def test_what_it_does_not_take_is_refused(world):
     _, _, bundle, model = world
     size, pixels = (32, 32), image(32, 32, seed=1)[1][None]
-    canvas, text = canvas_of(*size), bundle.text_encoder.encode("a star")
+    canvas, text = canvas_of(*size), bundle.text_encoder.encode("a star").states
 
     def on(effect=None, mask=None, picture=pixels):
         return ControlInput(model, bundle.vae, picture, effect or Effect(), mask).on(canvas)
@@ -264,7 +264,7 @@ def test_nodes(small):
     ).result[0]["samples"]
     on = ControlInput(control, models.vae, pixels, Effect(0.5)).on(canvas_of(64, 48))
     model, _, context = apply_in_context_loras(models.model, [on])
-    text = models.text_encoder.encode(PREFIX + "a red circle")
+    text = models.text_encoder.encode(PREFIX + "a red circle").states
     want = denoise(model, text, None, Request(64, 48, table, seed=3, context=context))
     assert torch.equal(got, want)
 

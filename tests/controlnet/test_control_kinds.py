@@ -130,7 +130,7 @@ def test_several_kinds_at_once(world):
 def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
     plain, bundle, nets = world
     _, model = nets[kind]
-    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    size, text = (48, 32), bundle.text_encoder.encode("a star").states
     pixels = torch.cat([image(*size, seed=n)[1][None] for n in (1, 2)])
     mask = mask_of(*size) if kind == "inpaint" else None
 
@@ -160,7 +160,7 @@ def test_a_batch_is_its_singles_and_strength_0_is_nothing(world, kind):
 def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
     """A patch or a sample counts by token: with a region of nothing it adds nothing."""
     plain, bundle, nets = world
-    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    size, text = (48, 32), bundle.text_encoder.encode("a star").states
     pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 1, 6)
 
     def drawn(mask):
@@ -179,7 +179,7 @@ def test_a_region_keeps_the_rest_of_the_first_block_as_it_is(world, kind):
 def test_fun_follows_the_model_that_it_controls(world, tmp_path):
     """Its table is made of the model's time embedding: one control, two models, a LoRA there."""
     plain, bundle, nets = world
-    size, text = (48, 32), bundle.text_encoder.encode("a star")
+    size, text = (48, 32), bundle.text_encoder.encode("a star").states
     pixels, table = image(*size, seed=1)[1][None], sigmas(LINEAR, 2, 6)
     names = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)]
     g, lora, other = torch.Generator().manual_seed(3), {}, copy.deepcopy(plain)
@@ -270,7 +270,7 @@ def test_numbers_that_are_none_name_their_control(world, tmp_path, kind, words):
     with pytest.raises(InkstoneError, match=r"\.bias: 1 of \d+ values are not finite"):
         load_control(saved(net, tmp_path / "file.safetensors"))
     control = ControlInput(model, bundle.vae, image(*size, seed=1)[1][None], Effect(1, 0.5, 1))
-    text = bundle.text_encoder.encode("a star")
+    text = bundle.text_encoder.encode("a star").states
     request = Request(*size, sigmas(LINEAR, 4, 6), controls=(control.on(canvas_of(*size)),))
     with pytest.raises(InkstoneError, match=f"control broken.safetensors, {words}: .*not finite"):
         denoise(bundle.model, text, None, request)
@@ -280,7 +280,7 @@ def test_a_control_for_another_model_is_refused(world, tmp_path):
     _, bundle, nets = world
     size = (32, 32)
     pixels = image(*size, seed=1)[1][None]
-    text, table = bundle.text_encoder.encode("a star"), sigmas(LINEAR, 1, 4)
+    text, table = bundle.text_encoder.encode("a star").states, sigmas(LINEAR, 1, 4)
     for kind, layers, words in (
         ("canny", 4, "blocks 4 where the model has 5"),
         ("fun", 2, "width 96 where the model has 64"),

@@ -50,7 +50,7 @@ def world(tmp_path_factory):
 
 def ours(bundle, controls, size, run) -> torch.Tensor:
     canvas = canvas_of(*size)
-    texts = [bundle.text_encoder.encode(t) for t in (PROMPT, NEGATIVE)]
+    texts = [bundle.text_encoder.encode(t).states for t in (PROMPT, NEGATIVE)]
     if run["cfg"] <= 1:
         texts[1] = None
     levels = sigmas(bundle.model.schedule, run["steps"], size[0] // 16 * (size[1] // 16))

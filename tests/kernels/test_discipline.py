@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 def text_to_image(bundle, steps: int = 2, cfg: float = 4.0) -> dict[str, torch.Tensor]:
     """Every stage's result, through the functions of the command line and the nodes."""
-    positive, negative = (bundle.text_encoder.encode(text) for text in (PROMPT, "blurry"))
+    positive, negative = (bundle.text_encoder.encode(text).states for text in (PROMPT, "blurry"))
     levels = sigmas(bundle.model.schedule, steps, token_grid(*SIZE)[1] * token_grid(*SIZE)[2])
     request = sampler.Request(*SIZE, levels, seed=5, batch=2, cfg=cfg)
     latent = sampler.denoise(bundle.model, positive, negative, request)

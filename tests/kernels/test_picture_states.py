@@ -126,7 +126,7 @@ def test_states_of_an_edit(encoder, ours, monkeypatch, name, sizes, prompt):
         monkeypatch.setattr(encoder, "forward", with_types(encoder))
         want, mask = pipe.encode_prompt(prompt, image=copies)
     assert mask is None
-    got = ours.encode_edit(prompt, [p for _, p in pictures], edit)
+    got = ours.encode_edit(prompt, [p for _, p in pictures], edit).states
     assert got.shape == want.shape, f"{list(got.shape)} {list(want.shape)}"
     error, trap = relative(got, want), relative(wrong, want)
     assert error < 1e-5, f"relative error {error:.2e}"
@@ -136,7 +136,7 @@ def test_states_of_an_edit(encoder, ours, monkeypatch, name, sizes, prompt):
 def test_in_bf16(folder, ours):
     half = load_text_encoder(folder, LoadOptions(torch.bfloat16))
     _, picture = image(90, 61)
-    got, want = (m.encode_edit("a", [picture], EDIT_PLUS) for m in (half, ours))
+    got, want = (m.encode_edit("a", [picture], EDIT_PLUS).states for m in (half, ours))
     assert got.dtype == half.vision.open().network.merger.mlp[0].weight.dtype == torch.bfloat16
     error = relative(got, want)
     assert error < 4e-2, f"relative error {error:.2e}"
@@ -156,13 +156,15 @@ def test_nothing_is_encoded_twice(folder, monkeypatch):
         TextEncoder, "forward", lambda self, *a: calls.append("text") or forward(self, *a)
     )
     pictures = [image(40, 30)[1], image(30, 40)[1]]
-    first = model.encode_edit("red", pictures, EDIT_PLUS)
+    first = model.encode_edit("red", pictures, EDIT_PLUS).states
     assert calls == ["tower", "tower", "text", "text"]  # of the latter one is the kept head
-    assert torch.equal(model.encode_edit("red", [p.clone() for p in pictures], EDIT_PLUS), first)
+    assert torch.equal(
+        model.encode_edit("red", [p.clone() for p in pictures], EDIT_PLUS).states, first
+    )
     assert len(calls) == 4
     model.encode_edit("blue", pictures, EDIT_PLUS)
     assert calls[4:] == ["text"]
-    swapped = model.encode_edit("red", pictures[::-1], EDIT_PLUS)
+    swapped = model.encode_edit("red", pictures[::-1], EDIT_PLUS).states
     assert calls[5:] == ["text"] and not torch.equal(swapped, first)
     model.encode_edit("red", pictures[:1], EDIT)
     assert calls[6:] == ["tower", "text"]
@@ -207,7 +209,7 @@ def test_bad_calls_are_refused(ours, pictures, prompt, edit, words):
 
 
 def test_the_smallest_picture(ours):
-    assert torch.isfinite(ours.encode_edit("", [torch.rand(1, 1, 4)], EDIT_PLUS)).all()
+    assert torch.isfinite(ours.encode_edit("", [torch.rand(1, 1, 4)], EDIT_PLUS).states).all()
 
 
 def test_unknown_kinds_of_edit():

@@ -58,8 +58,8 @@ def test_both_layouts(encoder, ours, tmp_path, rename):
         start = "visual." if rename is old_layout else "model.visual."
         assert any(name.startswith(start) for name in file.entries)
     _, picture = image(90, 61)
-    got = load_text_encoder(folder).encode_edit("a", [picture], EDIT_PLUS)
-    assert torch.equal(got, ours.encode_edit("a", [picture], EDIT_PLUS))
+    got = load_text_encoder(folder).encode_edit("a", [picture], EDIT_PLUS).states
+    assert torch.equal(got, ours.encode_edit("a", [picture], EDIT_PLUS).states)
 
 
 def test_tower_of_a_gguf_encoder(tmp_path):
@@ -87,7 +87,7 @@ def test_tower_of_a_gguf_encoder(tmp_path):
         want = plain(vision_patches(pixels, 14, 2), (pixels.shape[1] // 14, pixels.shape[2] // 14))
     error = relative(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
-    assert model.encode_edit("a", [picture], EDIT_PLUS).shape[2] == 256
+    assert model.encode_edit("a", [picture], EDIT_PLUS).states.shape[2] == 256
 
 
 def test_a_missing_tower_is_reported_only_by_an_edit(encoder, tmp_path):
@@ -97,7 +97,7 @@ def test_a_missing_tower_is_reported_only_by_an_edit(encoder, tmp_path):
         kept = {n: file.read(n).clone() for n in file.entries if "visual." not in n}
     save_safetensors(path, kept, None)
     model = load_text_encoder(folder)
-    assert model.encode("a cat").shape[0] == 1
+    assert model.encode("a cat").states.shape[0] == 1
     with pytest.raises(InkstoneError, match="vision tower is missing.*qwen_2.5_vl_7b.safetensors"):
         model.encode_edit("a", [torch.rand(30, 30, 3)], EDIT)
 

@@ -349,7 +349,7 @@ def test_numbers_that_are_not_finite_in_a_run_name_their_block():
     """The check of the first step, for what no weight shows: overflows of a half type."""
     bundle = load_all(None)
     bundle.model.network.transformer_blocks[3].img_mlp.net[2].weight.data[0, 0] = NAN
-    text = bundle.text_encoder.encode("a red circle")
+    text = bundle.text_encoder.encode("a red circle").states
     with pytest.raises(InkstoneError, match="block 3, .* not finite .*no picture was saved"):
         denoise(bundle.model, text, None, Request(32, 32, sigmas(LINEAR, 2, 4)))
 

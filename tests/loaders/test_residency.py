@@ -90,7 +90,7 @@ def needed(model) -> int:
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_streamed_weights_give_the_same_bits(opened, room, blocks):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     whole = drawn(model, text)
     encoder.weights.park()
     model.weights.park()
@@ -108,7 +108,7 @@ def test_streamed_weights_give_the_same_bits(opened, room, blocks):
 
 def test_a_stopped_run_leaves_a_usable_stream(opened, room):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     whole = drawn(model, text)
     model.weights.park()
     room(least(model, 1))
@@ -137,7 +137,7 @@ def reads(monkeypatch):
 
 def test_work_begins_while_weights_still_come_in(opened, reads):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     reads.clear()
     model.ready(0)
     weights = model.weights
@@ -154,7 +154,7 @@ def test_work_begins_while_weights_still_come_in(opened, reads):
 
 def test_a_run_stopped_while_weights_come_in_goes_on_from_there(opened, reads):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     whole = drawn(model, text)
     model.weights.park()
     reads.clear()
@@ -173,7 +173,7 @@ def test_a_run_stopped_while_weights_come_in_goes_on_from_there(opened, reads):
 
 def test_a_block_that_cannot_be_read_stops_that_run_only(opened, monkeypatch):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     whole = drawn(model, text)
     model.weights.park()
     read = residency.Prefetcher._read
@@ -212,26 +212,30 @@ def test_what_left_is_handed_back_to_the_system(opened, monkeypatch):
 
 def test_the_text_encoder_leaves_before_the_mmdit_enters(opened, room):
     model, encoder = opened
-    text = encoder.encode(PROMPT)
+    text = encoder.encode(PROMPT).states
     whole = drawn(model, text)
     model.weights.park(), encoder.weights.park()
     room(model.weights.nbytes + needed(model))
     encoder._texts = Recent(1)  # else the words are not encoded again
-    again = encoder.encode(PROMPT)
+    again = encoder.encode(PROMPT).states
     assert torch.equal(again, text) and encoder.weights.reserved and not model.weights.reserved
     assert torch.equal(drawn(model, again), whole)
     assert model.weights.reserved and not encoder.weights.reserved
     assert all(p.is_meta for p in encoder.network.parameters())
-    assert torch.equal(encoder.encode(PROMPT), text) and not encoder.weights.reserved, "kept words"
+    assert torch.equal(encoder.encode(PROMPT).states, text) and not encoder.weights.reserved, (
+        "kept words"
+    )
     encoder._texts = Recent(1)
-    assert torch.equal(encoder.encode(PROMPT), text) and encoder.weights.reserved, "it comes back"
+    assert torch.equal(encoder.encode(PROMPT).states, text) and encoder.weights.reserved, (
+        "it comes back"
+    )
 
 
 @pytest.mark.slow
 def test_a_parked_model_holds_nothing_and_its_reader_ends(opened, room):
     model, encoder = opened
     room(least(model, 0))
-    drawn(model, encoder.encode(PROMPT))
+    drawn(model, encoder.encode(PROMPT).states)
     encoder.weights.park(), model.weights.park()
     gc.collect()
     assert all(p.is_meta for p in model.network.parameters()) and model.weights.reserved == 0

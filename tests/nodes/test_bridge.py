@@ -64,7 +64,7 @@ def test_vae_as_core_calls_it(models):
 def test_clip_as_core_calls_it(models):
     clip = ToCLIP.execute(models.text_encoder).result[0]
     made = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"), add_dict={"x": 1})
-    want = models.text_encoder.encode("a red circle").float()
+    want = models.text_encoder.encode("a red circle").states.float()
     assert torch.equal(made[0][0], want) and made[0][1]["x"] == 1
     assert made[0][1]["pooled_output"] is None
     assert torch.equal(clip.clone().encode("a red circle"), want)
@@ -92,11 +92,13 @@ def test_clip_knows_cores_edit_nodes(tmp_path):
     # its tokenizer has bytes for tokens, so heads are longer than the published 34 and 64
     drop = head_tokens(encoder.tokenizer, EDIT.template.format("x"))
     assert encoder.tokenizer.decode(encoder.tokenizer.encode(EDIT.template)[:drop]) == EDIT_HEAD
-    assert torch.equal(states("blue", images=[image]), encoder.encode_edit("blue", [rgb], EDIT))
+    assert torch.equal(
+        states("blue", images=[image]), encoder.encode_edit("blue", [rgb], EDIT).states
+    )
     label, plus = "Picture {}: " + PICTURE, replace(EDIT_PLUS, drop=drop)
     text = label.format(1) + label.format(2) + "swap them"
     got = states(text, images=[image, image.flip(1)], llama_template=EDIT_PLUS.template)
-    want = encoder.encode_edit("swap them", [rgb, rgb.flip(0)], plus)
+    want = encoder.encode_edit("swap them", [rgb, rgb.flip(0)], plus).states
     assert torch.equal(got, want)
     only = states("swap them", llama_template=EDIT_PLUS.template)
     assert not torch.equal(only, states("swap them")), "the edit head, without a picture too"
@@ -122,7 +124,7 @@ def test_only_tags_that_are_not_escaped_are_named(tmp_path, caplog, template, pi
 
 def test_clip_of_the_embedded_model_reads_words_alone(models):
     clip, image = CoreCLIP(models.text_encoder), torch.rand(1, 32, 48, 3)
-    want = models.text_encoder.encode("make it blue")
+    want = models.text_encoder.encode("make it blue").states
     for more in ({}, {"llama_template": EDIT_PLUS.template}):
         tokens = clip.tokenize("Picture 1: " + PICTURE + "make it blue", images=[image], **more)
         assert torch.equal(clip.encode_from_tokens(tokens), want.float())

@@ -74,7 +74,7 @@ def latent(models, scene, *controls):
     table = sigmas(models.model.schedule, 4, rows * columns)
     request = Request(scene.width, scene.height, table, 5, 1, 2.0, controls=controls)
     encode = models.text_encoder.encode
-    return denoise(models.model, encode(prompt(scene)), encode(""), request)
+    return denoise(models.model, encode(prompt(scene)).states, encode("").states, request)
 
 
 @pytest.mark.slow

@@ -195,7 +195,7 @@ class Case:
         texts = [torch.zeros(1, 64, 128)] * 2
         if text is not None:
             halves = self.prompts[: 2 if self.cfg > 1 else 1]
-            texts = [text.encode(prompt) for prompt in halves]
+            texts = [text.encode(prompt).states for prompt in halves]
             if self.once:
                 text.weights.park()
         w, h = self.size

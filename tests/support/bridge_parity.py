@@ -249,7 +249,7 @@ def clip_and_vae() -> Figures:
     mask[:, 10:20, 10:20] = 1
     inpaint = core_nodes.VAEEncodeForInpaint().encode(vae, pixels[:1], mask)[0]["samples"]
     return {
-        "CLIPTextEncode": relative(text, MODELS.text_encoder.encode("a red circle").float()),
+        "CLIPTextEncode": relative(text, MODELS.text_encoder.encode("a red circle").states.float()),
         "VAEEncode": list(latent.shape),
         "item 1": relative(latent[1:], MODELS.vae.encode(pixels[1:, 1:49, 1:65])),
         "VAEDecode": list(back.shape),

@@ -148,5 +148,7 @@ def encoded(bundle: Bundle, prompts: tuple[str, str | None], pictures: list) -> 
     """(positive, negative) of prompts with these pictures (float tensors)."""
     text, edit = bundle.text_encoder, bundle.model.edit
     if edit is None or not pictures:
-        return tuple(None if p is None else text.encode(p) for p in prompts)
-    return tuple(None if p is None else text.encode_edit(p, pictures, small(edit)) for p in prompts)
+        return tuple(None if p is None else text.encode(p).states for p in prompts)
+    return tuple(
+        None if p is None else text.encode_edit(p, pictures, small(edit)).states for p in prompts
+    )

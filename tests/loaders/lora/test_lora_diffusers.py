@@ -63,7 +63,7 @@ def ours(folder, path, strength=1.0):
         bundle.model, bundle.text_encoder, [Adapter(load_lora(path), strength)]
     )
     levels = sigmas(model.schedule, 3, 6 * 4)
-    return denoise(model, text.encode(PROMPT), None, Request(96, 64, levels, seed=5))
+    return denoise(model, text.encode(PROMPT).states, None, Request(96, 64, levels, seed=5))
 
 
 def theirs(pipe):
@@ -155,7 +155,7 @@ def test_text_encoder_lora(folder, tmp_path):
     torch.manual_seed(10)
     pipe = opened(folder)
     bundle = load_all(folder, LoadOptions(torch.float32))
-    plain = bundle.text_encoder.encode(PROMPT)
+    plain = bundle.text_encoder.encode(PROMPT).states
     config = peft.LoraConfig(target_modules=["q_proj", "o_proj", "up_proj"], r=4, lora_alpha=6)
     net = peft.get_peft_model(pipe.text_encoder.model.language_model, config)
     with torch.no_grad():
@@ -178,13 +178,13 @@ def test_text_encoder_lora(folder, tmp_path):
     model, text, lines = apply_loras(bundle.model, bundle.text_encoder, [adapter])
     with torch.no_grad():
         want = pipe.encode_prompt(PROMPT)[0]
-    got = text.encode(PROMPT)
+    got = text.encode(PROMPT).states
     error, effect = relative(got, want), relative(plain, want)
     assert error < 1e-5 and effect > 0.02, f"error {error:.2e}, effect {effect:.2e}"
-    assert torch.equal(bundle.text_encoder.encode(PROMPT), plain)
+    assert torch.equal(bundle.text_encoder.encode(PROMPT).states, plain)
     assert model is bundle.model and lines == [
         "te.safetensors: 6 of 6 modules, rank 4, alpha 6, strength 1 (text encoder)"
     ]
-    assert torch.equal(text.encode(PROMPT), got), "its own prefix is kept apart"
+    assert torch.equal(text.encode(PROMPT).states, got), "its own prefix is kept apart"
     off = bundle.text_encoder.with_loras([Adapter(adapter.lora, 0.0)])
-    assert torch.equal(off.encode(PROMPT), plain)
+    assert torch.equal(off.encode(PROMPT).states, plain)

@@ -113,7 +113,7 @@ def test_sigmas_of_comfyui_simple_are_near_enough():
 
 def test_hint_at_denoise(bundle, tmp_path, caplog):
     path = lightning_like(tmp_path / "x.safetensors", bundle)
-    text = bundle.text_encoder.encode(PROMPT)
+    text = bundle.text_encoder.encode(PROMPT).states
 
     def warnings_at(strength, run_schedule, steps):
         caplog.clear()

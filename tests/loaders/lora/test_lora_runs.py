@@ -133,7 +133,7 @@ def test_text_encoder_part_of_a_lora(models, bundle, tmp_path, caplog):
         bundle.model, {"lora_0": adapter}, bundle.text_encoder
     ).result
     assert coverage.endswith("1 of 1 modules, rank 4, alpha 4, strength 1 (text encoder)")
-    assert not torch.equal(text.encode(PROMPT), bundle.text_encoder.encode(PROMPT))
+    assert not torch.equal(text.encode(PROMPT).states, bundle.text_encoder.encode(PROMPT).states)
     with pytest.raises(InkstoneError, match="it is only for the text encoder"):
         bundle.model.with_loras([adapter])
 
