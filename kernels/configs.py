@@ -39,7 +39,7 @@ class BlockwiseConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Shape of the language model of Qwen2.5-VL."""
+    """Shape of the language model of Qwen2.5-VL, and of Qwen3-VL with the flags below."""
 
     layers: int = 28
     width: int = 3584
@@ -51,12 +51,27 @@ class TextConfig:
     theta: float = 1e6
     eps: float = 1e-6
     sections: tuple[int, int, int] | None = None  # frequencies for time, row and column
+    bias: bool = True  # of q, k and v
+    qk_norm: bool = False  # an RMS norm of each head of q and k, before they are rotated
+    interleaved: bool = False  # frequencies of time, row and column take turns
+    final_norm: bool = True  # of encoded states; scores of tokens are always of normalised ones
 
     @property
     def axes(self) -> tuple[int, int, int]:
-        """The sections; where none are given, in the proportion of the published 16, 24, 24."""
-        time, row = self.head_dim // 8, self.head_dim * 3 // 16
-        return self.sections or (time, row, self.head_dim // 2 - time - row)
+        """The sections; where none are given, in the proportion of the published 16, 24, 24 and
+        24, 20, 20."""
+        half = self.head_dim // 2
+        time = half * 3 // 8 if self.interleaved else half // 4
+        row = (half - time) // 2
+        return self.sections or (time, row, half - time - row)
+
+    @property
+    def axis_of(self) -> tuple[int, ...]:
+        """For each frequency whether it follows time (0), row (1) or column (2)."""
+        if not self.interleaved:
+            return tuple(axis for axis, count in enumerate(self.axes) for _ in range(count))
+        ends = (0, *(3 * count for count in self.axes[1:]))
+        return tuple(n % 3 if n < ends[n % 3] else 0 for n in range(self.head_dim // 2))
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,29 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
+class DeepVisionConfig:
+    """Shape of the vision tower of Qwen3-VL."""
+
+    depth: int = 27
+    width: int = 1152
+    heads: int = 16
+    ff: int = 4304
+    patch: int = 16  # pixels
+    frames: int = 2
+    merge: int = 2  # patches on a side of a cell; a cell becomes one token
+    channels: int = 3
+    out: int = 4096
+    places: int = 2304  # rows of the table of positions: a square grid
+    taps: tuple[int, ...] = (8, 16, 24)  # blocks whose states the language model gets too
+    theta: float = 10000.0
+    eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     """Shape of the VAE."""
 
@@ -106,4 +144,18 @@ class VAEConfig:
 QWEN_IMAGE = MMDiTConfig()
 QWEN_VL_TEXT = TextConfig()
 QWEN_VL_VISION = VisionConfig()
+QWEN3_VL_TEXT = TextConfig(
+    layers=36,
+    width=4096,
+    heads=32,
+    kv_heads=8,
+    ff=12288,
+    vocab=151936,
+    theta=5e6,
+    bias=False,
+    qk_norm=True,
+    interleaved=True,
+    final_norm=False,
+)
+QWEN3_VL_VISION = DeepVisionConfig()
 QWEN_IMAGE_VAE = VAEConfig()

@@ -1,17 +1,20 @@
-"""The language model of Qwen2.5-VL, output after the final norm.
+"""The language model of Qwen2.5-VL and of Qwen3-VL, which differ by flags of their config.
 
 Standard: pre-norm blocks, grouped queries, rotate-half RoPE, SwiGLU. Unusual: every row may bring
 the keys and values of the tokens before it (kv_cache.py), because every prompt of a template starts
 alike, and because an answer is read back token by token. Rows of a batch may have caches of
 different lengths: nothing is padded. Images are rows of the vision tower in place of their tokens,
-with positions of their own (`picture_positions`). `OutputHead` turns states into scores of the next
-token; encoding needs none. Reference: transformers `Qwen2_5_VLTextModel`. Names are the published
-ones without `model.`.
+with positions of their own (`picture_positions`); rows of deeper levels of the tower are added
+there after the first layers (`DeepRows`). States are those after the final norm (Qwen2.5-VL) or
+before it (Qwen3-VL, as Qwen-Image-2.1 was trained with). `OutputHead` turns states into scores of
+the next token; encoding needs none. Reference: transformers `Qwen2_5_VLTextModel`,
+`Qwen3VLTextModel`. Names are the published ones without `model.`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -47,15 +50,20 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with biased q, k, v."""
+    """Grouped-query attention; the config says whether q, k, v have biases, and q, k norms."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         width, self.head_dim = config.width, config.head_dim
-        self.q_proj = Linear(width, config.heads * config.head_dim)
-        self.k_proj = Linear(width, config.kv_heads * config.head_dim)
-        self.v_proj = Linear(width, config.kv_heads * config.head_dim)
+        self.q_proj = Linear(width, config.heads * config.head_dim, bias=config.bias)
+        self.k_proj = Linear(width, config.kv_heads * config.head_dim, bias=config.bias)
+        self.v_proj = Linear(width, config.kv_heads * config.head_dim, bias=config.bias)
         self.o_proj = Linear(config.heads * config.head_dim, width, bias=False)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.eps)
+            self.k_norm = RMSNorm(config.head_dim, config.eps)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, caches: Sequence[KeyValues], layer: int
@@ -64,7 +72,7 @@ class SelfAttention(nn.Module):
             f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B,H,L,d]
-        q, k = _rotate_half(q, cos, sin), _rotate_half(k, cos, sin)
+        q, k = (_rotate_half(x, cos, sin) for x in (self.q_norm(q), self.k_norm(k)))
         if not caches:
             o = attention(q, k, v, causal=True)
         else:  # row by row: their tokens so far differ in number
@@ -136,6 +144,21 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+@dataclass(frozen=True)
+class DeepRows:
+    """Rows of deeper levels of the vision tower: `levels[i]` [n,W] is added after layer i at the n
+    tokens that `where` [B,L] marks."""
+
+    where: Tensor
+    levels: tuple[Tensor, ...]
+
+    def add(self, x: Tensor, layer: int) -> Tensor:
+        """x [B,L,W] after a layer, in place."""
+        if layer < len(self.levels):
+            x[self.where] += self.levels[layer].to(x)
+        return x
+
+
 class TextEncoder(nn.Module):
     """Token ids -> hidden states."""
 
@@ -153,8 +176,9 @@ class TextEncoder(nn.Module):
         caches: Sequence[KeyValues] = (),
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
+        deep: DeepRows | None = None,
     ) -> Tensor:
-        """ids [B,L] -> states [B,L,W] after the final norm.
+        """ids [B,L] -> states [B,L,W], after the final norm or before it as the config says.
 
         caches: none, or one for each row; these tokens stand behind those that it holds, and are
         added to it. positions: [B,L]; None = they count up. With images: `embeds` [B,L,W] replaces
@@ -171,7 +195,12 @@ class TextEncoder(nn.Module):
             if self.stream is not None:
                 self.stream.enter(i)
             x = layer(x, cos, sin, caches, i)
-        return self.norm(x)
+            x = x if deep is None else deep.add(x, i)
+        return self.norm(x) if self.config.final_norm else x
+
+    def for_scores(self, states: Tensor) -> Tensor:
+        """States [...,W] of a forward as the output head reads them: after the final norm."""
+        return states if self.config.final_norm else self.norm(states)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B,L] -> [B,L,W] in the compute type."""
@@ -184,8 +213,7 @@ class TextEncoder(nn.Module):
         f = 1.0 / c.theta ** (torch.arange(0, c.head_dim, 2, dtype=torch.float32) / c.head_dim)
         place = positions.to("cpu", torch.float32)[..., None]
         if positions.dim() == 3:
-            axis = torch.arange(3).repeat_interleave(torch.tensor(c.axes))
-            place = place[axis, ..., 0].permute(1, 2, 0)  # [B,L,d/2]
+            place = place[list(c.axis_of), ..., 0].permute(1, 2, 0)  # [B,L,d/2]
         angle = place * f
         angle = torch.cat([angle, angle], dim=-1)[:, None]
         return angle.cos().to(like.device, like.dtype), angle.sin().to(like.device, like.dtype)

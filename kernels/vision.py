@@ -1,9 +1,10 @@
 """The vision tower of Qwen2.5-VL for still images: patches -> rows that replace `<|image_pad|>`.
 
 Unusual: windows are sorted by size, so each size is one batch of attention and no mask exists; the
-order is undone at the end. A still image fills both frames of the patch kernel, so the two slices
-are added and 588 numbers are read instead of 1176. Reference: transformers
-`Qwen2_5_VisionTransformerPretrainedModel`. Names are the published ones without `visual.`.
+order is undone at the end (`DeepVisionTower` of Qwen3-VL has none of this). A still image fills
+both frames of the patch kernel, so the two slices are added and 588 numbers are read instead of
+1176. Reference: transformers `Qwen2_5_VisionTransformerPretrainedModel`. Names are the published
+ones without `visual.`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from .attention import attention
 from .block_streaming import BlockStream
-from .configs import QWEN_VL_VISION, VisionConfig
+from .configs import QWEN_VL_VISION, DeepVisionConfig, VisionConfig
 from .interrupt import beat
 from .linear import Linear
 from .text_encoder import GatedMLP, RMSNorm
@@ -57,13 +58,24 @@ def _geometry(c: VisionConfig, rows: int, columns: int) -> tuple[Tensor, Groups,
     """(order of the cells, groups of windows in patches, angles [N,d/2]) of a grid of cells."""
     with torch.inference_mode(False), torch.device("cpu"):
         order, groups = window_order(rows, columns, c.side)
-        inner = torch.arange(c.merge)
-        down = (order // columns * c.merge)[:, None] + inner.repeat_interleave(c.merge)
-        across = (order % columns * c.merge)[:, None] + inner.repeat(c.merge)
-        half = c.head_dim // 2
-        f = 1.0 / c.theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
-        angles = [place.reshape(-1, 1).float() * f for place in (down, across)]
-    return order, tuple((n, size * c.merge**2) for n, size in groups), torch.cat(angles, dim=1)
+        angles = patch_angles(c, order, columns)
+    return order, tuple((n, size * c.merge**2) for n, size in groups), angles
+
+
+def patch_angles(c: VisionConfig | DeepVisionConfig, cells: Tensor, columns: int) -> Tensor:
+    """Angles [N,d/2] of the patches of these cells of a grid with `columns` cells in a row."""
+    inner = torch.arange(c.merge)
+    down = (cells // columns * c.merge)[:, None] + inner.repeat_interleave(c.merge)
+    across = (cells % columns * c.merge)[:, None] + inner.repeat(c.merge)
+    half = c.head_dim // 2
+    f = 1.0 / c.theta ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
+    return torch.cat([place.reshape(-1, 1).float() * f for place in (down, across)], dim=1)
+
+
+def rope_of(angles: Tensor, device: torch.device) -> Rope:
+    """cos and (-sin, sin) of angles [N,d/2], on a device."""
+    cos, sin = angles.cos(), angles.sin()
+    return _doubled(cos, cos).to(device), _doubled(-sin, sin).to(device)
 
 
 def _doubled(first: Tensor, second: Tensor) -> Tensor:
@@ -87,7 +99,7 @@ def _rotate(x: Tensor, rope: Rope) -> Tensor:
 class VisionAttention(nn.Module):
     """Attention inside each window."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig | DeepVisionConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.heads
         self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
@@ -122,18 +134,21 @@ class VisionBlock(nn.Module):
 class _PatchKernel(nn.Module):
     """The kernel of a 3-D convolution without overlap."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, config: VisionConfig | DeepVisionConfig, bias: bool) -> None:
         super().__init__()
         shape = (config.width, config.channels, config.frames, config.patch, config.patch)
         self.weight = nn.Parameter(torch.zeros(shape))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(config.width)) if bias else None)
 
 
 class PatchEmbed(nn.Module):
     """Pixels of a patch -> its vector; both frames see the same still image."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig | DeepVisionConfig, bias: bool = False) -> None:
         super().__init__()
-        self.proj = _PatchKernel(config)
+        self.proj = _PatchKernel(config, bias)
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches [N, channels * patch * patch] float32 -> [N,W] in the type of the weight.
@@ -141,7 +156,8 @@ class PatchEmbed(nn.Module):
         In float32: the sum of two half-type slices would be rounded, the reference rounds once.
         """
         kernel = self.proj.weight.float().sum(2).flatten(1)
-        return F.linear(patches.float(), kernel).to(self.proj.weight.dtype)
+        bias = None if self.proj.bias is None else self.proj.bias.float()
+        return F.linear(patches.float(), kernel, bias).to(self.proj.weight.dtype)
 
 
 class Merger(nn.Module):
@@ -182,15 +198,22 @@ class VisionTower(nn.Module):
         order = order.to(patches.device)
         x = patches.unflatten(0, (-1, c.merge**2))[order].flatten(0, 1)  # [N, pixels]
         x = self.patch_embed(x)  # [N,W]
-        cos = _doubled(angles.cos(), angles.cos()).to(x.device)
-        sin = _doubled(-angles.sin(), angles.sin()).to(x.device)
+        rope = rope_of(angles, x.device)
         whole: Groups = ((1, x.shape[0]),)
         for i, block in enumerate(self.blocks):
             beat("vision tower, block", i, len(self.blocks))
             if self.stream is not None:
                 self.stream.enter(i)
-            x = block(x, (cos, sin), whole if i in c.full else groups)
+            x = block(x, rope, whole if i in c.full else groups)
         return self.merger(x)[order.argsort()]
+
+    def levels(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What the language model gets of a picture, level by level: here the rows alone."""
+        return (self(patches, grid),)
+
+    def activation_bytes(self, patches: int, dtype: torch.dtype) -> int:
+        """Peak bytes of a forward over this number of patches."""
+        return activation_bytes(self.config, patches, dtype)
 
 
 def activation_bytes(c: VisionConfig, patches: int, dtype: torch.dtype) -> int:

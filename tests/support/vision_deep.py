@@ -1,0 +1,99 @@
+"""A tiny Qwen3-VL of transformers with random weights, and our towers and language models of it."""
+
+from __future__ import annotations
+
+import torch
+
+from inkstone.kernels.configs import DeepVisionConfig, TextConfig
+from inkstone.kernels.text_encoder import TextEncoder
+from inkstone.kernels.vision_deep import DeepVisionTower
+
+from .oracle import fill, library
+
+transformers = library("transformers")
+
+PAD = 261  # <|image_pad|> of the toy tokenizer
+VISION = DeepVisionConfig(
+    depth=4, width=32, heads=2, ff=48, out=32, places=64, taps=(0, 1, 3)
+)  # 3 patches of 16 x 16 pixels for each of 8 x 8 places
+TEXT = TextConfig(
+    layers=4,
+    width=32,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    ff=64,
+    vocab=300,
+    theta=5e6,
+    sections=(4, 2, 2),
+    bias=False,
+    qk_norm=True,
+    interleaved=True,
+    final_norm=False,
+)
+
+
+def their_config(text: TextConfig = TEXT, vision: DeepVisionConfig = VISION):
+    """The same numbers as transformers calls them."""
+    return transformers.Qwen3VLConfig(
+        image_token_id=PAD,
+        vision_start_token_id=259,
+        vision_end_token_id=260,
+        tie_word_embeddings=False,
+        text_config=dict(
+            hidden_size=text.width,
+            intermediate_size=text.ff,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            num_key_value_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            vocab_size=text.vocab,
+            rms_norm_eps=text.eps,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            rope_parameters=dict(
+                rope_type="default",
+                rope_theta=text.theta,
+                mrope_section=list(text.axes),
+                mrope_interleaved=True,
+            ),
+        ),
+        vision_config=dict(
+            depth=vision.depth,
+            hidden_size=vision.width,
+            intermediate_size=vision.ff,
+            num_heads=vision.heads,
+            patch_size=vision.patch,
+            out_hidden_size=vision.out,
+            deepstack_visual_indexes=list(vision.taps),
+            num_position_embeddings=vision.places,
+        ),
+    )
+
+
+def random_qwen3(text: TextConfig = TEXT, vision: DeepVisionConfig = VISION):
+    """A tiny Qwen3-VL of transformers with random weights."""
+    torch.manual_seed(6)
+    return fill(transformers.Qwen3VLForConditionalGeneration(their_config(text, vision)))
+
+
+def ours_of(model, text: TextConfig = TEXT, vision: DeepVisionConfig = VISION):
+    """Our language model and tower with the weights of theirs."""
+    words, tower = TextEncoder(text), DeepVisionTower(vision)
+    words.load_state_dict(model.model.language_model.state_dict())
+    tower.load_state_dict(model.model.visual.state_dict())
+    return words.eval(), tower.eval()
+
+
+def unnormed(model, **call):
+    """States before the final norm, as diffusers' pipeline gets them, with token types."""
+    norm = model.model.language_model.norm
+    handle = norm.register_forward_hook(lambda module, args, output: args[0])
+    types = (call["input_ids"] == PAD).int()
+    try:
+        with torch.no_grad():
+            out = model(mm_token_type_ids=types, output_hidden_states=True, **call)
+    finally:
+        handle.remove()
+    return out.hidden_states[-1]
