@@ -140,6 +140,48 @@ class VAEConfig:
         """Pixels per latent along one side."""
         return 2 ** (len(self.mult) - 1)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the encoder, level by level from full size down."""
+        return tuple(self.base * m for m in self.mult)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of the decoder, level by level up to full size."""
+        return self.widths[::-1]
+
+
+@dataclass(frozen=True)
+class ResidualVAEConfig(VAEConfig):
+    """Shape of the VAE of Qwen-Image-2.1: a shortcut around every block, a wider decoder."""
+
+    mult: tuple[int, ...] = (1, 2, 4, 8, 8)
+    z: int = 64
+    channels: int = 4
+    decoder_base: int = 144
+    # which steps of the encoder halve time too (in the decoder the other way round): in a still
+    # they decide which channels a shortcut fills
+    temporal: tuple[bool, ...] = (False, True, True, True)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        return tuple(self.decoder_base * m for m in reversed(self.mult))
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Frames that each block of the encoder joins to one; the last block joins none."""
+        return (*(1 + step for step in self.temporal), 1)
+
+    @property
+    def fault(self) -> str:
+        """Why a network of this shape cannot have its shortcuts; "" where it can."""
+        if len(self.frames) != len(self.mult):
+            return f"{len(self.mult)} levels with {len(self.frames) - 1} steps between them"
+        for into, out, frames in zip((1, *self.mult), self.mult, self.frames, strict=False):
+            if not into or not out or out % into or frames % (out // into):
+                return f"no shortcut leads from {into * self.base} to {out * self.base} channels"
+        return ""
+
 
 QWEN_IMAGE = MMDiTConfig()
 QWEN_VL_TEXT = TextConfig()
@@ -159,3 +201,4 @@ QWEN3_VL_TEXT = TextConfig(
 )
 QWEN3_VL_VISION = DeepVisionConfig()
 QWEN_IMAGE_VAE = VAEConfig()
+QWEN_IMAGE_21_VAE = ResidualVAEConfig()

@@ -6,264 +6,34 @@ here: a third of the weights and 2.4 times fewer operations than the reference
 (diffusers `AutoencoderKLQwenImage`), with equal numbers. `vae_strips.py` runs the same modules in
 strips of rows, which is exact because every norm is per pixel.
 
-With gradients everything is plain autograd. Without them, on a CPU, norms run in chunks and in
-place, and the convolution behind an upsampling reads the small image (`lean`).
-
 Names of modules are the diffusers key names, so a state dict needs no renaming.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attention
 from .configs import QWEN_IMAGE_VAE, VAEConfig
-from .interrupt import beat
-
-_CHUNK = 1 << 18  # elements per chunk of a norm: a megabyte in float32, inside the L2 of two cores
-_SCORES = 1 << 23  # elements of the attention matrix in memory at a time, where it is chunked
-
-
-def lean(x: Tensor) -> bool:
-    """True where nothing is recorded for gradients and the CPU forms pay: chunks, in place."""
-    return not torch.is_grad_enabled() and x.device.type in ("cpu", "meta")
-
-
-def norm_silu(x: Tensor, gamma: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
-    """x / max(||x||, 1e-12) * sqrt(C) * gamma over channels, then SiLU. [B,C,H,W] -> the same.
-
-    Without gradients it runs in chunks that stay in the cache: one pass over memory. `out` (may be
-    `x` itself) takes the result; with gradients it is ignored.
-    """
-    rows = x.permute(0, 2, 3, 1)  # [B,H,W,C], contiguous for channels_last
-    if torch.is_grad_enabled():
-        return _norm_silu(rows, gamma, silu).permute(0, 3, 1, 2)
-    into = torch.empty_like(rows) if out is None else out.permute(0, 2, 3, 1)
-    if lean(x) and x.device.type == "cpu" and rows.stride(-1) == into.stride(-1) == 1:
-        for item, item_into in zip(rows, into, strict=True):
-            _norm_silu_chunks(item, gamma, silu, item_into)
-        return into.permute(0, 3, 1, 2)
-    y = _norm_silu(rows, gamma, silu).permute(0, 3, 1, 2)
-    return y if out is None else out.copy_(y)
-
-
-def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
-    """Channels last. Half types are normalised in float32, as the reference does."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    y = x * (math.sqrt(x.shape[-1]) / norm.clamp_min(1e-12)) * gamma
-    return (F.silu(y) if silu else y).to(x.dtype)
-
-
-def _norm_silu_chunks(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
-    """`_norm_silu` of [H,W,C] into `out`, in place, with nothing bigger than a chunk of rows."""
-    gamma, step = gamma.float(), max(1, _CHUNK // x[0].numel())
-    same = out.dtype == torch.float32
-    scratch = out if same else torch.empty(x[:step].shape, device=x.device)
-    for top in range(0, len(x), step):
-        part = x[top : top + step]
-        y = scratch[top : top + step] if same else scratch[: len(part)].copy_(part)
-        norm = torch.linalg.vector_norm(part if same else y, dim=-1, keepdim=True)
-        scale = norm.clamp_min_(1e-12).reciprocal_().mul_(math.sqrt(x.shape[-1]))
-        torch.mul(part if same else y, scale, out=y).mul_(gamma)
-        if silu:
-            F.silu(y, inplace=True)
-        if not same:
-            out[top : top + step] = y
-
-
-class Norm(nn.Module):
-    """Per-pixel RMS norm over channels; holds `gamma` [C]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor, silu: bool = True, out: Tensor | None = None) -> Tensor:
-        return norm_silu(x, self.gamma, silu, out)
-
-
-def conv_bias(conv: nn.Conv2d) -> Tensor:
-    """The bias of a convolution that has one, as all of the VAE's do."""
-    assert conv.bias is not None
-    return conv.bias
-
-
-def conv3(cin: int, cout: int) -> nn.Conv2d:
-    """A 3x3 convolution with padding 1."""
-    return nn.Conv2d(cin, cout, 3, padding=1)
-
-
-class ResBlock(nn.Module):
-    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))), with a 1x1 shortcut where channels change."""
-
-    def __init__(self, cin: int, cout: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = Norm(cin), conv3(cin, cout)
-        self.norm2, self.conv2 = Norm(cout), conv3(cout, cout)
-        self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        beat()
-        h = self.conv1(self.norm1(x))
-        h = self.conv2(self.norm2(h, out=h))
-        short = self.conv_shortcut(x) if self.conv_shortcut is not None else x
-        return h + short if torch.is_grad_enabled() else h.add_(short)
-
-
-class Attention(nn.Module):
-    """One head of width C over all pixels, with residual."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = Norm(channels)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        qkv = self.to_qkv(self.norm(x, silu=False))  # [B,3C,H,W]
-        q, k, v = qkv.permute(0, 2, 3, 1).reshape(b, 1, h * w, 3 * c).chunk(3, dim=-1)
-        o = _half_attention(q, k, v) if lean(x) and x.dtype != torch.float32 else attention(q, k, v)
-        return x + self.proj(o.reshape(b, h, w, c).permute(0, 3, 1, 2))
-
-
-def _half_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B,1,L,C] in a half type on a CPU, in chunks of queries.
-
-    torch's flash kernel runs heads of 384 in bfloat16 at the speed of float32 (95 GFLOP/s), plain
-    products at 165. The price: scores are rounded before the softmax, 1.2 % instead of 0.5 % error
-    where scores spread by 4.
-    """
-    out, keys = torch.empty_like(q), k.transpose(-1, -2)
-    step = max(1, _SCORES // k.shape[-2])
-    for b in range(len(q)):
-        for start in range(0, q.shape[-2], step):
-            beat()
-            part = slice(start, start + step)
-            scores = torch.mm(q[b, 0, part] * q.shape[-1] ** -0.5, keys[b, 0])
-            out[b, 0, part] = torch.mm(scores.softmax(-1), v[b, 0])
-    return out
-
-
-class Middle(nn.Module):
-    """ResBlock, attention, ResBlock at 1/8 size: the only part that sees the whole image."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList([ResBlock(channels, channels) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(channels)])
-
-    @property
-    def parts(self) -> tuple[ResBlock, Attention, ResBlock]:
-        """The three layers in order."""
-        (first, last), (attention,) = self.resnets, self.attentions
-        assert isinstance(first, ResBlock) and isinstance(last, ResBlock)
-        assert isinstance(attention, Attention)
-        return first, attention, last
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, attention, last = self.parts
-        return last(attention(first(x)))
-
-
-def subpixel_kernels(weight: Tensor) -> list[list[Tensor]]:
-    """3x3 kernel behind a nearest x2 upsampling -> [row phase][column phase] of 2x2 kernels.
-
-    Even output rows see input rows (i-1, i, i), odd ones (i, i, i+1): the taps on the same row add
-    up, so the small input is read directly with 4/9 of the products. Exact but for their order.
-    """
-
-    def halves(k: Tensor, dim: int) -> list[Tensor]:
-        a, b, c = k.unbind(dim)
-        return [torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)]
-
-    return [
-        [
-            k.to(weight.dtype).contiguous(memory_format=torch.channels_last)
-            for k in halves(by_row, 3)
-        ]
-        for by_row in halves(weight.float(), 2)
-    ]
-
-
-def upsample_conv(x: Tensor, kernels: list[list[Tensor]], bias: Tensor) -> Tensor:
-    """x [B,C,n+2,W] with a row of context (or zeros) above and below -> [B,Cout,2n,2W]."""
-    b, _, n, w = x.shape[0], x.shape[1], x.shape[2] - 2, x.shape[3]
-    out = x.new_empty(b, n, 2, w, 2, len(bias))
-    for r in range(2):
-        for c in range(2):
-            y = F.conv2d(
-                x[:, :, r : r + n + 1], kernels[r][c], bias, padding=(0, 1)
-            )  # [B,Cout,n,W+1]
-            out[:, :, r, :, c] = y[..., c : c + w].permute(0, 2, 3, 1)
-    return out.view(b, 2 * n, 2 * w, -1).permute(0, 3, 1, 2)
-
-
-class Resample(nn.Module):
-    """Down: pad right and bottom, 3x3 stride 2. Up: nearest x2, 3x3 to half the channels.
-
-    `resample` has the convolution at index 1, as in the published keys.
-    """
-
-    def __init__(self, channels: int, up: bool) -> None:
-        super().__init__()
-        self.up = up
-        conv = conv3(channels, channels // 2) if up else nn.Conv2d(channels, channels, 3, stride=2)
-        self.resample = nn.ModuleList([nn.Identity(), conv])
-
-    @property
-    def conv(self) -> nn.Conv2d:
-        """The convolution."""
-        conv = self.resample[1]
-        assert isinstance(conv, nn.Conv2d)
-        return conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.up and lean(x):
-            return self._up_in_chunks(x)
-        if self.up:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest-exact"))
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-    def _up_in_chunks(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
-        kernels, bias, step = subpixel_kernels(self.conv.weight), conv_bias(self.conv), 16
-        out = x.new_empty(b, 2 * h, 2 * w, len(bias)).permute(0, 3, 1, 2)
-        for top in range(0, h, step):
-            beat()
-            end = min(top + step, h)
-            part = F.pad(x[:, :, max(top - 1, 0) : end + 1], (0, 0, int(top == 0), int(end == h)))
-            out[:, :, 2 * top : 2 * end] = upsample_conv(part, kernels, bias)
-        return out
+from .vae_parts import Middle, Norm, Resample, ResBlock, channels_last, conv3
 
 
 class Encoder(nn.Module):
-    """Pixels [B,3,H,W] in -1..1 -> moments before `quant_conv` [B,2z,H/8,W/8]."""
+    """Pixels [B,C,H,W] in -1..1 -> moments before `quant_conv` [B,2z,H/s,W/s], s = config.scale."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
-        widths = [config.base * m for m in config.mult]
-        self.conv_in = conv3(config.channels, widths[0])
-        layers: list[nn.Module] = []
-        cin = widths[0]
-        for stage, cout in enumerate(widths):
-            layers += [ResBlock(cin if i == 0 else cout, cout) for i in range(config.res_blocks)]
-            if stage < len(widths) - 1:
-                layers.append(Resample(cout, up=False))
-            cin = cout
-        self.down_blocks = nn.ModuleList(layers)
-        self.mid_block = Middle(cin)
-        self.norm_out, self.conv_out = Norm(cin), conv3(cin, 2 * config.z)
+        first, last = config.widths[0], config.widths[-1]
+        self.conv_in = conv3(config.channels, first)
+        self.down_blocks = nn.ModuleList(blocks)
+        self.mid_block = Middle(last)
+        self.norm_out, self.conv_out = Norm(last), conv3(last, 2 * config.z)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for layer in self.down_blocks:
-            x = layer(x)
+        for block in self.down_blocks:
+            x = block(x)
         return self.head(self.mid_block(x))
 
     def head(self, x: Tensor) -> Tensor:
@@ -272,43 +42,35 @@ class Encoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """ResBlocks, then (all but the last block) an upsampling convolution."""
+    """ResBlocks, then (all but the last block) an upsampling convolution to half the channels."""
 
     def __init__(self, cin: int, cout: int, blocks: int, up: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
             [ResBlock(cin if i == 0 else cout, cout) for i in range(blocks)]
         )
-        self.upsamplers = nn.ModuleList([Resample(cout, up=True)] if up else [])
+        self.upsamplers = nn.ModuleList([Resample(cout, True, cout // 2)] if up else [])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-        return x
+    def layers(self) -> Iterator[nn.Module]:
+        """The layers in order."""
+        yield from (*self.resnets, *self.upsamplers)
 
 
 class Decoder(nn.Module):
-    """Latent after `post_quant_conv` [B,z,h,w] -> pixels [B,3,8h,8w], not clamped."""
+    """Latent after `post_quant_conv` [B,z,h,w] -> pixels [B,C,sh,sw], not clamped."""
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
-        widths = [config.base * m for m in reversed(config.mult)]
-        last = len(widths) - 1
-        self.conv_in = conv3(config.z, widths[0])
-        self.mid_block = Middle(widths[0])
-        self.up_blocks = nn.ModuleList(
-            UpBlock(
-                widths[0] if i == 0 else widths[i - 1] // 2, cout, config.res_blocks + 1, i < last
-            )
-            for i, cout in enumerate(widths)
-        )
-        self.norm_out, self.conv_out = Norm(widths[-1]), conv3(widths[-1], config.channels)
+        first, last = config.decoder_widths[0], config.decoder_widths[-1]
+        self.conv_in = conv3(config.z, first)
+        self.mid_block = Middle(first)
+        self.up_blocks = nn.ModuleList(blocks)
+        self.norm_out, self.conv_out = Norm(last), conv3(last, config.channels)
 
     def layers(self) -> Iterator[nn.Module]:
         """Layers after the middle, flat: loops over blocks would keep a block's input alive."""
         for block in self.up_blocks:
-            assert isinstance(block, UpBlock)
-            yield from (*block.resnets, *block.upsamplers)
+            yield from block.layers() if isinstance(block, UpBlock) else (block,)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
@@ -326,13 +88,30 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig = QWEN_IMAGE_VAE) -> None:
         super().__init__()
         self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder = Encoder(config, self.down_blocks())
+        self.decoder = Decoder(config, self.up_blocks())
         self.quant_conv = nn.Conv2d(2 * config.z, 2 * config.z, 1)
         self.post_quant_conv = nn.Conv2d(config.z, config.z, 1)
 
+    def down_blocks(self) -> Iterator[nn.Module]:
+        """The encoder's layers before the middle, flat as in the published keys."""
+        widths, blocks = self.config.widths, self.config.res_blocks
+        for stage, (cin, cout) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+            for i in range(blocks):
+                yield ResBlock(cout if i else cin, cout)
+            if stage < len(widths) - 1:
+                yield Resample(cout, up=False)
+
+    def up_blocks(self) -> Iterator[nn.Module]:
+        """The decoder's blocks behind the middle."""
+        widths, blocks = self.config.decoder_widths, self.config.res_blocks + 1
+        for stage, cout in enumerate(widths):
+            cin = widths[stage - 1] // 2 if stage else cout
+            yield UpBlock(cin, cout, blocks, up=stage < len(widths) - 1)
+
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [B,3,H,W] in -1..1 -> mean, log variance (clamped to -30..20), [B,z,h,w] each."""
-        return self.split(self.quant_conv(self.encoder(_channels_last(pixels))))
+        """Pixels [B,C,H,W] in -1..1 -> mean, log variance (clamped to -30..20), [B,z,h,w] each."""
+        return self.split(self.quant_conv(self.encoder(channels_last(pixels))))
 
     def split(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """[B,2z,h,w] -> mean and clamped log variance."""
@@ -340,10 +119,5 @@ class VAE(nn.Module):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Raw latent [B,z,h,w] -> pixels [B,3,8h,8w], not clamped."""
-        return self.decoder(self.post_quant_conv(_channels_last(z)))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Without gradients: the layout that every step is fast in. With them: as it came."""
-    return x if torch.is_grad_enabled() else x.contiguous(memory_format=torch.channels_last)
+        """Raw latent [B,z,h,w] -> pixels [B,C,sh,sw], s = config.scale, not clamped."""
+        return self.decoder(self.post_quant_conv(channels_last(z)))

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.configs import VAEConfig
-from ..kernels.vae import VAE, Attention, Resample, ResBlock
+from ..kernels.vae import VAE
+from ..kernels.vae_parts import Attention, Resample, ResBlock
 from .checkpoint import EMA, Checkpoint, step_rng, warm_constant_linear
 from .grammar import sample
 from .loop import Stage

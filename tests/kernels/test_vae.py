@@ -12,8 +12,9 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.kernels import winograd
 from inkstone.kernels.configs import VAEConfig
-from inkstone.kernels.vae import VAE, norm_silu
+from inkstone.kernels.vae import VAE
 from inkstone.kernels.vae_memory import Footprint, plan_rows
+from inkstone.kernels.vae_parts import norm_silu
 from inkstone.kernels.vae_strips import decode_rows, moments_rows
 from inkstone.loaders.models.vae import VAEModel
 
