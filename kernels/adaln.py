@@ -69,18 +69,22 @@ def token_chunks(x: Tensor) -> Iterator[slice]:
     return (slice(i, i + step) for i in range(0, x.shape[1], step))
 
 
-def modulated_norm(x: Tensor, shift: Row, scale: Row, dtype: torch.dtype) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift in `dtype`. x [B,N,D] -> [B,N,D]."""
+def modulated_norm(x: Tensor, shift: Row | None, scale: Row, dtype: torch.dtype) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift (None: no shift) in `dtype`. x [B,N,D] -> [B,N,D]."""
+    if shift is None:
+        parts = [_modulated_norm(part, None, factor, dtype) for part, factor in scale.parts(x)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     pairs = zip(shift.parts(x), scale.parts(x))
     parts = [_modulated_norm(part, add, factor, dtype) for (part, add), (_, factor) in pairs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    if shift.shape[0] > 1 or torch.is_grad_enabled():
-        y = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return (y * (1 + scale[:, None]) + shift[:, None]).to(dtype)
-    weight, bias = (1 + scale[0].float()).to(x.dtype), shift[0].to(x.dtype)
+def _modulated_norm(x: Tensor, shift: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    if scale.shape[0] > 1 or torch.is_grad_enabled():
+        y = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None])
+        return (y if shift is None else y + shift[:, None]).to(dtype)
+    weight = (1 + scale[0].float()).to(x.dtype)
+    bias = None if shift is None else shift[0].to(x.dtype)
     if x.dtype == dtype:
         return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)

@@ -20,6 +20,7 @@ from .linear import cpu_backend, onednn_linear
 _QUERIES = 256  # per chunk: its float32 scores against 4096 keys (4 MB) stay in the cache
 _LONG = 1 << 20  # queries x keys from which our path is faster (measured at 1056^2 and 4128^2)
 _INTERVAL = 4e10  # operations between two beats on a CPU: half a second of one core
+_MASK = 1 << 22  # elements of the largest causal mask
 _LEAST = 1024  # queries per call; from 768 on torch's kernel takes 256 at a time, like the whole
 
 
@@ -39,6 +40,8 @@ def attention(
     if mask is None and not causal and _is_long(q, lk):
         return _in_calls(q, k, v)
     if causal and lq != lk:
+        if lq * lk > _MASK and lq > _QUERIES:
+            return _causal_in_calls(q, k, v)
         mask = torch.ones(lq, lk, dtype=torch.bool, device=q.device).tril(lk - lq)
         causal = False
     return F.scaled_dot_product_attention(
@@ -76,6 +79,18 @@ def _in_calls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         )  # [B,H,n,D]
         out[:, part] = result.transpose(1, 2)
     return out.transpose(1, 2)
+
+
+def _causal_in_calls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention behind other keys in chunks of queries, so that no mask grows with both."""
+    lq, lk = q.shape[-2], k.shape[-2]
+    parts = []
+    for at in range(0, lq, _QUERIES):
+        beat()
+        stop = min(at + _QUERIES, lq)
+        seen = lk - lq + stop
+        parts.append(attention(q[:, :, at:stop], k[:, :, :seen], v[:, :, :seen], causal=True))
+    return torch.cat(parts, dim=2)
 
 
 def _takes_chunks(q: Tensor, k: Tensor, v: Tensor) -> bool:

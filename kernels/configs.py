@@ -29,6 +29,25 @@ class MMDiTConfig:
 
 
 @dataclass(frozen=True)
+class SingleStreamConfig:
+    """Shape of the single-stream network of Qwen-Image-2.1 and of its control branches."""
+
+    layers: int = 32
+    heads: int = 32
+    head_dim: int = 128
+    channels: int = 64  # latent channels of one token, in and out
+    joint: int = 4096  # width of the text encoder
+    ff: int = 12288  # of each half of the SwiGLU
+    axes: tuple[int, int, int] = (16, 56, 56)  # of a head: rotated by frame, row and column
+    theta: float = 10000.0
+
+    @property
+    def width(self) -> int:
+        """D, the width of the stream."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
 class BlockwiseConfig:
     """Shape of a blockwise control: the sizes of its base model."""
 
@@ -184,6 +203,7 @@ class ResidualVAEConfig(VAEConfig):
 
 
 QWEN_IMAGE = MMDiTConfig()
+QWEN_IMAGE_21 = SingleStreamConfig()
 QWEN_VL_TEXT = TextConfig()
 QWEN_VL_VISION = VisionConfig()
 QWEN3_VL_TEXT = TextConfig(

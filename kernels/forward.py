@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .configs import MMDiTConfig
 from .modulation import Modulation
+from .prefix_store import PrefixStore
 from .references import NO_REFERENCES, ReferenceContext, References
 from .rope import Grid, joint_rope
+from .shared_modulation import SharedModulation
 
 Probe = Callable[[str, Tensor], None]  # ("attention", tensor)
 # (block, blocks, image stream [B,S,D]) -> the stream with the residual of a control
@@ -25,10 +27,13 @@ class Inputs:
 
     img: Tensor  # [B,S,64] packed latents of the target
     txt: Tensor  # [B,L,J] text states
-    modulation: Modulation  # rows with n = 1 or B
+    modulation: Modulation | SharedModulation  # rows with n = 1 or B
     grids: Sequence[Grid]  # (f,h,w) in tokens of each image: the target's, then the references'
     mask: Tensor | None = None  # [B,L] True = real text token
     references: ReferenceContext = NO_REFERENCES
+    # of networks that read text and images in one order (single_stream.py):
+    slots: tuple[int, ...] = ()  # for each reference, the text tokens before it
+    prefix: PrefixStore | None = None  # what of text and references serves several steps
 
 
 class ForwardHooks:

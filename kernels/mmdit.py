@@ -25,6 +25,7 @@ from .configs import QWEN_IMAGE, MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, Inputs, PassContext, pass_context
 from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
+from .modulation import Modulation
 from .norm import RMSWeight
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
@@ -150,6 +151,7 @@ class MMDiT(nn.Module):
     def walk(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Walk:
         """`forward` with a stop before each block."""
         references, mod = inputs.references.references, inputs.modulation
+        assert isinstance(mod, Modulation), "this network has modulation in each block"
         ctx = pass_context(
             self.config, inputs.img, inputs.txt, inputs.grids, inputs.mask, inputs.references.layers
         )

@@ -66,54 +66,61 @@ def plain(weights: Weights, name: str) -> Tensor:
     return value.dequantize() if isinstance(value, Storage) else value.float()
 
 
-def timestep_embedding(sigma: Tensor, dim: int = 256) -> Tensor:
-    """sigma [n] in 0..1 -> [n,dim] float32: cos first, angle (sigma * f) * 1000 in that order.
+def timestep_embedding(sigma: Tensor, dim: int = 256, thousand_first: bool = False) -> Tensor:
+    """sigma [n] in 0..1 -> [n,dim] float32: cos first, angle (sigma * f) * 1000 in that order, or
+    `thousand_first` (1000 * sigma) * f: they differ by a rounding, which large angles show.
 
     The frequencies come from the CPU, so that every device gets the same angles.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device="cpu")
     f = torch.exp(-math.log(10000) * steps / half).to(sigma.device)
-    angle = (sigma.float()[:, None] * f[None]) * 1000
+    sigma = sigma.float()[:, None]
+    angle = (1000 * sigma) * f[None] if thousand_first else (sigma * f[None]) * 1000
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def embedded(weights: Weights, x: Tensor, branches: Branches = NONE, biased: bool = True) -> Tensor:
+    """The sinusoids x [n,256] of timesteps -> [n,D] float32, by two layers with a SiLU between."""
+    for i in (1, 2):
+        name = _EMBED.format(i)
+        x = x if i == 1 else F.silu(x)
+        bias = plain(weights, f"{name}.bias") if biased else None
+        y = F.linear(x, plain(weights, f"{name}.weight"), bias)
+        x = branches[name](x, y) if name in branches else y
+    return x
 
 
 def time_embedding(
     weights: Weights, sigma: Tensor, addition: int | None = None, branches: Branches = NONE
 ) -> Tensor:
     """sigma [n] -> temb [n,D] float32. `addition`: a row of the layered variant's embedding."""
-    x = timestep_embedding(sigma)
-    for i in (1, 2):
-        name = _EMBED.format(i)
-        x = x if i == 1 else F.silu(x)
-        y = F.linear(x, plain(weights, f"{name}.weight"), plain(weights, f"{name}.bias"))
-        x = branches[name](x, y) if name in branches else y
+    x = embedded(weights, timestep_embedding(sigma), branches)
     if addition is not None:
         x = x + plain(weights, "time_text_embed.addition_t_embedding.weight")[addition]
     return x
 
 
-def _project(
-    weights: Weights, key: str, x: Tensor, parts: int, dtype: torch.dtype, branches: Branches
+def project(
+    weights: Weights, key: str, x: Tensor, parts: int, branches: Branches, biased: bool = True
 ) -> Tensor:
-    """x [n,D] float32 -> [n,parts,D] in dtype, by the first parts*D rows of a linear layer."""
-    w, b = weights(f"{key}.weight"), plain(weights, f"{key}.bias")
+    """x [n,D] float32 -> [n,parts,D] float32, by the first parts*D rows of a linear layer."""
+    w = weights(f"{key}.weight")
+    b = plain(weights, f"{key}.bias") if biased else None
     rows = used = parts * x.shape[-1]
     if key in branches:
-        rows = len(b)  # a branch has all rows of its layer
+        rows = w.shape[0]  # a branch has all rows of its layer
     if isinstance(w, Storage):
         y = packed_product(x, w, b)[..., :rows]
     elif w.requires_grad:
-        y = F.linear(x, w[:rows].float(), b[:rows])
+        y = F.linear(x, w[:rows].float(), None if b is None else b[:rows])
     else:
-        chunks = [
-            F.linear(x, w[i : min(i + _ROWS, rows)].float(), b[i : min(i + _ROWS, rows)])
-            for i in range(0, rows, _ROWS)
-        ]
+        spans = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
+        chunks = [F.linear(x, w[s].float(), None if b is None else b[s]) for s in spans]
         y = torch.cat(chunks, dim=-1)
     if key in branches:
         y = branches[key](x, y)[..., :used]
-    return y.to(dtype).unflatten(-1, (parts, -1))
+    return y.unflatten(-1, (parts, -1))
 
 
 def modulation(
@@ -144,17 +151,17 @@ def rows_of(
     """All modulation rows for embedded timesteps [n,D] float32; options as in `modulation`."""
     act = F.silu(time)
 
-    def project(key: str, parts: int) -> Tensor:
-        return _project(weights, key, act, parts, dtype, branches)
+    def rows(key: str, parts: int) -> Tensor:
+        return project(weights, key, act, parts, branches).to(dtype)
 
     img, txt = [], []
     for i in range(layers):
         beat("modulation table, block", i, layers)
         block = f"transformer_blocks.{i}."
-        img.append(project(block + "img_mod.1", 6))
+        img.append(rows(block + "img_mod.1", 6))
         # of the last block's text branch only keys and values are read: shift1 and scale1
-        txt.append(project(block + "txt_mod.1", 6 if i < layers - 1 else 2))
-    out = project("norm_out.linear", 2) if final else act.new_empty(len(act), 0, act.shape[1])
+        txt.append(rows(block + "txt_mod.1", 6 if i < layers - 1 else 2))
+    out = rows("norm_out.linear", 2) if final else act.new_empty(len(act), 0, act.shape[1])
     return Modulation(img, txt, out)
 
 

@@ -78,6 +78,49 @@ def _tables(
         return _freqs_cis(img, axes, theta).to(device), _freqs_cis(txt, axes, theta).to(device)
 
 
+def sequence_rope(
+    grids: Sequence[Grid],
+    text: int,
+    slots: Sequence[int],
+    axes: Sequence[int],
+    theta: float = 10000.0,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """freqs_cis of a sequence in reading order (Qwen-Image-2.1): of its prefix [P, d/2], which is
+    text and references, and of the target [S, d/2], complex64.
+
+    grids[0] is the target, the others are references; slots: for each of these, the text tokens
+    before it. One position runs through the sequence: a text token takes one on all three axes; the
+    frame of an image is the position that it meets, its rows and columns are centred, and it takes
+    as many positions as its longer side. Cached as those of `joint_rope`.
+    """
+    order = tuple(map(tuple, grids)), text, tuple(slots)
+    return _sequence_tables(*order, tuple(axes), theta, str(device))
+
+
+@functools.lru_cache(maxsize=8)
+def _sequence_tables(
+    grids: tuple[Grid, ...],
+    text: int,
+    slots: tuple[int, ...],
+    axes: tuple[int, ...],
+    theta: float,
+    device: str,
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.device("cpu"):
+        parts, read, position = [], 0, 0
+        for grid, slot in zip((*grids[1:], grids[0]), (*slots, text), strict=True):
+            words = torch.arange(position, position + slot - read)
+            position, read = position + slot - read, slot
+            parts += [words.float()[:, None].expand(-1, 3), image_positions(grid, position)]
+            position += max(grid[1:])
+        prefix, target = torch.cat(parts[:-1]), parts[-1]
+        return (
+            _freqs_cis(prefix, axes, theta).to(device),
+            _freqs_cis(target, axes, theta).to(device),
+        )
+
+
 def rotate(x: Tensor, freqs_cis: Tensor) -> Tensor:
     """x [B,N,H,D] float32, freqs_cis [N,D/2] complex -> rotated x (in place without gradients)."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B,N,H,D/2]

@@ -1,0 +1,313 @@
+"""The single-stream network of Qwen-Image-2.1: text, references and target in reading order.
+
+Attention is causal by segments: a text token sees what stands before it, an image all of itself and
+what stands before it, and the target, which comes last, sees everything. So text and references
+(the prefix) never depend on the target or, with the modulation of t = 0, on the step: they are a
+stream of their own here, whose keys and values may be kept (prefix_store.py). Both streams go
+through the same weights in separate products, with a store or without, which is why their numbers
+are bit-equal. No mask is built: a segment attends to a slice of the keys.
+
+Other differences from the reference (diffusers `QwenImage21Transformer2DModel`): modulation is a
+table (shared_modulation.py), the streams stay in float32 between the blocks, one text serves all
+rows of a batch where it is the same for all, and in the last block nobody computes the prefix's
+output. Module names are the published key names, the SwiGLU in its split spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .adaln import Row, gated_add, modulated_norm
+from .attention import attention
+from .block_streaming import BlockStream, Walk, in_step
+from .configs import QWEN_IMAGE_21, SingleStreamConfig
+from .forward import NO_HOOKS, ForwardHooks, Inputs, Probe
+from .joint_attention import norm_rotate
+from .linear import UNPACKED, Linear
+from .norm import RMSWeight
+from .rope import sequence_rope
+from .shared_modulation import SharedModulation, SharedRows, shared_table_bytes
+
+_SLABS = 7  # [tokens, D] alive at once in a block, in addition to the float32 stream
+
+
+class Segment(NamedTuple):
+    """A part of the prefix, tokens start .. stop: an image, or text, which is causal."""
+
+    start: int
+    stop: int
+    causal: bool
+
+
+def reading_order(text: int, slots: Sequence[int], references: Sequence[int]) -> list[Segment]:
+    """The segments of a prefix. text: its tokens of text; slots: for each reference the text tokens
+    before it; references: the tokens of each."""
+    segments, at, read = [], 0, 0
+    for slot, tokens in zip((*slots, text), (*references, 0), strict=True):
+        for length, causal in ((slot - read, True), (tokens, False)):
+            if length:
+                segments.append(Segment(at, at + length, causal))
+                at += length
+        read = slot
+    return segments
+
+
+@dataclass(frozen=True)
+class StreamContext:
+    """The values that all blocks of one forward share."""
+
+    prefix_freqs_cis: Tensor  # [P,d/2] complex
+    freqs_cis: Tensor  # [S,d/2] complex, of the target
+    segments: Sequence[Segment]  # of the prefix
+    dtype: torch.dtype  # of weights and products; both streams are float32
+    probe: Probe | None = None
+
+    def look(self, name: str, x: Tensor) -> Tensor:
+        """Shows a tensor to the probe, if there is one."""
+        if self.probe is not None:
+            self.probe(name, x)
+        return x
+
+
+Pair = tuple[Tensor, Tensor]
+"""Keys, normed and rotated, and values [n,N,H,d]."""
+
+
+class SegmentAttention(nn.Module):
+    """Attention of the prefix to itself, and of the target to both."""
+
+    def __init__(self, config: SingleStreamConfig) -> None:
+        super().__init__()
+        d, self.head_dim = config.width, config.head_dim
+        self.to_q, self.to_k, self.to_v = (Linear(d, d, bias=False) for _ in range(3))
+        self.to_out = nn.ModuleList([Linear(d, d, bias=False)])
+        self.norm_q, self.norm_k = RMSWeight(config.head_dim), RMSWeight(config.head_dim)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B,N,D] -> [B,N,H,d]."""
+        return x.unflatten(-1, (-1, self.head_dim))
+
+    def _rotated(self, x: Tensor, norm: RMSWeight, freqs_cis: Tensor, out: Tensor | None) -> Tensor:
+        x = self._heads(x)
+        if out is None and not torch.is_grad_enabled():
+            out = torch.empty_like(x)
+        return norm_rotate(x, norm.scale(), freqs_cis, out)
+
+    def keys_values(self, x: Tensor, freqs_cis: Tensor) -> Pair:
+        """The normed prefix [n,P,D] -> its keys and values [n,P,H,d]."""
+        keys = self._rotated(self.to_k(x), self.norm_k, freqs_cis, None)
+        return keys, self._heads(self.to_v(x))
+
+    def of_prefix(self, x: Tensor, own: Pair, ctx: StreamContext) -> Tensor:
+        """The normed prefix [n,P,D] and its keys and values -> output [n,P,D]."""
+        q = self._rotated(self.to_q(x), self.norm_q, ctx.prefix_freqs_cis, None).transpose(1, 2)
+        k, v = (t.transpose(1, 2) for t in own)
+        parts = [
+            attention(q[:, :, a:b], k[:, :, :b], v[:, :, :b], causal=causal)
+            for a, b, causal in ctx.segments
+        ]
+        del q
+        return self._output(parts, ctx)
+
+    def of_target(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Tensor:
+        """The normed target [B,S,D] and keys and values [n,P,H,d] of the prefix -> [B,S,D]."""
+        q = self._rotated(self.to_q(x), self.norm_q, ctx.freqs_cis, None)
+        k, v = self._joined(x, prefix, ctx)
+        ctx.look("query", q), ctx.look("key", k), ctx.look("value", v)
+        o = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        del q, k, v, x
+        return self._output([o], ctx)
+
+    def _output(self, parts: list[Tensor], ctx: StreamContext) -> Tensor:
+        """Attention [B,H,N,d] of consecutive tokens -> [B,N,D]."""
+        o = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=1)
+        parts.clear()
+        return self.to_out[0](ctx.look("attention", o))
+
+    def _joined(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Pair:
+        """Keys and values of prefix and target in one tensor each [B,P+S,H,d]."""
+        b, length, before = len(x), x.shape[1], prefix[0].shape[1]
+        if torch.is_grad_enabled():
+            own = self.keys_values(x, ctx.freqs_cis)
+            k, v = (torch.cat([p.expand(b, -1, -1, -1), t], 1) for p, t in zip(prefix, own))
+            return k, v
+        shape = (b, before + length, *prefix[0].shape[2:])
+        k, v = x.new_empty(shape), x.new_empty(shape)
+        k[:, :before], v[:, :before] = prefix
+        self._rotated(self.to_k(x), self.norm_k, ctx.freqs_cis, k[:, before:])
+        v[:, before:] = self._heads(self.to_v(x))
+        return k, v
+
+
+class SwiGLU(nn.Module):
+    """out(SiLU(gate_layer(x)) * proj(x)). Files may hold gate_layer and proj as the rows of one
+    `gate_up`."""
+
+    ROWS = 1024  # tokens at a time without gradients: bounds the hidden activations
+
+    def __init__(self, d: int, ff: int) -> None:
+        super().__init__()
+        self.proj, self.gate_layer = Linear(d, ff, bias=False), Linear(d, ff, bias=False)
+        self.out = Linear(ff, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.out(F.silu(self.gate_layer(x)) * self.proj(x))
+        hidden = F.silu(self.gate_layer(x), inplace=True)
+        return self.out(hidden.mul_(self.proj(x)))
+
+
+class SingleBlock(nn.Module):
+    """One block. Without gradients the streams are changed in place."""
+
+    def __init__(self, config: SingleStreamConfig) -> None:
+        super().__init__()
+        self.attn = SegmentAttention(config)
+        self.img_mlp = SwiGLU(config.width, config.ff)
+
+    def prefix(
+        self, x: Tensor, rows: SharedRows, ctx: StreamContext, last: bool = False
+    ) -> tuple[Tensor, Pair]:
+        """The prefix [n,P,D] -> the same behind the block, and its keys and values in it. Of the
+        last block nobody reads the first."""
+        normed = modulated_norm(x, None, rows.scale1, ctx.dtype)
+        own = self.attn.keys_values(normed, ctx.prefix_freqs_cis)
+        if last:
+            return x, own
+        x = gated_add(x, self.attn.of_prefix(normed, own, ctx), rows.gate1)
+        del normed
+        return ctx.look("text", self._feed_forward(x, rows, ctx)), own
+
+    def forward(self, x: Tensor, prefix: Pair, rows: SharedRows, ctx: StreamContext) -> Tensor:
+        """The target [B,S,D] behind the block, with the prefix's keys and values in it."""
+        attended = self.attn.of_target(modulated_norm(x, None, rows.scale1, ctx.dtype), prefix, ctx)
+        x = gated_add(x, attended, rows.gate1)
+        del attended
+        return ctx.look("image", self._feed_forward(x, rows, ctx))
+
+    def _feed_forward(self, x: Tensor, rows: SharedRows, ctx: StreamContext) -> Tensor:
+        if torch.is_grad_enabled():
+            more = self.img_mlp(modulated_norm(x, None, rows.scale2, ctx.dtype))
+            return gated_add(x, more, rows.gate2)
+        for part in x.split(SwiGLU.ROWS, dim=1):
+            more = self.img_mlp(modulated_norm(part, None, rows.scale2, ctx.dtype))
+            gated_add(part, more, rows.gate2)
+        return x
+
+
+class TextProjection(nn.Module):
+    """out_layer(GELU_tanh(in_layer(RMS(Y) * (1 + text_norm)))): the norm is stored minus one."""
+
+    def __init__(self, joint: int, d: int) -> None:
+        super().__init__()
+        self.text_norm = RMSWeight(joint)
+        self.in_layer, self.out_layer = Linear(joint, d, bias=False), Linear(d, d, bias=False)
+
+    def forward(self, txt: Tensor) -> Tensor:
+        """Text states [n,T,J] -> [n,T,D]."""
+        weight = self.text_norm.scale().float() + 1
+        normed = F.rms_norm(txt.float(), txt.shape[-1:], weight, 1e-6).to(txt.dtype)
+        return self.out_layer(self.in_layer.gelu(normed))
+
+
+class SingleStream(nn.Module):
+    """The network without its modulation; see shared_modulation.py for the rows that it needs.
+
+    As in the first family a forward is a generator (`walk`) that stops before each block.
+    """
+
+    def __init__(self, config: SingleStreamConfig = QWEN_IMAGE_21) -> None:
+        super().__init__()
+        self.config = config
+        self.img_in = Linear(config.channels, config.width, bias=False)
+        self.txt_in = TextProjection(config.joint, config.width)
+        self.transformer_blocks = nn.ModuleList(SingleBlock(config) for _ in range(config.layers))
+        self.proj_out = Linear(config.width, config.channels, bias=False)
+        self.stream: BlockStream | None = None  # loads weights that are not resident
+
+    def forward(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Tensor:
+        """Velocity (noise - data) [B,S,64] of the target tokens."""
+        return in_step(self, [self.walk(inputs, hooks)])[0]
+
+    def walk(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Walk:
+        """`forward` with a stop before each block."""
+        mod, store = inputs.modulation, inputs.prefix
+        assert isinstance(mod, SharedModulation), "this network has one modulation for all blocks"
+        assert inputs.mask is None, "prompts are not padded into each other"
+        rows, still = SharedRows.of(mod.target), SharedRows.of(mod.prefix)
+        ctx = stream_context(self.config, inputs)
+        kept = store if store is not None and store.filled else None
+        prefix = None if kept else self.prefix(inputs, ctx)
+        x = self.img_in(inputs.img).float()
+        for i, block in enumerate(self.transformer_blocks):
+            hooks.on_block(i)
+            yield
+            assert isinstance(block, SingleBlock)
+            block_ctx = replace(ctx, probe=hooks.probe_of(i))
+            if kept is not None:
+                own = kept.read(i, x.device)
+            else:
+                prefix, own = block.prefix(prefix, still, block_ctx, i == self.config.layers - 1)
+                if store is not None:
+                    store.keep(i, *own)
+            x = block(x, own, rows, block_ctx)
+            del own
+            x = hooks.after_block(i, self.config.layers, x)
+        return self.proj_out(modulated_norm(x, None, Row(mod.out[:, 0]), ctx.dtype))
+
+    def prefix(self, inputs: Inputs, ctx: StreamContext) -> Tensor:
+        """Text and references in reading order [n,P,D] float32; n = 1 where all rows of the batch
+        have the same."""
+        txt = self.txt_in(_single(inputs.txt)).float()
+        references = inputs.references.references
+        if references is None:
+            return txt
+        images = references.embed(self.img_in)
+        n = max(len(txt), len(images))
+        rest = [txt.expand(n, -1, -1), images.expand(n, -1, -1)]  # text first, as `causal` is True
+        parts = []
+        for a, b, causal in ctx.segments:
+            source = rest[not causal]
+            parts.append(source[:, : b - a])
+            rest[not causal] = source[:, b - a :]
+        return torch.cat(parts, dim=1)
+
+    def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
+        """Bytes that one forward needs in addition to weights; tokens: image, references and text.
+
+        What a store keeps is not among them, see `prefix_bytes`.
+        """
+        size, width = dtype.itemsize, self.config.width
+        streams = tokens * width * (_SLABS * size + 4)
+        hidden = min(tokens, SwiGLU.ROWS) * (2 * self.config.ff + 2 * width) * size
+        return batch * (streams + hidden) + UNPACKED * size
+
+    def prefix_bytes(self, tokens: int, dtype: torch.dtype) -> int:
+        """Bytes that a store keeps of `tokens` tokens of text and references, for one prompt."""
+        return 2 * self.config.layers * tokens * self.config.width * dtype.itemsize
+
+    def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
+        """Bytes of the modulation table for this many sigmas."""
+        return shared_table_bytes(self.config.width, sigmas, dtype)
+
+
+def _single(x: Tensor) -> Tensor:
+    """One row of a batch whose rows are one expanded row."""
+    return x[:1] if x.stride(0) == 0 else x
+
+
+def stream_context(config: SingleStreamConfig, inputs: Inputs) -> StreamContext:
+    """The context of a forward."""
+    grids, text = inputs.grids, inputs.txt.shape[1]
+    prefix, target = sequence_rope(
+        grids, text, inputs.slots, config.axes, config.theta, inputs.img.device
+    )
+    references = [h * w for _, h, w in grids[1:]]
+    segments = reading_order(text, inputs.slots, references)
+    return StreamContext(prefix, target, segments, inputs.img.dtype)
