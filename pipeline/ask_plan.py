@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..kernels.vision import activation_bytes
 from ..loaders.memory.placement import NotEnoughMemory, Occupant
 from ..loaders.models.generation import answer_bytes, cache_room, forms_for
 from ..loaders.models.text_encoder import TextEncoderModel
-from ..sampling.geometry import answer_sizes
+from ..sampling.vision_sizes import answer_sizes
 from .memory_plan import MemoryNow, memory_now
 from .plan_stages import PlannedRun, PlanStage, follow
 
@@ -63,13 +62,14 @@ def plan_answer(
     """Plans from headers. sizes: width and height of each picture; most: pixels that are seen."""
     head = text.head.open()
     tower = text.tower("questions about pictures") if sizes else None
-    seen = [answer_sizes(width, height, most)[1] for width, height in sizes]
+    sight = (tower.sight,) if tower else ()
+    seen = [answer_sizes(*size, most, *sight)[1] for size in sizes]
     cells = sum(math.prod(size) // tower.cell**2 for size in seen) if tower else 0
     tokens = len(text.tokens(text.family.chat.text(question, len(sizes)))) - len(sizes) + cells
     stages: list[PlanStage] = []
     if tower is not None:
         patches = max(math.prod(size) for size in seen) // tower.network.config.patch**2
-        working = activation_bytes(tower.network.config, patches, tower.dtype)
+        working = tower.network.activation_bytes(patches, tower.dtype)
         stages.append(PlanStage(tower.weights, working))
     own = [] if head.weights is None else [head.weights]
     working = answer_bytes(text, [tokens], max_tokens)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels.modulation import table_bytes
-from ..kernels.vision import activation_bytes
 from ..loaders.arch.expected_tensors import mmdit_layout
 from ..loaders.arch.family import Preset
 from ..loaders.lora.adapters import Adapter, copied_bytes, fit
@@ -22,10 +21,11 @@ from ..loaders.memory.residency import Residency
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
-from ..sampling.geometry import LATENT, check_canvas, encoder_sizes
+from ..sampling.geometry import LATENT, check_canvas
 from ..sampling.request import USUAL_LAYERS, Control, Request
 from ..sampling.sampler import working_bytes
 from ..sampling.schedule import tail
+from ..sampling.vision_sizes import encoder_sizes
 from .usual_settings import usual_settings
 
 _PROMPT = 64  # tokens that an unknown prompt with its template's head is assumed to have
@@ -116,7 +116,7 @@ class PlannedDraw:
         edit = self.models.model.edit
         if self.tower is None or edit is None:
             return 0
-        _, (width, height) = encoder_sizes(*self.size, edit.area)
+        _, (width, height) = encoder_sizes(*self.size, edit.area, self.tower.sight)
         return width * height // self.tower.network.config.patch**2
 
     @property
@@ -204,8 +204,7 @@ class PlannedDraw:
         stages: list[PlanStage] = []
         text, model = self.models.text_encoder, self.models.model
         if self.tower is not None:
-            c = self.tower.network.config
-            working = activation_bytes(c, self.patches, self.tower.dtype)
+            working = self.tower.network.activation_bytes(self.patches, self.tower.dtype)
             stages.append(PlanStage(self.tower.weights, working))
         prompts = self.tokens() if text is not None else []
         for number, (whole, _) in enumerate(prompts, 1):

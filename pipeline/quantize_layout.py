@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import InkstoneError
+from ..kernels.configs import DeepVisionConfig
 from ..loaders.arch.config import text_config
+from ..loaders.arch.dims import vision_sizes
+from ..loaders.arch.encoder_models import encoder_model
 from ..loaders.arch.key_maps_gguf import TEXT
+from ..loaders.formats.gguf_metadata import ARCHITECTURE
 from ..loaders.formats.gguf_writer import Value, gguf_layout
 from ..loaders.formats.safetensors_header import write_header
 from ..loaders.models.tokenizer_gguf import tokenizer_for
@@ -23,7 +27,6 @@ from .weight_rows import Matrices
 
 FP8 = "FP8_SCALED"
 CODES = torch.float8_e4m3fn
-ROPE_SECTIONS = [16, 24, 24, 0]  # of Qwen2.5-VL: time, height, width
 _NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5  # token types of llama.cpp
 
 
@@ -100,7 +103,8 @@ def _gguf_name(ours: str, role: str) -> str:
         if template.format(n=number, leaf=leaf) == ours:
             return theirs.format(n=number, leaf=leaf)
     raise InkstoneError(
-        f"{ours} has no name in GGUF files of text encoders. Use a text encoder of Qwen2.5-VL."
+        f"{ours} has no name in GGUF files of text encoders. Use a text encoder of Qwen2.5-VL or "
+        "Qwen3-VL."
     )
 
 
@@ -128,11 +132,10 @@ def _gguf(model: Matrices, type_name: str) -> FilePlan:
 
 
 def _values(model: Matrices, file_type: int, notes: list[str]) -> dict[str, Value]:
-    text = model.role == "text_encoder"
-    values: dict[str, Value] = {"general.architecture": "qwen2vl" if text else "qwen_image"}
+    text = _text_values(model, notes) if model.role == "text_encoder" else {}
+    values: dict[str, Value] = {ARCHITECTURE: text.pop(ARCHITECTURE, "qwen_image")}
     values |= {"general.quantization_version": 2, "general.file_type": file_type}
-    values |= model.metadata
-    return values | (_text_values(model, notes) if text else {})
+    return values | model.metadata | text
 
 
 def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
@@ -145,12 +148,17 @@ def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
         "attention.head_count_kv": config.kv_heads,
         "rope.freq_base": float(config.theta),
         "attention.layer_norm_rms_epsilon": float(config.eps),
-        "rope.dimension_sections": ROPE_SECTIONS,
+        "rope.dimension_sections": [*config.axes, 0],
     }
+    tower = vision_sizes(model.shapes)
+    if isinstance(tower, DeepVisionConfig):
+        numbers |= {"attention.key_length": config.head_dim, "n_deepstack_layers": len(tower.taps)}
     longest = model.config.get("max_position_embeddings")
     if isinstance(longest, int):
         numbers["context_length"] = longest
-    values: dict[str, Value] = {f"qwen2vl.{key}": value for key, value in numbers.items()}
+    name = encoder_model(config).architecture
+    values: dict[str, Value] = {ARCHITECTURE: name}
+    values |= {f"{name}.{key}": value for key, value in numbers.items()}
     try:
         return values | _tokenizer_values(model, config.vocab)
     except InkstoneError as error:

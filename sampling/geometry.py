@@ -1,9 +1,8 @@
-"""Every size is computed here and only here: canvas, pixel lock, latents, tokens, vision tower.
+"""Every size of a picture and its latents is computed here and only here: canvas, pixel lock,
+latents, tokens. Those at which a vision tower sees pictures are in vision_sizes.py.
 
 A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
-of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error). The
-vision tower sees cells of 28 x 28 pixels (reference: `Qwen2VLImageProcessor`, with the limits of
-the published edit pipelines, not those of the class).
+of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error).
 """
 
 from __future__ import annotations
@@ -23,12 +22,6 @@ TOKEN = 16  # picture pixels per token
 LARGEST = 16384  # a side longer than this is a typing error
 NEAR = 1.05  # a picture whose sides are within this factor of the target is not resampled
 CONTEXT = (64, 3)  # of a crop: least pixels of a side, largest ratio of its sides
-CELL = 28  # picture pixels per token of the vision tower
-COPY = 32  # sides of resized copies are multiples of this
-VISION_PIXELS = (56 * 56, 12845056)  # least and most, preprocessor_config.json of Qwen-Image-Edit
-VISION_RATIO = 200  # the longest side over the shortest
-VISION_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1
-VISION_STD = (0.26862954, 0.26130258, 0.27577711)
 
 SIZES: dict[str, tuple[int, int]] = {
     "1:1 (1328x1328)": (1328, 1328),
@@ -283,57 +276,3 @@ def cells_size(width: int, height: int, side: int, cell: int) -> tuple[int, int]
     scale = min(side / min(width, height), 4 * side / max(width, height))
     across, down = (max(1, round(x * scale / cell)) * cell for x in (width, height))
     return across, down
-
-
-def area_size(width: int, height: int, area: int) -> tuple[int, int]:
-    """(width, height) of a copy of about `area` pixels in the ratio of the picture, sides / 32."""
-    across = math.sqrt(area * (width / height))
-    down = across / (width / height)
-    return round(across / COPY) * COPY, round(down / COPY) * COPY
-
-
-def vision_size(width: int, height: int, most: int | None = None) -> tuple[int, int]:
-    """(width, height) at which the vision tower reads a picture: multiples of 28 within limits.
-    most: pixels, where fewer are wanted than the published limit.
-    """
-    _refuse_narrow(width, height, (width, height))
-    least, most = VISION_PIXELS[0], min(most or VISION_PIXELS[1], VISION_PIXELS[1])
-    sides = [round(side / CELL) * CELL for side in (width, height)]
-    if math.prod(sides) > most:
-        scale = math.sqrt(height * width / most)
-        sides = [max(CELL, math.floor(s / scale / CELL) * CELL) for s in (width, height)]
-    elif math.prod(sides) < least:
-        scale = math.sqrt(least / (height * width))
-        sides = [math.ceil(s * scale / CELL) * CELL for s in (width, height)]
-    return sides[0], sides[1]
-
-
-def encoder_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(size of a copy of about `area` pixels, size at which the vision tower reads that copy)."""
-    _refuse_narrow(width, height, (width, height))
-    copy = area_size(width, height, area)
-    _refuse_narrow(*copy, (width, height))
-    return copy, vision_size(*copy)
-
-
-def answer_sizes(width: int, height: int, area: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The same for a question about a picture: it is resized once, and never enlarged to `area`."""
-    return (width, height), vision_size(width, height, area)
-
-
-def _refuse_narrow(width: int, height: int, picture: tuple[int, int]) -> None:
-    if min(width, height) < 1 or max(width, height) / min(width, height) > VISION_RATIO:
-        raise InkstoneError(
-            f"The picture is {picture[0]}x{picture[1]}: the vision tower takes ratios up to "
-            f"{VISION_RATIO}:1. Crop or pad the picture."
-        )
-
-
-def vision_patches(picture: Tensor, patch: int, merge: int) -> Tensor:
-    """[C,H,W] -> [H/patch * W/patch, C * patch * patch], grouped by cell.
-
-    The reference repeats each patch for a second frame; the tower here does not need that.
-    """
-    c, h, w = picture.shape
-    x = picture.reshape(c, h // patch // merge, merge, patch, w // patch // merge, merge, patch)
-    return x.permute(1, 4, 2, 5, 0, 3, 6).reshape(-1, c * patch * patch)

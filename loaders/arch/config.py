@@ -6,10 +6,20 @@ Where both give a number, they must agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...errors import InkstoneError
-from ...kernels.configs import MMDiTConfig, TextConfig, VAEConfig
-from .dims import MMDIT_SIZES, TEXT_SIZES, Shapes, mmdit_sizes, text_heads, text_sizes, vae_sizes
+from ...kernels.configs import QWEN3_VL_TEXT, QWEN_VL_TEXT, MMDiTConfig, TextConfig, VAEConfig
+from .dims import (
+    MMDIT_SIZES,
+    QK_NORM,
+    TEXT_SIZES,
+    Shapes,
+    mmdit_sizes,
+    text_heads,
+    text_sizes,
+    vae_sizes,
+)
 from .family import Family
 
 Config = Mapping[str, object]  # of a config.json
@@ -75,7 +85,9 @@ def vae_config(shapes: Shapes) -> VAEConfig:
 
 
 def text_config(shapes: Shapes, extra: Config) -> TextConfig:
-    """From layer 0; head size from config.json (nested text_config or flat), else 128."""
+    """From layer 0; head size from config.json (nested text_config or flat), else 128. Norms of q
+    and k mark Qwen3-VL, which also differs in what no tensor shows.
+    """
     sizes = text_sizes(shapes)
     _require(sizes, TEXT_SIZES, "text encoder")
     heads = text_heads(sizes, extra)
@@ -90,7 +102,9 @@ def text_config(shapes: Shapes, extra: Config) -> TextConfig:
     _agree(extra, {"num_hidden_layers": sizes["layers"]}, "text_encoder")
     rope = extra.get("rope_parameters")
     theta = extra.get("rope_theta") or (rope.get("rope_theta") if isinstance(rope, dict) else None)
-    return TextConfig(
+    published = QWEN3_VL_TEXT if QK_NORM in shapes else QWEN_VL_TEXT
+    return replace(
+        published,
         layers=sizes["layers"],
         width=sizes["width"],
         heads=heads[0],
@@ -98,7 +112,7 @@ def text_config(shapes: Shapes, extra: Config) -> TextConfig:
         head_dim=heads[2],
         ff=sizes["ff"],
         vocab=sizes["vocab"],
-        theta=_number(theta, "rope_theta", 1e6),
+        theta=_number(theta, "rope_theta", published.theta),
         eps=_number(extra.get("rms_norm_eps"), "rms_norm_eps", 1e-6),
         sections=_sections(rope or extra.get("rope_scaling"), heads[2]),
     )

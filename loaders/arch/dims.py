@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ...kernels.configs import VAEConfig, VisionConfig
+from ...kernels.configs import DeepVisionConfig, VAEConfig, VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
 
@@ -37,7 +37,10 @@ TEXT_SIZES = {
     "ff": ("layers.0.mlp.gate_proj.weight", 0),
 }
 VISION_SIZES = ("depth", "width", "ff", "patch", "frames", "merge", "channels", "out")
-HEAD = 128  # head size of every published Qwen2.5 from 3B up
+QK_NORM = "layers.0.self_attn.q_norm.weight"  # marks Qwen3
+BIAS = "layers.0.self_attn.k_proj.bias"  # marks Qwen2.5
+DEEP = "visual.deepstack_merger_list."  # of the tower of Qwen3-VL
+HEAD = 128  # head size of every published Qwen2.5 from 3B up and Qwen3
 MOST_LAYERS, MOST_BLOCKS = 256, 16  # an absurd number in a name must not cost an absurd layout
 _UP = re.compile(r"(?:^|\.)decoder\.up_blocks\.(\d{1,6})\.(?:resnets\.(\d{1,6})\.)?")
 _DOWN = re.compile(r"(?:^|\.)encoder\.down_blocks\.(\d{1,6})\.")
@@ -89,11 +92,13 @@ def _natural(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def vision_sizes(shapes: Shapes) -> VisionConfig | None:
+def vision_sizes(shapes: Shapes) -> VisionConfig | DeepVisionConfig | None:
     """VISION_SIZES of the vision tower, all else as published; None where the file has none."""
     patch = shapes.get("visual.patch_embed.proj.weight", ())
     if len(patch) != 5:
         return None
+    if "visual.pos_embed.weight" in shapes:
+        return _deep_sizes(shapes, patch)
     joined = size(shapes, "visual.merger.mlp.0.bias")
     return VisionConfig(
         depth=count(shapes, "visual.blocks."),
@@ -104,6 +109,24 @@ def vision_sizes(shapes: Shapes) -> VisionConfig | None:
         patch=patch[3],
         merge=math.isqrt(joined // max(1, patch[0])),
         out=size(shapes, "visual.merger.mlp.2.bias"),
+    )
+
+
+def _deep_sizes(shapes: Shapes, patch: tuple[int, ...]) -> DeepVisionConfig:
+    """The same of Qwen3-VL. The tensors show how many blocks are tapped, not which: they count up
+    here from 0."""
+    joined = size(shapes, "visual.merger.linear_fc1.bias")
+    return DeepVisionConfig(
+        depth=count(shapes, "visual.blocks."),
+        width=patch[0],
+        channels=patch[1],
+        ff=size(shapes, "visual.blocks.0.mlp.linear_fc1.bias"),
+        frames=patch[2],
+        patch=patch[3],
+        merge=math.isqrt(joined // max(1, patch[0])),
+        out=size(shapes, "visual.merger.linear_fc2.bias"),
+        places=size(shapes, "visual.pos_embed.weight"),
+        taps=tuple(range(count(shapes, DEEP))),
     )
 
 

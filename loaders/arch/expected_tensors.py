@@ -1,13 +1,14 @@
 """Every tensor name and shape of a published file, derived from config numbers alone.
 
 Counts for the published configs: MMDiT 1933 tensors and 20,430,401,088 parameters (layered: one
-tensor of 2 x 3072 more), VAE 194 and 126,892,531, text encoder 729 with vision and lm_head.
+tensor of 2 x 3072 more), VAE 194 and 126,892,531, text encoder 729 with vision and lm_head (of
+Qwen-Image-2.1 750).
 Names are ours (see key_maps.py). Shapes are those of the file: 3-D convolutions, unfolded.
 """
 
 from __future__ import annotations
 
-from ...kernels.configs import MMDiTConfig, TextConfig, VAEConfig, VisionConfig
+from ...kernels.configs import DeepVisionConfig, MMDiTConfig, TextConfig, VAEConfig, VisionConfig
 
 Layout = dict[str, tuple[int, ...]]
 
@@ -164,9 +165,11 @@ def vae_layout(config: VAEConfig) -> Layout:
 def _text_layer(at: str, config: TextConfig) -> Layout:
     width = config.width
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    layout = _linear(f"{at}.self_attn.q_proj", queries, width)
-    layout |= _linear(f"{at}.self_attn.k_proj", keys, width)
-    layout |= _linear(f"{at}.self_attn.v_proj", keys, width)
+    layout = _linear(f"{at}.self_attn.q_proj", queries, width, config.bias)
+    layout |= _linear(f"{at}.self_attn.k_proj", keys, width, config.bias)
+    layout |= _linear(f"{at}.self_attn.v_proj", keys, width, config.bias)
+    for name in ("q_norm", "k_norm") if config.qk_norm else ():
+        layout[f"{at}.self_attn.{name}.weight"] = (config.head_dim,)
     layout |= _linear(f"{at}.self_attn.o_proj", width, queries, bias=False)
     for name in ("gate_proj", "up_proj"):
         layout |= _linear(f"{at}.mlp.{name}", config.ff, width, bias=False)
@@ -175,18 +178,13 @@ def _text_layer(at: str, config: TextConfig) -> Layout:
     return layout | {f"{at}.{name}.weight": (width,) for name in norms}
 
 
-def vision_layout(vision: VisionConfig) -> Layout:
+def vision_layout(vision: VisionConfig | DeepVisionConfig) -> Layout:
     """The vision tower under `visual.`."""
     width, joined = vision.width, vision.width * vision.merge**2
-    layout: Layout = {
-        "visual.patch_embed.proj.weight": (
-            width,
-            vision.channels,
-            vision.frames,
-            vision.patch,
-            vision.patch,
-        )
-    }
+    kernel = (width, vision.channels, vision.frames, vision.patch, vision.patch)
+    layout: Layout = {"visual.patch_embed.proj.weight": kernel}
+    if isinstance(vision, DeepVisionConfig):
+        return layout | _deep_tower(vision, width, joined)
     for number in range(vision.depth):
         at = f"visual.blocks.{number}"
         layout |= {f"{at}.{name}.weight": (width,) for name in ("norm1", "norm2")}
@@ -200,8 +198,30 @@ def vision_layout(vision: VisionConfig) -> Layout:
     return layout | _linear("visual.merger.mlp.2", vision.out, joined)
 
 
+def _norm(name: str, width: int) -> Layout:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _deep_tower(vision: DeepVisionConfig, width: int, joined: int) -> Layout:
+    layout: Layout = {"visual.patch_embed.proj.bias": (width,)}
+    layout["visual.pos_embed.weight"] = (vision.places, width)
+    for number in range(vision.depth):
+        at = f"visual.blocks.{number}"
+        layout |= _norm(f"{at}.norm1", width) | _norm(f"{at}.norm2", width)
+        layout |= _linear(f"{at}.attn.qkv", 3 * width, width)
+        layout |= _linear(f"{at}.attn.proj", width, width)
+        layout |= _linear(f"{at}.mlp.linear_fc1", vision.ff, width)
+        layout |= _linear(f"{at}.mlp.linear_fc2", width, vision.ff)
+    mergers = {"visual.merger": width}
+    mergers |= {f"visual.deepstack_merger_list.{n}": joined for n in range(len(vision.taps))}
+    for at, normed in mergers.items():
+        layout |= _norm(f"{at}.norm", normed) | _linear(f"{at}.linear_fc1", joined, joined)
+        layout |= _linear(f"{at}.linear_fc2", vision.out, joined)
+    return layout
+
+
 def text_layout(
-    config: TextConfig, vision: VisionConfig | None = None, lm_head: bool = False
+    config: TextConfig, vision: VisionConfig | DeepVisionConfig | None = None, lm_head: bool = False
 ) -> Layout:
     """The text encoder file in our names: language model, vision tower and lm_head on request."""
     layout: Layout = {"embed_tokens.weight": (config.vocab, config.width)}

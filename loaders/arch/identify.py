@@ -18,6 +18,7 @@ from ..formats.hf_folder import config_of, known_config
 from ..formats.open import open_weights
 from ..formats.safetensors_header import MAX_HEADER, sniff
 from ..formats.weight_reader import WeightReader
+from .encoder_models import ENCODER_MODELS
 from .family import FAMILIES
 from .file_facts import FileFacts
 from .header_view import HeaderView
@@ -38,7 +39,9 @@ ROLES = {
 }
 # a checkpoint is a diffusion model, and what it may have beside it in the same file
 CHECKPOINT, BESIDE = "diffusion_model", ("text_encoder", "vae")
-TITLES = {family.name: family.title for family in FAMILIES.values()} | {"qwen2.5-vl": "Qwen2.5-VL"}
+TITLES = {family.name: family.title for family in FAMILIES.values()} | {
+    model.name: model.title for model in ENCODER_MODELS.values()
+}
 OURS = frozenset({*TITLES, "qwen-image, perhaps", "qwen2.5-vl, perhaps"})
 
 

@@ -98,6 +98,8 @@ TEXT_PREFIXES = (
     "",
     "text_encoders.qwen25_7b.transformer.",
     "qwen25_7b.transformer.",
+    "text_encoders.qwen3vl_8b.transformer.",
+    "qwen3vl_8b.transformer.",
     "text_encoder.",
     "text_encoders.",
     "cond_stage_model.",
@@ -179,8 +181,8 @@ def _marks(names: Iterable[str]) -> frozenset[str]:
 
 
 def text_names(names: Iterable[str]) -> KeyMap:
-    """Qwen2.5-VL in any of the known layouts (GGUF too) -> our names. The output head (see
-    `head_names`) and rotary tables are unused."""
+    """Qwen2.5-VL or Qwen3-VL in any of the known layouts (GGUF too) -> our names. The output head
+    (see `head_names`) and rotary tables are unused."""
     return _text_names(names, _text_unused)
 
 

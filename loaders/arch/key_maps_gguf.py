@@ -19,6 +19,8 @@ TEXT = (
     ("blk.{n}.attn_q.{leaf}", "layers.{n}.self_attn.q_proj.{leaf}"),
     ("blk.{n}.attn_k.{leaf}", "layers.{n}.self_attn.k_proj.{leaf}"),
     ("blk.{n}.attn_v.{leaf}", "layers.{n}.self_attn.v_proj.{leaf}"),
+    ("blk.{n}.attn_q_norm.weight", "layers.{n}.self_attn.q_norm.weight"),
+    ("blk.{n}.attn_k_norm.weight", "layers.{n}.self_attn.k_norm.weight"),
     ("blk.{n}.attn_output.weight", "layers.{n}.self_attn.o_proj.weight"),
     ("blk.{n}.ffn_gate.weight", "layers.{n}.mlp.gate_proj.weight"),
     ("blk.{n}.ffn_up.weight", "layers.{n}.mlp.up_proj.weight"),
@@ -44,6 +46,25 @@ VISION = (
     ("mm.2.{leaf}", "visual.merger.mlp.2.{leaf}"),
 )
 VISION_MARKS = ("v.patch_embd.weight", "v.post_ln.weight", "v.blk.0.ffn_gate.weight")
+# Those of Qwen3-VL; the number of a deeper level is that of the block that it comes from.
+DEEP_VISION = (
+    ("v.patch_embd.bias", "visual.patch_embed.proj.bias"),
+    ("v.position_embd.weight", "visual.pos_embed.weight"),
+    ("v.blk.{n}.attn_qkv.{leaf}", "visual.blocks.{n}.attn.qkv.{leaf}"),
+    ("v.blk.{n}.attn_out.{leaf}", "visual.blocks.{n}.attn.proj.{leaf}"),
+    ("v.blk.{n}.ln1.{leaf}", "visual.blocks.{n}.norm1.{leaf}"),
+    ("v.blk.{n}.ln2.{leaf}", "visual.blocks.{n}.norm2.{leaf}"),
+    ("v.blk.{n}.ffn_up.{leaf}", "visual.blocks.{n}.mlp.linear_fc1.{leaf}"),
+    ("v.blk.{n}.ffn_down.{leaf}", "visual.blocks.{n}.mlp.linear_fc2.{leaf}"),
+    ("v.post_ln.{leaf}", "visual.merger.norm.{leaf}"),
+    ("mm.0.{leaf}", "visual.merger.linear_fc1.{leaf}"),
+    ("mm.2.{leaf}", "visual.merger.linear_fc2.{leaf}"),
+    ("v.deepstack.{n}.norm.{leaf}", "visual.deepstack_merger_list.{n}.norm.{leaf}"),
+    ("v.deepstack.{n}.fc1.{leaf}", "visual.deepstack_merger_list.{n}.linear_fc1.{leaf}"),
+    ("v.deepstack.{n}.fc2.{leaf}", "visual.deepstack_merger_list.{n}.linear_fc2.{leaf}"),
+)
+DEEP_MARKS = ("v.patch_embd.weight", "v.post_ln.weight", "v.position_embd.weight")
+_LEVEL = re.compile(r"v\.deepstack\.(0|[1-9]\d{0,5})\.")
 # Name of ours -> (axis, names in the file): several tensors that are one of ours.
 JOINED = (
     ("visual.patch_embed.proj.weight", "stack", 2, PATCHES),
@@ -85,7 +106,7 @@ def _renamer(table: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], st
     return [(_pattern(theirs), ours) for theirs, ours in table]
 
 
-_TEXT, _VISION = _renamer(TEXT), _renamer(VISION)
+_TEXT, _VISION, _DEEP = _renamer(TEXT), _renamer(VISION), _renamer(DEEP_VISION)
 _JOINED = [
     (_pattern(parts[0]), ours, way == "stack", axis, parts) for ours, way, axis, parts in JOINED
 ]
@@ -101,12 +122,28 @@ def text_name(name: str) -> str | None:
     return _renamed(name, _TEXT)
 
 
+def tapped_blocks(names: Iterable[str]) -> tuple[int, ...]:
+    """The blocks whose states deeper levels of a tower are made of, in order."""
+    levels = (_LEVEL.match(name) for name in names)
+    return tuple(sorted({int(level[1]) for level in levels if level}))
+
+
+def _counted(name: str, levels: Mapping[int, int]) -> str:
+    """A name of a deeper level with the number of the level in place of the block's."""
+    match = _LEVEL.match(name)
+    if match is None or int(match[1]) not in levels:
+        return name
+    return f"v.deepstack.{levels[int(match[1])]}.{name[match.end() :]}"
+
+
 def vision_parts(names: Iterable[str]) -> tuple[dict[str, JoinedTensors], tuple[str, ...]]:
     """(our name -> tensors of the file, names that are not known) of a vision tower.
 
     A tensor of which one part is missing is left out; its other parts are then not known.
     """
     in_file = set(names)
+    deep = in_file.issuperset(DEEP_MARKS)
+    levels = {block: level for level, block in enumerate(tapped_blocks(in_file))} if deep else {}
     table: dict[str, JoinedTensors] = {}
     for name in in_file:
         for pattern, template, stack, axis, templates in _JOINED:
@@ -114,7 +151,7 @@ def vision_parts(names: Iterable[str]) -> tuple[dict[str, JoinedTensors], tuple[
             parts = tuple(t.format(**match.groupdict()) for t in templates) if match else ()
             if match and in_file.issuperset(parts):
                 table[template.format(**match.groupdict())] = JoinedTensors(parts, axis, stack)
-        ours = _renamed(name, _VISION)
+        ours = _renamed(_counted(name, levels), _DEEP if deep else _VISION)
         if ours:
             table[ours] = JoinedTensors((name,))
     used = {part for joined in table.values() for part in joined.names}

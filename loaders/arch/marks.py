@@ -137,6 +137,7 @@ FOREIGN = (
 # Prefixes that are looked through when a file is recognized.
 STRIP = (
     "text_encoders.qwen25_7b.transformer.",
+    "text_encoders.qwen3vl_8b.transformer.",
     "model.diffusion_model.",
     "first_stage_model.",
     "diffusion_model.",

@@ -8,11 +8,14 @@ wrongly shaped tensors are listed by name. A damaged header still gives facts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from ...kernels.configs import TextConfig
+from ...kernels.configs import DeepVisionConfig, TextConfig, VisionConfig
+from ..formats.gguf_metadata import ARCHITECTURE
 from . import key_maps_gguf
 from .dims import (
+    BIAS,
+    QK_NORM,
     VISION_SIZES,
     Shapes,
     size,
@@ -22,6 +25,7 @@ from .dims import (
     vae_sizes,
     vision_sizes,
 )
+from .encoder_models import QWEN3_VL, QWEN25_VL, EncoderModel, encoder_model
 from .expected_tensors import text_layout, vae_layout, vision_layout
 from .file_facts import FileFacts, complete
 from .header_view import HeaderView, formats_of
@@ -134,7 +138,9 @@ def _text_config(
     facts: dict[str, object] = {key: numbers[key] for key in ("layers", "width", "vocab", "ff")}
     if heads:
         facts |= {"heads": count, "kv_heads": kv_heads, "head_dim": head_dim}
-    config = TextConfig(
+    published = QWEN3_VL if QK_NORM in shapes else QWEN25_VL
+    config = replace(
+        published.config,
         layers=numbers["layers"],
         width=numbers["width"],
         heads=count,
@@ -152,32 +158,45 @@ _TEXT_MARKS = frozenset(
 )
 
 
+def _stranger(
+    view: HeaderView, names: KeyMap, vision: VisionConfig | DeepVisionConfig | None
+) -> str:
+    """Why a language model is none of ours; "" where it may be. Those of Qwen3-VL and of Qwen3 have
+    the same tensors, and so have the towers of Qwen3-VL and Qwen3.5 but for DeepStack.
+    """
+    if BIAS in names.table:
+        return ""
+    needs = ", ".join(f"{m.diffusion_model} needs {m.full}" for m in (QWEN25_VL, QWEN3_VL))
+    if QK_NORM not in names.table:
+        return f"it is a language model without biases on q, k and v (Llama or another), {needs}"
+    if names.layout == "gguf":
+        known = view.metadata.get(ARCHITECTURE) == QWEN3_VL.architecture
+    else:
+        known = isinstance(vision, DeepVisionConfig) and bool(vision.taps)
+    return "" if known else f"it is a language model of Qwen3 without the eyes of Qwen3-VL, {needs}"
+
+
 def _text(view: HeaderView) -> FileFacts | None:
     names = view.names(text_names)
     if not _TEXT_MARKS & names.table.keys():
         return None
-    if "layers.0.self_attn.k_proj.bias" not in names.table:
-        return FileFacts(
-            "text_encoder",
-            "other",
-            formats=formats_of(view),
-            problem="it is a language model without biases on q, k and v (Qwen3, Llama or "
-            "another), Qwen-Image needs Qwen2.5-VL-7B",
-        )
     shapes = view.shapes(names)
+    vision = vision_sizes(shapes)
+    stranger = _stranger(view, names, vision)
+    if stranger:
+        return FileFacts("text_encoder", "other", formats=formats_of(view), problem=stranger)
     config, certain = _text_config(
         shapes, key_maps_gguf.settings(view.metadata) | dict(view.config)
     )
-    vision = vision_sizes(shapes)
-    model = {3584: "7B", 2048: "3B"}.get(config.width, f"width {config.width}")
+    model = encoder_model(config)
     apart = "vision in an mmproj file" if names.layout == "gguf" else "without vision (no edits)"
     facts = FileFacts(
         "text_encoder",
-        "qwen2.5-vl",
-        f"{model}, " + ("with vision" if vision else apart),
+        model.name,
+        f"{model.size_of(config.width)}, " + ("with vision" if vision else apart),
         layers=config.layers,
         config=certain,
-        problem="it is Qwen2.5-VL-3B, Qwen-Image needs the 7B" if config.width == 2048 else "",
+        problem=model.wrong_size(config.width),
     )
     return complete(view, facts, names, text_layout(config, vision))
 
@@ -189,24 +208,35 @@ def _mmproj(view: HeaderView) -> FileFacts | None:
     table, others = key_maps_gguf.vision_parts(view.entries)
     shapes = key_maps_gguf.joined_shapes({n: e.shape for n, e in view.entries.items()}, table)
     sizes = vision_sizes(shapes)
-    if sizes is None or not view.has(*key_maps_gguf.VISION_MARKS):
+    model = _model_of_tower(view, sizes)
+    if sizes is None or model is None:
+        needs = (f"{m.diffusion_model} needs that of {m.full}" for m in (QWEN25_VL, QWEN3_VL))
         return FileFacts(
             "vision",
             "other",
             layout="gguf",
             formats=formats_of(view),
-            problem="it is the vision part of another model, Qwen-Image needs that of "
-            "Qwen2.5-VL-7B",
+            problem="it is the vision part of another model, " + ", ".join(needs),
         )
     names = KeyMap({n: parts.names[0] for n, parts in table.items()}, (), others, layout="gguf")
     facts = FileFacts(
         "vision",
-        "qwen2.5-vl",
+        model.name,
         f"for text encoders of width {sizes.out}",
         layers=sizes.depth,
         config={name: getattr(sizes, name) for name in VISION_SIZES},
     )
     return complete(view, facts, names, vision_layout(sizes), shapes)
+
+
+def _model_of_tower(
+    view: HeaderView, sizes: VisionConfig | DeepVisionConfig | None
+) -> EncoderModel | None:
+    """The model whose tower a GGUF file is; None where it is of none that we know."""
+    if isinstance(sizes, DeepVisionConfig):
+        deep = bool(sizes.taps) and view.has(*key_maps_gguf.DEEP_MARKS)
+        return QWEN3_VL if deep else None
+    return QWEN25_VL if view.has(*key_maps_gguf.VISION_MARKS) else None
 
 
 def _foreign(view: HeaderView) -> FileFacts | None:

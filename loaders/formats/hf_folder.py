@@ -32,6 +32,11 @@ CLASSES = frozenset(
         "Qwen2_5_VLTextModel",
         "qwen2_5_vl",
         "qwen2_5_vl_text",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLModel",
+        "Qwen3VLTextModel",
+        "qwen3_vl",
+        "qwen3_vl_text",
     }
 )
 

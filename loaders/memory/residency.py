@@ -34,6 +34,7 @@ _RESERVE = 0.05  # of free memory, with what weights hold, that is left to the s
 _NAMES = {
     "TextEncoder": "text encoder",
     "VisionTower": "vision tower",
+    "DeepVisionTower": "vision tower",
     "OutputHead": "output head",
     "FewTokenForms": "form for single tokens",
 }

@@ -20,9 +20,9 @@ from ...errors import InkstoneError
 from ...kernels.interrupt import beat
 from ...kernels.kv_cache import KeyValues, cache_bytes
 from ...kernels.text_encoder import picture_positions
-from ...sampling.geometry import answer_sizes
 from ...sampling.next_token import GREEDY, Decoding, generator, next_token
 from ...sampling.next_token_limits import MOST_TOKENS
+from ...sampling.vision_sizes import answer_sizes
 from ..arch.family import PICTURE_PAD
 from ..memory.placement import NotEnoughMemory
 from ..memory.residency import settle_together

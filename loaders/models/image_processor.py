@@ -1,9 +1,10 @@
 """Prepares pictures for the vision tower.
 
 The same steps as the reference: for edits 8-bit RGB, Pillow's Lanczos to the copy that the edit
-pipeline makes, Pillow's bicubic to multiples of 28, then the published mean and deviation; for
-questions the same without a copy. Sizes come from sampling/geometry.py. Alpha is dropped as in the
-reference, once what it hides is white; grey is repeated in three channels.
+pipeline makes, Pillow's bicubic to whole cells of the tower, then the published mean and deviation;
+for questions the same without a copy. Sizes come from sampling/vision_sizes.py. As in the
+reference, Qwen2.5-VL drops alpha, once what it hides is white, and Qwen3-VL sees the picture over
+white; grey is repeated in three channels.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...sampling.geometry import VISION_MEAN, VISION_STD, encoder_sizes
 from ...sampling.nan_check import is_finite
 from ...sampling.pixel_lock import visible
+from ...sampling.vision_sizes import QWEN25_SIGHT, CopySizes, Sight, encoder_sizes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ROWS = 256  # of a picture that are rounded at a time
-Sizes = Callable[[int, int, int], tuple[tuple[int, int], tuple[int, int]]]
-"""(width, height, area) -> the size of a copy, and that at which the tower reads the copy."""
+Sizes = Callable[[int, int, int, Sight], CopySizes]  # (width, height, area, sight)
 
 
-def rgb_bytes(picture: Tensor) -> Tensor:
-    """[H,W,C] or [1,H,W,C] in 0..1 with 1, 3 or 4 channels -> uint8 [H,W,3]; else it raises."""
+def rgb_bytes(picture: Tensor, over_white: bool = False) -> Tensor:
+    """[H,W,C] or [1,H,W,C] in 0..1 with 1, 3 or 4 channels -> uint8 [H,W,3]; else it raises.
+    over_white: see `Sight`.
+    """
     shape = list(picture.shape)
     if picture.dim() == 4 and shape[0] == 1:
         picture = picture[0]
@@ -44,13 +46,15 @@ def rgb_bytes(picture: Tensor) -> Tensor:
             f"A picture for the text encoder holds {kind} values that are not finite numbers from "
             "0 to 1. Check the node that makes it."
         )
-    return torch.cat([_rounded(rows) for rows in picture.split(_ROWS)])
+    return torch.cat([_rounded(rows, over_white) for rows in picture.split(_ROWS)])
 
 
-def _rounded(rows: Tensor) -> Tensor:
+def _rounded(rows: Tensor, over_white: bool) -> Tensor:
     """Some rows of a picture in 8 bits: a large one is not copied whole."""
-    rows = visible(rows)[..., :3].cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return rows.expand(-1, -1, 3)
+    rows = (rows if over_white else visible(rows)).cpu().float().clamp(0, 1)
+    if over_white and rows.shape[-1] == 4:
+        rows = 1 - (1 - rows[..., :3]) * rows[..., 3:]
+    return rows[..., :3].mul(255).round().to(torch.uint8).expand(-1, -1, 3)
 
 
 def digest(pixels: Tensor) -> str:
@@ -59,12 +63,14 @@ def digest(pixels: Tensor) -> str:
     return hashlib.sha256(head + pixels.numpy().tobytes()).hexdigest()
 
 
-def tower_pixels(pixels: Tensor, area: int, sizes: Sizes = encoder_sizes) -> Tensor:
-    """uint8 [H,W,3] -> normalised float32 [3,h,w], h and w multiples of 28; area: of the copy."""
-    copy, (width, height) = sizes(pixels.shape[1], pixels.shape[0], area)
+def tower_pixels(
+    pixels: Tensor, area: int, sizes: Sizes = encoder_sizes, sight: Sight = QWEN25_SIGHT
+) -> Tensor:
+    """uint8 [H,W,3] -> normalised float32 [3,h,w], h and w whole cells; area: of the copy."""
+    copy, (width, height) = sizes(pixels.shape[1], pixels.shape[0], area, sight)
     small = _resized(_resized(_image(pixels), copy, "LANCZOS"), (width, height), "BICUBIC")
     rows = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(height, width, 3)
-    mean, std = (torch.tensor(v) for v in (VISION_MEAN, VISION_STD))
+    mean, std = (torch.tensor(v) for v in (sight.mean, sight.std))
     return rows.float().div(255).sub(mean).div(std).permute(2, 0, 1)
 
 

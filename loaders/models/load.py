@@ -20,6 +20,7 @@ from ...kernels.text_encoder import TextEncoder
 from ...kernels.vae import VAE
 from ..arch.config import mmdit_config, text_config, vae_config
 from ..arch.dims import vae_blocks
+from ..arch.encoder_models import encoder_model
 from ..arch.expected_tensors import mmdit_layout
 from ..arch.family import family_of
 from ..arch.folder_config import ModelFolder
@@ -118,7 +119,8 @@ def load_text_encoder(
     refuse_unknown(folder.part, set(file.shapes) - set(dict(network.named_parameters())))
     words = load_tokenizer(Path(tokenizer)) if tokenizer else tokenizer_for(folder.root, source)
     loaded = file.load_into(network, network.layers, options)
-    tower = TowerOptions(config.width, loaded.dtype, device, options.budget, options.free)
+    model = encoder_model(config)
+    tower = TowerOptions(config.width, loaded.dtype, device, options.budget, options.free, model)
     place = tower_place(source, view, names, tower)
     forms = forms_of(network, file.packed, FormOptions(loaded.dtype, device, options.free))
     head = head_place(source, view, HeadOptions(network, loaded.dtype, device, options.free))

@@ -20,6 +20,7 @@ from ...errors import InkstoneError
 from ...kernels.configs import TextConfig
 from ...kernels.text_encoder import OutputHead, TextEncoder
 from ..arch.dims import Shapes
+from ..arch.encoder_models import encoder_model
 from ..arch.header_view import HeaderView
 from ..arch.key_maps import HEAD, KeyMap, head_names
 from ..formats.weight_reader import WeightReader
@@ -87,11 +88,11 @@ def head_place(source: WeightReader, view: HeaderView, options: HeadOptions) -> 
     if _tied(names, view.config):
         table = options.network.embed_tokens
         return HeadPlace(make=lambda: HeadModel(table.scores, None, "the table of embeddings"))
+    model = encoder_model(options.network.config)
     return HeadPlace(
         f"{source.path}: this file can encode prompts, but not write text: its output head "
-        "(lm_head.weight) was left out. Use a text encoder that has it: the folder text_encoder of "
-        "Qwen/Qwen-Image or Qwen/Qwen-Image-Edit, or a GGUF file of Qwen2.5-VL-7B-Instruct such as "
-        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf."
+        f"(lm_head.weight) was left out. Use a text encoder that has it: {model.folder}, or a GGUF "
+        f"file of {model.full}-Instruct such as {model.gguf}."
     )
 
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...kernels.configs import VisionConfig
-from ...kernels.vision import VisionTower, activation_bytes
-from ...sampling.geometry import CELL, encoder_sizes, vision_patches
-from ..arch.dims import VISION_SIZES, Shapes, vision_sizes
+from ...kernels.configs import DeepVisionConfig, VisionConfig
+from ...kernels.vision import VisionTower
+from ...kernels.vision_deep import DeepVisionTower
+from ...sampling.vision_sizes import QWEN3_SIGHT, QWEN25_SIGHT, Sight, encoder_sizes, vision_patches
+from ..arch.dims import Shapes, vision_sizes
+from ..arch.encoder_models import QWEN25_VL, EncoderModel, tower_model
 from ..arch.expected_tensors import vision_layout
 from ..arch.header_view import HeaderView
 from ..arch.key_maps import KeyMap
+from ..arch.vision_config import vision_config
 from ..formats.weight_reader import WeightReader
 from ..memory.lru import Recent
 from ..memory.residency import FreeMemory, Residency, free_after_asking
@@ -34,8 +37,6 @@ from .weight_file import LoadOptions, WeightFile, weight_file
 log = logging.getLogger(__name__)
 
 START = "visual."
-HEAD = 80  # head size of the published towers, whose tensors do not show it
-PERIOD = 8  # every eighth block sees the whole picture
 _KEPT_PICTURES = 8
 # Keys of an mmproj header.
 HEADS, PATTERN = "clip.vision.attention.head_count", "clip.vision.n_wa_pattern"
@@ -48,6 +49,7 @@ class EncodedPicture:
     rows: Tensor
     grid: tuple[int, int]
     digest: str  # of the picture and of the size at which it was encoded
+    deep: tuple[Tensor, ...] = ()  # rows of deeper levels [n,W], see DeepRows
 
 
 def with_pictures(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> list[int]:
@@ -62,12 +64,13 @@ def with_pictures(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]
 class VisionModel:
     """A loaded tower; its weights are read when a picture is encoded."""
 
-    network: VisionTower
+    network: VisionTower | DeepVisionTower
     dtype: torch.dtype
     device: torch.device
     path: Path
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
+    sight: Sight = QWEN25_SIGHT  # what it asks of pictures
     _kept: Recent[EncodedPicture] = field(
         default_factory=lambda: Recent(_KEPT_PICTURES), repr=False
     )
@@ -80,19 +83,21 @@ class VisionModel:
     def encode(self, picture: Tensor, area: int, sizes: Sizes = encoder_sizes) -> EncodedPicture:
         """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy, of which
         `sizes` makes the size at which it is read."""
-        pixels = rgb_bytes(picture)
-        copy, size = sizes(pixels.shape[1], pixels.shape[0], area)
+        pixels = rgb_bytes(picture, self.sight.over_white)
+        copy, size = sizes(pixels.shape[1], pixels.shape[0], area, self.sight)
         name = f"{digest(pixels)} {copy} {size}"
-        return self._kept.get(name, lambda: self._encode(tower_pixels(pixels, area, sizes), name))
+        return self._kept.get(
+            name, lambda: self._encode(tower_pixels(pixels, area, sizes, self.sight), name)
+        )
 
     def _encode(self, pixels: Tensor, name: str) -> EncodedPicture:
         c = self.network.config
         patches = vision_patches(pixels, c.patch, c.merge)
         rows, columns = pixels.shape[1] // c.patch, pixels.shape[2] // c.patch
-        self.weights.settle(self.budget, activation_bytes(c, len(patches), self.dtype))
+        self.weights.settle(self.budget, self.network.activation_bytes(len(patches), self.dtype))
         with torch.inference_mode():
-            states = self.network(patches.to(self.device), (rows, columns))
-        return EncodedPicture(states, (rows // c.merge, columns // c.merge), name)
+            states, *deep = self.network.levels(patches.to(self.device), (rows, columns))
+        return EncodedPicture(states, (rows // c.merge, columns // c.merge), name, tuple(deep))
 
 
 @dataclass
@@ -124,6 +129,7 @@ class TowerOptions:
     device: torch.device
     budget: int | None = None
     free: FreeMemory = free_after_asking
+    model: EncoderModel = QWEN25_VL
 
 
 def tower_place(
@@ -139,7 +145,7 @@ def tower_place(
 
         return TowerPlace("with its vision tower", make=make)
     if names.layout == "gguf":
-        mmproj = find_mmproj(source.path, options.width)
+        mmproj = find_mmproj(source.path, options.width, options.model)
         path = mmproj.path
         return TowerPlace(
             mmproj.words,
@@ -149,7 +155,7 @@ def tower_place(
     return TowerPlace(
         "no vision tower (text-to-image only)",
         f"{source.path} has only the language model. Use a text encoder file with its `visual.` "
-        "tensors: qwen_2.5_vl_7b.safetensors, or the folder text_encoder of Qwen-Image-Edit",
+        f"tensors: {options.model.file}, or {options.model.folder}",
     )
 
 
@@ -157,7 +163,8 @@ def _open_mmproj(path: Path, options: TowerOptions) -> VisionModel:
     source = VisionFile(path)
     view = HeaderView(source.entries, source.metadata, {}, source)
     file = weight_file(source, view, KeyMap({name: name for name in source.entries}))
-    return open_tower(file, _settings(source.metadata), options)
+    settings = _settings(source.metadata) | {"deepstack_visual_indexes": source.tapped}
+    return open_tower(file, settings, options)
 
 
 def _settings(metadata: Mapping[str, str]) -> dict[str, object]:
@@ -176,8 +183,7 @@ def open_tower(
     path = Path(file.source.path)
     config = vision_config(file.shapes, settings, path)
     _check(file.shapes, path, options.width)
-    with torch.device("meta"):
-        network = VisionTower(config)
+    network, sight = _built(config)
     inner = WeightFile(
         file.source,
         {name.removeprefix(START): theirs for name, theirs in file.names.items()},
@@ -198,12 +204,21 @@ def open_tower(
     )
     return VisionModel(
         network=network.eval(),
+        sight=sight,
         dtype=options.dtype,
         device=options.device,
         path=path,
         weights=loaded.weights,
         budget=options.budget,
     )
+
+
+def _built(config: VisionConfig | DeepVisionConfig) -> tuple[VisionTower | DeepVisionTower, Sight]:
+    """The network of a config on the meta device, and what it asks of pictures."""
+    with torch.device("meta"):
+        if isinstance(config, DeepVisionConfig):
+            return DeepVisionTower(config), QWEN3_SIGHT
+        return VisionTower(config), QWEN25_SIGHT
 
 
 def _check(shapes: Shapes, path: Path, width: int) -> None:
@@ -214,8 +229,9 @@ def _check(shapes: Shapes, path: Path, width: int) -> None:
     if wrong:
         name = wrong[0]
         want, got = (list(s[name]) if name in s else "nothing" for s in (layout, shapes))
+        title = tower_model(sizes).title
         raise InkstoneError(
-            f"{path}: {len(wrong)} tensors do not fit a vision tower of Qwen2.5-VL; {name} has "
+            f"{path}: {len(wrong)} tensors do not fit a vision tower of {title}; {name} has "
             f"shape {got}, expected {want}. The file mixes models or is damaged: download it again."
         )
     if sizes is not None and sizes.out != width:
@@ -223,32 +239,3 @@ def _check(shapes: Shapes, path: Path, width: int) -> None:
             f"{path}: the vision tower is for text encoders of width {sizes.out}, this one has "
             f"{width}. Use the tower that came with the text encoder."
         )
-
-
-def vision_config(shapes: Shapes, settings: Mapping[str, object], path: Path) -> VisionConfig:
-    """From tensor shapes; heads, window and full blocks from the settings, else as published."""
-    sizes = vision_sizes(shapes)
-    numbers = {name: getattr(sizes, name, 0) for name in VISION_SIZES}
-    if sizes is None or 0 in numbers.values():
-        raise InkstoneError(
-            f"{path}: the vision tower cannot be built, its tensors give {numbers}. The file is "
-            "incomplete or of another model: check it with `inkstone inspect`."
-        )
-    heads = settings.get("num_heads") or sizes.width // HEAD
-    full, period = settings.get("fullatt_block_indexes"), settings.get("period", PERIOD)
-    window = settings.get("window_size", 112)
-    if full is None and isinstance(period, int) and period > 0:
-        full = list(range(period - 1, sizes.depth, period))
-    if isinstance(heads, int) and isinstance(window, int) and isinstance(full, list | tuple):
-        config = replace(sizes, heads=heads, window=window, full=tuple(full))
-        if (
-            config.side >= 1
-            and sizes.width % (4 * heads) == 0
-            and sizes.patch * sizes.merge == CELL
-        ):
-            return config
-    raise InkstoneError(
-        f"{path}: {heads!r} heads, windows of {window!r} pixels, full blocks {full!r} and "
-        f"patches of {sizes.patch} pixels, {sizes.merge} to a cell, make no vision tower of "
-        f"width {sizes.width}. Put the publisher's config.json next to the file."
-    )

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...kernels.configs import DeepVisionConfig
 from ...quant.gguf_types import BY_NAME
 from ..arch import key_maps_gguf
-from ..arch.dims import size
+from ..arch.dims import vision_sizes
+from ..arch.encoder_models import ENCODER_MODELS, QWEN25_VL, EncoderModel, tower_model
 from ..formats.file_reader import AGAIN
 from ..formats.gguf import GGUFFile
 from ..formats.gguf_header import GGUFEntry
@@ -43,14 +45,20 @@ class VisionFile(WeightReader):
         try:
             self._table, strange = key_maps_gguf.vision_parts(self._file.entries)
             if strange or not self._table:
+                models = " or ".join(model.full for model in ENCODER_MODELS.values())
                 raise InkstoneError(
-                    f"{self.path}: {len(strange)} tensors are not part of the vision tower of "
-                    f"Qwen2.5-VL ({', '.join(strange[:5])}). Use the mmproj file of Qwen2.5-VL-7B."
+                    f"{self.path}: {len(strange)} tensors are not part of a vision tower that "
+                    f"Qwen-Image uses ({', '.join(strange[:5])}). Use the mmproj file of {models}."
                 )
             self.entries = {ours: self._entry(ours) for ours in self._table}
         except BaseException:
             self.close()
             raise
+
+    @property
+    def tapped(self) -> tuple[int, ...] | None:
+        """The blocks that deeper levels come from; None where the tower has none."""
+        return key_maps_gguf.tapped_blocks(self._file.entries) or None
 
     def close(self) -> None:
         self._file.close()
@@ -99,14 +107,14 @@ class Mmproj:
     words: str
 
 
-def find_mmproj(encoder: Path, width: int) -> Mmproj:
-    """Looks for the vision tower of a GGUF text encoder of this width in the encoder's folder.
+def find_mmproj(encoder: Path, width: int, model: EncoderModel = QWEN25_VL) -> Mmproj:
+    """Looks for the vision tower of a GGUF text encoder of this model and width in its folder.
 
     Damaged files there do not raise: text to image does not need them.
     """
     encoder = Path(encoder)
     stem = _stem(encoder)
-    fitting = [p for p in _towers(encoder) if _fits(p, width)]
+    fitting = [p for p in _towers(encoder) if _fits(p, width, model)]
     named = [p for p in fitting if stem in _plain(p.stem)]
     chosen = fitting if len(fitting) == 1 else named
     if len(chosen) == 1:
@@ -144,11 +152,14 @@ def _towers(encoder: Path) -> list[Path]:
     return [p for p in files[:_MOST_FILES] if architecture_of(p) == "clip"]
 
 
-def _fits(path: Path, width: int) -> bool:
+def _fits(path: Path, width: int, model: EncoderModel) -> bool:
     try:
         with VisionFile(path) as file:
             shapes = {name: entry.shape for name, entry in file.entries.items()}
     except InkstoneError as error:
         log.debug("not a vision tower of ours: %s", error)
         return False
-    return size(shapes, "visual.merger.mlp.2.weight") == width
+    sizes = vision_sizes(shapes)
+    if sizes is None or sizes.out != width or tower_model(sizes) is not model:
+        return False
+    return not isinstance(sizes, DeepVisionConfig) or bool(sizes.taps)  # Qwen3.5 has none

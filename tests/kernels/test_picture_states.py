@@ -16,7 +16,7 @@ from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, QWEN_IMAGE
 from inkstone.loaders.memory.placement import place
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.sampling.geometry import area_size
+from inkstone.sampling.vision_sizes import area_size
 
 from ..support import tiny
 from ..support.oracle import relative

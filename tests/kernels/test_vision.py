@@ -11,9 +11,9 @@ from inkstone.kernels.configs import VisionConfig
 from inkstone.kernels.vision import VisionTower, window_order
 from inkstone.loaders.arch.expected_tensors import vision_layout
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS
+from inkstone.loaders.arch.vision_config import vision_config
 from inkstone.loaders.models.image_processor import rgb_bytes, tower_pixels
-from inkstone.loaders.models.vision import vision_config
-from inkstone.sampling.geometry import area_size, encoder_sizes, vision_patches, vision_size
+from inkstone.sampling.vision_sizes import area_size, encoder_sizes, vision_patches, vision_size
 
 from ..support.oracle import fill, relative
 from ..support.vision import CONFIGS, MOST, image, processor, their_vision

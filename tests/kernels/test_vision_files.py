@@ -14,14 +14,15 @@ from inkstone.loaders.arch.expected_tensors import vision_layout
 from inkstone.loaders.arch.family import EDIT, EDIT_PLUS
 from inkstone.loaders.arch.header_view import HeaderView
 from inkstone.loaders.arch.key_maps import KeyMap
+from inkstone.loaders.arch.vision_config import vision_config
 from inkstone.loaders.formats.open import open_weights
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.image_processor import rgb_bytes, tower_pixels
 from inkstone.loaders.models.load import load_text_encoder
-from inkstone.loaders.models.vision import TowerOptions, _settings, open_tower, vision_config
+from inkstone.loaders.models.vision import TowerOptions, _settings, open_tower
 from inkstone.loaders.models.vision_gguf import VisionFile
 from inkstone.loaders.models.weight_file import weight_file
-from inkstone.sampling.geometry import vision_patches
+from inkstone.sampling.vision_sizes import vision_patches
 
 from ..support import tiny
 from ..support.oracle import relative

@@ -9,8 +9,8 @@ from inkstone.errors import InkstoneError
 from inkstone.kernels.kv_cache import CHUNK, KeyValues, cache_bytes
 from inkstone.loaders.models.generation import TextPrompt, generate
 from inkstone.loaders.models.load import load_text_encoder
-from inkstone.sampling.geometry import answer_sizes
 from inkstone.sampling.next_token import Decoding
+from inkstone.sampling.vision_sizes import answer_sizes
 
 from ..support import tiny
 from ..support.oracle import relative

@@ -99,8 +99,8 @@ def test_every_name_of_the_text_encoder_is_mapped_one_to_one():
     names = key_maps.text_names(theirs)
     assert names.table == {ours: t for t, ours in theirs.items() if not ours.startswith("lm_head")}
     assert names.unused == ("output.weight",) and not names.others and names.layout == "gguf"
-    assert key_maps.text_names([*theirs, "blk.0.attn_q_norm.weight"]).others == (
-        "blk.0.attn_q_norm.weight",
+    assert key_maps.text_names([*theirs, "blk.0.attn_sub_norm.weight"]).others == (
+        "blk.0.attn_sub_norm.weight",
     )
     for name in ("xblk.0.attn_q.weight", "blk.0.attn_q.weight.x", "blk.00.attn_q.weight"):
         assert key_maps_gguf.text_name(name) is None

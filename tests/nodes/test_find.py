@@ -12,7 +12,7 @@ from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder, loa
 from inkstone.nodes.find import FindInPicture
 from inkstone.nodes.inpaint import Inpaint
 from inkstone.pipeline.edit_choices import OWN
-from inkstone.sampling.geometry import answer_sizes
+from inkstone.sampling.vision_sizes import answer_sizes
 
 from ..support.answers import answering, as_answer
 from ..support.vision import random_qwen, save_encoder

@@ -13,10 +13,10 @@ from PIL import Image
 
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.sampling.geometry import area_size
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas, tail
+from inkstone.sampling.vision_sizes import area_size
 
 from ..support.edits import AREA, Pair, build, copy_of, corrected, encoded, raw
 from ..support.oracle import relative

@@ -11,7 +11,7 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.pipeline.find import find, question_for
-from inkstone.sampling.geometry import answer_sizes
+from inkstone.sampling.vision_sizes import answer_sizes
 
 from ..support.answers import answering, as_answer
 from ..support.vision import image, random_qwen, save_encoder

@@ -12,8 +12,8 @@ import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.pipeline.find_boxes import read_boxes
-from inkstone.sampling.geometry import answer_sizes
 from inkstone.sampling.span import Span
+from inkstone.sampling.vision_sizes import answer_sizes
 
 ANSWERS = 500
 SIZES = [(1, 1), (1, 199), (57, 3), (333, 1777), (1328, 1328), (4001, 2999), (28, 28), (6000, 40)]

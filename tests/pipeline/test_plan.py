@@ -29,10 +29,10 @@ from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.vision import TowerPlace, VisionModel
 from inkstone.pipeline.memory_plan import PlanRequest, plan
 from inkstone.pipeline.plan_stages import PlanStage, follow
-from inkstone.sampling.geometry import encoder_sizes
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise, working_bytes
 from inkstone.sampling.schedule import LINEAR, sigmas
+from inkstone.sampling.vision_sizes import encoder_sizes
 
 from ..support.oracle import save_file
 

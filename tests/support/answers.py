@@ -8,7 +8,7 @@ import pytest
 
 from inkstone.loaders.models.generation import GeneratedText
 from inkstone.pipeline import find as find_module
-from inkstone.sampling.geometry import answer_sizes
+from inkstone.sampling.vision_sizes import answer_sizes
 
 
 class Stub:

@@ -19,7 +19,7 @@ import torch
 
 from inkstone.loaders.arch.family import EditTemplate
 from inkstone.loaders.models.bundle import Bundle
-from inkstone.sampling.geometry import area_size
+from inkstone.sampling.vision_sizes import area_size
 
 from . import tiny
 from .oracle import fill

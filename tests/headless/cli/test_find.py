@@ -9,7 +9,7 @@ import torch
 
 from inkstone.files.images import read_picture
 from inkstone.headless.cli.main import main
-from inkstone.sampling.geometry import answer_sizes
+from inkstone.sampling.vision_sizes import answer_sizes
 
 from ...support.answers import answering, as_answer
 from ...support.vision import image, random_qwen, save_encoder
