@@ -14,10 +14,12 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..sampling.geometry import (
     CROP,
+    FIRST_LATENTS,
     FITS,
     PAD,
     REFUSE,
     Box,
+    LatentSpec,
     canvas_near,
     cropped_box,
     inner_box,
@@ -132,9 +134,11 @@ def _words(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def canvas_of(width: int, height: int, place: Lock | Crop | None = None) -> Canvas:
+def canvas_of(
+    width: int, height: int, place: Lock | Crop | None = None, latents: LatentSpec = FIRST_LATENTS
+) -> Canvas:
     """The canvas of a run; place: where the picture lies on it, if the run starts from one."""
     if isinstance(place, Crop):
         return Canvas(place)
-    whole = place or lock(width, height)
+    whole = place or lock(width, height, latents=latents)
     return Canvas(Crop(whole.picture, Box(0, 0, *whole.picture), whole))

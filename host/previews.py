@@ -15,7 +15,6 @@ from .headless import headless_host
 from .settings import shows_previews
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor
 
@@ -34,9 +33,9 @@ def previewer(model: DiffusionModel, request: Request) -> Callable[[Step], Image
     if method == "none":
         return lambda step: None
     if model.preview is None and method == "taesd":
-        decoder = host_decoder(model.device)
+        decoder = host_decoder(model)
         if decoder is not None:
-            return _Sparing(decoder, request)
+            return _Sparing(decoder, model, request)
     return _Linear(model, request)
 
 
@@ -55,9 +54,9 @@ class _Linear:
 
         if not self._chosen:
             self._choose()
-        z = sheet(normalised_latents(step.x0, self._request))
+        z = sheet(normalised_latents(self._model, step.x0, self._request))
         if self._factors is not None:
-            return _enlarged(colours(z, self._factors))
+            return _enlarged(colours(z, self._factors), self._model.latents.scale)
         return None if self._decoder is None else self._decoder(z)
 
     def _choose(self) -> None:
@@ -68,14 +67,14 @@ class _Linear:
         if vae is not None:
             self._factors = vae.preview_factors()
         else:  # the VAE is loaded later, or it is ComfyUI's
-            self._decoder = host_decoder(self._model.device)
+            self._decoder = host_decoder(self._model)
 
 
 class _Sparing:
     """A decoder that is skipped while it would take more than a small share of the run."""
 
-    def __init__(self, decode: Decoder, request: Request) -> None:
-        self._decode, self._request = decode, request
+    def __init__(self, decode: Decoder, model: DiffusionModel, request: Request) -> None:
+        self._decode, self._model, self._request = decode, model, request
         self._cost, self._last = 0.0, time.monotonic()
 
     def __call__(self, step: Step) -> Image | None:
@@ -84,19 +83,17 @@ class _Sparing:
         start, last = time.monotonic(), step.index + 1 == step.total
         if not last and (start - self._last) * _SHARE < self._cost:
             return None
-        picture = self._decode(normalised_latents(step.x0, self._request)[0])
+        picture = self._decode(normalised_latents(self._model, step.x0, self._request)[0])
         self._last = time.monotonic()
         self._cost = self._last - start
         return picture
 
 
-def _enlarged(pixels: Tensor) -> Image:
+def _enlarged(pixels: Tensor, scale: int) -> Image:
     from PIL import Image
 
-    from ..sampling.geometry import LATENT
-
     picture = Image.fromarray(pixels.numpy())
-    size = picture.width * LATENT, picture.height * LATENT
+    size = picture.width * scale, picture.height * scale
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -113,15 +110,17 @@ def preview_method() -> str:
     return str(getattr(method, "value", method))
 
 
-def host_decoder(device: torch.device) -> Decoder | None:
-    """ComfyUI's own preview of a normalised Qwen-Image latent [16,h,w]; None headless."""
+def host_decoder(model: DiffusionModel) -> Decoder | None:
+    """ComfyUI's own preview of a normalised latent [C,h,w] of this model; None headless, and where
+    it has none.
+    """
     if headless_host() is not None:
         return None
     import latent_preview
     from comfy import latent_formats
 
-    wan = getattr(latent_formats, "Wan21", None)
-    decoder = latent_preview.get_previewer(device, wan()) if wan is not None else None
+    wan = getattr(latent_formats, model.family.core_latents, None)
+    decoder = latent_preview.get_previewer(model.device, wan()) if wan is not None else None
     if decoder is None:
         return None
     return lambda z: decoder.decode_latent_to_preview(z[None, :, None].float())

@@ -25,7 +25,7 @@ from .configs import QWEN_IMAGE, MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, Inputs, PassContext, pass_context
 from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
-from .modulation import Modulation
+from .modulation import Modulation, table_bytes
 from .norm import RMSWeight
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
@@ -143,6 +143,14 @@ class MMDiT(nn.Module):
         )
         self.proj_out = Linear(config.width, config.channels)
         self.stream: BlockStream | None = None  # loads weights that are not resident
+
+    def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
+        """Bytes that one forward needs in addition to weights, see `activation_bytes`."""
+        return activation_bytes(self.config, tokens, batch, dtype)
+
+    def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
+        """Bytes of the modulation table for this many sigmas."""
+        return table_bytes(self.config.layers, self.config.width, sigmas, dtype)
 
     def forward(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Tensor:
         """Velocity (noise - data) [B,S,64] of the target tokens."""

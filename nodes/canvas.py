@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 from ..errors import InkstoneError
 from ..host.api import io, schema
 from . import sockets
-from .latents import OWN_SIZE, SAMPLES
+from .latents import OWN_SIZE, RATIO, SAMPLES, scale_of
 from .shown import among, shown_if
 
 if TYPE_CHECKING:
     from ..loaders.models.diffusion_model import DiffusionModel
+    from ..sampling.geometry import LatentSpec
     from .latents import Latent
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ FAR = 2.5  # a canvas with an area this many times the model's, or less than its
 
 def sizes() -> dict[str, tuple[int, int]]:
     """The sizes of the Empty Latent node by name."""
-    from ..sampling.geometry import SIZES
+    from ..sampling.geometry import SIZES, SIZES_21
 
-    return {**SIZES, SMALL: (128, 128)}
+    return {**SIZES, **SIZES_21, SMALL: (128, 128)}
 
 
 def _side(name: str) -> io.Input:
@@ -100,14 +101,14 @@ class EmptyLatent(io.ComfyNode):
         batch_size: int,
         model: DiffusionModel | None = None,
     ) -> io.NodeOutput:
-        from ..sampling.geometry import check_canvas
+        from ..sampling.geometry import FIRST_LATENTS, check_canvas
 
         if model is not None:
             sockets.require_models(model=model)
         if size == MODELS_SIZE:
             own = model.preset().size if model is not None else (SIDE, SIDE)
             _check_unused(size, (width, height), own)
-            latent = empty(*own, batch_size)
+            latent = empty(*own, batch_size, None if model is None else model.latents)
             return io.NodeOutput(latent if model is not None else latent | {OWN_SIZE: True})
         if size != CUSTOM:
             if size not in sizes():
@@ -117,8 +118,9 @@ class EmptyLatent(io.ComfyNode):
                 )
             _check_unused(size, (width, height), sizes()[size])
             width, height = sizes()[size]
-        check_canvas(width, height)
-        return io.NodeOutput(empty(width, height, batch_size))
+        latents = FIRST_LATENTS if model is None else model.latents
+        check_canvas(width, height, latents.step)
+        return io.NodeOutput(empty(width, height, batch_size, latents))
 
 
 def _check_unused(size: str, sides: tuple[int, int], used: tuple[int, int]) -> None:
@@ -131,22 +133,40 @@ def _check_unused(size: str, sides: tuple[int, int], used: tuple[int, int]) -> N
         )
 
 
-def empty(width: int, height: int, batch: int = 1) -> Latent:
-    """A LATENT of zeros; sides in pixels."""
+def empty(width: int, height: int, batch: int = 1, latents: LatentSpec | None = None) -> Latent:
+    """A LATENT of zeros; sides in pixels. latents: of the model, where it is known."""
     import torch
 
-    return {SAMPLES: torch.zeros(batch, 16, 1, height // 8, width // 8)}
+    from ..sampling.geometry import FIRST_LATENTS
+
+    return {SAMPLES: torch.zeros(batch, *(latents or FIRST_LATENTS).shape(width, height))}
 
 
 def canvas_for(model: DiffusionModel, latent: Latent | None) -> Latent:
     """The LATENT to sample with this model: of the model's own size where none is connected, or
-    one that leaves it to the model.
+    one that leaves it to the model. An empty one of another model's kind becomes one of this
+    model's, of the same size in pixels, as core's sampler has it.
     """
+    from ..sampling.geometry import check_canvas
+
+    latents = model.latents
     if latent is None:
-        return empty(*model.preset().size)
+        return empty(*model.preset().size, latents=latents)
+    samples = latent[SAMPLES]
     if latent.get(OWN_SIZE):
-        return empty(*model.preset().size, len(latent[SAMPLES]))
-    return latent
+        return empty(*model.preset().size, len(samples), latents)
+    if samples.dim() not in (4, 5) or samples.shape[1] == latents.channels:
+        return latent
+    if bool(samples.any()):
+        raise InkstoneError(
+            f"The latent has {samples.shape[1]} channels, this model's have {latents.channels}: it "
+            "was made with the VAE of another model. Encode the picture with the VAE that belongs "
+            f"to {model.path.name}."
+        )
+    scale = latent.get(RATIO) or scale_of(samples)
+    height, width = (round(side * scale) for side in samples.shape[-2:])
+    check_canvas(width, height, latents.step)
+    return {**latent, **empty(width, height, len(samples), latents)}
 
 
 def check_start(latent: Latent | None, strength: float) -> None:

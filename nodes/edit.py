@@ -154,13 +154,11 @@ class ImageToLatent(io.ComfyNode):
         cls, vae: VAEModel, image: Tensor, work_size: str, size_only: bool = False
     ) -> io.NodeOutput:
         from ..pipeline.edit import encode_on_canvas, lock_for
-        from ..sampling.geometry import LATENT
 
         sockets.require_models(vae=vae)
         lock = lock_for(vae.family, image, work_size)
         if size_only:
-            sides = (side // LATENT for side in reversed(lock.canvas))
-            samples = image.new_zeros(len(image), 16, 1, *sides)
+            samples = image.new_zeros(len(image), *lock.latents.shape(*lock.canvas))
         else:
             samples = encode_on_canvas(vae, image, lock)
         return io.NodeOutput(latent_of(samples, lock, vae))

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
     from ..controlnet.canvas import Canvas
     from ..loaders.models.vae import VAEModel
+    from ..sampling.geometry import LatentSpec
     from ..sampling.inpaint import Crop
     from ..sampling.pixel_lock import Lock
 
-    Statistics = tuple[Tensor, Tensor]  # mean and std [1,16,1,1]
+    Statistics = tuple[Tensor, Tensor]  # mean and std [1,C,1,1]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ CROP: Final = "inkstone_crop"  # the part of a picture that is inpainted
 LAYERS: Final = "inkstone_layers"  # number of layers to generate
 BATCH_INDEX: Final = "batch_index"  # core: which noise of a batch each picture has
 STATISTICS: Final = "inkstone_statistics"  # of the VAE whose raw latents these are
+RATIO: Final = "downscale_ratio_spacial"  # core: picture pixels per latent pixel
 OWN_SIZE: Final = "inkstone_own_size"  # empty, and the sampler's model decides the size
 
 
@@ -40,6 +42,7 @@ class Latent(TypedDict, total=False):
     inkstone_statistics: Statistics
     inkstone_own_size: bool
     batch_index: list[int]
+    downscale_ratio_spacial: float
 
 
 def latent_of(samples: Tensor, lock: Lock, vae: VAEModel) -> Latent:
@@ -48,16 +51,38 @@ def latent_of(samples: Tensor, lock: Lock, vae: VAEModel) -> Latent:
 
 
 def latent_samples(latent: Latent, layers: bool = False) -> Tensor:
-    """Samples [B,16,1,h,w]; 4-D is read as one frame. layers: allows more frames."""
+    """Samples [B,C,1,h,w]; 4-D is read as one frame. layers: allows more frames."""
     samples = latent[SAMPLES]
     if samples.dim() == 4:
         samples = samples[:, :, None]
-    if samples.dim() != 5 or samples.shape[1] != 16 or not (layers or samples.shape[2] == 1):
+    right = samples.dim() == 5 and samples.shape[1] in _specs()
+    if not right or not (layers or samples.shape[2] == 1):
+        kinds = " or ".join(spec.words() for spec in _specs().values())
         raise InkstoneError(
-            f"The latent has shape {list(latent[SAMPLES].shape)}: expected [batch, 16, 1, "
-            "height/8, width/8]. Use the node Inkstone Empty Latent."
+            f"The latent has shape {list(latent[SAMPLES].shape)}: expected {kinds}. Use the node "
+            "Inkstone Empty Latent."
         )
     return samples
+
+
+def _specs() -> dict[int, LatentSpec]:
+    """The latents of all families, by their channels."""
+    from ..loaders.arch.family import FAMILIES
+
+    return {family.latents.channels: family.latents for family in FAMILIES.values()}
+
+
+def scale_of(samples: Tensor) -> int:
+    """Picture pixels per latent pixel of samples [B,C,...]; 8 for channels of no family, as core's
+    Empty Latent Image makes them.
+    """
+    spec = _specs().get(samples.shape[1])
+    return spec.scale if spec else 8
+
+
+def spec_of(latent: Latent) -> LatentSpec:
+    """The latents that these are, by their channels."""
+    return _specs()[latent_samples(latent, layers=True).shape[1]]
 
 
 def restated(latent: Latent, vae: VAEModel) -> Tensor:
@@ -77,7 +102,6 @@ def inpaint_mask(latent: Latent) -> Tensor | None:
     noise_mask may have any size, ours or the core's: it is stretched over the picture, and a latent
     cell is inpainted if any pixel of it is.
     """
-    from ..sampling.geometry import LATENT
     from ..sampling.masks import bounds, ends, latent_mask, mask_for
     from ..sampling.pixel_lock import lock
 
@@ -86,7 +110,8 @@ def inpaint_mask(latent: Latent) -> Tensor | None:
         return None
     if mask.shape[-2:] == (height, width):
         return ends(mask.reshape(-1, 1, height, width))
-    place = latent.get(LOCK) or lock(width * LATENT, height * LATENT)
+    spec = spec_of(latent)
+    place = latent.get(LOCK) or lock(width * spec.scale, height * spec.scale, latents=spec)
     mask = mask_for(mask, place.picture)
     bounds(mask)  # refuses an empty mask
     return latent_mask(mask, place)
@@ -95,10 +120,10 @@ def inpaint_mask(latent: Latent) -> Tensor | None:
 def canvas(latent: Latent) -> Canvas:
     """The canvas to which control pictures are fitted."""
     from ..controlnet.canvas import canvas_of
-    from ..sampling.geometry import LATENT
 
-    height, width = (side * LATENT for side in latent[SAMPLES].shape[-2:])
-    return canvas_of(width, height, latent.get(CROP) or latent.get(LOCK))
+    spec = spec_of(latent)
+    height, width = (side * spec.scale for side in latent[SAMPLES].shape[-2:])
+    return canvas_of(width, height, latent.get(CROP) or latent.get(LOCK), spec)
 
 
 def warn_of_batch_index(latent: Latent) -> None:

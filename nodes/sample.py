@@ -144,12 +144,12 @@ class Denoise(io.ComfyNode):
         statistics_in = statistics(positive, latent)
         if statistics_in is not None:  # raw latents are those of the VAE in use
             model = replace(model, latent_mean=statistics_in[0], latent_std=statistics_in[1])
-        batch, _, _, h, w = samples.shape
+        (batch, _, _, h, w), scale = samples.shape, model.latents.scale
         if LOCK not in latent:  # a picture's own size is no choice
-            warn_of_size(model, w * 8, h * 8)
+            warn_of_size(model, w * scale, h * scale)
         request = Request(
-            width=w * 8,
-            height=h * 8,
+            width=w * scale,
+            height=h * scale,
             sigmas=sigmas,
             seed=seed,
             batch=batch,

@@ -51,14 +51,14 @@ def lock_for(family: Family, picture: Tensor, work: str = AUTO) -> Lock:
     """The pixel lock of pictures [B,H,W,C]."""
     check_picture(picture)
     size = size_of(picture)
-    own = lock(*size, area_for(family, work, size))
+    own = lock(*size, area_for(family, work, size), latents=family.latents)
     if own.work != own.picture:
         log.info("the picture %dx%d is edited at %dx%d and scaled back", *size, *own.work)
     return own
 
 
 def encode_on_canvas(vae: VAEModel, picture: Tensor, canvas: Lock) -> Tensor:
-    """Pictures [B,H,W,C] -> raw latents [B,16,1,h,w] of their canvas, cached by content."""
+    """Pictures [B,H,W,C] -> raw latents [B,C,1,h,w] of their canvas, cached by content."""
     alpha = vae.network.config.channels == 4
     seen = visible(picture)
     return vae.encode(canvas.to_canvas(seen if alpha else colour(seen)))
@@ -82,7 +82,7 @@ def locks_for(family: Family, pictures: Sequence[Tensor], work: str = AUTO) -> t
 def references(
     vae: VAEModel, pictures: Sequence[Tensor], locks: Sequence[Lock]
 ) -> tuple[Tensor, ...]:
-    """Picture 1, 2, 3 on their canvases -> raw latents [1,16,1,h,w] each."""
+    """Picture 1, 2, 3 on their canvases -> raw latents [1,C,1,h,w] each."""
     return tuple(encode_on_canvas(vae, *pair) for pair in zip(pictures, locks, strict=True))
 
 
@@ -128,9 +128,9 @@ def part_for(family: Family, mask: Tensor, work: str = AUTO, crop: str = "auto")
     own = area_for(family, AUTO, size) is None
     if crop == "off" or (crop == "auto" and own):
         area = area_for(family, work, size)
-        return whole(*size, area, enlarge=work == MODEL)
+        return whole(*size, area, enlarge=work == MODEL, latents=family.latents)
     area = None if work == OWN else min(largest_area(family), EDIT_AREA)
-    part = crop_for(mask, area=area)
+    part = crop_for(mask, area=area, latents=family.latents)
     log.info(
         "the part %dx%d around the mask is drawn at %dx%d and put back",
         *part.box.size,
@@ -156,7 +156,7 @@ def put_back(repaint: Repaint, result: Tensor) -> Tensor:
     """
     crop = repaint.crop
     if size_of(result) == crop.box.size != crop.lock.canvas:
-        own = lock(*crop.box.size)
+        own = lock(*crop.box.size, latents=crop.lock.latents)
         repaint = replace(repaint, crop=replace(crop, lock=own))
         result = own.to_canvas(result)
     return repaint.stitch(result)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.modulation import table_bytes
-from ..loaders.arch.expected_tensors import mmdit_layout
 from ..loaders.arch.family import Preset
 from ..loaders.lora.adapters import Adapter, copied_bytes, fit
 from ..loaders.lora.file import Lora
@@ -21,7 +19,7 @@ from ..loaders.memory.residency import Residency
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
-from ..sampling.geometry import LATENT, check_canvas
+from ..sampling.geometry import check_canvas
 from ..sampling.request import USUAL_LAYERS, Control, Request
 from ..sampling.sampler import working_bytes
 from ..sampling.schedule import tail
@@ -146,13 +144,12 @@ class PlannedDraw:
     def table(self) -> int:
         """Bytes of the modulation table."""
         model = self.models.model
-        c, levels = model.network.config, self.steps + model.apart
-        return table_bytes(c.layers, c.width, levels, model.dtype)
+        return model.network.table_bytes(self.steps + model.apart, model.dtype)
 
     def lora_copies(self) -> int:
         """Bytes of LoRA branches of the MMDiT in addition to the files."""
         model, loras = self.models.model, dict.fromkeys(self.request.in_context)
-        layout = mmdit_layout(model.network.config)
+        layout = model.architecture.layout(model.network.config, model.layered)
         present = {fitted.adapter.lora.path for fitted in model.adapters}
         more = [fit(Adapter(x), "model", layout) for x in loras if x.path not in present]
         return copied_bytes((*model.adapters, *more), model.device, model.dtype)
@@ -161,10 +158,10 @@ class PlannedDraw:
         """Bytes of activations, of the table and of references while the MMDiT works: the same
         function that the run calls, with tensors of the same shapes.
         """
-        check_canvas(*self.size)
+        check_canvas(*self.size, self.models.model.latents.step)
         model, request = self.models.model, self.request
         width, height = self.size
-        picture = torch.empty(1, 16, 1, height // LATENT, width // LATENT, device="meta")
+        picture = torch.empty(1, *model.latents.shape(width, height), device="meta")
         layers = (request.layers or USUAL_LAYERS) if model.layered else 0
         draw = Request(
             width=width,

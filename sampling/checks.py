@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .geometry import LATENT, check_canvas
+from .geometry import LatentSpec, check_canvas
 from .nan_check import check
 from .request import MOST_LAYERS, Request, VariantModel
 from .schedule import check_sigmas
@@ -13,24 +13,25 @@ from .schedule import check_sigmas
 
 def check_request(model: VariantModel, r: Request) -> None:
     """Raises InkstoneError if this model cannot draw this request."""
-    check_canvas(r.width, r.height)
+    latents = model.latents
+    check_canvas(r.width, r.height, latents.step)
     check_sigmas(r.sigmas)
     _check_variant(model, r)
     for number, picture in enumerate(r.references, 1):
-        _check_reference(f"Reference picture {number}", picture)
+        _check_reference(f"Reference picture {number}", picture, latents)
     for number, picture in enumerate(r.context, 1):
         _check_context(model, f"In-context map {number}", picture, r)
     if model.layered:
-        _check_layers(r)
+        _check_layers(r, latents)
     elif r.layers:
         raise InkstoneError(
             f"The request has {r.layers} layers, but {_name(model)} draws one picture. Use "
             "Qwen-Image-Layered, or set layers to 0."
         )
     if r.latent is not None and (r.sigmas[0] < 1 or r.repaint is not None):
-        _check_latent(r.latent, r)
+        _check_latent(r.latent, r, latents)
     if r.repaint is not None:
-        _check_repaint(r.repaint, r)
+        _check_repaint(r.repaint, r, latents)
 
 
 def _name(model: VariantModel) -> str:
@@ -66,12 +67,12 @@ def _check_variant(model: VariantModel, r: Request) -> None:
         )
 
 
-def _check_reference(name: str, picture: Tensor) -> None:
+def _check_reference(name: str, picture: Tensor, latents: LatentSpec) -> None:
     shape = list(picture.shape)
-    if len(shape) != 5 or shape[:3] != [1, 16, 1] or min(shape) < 1:
+    if len(shape) != 5 or shape[:3] != [1, latents.channels, 1] or min(shape) < 1:
         raise InkstoneError(
-            f"{name} has shape {shape}: expected one latent [1, 16, 1, height/8, width/8]. Encode "
-            "one picture with the VAE of Qwen-Image."
+            f"{name} has shape {shape}: expected one latent {latents.words('1')}. Encode one "
+            "picture with the VAE of this diffusion model."
         )
     check(name, picture, "of the VAE")
 
@@ -82,22 +83,22 @@ def _check_context(model: VariantModel, name: str, picture: Tensor, r: Request) 
             f"{name} for {_name(model)}: in-context controls were trained for Qwen-Image. Load "
             "Qwen-Image, or remove the control."
         )
-    _check_reference(name, picture[:1])
+    _check_reference(name, picture[:1], model.latents)
     check(name, picture, "of the VAE")
     if len(picture) not in (1, r.batch):
         raise InkstoneError(
             f"{name} holds {len(picture)} maps for a batch of {r.batch}: expected 1"
             f"{f' or {r.batch}' if r.batch > 1 else ''}. Pass one for all, or one for each picture."
         )
-    size, expected = list(picture.shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if size != expected:
+    size, scale = list(picture.shape[-2:]), model.latents.scale
+    if size != [*model.latents.sides(r.width, r.height)]:
         raise InkstoneError(
-            f"{name} is {size[1] * LATENT}x{size[0] * LATENT}, the canvas {r.width}x{r.height}: "
+            f"{name} is {size[1] * scale}x{size[0] * scale}, the canvas {r.width}x{r.height}: "
             "expected the same size. Resize the map to the canvas."
         )
 
 
-def _check_layers(r: Request) -> None:
+def _check_layers(r: Request, latents: LatentSpec) -> None:
     if len(r.references) != 1:
         raise InkstoneError(
             f"Qwen-Image-Layered splits one picture into layers, got {len(r.references)} pictures. "
@@ -105,10 +106,10 @@ def _check_layers(r: Request) -> None:
         )
     if not 1 <= r.layers <= MOST_LAYERS:
         raise InkstoneError(f"Layers is {r.layers}: expected 1 to {MOST_LAYERS}. 4 is usual.")
-    size, expected = list(r.references[0].shape[-2:]), [r.height // LATENT, r.width // LATENT]
-    if size != expected:
+    size, scale = list(r.references[0].shape[-2:]), latents.scale
+    if size != [*latents.sides(r.width, r.height)]:
         raise InkstoneError(
-            f"The picture to split is {size[1] * LATENT}x{size[0] * LATENT}, the canvas "
+            f"The picture to split is {size[1] * scale}x{size[0] * scale}, the canvas "
             f"{r.width}x{r.height}: layers have the size of their picture. Use the same size for "
             "both."
         )
@@ -119,8 +120,8 @@ def _check_layers(r: Request) -> None:
         )
 
 
-def _check_latent(latent: Tensor, r: Request) -> None:
-    expected = [16, 1, r.height // LATENT, r.width // LATENT]
+def _check_latent(latent: Tensor, r: Request, latents: LatentSpec) -> None:
+    expected = latents.shape(r.width, r.height)
     if latent.dim() != 5 or list(latent.shape[1:]) != expected or len(latent) not in (1, r.batch):
         count = "1" if r.batch == 1 else f"1 or {r.batch}"
         raise InkstoneError(
@@ -131,13 +132,13 @@ def _check_latent(latent: Tensor, r: Request) -> None:
     check("the latent to start from", latent, "of the VAE")
 
 
-def _check_repaint(mask: Tensor, r: Request) -> None:
+def _check_repaint(mask: Tensor, r: Request, latents: LatentSpec) -> None:
     if r.latent is None:
         raise InkstoneError(
             "There is an inpainting mask but no latent, from which the kept part comes. Encode the "
             "picture with the VAE and pass its latent."
         )
-    expected = [1, r.height // LATENT, r.width // LATENT]
+    expected = [1, *latents.sides(r.width, r.height)]
     if mask.dim() != 4 or list(mask.shape[1:]) != expected or len(mask) not in (1, r.batch):
         raise InkstoneError(
             f"The inpainting mask has shape {list(mask.shape)}: expected one value per latent "

@@ -36,7 +36,7 @@ from ..kernels.control_instantx import (
 from ..kernels.forward import After, ForwardHooks
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from .geometry import LATENT, TOKEN, pack, token_grid
+from .geometry import TOKEN, LatentSpec, token_grid
 from .nan_check import check
 from .request import Control
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 MOST_STRENGTH = 10.0
 
 
-def check_controls(base: MMDiTConfig, r: Request) -> None:
+def check_controls(base: MMDiTConfig, latents: LatentSpec, r: Request) -> None:
     """Raises InkstoneError if a control does not fit the model or the canvas."""
     if r.controls and r.layers:
         raise InkstoneError(
@@ -58,7 +58,7 @@ def check_controls(base: MMDiTConfig, r: Request) -> None:
     for control in r.controls:
         _check_numbers(control)
         _check_family(control, base)
-        _check_pictures(control, r)
+        _check_pictures(control, latents, r)
 
 
 def _check_numbers(c: Control) -> None:
@@ -98,14 +98,14 @@ def _check_family(c: Control, base: MMDiTConfig) -> None:
         )
 
 
-def _check_pictures(c: Control, r: Request) -> None:
-    size = [r.height // LATENT, r.width // LATENT]
+def _check_pictures(c: Control, latents: LatentSpec, r: Request) -> None:
+    size = [*latents.sides(r.width, r.height)]
     counts = (1, r.batch)
-    if c.latent.dim() != 5 or list(c.latent.shape[1:]) != [16, 1, *size]:
+    if c.latent.dim() != 5 or list(c.latent.shape[1:]) != [latents.channels, 1, *size]:
         raise InkstoneError(
             f"The picture of the control {c.name} has a latent of shape {list(c.latent.shape)}, "
-            f"the canvas is {r.width}x{r.height}: expected [pictures, 16, 1, {size[0]}, "
-            f"{size[1]}]. Resize the control picture to the canvas."
+            f"the canvas is {r.width}x{r.height}: expected [pictures, {latents.channels}, 1, "
+            f"{size[0]}, {size[1]}]. Resize the control picture to the canvas."
         )
     if isinstance(c.branch.network, FunBranch):
         if (c.keep_mask is None) != (c.source is None):
@@ -142,16 +142,17 @@ def _check_pictures(c: Control, r: Request) -> None:
 
 
 Tokens = Callable[[Tensor], Tensor]
-"""Raw latents [n,16,1,h,w] -> normalised tokens [n,S,64]."""
+"""Raw latents [n,C,1,h,w] -> normalised tokens [n,S,64]."""
 
 
-def condition(control: Control, tokens: Tokens) -> Tensor:
-    """The features that a branch reads of a control [n,S,condition]: its map, then the 4 mask
-    values of a token, then (Fun) the image that is inpainted; zeros where there is none.
+def condition(control: Control, tokens: Tokens, latents: LatentSpec) -> Tensor:
+    """The features that a branch reads of a control [n,S,condition]: its map, then the mask values
+    of a token (one for each latent pixel), then (Fun) the image that is inpainted; zeros where
+    there is none.
     """
     parts = [tokens(control.latent)]
     if control.keep_mask is not None:
-        parts.append(pack(control.keep_mask.float()).to(parts[0].device))
+        parts.append(latents.pack(control.keep_mask.float()).to(parts[0].device))
     if control.source is not None:
         parts.append(tokens(control.source))
     count = max(map(len, parts))

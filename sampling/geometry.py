@@ -1,14 +1,16 @@
 """Every size of a picture and its latents is computed here and only here: canvas, pixel lock,
 latents, tokens. Those at which a vision tower sees pictures are in vision_sizes.py.
 
-A latent pixel covers 8 x 8 picture pixels, a token 2 x 2 latent pixels, so canvases are multiples
-of 16 (reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error).
+A token covers 16 x 16 picture pixels in every family: 2 x 2 latent pixels of 8 x 8, or one of
+16 x 16 (`LatentSpec`). Canvases are multiples of 16, or of 32 where a family asks for it
+(reference: `QwenImagePipeline`, which floors silently; here a wrong size is an error).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,6 +25,47 @@ LARGEST = 16384  # a side longer than this is a typing error
 NEAR = 1.05  # a picture whose sides are within this factor of the target is not resampled
 CONTEXT = (64, 3)  # of a crop: least pixels of a side, largest ratio of its sides
 
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latents of a family: how pictures are cut into them, and they into tokens."""
+
+    scale: int = LATENT  # picture pixels on a side of a latent pixel
+    channels: int = 16
+    patch: int = 2  # latent pixels on a side of a token
+    step: int = TOKEN  # sides of canvases are multiples of this many pixels
+
+    def sides(self, width: int, height: int) -> tuple[int, int]:
+        """Canvas in pixels -> (rows, columns) of latent pixels."""
+        return height // self.scale, width // self.scale
+
+    def shape(self, width: int, height: int) -> list[int]:
+        """Canvas in pixels -> [channels, 1, rows, columns] of its latent."""
+        return [self.channels, 1, *self.sides(width, height)]
+
+    def words(self, count: str = "batch") -> str:
+        """The shape of a latent of any size, for messages."""
+        return f"[{count}, {self.channels}, 1, height/{self.scale}, width/{self.scale}]"
+
+    def pack(self, latent: Tensor) -> Tensor:
+        """[B,C,h,w] with even sides for patches of 2 -> tokens [B,S,C*patch*patch]."""
+        return pack(latent) if self.patch == 2 else latent.flatten(2).mT
+
+    def unpack(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """[B,rows*columns,F] -> [B,C,h,w]: the inverse of `pack`; rows, columns in tokens."""
+        return unpack(tokens, rows, columns) if self.patch == 2 else _cells(tokens, rows, columns)
+
+    def whole(self, latent: Tensor) -> Tensor:
+        """[B,C,h,w] whose sides are whole tokens, lengthened at the right and below."""
+        return even(latent) if self.patch == 2 else latent
+
+    def grid(self, latent: Tensor) -> tuple[int, int, int]:
+        """(frames, rows, columns) in tokens of a latent [...,h,w]; part of a token counts."""
+        return 1, -(-latent.shape[-2] // self.patch), -(-latent.shape[-1] // self.patch)
+
+
+FIRST_LATENTS = LatentSpec()  # of the first family
+
 SIZES: dict[str, tuple[int, int]] = {
     "1:1 (1328x1328)": (1328, 1328),
     "16:9 (1664x928)": (1664, 928),
@@ -31,6 +74,16 @@ SIZES: dict[str, tuple[int, int]] = {
     "3:4 (1104x1472)": (1104, 1472),
     "3:2 (1584x1056)": (1584, 1056),
     "2:3 (1056x1584)": (1056, 1584),
+}
+SIZES_21: dict[str, tuple[int, int]] = {
+    "2.1, 1:1 (2048x2048)": (2048, 2048),
+    "2.1, 16:9 (2752x1536)": (2752, 1536),
+    "2.1, 9:16 (1536x2752)": (1536, 2752),
+    "2.1, 4:3 (2400x1792)": (2400, 1792),
+    "2.1, 3:4 (1792x2400)": (1792, 2400),
+    "2.1, 3:2 (2528x1696)": (2528, 1696),
+    "2.1, 2:3 (1696x2528)": (1696, 2528),
+    "2.1, small 1:1 (1024x1024)": (1024, 1024),
 }
 
 
@@ -44,23 +97,23 @@ FITS = (CROP, STRETCH, PAD, REFUSE)  # for control pictures of another aspect ra
 _SIZE = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*")
 
 
-def check_canvas(width: int, height: int) -> None:
-    """Raises unless both sides are multiples of 16 between 16 and 16384 pixels."""
+def check_canvas(width: int, height: int, step: int = TOKEN) -> None:
+    """Raises unless both sides are multiples of `step` between it and 16384 pixels."""
     for name, side in (("width", width), ("height", height)):
         if not _is_whole(side):
             raise InkstoneError(
                 f"Canvas {name} {side!r} is not a whole number of pixels. "
                 "Choose a size such as 1328x1328."
             )
-        if side < TOKEN or side > LARGEST:
+        if side < step or side > LARGEST:
             raise InkstoneError(
-                f"Canvas {name} {side} is out of range: expected {TOKEN} to {LARGEST} pixels. "
+                f"Canvas {name} {side} is out of range: expected {step} to {LARGEST} pixels. "
                 f"Choose a size such as 1328x1328."
             )
-    if width % TOKEN or height % TOKEN:
-        near = (max(TOKEN, round(width / TOKEN) * TOKEN), max(TOKEN, round(height / TOKEN) * TOKEN))
+    if width % step or height % step:
+        near = (max(step, round(width / step) * step), max(step, round(height / step) * step))
         raise InkstoneError(
-            f"Canvas {width}x{height} is not a multiple of {TOKEN} on both sides. "
+            f"Canvas {width}x{height} is not a multiple of {step} on both sides. "
             f"The nearest size that works is {near[0]}x{near[1]}."
         )
 
@@ -99,6 +152,11 @@ def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     b, _, features = tokens.shape
     x = tokens.reshape(b, rows, columns, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(b, features // 4, 2 * rows, 2 * columns)
+
+
+def _cells(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """[B,rows*columns,C] -> [B,C,rows,columns]."""
+    return tokens.mT.unflatten(-1, (rows, columns))
 
 
 def even(latent: Tensor) -> Tensor:
@@ -142,10 +200,10 @@ class Sides(NamedTuple):
 
 
 def locked_sizes(
-    width: int, height: int, area: int | None = None, enlarge: bool = True
+    width: int, height: int, area: int | None = None, enlarge: bool = True, step: int = TOKEN
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(size to work at, size of the canvas) for a picture of any size; the canvas is the next
-    multiple of 16. The work size has about `area` pixels in the picture's ratio.
+    multiple of `step`. The work size has about `area` pixels in the picture's ratio.
     """
     if min(width, height) < 1:
         raise InkstoneError(
@@ -159,7 +217,7 @@ def locked_sizes(
             scale = factor
         scale = min(scale, LARGEST / max(width, height))
     work = max(1, round(width * scale)), max(1, round(height * scale))
-    canvas = _up(work[0], TOKEN), _up(work[1], TOKEN)
+    canvas = _up(work[0], step), _up(work[1], step)
     if max(canvas) > LARGEST:
         raise InkstoneError(
             f"The picture is {width}x{height}: a canvas has up to {LARGEST} pixels a side. Crop "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .geometry import Box, Sides, context_box, padded_size
+from .geometry import FIRST_LATENTS, Box, LatentSpec, Sides, context_box, padded_size
 from .masks import bounds, check_fits, check_soft, latent_mask, mask_for, soften
 from .pixel_lock import Lock, Size, check_picture, colour, lock, size_of, visible
 
@@ -69,18 +69,31 @@ class Crop:
     lock: Lock  # its `picture` is the size of the box
 
 
-def crop_for(mask: Tensor, margin: int = 64, area: int | None = None, enlarge: bool = True) -> Crop:
+def crop_for(
+    mask: Tensor,
+    margin: int = 64,
+    area: int | None = None,
+    enlarge: bool = True,
+    latents: LatentSpec = FIRST_LATENTS,
+) -> Crop:
     """The part around the marked area of mask [n,H,W], with `margin` pixels of context, edited at
     about `area` pixels: small parts are enlarged to the model's full resolution.
     """
     size = size_of(mask)
     box = context_box(bounds(mask), *size, margin)
-    return Crop(size, box, lock(*box.size, area, enlarge))
+    return Crop(size, box, lock(*box.size, area, enlarge, latents))
 
 
-def whole(width: int, height: int, area: int | None = None, enlarge: bool = False) -> Crop:
+def whole(
+    width: int,
+    height: int,
+    area: int | None = None,
+    enlarge: bool = False,
+    latents: LatentSpec = FIRST_LATENTS,
+) -> Crop:
     """The whole picture as the part that is edited."""
-    return Crop((width, height), Box(0, 0, width, height), lock(width, height, area, enlarge))
+    own = lock(width, height, area, enlarge, latents)
+    return Crop((width, height), Box(0, 0, width, height), own)
 
 
 def stitch(original: Tensor, result: Tensor, mask: Tensor, crop: Crop) -> Tensor:
@@ -115,7 +128,7 @@ class Repaint:
         return self.crop.lock.to_canvas(colour(visible(self.crop.box.of(self.picture))))
 
     def latent_mask(self) -> Tensor:
-        """[n,1,h/8,w/8] of the crop's canvas: 1 = inpainted."""
+        """[n,1,h,w] in latent pixels of the crop's canvas: 1 = inpainted."""
         return latent_mask(self.crop.box.of(self.mask), self.crop.lock)
 
     def stitch(self, result: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .geometry import LATENT, Box
+from .geometry import Box
 from .pixel_lock import Lock, Size, check_range, pad_edges, size_of
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,12 @@ def bounds(mask: Tensor) -> Box:
 
 
 def latent_mask(mask: Tensor, lock: Lock) -> Tensor:
-    """[n,H,W] of the lock's picture -> [n,1,h/8,w/8] of its canvas, 1 where any pixel is marked."""
+    """[n,H,W] of the lock's picture -> [n,1,h,w] in latent pixels of its canvas, 1 where any pixel
+    is marked.
+    """
     check_fits(mask, lock.picture)
     marked = pad_edges(touched((mask > 0).float(), lock.work), lock.canvas)
-    return F.max_pool2d(marked[:, None], LATENT)
+    return F.max_pool2d(marked[:, None], lock.latents.scale)
 
 
 def touched(mask: Tensor, size: Size) -> Tensor:

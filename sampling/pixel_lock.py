@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InkstoneError
-from .geometry import locked_sizes
+from .geometry import FIRST_LATENTS, LatentSpec, locked_sizes
 
 TRANSPARENT = 0.5 / 255  # alpha below this is 0 in 8 bits
 _ROWS = 256  # of a picture that are checked at a time
@@ -30,7 +30,8 @@ class Lock:
 
     picture: Size
     work: Size  # the picture's own size, or another at which it is edited
-    canvas: Size  # work padded to multiples of 16
+    canvas: Size  # work padded to whole steps of the canvas
+    latents: LatentSpec = FIRST_LATENTS  # of the family whose canvas it is
 
     def to_canvas(self, picture: Tensor) -> Tensor:
         """[B,H,W,C] 0..1 of the picture's size -> [B,H,W,C] of the canvas's size."""
@@ -46,14 +47,21 @@ class Lock:
         return resized(result[:, :height, :width], self.picture).contiguous()
 
 
-def lock(width: int, height: int, area: int | None = None, enlarge: bool = True) -> Lock:
+def lock(
+    width: int,
+    height: int,
+    area: int | None = None,
+    enlarge: bool = True,
+    latents: LatentSpec = FIRST_LATENTS,
+) -> Lock:
     """The lock of a picture of any size, edited at its own size (area None) or at about `area`
     pixels.
 
     enlarge=False: a picture that is smaller than `area` keeps its size. So does one whose sides are
     within 5 % of the target: resampling would cost more than it gains.
     """
-    return Lock((width, height), *locked_sizes(width, height, area, enlarge))
+    sizes = locked_sizes(width, height, area, enlarge, latents.step)
+    return Lock((width, height), *sizes, latents)
 
 
 def size_of(picture: Tensor) -> Size:

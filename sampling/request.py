@@ -18,7 +18,7 @@ from ..kernels.control_instantx import ControlBranch
 from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation
 from .denoise import Step
-from .geometry import LATENT, TOKEN
+from .geometry import LatentSpec
 from .lightning import Distilled
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,10 @@ class VariantModel(Protocol):
     def edit(self) -> Edits | None:
         """Its kind of edits; None = takes no references."""
 
+    @property
+    def latents(self) -> LatentSpec:
+        """How pictures become latents and tokens."""
+
 
 Context = tuple[Tensor, ...]
 """Maps [n,16,1,h,w] whose tokens are appended to the target's, for an in-context LoRA; n = 1 or
@@ -83,18 +87,13 @@ class Request:
     layers: int = 0  # layered variant: number of layers of the one reference
     controls: tuple[Control, ...] = ()
     context: Context = ()
+    slots: tuple[int, ...] = ()  # rows of the prompt before each reference, where families mix them
     encoded_for: str = ""  # the variant whose template the prompts were encoded with; "" = unknown
 
     @property
     def appended(self) -> tuple[Tensor, ...]:
         """All images whose tokens are appended to those of the target."""
         return (*self.references, *self.context)
-
-
-def reference_grid(picture: Tensor) -> tuple[int, int, int]:
-    """(frames, rows, columns) in tokens of a latent [1,16,1,h,w]; odd sides count as one more."""
-    side = TOKEN // LATENT
-    return 1, -(-picture.shape[-2] // side), -(-picture.shape[-1] // side)
 
 
 class Branch(Protocol):
@@ -147,8 +146,12 @@ class Model(VariantModel, Protocol):
     network: MMDiT
     dtype: torch.dtype
     device: torch.device
-    latent_mean: Tensor  # [1,16,1,1]
+    latent_mean: Tensor  # [1,C,1,1]
     latent_std: Tensor
+
+    @property
+    def rescales(self) -> bool:
+        """CFG keeps the length of the positive velocity."""
 
     @property
     def weights_format(self) -> str:

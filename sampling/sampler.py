@@ -18,18 +18,17 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..kernels.block_streaming import Walk, in_step
 from ..kernels.forward import ForwardHooks, Inputs
-from ..kernels.mmdit import activation_bytes
-from ..kernels.modulation import Modulation, table_bytes
+from ..kernels.modulation import Modulation
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
 from .checks import check_request
 from .control import ActiveControls, acting, check_controls, condition, control_bytes, log_controls
 from .denoise import KeptRegion, euler
-from .geometry import LATENT, even, pack, token_grid, unpack
+from .geometry import token_grid
 from .lightning import misfit
 from .nan_check import check
 from .noise import noise
-from .request import NO_HOOKS, Hooks, Model, Request, reference_grid
+from .request import NO_HOOKS, Hooks, Model, Request
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +43,7 @@ class _DenoiseRun:
     table: Modulation
     grids: list[Grid]  # of the images that are drawn, then of the references
     references: ReferenceContext
+    slots: tuple[int, ...]  # see `Request`
     controls: ActiveControls | None
 
     def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
@@ -71,6 +71,7 @@ class _DenoiseRun:
             modulation=self.table.step(step),
             grids=self.grids,
             references=self.references,
+            slots=self.slots,
         )
         hooks = ForwardHooks(
             on_block=None if on_block is None else partial(on_block, step),
@@ -90,13 +91,13 @@ def denoise(
     request: Request,
     hooks: Hooks = NO_HOOKS,
 ) -> Tensor:
-    """Raw VAE latents [B,16,1,h,w] float32 on the CPU; of the layered variant [B,16,layers,h,w].
+    """Raw VAE latents [B,C,1,h,w] float32 on the CPU; of the layered variant [B,C,layers,h,w].
 
     positive, negative: [1,L,J] text states. cfg > 1 needs a negative; at cfg <= 1 it is not used.
     """
     r = request
     check_request(model, r)
-    check_controls(model.network.config, r)
+    check_controls(model.network.config, model.latents, r)
     _check_guidance(r.cfg, negative)
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
@@ -114,13 +115,12 @@ def denoise(
             texts=texts,
             hooks=hooks,
             table=model.modulation(r.sigmas[:-1]),
-            grids=_grids(r),
+            grids=_grids(model, r),
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
+            slots=r.slots,
         )
-        x = euler(
-            run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, not model.layered
-        )
+        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         return raw_latents(model, x, r)
 
 
@@ -128,8 +128,9 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     """Bytes that a run needs in addition to the weights: activations of one forward, the table, and
     what is kept of references between the steps.
     """
-    config, size = model.network.config, model.dtype.itemsize
-    tokens = [math.prod(grid) for grid in _grids(r)]
+    network, size = model.network, model.dtype.itemsize
+    config = network.config
+    tokens = [math.prod(grid) for grid in _grids(model, r)]
     references = sum(tokens[_drawn(r) :])
     copies = max(map(len, r.appended), default=1)
     per_token = config.width * (4 * copies + (2 * size * r.batch if model.apart else 0))
@@ -137,12 +138,12 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     rows = len(r.sigmas) - 1 + model.apart
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
     samples, branches = control_bytes(r, texts["positive"].shape[1])
-    activations = activation_bytes(config, sum(tokens) + text, r.batch, model.dtype)
+    activations = network.activation_bytes(sum(tokens) + text, r.batch, model.dtype)
     return (
         max(activations, branches)  # branches work first
         + samples
         + waiting  # the streams of CFG's other half, where weights are streamed
-        + table_bytes(config.layers, config.width, rows, model.dtype)
+        + network.table_bytes(rows, model.dtype)
         + references * per_token
     )
 
@@ -152,9 +153,10 @@ def _drawn(r: Request) -> int:
     return 1 + r.layers
 
 
-def _grids(r: Request) -> list[Grid]:
+def _grids(model: Model, r: Request) -> list[Grid]:
     """Tokens of the images that are drawn, then of the references."""
-    return [token_grid(r.width, r.height)] * _drawn(r) + [reference_grid(z) for z in r.appended]
+    drawn = [token_grid(r.width, r.height)] * _drawn(r)
+    return drawn + [model.latents.grid(z) for z in r.appended]
 
 
 def _references(model: Model, r: Request) -> ReferenceContext:
@@ -176,20 +178,22 @@ def _controls(
     controls = acting(r)
     if not controls:
         return None
-    conditions = [condition(c, partial(_normalised, model)) for c in controls]
+    conditions = [condition(c, partial(_normalised, model), model.latents) for c in controls]
     return ActiveControls(controls, conditions, texts, r, model, hooks)
 
 
 def _normalised(model: Model, latent: Tensor) -> Tensor:
-    """Raw latents [n,16,1,h,w] -> normalised tokens, as the network reads them [n,S,64]."""
+    """Raw latents [n,C,1,h,w] -> normalised tokens, as the network reads them [n,S,64]."""
     z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
-    return pack(even(z))  # images that other nodes encoded may have odd sides
+    return model.latents.pack(model.latents.whole(z))  # other nodes' pictures may have odd sides
 
 
 def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     """(noise [B,S,64], mixed with the latent where the schedule starts below 1; the kept region)"""
-    initial = noise(r.seed, r.batch, r.height // LATENT, r.width // LATENT, 16, _drawn(r))
-    x = pack(initial).reshape(r.batch, -1, model.network.config.channels).to(model.device)
+    latents = model.latents
+    rows, columns = latents.sides(r.width, r.height)
+    initial = noise(r.seed, r.batch, rows, columns, latents.channels, _drawn(r))
+    x = latents.pack(initial).reshape(r.batch, -1, model.network.config.channels).to(model.device)
     first = r.sigmas[0].item()
     if first >= 1 and r.repaint is None:
         return x, None
@@ -202,33 +206,35 @@ def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     mixed = first * x + (1 - first) * picture
     if r.repaint is None:
         return mixed, None
-    mask = pack(r.repaint.float().expand(-1, 16, -1, -1)).to(model.device)
+    repainted = r.repaint.float().expand(-1, latents.channels, -1, -1)
+    mask = latents.pack(repainted).to(model.device)
     return mixed, KeptRegion(picture, x, mask)
 
 
-def normalised_latents(x: Tensor, request: Request) -> Tensor:
-    """Packed normalised state [B,S,64] -> latents of its images [n,16,h,w]: of each row the image,
+def normalised_latents(model: Model, x: Tensor, request: Request) -> Tensor:
+    """Packed normalised state [B,S,64] -> latents of its images [n,C,h,w]: of each row the image,
     or its layers behind the image that is their sum.
     """
     _, rows, columns = token_grid(request.width, request.height)
-    return unpack(x.float().reshape(-1, rows * columns, x.shape[-1]), rows, columns)
+    return model.latents.unpack(x.float().reshape(-1, rows * columns, x.shape[-1]), rows, columns)
 
 
 def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
-    """Packed normalised state [B,S,64] -> raw VAE latents [B,16,1,h,w] on the CPU; of layers
-    [B,16,layers,h,w], without the image that is their sum.
+    """Packed normalised state [B,S,64] -> raw VAE latents [B,C,1,h,w] on the CPU; of layers
+    [B,C,layers,h,w], without the image that is their sum.
     """
     _, rows, columns = token_grid(request.width, request.height)
     tokens = x.float().cpu().reshape(-1, rows * columns, x.shape[-1])
-    z = unpack(tokens, rows, columns) * model.latent_std + model.latent_mean
-    frames = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)  # [B,16,F,h,w]
+    z = model.latents.unpack(tokens, rows, columns) * model.latent_std + model.latent_mean
+    frames = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)  # [B,C,F,h,w]
     return frames[:, :, 1:] if request.layers else frames
 
 
 def _check_guidance(cfg: float, negative: Tensor | None) -> None:
     if not 0 <= cfg <= 100:
         raise InkstoneError(
-            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Lightning models 1."
+            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Qwen-Image-2.1 and Lightning "
+            "models 1."
         )
     if cfg > 1 and negative is None:
         raise InkstoneError(
@@ -249,7 +255,8 @@ def _check_text(text: Tensor, model: Model, name: str) -> Tensor:
     if text.shape[2] != joint:
         raise InkstoneError(
             f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects "
-            f"{joint}. Load the text encoder that belongs to it (Qwen2.5-VL 7B for Qwen-Image)."
+            f"{joint}. Load the text encoder that belongs to it: Qwen2.5-VL 7B for Qwen-Image, "
+            "Qwen3-VL 8B for Qwen-Image-2.1."
         )
     check(f"the {name} prompt", text, "of the text encoder")
     return text

@@ -6,6 +6,7 @@ configure it. A schedule record (`Schedule`) is what a model folder's scheduler_
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
+
+log = logging.getLogger(__name__)
 
 LIGHTNING_MU = math.log(3.0)  # ModelTC's Lightning card: fixed shift 3 at every size, no terminal
 
@@ -34,6 +37,7 @@ class Schedule:
     max_shift: float = 0.9
     terminal: float | None = 0.02
     shift: float = 1.0
+    levels: tuple[float, ...] = ()  # fixed sigmas of a distilled model, without the last, 0
     by_root: bool = False  # mu = sqrt(tokens / 256) of one layer: the layered pipeline's rule
 
     def mu(self, tokens: int) -> float:
@@ -58,12 +62,30 @@ def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
     One step is [1, 0] (the reference's terminal stretch would divide 0 by 0 there).
     """
     check_steps(steps)
+    if schedule.levels:
+        return _fixed(schedule.levels, steps)
     s = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64)
     factor = _factor(schedule, tokens)
     s = factor / (factor + 1 / s - 1)
     if schedule.terminal is not None and steps > 1:
         s = 1 - (1 - s) * (1 - schedule.terminal) / (1 - s[-1])
     return torch.cat([s, torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def _fixed(levels: tuple[float, ...], steps: int) -> Tensor:
+    """Fixed sigmas; for another number of steps than theirs, points of the line through them."""
+    line = torch.tensor([*levels, 0.0], dtype=torch.float64)
+    if steps == len(levels):
+        return line.float()
+    log.warning(
+        "the model was trained for the %d steps of its own sigmas: %d steps take sigmas between "
+        "them",
+        len(levels),
+        steps,
+    )
+    at = torch.linspace(0, len(levels), steps + 1, dtype=torch.float64)
+    low = at.floor().long().clamp(max=len(levels) - 1)
+    return (line[low] + (at - low) * (line[low + 1] - line[low])).float()
 
 
 def tail(levels: Tensor, strength: float) -> Tensor:

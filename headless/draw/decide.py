@@ -90,7 +90,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
     if kind == "text" and size is None:
         size = _map_size(call, model, traits, usual.preset.size)
     if size is not None:
-        check_canvas(*size)
+        check_canvas(*size, model.latents.step)
     return Drawing(
         kind=kind,
         prompt=call.prompt if call.enhance else as_encoded(call.prompt, models),
@@ -212,7 +212,7 @@ def _map_size(
     if not call.control:
         return usual
     size = traits[call.control[0].path].size
-    canvas = lock(*size, area_for(model.family, AUTO, size)).canvas
+    canvas = lock(*size, area_for(model.family, AUTO, size), latents=model.latents).canvas
     return size if canvas == size else None
 
 

@@ -30,7 +30,6 @@ from ...nodes.sockets import GROWN
 from ...pipeline.edit import area_for
 from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from ...pipeline.memory_plan import PlanRequest, plan
-from ...sampling.geometry import LATENT
 from ...sampling.pixel_lock import lock
 from ..core_nodes.load_save import LoadFirstFrame, picture_path
 from ..graph.api_graph import Graph, Link, Node
@@ -167,7 +166,8 @@ def _canvas(
     if latent.class_type == EmptyLatent.ID:
         width, height = sizes().get(str(latent.inputs.get("size"))) or (width, height)
     if _is_whole(width) and _is_whole(height):
-        return (width // LATENT * LATENT, height // LATENT * LATENT), ""
+        step = model.latents.scale
+        return (width // step * step, height // step * step), ""
     if latent.class_type not in _CANVASES:
         return None, f"{latent.class_type} decides its canvas during the run"
     picture = _source(graph, latent, _CANVASES[latent.class_type])
@@ -193,7 +193,7 @@ def _layer_canvas(size: tuple[int, int], area: str) -> tuple[int, int] | None:
 def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[int, int]:
     """The canvas for a picture of this size."""
     work = work if work in WORK_SIZES else AUTO
-    return lock(*size, area_for(model.family, work, size)).canvas
+    return lock(*size, area_for(model.family, work, size), latents=model.latents).canvas
 
 
 def _picture_size(file: str) -> tuple[int, int] | None:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import InkstoneError
+from ...sampling.geometry import FIRST_LATENTS, LatentSpec
 from ...sampling.schedule import LIGHTNING, QWEN, Schedule
+from .latent_statistics import MEAN_21, STD_21, WAN_MEAN, WAN_STD
 
 T2I_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, "
@@ -29,43 +31,6 @@ EDIT_HEAD = (
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower makes rows
 PICTURE = f"<|vision_start|>{PICTURE_PAD}<|vision_end|>"
-
-WAN_MEAN = (
-    -0.7571,
-    -0.7089,
-    -0.9113,
-    0.1075,
-    -0.1745,
-    0.9653,
-    -0.1517,
-    1.5508,
-    0.4134,
-    -0.0715,
-    0.5517,
-    -0.3632,
-    -0.1922,
-    -0.9497,
-    0.2503,
-    -0.2921,
-)
-WAN_STD = (
-    2.8184,
-    1.4541,
-    2.3275,
-    2.6558,
-    1.2196,
-    1.7708,
-    2.6052,
-    2.0743,
-    3.2687,
-    2.1526,
-    2.8652,
-    1.5579,
-    1.6382,
-    1.1253,
-    2.8251,
-    1.9160,
-)
 
 
 @dataclass(frozen=True)
@@ -107,11 +72,13 @@ class EditTemplate:
     steps: int  # of the model card
     cfg: float
     sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
+    between: str = ""  # two pictures
+    shares_copy: bool = False  # the vision tower sees the copy that the VAE encodes
 
     def text(self, prompt: str, pictures: int) -> str:
         """The text with one place for each picture."""
-        places = "".join(self.picture.format(number + 1) for number in range(pictures))
-        return self.template.format(places + prompt)
+        places = (self.picture.format(number + 1) for number in range(pictures))
+        return self.template.format(self.between.join(places) + prompt)
 
     def check(self, pictures: int) -> None:
         """Raises for a number of pictures that this kind of edit does not take."""
@@ -172,6 +139,25 @@ CHAT = ChatTemplate(
     TAIL,
 )
 
+TEMPLATE_21 = (
+    "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+    "<|im_start|>user\n{}" + TAIL
+)
+DROP_21 = 14  # tokens of the system turn
+EDIT_21 = EditTemplate(
+    "edit-2.1",
+    TEMPLATE_21,
+    "<image{}>" + PICTURE,
+    drop=DROP_21,
+    area=1024 * 1024,
+    most=None,
+    usual=10,
+    steps=40,
+    cfg=1.0,
+    between=" ",
+    shares_copy=True,
+)
+
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
     "references",
@@ -202,6 +188,12 @@ class Family:
     schedule: Schedule
     preset: Preset
     fast: Preset  # few steps, no CFG
+    latents: LatentSpec = FIRST_LATENTS
+    core_latents: str = "Wan21"  # ComfyUI's name for them
+    network: str = "mmdit"  # key of ARCHITECTURES in loaders/models/architecture.py
+    empty: str = ""  # what an empty prompt becomes
+    rescales: bool = True  # CFG keeps the length of the positive velocity
+    licence: str = ""  # what a person has to know before using it; "" = free for any use
     grammar: Grammar | None = None
     edits: tuple[EditTemplate, ...] = ()
     chat: ChatTemplate = CHAT
@@ -239,6 +231,27 @@ QWEN_IMAGE = Family(
     edits=(EDIT, EDIT_PLUS),
 )
 
+QWEN_IMAGE_21 = Family(
+    name="qwen-image-2.1",
+    title="Qwen-Image-2.1",
+    template=TEMPLATE_21,
+    drop=DROP_21,
+    most_tokens=32768,  # the reference has no limit; the encoder's own positions end there
+    axes_share=(2, 7, 7),
+    latent_mean=MEAN_21,
+    latent_std=STD_21,
+    schedule=QWEN,
+    preset=Preset(40, 1.0, " ", (2048, 2048)),
+    fast=Preset(8, 1.0, " ", (1024, 1024)),
+    edits=(EDIT_21,),
+    latents=LatentSpec(scale=16, channels=64, patch=1, step=32),
+    core_latents="QwenImage21",
+    network="single-stream",
+    empty=" ",
+    rescales=False,
+    licence="Qwen Research License: not for commercial use",
+)
+
 EMBEDDED = Family(
     name="inkstone-embedded",
     title="embedded",
@@ -262,12 +275,14 @@ EMBEDDED = Family(
     ),
 )
 
-FAMILIES = {family.name: family for family in (QWEN_IMAGE, EMBEDDED)}
+FAMILIES = {family.name: family for family in (QWEN_IMAGE, QWEN_IMAGE_21, EMBEDDED)}
 
 
-def family_of(metadata: Mapping[str, str]) -> Family:
-    """The record that a file's metadata names under `inkstone_family`, else Qwen-Image."""
-    name = metadata.get("inkstone_family", QWEN_IMAGE.name)
+def family_of(metadata: Mapping[str, str], recognised: str = QWEN_IMAGE.name) -> Family:
+    """The record that a file's metadata names under `inkstone_family`, else the one that it was
+    recognised as by its tensors.
+    """
+    name = metadata.get("inkstone_family", recognised)
     if name not in FAMILIES:
         raise InkstoneError(
             f"The file says it belongs to the family {name!r}; this version knows "

@@ -67,7 +67,7 @@ class ModelFolder:
         return LAYERED if layered else family.schedule
 
     def latent_statistics(self, family: Family) -> tuple[Tensor, Tensor]:
-        """Mean and std [1,16,1,1] of latents: from a VAE's config.json, else the family's."""
+        """Mean and std [1,C,1,1] of latents: from a VAE's config.json, else the family's."""
         places = [(self.root, config_of(self.root, self.read))]
         places += [(h / "vae", self.read(h / "vae" / "config.json")) for h in homes(self.root)]
         for place, config in places:
@@ -76,8 +76,8 @@ class ModelFolder:
                 return _column(mean), _column(std)
         return _column(family.latent_mean), _column(family.latent_std)
 
-    def preview_factors(self) -> Tensor | None:
-        """[17,3]: `inkstone_preview` in a VAE's config.json (see sampling/preview.py), or None."""
+    def preview_factors(self, channels: int = 16) -> Tensor | None:
+        """[C+1,3]: `inkstone_preview` in a VAE's config.json (see sampling/preview.py), or None."""
         for home in homes(self.root):
             values = self.read(home / "vae" / "config.json").get("inkstone_preview")
             if values is None:
@@ -86,10 +86,12 @@ class ModelFolder:
                 factors = torch.tensor(values, dtype=torch.float32)
             except (TypeError, ValueError, RuntimeError, OverflowError):
                 factors = torch.zeros(0)
-            if factors.shape == (17, 3):
+            if factors.shape == (channels + 1, 3):
                 return factors
             log.warning(
-                "%s: inkstone_preview in config.json is not 17x3 numbers: no previews", home / "vae"
+                "%s: inkstone_preview in config.json is not %dx3 numbers: no previews",
+                home / "vae",
+                channels + 1,
             )
         return None
 

@@ -31,6 +31,8 @@ class Variant:
     layered: bool = False  # draws layers of one picture
     draws: bool = False  # an edit model that takes descriptions too, so it can start from a picture
     family: str = "qwen-image"  # name of a record in family.py
+    sigmas: tuple[float, ...] = ()  # of a distilled model, from 1; the last, 0, is not among them
+    hint: str = ""  # in a file's name, where nothing else tells it from the family's first variant
     offered: bool = True  # the user may choose it for a file that does not show its variant
 
 
@@ -40,6 +42,22 @@ _ALL = (
     Variant("edit-2509", "Qwen-Image-Edit-2509: numbered pictures", edit="edit-plus"),
     Variant("edit-2511", "Qwen-Image-Edit-2511: numbered pictures", "edit-plus", zero_cond_t=True),
     Variant("layered", "Qwen-Image-Layered: a picture into layers", layered=True),
+    Variant(
+        "2.1",
+        "Qwen-Image-2.1: text to image, and numbered pictures",
+        edit="edit-2.1",
+        draws=True,
+        family="qwen-image-2.1",
+    ),
+    Variant(
+        "2.1-turbo",
+        "Qwen-Image-2.1-Turbo: the same in 8 steps",
+        edit="edit-2.1",
+        draws=True,
+        family="qwen-image-2.1",
+        hint="turbo",
+        sigmas=(1, 0.978453, 0.954180, 0.926626, 0.895080, 0.845148, 0.704534, 0.414568),
+    ),
     Variant(
         "embedded", "the embedded model: text to image", family="inkstone-embedded", offered=False
     ),
@@ -103,12 +121,32 @@ def detect_variant(family: str, mark: str, pipeline: str) -> Variant | None:
     return by_weights
 
 
+def _by_hint(family: str, where: str) -> Variant | None:
+    """For a family of which no file says its variant: by the file's name, said in a line."""
+    hinted = [v for v in _ALL if v.family == family and v.hint]
+    if not hinted:
+        return None
+    first = next(v for v in _ALL if v.family == family)
+    name = where.replace("\\", "/").rpartition("/")[2].lower()
+    guess = next((v for v in hinted if v.hint in name), first)
+    others = ", ".join(v.name for v in _ALL if v.family == family and v is not guess)
+    log.info(
+        "the file does not say which variant it is: by its name it is taken as %s; if it is "
+        "another, choose the variant (%s) where the model is loaded",
+        guess.name,
+        others,
+    )
+    return guess
+
+
 def choose_variant(
     detected: Variant | None, choice: str | None, family: str, where: object
 ) -> Variant | None:
-    """The detected variant, or the user's choice where none is; a choice never overrides it."""
+    """The detected variant, or the user's choice where none is (a choice never overrides it), or
+    what the file's name hints at in families whose files do not show it.
+    """
     if not choice:
-        return detected
+        return detected or _by_hint(family, str(where))
     known = [v.name for v in _ALL if v.family == family]
     if choice not in known:
         raise InkstoneError(

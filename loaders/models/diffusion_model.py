@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ...kernels.lora import attached
 from ...kernels.mmdit import MMDiT
-from ...kernels.modulation import Modulation, modulation, modulation_keys, time_embedding
+from ...kernels.modulation import Modulation, time_embedding
 from ...quant.storage import Storage
+from ...sampling.geometry import LatentSpec
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import Schedule
-from ..arch.expected_tensors import mmdit_layout
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
 from ..lora import adapters as lora_stack
@@ -25,6 +25,7 @@ from ..lora.adapters import Adapter, FittedAdapter
 from ..lora.file import Lora
 from ..memory.lru import Recent
 from ..memory.residency import Residency, settle_together
+from .architecture import ARCHITECTURES, Architecture, TableOptions
 from .weight_file import WeightFile
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
@@ -41,13 +42,13 @@ class DiffusionModel:
     schedule: Schedule
     dtype: torch.dtype
     device: torch.device
-    latent_mean: Tensor  # [1,16,1,1]
+    latent_mean: Tensor  # [1,C,1,1]
     latent_std: Tensor
     path: Path = field(repr=False)  # not for the page: ComfyUI shows what a wire carries
     file: WeightFile = field(repr=False)
     weights: Residency = field(repr=False)
     budget: int | None = None  # bytes for the whole process; None = what is free
-    preview: Tensor | None = None  # [17,3], see sampling/preview.py
+    preview: Tensor | None = None  # [C+1,3], see sampling/preview.py
     adapters: tuple[FittedAdapter, ...] = ()
     # shared with all copies of this model
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
@@ -65,7 +66,7 @@ class DiffusionModel:
         """A light copy with these LoRAs too; this model and the shared network are not changed.
         Raises InkstoneError when one does not fit at all.
         """
-        layout = mmdit_layout(self.network.config)
+        layout = self.architecture.layout(self.network.config, self.layered)
         fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
         self._loras.extend(a.lora for a in adapters if a.lora not in self._loras)
         lora_stack.warn_of_fp8(fitted, self.weights_format)
@@ -86,31 +87,40 @@ class DiffusionModel:
         """Modulation rows for sigmas [n], and for references where they have a time of their own
         (0). The last tables are kept, so a new seed costs nothing.
         """
-        layers = self.network.config.layers
-        names = (key.rpartition(".")[0] for key in modulation_keys(layers))
+        config = self.network.config
+        names = (
+            key.rpartition(".")[0] for key in self.architecture.table_keys(config.layers, False)
+        )
         loras = lora_stack.TableBranches(self.adapters, names)
 
         def table() -> Modulation:
             branches = loras.at(self.read, self.device)
-            levels = torch.cat([sigmas, sigmas.new_zeros(1)]) if self.apart else sigmas
-            rows = modulation(
-                self.read,
-                levels.to(self.device),
-                layers,
-                self.dtype,
-                0 if self.layered else None,
-                branches,
-            )
-            return rows.with_references() if self.apart else rows
+            options = TableOptions(self.dtype, self.layered, self.apart, branches)
+            return self.architecture.table(self.read, sigmas.to(self.device), config, options)
 
         return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
 
     def time(self, sigmas: Tensor) -> Tensor:
         """Embedded timesteps [n,D] float32, for a control that has no embedding of its own."""
-        names = (key.rpartition(".")[0] for key in modulation_keys(0))
+        names = (key.rpartition(".")[0] for key in self.architecture.table_keys(0, False))
         loras = lora_stack.TableBranches(self.adapters, names)
         levels = sigmas.to(self.device)
         return time_embedding(self.read, levels, branches=loras.at(self.read, self.device))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The record of its network."""
+        return ARCHITECTURES[self.family.network]
+
+    @property
+    def latents(self) -> LatentSpec:
+        """How pictures become latents and tokens."""
+        return self.family.latents
+
+    @property
+    def rescales(self) -> bool:
+        """CFG keeps the length of the positive velocity."""
+        return self.family.rescales and not self.layered
 
     @property
     def edit(self) -> EditTemplate | None:
@@ -121,6 +131,8 @@ class DiffusionModel:
     def preset(self, pictures: int = 0) -> Preset:
         """Settings of the model card. pictures: of an edit; 0 = text to image."""
         preset = self.family.preset
+        if self.variant and self.variant.sigmas:
+            return replace(preset, steps=len(self.variant.sigmas), cfg=1.0)
         if not pictures or self.edit is None:
             return preset
         return replace(preset, steps=self.edit.steps, cfg=self.edit.cfg)
@@ -144,7 +156,7 @@ class DiffusionModel:
     def modulation_bytes(self) -> int:
         """Bytes of modulation weights, which stay in the file."""
         names, entries = self.file.names, self.file.source.entries
-        keys = modulation_keys(self.network.config.layers, self.layered)
+        keys = self.architecture.table_keys(self.network.config.layers, self.layered)
         plain = [entries[names[key]] for key in keys if key in names]
         return sum(entry.nbytes for entry in plain)
 

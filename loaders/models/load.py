@@ -14,23 +14,22 @@ from pathlib import Path
 import torch
 
 from ...errors import InkstoneError
-from ...kernels.mmdit import MMDiT
-from ...kernels.modulation import modulation_keys
 from ...kernels.text_encoder import TextEncoder
 from ...kernels.vae import VAE
-from ..arch.config import mmdit_config, text_config, vae_config
+from ...sampling.schedule import Schedule
+from ..arch.config import text_config, vae_config
 from ..arch.dims import vae_blocks
 from ..arch.encoder_models import encoder_model
-from ..arch.expected_tensors import mmdit_layout
-from ..arch.family import family_of
+from ..arch.family import Family, family_of
 from ..arch.folder_config import ModelFolder
 from ..arch.identify import BESIDE, ROLES, open_as, parts_beside
-from ..arch.key_maps import MMDIT_UNREAD, mmdit_names, text_names
+from ..arch.key_maps import text_names
 from ..arch.key_maps_gguf import settings
 from ..arch.key_maps_vae import vae_names
-from ..arch.variant import choose_variant, detect_variant
+from ..arch.variant import Variant, choose_variant, detect_variant
 from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, fill_all, slots_of
+from .architecture import ARCHITECTURES
 from .bundle import Bundle
 from .diffusion_model import DiffusionModel
 from .few_tokens import FormOptions, forms_of
@@ -55,7 +54,9 @@ def load_diffusion_model(
     """
     folder, device = ModelFolder(path, "transformer"), torch.device(options.device)
     source, view, facts = open_as(folder.part, folder.config, "diffusion_model", opened=source)
-    names, family = view.names(mmdit_names), family_of(source.metadata)
+    family = family_of(source.metadata, facts.family)
+    architecture = ARCHITECTURES[family.network]
+    names = view.names(architecture.names)
     variant = choose_variant(
         detect_variant(family.name, facts.variant, folder.pipeline),
         options.variant,
@@ -64,14 +65,13 @@ def load_diffusion_model(
     )
     layered = variant is not None and variant.layered
     file = weight_file(source, view, names)
-    config = mmdit_config(file.shapes, family, folder.config)
+    config = architecture.config(file.shapes, family, folder.config)
     with torch.device("meta"):
-        network = MMDiT(config)
-    table_keys = modulation_keys(config.layers, layered)
-    pruned = {f"transformer_blocks.{config.layers - 1}.{tail}" for tail in MMDIT_UNREAD}
-    known = {*table_keys, *dict(network.named_parameters()), *pruned}
+        network = architecture.build(config)
+    table_keys = architecture.table_keys(config.layers, layered)
+    known = {*table_keys, *dict(network.named_parameters()), *architecture.unread(config)}
     refuse_unknown(folder.part, [*(n for n in file.shapes if n not in known), *names.others])
-    check_table(folder.part, file.shapes, mmdit_layout(config, layered), table_keys)
+    check_table(folder.part, file.shapes, architecture.layout(config, layered), table_keys)
     loaded = file.load_into(network, network.transformer_blocks, options)
     mean, std = folder.latent_statistics(family)
     log.info(
@@ -86,7 +86,7 @@ def load_diffusion_model(
         network=network.eval(),
         family=family,
         variant=variant,
-        schedule=folder.schedule(family, layered),
+        schedule=_schedule(folder, family, variant),
         dtype=loaded.dtype,
         device=device,
         latent_mean=mean,
@@ -95,8 +95,15 @@ def load_diffusion_model(
         file=file,
         weights=loaded.weights,
         budget=options.budget,
-        preview=folder.preview_factors(),
+        preview=folder.preview_factors(family.latents.channels),
     )
+
+
+def _schedule(folder: ModelFolder, family: Family, variant: Variant | None) -> Schedule:
+    """The variant's own sigmas where it has such; else the folder's schedule or the family's."""
+    if variant is not None and variant.sigmas:
+        return Schedule(levels=variant.sigmas)
+    return folder.schedule(family, variant is not None and variant.layered)
 
 
 def load_text_encoder(

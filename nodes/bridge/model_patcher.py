@@ -96,9 +96,7 @@ def core_model(model: DiffusionModel) -> ModelPatcher:
 
 def _weights(model: DiffusionModel) -> dict[str, Tensor]:
     """Every layer name with an empty tensor of its shape on the meta device."""
-    from ...loaders.arch.expected_tensors import mmdit_layout
-
-    layout = mmdit_layout(model.network.config, model.layered)
+    layout = model.architecture.layout(model.network.config, model.layered)
     return {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
 
 

@@ -24,8 +24,8 @@ from ...kernels.lora import attached
 from ...kernels.modulation import Modulation
 from ...kernels.references import ReferenceContext, References
 from ...loaders.lora.adapters import branches
-from ...sampling.geometry import LATENT, even, pack, token_grid, unpack
-from ...sampling.request import Request, reference_grid
+from ...sampling.geometry import token_grid
+from ...sampling.request import Request
 from ...sampling.sampler import working_bytes
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
@@ -105,7 +105,7 @@ class CoreNetwork(CoreStreams):
         transformer_options: CorePatches | None = None,
         **other: object,
     ) -> Tensor:
-        """x [B,16,F,h,w] or [B,16,h,w] normalised; timesteps [B] in 0..1; context [B,L,J].
+        """x [B,C,F,h,w] or [B,C,h,w] normalised; timesteps [B] in 0..1; context [B,L,J].
 
         F: 1, or for Qwen-Image-Layered its layers and before them their sum. core's signature.
         """
@@ -114,10 +114,11 @@ class CoreNetwork(CoreStreams):
         model = self._with_loras()
         z, frames = _as_frames(x, model.layered)
         h, w = z.shape[-2:]
-        z = even(z)
+        latents = model.latents
+        z = latents.whole(z)
         request = Request(
-            width=z.shape[-1] * LATENT,
-            height=z.shape[-2] * LATENT,
+            width=z.shape[-1] * latents.scale,
+            height=z.shape[-2] * latents.scale,
             sigmas=self._levels(options, timesteps),
             batch=len(x),
             references=self._references(ref_latents or (), ref_latents_method),
@@ -133,8 +134,9 @@ class CoreNetwork(CoreStreams):
             )
             inputs = self._inputs(model, request, z, context, timesteps)
             v = model.network(replace(inputs, mask=mask), hooks)
-        rows, columns = z.shape[-2] // 2, z.shape[-1] // 2
-        out = unpack(v.float().reshape(len(z), rows * columns, -1), rows, columns)[..., :h, :w]
+        _, rows, columns = latents.grid(z)
+        tokens = v.float().reshape(len(z), rows * columns, -1)
+        out = latents.unpack(tokens, rows, columns)[..., :h, :w]
         if x.dim() == 4:
             return out.to(x.device)
         return out.unflatten(0, (len(x), frames)).transpose(1, 2).to(x.device)
@@ -142,15 +144,15 @@ class CoreNetwork(CoreStreams):
     def _inputs(
         self, model: DiffusionModel, request: Request, z: Tensor, context: Tensor, timesteps: Tensor
     ) -> Inputs:
-        """The inputs of our network for latents [B*F,16,h,w] with even sides."""
+        """The inputs of our network for latents [B*F,C,h,w] whose sides are whole tokens."""
         frames = request.layers + 1
-        tokens = pack(z).reshape(request.batch, -1, model.network.config.channels)
+        tokens = model.latents.pack(z).reshape(request.batch, -1, model.network.config.channels)
         grids = [token_grid(request.width, request.height)] * frames
         return Inputs(
             img=tokens.to(model.device, model.dtype),
             txt=context.to(model.device, model.dtype),
             modulation=self._rows(model, request.sigmas[:-1], timesteps),
-            grids=grids + [reference_grid(r) for r in request.references],
+            grids=grids + [model.latents.grid(r) for r in request.references],
             references=self._reference_context(model, request.references, frames),
         )
 
@@ -230,7 +232,8 @@ class CoreNetwork(CoreStreams):
         """The references as tokens; the same object while they are the same."""
         if not references:
             return ReferenceContext()
-        parts = [pack(even(z[:, :, 0])) for z in references]
+        latents = model.latents
+        parts = [latents.pack(latents.whole(z[:, :, 0])) for z in references]
         tokens = torch.cat(parts, dim=1).to(model.device, model.dtype)
         if model.apart:  # keys and values are cached for one batch size only: a new object
             return ReferenceContext(References(tokens, fixed=True))

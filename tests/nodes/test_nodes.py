@@ -191,7 +191,7 @@ def test_previews_of_a_batch_show_every_picture(models):
         (dict(positive="two"), "2 entries"),
         (dict(positive="references"), "2 reference pictures for embedded-edit, which takes 1"),
         (dict(positive="wide"), "text encoder"),
-        (dict(latent="channels"), "16, 1"),
+        (dict(latent="channels"), "4 channels, this model's have 16"),
         (dict(latent="mask"), "mask is empty"),
         (dict(cfg=4.0, positive="bare"), "negative prompt"),
         (dict(cfg=float("nan")), "CFG"),
@@ -210,7 +210,7 @@ def test_wrong_wires_are_refused(models, change, words):
         "references": [[states, {"reference_latents": [latent["samples"]] * 2}]],
         "bare": [[states, {}]],  # as a core node gives it
         "wide": [[torch.zeros(1, 4, 3584), {}]],
-        "channels": {"samples": torch.zeros(1, 4, 8, 8)},
+        "channels": {"samples": torch.ones(1, 4, 8, 8)},
         "mask": {**latent, "noise_mask": torch.zeros(1, 64, 96)},
         "vae": models.vae,
     }

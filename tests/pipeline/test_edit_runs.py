@@ -192,12 +192,12 @@ def test_references_are_embedded_once(model, kind, keys, monkeypatch):
 
 
 def test_a_new_seed_computes_no_table(model, monkeypatch):
-    from inkstone.loaders.models import diffusion_model
+    from inkstone.loaders.models import architecture
 
     own = model("edit-2511")
     call = dict(sigmas=sigmas(LINEAR, 2, 15) * 0.97, latent=ONE, references=(ONE,))
     denoise(own, text(), None, Request(*SIZE, **call))
-    monkeypatch.setattr(diffusion_model, "modulation", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(architecture, "modulation", lambda *_: pytest.fail("computed again"))
     denoise(own, text(), None, Request(*SIZE, **call, seed=2))
 
 

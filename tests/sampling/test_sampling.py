@@ -13,7 +13,7 @@ from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation, modulation_keys
 from inkstone.sampling.denoise import euler
-from inkstone.sampling.geometry import pack
+from inkstone.sampling.geometry import FIRST_LATENTS, pack
 from inkstone.sampling.guidance import guide
 from inkstone.sampling.noise import noise
 from inkstone.sampling.request import Hooks, Request
@@ -146,6 +146,8 @@ def random_model(layers: int = 3):
         dtype=torch.float32,
         device=torch.device("cpu"),
         weights_format="float32",
+        latents=FIRST_LATENTS,
+        rescales=True,
         latent_mean=torch.randn(1, 16, 1, 1),
         latent_std=torch.rand(1, 16, 1, 1) + 0.5,
         distilled=None,
