@@ -169,6 +169,20 @@ class VAEConfig:
         """Channels of the decoder, level by level up to full size."""
         return self.widths[::-1]
 
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels into, in and out of each level of the decoder, up to full size: here an
+        upsampling halves them.
+        """
+        inside = self.decoder_widths
+        out = (*(width // 2 for width in inside[:-1]), inside[-1])
+        return tuple(zip((inside[0], *out), inside, out, strict=False))
+
+    @property
+    def shortcuts(self) -> bool:
+        """True where the input of a whole block is added to what it makes."""
+        return False
+
 
 @dataclass(frozen=True)
 class ResidualVAEConfig(VAEConfig):
@@ -185,6 +199,15 @@ class ResidualVAEConfig(VAEConfig):
     @property
     def decoder_widths(self) -> tuple[int, ...]:
         return tuple(self.decoder_base * m for m in reversed(self.mult))
+
+    @property
+    def levels(self) -> tuple[tuple[int, int, int], ...]:
+        widths = self.decoder_widths
+        return tuple(zip((widths[0], *widths), widths, widths, strict=False))
+
+    @property
+    def shortcuts(self) -> bool:
+        return True
 
     @property
     def frames(self) -> tuple[int, ...]:

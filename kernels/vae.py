@@ -104,10 +104,10 @@ class VAE(nn.Module):
 
     def up_blocks(self) -> Iterator[nn.Module]:
         """The decoder's blocks behind the middle."""
-        widths, blocks = self.config.decoder_widths, self.config.res_blocks + 1
-        for stage, cout in enumerate(widths):
-            cin = widths[stage - 1] // 2 if stage else cout
-            yield UpBlock(cin, cout, blocks, up=stage < len(widths) - 1)
+        *levels, (into, width, _) = self.config.levels
+        for cin, cout, _ in levels:
+            yield UpBlock(cin, cout, self.config.res_blocks + 1, up=True)
+        yield UpBlock(into, width, self.config.res_blocks + 1, up=False)
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B,C,H,W] in -1..1 -> mean, log variance (clamped to -30..20), [B,z,h,w] each."""

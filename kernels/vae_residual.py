@@ -126,9 +126,8 @@ class ResidualVAE(VAE):
         yield ShortcutBlock(last[0], last[1], c.res_blocks)
 
     def up_blocks(self) -> Iterator[nn.Module]:
-        c, blocks = self.config, self.config.res_blocks + 1
-        widths = (c.decoder_widths[0], *c.decoder_widths)
-        *steps, last = zip(widths, widths[1:], (*c.frames[-2::-1], 1), strict=False)
-        for cin, cout, frames in steps:
-            yield UpBlock(cin, cout, blocks, frames)
-        yield vae.UpBlock(last[0], last[1], blocks, up=False)
+        blocks, frames = self.config.res_blocks + 1, self.config.frames[-2::-1]
+        *levels, (into, width, _) = self.config.levels
+        for (cin, cout, _), step in zip(levels, frames, strict=True):
+            yield UpBlock(cin, cout, blocks, step)
+        yield vae.UpBlock(into, width, blocks, up=False)
