@@ -17,6 +17,7 @@ import torch
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig
 from inkstone.loaders.arch import expected_tensors, key_maps_gguf, key_maps_vae
+from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 
 MODEL, TEXT, VAE = "qwen-image-Q4_K_M.gguf", "qwen2.5-vl-7b-Q4_K_M.gguf", "vae.safetensors"
@@ -135,7 +136,7 @@ def prepare(folder: Path) -> None:
         write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary)
     if not (folder / VAE).exists():
         wan = {ours: theirs for theirs, ours in key_maps_vae.wan_vae_table().items()}
-        shapes = expected_tensors.vae_layout(VAEConfig())
+        shapes = vae_layout(VAEConfig())
         gen = torch.Generator().manual_seed(5)
         tensors = {
             wan[name]: torch.randn(shape, generator=gen).mul_(0.03).bfloat16()

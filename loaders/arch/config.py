@@ -5,7 +5,7 @@ Where both give a number, they must agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...errors import InkstoneError
@@ -73,9 +73,11 @@ def rope_axes(extra: Config, family: Family, head: int) -> tuple[int, int, int]:
     return frame, row, column
 
 
-def vae_config(shapes: Shapes) -> VAEConfig:
-    """From the convolutions and the numbers of blocks (diffusers names)."""
-    config = vae_sizes(shapes)
+def vae_config(shapes: Shapes, unused: Iterable[str] = ()) -> VAEConfig:
+    """From the convolutions and the numbers of blocks (diffusers names); unused: the names of a
+    still's unused tensors.
+    """
+    config = vae_sizes(shapes, unused)
     if not (config.z and config.channels and all(config.mult)):
         raise InkstoneError(
             f"The VAE cannot be built: its tensors give {vars(config)}, where no size may be 0. "

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from ...kernels.configs import DeepVisionConfig, VAEConfig, VisionConfig
+from ...kernels.configs import DeepVisionConfig, ResidualVAEConfig, VAEConfig, VisionConfig
 
 Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
 
@@ -42,8 +42,20 @@ BIAS = "layers.0.self_attn.k_proj.bias"  # marks Qwen2.5
 DEEP = "visual.deepstack_merger_list."  # of the tower of Qwen3-VL
 HEAD = 128  # head size of every published Qwen2.5 from 3B up and Qwen3
 MOST_LAYERS, MOST_BLOCKS = 256, 16  # an absurd number in a name must not cost an absurd layout
-_UP = re.compile(r"(?:^|\.)decoder\.up_blocks\.(\d{1,6})\.(?:resnets\.(\d{1,6})\.)?")
-_DOWN = re.compile(r"(?:^|\.)encoder\.down_blocks\.(\d{1,6})\.")
+_NUMBER = r"(\d{1,6})"
+_UP = re.compile(
+    rf"(?:^|\.)decoder\.(?:up_blocks\.{_NUMBER}\.(?:resnets\.{_NUMBER}\.)?"
+    rf"|upsamples\.{_NUMBER}\.upsamples\.(?:{_NUMBER}\.(?:residual|shortcut)\.)?)"
+)
+_DOWN = re.compile(rf"(?:^|\.)encoder\.down_blocks\.{_NUMBER}\.")
+# blocks inside blocks: only the VAE of Qwen-Image-2.1 and that of Wan 2.2 have them
+RESIDUAL_VAE_MARK = re.compile(
+    r"(?:^|\.)(?:encoder\.(?:down_blocks\.\d+\.(?:resnets|downsampler)|downsamples\.\d+\.downsamples)"
+    r"|decoder\.(?:up_blocks\.\d+\.upsampler|upsamples\.\d+\.upsamples))\."
+)
+_TEMPORAL = re.compile(
+    rf"(?:^|\.)encoder\.(?:down_blocks|downsamples)\.{_NUMBER}\.(?:.*\.)?time_conv\."
+)
 
 
 def size(shapes: Shapes, name: str, axis: int = 0) -> int:
@@ -131,41 +143,65 @@ def _deep_sizes(shapes: Shapes, patch: tuple[int, ...]) -> DeepVisionConfig:
 
 
 def vae_blocks(names: Iterable[str]) -> tuple[int, int]:
-    """(stages, residual blocks per encoder stage) of diffusers names, under any prefix.
+    """(stages, residual blocks per encoder stage) of diffusers names, or of Wan names that have
+    blocks inside blocks, under any prefix.
 
     Blocks that a damaged file lacks are still counted where the other stages, or the encoder,
-    know of them. Wan names number all blocks through: for them the published (4, 2).
+    know of them. Plain Wan names number all blocks through: for them the published (4, 2).
     """
     names = list(names)
     ups = [match for match in map(_UP.search, names) if match]
     downs = [int(match[1]) for match in map(_DOWN.search, names) if match]
     blocks: dict[int, int] = {}  # stage -> resnets of the decoder there
     for up in ups:
-        stage, number = int(up[1]), int(up[2]) + 1 if up[2] else 0
-        blocks[stage] = max(blocks.get(stage, 0), number)
+        stage, inner = int(up[1] or up[3]), up[2] or up[4]
+        blocks[stage] = max(blocks.get(stage, 0), int(inner) + 1 if inner else 0)
     if not any(blocks.values()):
         return 4, 2
     stages_with = Counter(blocks.values())  # resnets -> stages that have as many
     usual = max(stages_with, key=lambda number: (stages_with[number], number))
     usual = min(max(2, usual), MOST_BLOCKS)  # the decoder has one block more than the encoder
-    stages = max(max(blocks) + 1, math.ceil((max(downs, default=-1) + 2) / usual))
+    if any(map(RESIDUAL_VAE_MARK.search, names)):  # the encoder's blocks are its stages
+        stages = max(*blocks, *downs, 0) + 1
+    else:
+        stages = max(max(blocks) + 1, math.ceil((max(downs, default=-1) + 2) / usual))
     return min(stages, MOST_BLOCKS), usual - 1
 
 
-def vae_sizes(shapes: Shapes) -> VAEConfig:
-    """Sizes of the VAE (our names)."""
+def vae_sizes(shapes: Shapes, unused: Iterable[str] = ()) -> VAEConfig:
+    """Sizes of the VAE of either family (our names). unused: names of tensors that a still does
+    not need, which say where the network halves time.
+    """
     stages, blocks = vae_blocks(shapes)
-    widths = [
+    residual = any(map(RESIDUAL_VAE_MARK.search, shapes))
+    down = ".resnets.0" if residual else ""
+    step = 1 if residual else blocks + 1
+    ups = [
         size(shapes, f"decoder.up_blocks.{stages - 1 - stage}.resnets.0.conv1.weight")
-        or size(shapes, f"encoder.down_blocks.{stage * (blocks + 1)}.conv1.weight")
         for stage in range(stages)
     ]
-    base = max(1, widths[0])
-    return VAEConfig(
-        base=base,
-        mult=tuple(width // base for width in widths),
+    downs = [
+        size(shapes, f"encoder.down_blocks.{stage * step}{down}.conv1.weight")
+        for stage in range(stages)
+    ]
+    z = size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight")
+    channels = size(shapes, "decoder.conv_out.weight") or size(shapes, "encoder.conv_in.weight", 1)
+    if not residual:
+        widths = [up or down for up, down in zip(ups, downs, strict=True)]
+        return VAEConfig(widths[0] or 1, _multiples(widths), blocks, z, channels)
+    marks = {int(match[1]) for match in map(_TEMPORAL.search, unused) if match}
+    return ResidualVAEConfig(
+        base=downs[0] or 1,
+        mult=_multiples(downs if all(downs) else ups),
         res_blocks=blocks,
-        z=size(shapes, "decoder.conv_in.weight", 1) or size(shapes, "post_quant_conv.weight"),
-        channels=size(shapes, "decoder.conv_out.weight")
-        or size(shapes, "encoder.conv_in.weight", 1),
+        z=z,
+        channels=channels,
+        decoder_base=ups[0] or 1,
+        # a file without these tensors is taken for the published one
+        temporal=tuple(n in marks if marks else n > 0 for n in range(stages - 1)),
     )
+
+
+def _multiples(widths: Sequence[int]) -> tuple[int, ...]:
+    """Widths as multiples of the first."""
+    return tuple(width // max(1, widths[0]) for width in widths)

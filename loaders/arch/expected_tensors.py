@@ -8,7 +8,7 @@ Names are ours (see key_maps.py). Shapes are those of the file: 3-D convolutions
 
 from __future__ import annotations
 
-from ...kernels.configs import DeepVisionConfig, MMDiTConfig, TextConfig, VAEConfig, VisionConfig
+from ...kernels.configs import DeepVisionConfig, MMDiTConfig, TextConfig, VisionConfig
 
 Layout = dict[str, tuple[int, ...]]
 
@@ -94,72 +94,6 @@ def fun_layout(config: MMDiTConfig, condition: int = 132) -> Layout:
         layout |= _linear(f"controlnet_blocks.{number}", width, width)
     layout |= _linear("before_proj", width, width)
     return layout | _linear("controlnet_x_embedder", width, condition)
-
-
-def _conv3(name: str, out: int, into: int, size: int = 3) -> Layout:
-    return {f"{name}.weight": (out, into, size, size, size), f"{name}.bias": (out,)}
-
-
-def _conv2(name: str, out: int, into: int, size: int) -> Layout:
-    return {f"{name}.weight": (out, into, size, size), f"{name}.bias": (out,)}
-
-
-def _time_conv(at: str, out: int, into: int) -> Layout:
-    return {f"{at}.time_conv.weight": (out, into, 3, 1, 1), f"{at}.time_conv.bias": (out,)}
-
-
-def _resnet(at: str, into: int, out: int) -> Layout:
-    layout: Layout = {f"{at}.norm1.gamma": (into, 1, 1, 1), f"{at}.norm2.gamma": (out, 1, 1, 1)}
-    layout |= _conv3(f"{at}.conv1", out, into) | _conv3(f"{at}.conv2", out, out)
-    return layout | (_conv3(f"{at}.conv_shortcut", out, into, 1) if into != out else {})
-
-
-def _middle(at: str, width: int) -> Layout:
-    layout = _resnet(f"{at}.resnets.0", width, width) | _resnet(f"{at}.resnets.1", width, width)
-    layout[f"{at}.attentions.0.norm.gamma"] = (width, 1, 1)
-    layout |= _conv2(f"{at}.attentions.0.to_qkv", 3 * width, width, 1)
-    return layout | _conv2(f"{at}.attentions.0.proj", width, width, 1)
-
-
-def _encoder(config: VAEConfig) -> Layout:
-    """Stages of res_blocks blocks and one stride-2 step; time_conv from the second step on."""
-    layout = _conv3("encoder.conv_in", config.base * config.mult[0], config.channels)
-    width, number = config.base * config.mult[0], 0
-    for stage, mult in enumerate(config.mult):
-        for _ in range(config.res_blocks):
-            layout |= _resnet(f"encoder.down_blocks.{number}", width, config.base * mult)
-            width, number = config.base * mult, number + 1
-        if stage < len(config.mult) - 1:
-            at = f"encoder.down_blocks.{number}"
-            layout |= _conv2(f"{at}.resample.1", width, width, 3)
-            layout |= _time_conv(at, width, width) if stage else {}
-            number += 1
-    layout |= _middle("encoder.mid_block", width)
-    layout["encoder.norm_out.gamma"] = (width, 1, 1, 1)
-    return layout | _conv3("encoder.conv_out", 2 * config.z, width)
-
-
-def _decoder(config: VAEConfig) -> Layout:
-    """Mirror of the encoder with one block more per stage; each upsampling halves the width."""
-    width, last = config.base * config.mult[-1], len(config.mult) - 1
-    layout = _conv3("decoder.conv_in", width, config.z) | _middle("decoder.mid_block", width)
-    for stage, mult in enumerate(reversed(config.mult)):
-        at = f"decoder.up_blocks.{stage}"
-        for number in range(config.res_blocks + 1):
-            layout |= _resnet(f"{at}.resnets.{number}", width, config.base * mult)
-            width = config.base * mult
-        if stage < last:
-            layout |= _conv2(f"{at}.upsamplers.0.resample.1", width // 2, width, 3)
-            layout |= _time_conv(f"{at}.upsamplers.0", 2 * width, width) if stage < last - 1 else {}
-            width //= 2
-    layout["decoder.norm_out.gamma"] = (width, 1, 1, 1)
-    return layout | _conv3("decoder.conv_out", config.channels, width)
-
-
-def vae_layout(config: VAEConfig) -> Layout:
-    """The VAE file in diffusers names, with the time_convs that one frame never needs."""
-    layout = _encoder(config) | _conv3("quant_conv", 2 * config.z, 2 * config.z, 1)
-    return layout | _conv3("post_quant_conv", config.z, config.z, 1) | _decoder(config)
 
 
 def _text_layer(at: str, config: TextConfig) -> Layout:

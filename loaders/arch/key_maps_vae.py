@@ -1,7 +1,9 @@
 """Names of the VAE's tensors in the Wan / ComfyUI layout -> diffusers names, as a table."""
 
 from collections.abc import Iterable
+from itertools import product
 
+from .dims import RESIDUAL_VAE_MARK
 from .key_maps import KeyMap, find_prefix, sort_names
 
 VAE_PREFIXES = ("", "vae.", "first_stage_model.", "model.")
@@ -41,17 +43,23 @@ def _inside(ours: str, theirs: str, parts: tuple[tuple[str, str], ...]) -> list[
     return [pair for a, b in parts for pair in _with_leaf(f"{ours}.{a}", f"{theirs}.{b}")]
 
 
-def wan_vae_table(stages: int = 4, res_blocks: int = 2) -> dict[str, str]:
-    """Wan / Comfy name -> diffusers name for every tensor that such a VAE can have.
-
-    It also lists shortcuts and time_convs that the 194-tensor file lacks; looking up never adds.
-    """
+def _outer_pairs() -> list[tuple[str, str]]:
+    """Tensors outside the blocks: the same in both families."""
     pairs = [pair for a, b in OUTER_PARTS for pair in _with_leaf(a, b)]
     for side in ("encoder", "decoder"):
         for ours, number in (("resnets.0", 0), ("resnets.1", 2)):
             theirs = f"{side}.middle.{number}"
             pairs += _inside(f"{side}.mid_block.{ours}", theirs, RESNET_PARTS)
         pairs += _inside(f"{side}.mid_block.attentions.0", f"{side}.middle.1", ATTENTION_PARTS)
+    return pairs
+
+
+def wan_vae_table(stages: int = 4, res_blocks: int = 2) -> dict[str, str]:
+    """Wan / Comfy name -> diffusers name for every tensor that such a VAE can have.
+
+    It also lists shortcuts and time_convs that the 194-tensor file lacks; looking up never adds.
+    """
+    pairs = _outer_pairs()
     for number in range(stages * (res_blocks + 1) - 1):
         parts = SAMPLER_PARTS if number % (res_blocks + 1) == res_blocks else RESNET_PARTS
         pairs += _inside(f"encoder.down_blocks.{number}", f"encoder.downsamples.{number}", parts)
@@ -64,12 +72,26 @@ def wan_vae_table(stages: int = 4, res_blocks: int = 2) -> dict[str, str]:
     return {theirs: ours for ours, theirs in pairs}
 
 
+def residual_vae_table(stages: int = 5, res_blocks: int = 2) -> dict[str, str]:
+    """The same for the VAE of Qwen-Image-2.1, whose names have blocks inside blocks."""
+    pairs = _outer_pairs()
+    sides = (("encoder", "down", res_blocks), ("decoder", "up", res_blocks + 1))
+    for (side, way, blocks), stage in product(sides, range(stages)):
+        ours, theirs = f"{side}.{way}_blocks.{stage}", f"{side}.{way}samples.{stage}.{way}samples"
+        for number in range(blocks):
+            pairs += _inside(f"{ours}.resnets.{number}", f"{theirs}.{number}", RESNET_PARTS)
+        pairs += _inside(f"{ours}.{way}sampler", f"{theirs}.{blocks}", SAMPLER_PARTS)
+    return {theirs: ours for ours, theirs in pairs}
+
+
 def vae_names(names: Iterable[str], stages: int = 4, res_blocks: int = 2) -> KeyMap:
-    """VAE in Wan / Comfy or diffusers layout -> diffusers names. time_conv is known unused."""
+    """VAE of either family in Wan / Comfy or diffusers layout -> diffusers names. time_conv is
+    known unused."""
     names = list(names)
     prefix = find_prefix(names, (WAN_MARK, DIFFUSERS_VAE_MARK), VAE_PREFIXES)
     wan = prefix + WAN_MARK in names
-    known = wan_vae_table(stages, res_blocks)
+    nested = any(map(RESIDUAL_VAE_MARK.search, names))
+    known = (residual_vae_table if nested else wan_vae_table)(stages, res_blocks)
     ours = set(known.values())
     rename = known.get if wan else lambda name: name if name in ours else None
     layout = "wan" if wan else "diffusers"

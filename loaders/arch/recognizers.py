@@ -8,32 +8,21 @@ wrongly shaped tensors are listed by name. A damaged header still gives facts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from ...kernels.configs import DeepVisionConfig, TextConfig, VisionConfig
 from ..formats.gguf_metadata import ARCHITECTURE
 from . import key_maps_gguf
-from .dims import (
-    BIAS,
-    QK_NORM,
-    VISION_SIZES,
-    Shapes,
-    size,
-    text_heads,
-    text_sizes,
-    vae_blocks,
-    vae_sizes,
-    vision_sizes,
-)
+from .dims import BIAS, QK_NORM, VISION_SIZES, Shapes, text_heads, text_sizes, vision_sizes
 from .encoder_models import QWEN3_VL, QWEN25_VL, EncoderModel, encoder_model
-from .expected_tensors import text_layout, vae_layout, vision_layout
+from .expected_tensors import text_layout, vision_layout
 from .file_facts import FileFacts, complete
 from .header_view import HeaderView, formats_of
 from .key_maps import KeyMap, text_names
 from .key_maps_lora import CONTEXT_MODULES, CONTEXT_RANK, Named, seems_for, understand
-from .key_maps_vae import DIFFUSERS_VAE_MARK, WAN_MARK, vae_names
 from .marks import BLOCK_LORA_MARK, FOREIGN, LORA_MARK, OTHER_LORA_MARK, QWEN_LORA_MARK
 from .recognizers_mmdit import blockwise, fun, mmdit, qwen_image_2_1
+from .recognizers_vae import other_vae, vae
 
 
 def _lora(view: HeaderView) -> FileFacts | None:
@@ -63,67 +52,6 @@ def _in_context(view: HeaderView, known: Mapping[str, Named | None]) -> bool:
     downs = [view.entries[name] for name, n in known.items() if n and n.part == "down"]
     ranks = {entry.shape[0] for entry in downs if len(entry.shape) == 2}
     return reached == CONTEXT_MODULES and ranks == {CONTEXT_RANK}
-
-
-# latent channels of VAEs that share names with ours -> (family, name)
-_OTHER_CHANNELS = {
-    48: ("wan-2.2", "it is the Wan 2.2 VAE (48 latent channels)"),
-    64: ("qwen-image-2.1", "it is the Qwen-Image-2.1 VAE (64 latent channels)"),
-}
-
-
-def _qwen_vae(view: HeaderView) -> FileFacts | None:
-    if not (view.has(WAN_MARK) or view.has(DIFFUSERS_VAE_MARK)):
-        return None
-    firsts = (view.bare.get(n) for n in ("decoder.conv1.weight", "decoder.conv_in.weight"))
-    z = next((first.shape[1] for first in firsts if first and len(first.shape) > 1), 0)
-    if view.starts("decoder.upsamples.0.upsamples.") or z in _OTHER_CHANNELS:
-        family, words = _OTHER_CHANNELS.get(z, _OTHER_CHANNELS[48])
-        return FileFacts(
-            "vae",
-            family,
-            formats=formats_of(view),
-            problem=f"{words}, Qwen-Image needs its own VAE with 16",
-        )
-    names = view.names(vae_names, *vae_blocks(view.bare))
-    shapes = view.shapes(names)
-    config = vae_sizes(shapes)
-    drawn, taken = config.channels, size(shapes, "encoder.conv_in.weight", 1)
-    if taken and drawn == 4 * taken:
-        return FileFacts(
-            "vae",
-            "wan 2x",
-            formats=formats_of(view),
-            problem=f"it is a VAE whose decoder draws at twice the size ({drawn} channels, Wan2.1 "
-            "VAE upscale2x), which is not supported: use qwen_image_vae.safetensors and enlarge "
-            "the picture afterwards",
-        )
-    layout = {n: shape for n, shape in vae_layout(config).items() if ".time_conv." not in n}
-    facts = FileFacts(
-        "vae",
-        "qwen-image",
-        "layered (RGBA)" if config.channels == 4 else "qwen-image or wan 2.1 (identical tensors)",
-        layers=len(config.mult),
-        config=asdict(config),
-    )
-    return complete(view, facts, names, layout)
-
-
-def _other_vae(view: HeaderView) -> FileFacts | None:
-    """VAEs of the Stable Diffusion line: one network, distinguished by the latent channels."""
-    marks = ("decoder.mid.block_1.norm1.weight", "decoder.mid_block.resnets.0.norm1.weight")
-    if not any(mark in view.bare for mark in marks) or not view.has("decoder.conv_in.weight"):
-        return None
-    z = next(iter(view.bare["decoder.conv_in.weight"].shape[1:2]), None)
-    known = {4: "SD 1, 2 or SDXL", 16: "FLUX or SD 3", 32: "FLUX 2"}
-    words = known.get(z, "another model") if z is not None else "another model"
-    return FileFacts(
-        "vae",
-        "sd",
-        formats=formats_of(view),
-        problem=f"it is the VAE of {words} "
-        f"({'?' if z is None else z} latent channels), Qwen-Image needs its own",
-    )
 
 
 def _text_config(
@@ -259,12 +187,12 @@ _RECOGNIZERS: tuple[_Recognizer, ...] = (
     fun,
     mmdit,
     _foreign,
-    _qwen_vae,
-    _other_vae,
+    vae,
+    other_vae,
     _text,
     _mmproj,
 )
-_BY_PART: dict[str, _Recognizer] = {"vae": _qwen_vae, "text_encoder": _text}
+_BY_PART: dict[str, _Recognizer] = {"vae": vae, "text_encoder": _text}
 
 
 def recognize(view: HeaderView, want: str | None = None) -> FileFacts | None:

@@ -15,7 +15,6 @@ import torch
 
 from ...errors import InkstoneError
 from ...kernels.text_encoder import TextEncoder
-from ...kernels.vae import VAE
 from ...sampling.schedule import Schedule
 from ..arch.config import text_config, vae_config
 from ..arch.dims import vae_blocks
@@ -37,7 +36,7 @@ from .output_head import HeadOptions, head_place
 from .text_encoder import TextEncoderModel
 from .tokenizer import load_tokenizer
 from .tokenizer_gguf import tokenizer_for
-from .vae import VAEModel
+from .vae import VAEModel, build_vae
 from .vision import START, TowerOptions, tower_place
 from .weight_file import AS_FOUND, LoadOptions, check_table, refuse_unknown, short, weight_file
 
@@ -161,24 +160,23 @@ def load_vae(
     """
     folder, device = ModelFolder(path, "vae"), torch.device(options.device)
     opened = source
-    source, view, _ = open_as(folder.part, folder.config, "vae", opened=opened)
+    source, view, facts = open_as(folder.part, folder.config, "vae", opened=opened)
     names = view.names(vae_names, *vae_blocks(view.bare))
     refuse_unknown(folder.part, names.others)
     shapes = {ours: source.entries[file].shape for ours, file in names.table.items()}
-    config = vae_config(shapes)
     with torch.device("meta"):
-        network = VAE(config)
+        network = build_vae(vae_config(shapes, names.unused))
     dtype = options.dtype or torch.float32
     with nullcontext() if opened else source:
         fill_all(slots_of(network, source, names.table, {}, WeightPolicy(dtype)), device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
-    family = family_of(source.metadata)
+    family = family_of(source.metadata, facts.family)
     mean, std = folder.latent_statistics(family)
     log.info(
         "VAE %s: %s names, base %d, computed in %s",
         short(folder.root),
         names.layout,
-        config.base,
+        network.config.base,
         dtype_name(dtype),
     )
     return VAEModel(

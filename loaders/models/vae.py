@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...kernels.configs import ResidualVAEConfig, VAEConfig
 from ...kernels.memory import free_bytes
 from ...kernels.vae import VAE
 from ...kernels.vae_memory import plan_rows
+from ...kernels.vae_residual import ResidualVAE
 from ...kernels.vae_strips import decode_rows, moments_rows
 from ...sampling.nan_check import is_finite
 from ...sampling.preview import chart, fitted
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 
 _KEPT_LATENTS = 8  # of pictures that were encoded
 _alive: weakref.WeakValueDictionary[int, VAEModel] = weakref.WeakValueDictionary()
+
+
+def build_vae(config: VAEConfig) -> VAE:
+    """The network of a config, on the device of the context."""
+    return ResidualVAE(config) if isinstance(config, ResidualVAEConfig) else VAE(config)
 
 
 def vae_in_use(mean: Tensor) -> VAEModel | None:

@@ -32,26 +32,24 @@ SIZES = [(5, 3), (4, 6), (1, 1), (13, 9)]  # latent height and width
 
 def reference(config: ResidualVAEConfig):
     """diffusers' VAE of the same shape."""
-    return fill(
-        library("diffusers").AutoencoderKLQwenImage21(
-            base_dim=config.base,
-            decoder_base_dim=config.decoder_base,
-            z_dim=config.z,
-            dim_mult=list(config.mult),
-            num_res_blocks=config.res_blocks,
-            temperal_downsample=list(config.temporal),
-            in_channels=config.channels,
-            out_channels=config.channels,
-            latents_mean=[0.0] * config.z,
-            latents_std=[1.0] * config.z,
-        )
+    return library("diffusers").AutoencoderKLQwenImage21(
+        base_dim=config.base,
+        decoder_base_dim=config.decoder_base,
+        z_dim=config.z,
+        dim_mult=list(config.mult),
+        num_res_blocks=config.res_blocks,
+        temperal_downsample=list(config.temporal),
+        in_channels=config.channels,
+        out_channels=config.channels,
+        latents_mean=[0.0] * config.z,
+        latents_std=[1.0] * config.z,
     )
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def pair(request):
     torch.manual_seed(7)
-    ref, ours = reference(CONFIGS[request.param]), ResidualVAE(CONFIGS[request.param])
+    ref, ours = fill(reference(CONFIGS[request.param])), ResidualVAE(CONFIGS[request.param])
     ours.load_state_dict(fold(ref.state_dict()))
     return ref, ours.eval().to(memory_format=torch.channels_last)
 

@@ -11,13 +11,8 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import MMDiTConfig, VisionConfig
-from inkstone.loaders.arch.expected_tensors import (
-    Layout,
-    mmdit_layout,
-    text_layout,
-    vae_layout,
-    vision_layout,
-)
+from inkstone.loaders.arch.expected_tensors import Layout, mmdit_layout, text_layout, vision_layout
+from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.arch.key_maps import MMDIT_PREFIXES, MMDIT_UNREAD, mmdit_names, text_names
 from inkstone.loaders.arch.key_maps_vae import vae_names

@@ -15,8 +15,8 @@ from inkstone.loaders.arch.expected_tensors import (
     controlnet_layout,
     mmdit_layout,
     text_layout,
-    vae_layout,
 )
+from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.arch.header_view import SUPPORTED
 from inkstone.loaders.arch.identify import require
 

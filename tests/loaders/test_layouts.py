@@ -13,9 +13,9 @@ from inkstone.loaders.arch.expected_tensors import (
     controlnet_layout,
     mmdit_layout,
     text_layout,
-    vae_layout,
     vision_layout,
 )
+from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.arch.key_maps import text_names
 from inkstone.loaders.arch.key_maps_vae import VAE_PREFIXES, vae_names
 

@@ -17,6 +17,7 @@ import torch
 
 from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig, VisionConfig
 from inkstone.loaders.arch import expected_tensors
+from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 
 PLACES = {
@@ -84,9 +85,7 @@ def write(path: Path, folder: str, sizes: Sizes = TINY) -> None:
         tensors = {f"model.{n}": x for n, x in _random(text, 2).items()}
         tensors |= _random(expected_tensors.vision_layout(sizes.vision), 3)
     elif folder == "vae":
-        tensors = _random(
-            expected_tensors.vae_layout(VAEConfig(base=8, channels=4 if layered else 3)), 4
-        )
+        tensors = _random(vae_layout(VAEConfig(base=8, channels=4 if layered else 3)), 4)
     elif folder == "loras":
         tensors = _lora(sizes.mmdit)
     else:
