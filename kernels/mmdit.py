@@ -144,6 +144,12 @@ class MMDiT(nn.Module):
         self.proj_out = Linear(config.width, config.channels)
         self.stream: BlockStream | None = None  # loads weights that are not resident
 
+    keeps_prefix = False  # text and references change with every step
+
+    def prefix_bytes(self, tokens: int, dtype: torch.dtype) -> int:
+        """0: see `keeps_prefix`."""
+        return 0
+
     def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `activation_bytes`."""
         return activation_bytes(self.config, tokens, batch, dtype)

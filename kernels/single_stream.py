@@ -253,6 +253,7 @@ class SingleStream(nn.Module):
             if kept is not None:
                 own = kept.read(i, x.device)
             else:
+                assert prefix is not None
                 prefix, own = block.prefix(prefix, still, block_ctx, i == self.config.layers - 1)
                 if store is not None:
                     store.keep(i, *own)
@@ -287,6 +288,8 @@ class SingleStream(nn.Module):
         streams = tokens * width * (_SLABS * size + 4)
         hidden = min(tokens, SwiGLU.ROWS) * (2 * self.config.ff + 2 * width) * size
         return batch * (streams + hidden) + UNPACKED * size
+
+    keeps_prefix = True  # keys and values of text and references serve all steps
 
     def prefix_bytes(self, tokens: int, dtype: torch.dtype) -> int:
         """Bytes that a store keeps of `tokens` tokens of text and references, for one prompt."""

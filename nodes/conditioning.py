@@ -158,6 +158,18 @@ def controls(prompt: Conditioning, latent: Latent) -> tuple[Control | InContext,
     return tuple(control.on(place) for control in inputs)
 
 
+def slots(positive: Conditioning, negative: Conditioning | None) -> tuple[int, ...]:
+    """For each reference the rows of the prompt before it; () where families do not mix them."""
+    own = _positive(positive).get(SLOTS, ())
+    other = own if negative is None else _entry(negative, "negative")[1].get(SLOTS, ())
+    if own != other:
+        raise InkstoneError(
+            f"The positive prompt has places for {len(own)} pictures, the negative for "
+            f"{len(other)}: expected the same. Encode both with the same pictures, in one node."
+        )
+    return own
+
+
 def encoded_for(prompt: Conditioning) -> str:
     """The variant whose template a prompt was encoded in; "" if unknown."""
     return _positive(prompt).get(VARIANT, "")

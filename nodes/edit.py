@@ -96,13 +96,14 @@ class EncodeEdit(io.ComfyNode):
         **fixed: Tensor | None,
     ) -> io.NodeOutput:
         # **fixed: the host's names of the fixed sockets, "images.picture_1"
-        from ..pipeline.edit import edit_states, locks_for, references, template_of
+        from ..pipeline.edit import edit_states, locks_for, references, seen_pictures, template_of
 
         sockets.require_models(model=model, text_encoder=text_encoder, vae=vae)
         edit, pictures = template_of(model), sockets.connected(images, fixed)
         edit.check(len(pictures))
         locks = locks_for(vae.family, pictures, work_size)
         latents = references(vae, pictures, locks)
+        seen = seen_pictures(edit, pictures, locks)
         options: Options = {
             "pooled_output": None,
             REFERENCES: list(latents),
@@ -110,9 +111,7 @@ class EncodeEdit(io.ComfyNode):
             STATISTICS: (vae.mean, vae.std),
         }
         prompts = encoded(
-            lambda text: edit_states(text_encoder, edit, text, pictures),
-            (prompt, negative),
-            options,
+            lambda text: edit_states(text_encoder, edit, text, seen), (prompt, negative), options
         )
         return io.NodeOutput(*prompts, latent_of(latents[0], locks[0], vae))
 

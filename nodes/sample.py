@@ -11,7 +11,15 @@ from ..host.previews import previewer
 from ..host.step_bar import StepBar
 from . import sockets
 from .canvas import canvas_for, check_start, warn_of_size
-from .conditioning import controls, encoded_for, negative_of, references, statistics, text_states
+from .conditioning import (
+    controls,
+    encoded_for,
+    negative_of,
+    references,
+    slots,
+    statistics,
+    text_states,
+)
 from .latents import (
     LAYERS,
     LOCK,
@@ -158,6 +166,7 @@ class Denoise(io.ComfyNode):
             references=pictures,
             repaint=inpaint_mask(latent),
             layers=latent.get(LAYERS, 0),
+            slots=slots(positive, negative if cfg > 1 else None),
             encoded_for=encoded_for(positive),
         )
         positive_states = text_states(positive, "positive")

@@ -20,7 +20,7 @@ from ..loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ..loaders.models.vae import VAEModel
 from ..sampling.inpaint import Crop, Repaint, crop_for, whole
 from ..sampling.masks import bounds, mask_for, soften
-from ..sampling.pixel_lock import Lock, check_picture, colour, lock, size_of, visible
+from ..sampling.pixel_lock import Lock, check_picture, colour, lock, over_white, size_of, visible
 from .edit_choices import AUTO, CROPS, LAYER_AREAS, MODEL, OWN, WORK_SIZES
 
 log = logging.getLogger(__name__)
@@ -110,11 +110,24 @@ def template_of(model: DiffusionModel) -> EditTemplate:
     )
 
 
+def seen_pictures(
+    edit: EditTemplate, pictures: Sequence[Tensor], locks: Sequence[Lock]
+) -> list[Tensor]:
+    """Picture 1, 2, 3 [1,H,W,C] as the text encoder gets them: as they are, or on the canvas that
+    the VAE encodes.
+    """
+    if not edit.shares_copy:
+        return list(pictures)
+    return [own.to_canvas(over_white(p)) for p, own in zip(pictures, locks, strict=True)]
+
+
 def edit_states(
-    text_encoder: TextEncoderModel, edit: EditTemplate, prompt: str, pictures: Sequence[Tensor]
+    text_encoder: TextEncoderModel, edit: EditTemplate, prompt: str, seen: Sequence[Tensor]
 ) -> EncodedText:
-    """Prompt and Picture 1, 2, 3 [1,H,W,C] -> [1,L,J] states, cached by content."""
-    return text_encoder.encode_edit(prompt, [p[0] for p in pictures], edit)
+    """Prompt and Picture 1, 2, 3 [1,H,W,C], see `seen_pictures` -> [1,L,J] states, cached by
+    content.
+    """
+    return text_encoder.encode_edit(prompt, [p[0] for p in seen], edit)
 
 
 def part_for(family: Family, mask: Tensor, work: str = AUTO, crop: str = "auto") -> Crop:

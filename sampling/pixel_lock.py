@@ -105,6 +105,14 @@ def visible(picture: Tensor) -> Tensor:
     return torch.cat([picture[..., :3].masked_fill(hidden, 1), picture[..., 3:]], -1)
 
 
+def over_white(picture: Tensor) -> Tensor:
+    """[B,H,W,C] -> [B,H,W,1|3]: what is transparent is laid over white."""
+    if picture.shape[-1] != 4:
+        return picture
+    alpha = picture[..., 3:]
+    return picture[..., :3] * alpha + (1 - alpha)
+
+
 def colour(picture: Tensor) -> Tensor:
     """[B,H,W,1|3|4] -> [B,H,W,3]: grey repeated, alpha dropped."""
     return picture.expand(-1, -1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]

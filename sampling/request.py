@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,14 +15,16 @@ from torch import Tensor
 from ..kernels.control_blockwise import BlockwiseBranch
 from ..kernels.control_fun import FunBranch
 from ..kernels.control_instantx import ControlBranch
-from ..kernels.mmdit import MMDiT
 from ..kernels.modulation import Modulation
+from ..kernels.prefix_store import Place, PrefixStore
+from ..kernels.shared_modulation import SharedModulation
 from .denoise import Step
 from .geometry import LatentSpec
 from .lightning import Distilled
 
 log = logging.getLogger(__name__)
 
+Network = Any  # kernels/mmdit.MMDiT or another with its methods; each has a config of its own
 MOST_LAYERS, USUAL_LAYERS = 64, 4  # as the reference
 
 
@@ -143,7 +145,7 @@ class Control:
 class Model(VariantModel, Protocol):
     """A loaded diffusion model, as far as denoising reads it."""
 
-    network: MMDiT
+    network: Network
     dtype: torch.dtype
     device: torch.device
     latent_mean: Tensor  # [1,C,1,1]
@@ -171,10 +173,16 @@ class Model(VariantModel, Protocol):
     def time(self, sigmas: Tensor) -> Tensor:
         """Embedded timesteps [n,D] float32, for controls that have no embedding of their own."""
 
+    def prefix_place(self, nbytes: int) -> Place:
+        """Where this many bytes of keys and values that serve all steps are kept."""
+
+    def prefix_store(self, key: str, place: Place) -> PrefixStore | None:
+        """The store of a prompt. key: of its states, its references and their places."""
+
     def adapted(self) -> AbstractContextManager[None]:
         """Context in which the network has the model's LoRAs."""
 
-    def modulation(self, sigmas: Tensor) -> Modulation:
+    def modulation(self, sigmas: Tensor) -> Modulation | SharedModulation:
         """The table for these sigmas, and for references if they have their own timestep."""
 
 

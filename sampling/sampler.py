@@ -6,6 +6,7 @@ of item k has seed + k, so a batch of N equals N singles.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from ..errors import InkstoneError
 from ..kernels.block_streaming import Walk, in_step
 from ..kernels.forward import ForwardHooks, Inputs
 from ..kernels.modulation import Modulation
+from ..kernels.prefix_store import Place, PrefixStore
+from ..kernels.shared_modulation import SharedModulation
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
 from .checks import check_request
@@ -40,10 +43,11 @@ class _DenoiseRun:
     model: Model
     texts: Mapping[str, Tensor]  # [1,L,J] of each half of CFG that is computed, positive first
     hooks: Hooks
-    table: Modulation
+    table: Modulation | SharedModulation
     grids: list[Grid]  # of the images that are drawn, then of the references
     references: ReferenceContext
     slots: tuple[int, ...]  # see `Request`
+    prefixes: Mapping[str, PrefixStore | None]  # of each half
     controls: ActiveControls | None
 
     def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
@@ -72,6 +76,7 @@ class _DenoiseRun:
             grids=self.grids,
             references=self.references,
             slots=self.slots,
+            prefix=self.prefixes[half],
         )
         hooks = ForwardHooks(
             on_block=None if on_block is None else partial(on_block, step),
@@ -108,6 +113,7 @@ def denoise(
     start, kept_region = _start(model, r)
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
+    place = prefix_place(model, r, texts)
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
         run = _DenoiseRun(
@@ -119,6 +125,7 @@ def denoise(
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
             slots=r.slots,
+            prefixes={h: _prefix(model, r, text, place) for h, text in texts.items()},
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         return raw_latents(model, x, r)
@@ -145,7 +152,43 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
         + waiting  # the streams of CFG's other half, where weights are streamed
         + network.table_bytes(rows, model.dtype)
         + references * per_token
+        + _kept_on_device(model, r, texts)
     )
+
+
+def prefix_place(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Place:
+    """Where keys and values of text and references are kept over the steps. Controls change them
+    with every step."""
+    if not model.network.keeps_prefix or acting(r):
+        return "off"
+    return model.prefix_place(_prefix_bytes(model, r, texts))
+
+
+def _prefix_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+    """Bytes of the keys and values of text and references, of all halves of CFG."""
+    pictures = sum(math.prod(model.latents.grid(z)) for z in r.appended)
+    tokens = sum(pictures + text.shape[1] for text in texts.values())
+    return model.network.prefix_bytes(tokens, model.dtype)
+
+
+def _kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+    place = prefix_place(model, r, texts)
+    kept = place == "device" or (place == "host" and model.device.type == "cpu")
+    return _prefix_bytes(model, r, texts) if kept else 0
+
+
+def _prefix(model: Model, r: Request, text: Tensor, place: Place) -> PrefixStore | None:
+    """The store of one prompt: the one of an earlier run where prompt, references, LoRAs and
+    weights are the same.
+    """
+    if not model.network.keeps_prefix:
+        return None
+    parts = [text, *r.appended]
+    digest = hashlib.sha256(repr(r.slots).encode())
+    for part in parts if place != "off" else ():
+        digest.update(repr(tuple(part.shape)).encode())
+        digest.update(part.detach().cpu().float().contiguous().numpy().tobytes())
+    return model.prefix_store(digest.hexdigest(), place)
 
 
 def _drawn(r: Request) -> int:

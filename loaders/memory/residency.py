@@ -170,6 +170,13 @@ class Residency(Occupant):
     def sizes(self) -> tuple[int, list[int]]:
         return sum(s.nbytes for s in self.rest), [sum(s.nbytes for s in g) for g in self.groups]
 
+    def spare(self, budget: int | None) -> int:
+        """Bytes that are left when all weights are resident. budget: as in `settle`."""
+        rest, groups = self.sizes
+        held = rest + sum(groups[: self.loaded]) if self.placement is not None else 0
+        room = free_bytes(self.device) + held
+        return max(0, (room if budget is None else min(room, budget)) - rest - sum(groups))
+
     @property
     def loaded(self) -> int:
         if self.placement is None:

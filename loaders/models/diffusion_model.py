@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from ...kernels.lora import attached
-from ...kernels.mmdit import MMDiT
+from ...kernels.memory import free_bytes
 from ...kernels.modulation import Modulation, time_embedding
+from ...kernels.prefix_store import Place, PrefixStore, PrefixStores
 from ...quant.storage import Storage
 from ...sampling.geometry import LatentSpec
 from ...sampling.lightning import Distilled
+from ...sampling.request import Network
 from ...sampling.schedule import Schedule
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
@@ -28,6 +32,11 @@ from ..memory.residency import Residency, settle_together
 from .architecture import ARCHITECTURES, Architecture, TableOptions
 from .weight_file import WeightFile
 
+log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+KeepPrefix = Literal["auto", "off", "device", "host"]
+
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
 _KEPT_LORAS = 4  # files that stay in memory while their strengths are tried
 
@@ -36,7 +45,7 @@ _KEPT_LORAS = 4  # files that stay in memory while their strengths are tried
 class DiffusionModel:
     """A loaded MMDiT. Its modulation weights are read from the file when a table is computed."""
 
-    network: MMDiT = field(repr=False)
+    network: Network = field(repr=False)
     family: Family
     variant: Variant | None  # None = neither the file shows it nor the user chose it
     schedule: Schedule
@@ -50,7 +59,9 @@ class DiffusionModel:
     budget: int | None = None  # bytes for the whole process; None = what is free
     preview: Tensor | None = None  # [C+1,3], see sampling/preview.py
     adapters: tuple[FittedAdapter, ...] = ()
+    keep_prefix: KeepPrefix = AUTO
     # shared with all copies of this model
+    _prefixes: PrefixStores = field(default_factory=PrefixStores, repr=False)
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
@@ -77,6 +88,33 @@ class DiffusionModel:
         """A context in which the network has the side branches of this model's LoRAs."""
         branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
         return attached(self.network, branches)
+
+    def prefix_place(self, nbytes: int) -> Place:
+        """Where this many bytes of keys and values that serve all steps are kept. auto: on the
+        device where they take no more than half of what the weights leave, else in main memory by
+        the same rule, else nowhere.
+        """
+        if self.keep_prefix != AUTO:
+            return self.keep_prefix
+        if nbytes <= self.weights.spare(self.budget) // 2:
+            return "device"
+        on_host = self.device.type != "cpu" and nbytes <= free_bytes(torch.device("cpu")) // 2
+        place: Place = "host" if on_host else "off"
+        log.info(
+            "the keys and values of prompt and references take %.2f GB: %s",
+            nbytes / 1e9,
+            "kept in main memory" if on_host else "computed again in every step for want of memory",
+        )
+        return place
+
+    def prefix_store(self, key: str, place: Place) -> PrefixStore | None:
+        """The store of a prompt with these LoRAs. key: of its states, its references and their
+        places.
+        """
+        used = (fitted.adapter for fitted in self.adapters)
+        loras = [(one.lora.serial, one.strength, one.blocks) for one in used]
+        layers = self.network.config.layers
+        return self._prefixes.of(f"{key} {loras!r}", layers, place)
 
     @property
     def distilled(self) -> Distilled | None:
