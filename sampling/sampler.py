@@ -21,9 +21,9 @@ from ..kernels.block_streaming import Walk, in_step
 from ..kernels.forward import ForwardHooks, Inputs
 from ..kernels.modulation import Modulation
 from ..kernels.prefix_store import Place, PrefixStore
-from ..kernels.shared_modulation import SharedModulation
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
+from ..kernels.shared_modulation import SharedModulation
 from .checks import check_request
 from .control import ActiveControls, acting, check_controls, condition, control_bytes, log_controls
 from .denoise import KeptRegion, euler
