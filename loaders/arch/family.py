@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import InkstoneError
 from ...sampling.geometry import FIRST_LATENTS, LatentSpec
 from ...sampling.schedule import LIGHTNING, QWEN, Schedule
+from .encoder_models import QWEN3_VL, QWEN25_VL, EncoderModel
 from .latent_statistics import MEAN_21, STD_21, WAN_MEAN, WAN_STD
 
 T2I_TEMPLATE = (
@@ -73,7 +74,8 @@ class EditTemplate:
     cfg: float
     sees: bool = True  # False: only the diffusion model gets the pictures, the text has none
     between: str = ""  # two pictures
-    shares_copy: bool = False  # the vision tower sees the copy that the VAE encodes
+    shares_copy: bool = False  # the vision tower sees the copy that the VAE encodes, and its
+    # latents take the places of the tower's rows
 
     def text(self, prompt: str, pictures: int) -> str:
         """The text with one place for each picture."""
@@ -131,13 +133,15 @@ class ChatTemplate:
         )
 
 
-# the chat template of Qwen2.5-VL; with several pictures as its add_vision_id writes them
+# the chat templates of Qwen2.5-VL and of Qwen3-VL, which writes no system turn of its own; with
+# several pictures as their add_vision_id writes them
 CHAT = ChatTemplate(
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
     PICTURE,
     "Picture {}: " + PICTURE,
     TAIL,
 )
+CHAT_21 = replace(CHAT, head="<|im_start|>user\n")
 
 TEMPLATE_21 = (
     "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
@@ -197,6 +201,8 @@ class Family:
     grammar: Grammar | None = None
     edits: tuple[EditTemplate, ...] = ()
     chat: ChatTemplate = CHAT
+    encoder: EncoderModel = QWEN25_VL  # of prompts
+    box_scale: tuple[int, int] | None = None  # of boxes in answers; None = pixels that are seen
 
     def edit(self, name: str) -> EditTemplate:
         """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
@@ -250,6 +256,9 @@ QWEN_IMAGE_21 = Family(
     empty=" ",
     rescales=False,
     licence="Qwen Research License: not for commercial use",
+    chat=CHAT_21,
+    encoder=QWEN3_VL,
+    box_scale=(1000, 1000),
 )
 
 EMBEDDED = Family(
@@ -289,3 +298,8 @@ def family_of(metadata: Mapping[str, str], recognised: str = QWEN_IMAGE.name) ->
             f"{', '.join(FAMILIES)}. Update Inkstone."
         )
     return FAMILIES[name]
+
+
+def family_with(metadata: Mapping[str, str], encoder: EncoderModel) -> Family:
+    """The record that a text encoder's metadata names, else the one of models that use it."""
+    return family_of(metadata, next(f.name for f in FAMILIES.values() if f.encoder is encoder))

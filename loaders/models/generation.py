@@ -19,7 +19,6 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.interrupt import beat
 from ...kernels.kv_cache import KeyValues, cache_bytes
-from ...kernels.text_encoder import picture_positions
 from ...sampling.next_token import GREEDY, Decoding, generator, next_token
 from ...sampling.next_token_limits import MOST_TOKENS
 from ...sampling.vision_sizes import answer_sizes
@@ -28,9 +27,10 @@ from ..memory.placement import NotEnoughMemory
 from ..memory.residency import settle_together
 from .few_tokens import LoadedForms
 from .output_head import HeadModel
+from .picture_prompt import PicturePrompt
 from .text_encoder import TextEncoderModel
 from .text_pieces import TextPieces
-from .vision import EncodedPicture, with_pictures
+from .vision import EncodedPicture
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,21 @@ class GeneratedText:
 class _Row:
     """One prompt while it is answered."""
 
-    ids: list[int]
-    pictures: list[EncodedPicture]
+    prompt: PicturePrompt
     cache: KeyValues
     source: torch.Generator
     pieces: TextPieces
     place: int = 0  # position of the next token
     out: list[int] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self.prompt.ids
+
+    @property
+    def pictures(self) -> Sequence[EncodedPicture]:
+        return self.prompt.pictures
 
 
 def generate(
@@ -137,21 +144,19 @@ def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number
             f"The prompt has {count} places for pictures ({PICTURE_PAD}): expected "
             f"{len(prompt.pictures)}, one for each picture. Take {PICTURE_PAD} out of the question."
         )
-    pictures: list[EncodedPicture] = []
-    ids = model.tokens(prompt.text)
+    read = PicturePrompt(model.tokens(prompt.text), -1, ())
     if prompt.pictures:
         tower = model.tower("questions about pictures")
         pictures = [tower.encode(p, prompt.area, answer_sizes) for p in prompt.pictures]
-        pad = model.tokenizer.token_id(PICTURE_PAD)
-        ids = with_pictures(ids, pad, [picture.grid for picture in pictures])
-    if len(ids) + decoding.max_tokens > MOST_TOKENS:
+        read = PicturePrompt.of(read.ids, model.tokenizer.token_id(PICTURE_PAD), pictures)
+    if len(read.ids) + decoding.max_tokens > MOST_TOKENS:
         raise InkstoneError(
-            f"The prompt has {len(ids)} tokens with its pictures, and max_tokens is "
+            f"The prompt has {len(read.ids)} tokens with its pictures, and max_tokens is "
             f"{decoding.max_tokens}: the model takes {MOST_TOKENS} in all. Give fewer pictures, or "
             "a shorter text."
         )
     source = generator(decoding, number)
-    return _Row(ids, pictures, model.cache(), source, TextPieces(model.tokenizer))
+    return _Row(read, model.cache(), source, TextPieces(model.tokenizer))
 
 
 def ready(
@@ -205,16 +210,11 @@ def cache_room(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int)
 
 def _read(model: TextEncoderModel, head: HeadModel, row: _Row) -> Tensor:
     """Reads a prompt; scores [vocab] of the first token of its answer."""
-    ids = torch.tensor([row.ids], device=model.device)
-    if row.pictures:
-        pad = model.tokenizer.token_id(PICTURE_PAD)
-        positions = picture_positions(row.ids, pad, [p.grid for p in row.pictures])
-        embeds = model.network.embed(ids)
-        embeds[ids == pad] = torch.cat([p.rows for p in row.pictures]).to(embeds)
-        states = model.network(ids, [row.cache], embeds, positions[:, None])
-        row.place = int(positions.max()) + 1
+    if row.prompt.positions is not None:
+        states = row.prompt.states(model.network, [row.cache])
+        row.place = int(row.prompt.positions.max()) + 1
     else:
-        states = model.network(ids, [row.cache])
+        states = model.network(torch.tensor([row.ids], device=model.device), [row.cache])
         row.place = len(row.ids)
     return head.scores(states[:, -1])[0]
 

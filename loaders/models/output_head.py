@@ -37,7 +37,7 @@ WEIGHT = "lm_head.weight"
 class HeadModel:
     """A head that is open. weights: its own; None where it is the table of embeddings."""
 
-    scores: Callable[[Tensor], Tensor]  # states [...,W] -> [...,vocab]
+    scores: Callable[[Tensor], Tensor]  # states of the text encoder [...,W] -> [...,vocab]
     weights: Residency | None = field(repr=False)
     format: str
     forms: LoadedForms | None = field(default=None, repr=False)  # for single tokens
@@ -86,8 +86,12 @@ def head_place(source: WeightReader, view: HeaderView, options: HeadOptions) -> 
 
         return HeadPlace(make=make)
     if _tied(names, view.config):
-        table = options.network.embed_tokens
-        return HeadPlace(make=lambda: HeadModel(table.scores, None, "the table of embeddings"))
+        words = options.network
+
+        def scores(states: Tensor) -> Tensor:
+            return words.embed_tokens.scores(words.for_scores(states))
+
+        return HeadPlace(make=lambda: HeadModel(scores, None, "the table of embeddings"))
     model = encoder_model(options.network.config)
     return HeadPlace(
         f"{source.path}: this file can encode prompts, but not write text: its output head "
@@ -116,7 +120,12 @@ def _open(file: WeightFile, options: HeadOptions) -> HeadModel:
     )
     log.info("output head of %s: %s", path.name, loaded.summary)
     forms = forms_of(network, file.packed, FormOptions(options.dtype, options.device, options.free))
-    return HeadModel(network.eval(), loaded.weights, file.formats, forms)
+    network.eval()
+
+    def scores(states: Tensor) -> Tensor:
+        return network(options.network.for_scores(states))
+
+    return HeadModel(scores, loaded.weights, file.formats, forms)
 
 
 def _check(shapes: Shapes, config: TextConfig, path: Path) -> None:

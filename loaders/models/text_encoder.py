@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.kv_cache import KeyValues
 from ...kernels.lora import attached
-from ...kernels.text_encoder import TextEncoder, picture_positions
+from ...kernels.text_encoder import TextEncoder
 from ...sampling.prompt_tags import prompt_tags
 from ..arch.expected_tensors import text_layout
 from ..arch.family import PICTURE_PAD, EditTemplate, Family
@@ -24,8 +24,9 @@ from ..memory.lru import Recent
 from ..memory.residency import Residency
 from .few_tokens import LoadedForms
 from .output_head import HeadPlace
+from .picture_prompt import PicturePrompt
 from .tokenizer import Tokenizer
-from .vision import EncodedPicture, TowerPlace, VisionModel, with_pictures
+from .vision import TowerPlace, VisionModel
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +188,8 @@ class TextEncoderModel:
         if kept is not None:
             return kept
         self._warn_of_tags(prompt if written is None else written)
-        ids = with_pictures(self._ids(text, edit.drop), pad, [p.grid for p in encoded])
-        states = self._edit_states(ids, pad, encoded, edit.drop)
-        return self._texts.keep(key, EncodedText(states))
+        words = PicturePrompt.of(self._ids(text, edit.drop), pad, encoded)
+        return self._texts.keep(key, self._edit_text(words, edit))
 
     def tower(self, purpose: str) -> VisionModel:
         """The vision tower, opened; raises where there is none. purpose: what needs it."""
@@ -200,18 +200,15 @@ class TextEncoderModel:
             )
         return self.vision.open(purpose)
 
-    def _edit_states(
-        self, ids: list[int], pad: int, pictures: Sequence[EncodedPicture], drop: int
-    ) -> Tensor:
-        """States of ids [L] after the head, with the rows of pictures at `pad`."""
-        positions = picture_positions(ids, pad, [picture.grid for picture in pictures])
-        self._ready(len(ids))
+    def _edit_text(self, prompt: PicturePrompt, edit: EditTemplate) -> EncodedText:
+        """The states after the head, with or without the rows of pictures."""
+        self._ready(len(prompt.ids))
         with self.adapted(), torch.inference_mode():
-            caches = self._caches(ids[:drop])
-            tail = torch.tensor([ids[drop:]], device=self.device)
-            embeds = self.network.embed(tail)
-            embeds[tail == pad] = torch.cat([picture.rows for picture in pictures]).to(embeds)
-            return self.network(tail, caches, embeds, positions[:, None, drop:])
+            caches = self._caches(list(prompt.ids[: edit.drop]))
+            states = prompt.states(self.network, caches, edit.drop)
+            if not edit.shares_copy:
+                return EncodedText(states)
+            return EncodedText(*prompt.without_pictures(states, edit.drop))
 
     def _ids(self, text: str, drop: int) -> list[int]:
         """Tokens of a prompt in its template, checked."""

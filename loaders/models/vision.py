@@ -8,8 +8,7 @@ their content: a new prompt, seed or number of steps encodes none of them again.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,14 +49,6 @@ class EncodedPicture:
     grid: tuple[int, int]
     digest: str  # of the picture and of the size at which it was encoded
     deep: tuple[Tensor, ...] = ()  # rows of deeper levels [n,W], see DeepRows
-
-
-def with_pictures(ids: Sequence[int], pad: int, grids: Sequence[tuple[int, int]]) -> list[int]:
-    """Repeats each picture's one `pad` once for every cell of its grid."""
-    grid, out = iter(grids), []
-    for token in ids:
-        out += [pad] * math.prod(next(grid)) if token == pad else [token]
-    return out
 
 
 @dataclass

@@ -15,8 +15,11 @@ from inkstone.sampling.vision_sizes import answer_sizes
 from ..support import tiny
 from ..support.oracle import relative
 from ..support.vision import PAD, image, processor, random_qwen, save_encoder
+from ..support.vision_deep import processor3, random_qwen3
 
+QWEN3 = "Qwen3-VL"
 SHAPES = {
+    QWEN3: dict(),
     "two layers": dict(),
     "three layers, grouped 4:2": dict(width=64, kv=2, layers=3, heads=4),
     "five layers, grouped 6:2": dict(
@@ -32,7 +35,8 @@ PLAIN = Decoding(max_tokens=64, repetition_penalty=1.0)
 @pytest.fixture(scope="module", params=SHAPES)
 def both(request, tmp_path_factory):
     """(transformers' model, ours loaded from the folder that it saved)."""
-    reference = random_qwen(**SHAPES[request.param])
+    make = random_qwen3 if request.param == QWEN3 else random_qwen
+    reference = make(**SHAPES[request.param])
     folder = save_encoder(reference, tmp_path_factory.mktemp("qwen"))
     return reference, load_text_encoder(folder)
 
@@ -43,7 +47,8 @@ def theirs(reference, prompt: str, sizes: list, decoding: Decoding, stop: bool =
     images = [image(*size, seed=n)[0] for n, size in enumerate(sizes)]
     extra = {}
     if images:
-        seen = processor()(images=images, return_tensors="pt")
+        look = processor3() if reference.config.model_type == "qwen3_vl" else processor()
+        seen = look(images=images, return_tensors="pt")
         counts = (seen["image_grid_thw"].prod(1) // 4).tolist()
         for count in counts:
             prompt = prompt.replace("<|image_pad|>", "\0" * count, 1)
@@ -100,7 +105,8 @@ def test_greedy_text_and_scores(both, count, monkeypatch):
     own = scores_of(ours, prompt, want, monkeypatch)
     error = (own - logits).abs().max() / logits.abs().max()
     assert error < 1e-4, f"scores differ by {error:.1e}"
-    assert got.seen == tuple(answer_sizes(*size, prompt.area)[1] for size in sizes)
+    sight = ours.vision.open().sight
+    assert got.seen == tuple(answer_sizes(*size, prompt.area, sight)[1] for size in sizes)
 
 
 def test_64_tokens_without_a_stop(both, monkeypatch):

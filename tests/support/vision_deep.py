@@ -74,7 +74,7 @@ def their_config(text: TextConfig = TEXT, vision: DeepVisionConfig = VISION):
 
 def random_qwen3(text: TextConfig = TEXT, vision: DeepVisionConfig = VISION):
     """A tiny Qwen3-VL of transformers with random weights."""
-    torch.manual_seed(6)
+    torch.manual_seed(7)
     return fill(transformers.Qwen3VLForConditionalGeneration(their_config(text, vision)))
 
 
@@ -97,3 +97,18 @@ def unnormed(model, **call):
     finally:
         handle.remove()
     return out.hidden_states[-1]
+
+
+def processor3(least: int = 65536):
+    """Their processor of pictures with the numbers of Qwen3-VL-8B-Instruct. least: pixels."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(
+        patch_size=16,
+        merge_size=2,
+        temporal_patch_size=2,
+        min_pixels=least,
+        max_pixels=16777216,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
