@@ -7,12 +7,13 @@ Sources: the published config files and model cards of Qwen-Image; `embedded/REA
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import InkstoneError
 from ...sampling.geometry import FIRST_LATENTS, LatentSpec
 from ...sampling.schedule import LIGHTNING, QWEN, Schedule
+from ...sampling.vision_sizes import CopySizes, Sight, encoder_sizes, shared_sizes
 from .encoder_models import QWEN3_VL, QWEN25_VL, EncoderModel
 from .latent_statistics import MEAN_21, STD_21, WAN_MEAN, WAN_STD
 
@@ -76,6 +77,11 @@ class EditTemplate:
     between: str = ""  # two pictures
     shares_copy: bool = False  # the vision tower sees the copy that the VAE encodes, and its
     # latents take the places of the tower's rows
+
+    @property
+    def sizes(self) -> Callable[[int, int, int, Sight], CopySizes]:
+        """Width, height, `area` and what the tower asks -> sizes at which it sees a picture."""
+        return shared_sizes if self.shares_copy else encoder_sizes
 
     def text(self, prompt: str, pictures: int) -> str:
         """The text with one place for each picture."""

@@ -19,7 +19,7 @@ from ...sampling.schedule import Schedule
 from ..arch.config import text_config, vae_config
 from ..arch.dims import vae_blocks
 from ..arch.encoder_models import encoder_model
-from ..arch.family import Family, family_of
+from ..arch.family import Family, family_of, family_with
 from ..arch.folder_config import ModelFolder
 from ..arch.identify import BESIDE, ROLES, open_as, parts_beside
 from ..arch.key_maps import text_names
@@ -140,7 +140,7 @@ def load_text_encoder(
     return TextEncoderModel(
         network=network.eval(),
         tokenizer=words,
-        family=family_of(source.metadata),
+        family=family_with(source.metadata, model),
         dtype=loaded.dtype,
         device=device,
         path=folder.root,

@@ -84,6 +84,7 @@ class TextEncoderModel:
         States are kept by content: the same words are not encoded again. written: the prompt before
         a host removed its escapes, where that differs.
         """
+        prompt = prompt or self.family.empty
         text = self._texts.find(prompt)
         if text is not None:
             return text
@@ -101,9 +102,10 @@ class TextEncoderModel:
         """(tokens that are encoded, rows of states behind the head) of a prompt, for a plan. A
         picture of an edit counts as one token.
         """
+        prompt = prompt or self.family.empty
         if edit is not None:
             tokens, drop = len(self.tokenizer.encode(edit.text(prompt, pictures))), edit.drop
-            return tokens, max(1, tokens - drop)
+            return tokens, max(1, tokens - drop - (pictures if edit.shares_copy else 0))
         drop = self.family.drop
         tokens = len(self.tokenizer.encode(self.family.template.format(prompt)))
         states = min(max(1, tokens - drop), self.family.most_tokens)
@@ -171,6 +173,7 @@ class TextEncoderModel:
         in `encode`.
         """
         edit.check(len(pictures))
+        prompt = prompt or self.family.empty
         if not edit.sees:
             return self.encode(prompt, written)
         if len(pictures) > edit.usual:
@@ -182,7 +185,7 @@ class TextEncoderModel:
                 f"The prompt contains {PICTURE_PAD}, which marks the place of a picture. "
                 "Take it out of the prompt."
             )
-        encoded = [tower.encode(picture, edit.area) for picture in pictures]
+        encoded = [tower.encode(picture, edit.area, edit.sizes) for picture in pictures]
         key = (edit.name, prompt, *(picture.digest for picture in encoded))
         kept = self._texts.find(key)
         if kept is not None:

@@ -8,6 +8,7 @@ from inkstone.kernels.configs import DeepVisionConfig, TextConfig
 from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.kernels.vision_deep import DeepVisionTower
 
+from . import tiny
 from .oracle import fill, library
 
 transformers = library("transformers")
@@ -112,3 +113,42 @@ def processor3(least: int = 65536):
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
+
+
+class Processor3:
+    """Their processor, without torchvision; its head has as many tokens as the toy vocabulary makes
+    of it, which the pipeline asks for."""
+
+    def __init__(self) -> None:
+        self.tokenizer, self.images = tiny.tokenizer(), processor3(least=1024)
+
+    def apply_chat_template(self, messages, tokenize, return_dict):
+        head = f"<|im_start|>system\n{messages[0]['content'][0]['text']}<|im_end|>\n"
+        return [self.tokenizer(head)["input_ids"]]
+
+    def __call__(self, text, padding, padding_side, return_tensors, images=None):
+        seen = dict(self.images(images=images, return_tensors="pt")) if images else {}
+        counts = iter((seen["image_grid_thw"].prod(1) // 4).tolist() if images else [])
+        pad, full = "<|image_pad|>", []
+        for one in text:
+            first, *parts = one.split(pad)
+            full.append(first + "".join(pad * next(counts) + part for part in parts))
+        words = self.tokenizer(
+            full, padding=True, padding_side=padding_side, return_tensors=return_tensors
+        )
+        types = (words["input_ids"] == PAD).int()
+        rest = {"attention_mask": words["attention_mask"], "mm_token_type_ids": types}
+        return transformers.BatchFeature({"input_ids": words["input_ids"], **rest, **seen})
+
+
+def pipeline_21(model):
+    """diffusers' pipeline with this text encoder alone."""
+    return library("diffusers").QwenImage21Pipeline(
+        scheduler=None, vae=None, text_encoder=model, processor=Processor3(), transformer=None
+    )
+
+
+def encode_21(pipe, prompt, images):
+    """Its (states, mask, places of pictures)."""
+    with torch.no_grad():
+        return pipe.encode_prompt(prompt, image=images, device="cpu")
