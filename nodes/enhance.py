@@ -112,7 +112,7 @@ class EnhancePrompt(io.ComfyNode):
         **fixed: Tensor | None,
     ) -> io.NodeOutput:
         # **fixed: the host's names of the fixed sockets, "images.picture_1"
-        from ..pipeline.enhance import EnhanceRequest, enhance
+        from ..pipeline.enhance import EnhanceRequest, enhance, most_written
 
         sockets.require_models(text_encoder=text_encoder)
         if enhanced.strip():
@@ -124,7 +124,7 @@ class EnhancePrompt(io.ComfyNode):
             temperature=temperature,
             seed=seed,
         )
-        lines = [WrittenText(text_encoder.family.most_tokens) for _ in range(TRIES)]
+        lines = [WrittenText(most_written(text_encoder.family)) for _ in range(TRIES)]
         result = enhance(text_encoder, request, lambda number, piece: lines[number](piece))
         return cls._shown(prompt, result.text, result.note)
 

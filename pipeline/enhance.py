@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from ..files.paths import read_regular
+from ..loaders.arch.family import Family
 from ..loaders.models.generation import TextPrompt, generate
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..sampling.next_token import Decoding
@@ -24,6 +25,7 @@ from .enhance_choices import (
     DRAWING,
     EDITING,
     INSTRUCTIONS,
+    LONGEST,
     MOST_BYTES,
     SEEN_PIXELS,
     TOP_K,
@@ -75,7 +77,7 @@ def enhance(
     written, with the number of their try.
     """
     check_prompt(request.prompt)
-    most = text_encoder.family.most_tokens
+    most = most_written(text_encoder.family)
     prompt = question_of(text_encoder, request)
 
     def write(number: int) -> tuple[str, bool]:
@@ -92,6 +94,11 @@ def enhance(
     else:
         log.info("enhanced prompt: %s", enhanced.text)
     return enhanced
+
+
+def most_written(family: Family) -> int:
+    """Tokens of an answer at most: what the model takes as a prompt, and no book."""
+    return min(family.most_tokens, LONGEST)
 
 
 def choose(prompt: str, write: Write, fits: Callable[[str], bool]) -> Enhanced:

@@ -1,5 +1,6 @@
 """The instructions of prompt enhancement and its numbers, without torch. The wording is our own."""
 
+LONGEST = 1024  # tokens of an answer, where the model takes longer prompts
 TRIES = 3  # answers that are asked for before the original prompt is kept
 USUAL_TEMPERATURE = 0.7
 TOP_P, TOP_K = 0.8, 20  # the publisher's for Qwen2.5

@@ -48,7 +48,7 @@ class Found:
 
 
 def question_for(what: str) -> str:
-    """The request for boxes in the form that Qwen2.5-VL was trained with."""
+    """The request for boxes in the form that Qwen2.5-VL and Qwen3-VL were trained with."""
     named = " ".join(what.split())
     if not named or len(named) > _MOST_WORDS:
         raise InkstoneError(
@@ -75,7 +75,8 @@ def find(
     decoding = Decoding(max_tokens=max_tokens, repetition_penalty=1.0)
     answer = ask(text_encoder, question_for(what), [picture], decoding, on_text, most)
     size = picture.shape[-2], picture.shape[-3]
-    found = read_boxes(answer.text, " ".join(what.split()), answer.seen[0], size)
+    scale = text_encoder.family.box_scale or answer.seen[0]
+    found = read_boxes(answer.text, " ".join(what.split()), scale, size)
     cut = "" if answer.ended else f"the answer was cut at {max_tokens} tokens"
     reasons = "; ".join([*filter(None, [cut]), *found.left_out[:_LISTED]])
     if len(found.left_out) > _LISTED:

@@ -1,7 +1,7 @@
-"""The boxes in an answer of Qwen2.5-VL, in the picture's own pixels.
+"""The boxes in an answer of Qwen2.5-VL or Qwen3-VL, in the picture's own pixels.
 
-The model writes a JSON list of {"bbox_2d": [left, top, right, bottom], "label": ...} in pixels of
-the copy that its vision tower saw. The rules:
+The model writes a JSON list of {"bbox_2d": [left, top, right, bottom], "label": ...}: Qwen2.5-VL in
+pixels of the copy that its vision tower saw, Qwen3-VL in thousandths of the picture. The rules:
 
 - Text and code fences around are skipped, and every object that is complete is read by itself: an
   answer that was cut off, or has a broken object, gives the others. What is left out has a reason.
@@ -56,7 +56,7 @@ class FoundBoxes:
 
 class _Written(NamedTuple):
     """A box as the answer has it; `why` says what is wrong with it. scale: of its numbers, None
-    for pixels of the copy."""
+    for that of the model."""
 
     label: str = ""
     span: Span = Span(0, 0, 0, 0)
@@ -64,9 +64,9 @@ class _Written(NamedTuple):
     why: str = ""
 
 
-def read_boxes(answer: str, what: str, seen: tuple[int, int], size: tuple[int, int]) -> FoundBoxes:
-    """The boxes of an answer. what: the label of a box without one; seen: width and height of the
-    copy that the model saw; size: those of the picture.
+def read_boxes(answer: str, what: str, scale: tuple[int, int], size: tuple[int, int]) -> FoundBoxes:
+    """The boxes of an answer. what: the label of a box without one; scale: what the right and lower
+    edge of the picture are in the model's numbers; size: its width and height.
     """
     boxes: dict[FoundBox, None] = {}
     left_out: list[str] = []
@@ -76,7 +76,7 @@ def read_boxes(answer: str, what: str, seen: tuple[int, int], size: tuple[int, i
                 f"The answer has more than {MOST_BOXES} boxes: expected a few. Ask for fewer "
                 "things, or for one of them."
             )
-        span = written.span.scaled(written.scale or seen, size)
+        span = written.span.scaled(written.scale or scale, size)
         box = FoundBox(_label(written.label) or what, span.within(*size))
         why = written.why or _fault(written.span, span, box.span)
         why = why or ("it repeats another box" if box in boxes else "")

@@ -134,10 +134,10 @@ def _enhance(
 
 def _plan(text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool) -> int:
     from ...pipeline.ask_plan import plan_answer
-    from ...pipeline.enhance import wording
+    from ...pipeline.enhance import most_written, wording
 
     sizes = [(picture.shape[2], picture.shape[1]) for picture in request.pictures]
-    most = text_encoder.family.most_tokens
+    most = most_written(text_encoder.family)
     plan = plan_answer(text_encoder, wording(request), sizes, request.pixels, most)
     print(as_text(plan.facts()) if as_json else plan.sentence())
     return 0

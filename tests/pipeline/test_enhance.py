@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from inkstone.pipeline.enhance import (
     choose,
     decoding_of,
     enhance,
+    most_written,
     read_instructions,
     wording,
 )
-from inkstone.pipeline.enhance_choices import INSTRUCTIONS, TRIES
+from inkstone.pipeline.enhance_choices import INSTRUCTIONS, LONGEST, TRIES
 
 from ..support.vision import image, random_qwen, save_encoder
+from ..support.vision_deep import random_qwen3
 
 PROMPT = 'a shop with a sign "OPEN"'
 GOOD = 'A small bakery with a wooden sign that reads "OPEN" above its door.'
@@ -159,6 +162,26 @@ def test_an_answer_of_the_model_is_the_prompt(encoder, monkeypatch):
     result = enhance(encoder, EnhanceRequest(prompt=PROMPT))
     assert (result.text, result.note) == (GOOD, "")
     assert seen[0][1] == QWEN_IMAGE.most_tokens and PROMPT in seen[0][0]
+
+
+def test_qwen3_vl_is_asked_in_its_own_template(tmp_path, monkeypatch):
+    """It takes prompts of any length, but an answer has an end."""
+    from inkstone.pipeline import enhance as module
+
+    asked = []
+    plain = module.generate
+
+    def short(model, prompts, decoding, on_text):
+        asked.append((prompts[0].text, decoding.max_tokens))
+        return plain(model, prompts, replace(decoding, max_tokens=4), on_text)
+
+    monkeypatch.setattr(module, "generate", short)
+    model = load_text_encoder(save_encoder(random_qwen3(), tmp_path))
+    result = enhance(model, EnhanceRequest(prompt=PROMPT, pictures=[image(40, 30)[1]]))
+    assert result.text == PROMPT and len(asked) == TRIES
+    text, most = asked[0]
+    assert most == LONGEST == most_written(model.family) < model.family.most_tokens
+    assert text.startswith("<|im_start|>user\n<|vision_start|><|image_pad|>") and PROMPT in text
 
 
 def test_an_empty_prompt(encoder):

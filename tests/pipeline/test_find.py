@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.loaders.arch.family import QWEN_IMAGE, QWEN_IMAGE_21
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.pipeline.find import find, question_for
 from inkstone.sampling.vision_sizes import answer_sizes
@@ -16,7 +18,7 @@ from inkstone.sampling.vision_sizes import answer_sizes
 from ..support.answers import answering, as_answer
 from ..support.vision import image, random_qwen, save_encoder
 
-ENCODER = None  # the stub does not look at it
+ENCODER = SimpleNamespace(family=QWEN_IMAGE)  # the stub does not look at it
 
 
 @pytest.mark.parametrize("size", [(333, 177), (29, 1000), (1999, 1501), (1, 7)])
@@ -37,6 +39,16 @@ def test_boxes_in_the_pictures_own_pixels(size, monkeypatch):
     assert decoding.max_tokens == 99
     facts = json.loads(json.dumps(found.facts()))
     assert facts["width"] == width and facts["boxes"][0]["box"] == list(found.boxes[0].span)
+
+
+def test_boxes_in_thousandths_of_the_picture(monkeypatch):
+    """Qwen3-VL: whatever the size at which the picture was seen."""
+    encoder = SimpleNamespace(family=QWEN_IMAGE_21)
+    spans = [(0, 0, 166.5, 177), (83.25, 0, 333, 88.5)]
+    answering(monkeypatch, as_answer(spans, (1000, 1000), (333, 177)))
+    found = find(encoder, torch.rand(1, 177, 333, 3), "thing")
+    for box, span in zip(found.boxes, spans, strict=True):
+        assert box.span == pytest.approx(span, abs=1e-6)
 
 
 def test_what_is_left_out_is_one_line(monkeypatch, caplog):
