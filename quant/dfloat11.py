@@ -57,6 +57,9 @@ _WIDTH_AXIS = (
     ("mlp.gate_proj", 1),
     ("mlp.up_proj", 1),
     ("mlp.down_proj", 0),
+    ("self_attn.q_proj", 1),  # of Qwen3; those of Qwen2.5 have biases
+    ("self_attn.k_proj", 1),
+    ("self_attn.v_proj", 1),
     ("self_attn.o_proj", 0),
     ("embed_tokens", 1),
     ("lm_head", 1),
