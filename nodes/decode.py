@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..host.api import io, schema
@@ -9,8 +10,12 @@ from . import sockets
 from .latents import LOCK, restated
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..loaders.models.vae import VAEModel
     from .latents import Latent
+
+log = logging.getLogger(__name__)
 
 
 class Decode(io.ComfyNode):
@@ -26,7 +31,7 @@ class Decode(io.ComfyNode):
             category="inkstone/latent",
             description="Decodes latents to pictures. Works in strips where that saves memory or "
             "time; strips are exact and leave no seams. A result that started from a picture gets "
-            "exactly its size.",
+            "exactly its size. From Qwen-Image-2.1 it has alpha where something is transparent.",
             search_aliases=["vae decode tiled", "latent to image"],
             inputs=[
                 sockets.VAE.Input("vae", tooltip="From Load VAE or Load All."),
@@ -41,6 +46,24 @@ class Decode(io.ComfyNode):
     @classmethod
     def execute(cls, vae: VAEModel, latent: Latent) -> io.NodeOutput:
         sockets.require_models(vae=vae)
-        pictures = vae.decode(restated(latent, vae))
+        samples = restated(latent, vae)
+        pictures = vae.decode(samples)
+        if samples.shape[2] == 1:  # layers keep their alpha, the lowest is opaque
+            pictures = _seen(pictures)
         lock = latent.get(LOCK)
         return io.NodeOutput(pictures if lock is None else lock.from_canvas(pictures))
+
+
+def _seen(pictures: Tensor) -> Tensor:
+    """Pictures without an alpha that says nothing, and a line about it."""
+    from ..sampling.masks import without_opaque
+
+    if pictures.shape[-1] != 4:
+        return pictures
+    seen = without_opaque(pictures)
+    if seen is not pictures:
+        log.info("opaque everywhere, so the result is RGB: no alpha channel is saved")
+    else:
+        share = 100 * float((pictures[..., 3] < 0.5).float().mean())
+        log.info("the result is RGBA: %.1f %% of it is transparent; PNG keeps that", share)
+    return seen

@@ -90,7 +90,9 @@ def restated(latent: Latent, vae: VAEModel) -> Tensor:
     knows only the statistics of its family; this VAE may have others.
     """
     samples, own = latent_samples(latent, layers=True), latent.get(STATISTICS)
-    if own is None or all(bool((a == b).all()) for a, b in zip(own, (vae.mean, vae.std))):
+    if own is None or samples.shape[1] != vae.mean.shape[1]:  # another family: decode refuses it
+        return samples
+    if all(bool((a == b).all()) for a, b in zip(own, (vae.mean, vae.std))):
         return samples
     mean, std, new_mean, new_std = (x[:, :, None].to(samples) for x in (*own, vae.mean, vae.std))
     return (samples - mean) / std * new_std + new_mean

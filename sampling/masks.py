@@ -192,3 +192,12 @@ def check_soft(grow: int, feather: int) -> None:
             raise InkstoneError(
                 f"{name} is {value} pixels: expected {least} to {MOST_SOFT}. 8 to 32 is usual."
             )
+
+
+def without_opaque(pictures: Tensor) -> Tensor:
+    """[B,H,W,C] without the alpha of a batch that is opaque everywhere. A decoder gives nearly 1
+    there, which as 8 bits would leave a picture slightly transparent.
+    """
+    if pictures.shape[-1] != 4 or bool((pictures[..., 3] < 1 - NEARLY).any()):
+        return pictures
+    return pictures[..., :3].contiguous()

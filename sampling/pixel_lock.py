@@ -70,15 +70,32 @@ def size_of(picture: Tensor) -> Size:
 
 
 def resized(picture: Tensor, size: Size) -> Tensor:
-    """[B,H,W,C] -> [B,height,width,C], bicubic; the same tensor if it has that size."""
+    """[B,H,W,C] -> [B,height,width,C], bicubic; the same tensor if it has that size.
+
+    With alpha, colours count by it: what hides under transparent pixels does not reach the edges of
+    what is seen.
+    """
     if size_of(picture) == size:
         return picture
     out = picture.new_empty(len(picture), size[1], size[0], picture.shape[-1])
+    alpha = picture[..., 3] if picture.shape[-1] == 4 else None
+    if alpha is not None and bool((alpha < 1).any()):
+        small = _bicubic(alpha, size)  # overshoots at edges as the colours times it do
+        out[..., 3] = small.clamp(0, 1)
+        for k in range(3):
+            seen = _bicubic(picture[..., k] * alpha, size).div_(small.clamp_min(TRANSPARENT))
+            hidden = _bicubic(picture[..., k], size)
+            out[..., k] = torch.where(small < TRANSPARENT, hidden, seen).clamp_(0, 1)
+        return out
     for k in range(picture.shape[-1]):  # one at a time: torch copies what it reads
-        x = picture[..., k][:, None].float()
-        x = F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=True)
-        out[..., k] = x[:, 0].clamp_(0, 1)  # bicubic overshoots at edges
+        out[..., k] = _bicubic(picture[..., k], size).clamp_(0, 1)  # it overshoots at edges
     return out
+
+
+def _bicubic(x: Tensor, size: Size) -> Tensor:
+    """[B,H,W] -> [B,height,width]"""
+    shape = size[1], size[0]
+    return F.interpolate(x[:, None].float(), shape, mode="bicubic", antialias=True)[:, 0]
 
 
 def pad_edges(x: Tensor, size: Size) -> Tensor:

@@ -65,6 +65,7 @@ class Drawing:
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
     mask_channel: str = ""
     enhance: Enhancement | None = None
+    own_alpha: bool = False  # the VAE draws alpha too: that of an image is not put in its place
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         traits=traits,
         mask_channel="" if call.mask is None else mask_channel(call.mask),
         enhance=_enhancement(call, kind, model),
+        own_alpha=_draws_alpha(models),
     )
+
+
+def _draws_alpha(models: CallModels) -> bool:
+    vae = models.bundle.vae
+    return vae is not None and vae.network.config.channels == 4
 
 
 def _enhancement(call: DrawCall, kind: Kind, model: DiffusionModel) -> Enhancement | None:

@@ -243,10 +243,12 @@ class _Pictures(ApiBuilder):
         return self.add("RepeatLatentBatch", {"samples": latent, "amount": batch})
 
     def finished(self, image: Ref, part: Ref | None) -> Ref:
-        """Put back into its image, or with the alpha of the image that it takes the place of."""
+        """Put back into its image, or with the alpha of the image that it takes the place of, where
+        the VAE draws none."""
         if part:
             return self.add(StitchPart.ID, {"image": image, "stitch": Ref(part.node, 1)})
-        if self.drawing.kind not in ("image", "edit") or self.drawing.size is not None:
+        replaces = self.drawing.kind in ("image", "edit") and self.drawing.size is None
+        if not replaces or self.drawing.own_alpha:
             return image
         path = self.call.image[0]
         traits = self.drawing.traits[path]

@@ -293,6 +293,11 @@ EMBEDDED = Family(
 FAMILIES = {family.name: family for family in (QWEN_IMAGE, QWEN_IMAGE_21, EMBEDDED)}
 
 
+def family_by_latents(channels: int) -> Family | None:
+    """The first family whose latents have this number of channels; None where none has."""
+    return next((f for f in FAMILIES.values() if f.latents.channels == channels), None)
+
+
 def family_of(metadata: Mapping[str, str], recognised: str = QWEN_IMAGE.name) -> Family:
     """The record that a file's metadata names under `inkstone_family`, else the one that it was
     recognised as by its tensors.

@@ -20,7 +20,7 @@ from ...kernels.vae_residual import ResidualVAE
 from ...kernels.vae_strips import decode_rows, moments_rows
 from ...sampling.nan_check import is_finite
 from ...sampling.preview import chart, fitted
-from ..arch.family import QWEN_IMAGE, Family
+from ..arch.family import QWEN_IMAGE, Family, family_by_latents
 from ..memory.lru import Recent
 from .image_processor import digest
 
@@ -50,7 +50,9 @@ def picture_for(pictures: Tensor, channels: int) -> Tensor:
 
 @dataclass
 class VAEModel:
-    """A loaded VAE with its latent statistics. Its latents are raw: [B,16,1,h,w]."""
+    """A loaded VAE with its latent statistics. Its latents are raw: [B,C,1,h,w], C = 16 at 1/8 of
+    the picture's size, of Qwen-Image-2.1 64 at 1/16.
+    """
 
     network: VAE = field(repr=False)
     mean: Tensor
@@ -70,25 +72,23 @@ class VAEModel:
         _alive[id(self)] = self
 
     def preview_factors(self) -> Tensor:
-        """[17,3] from latents to colours (see sampling/preview.py), fitted at the first call."""
+        """[C+1,3] from latents to colours (see sampling/preview.py), fitted at the first call."""
         if self._factors is None:
-            picture = chart()
+            picture = chart(self.network.config.scale)
             z = self._encode(picture_for(picture, self.network.config.channels))[:, :, 0]
             self._factors = fitted((z - self.mean) / self.std, picture)
         return self._factors
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent [B,16,1,h,w] or [B,16,h,w] -> pictures [B,H,W,C] float32 in 0..1.
+        """Raw latent [B,C,1,h,w] or [B,C,h,w] -> pictures [B,H,W,3 or 4] float32 in 0..1, alpha
+        straight.
 
-        Layers [B,16,layers,h,w] give one picture each, [B*layers,H,W,4], in the same order.
+        Layers [B,C,layers,h,w] give one picture each, [B*layers,H,W,4], in the same order.
         """
         z = latent.transpose(1, 2).flatten(0, 1) if latent.dim() == 5 else latent
         c = self.network.config
         if z.dim() != 4 or z.shape[1] != c.z or 0 in z.shape:
-            raise InkstoneError(
-                f"The latent has shape {list(latent.shape)}: expected [batch, {c.z}, 1, height/8, "
-                "width/8]. Connect the latent of an Inkstone or Qwen-Image sampler."
-            )
+            raise self._not_its_latent(latent, z)
         height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
         rows, sentence = self._plan(height, width)
         self._log_plan(sentence)
@@ -107,11 +107,26 @@ class VAEModel:
             )
         return picture.permute(0, 2, 3, 1).contiguous().cpu()
 
-    def _plan(self, height: int, width: int) -> tuple[int | None, str]:
+    def _not_its_latent(self, latent: Tensor, z: Tensor) -> InkstoneError:
+        """The error for a latent that this VAE did not make; z: of one picture each."""
+        c = self.network.config
+        shape = f"[batch, {c.z}, 1, height/{c.scale}, width/{c.scale}]"
+        other = family_by_latents(z.shape[1]) if z.dim() == 4 else None
+        if other is None or other.latents.channels == c.z:
+            return InkstoneError(
+                f"The latent has shape {list(latent.shape)}: expected {shape}. Connect the latent "
+                "of an Inkstone or Qwen-Image sampler."
+            )
+        return InkstoneError(
+            f"The latent has {z.shape[1]} channels, it is one of {other.title}, and the VAE "
+            f"{self.path.name} takes {shape}. Load the VAE of {other.title}."
+        )
+
+    def _plan(self, height: int, width: int, encode: bool = False) -> tuple[int | None, str]:
         """Rows of a strip (None = whole) and the log line."""
         budget = self.budget or free_bytes(self.device) * 3 // 4
-        c = self.network.config
-        rows, _, line = plan_rows(c, height, width, self.dtype, budget, self.device.type)
+        c, device = self.network.config, self.device.type
+        rows, _, line = plan_rows(c, height, width, self.dtype, budget, device, encode)
         return rows, line
 
     def _log_plan(self, plan: str) -> None:
@@ -121,10 +136,11 @@ class VAEModel:
             self._last_plan = plan
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B,H,W,C] in 0..1, sides multiples of 8 -> raw latent means [B,16,1,h,w].
+        """Pictures [B,H,W,3 or 4] in 0..1, sides multiples of 8 (of Qwen-Image-2.1: 16) -> raw
+        latent means [B,C,1,h,w].
 
-        For a VAE with alpha (layered), pictures without it count as opaque. Latents are kept by
-        content: a picture that was just encoded is not encoded again.
+        For a VAE with alpha (layered, 2.1), pictures without it count as opaque. Latents are kept
+        by content: a picture that was just encoded is not encoded again.
         """
         c = self.network.config
         pictures = picture_for(pictures, c.channels)
@@ -138,9 +154,9 @@ class VAEModel:
         return torch.cat([self._encoded.get(digest(x), partial(self._encode, x)) for x in items])
 
     def _encode(self, picture: Tensor) -> Tensor:
-        """[1,H,W,C] -> [1,16,1,h,w]"""
-        rows, sentence = self._plan(*picture.shape[1:3])
-        self._log_plan(sentence.replace("decode", "encode"))
+        """[1,H,W,3 or 4] -> [1,C,1,h,w]"""
+        rows, sentence = self._plan(picture.shape[1], picture.shape[2], encode=True)
+        self._log_plan(sentence)
         with torch.inference_mode():
             x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
             if rows is None:

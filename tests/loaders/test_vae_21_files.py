@@ -20,6 +20,7 @@ from inkstone.loaders.arch.key_maps_vae import residual_vae_table, vae_names
 from inkstone.loaders.models.load import load_vae
 
 from ..kernels.test_vae_residual import reference
+from ..support.gguf_files import finish
 from ..support.headers import VAE, facts, renamed
 from ..support.oracle import fill, relative, save_file
 
@@ -196,3 +197,17 @@ def test_statistics_of_a_single_file_are_the_family_s(tmp_path: Path):
     assert [round(v, 4) for v in mean[[0, 5, 63]].tolist()] == [0.5126, -2.1025, 0.0304]
     assert [round(v, 4) for v in std[[0, 5, 63]].tolist()] == [3.2001, 4.0379, 3.8161]
     assert len(mean) == len(std) == 64
+
+
+def test_a_gguf_file_loads(tmp_path: Path):
+    """2-D kernels in float16: the format has four axes at most."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "vae.gguf", "qwen_image_21_vae")
+    for ours, tensor in state(torch.float16).items():
+        folded = tensor.flatten() if ours.endswith("gamma") else tensor
+        writer.add_tensor(TO_WAN[ours], folded.numpy())
+    finish(writer)
+    vae = load_vae(tmp_path / "vae.gguf")
+    assert vae.network.config == TINY and vae.family.name == "qwen-image-2.1"
+    for name, value in vae.network.state_dict().items():
+        assert torch.equal(value, state(torch.float16)[name].float().reshape(value.shape)), name

@@ -228,3 +228,33 @@ def test_fingerprints_take_what_comfyui_gives_them():
         widgets = {item.id: getattr(item, "default", None) for item in inputs if is_widget(item)}
         assert node.fingerprint_inputs(**widgets) == node.fingerprint_inputs(**widgets), node.ID
     assert len(nodes) >= 4
+
+
+class AlphaVAE:
+    """A VAE that draws alpha: the latent's first channel, 1 where it is above."""
+
+    mean, std = torch.zeros(1, 16, 1, 1), torch.ones(1, 16, 1, 1)
+
+    def decode(self, z):
+        layers = z.transpose(1, 2).flatten(0, 1)
+        alpha = layers[:, :1].clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        colour = torch.linspace(0.1, 0.9, 3).view(1, 3, 1, 1).expand(-1, -1, *alpha.shape[2:])
+        return torch.cat([colour.expand(len(alpha), -1, -1, -1), alpha], 1).movedim(1, -1)
+
+
+def test_alpha_that_says_nothing_is_left_out_and_said(caplog, monkeypatch):
+    """RGBA where something is transparent; RGB where a decoder gives nearly 1 everywhere; layers
+    keep theirs."""
+    monkeypatch.setattr("inkstone.nodes.sockets.require_models", lambda **models: None)
+    opaque = torch.full((1, 16, 1, 4, 6), 0.98)
+    clear = opaque.clone()
+    clear[..., 2:] = 0
+    layers = opaque.expand(-1, -1, 2, -1, -1)
+    with caplog.at_level("INFO"):
+        for latent, channels in ((opaque, 3), (clear, 4), (layers, 4)):
+            caplog.clear()
+            picture = values(Decode.execute(AlphaVAE(), {"samples": latent}))[0]
+            assert picture.shape[1:] == (32, 48, channels)
+            said = caplog.text
+            assert ("RGB:" in said) == (latent is opaque), said
+            assert ("66.7 % of it is transparent" in said) == (latent is clear), said

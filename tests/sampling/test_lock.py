@@ -191,3 +191,32 @@ def test_what_a_transparent_pixel_hides_is_white():
     assert (visible(cut)[~shown][:, :3] == 1).all()
     faint = torch.full((1, 2, 2, 4), 1 / 255)
     assert visible(faint) is faint and visible(cut[..., :3]).shape[-1] == 3
+
+
+def cut_out(hidden: float, side: int = 48) -> torch.Tensor:
+    """A soft disc in one colour; `hidden` is the colour of what nobody sees."""
+    across = torch.arange(side) - side / 2 + 0.5
+    distance = (across[:, None] ** 2 + across[None] ** 2).sqrt()
+    alpha = ((side / 3 - distance) / 3 + 0.5).clamp(0, 1)[None, ..., None]
+    colours = torch.tensor([0.9, 0.2, 0.4]).expand(1, side, side, 3)
+    return torch.cat([torch.where(alpha > 0, colours, hidden), alpha], -1)
+
+
+@pytest.mark.parametrize("size", [(31, 29), (20, 64), (96, 96)], ids=str)
+def test_hidden_colours_do_not_reach_edges_when_resized(size):
+    seen = [resized(cut_out(hidden), size) for hidden in (0.0, 0.5, 1.0)]
+    shown = seen[0][..., 3:] > 1 / 255
+    assert 0.1 < shown.float().mean() < 0.9
+    for one in seen:
+        error = ((one[..., :3] - torch.tensor([0.9, 0.2, 0.4])).abs() * shown).max().item()
+        assert error <= 2e-3, f"edges differ from the disc's colour by {error:.1e}"
+        assert torch.equal(one[..., 3], seen[0][..., 3])
+    plain = resized(cut_out(1.0)[..., :3], size)
+    leak = ((plain - torch.tensor([0.9, 0.2, 0.4])).abs() * shown).max().item()
+    assert leak > 0.1, "the plain way shows no leak: this test sees nothing"
+
+
+def test_an_opaque_alpha_changes_nothing_when_resized():
+    x = picture(37, 41)
+    joined = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    assert torch.equal(resized(joined, (20, 50))[..., :3], resized(x, (20, 50)))

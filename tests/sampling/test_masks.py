@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inkstone.sampling.geometry import Box
-from inkstone.sampling.masks import bounds, latent_mask, mask_for, soften
+from inkstone.sampling.masks import bounds, latent_mask, mask_for, soften, without_opaque
 from inkstone.sampling.pixel_lock import lock
 
 from ..support.masks import blobs, refuses
@@ -177,3 +177,12 @@ def test_a_mask_that_looks_inverted_gets_one_line(caplog):
     assert not caplog.records
     mask_for(1 - mask, (20, 20))
     assert caplog.text.count("other way round") == 1
+
+
+def test_only_an_alpha_that_is_opaque_everywhere_is_left_out():
+    x = torch.rand(2, 5, 4, 4)
+    x[..., 3] = 1 - 8 / 255  # what a decoder may give for 1
+    assert torch.equal(without_opaque(x), x[..., :3])
+    x[1, 2, 3, 3] = 1 - 9 / 255
+    assert without_opaque(x) is x
+    assert without_opaque(x[..., :3]).shape == (2, 5, 4, 3)
