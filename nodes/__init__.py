@@ -23,6 +23,7 @@ from .lora import LoraLoader
 from .lora_stack import LoadLora, LoraStack
 from .preprocess import ControlPicture
 from .quantize import Quantize
+from .reference_cache import ReferenceCache
 from .sample import Denoise
 from .schedule import ScheduleSigmas
 
@@ -45,6 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     PadForOutpaint,
     ScheduleSigmas,
     Denoise,
+    ReferenceCache,
     Decode,
     StitchPart,
     SplitLayers,

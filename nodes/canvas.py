@@ -56,7 +56,7 @@ class EmptyLatent(io.ComfyNode):
             display_name="Inkstone Empty Latent",
             category="inkstone/latent",
             description="An empty latent in the size that the model was trained for, in one of "
-            "Qwen-Image's seven sizes, or in any multiple of 16.",
+            "the sizes of Qwen-Image or Qwen-Image-2.1, or in any multiple of 16 (2.1: of 32).",
             search_aliases=[
                 "empty latent image",
                 "empty sd3 latent image",

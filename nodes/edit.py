@@ -56,7 +56,7 @@ class EncodeEdit(io.ComfyNode):
             display_name="Inkstone Encode Edit",
             category="inkstone/conditioning",
             description="Encodes an edit instruction and its reference images with the prompt "
-            "template of the connected model's variant (Edit, 2509, 2511).",
+            "template of the connected model's variant (Edit, 2509, 2511, 2.1).",
             search_aliases=[
                 "text encode qwen image edit plus",
                 "qwen image edit plus",

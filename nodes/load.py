@@ -43,7 +43,8 @@ def _variant_input() -> io.Input:
         default=AUTO,
         optional=True,
         tooltip="Model variant, if the file does not name it: Qwen-Image, Edit and Edit-2509 have "
-        "identical tensors. Only needed for edits. A choice that contradicts the file is an error.",
+        "identical tensors (needed for edits), and so have 2.1 and 2.1-turbo (8 fixed steps). A "
+        "choice that contradicts the file is an error.",
     )
 
 
@@ -97,8 +98,8 @@ class LoadDiffusionModel(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load Diffusion Model",
             category="inkstone/load",
-            description="Loads a Qwen-Image diffusion model: a .safetensors or .gguf file in any "
-            "usual weight format, or a Hugging Face folder.",
+            description="Loads a diffusion model of Qwen-Image or Qwen-Image-2.1: a .safetensors "
+            "or .gguf file in any usual weight format, or a Hugging Face folder.",
             search_aliases=[
                 "unet loader gguf",
                 "load diffusion model",
@@ -111,7 +112,8 @@ class LoadDiffusionModel(io.ComfyNode):
                     "model",
                     options=model_folders.model_files("diffusion_models"),
                     tooltip="A file in models/diffusion_models, or a model folder in "
-                    "models/diffusers.",
+                    "models/diffusers. Qwen-Image is free for any use (Apache 2.0); Qwen-Image-2.1 "
+                    "is for research only (Qwen Research License).",
                 ),
                 dtype_input(),
                 _variant_input(),

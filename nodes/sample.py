@@ -101,7 +101,7 @@ class Denoise(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
-                    "Qwen-Image, 1 with Lightning). 1: off, twice as fast.",
+                    "Qwen-Image, 1 for 2.1 and with Lightning). 1: off, twice as fast.",
                 ),
                 *schedule_inputs(sampler=True),
             ],

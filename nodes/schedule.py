@@ -8,7 +8,7 @@ from ..errors import InkstoneError
 from ..host.api import io, schema
 from . import sockets
 from .canvas import canvas_for
-from .latents import latent_samples
+from .latents import latent_samples, spec_of
 from .shown import shown_if, unconnected
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from ..pipeline.usual_settings import UsualSettings
     from .latents import Latent
 
-SCHEDULES = ("the model's own", "Qwen-Image (shift by size)", "Lightning (shift 3)", "linear")
+CORE_21: Final = "ComfyUI 2.1 (constant shift 0.69)"
+SCHEDULES = (
+    "the model's own",
+    "Qwen-Image (shift by size)",
+    "Lightning (shift 3)",
+    "linear",
+    CORE_21,
+)
 OWN: Final = 0  # steps, CFG: as the model's card says
 
 
@@ -36,15 +43,16 @@ def _schedule_inputs(optional: bool) -> list[io.Input]:
             min=0,
             max=1000,
             optional=optional,
-            tooltip="Number of steps. 0: the model's own (50 for Qwen-Image, 4 or 8 with "
-            "Lightning, 20 for the embedded model).",
+            tooltip="Number of steps. 0: the model's own (50 for Qwen-Image, 40 for 2.1, 4 or "
+            "8 with Lightning, 20 for the embedded model).",
         ),
         io.Combo.Input(
             "schedule",
             options=list(SCHEDULES),
             default=SCHEDULES[0],
             optional=optional,
-            tooltip="Lightning models need all three: the fixed shift 3, CFG 1, and 4 or 8 steps.",
+            tooltip="Lightning models need all three: the fixed shift 3, CFG 1, and 4 or 8 steps. "
+            "ComfyUI 2.1: as its own nodes have it, up to 0.125 from the reference.",
         ),
         io.Float.Input(
             "strength",
@@ -82,16 +90,16 @@ def sigmas_for(
     """[n + 1] sigmas on this LATENT. usual: what steps OWN and the first schedule stand for;
     strength: the fraction of the steps that runs.
     """
-    from ..sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas, tail
+    from ..sampling.schedule import CORE_21, LIGHTNING, LINEAR, QWEN, sigmas, tail
 
     if schedule not in SCHEDULES:
         raise InkstoneError(
             f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
         )
     steps = steps or usual.preset.steps
-    chosen = dict(zip(SCHEDULES, (usual.schedule, QWEN, LIGHTNING, LINEAR)))[schedule]
-    h, w = latent_samples(latent, layers=True).shape[-2:]
-    return tail(sigmas(chosen, steps, (h // 2) * (w // 2)), strength)
+    chosen = dict(zip(SCHEDULES, (usual.schedule, QWEN, LIGHTNING, LINEAR, CORE_21)))[schedule]
+    _, rows, columns = spec_of(latent).grid(latent_samples(latent, layers=True))
+    return tail(sigmas(chosen, steps, rows * columns), strength)
 
 
 class ScheduleSigmas(io.ComfyNode):

@@ -52,6 +52,7 @@ MOST_SHIFT = 1000.0  # beyond it every sigma of a run is 1 or 0
 
 QWEN = Schedule()
 LIGHTNING = Schedule(base_shift=LIGHTNING_MU, max_shift=LIGHTNING_MU, terminal=None)
+CORE_21 = Schedule(base_shift=0.69, max_shift=0.69, terminal=None)  # of ComfyUI, at every size
 LINEAR = Schedule(kind="none", dynamic=False, terminal=None)
 LAYERED = Schedule(kind="linear", terminal=None, by_root=True)
 

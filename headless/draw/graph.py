@@ -252,7 +252,7 @@ class _Pictures(ApiBuilder):
             return image
         path = self.call.image[0]
         traits = self.drawing.traits[path]
-        if not traits.transparent:
+        if not traits.transparent or self.drawing.own_alpha:
             return image
         mask = self._masks[path]
         if traits.animated:

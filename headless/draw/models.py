@@ -11,6 +11,7 @@ from ...loaders.arch.identify import BESIDE
 from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.lora import ROWS, LoraLoader, row
+from ...nodes.reference_cache import ReferenceCache
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
 from .request import DrawCall, model_folder, parts_held
@@ -71,6 +72,8 @@ def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
     """Adds the loader nodes of a call: diffusion model, text encoder, VAE, LoRAs, controls."""
     model, text, vae = _parts(graph, call)
     model, text = _with_loras(graph, call, model, text)
+    if call.reference_cache is not None:
+        model = graph.add(ReferenceCache.ID, {"model": model, "keep": call.reference_cache})
     return ModelRefs(model, text, vae, _controls(graph, call))
 
 

@@ -6,11 +6,12 @@ import argparse
 
 from ...loaders.arch.variant import CHOICES
 from ...sampling.geometry import FITS
+from ...sampling.prefix_choices import KEEPS
 from ..arg_types import Commands, between, command, device, file_path, lora, memory, size
 from .control_option import control, kinds
 
 # --schedule; in the order of the node Schedule
-SCHEDULE_OPTIONS = ("model", "qwen-image", "lightning", "linear")
+SCHEDULE_OPTIONS = ("model", "qwen-image", "lightning", "linear", "comfyui-2.1")
 
 
 def add_for_all(p: argparse.ArgumentParser) -> None:
@@ -168,8 +169,15 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         choices=SCHEDULE_OPTIONS,
         metavar="NAME",
         help="noise levels of the steps: model (its own), qwen-image (shift by size), lightning "
-        "(shift 3), linear (default: the model's; of a Lightning LoRA lightning, if neither "
+        "(shift 3), linear, comfyui-2.1 (constant shift 0.69) (default: the model's; of a Lightning LoRA lightning, if neither "
         "--steps nor --cfg is given)",
+    )
+    p.add_argument(
+        "--reference-cache",
+        choices=KEEPS,
+        metavar="PLACE",
+        help="where Qwen-Image-2.1 keeps what it computed of prompt and references for all steps: "
+        "auto (where there is room), device, host (main memory), off (default: auto)",
     )
     p.add_argument(
         "--negative", metavar="TEXT", help="negative prompt (used when --cfg is above 1)"

@@ -46,6 +46,7 @@ class DrawCall:
     control: Sequence[ControlOption] = ()
     control_model: Sequence[Path] = ()
     control_fit: str = FITS[0]
+    reference_cache: str | None = None
     enhance: bool = False
     instructions: Path | None = None
 

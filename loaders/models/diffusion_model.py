@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from ...kernels.prefix_store import Place, PrefixStore, PrefixStores
 from ...quant.storage import Storage
 from ...sampling.geometry import LatentSpec
 from ...sampling.lightning import Distilled
+from ...sampling.prefix_choices import AUTO, Keep
 from ...sampling.request import Network
 from ...sampling.schedule import Schedule
 from ..arch.family import EditTemplate, Family, Preset
@@ -33,9 +33,6 @@ from .architecture import ARCHITECTURES, Architecture, TableOptions
 from .weight_file import WeightFile
 
 log = logging.getLogger(__name__)
-
-AUTO: Final = "auto"
-KeepPrefix = Literal["auto", "off", "device", "host"]
 
 _KEPT_TABLES = 2  # one wire with LoRAs, one without
 _KEPT_LORAS = 4  # files that stay in memory while their strengths are tried
@@ -59,7 +56,7 @@ class DiffusionModel:
     budget: int | None = None  # bytes for the whole process; None = what is free
     preview: Tensor | None = None  # [C+1,3], see sampling/preview.py
     adapters: tuple[FittedAdapter, ...] = ()
-    keep_prefix: KeepPrefix = AUTO
+    keep_prefix: Keep = AUTO
     # shared with all copies of this model
     _prefixes: PrefixStores = field(default_factory=PrefixStores, repr=False)
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
@@ -88,6 +85,15 @@ class DiffusionModel:
         """A context in which the network has the side branches of this model's LoRAs."""
         branches = lora_stack.branches(self.adapters, self.network, self.device, self.dtype)
         return attached(self.network, branches)
+
+    def with_prefix_kept(self, keep: Keep) -> DiffusionModel:
+        """A light copy that keeps what serves all steps there; one line where it has no such."""
+        if not self.network.keeps_prefix:
+            log.info(
+                "%s computes prompt and references anew in every step: there is nothing to keep",
+                self.path.name,
+            )
+        return replace(self, keep_prefix=keep)
 
     def prefix_place(self, nbytes: int) -> Place:
         """Where this many bytes of keys and values that serve all steps are kept. auto: on the

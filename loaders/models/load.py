@@ -72,6 +72,8 @@ def load_diffusion_model(
     refuse_unknown(folder.part, [*(n for n in file.shapes if n not in known), *names.others])
     check_table(folder.part, file.shapes, architecture.layout(config, layered), table_keys)
     loaded = file.load_into(network, network.transformer_blocks, options)
+    if family.licence:
+        log.info("%s: %s", short(folder.root), family.licence)
     mean, std = folder.latent_statistics(family)
     log.info(
         "diffusion model %s: %s, %s, %d blocks, %s",

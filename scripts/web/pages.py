@@ -174,6 +174,13 @@ PAGES: dict[str, tuple[str, str]] = {
         "把 *提示词* 连接到“编码编辑指令”的提示词，并用“加载 LoRA”加载 Qwen-Image-Edit-2511-Multiple-Angles。"
         "96 个位置即其训练所用；其他写法效果较差。示例工作流 *Edit 2511, novel view* 两者都有。",
     ),
+    "InkstoneReferenceCache": (
+        "Put it between the model loader and *Inkstone Sampler*. Qwen-Image-2.1 reads prompt and reference "
+        "images once; all steps use what it keeps, and so do new seeds. A reference of one megapixel "
+        "takes 2 GB, with CFG twice. Where memory is short, *host* or *off* costs time and no quality.",
+        "放在模型加载器与“采样器”之间。Qwen-Image-2.1 只读取一次提示词和参考图，所有步骤和新的种子都使用保留的结果。"
+        "一百万像素的参考图占 2 GB，开启 CFG 时加倍。内存不足时选 *host* 或 *off*，只会变慢，不影响质量。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",
