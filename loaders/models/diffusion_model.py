@@ -90,7 +90,7 @@ class DiffusionModel:
         """A light copy that keeps what serves all steps there; one line where it has no such."""
         if not self.network.keeps_prefix:
             log.info(
-                "%s computes prompt and references anew in every step: there is nothing to keep",
+                "%s computes prompt and references again in every step: there is nothing to keep",
                 self.path.name,
             )
         return replace(self, keep_prefix=keep)
