@@ -252,7 +252,7 @@ class _Pictures(ApiBuilder):
             return image
         path = self.call.image[0]
         traits = self.drawing.traits[path]
-        if not traits.transparent or self.drawing.own_alpha:
+        if not traits.transparent:
             return image
         mask = self._masks[path]
         if traits.animated:

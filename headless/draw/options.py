@@ -169,8 +169,8 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         choices=SCHEDULE_OPTIONS,
         metavar="NAME",
         help="noise levels of the steps: model (its own), qwen-image (shift by size), lightning "
-        "(shift 3), linear, comfyui-2.1 (constant shift 0.69) (default: the model's; of a Lightning LoRA lightning, if neither "
-        "--steps nor --cfg is given)",
+        "(shift 3), linear, comfyui-2.1 (constant shift 0.69) (default: the model's; of a "
+        "Lightning LoRA lightning, if neither --steps nor --cfg is given)",
     )
     p.add_argument(
         "--reference-cache",
