@@ -61,9 +61,9 @@ def _seen(pictures: Tensor) -> Tensor:
     if pictures.shape[-1] != 4:
         return pictures
     seen = without_opaque(pictures)
-    if seen is not pictures:
+    if seen.shape[-1] != 4:
         log.info("opaque everywhere, so the result is RGB: no alpha channel is saved")
     else:
-        share = 100 * float((pictures[..., 3] < 0.5).float().mean())
+        share = 100 * float((seen[..., 3] < 0.5).float().mean())
         log.info("the result is RGBA: %.1f %% of it is transparent; PNG keeps that", share)
     return seen

@@ -195,9 +195,16 @@ def check_soft(grow: int, feather: int) -> None:
 
 
 def without_opaque(pictures: Tensor) -> Tensor:
-    """[B,H,W,C] without the alpha of a batch that is opaque everywhere. A decoder gives nearly 1
-    there, which as 8 bits would leave a picture slightly transparent.
+    """[B,H,W,C] without the alpha of pictures that are opaque: [B,H,W,3], or alpha 1 for those in a
+    batch with others. A decoder gives nearly 1 there, which as 8 bits would leave a picture
+    slightly transparent.
     """
-    if pictures.shape[-1] != 4 or bool((pictures[..., 3] < 1 - NEARLY).any()):
+    if pictures.shape[-1] != 4:
         return pictures
-    return pictures[..., :3].contiguous()
+    opaque = pictures[..., 3].flatten(1).amin(1) >= 1 - NEARLY
+    if opaque.all():
+        return pictures[..., :3].contiguous()
+    if opaque.any():
+        pictures = pictures.clone()
+        pictures[opaque, ..., 3] = 1
+    return pictures

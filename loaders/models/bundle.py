@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import InkstoneError
 from .diffusion_model import DiffusionModel
 from .text_encoder import TextEncoderModel
 from .vae import VAEModel
@@ -16,3 +17,18 @@ class Bundle:
     model: DiffusionModel
     text_encoder: TextEncoderModel | None
     vae: VAEModel | None
+
+    def __post_init__(self) -> None:
+        if self.vae is not None:
+            check_latents(self.model, self.vae)
+
+
+def check_latents(model: DiffusionModel, vae: VAEModel) -> None:
+    """Raises where this VAE cannot decode what the model draws: a drawing may take minutes."""
+    own, config = model.latents, vae.network.config
+    if (own.channels, own.scale) != (config.z, config.scale):
+        raise InkstoneError(
+            f"The diffusion model {model.path.name} draws latents of {own.channels} channels at "
+            f"1/{own.scale} size, and the VAE {vae.path.name} is for {config.z} at "
+            f"1/{config.scale} ({vae.family.title}). Load the VAE of {model.family.title}."
+        )

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..conditioning import Conditioning
 
 _LABELS = re.compile(r"^(?:(?:Picture \d+: )?<\|vision_start\|><\|image_pad\|><\|vision_end\|>)+")
-_STEP = 8  # pixels of a latent cell
 MARK = "<|im_start|>"  # starts a speaker; a text that begins with it already has a template
 _WHOLE = "{}"
 
@@ -41,15 +40,18 @@ class Tokens(TypedDict):
 
 
 class CoreVAE:
-    """VAE socket. Latents are raw, [n,16,1,h,w]."""
+    """VAE socket. Latents are raw, [n,c,1,h,w]."""
 
-    latent_channels, latent_dim, downscale_ratio, upscale_ratio = 16, 3, _STEP, _STEP
+    latent_dim = 3
     not_video = True
 
     def __init__(self, vae: VAEModel) -> None:
         self.inkstone, self.first_stage_model = vae, vae.network
         self.device = self.output_device = vae.device
-        self.output_channels = vae.network.config.channels  # 4 of the layered variant
+        config = vae.network.config
+        self.output_channels = config.channels  # 4 of the layered variant and of 2.1
+        self.latent_channels = config.z
+        self.downscale_ratio = self.upscale_ratio = config.scale  # pixels of a latent cell
         self.vae_dtype = vae.dtype
 
     def __repr__(self) -> str:
@@ -57,7 +59,7 @@ class CoreVAE:
 
     @for_page
     def decode(self, samples: Tensor, vae_options: Mapping[str, object] | None = None) -> Tensor:
-        """[n,16,h,w] -> [n,H,W,C]; [n,16,T,h,w] -> [n,T,H,W,C], pictures one by one."""
+        """[n,c,h,w] -> [n,H,W,C]; [n,c,T,h,w] -> [n,T,H,W,C], pictures one by one."""
         frames = samples[:, :, None] if samples.dim() == 4 else samples
         n, _, t = frames.shape[:3]
         single = frames.transpose(1, 2).flatten(0, 1)[:, :, None]
@@ -70,7 +72,7 @@ class CoreVAE:
 
     @for_page
     def encode(self, pixels: Tensor) -> Tensor:
-        """[n,H,W,C] in 0..1 -> [n,16,1,h,w]; centre-crops the sides to multiples of 8, as core
+        """[n,H,W,C] in 0..1 -> [n,c,1,h,w]; centre-crops the sides to whole latent cells, as core
         does."""
         pictures = self.vae_encode_crop_pixels(pixels)
         return torch.cat([self.inkstone.encode(one[None]) for one in pictures])
@@ -80,15 +82,15 @@ class CoreVAE:
         return self.encode(pixels)
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Centre-crops the sides to multiples of 8."""
+        """Centre-crops the sides to whole latent cells."""
         for axis in (1, 2):
-            side = pixels.shape[axis] // _STEP * _STEP
+            side = pixels.shape[axis] // self.downscale_ratio * self.downscale_ratio
             pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
         return pixels
 
     def spacial_compression_encode(self) -> int:
         """Pixels per latent cell."""
-        return _STEP
+        return self.downscale_ratio
 
     spacial_compression_decode = spacial_compression_encode
 

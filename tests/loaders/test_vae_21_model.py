@@ -12,6 +12,7 @@ from inkstone.kernels.configs import ResidualVAEConfig, VAEConfig
 from inkstone.kernels.vae import VAE
 from inkstone.loaders.arch.family import QWEN_IMAGE, QWEN_IMAGE_21
 from inkstone.loaders.models.vae import VAEModel, build_vae
+from inkstone.nodes.bridge.clip_vae import CoreVAE
 from inkstone.sampling.preview import colours
 
 from ..kernels.test_vae import fold
@@ -89,3 +90,15 @@ def test_latents_of_the_other_family_are_refused_in_one_sentence(pair):
             vae.decode(z)
         text = str(error.value)
         assert own in text and vae.path.name in text and f"{z.shape[1]} channels" in text, text
+
+
+def test_as_core_s_vae(pair):
+    """The bridge has this VAE's channels and scale, and crops to its cells."""
+    _, vae = pair
+    core = CoreVAE(vae)
+    assert (core.latent_channels, core.output_channels, core.downscale_ratio) == (64, 4, 16)
+    assert core.spacial_compression_decode() == 16
+    z = core.encode(torch.rand(1, 50, 39, 3))
+    assert z.shape == (1, 64, 1, 3, 2)
+    assert core.decode(z).shape == (1, 1, 48, 32, 4)
+    assert core.decode(z[:, :, 0]).shape == (1, 48, 32, 4)

@@ -184,5 +184,8 @@ def test_only_an_alpha_that_is_opaque_everywhere_is_left_out():
     x[..., 3] = 1 - 8 / 255  # what a decoder may give for 1
     assert torch.equal(without_opaque(x), x[..., :3])
     x[1, 2, 3, 3] = 1 - 9 / 255
-    assert without_opaque(x) is x
+    mixed = without_opaque(x)
+    assert torch.equal(mixed[0, ..., 3], torch.ones(5, 4)) and torch.equal(mixed[1], x[1])
+    assert torch.equal(mixed[..., :3], x[..., :3])
+    assert without_opaque(x[1:]).shape == (1, 5, 4, 4)
     assert without_opaque(x[..., :3]).shape == (2, 5, 4, 3)
