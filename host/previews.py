@@ -119,7 +119,7 @@ def host_decoder(model: DiffusionModel) -> Decoder | None:
     import latent_preview
     from comfy import latent_formats
 
-    wan = getattr(latent_formats, model.family.core_latents, None)
+    wan = getattr(latent_formats, model.family.core.latents, None)
     decoder = latent_preview.get_previewer(model.device, wan()) if wan is not None else None
     if decoder is None:
         return None

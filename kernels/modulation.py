@@ -54,6 +54,11 @@ class Modulation:
         img, txt = [m[pick] for m in self.img], [m[pick] for m in self.txt]
         return Modulation(img, txt, self.out[pick], self.ref)
 
+    def rows(self, index: Tensor) -> Modulation:
+        """The rows of several sigmas, one for each row of a batch."""
+        img, txt = ([rows[index] for rows in part] for part in (self.img, self.txt))
+        return Modulation(img, txt, self.out[index], self.ref)
+
     def with_references(self) -> Modulation:
         """The table whose last sigma is 0 with that row as the references'."""
         img, txt = [m[:-1] for m in self.img], [m[:-1] for m in self.txt]

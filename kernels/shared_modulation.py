@@ -54,6 +54,10 @@ class SharedModulation:
         pick = slice(index, index + 1)
         return SharedModulation(self.target[pick], self.prefix, self.out[pick])
 
+    def rows(self, index: Tensor) -> SharedModulation:
+        """The rows of several sigmas, one for each row of a batch."""
+        return SharedModulation(self.target[index], self.prefix, self.out[index])
+
 
 def shared_modulation(
     weights: Weights, sigma: Tensor, dtype: torch.dtype = torch.float32, branches: Branches = NONE

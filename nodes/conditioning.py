@@ -27,7 +27,7 @@ INDEX, INDEX_ZERO, NEGATIVE = "index", "index_timestep_zero", "negative_index"
 VARIANT: Final = "inkstone_variant"  # the variant whose template the prompt was encoded in
 PROMPT: Final = "inkstone_prompt"  # the text, for checks that depend on it
 CONTROLS: Final = "inkstone_controls"  # in order
-SLOTS: Final = "inkstone_slots"  # of each picture of an edit: the rows of states before its place
+SLOTS: Final = "image_slots"  # core: of each picture of an edit, the rows of states before it
 NEGATIVE_PROMPT: Final = "inkstone_negative"  # of the positive prompt: what its node encoded too
 
 
@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     reference_latents_method: str
     inkstone_variant: str
     inkstone_prompt: str
-    inkstone_slots: tuple[int, ...]
+    image_slots: Sequence[int]
     inkstone_statistics: Statistics
     inkstone_controls: tuple[ControlInput, ...]
     inkstone_negative: list[tuple[Tensor, Options]]
@@ -160,8 +160,10 @@ def controls(prompt: Conditioning, latent: Latent) -> tuple[Control | InContext,
 
 def slots(positive: Conditioning, negative: Conditioning | None) -> tuple[int, ...]:
     """For each reference the rows of the prompt before it; () where families do not mix them."""
-    own = _positive(positive).get(SLOTS, ())
-    other = own if negative is None else _entry(negative, "negative")[1].get(SLOTS, ())
+    own = tuple(_positive(positive).get(SLOTS, ()))
+    other = own
+    if negative is not None:
+        other = tuple(_entry(negative, "negative")[1].get(SLOTS, ()))
     if own != other:
         raise InkstoneError(
             f"The positive prompt has places for {len(own)} pictures, the negative for "

@@ -125,7 +125,7 @@ def denoise(
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
             slots=r.slots,
-            prefixes={h: _prefix(model, r, text, place) for h, text in texts.items()},
+            prefixes={h: prefix_of(model, r, text, place) for h, text in texts.items()},
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         return raw_latents(model, x, r)
@@ -177,7 +177,7 @@ def _kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> in
     return _prefix_bytes(model, r, texts) if kept else 0
 
 
-def _prefix(model: Model, r: Request, text: Tensor, place: Place) -> PrefixStore | None:
+def prefix_of(model: Model, r: Request, text: Tensor, place: Place) -> PrefixStore | None:
     """The store of one prompt: the one of an earlier run where prompt, references, LoRAs and
     weights are the same.
     """

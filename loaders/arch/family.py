@@ -77,6 +77,7 @@ class EditTemplate:
     between: str = ""  # two pictures
     shares_copy: bool = False  # the vision tower sees the copy that the VAE encodes, and its
     # latents take the places of the tower's rows
+    keeps_rows: bool = False  # all the same, the rows stay: for a prompt without such latents
 
     @property
     def sizes(self) -> Callable[[int, int, int, Sight], CopySizes]:
@@ -184,6 +185,16 @@ REFERENCES = EditTemplate(
 
 
 @dataclass(frozen=True)
+class CoreFacts:
+    """What ComfyUI's own nodes do with a family: for bridges, previews and stand-ins."""
+
+    latents: str = "Wan21"  # name of their format
+    frames: bool = True  # latents have an axis of frames, [B,C,1,h,w]
+    shift: float = 1.15  # of the sigmas of its schedulers, at every size: the factor is e^shift
+    drops_user: bool = True  # the template's head that is cut ends behind the user's header
+
+
+@dataclass(frozen=True)
 class Family:
     """The facts of a model family."""
 
@@ -199,7 +210,7 @@ class Family:
     preset: Preset
     fast: Preset  # few steps, no CFG
     latents: LatentSpec = FIRST_LATENTS
-    core_latents: str = "Wan21"  # ComfyUI's name for them
+    core: CoreFacts = CoreFacts()
     network: str = "mmdit"  # key of ARCHITECTURES in loaders/models/architecture.py
     empty: str = ""  # what an empty prompt becomes
     rescales: bool = True  # CFG keeps the length of the positive velocity
@@ -257,7 +268,7 @@ QWEN_IMAGE_21 = Family(
     fast=Preset(8, 1.0, " ", (1024, 1024)),
     edits=(EDIT_21,),
     latents=LatentSpec(scale=16, channels=64, patch=1, step=32),
-    core_latents="QwenImage21",
+    core=CoreFacts("QwenImage21", frames=False, shift=0.69, drops_user=False),
     network="single-stream",
     empty=" ",
     rescales=False,

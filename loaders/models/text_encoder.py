@@ -209,7 +209,7 @@ class TextEncoderModel:
         with self.adapted(), torch.inference_mode():
             caches = self._caches(list(prompt.ids[: edit.drop]))
             states = prompt.states(self.network, caches, edit.drop)
-            if not edit.shares_copy:
+            if not edit.shares_copy or edit.keeps_rows:
                 return EncodedText(states)
             return EncodedText(*prompt.without_pictures(states, edit.drop))
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...host.page_text import for_page
-from ..conditioning import PROMPT, Options, conditioning
+from ..conditioning import PROMPT, SLOTS, Options, conditioning
 
 if TYPE_CHECKING:
+    from ...loaders.arch.family import EditTemplate
     from ...loaders.models.text_encoder import EncodedText, TextEncoderModel
     from ...loaders.models.tokenizer import Tokenizer
     from ...loaders.models.vae import VAEModel
@@ -37,21 +38,23 @@ class Tokens(TypedDict):
     written: str  # the text with its escapes
     images: Sequence[Tensor]
     template: str | None
+    keep_vision: bool  # no latents take the places of the pictures
 
 
 class CoreVAE:
-    """VAE socket. Latents are raw, [n,c,1,h,w]."""
+    """VAE socket. Latents are raw, [n,C,1,h,w], or [n,C,h,w] of a family that has no frames in
+    core.
+    """
 
-    latent_dim = 3
     not_video = True
 
     def __init__(self, vae: VAEModel) -> None:
         self.inkstone, self.first_stage_model = vae, vae.network
+        self.frames = vae.family.core.frames
+        self.latent_channels, self.latent_dim = vae.network.config.z, 3 if self.frames else 2
+        self.downscale_ratio = self.upscale_ratio = vae.network.config.scale
         self.device = self.output_device = vae.device
-        config = vae.network.config
-        self.output_channels = config.channels  # 4 of the layered variant and of 2.1
-        self.latent_channels = config.z
-        self.downscale_ratio = self.upscale_ratio = config.scale  # pixels of a latent cell
+        self.output_channels = vae.network.config.channels  # 4 where pictures have alpha
         self.vae_dtype = vae.dtype
 
     def __repr__(self) -> str:
@@ -59,7 +62,7 @@ class CoreVAE:
 
     @for_page
     def decode(self, samples: Tensor, vae_options: Mapping[str, object] | None = None) -> Tensor:
-        """[n,c,h,w] -> [n,H,W,C]; [n,c,T,h,w] -> [n,T,H,W,C], pictures one by one."""
+        """[n,C,h,w] -> [n,H,W,C]; [n,C,T,h,w] -> [n,T,H,W,C], pictures one by one."""
         frames = samples[:, :, None] if samples.dim() == 4 else samples
         n, _, t = frames.shape[:3]
         single = frames.transpose(1, 2).flatten(0, 1)[:, :, None]
@@ -72,17 +75,17 @@ class CoreVAE:
 
     @for_page
     def encode(self, pixels: Tensor) -> Tensor:
-        """[n,H,W,C] in 0..1 -> [n,c,1,h,w]; centre-crops the sides to whole latent cells, as core
-        does."""
+        """[n,H,W,C] in 0..1 -> latents; centre-crops the sides to whole cells, as core does."""
         pictures = self.vae_encode_crop_pixels(pixels)
-        return torch.cat([self.inkstone.encode(one[None]) for one in pictures])
+        latents = torch.cat([self.inkstone.encode(one[None]) for one in pictures])
+        return latents if self.frames else latents[:, :, 0]
 
     def encode_tiled(self, pixels: Tensor, **tiles: object) -> Tensor:
         """The same as `encode`."""
         return self.encode(pixels)
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Centre-crops the sides to whole latent cells."""
+        """Centre-crops the sides to whole cells of a latent."""
         for axis in (1, 2):
             side = pixels.shape[axis] // self.downscale_ratio * self.downscale_ratio
             pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
@@ -128,19 +131,26 @@ class CoreCLIP:
         return_word_ids: bool = False,
         images: Sequence[Tensor] = (),
         llama_template: str | None = None,
+        keep_vision: bool = False,
         **other: object,
     ) -> Tokens:
         """The text and pictures themselves, for `encode_from_tokens`."""
         plain = text.replace("\\(", "(").replace("\\)", ")")  # as core reads prompts
-        return {"text": plain, "written": text, "images": list(images), "template": llama_template}
+        return {
+            "text": plain,
+            "written": text,
+            "images": list(images),
+            "template": llama_template,
+            "keep_vision": keep_vision,
+        }
 
     def encode_from_tokens(
         self, tokens: Tokens, return_pooled: bool = False, return_dict: bool = False
-    ) -> Tensor | tuple[Tensor, None] | dict[str, Tensor | None]:
+    ) -> Tensor | tuple[Tensor, None] | dict[str, object]:
         """States [1,L,J], in the form that a core node requests."""
-        states = self._states(tokens)
+        states, places = self._states(tokens)
         if return_dict:
-            return {"cond": states, "pooled_output": None}
+            return {"cond": states, "pooled_output": None, **places}
         return (states, None) if return_pooled else states
 
     def encode_from_tokens_scheduled(
@@ -151,12 +161,13 @@ class CoreCLIP:
         show_pbar: bool = True,
     ) -> Conditioning:
         """A CONDITIONING."""
-        options: Options = {"pooled_output": None, PROMPT: tokens["text"]}
-        return conditioning(self._states(tokens), {**options, **(add_dict or {})})
+        states, places = self._states(tokens)
+        options: Options = {"pooled_output": None, PROMPT: tokens["text"], **places}
+        return conditioning(states, {**options, **(add_dict or {})})
 
     def encode(self, text: str) -> Tensor:
         """States of a text."""
-        return self._states(self.tokenize(text))
+        return self._states(self.tokenize(text))[0]
 
     def add_patches(
         self, patches: Mapping[object, object], strength_patch: float = 1, strength_model: float = 1
@@ -170,12 +181,13 @@ class CoreCLIP:
         return []
 
     @for_page
-    def _states(self, tokens: Tokens) -> Tensor:
-        return self._encoded(tokens).states.float().cpu()
+    def _states(self, tokens: Tokens) -> tuple[Tensor, Options]:
+        """The states, and where pictures stand between them."""
+        encoded = self._encoded(tokens)
+        places: Options = {SLOTS: list(encoded.slots)} if encoded.slots else {}
+        return encoded.states.float().cpu(), places
 
     def _encoded(self, tokens: Tokens) -> EncodedText:
-        from ...loaders.arch.family import EDIT
-
         encoder, text, written = self.inkstone, tokens["text"], tokens["written"]
         pictures = [x for image in tokens["images"] for x in image[..., :3]]
         if not any(edit.sees for edit in encoder.family.edits):  # the embedded model: text only
@@ -183,7 +195,8 @@ class CoreCLIP:
         template = _WHOLE if text.startswith(MARK) else tokens["template"]
         if template is None:
             if pictures:
-                return encoder.encode_edit(text, pictures, EDIT, written)
+                edit = _as_asked(encoder.family.edits[0], tokens)
+                return encoder.encode_edit(text, pictures, edit, written)
             return encoder.encode(text, written)
         return _templated(encoder, template, tokens, pictures)
 
@@ -192,24 +205,37 @@ def _templated(
     encoder: TextEncoderModel, template: str, tokens: Tokens, pictures: Sequence[Tensor]
 ) -> EncodedText:
     """States of a text with the template of a core node or another pack, and its pictures."""
-    from ...loaders.arch.family import EDIT_PLUS
     from ...loaders.memory.lru import Recent
 
     text, written = tokens["text"], tokens["written"]
-    drop = head_tokens(encoder.tokenizer, template.format(text))
+    user = encoder.family.core.drops_user
+    drop = head_tokens(encoder.tokenizer, template.format(text), user)
     if pictures:
-        edit = replace(EDIT_PLUS, name=template, template=template, picture="", drop=drop)
+        plus = _as_asked(encoder.family.edits[-1], tokens)
+        name = f"{template} {plus.name}"
+        edit = replace(plus, name=name, template=template, picture="", between="", drop=drop)
         return encoder.encode_edit(text, pictures, edit, written)
     family = replace(encoder.family, template=template, drop=drop)
     return replace(encoder, family=family, _texts=Recent(1)).encode(text, written)
 
 
-def head_tokens(tokenizer: Tokenizer, text: str) -> int:
+def _as_asked(edit: EditTemplate, tokens: Tokens) -> EditTemplate:
+    """The template, or the same with the rows of pictures kept, where core has no latents for their
+    places.
+    """
+    if not (edit.shares_copy and tokens["keep_vision"]):
+        return edit
+    return replace(edit, name=f"{edit.name}, rows kept", keeps_rows=True)
+
+
+def head_tokens(tokenizer: Tokenizer, text: str, user_too: bool = True) -> int:
     """Number of tokens before the user's text, which core drops: all up to the second mark of a
-    speaker, and "user" with its line break after it.
+    speaker, and with `user_too` that mark and "user" with its line break after it.
     """
     ids, mark = tokenizer.encode(text), tokenizer.token_id(MARK)
     marks = [place for place, token in enumerate(ids) if token == mark][:2]
     end = marks[-1] if marks else 0
+    if not user_too:
+        return end
     user = tokenizer.encode("user\n")
     return end + 1 + len(user) if ids[end + 1 :][: len(user)] == user else end

@@ -1,5 +1,5 @@
-"""Our MMDiT as a core MODEL: a real ModelPatcher around core's own Qwen-Image model, whose network
-is ours (network.py).
+"""Our network as a core MODEL: a real ModelPatcher around core's own Qwen-Image model, whose
+network is ours (network.py), of any family.
 
 So every sampler, scheduler and guider of core works, and so do the core nodes that change schedule
 and guidance. Unusual: the weights are not the patcher's (our residency holds them, packed), so it
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...host.memory import guest_of
+from ..conditioning import SLOTS
 from .network import LORAS, CoreNetwork
 
 if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
     from comfy.model_patcher import ModelPatcher
 
     from ...loaders.lora.adapters import Adapter
@@ -35,18 +37,24 @@ _NO_WEIGHTS = (
 
 def core_model(model: DiffusionModel) -> ModelPatcher:
     """The MODEL of a loaded diffusion model."""
-    from comfy import latent_formats, model_base, model_management, model_patcher, supported_models
+    from comfy import conds, model_base, model_management, model_patcher, supported_models
 
     config = supported_models.QwenImage(
         {"image_model": "qwen_image", "disable_unet_model_creation": True}
     )
-    config.latent_format = latent_formats.Wan21()
-    config.latent_format.latents_mean = model.latent_mean.reshape(1, 16, 1, 1, 1)
-    config.latent_format.latents_std = model.latent_std.reshape(1, 16, 1, 1, 1)
+    config.latent_format = _latent_format(model)
+    config.sampling_settings = {**config.sampling_settings, "shift": model.family.core.shift}
     config.set_inference_dtype(model.dtype, None)
 
     class Core(model_base.QwenImage):
-        """Core's model; lists our layers as its weights, because LoRA loaders look for them."""
+        """Core's model; lists our layers as its weights, because LoRA loaders look for them. Core's
+        own model of a later family need not exist: what it adds for its prompts is here.
+        """
+
+        def extra_conds(self, **prompt: object) -> dict[str, object]:
+            found: dict[str, object] = super().extra_conds(**prompt)
+            places = prompt.get(SLOTS)
+            return found | ({SLOTS: conds.CONDConstant(places)} if places else {})
 
         def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
             return {_START + name: x for name, x in _weights(model).items()}
@@ -92,6 +100,36 @@ def core_model(model: DiffusionModel) -> ModelPatcher:
         core, model_management.get_torch_device(), model_management.unet_offload_device(), size=1
     )
     return patcher
+
+
+def _latent_format(model: DiffusionModel) -> LatentFormat:
+    """Core's format of the model's latents with the model's own statistics; a new one where this
+    core has none of that name.
+    """
+    from comfy import latent_formats
+
+    facts, spec = model.family.core, model.latents
+    base: type[LatentFormat] = getattr(latent_formats, facts.latents, latent_formats.LatentFormat)
+
+    def shaped(values: Tensor, latent: Tensor) -> Tensor:
+        return values.reshape(1, -1, *[1] * (latent.dim() - 2)).to(latent)
+
+    class Format(base):
+        """Latents of 4 or 5 dimensions: references of other nodes may have either."""
+
+        def process_in(self, latent: Tensor) -> Tensor:
+            mean, std = (shaped(x, latent) for x in (model.latent_mean, model.latent_std))
+            return (latent - mean) / std
+
+        def process_out(self, latent: Tensor) -> Tensor:
+            mean, std = (shaped(x, latent) for x in (model.latent_mean, model.latent_std))
+            return latent * std + mean
+
+    own = Format()
+    own.latent_channels = spec.channels
+    own.latent_dimensions = 3 if facts.frames else 2
+    own.spacial_downscale_ratio = spec.scale
+    return own
 
 
 def _weights(model: DiffusionModel) -> dict[str, Tensor]:

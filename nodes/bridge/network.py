@@ -1,17 +1,16 @@
-"""The network of our core MODEL (model_patcher.py): our MMDiT.
+"""The network of our core MODEL (model_patcher.py): ours, of any family.
 
-Modulation is read once for the sigmas of a whole run, which core passes in advance. Residuals added
-after a block (ControlNet, DiffSynth's patches) are added to ours. Other patches of core's network
-are not supported and are refused by name, never dropped.
+Modulation is read once for the sigmas of a whole run, which core passes in advance. What other
+nodes add to core's network is in core_patches.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -22,16 +21,18 @@ from ...host.progress import throw_if_interrupted
 from ...kernels.forward import ForwardHooks, Inputs
 from ...kernels.lora import attached
 from ...kernels.modulation import Modulation
+from ...kernels.prefix_store import PrefixStore
 from ...kernels.references import ReferenceContext, References
+from ...kernels.shared_modulation import SharedModulation
 from ...loaders.lora.adapters import branches
 from ...sampling.geometry import token_grid
 from ...sampling.request import Request
-from ...sampling.sampler import working_bytes
+from ...sampling.sampler import prefix_of, prefix_place, working_bytes
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
+from .core_patches import CACHE, CoreControl, CorePatches, block_patches, core_control, keep_of
 
 if TYPE_CHECKING:
-    from ...kernels.forward import After
     from ...kernels.lora import Branch
     from ...loaders.lora.adapters import Adapter
     from ...loaders.models.diffusion_model import DiffusionModel
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 LORAS = "inkstone_loras"  # attachment of a patcher: adapters of core's LoRA loaders
 _SAME = 1e-6  # two timesteps that differ by less are the same
-_AFTER = "double_block"  # patches of the image stream after a block
+_HALVES = 2  # of CFG: prompts whose keys and values are kept during a run
 
 
 class _ModelSampling(Protocol):
@@ -53,16 +54,20 @@ class CoreModel(Protocol):
     model_sampling: _ModelSampling
 
 
-class CorePatches(TypedDict, total=False):
-    """core's transformer_options: the keys that the network reads."""
+@dataclass(frozen=True)
+class _Prefix:
+    """The store of one half of CFG, and what it belongs to."""
 
-    sample_sigmas: Tensor
-    patches: Mapping[str, Sequence[Callable[[dict[str, object]], dict[str, Tensor]]]]
-    patches_replace: Mapping[str, object]
+    context: Tensor
+    references: Sequence[Tensor]
+    slots: tuple[int, ...]
+    store: PrefixStore | None
 
-
-CoreControl = Mapping[str, Sequence[Tensor | None]]
-"""Residuals of core's ControlNet by the place where they are added."""
+    def is_of(self, context: Tensor, request: Request) -> bool:
+        """True for the prompt and references of this store."""
+        same = self.slots == request.slots and len(self.references) == len(request.references)
+        pairs = zip((self.context, *self.references), (context, *request.references))
+        return same and all(_same(a, b) for a, b in pairs)
 
 
 class CoreNetwork(CoreStreams):
@@ -86,6 +91,7 @@ class CoreNetwork(CoreStreams):
         self._context: ReferenceContext | None = None
         self._branches: Mapping[str, Branch] | None = None  # of LoRAs
         self._working = 0  # bytes of activations that memory was freed for
+        self._prefixes: list[_Prefix] = []  # of the halves of CFG
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,6 +107,7 @@ class CoreNetwork(CoreStreams):
         attention_mask: Tensor | None = None,
         ref_latents: Sequence[Tensor] | None = None,
         ref_latents_method: str | None = None,
+        image_slots: Sequence[int] | None = None,
         control: CoreControl | None = None,
         transformer_options: CorePatches | None = None,
         **other: object,
@@ -110,8 +117,10 @@ class CoreNetwork(CoreStreams):
         F: 1, or for Qwen-Image-Layered its layers and before them their sum. core's signature.
         """
         options: CorePatches = transformer_options or {}
-        patches = _block_patches(options, x)
+        patches = block_patches(options, x)
         model = self._with_loras()
+        if CACHE in options:
+            model = replace(model, keep_prefix=keep_of(options[CACHE]))
         z, frames = _as_frames(x, model.layered)
         h, w = z.shape[-2:]
         latents = model.latents
@@ -122,6 +131,7 @@ class CoreNetwork(CoreStreams):
             sigmas=self._levels(options, timesteps),
             batch=len(x),
             references=self._references(ref_latents or (), ref_latents_method),
+            slots=_slots(image_slots or (), len(ref_latents or ()), context.shape[1]),
             layers=frames - 1,
         )
         self._ready(model, working_bytes(model, request, {"positive": context}))
@@ -130,7 +140,7 @@ class CoreNetwork(CoreStreams):
             mask = attention_mask.bool().expand(len(x), -1)
         with attached(model.network, self._side_branches(model)), torch.inference_mode():
             hooks = ForwardHooks(
-                lambda _: throw_if_interrupted(), after=[*patches, *_core_control(control)]
+                lambda _: throw_if_interrupted(), after=[*patches, *core_control(control)]
             )
             inputs = self._inputs(model, request, z, context, timesteps)
             v = model.network(replace(inputs, mask=mask), hooks)
@@ -150,10 +160,12 @@ class CoreNetwork(CoreStreams):
         grids = [token_grid(request.width, request.height)] * frames
         return Inputs(
             img=tokens.to(model.device, model.dtype),
-            txt=context.to(model.device, model.dtype),
+            txt=_shared(context).to(model.device, model.dtype),
             modulation=self._rows(model, request.sigmas[:-1], timesteps),
             grids=grids + [model.latents.grid(r) for r in request.references],
             references=self._reference_context(model, request.references, frames),
+            slots=request.slots,
+            prefix=self._prefix(model, request, context),
         )
 
     def _with_loras(self) -> DiffusionModel:
@@ -193,7 +205,9 @@ class CoreNetwork(CoreStreams):
             return torch.cat([timesteps[:1].float().cpu(), torch.zeros(1)])
         return self._core.model_sampling.timestep(sigmas).float().cpu()
 
-    def _rows(self, model: DiffusionModel, levels: Tensor, timesteps: Tensor) -> Modulation:
+    def _rows(
+        self, model: DiffusionModel, levels: Tensor, timesteps: Tensor
+    ) -> Modulation | SharedModulation:
         """The modulation of each row of a batch."""
         known = levels[levels > 0]
         table = model.modulation(known) if len(known) else None
@@ -212,7 +226,7 @@ class CoreNetwork(CoreStreams):
         return _picked(model.modulation(distinct), index)
 
     def _references(self, latents: Sequence[Tensor], method: str | None) -> tuple[Tensor, ...]:
-        """[1,16,1,h,w] each, normalised as core passes them."""
+        """[1,C,1,h,w] each, normalised as core passes them."""
         own = _method(self._model)
         method = method or self.default_ref_method
         if latents and method != own:
@@ -225,6 +239,24 @@ class CoreNetwork(CoreStreams):
         # both halves of CFG may come in one batch, each with its own pictures
         same = all(torch.equal(z, z[:1].expand_as(z)) for z in references)
         return tuple(z[:1] if same else z for z in references)
+
+    def _prefix(
+        self, model: DiffusionModel, request: Request, context: Tensor
+    ) -> PrefixStore | None:
+        """The keys and values of prompt and references, the same store while they are the same;
+        None where they are computed in every step.
+        """
+        if not model.network.keeps_prefix:
+            return None
+        for kept in self._prefixes:
+            if kept.is_of(context, request):
+                return kept.store
+        text = _shared(context)
+        place = prefix_place(model, request, {"positive": text})
+        store = prefix_of(model, request, text, place)
+        kept = _Prefix(context, request.references, request.slots, store)
+        self._prefixes = [*self._prefixes, kept][-_HALVES:]
+        return store
 
     def _reference_context(
         self, model: DiffusionModel, references: Sequence[Tensor], frames: int
@@ -256,7 +288,7 @@ def _method(model: DiffusionModel) -> str:
 
 
 def _as_frames(x: Tensor, layered: bool) -> tuple[Tensor, int]:
-    """core's latents as ([B*F,16,h,w], F)."""
+    """core's latents as ([B*F,C,h,w], F)."""
     frames = x.shape[2] if x.dim() == 5 else 1
     if frames != 1 and not layered:
         raise InkstoneError(
@@ -271,52 +303,23 @@ def _as_frames(x: Tensor, layered: bool) -> tuple[Tensor, int]:
     return (x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x), frames
 
 
-def _picked(table: Modulation, index: Tensor) -> Modulation:
+def _picked(table: Modulation | SharedModulation, index: Tensor) -> Modulation | SharedModulation:
     """Rows of a table; one row if all are the same."""
     if len(index) == 1 or bool((index == index[0]).all()):
         return table.step(int(index[0]))
-    img, txt = ([rows[index] for rows in part] for part in (table.img, table.txt))
-    return Modulation(img, txt, table.out[index], table.ref)
+    return table.rows(index)
 
 
-def _core_control(control: CoreControl | None) -> list[After]:
-    """Residuals of core's ControlNet for the image stream after each block."""
-    samples = list((control or {}).get("input", ()))
-    rest = [name for name, values in (control or {}).items() if name != "input" and values]
-    if rest:
-        raise InkstoneError(
-            f"The ControlNet gives residuals for {', '.join(rest)}: Qwen-Image takes those for "
-            "'input' only. It was made for another model: use a ControlNet for Qwen-Image."
-        )
-
-    def add(index: int, layers: int, x: Tensor) -> Tensor:
-        sample = samples[index] if index < len(samples) else None
-        if sample is not None:
-            x[:, : sample.shape[1]] += sample.to(x)
-        return x
-
-    return [add] if samples else []
-
-
-def _block_patches(options: CorePatches, x: Tensor) -> list[After]:
-    """Patches after core's double blocks, for our image stream. Raises for patches of other kinds.
-
-    x: the latent as core passes it. Patches do not get the text stream: DiffSynth's do not use it.
+def _shared(context: Tensor) -> Tensor:
+    """Prompts [B,L,J]; as one expanded prompt where all rows are the same, which networks read
+    once.
     """
-    patches = dict(options.get("patches") or {})
-    after = patches.pop(_AFTER, ())
-    others = {"patches": patches, "patches_replace": options.get("patches_replace")}
-    names = [f"{part}: {', '.join(map(str, keys))}" for part, keys in others.items() if keys]
-    if names:
-        raise InkstoneError(
-            f"Another node patches the inside of core's network ({'; '.join(names)}), which this "
-            "model does not have. Remove that node."
-        )
+    same = len(context) > 1 and bool((context == context[:1]).all())
+    return context[:1].expand(len(context), -1, -1) if same else context
 
-    def patched(index: int, layers: int, img: Tensor) -> Tensor:
-        facts = {"txt": None, "x": x, "block_index": index, "transformer_options": options}
-        for patch in after:
-            img = patch({"img": img, **facts})["img"]
-        return img
 
-    return [patched] if after else []
+def _slots(known: Sequence[int], references: int, text: int) -> tuple[int, ...]:
+    """For each reference the text before it; those that the prompt does not place come behind it,
+    as in core.
+    """
+    return (*known, *[text] * references)[:references]

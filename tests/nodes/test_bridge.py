@@ -21,8 +21,9 @@ from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_all, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, head_tokens
+from inkstone.nodes.bridge.core_patches import block_patches, core_control
 from inkstone.nodes.bridge.model_patcher import _adapter
-from inkstone.nodes.bridge.network import _block_patches, _core_control, _picked
+from inkstone.nodes.bridge.network import _picked
 from inkstone.nodes.bridge.nodes import ToCLIP, ToModel, ToVAE
 
 from ..kernels.test_mmdit import CONFIGS, pair
@@ -175,16 +176,16 @@ def test_rows_of_a_batch_and_controls_of_core():
     assert len(same.out) == 1 and torch.equal(same.img[0], table.img[0][1:2])
     assert torch.equal(mixed.txt[3], table.txt[3][[2, 0]])
     x = torch.zeros(1, 5, 8)
-    (add,) = _core_control({"input": [None, torch.ones(1, 3, 8)]})
+    (add,) = core_control({"input": [None, torch.ones(1, 3, 8)]})
     assert not add(0, 5, x).any() and add(1, 5, x)[:, :3].all() and not x[:, 3:].any()
-    assert not add(4, 5, torch.zeros(1, 5, 8)).any() and _core_control(None) == []
+    assert not add(4, 5, torch.zeros(1, 5, 8)).any() and core_control(None) == []
     with pytest.raises(InkstoneError, match="residuals for middle.*another model"):
-        _core_control({"input": [], "middle": [x]})
-    assert _block_patches({"patches": {}, "sample_sigmas": levels}, x) == []
+        core_control({"input": [], "middle": [x]})
+    assert block_patches({"patches": {}, "sample_sigmas": levels}, x) == []
     with pytest.raises(InkstoneError, match="patches_replace: dit"):
-        _block_patches({"patches_replace": {"dit": 1}}, x)
+        block_patches({"patches_replace": {"dit": 1}}, x)
     with pytest.raises(InkstoneError, match="patches: attn1_patch, post_input"):
-        _block_patches({"patches": dict.fromkeys(("attn1_patch", "post_input", "double_block"))}, x)
+        block_patches({"patches": dict.fromkeys(("attn1_patch", "post_input", "double_block"))}, x)
 
 
 @pytest.fixture(scope="module")
