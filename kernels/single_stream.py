@@ -243,7 +243,7 @@ class SingleStream(nn.Module):
         rows, still = SharedRows.of(mod.target), SharedRows.of(mod.prefix)
         ctx = stream_context(self.config, inputs)
         kept = store if store is not None and store.filled else None
-        prefix = None if kept else self.prefix(inputs, ctx)
+        prefix = inputs.txt if kept else self.prefix(inputs, ctx)
         x = self.img_in(inputs.img).float()
         for i, block in enumerate(self.transformer_blocks):
             hooks.on_block(i)

@@ -39,9 +39,11 @@ class BnbStorage(ChunkedStorage):
         block: int,
         tensors: Mapping[str, Tensor],
         offset: float = 0.0,
+        first: int = 0,
     ) -> None:
+        """first: the row of `largest` that row 0 of the codes has, where they are cut."""
         super().__init__(shape)
-        self.format, self.block, self.offset = format_name, block, offset
+        self.format, self.block, self.offset, self.first = format_name, block, offset, first
         self.register_buffer("codes", tensors["codes"].view(shape[0], shape[1] // 2))
         for name in ("levels", "largest", "nested_levels", "nested_largest"):
             self.register_buffer(name, tensors.get(name))
@@ -54,12 +56,20 @@ class BnbStorage(ChunkedStorage):
         columns = self.shape[1]
         if isinstance(rows, slice):
             rows = torch.arange(rows.start, rows.stop, device=out.device)
+        rows = rows + self.first
         if columns % self.block:  # blocks run over the ends of rows
             every = torch.arange(columns, device=out.device)
             out.mul_(self._largest((rows.unsqueeze(1) * columns + every) // self.block))
         else:
             groups = torch.arange(columns // self.block, device=out.device)
             scale_groups(out, self._largest(rows.unsqueeze(1) * len(groups) + groups))
+
+    def rows(self, start: int, stop: int) -> BnbStorage:
+        tensors = {name: t for name, t in self.named_buffers() if name != "codes"}
+        tensors["codes"] = self.codes[start:stop]
+        shape = stop - start, self.shape[1]
+        first = self.first + start
+        return BnbStorage(self.format, shape, self.block, tensors, self.offset, first)
 
     def _largest(self, blocks: Tensor) -> Tensor:
         """The largest magnitudes of these blocks."""
@@ -84,6 +94,9 @@ class BnbInt8Storage(ChunkedStorage):
 
     def fill(self, rows: Rows, out: Tensor) -> None:
         out.copy_(self.codes[rows]).mul_(self.largest[rows]).div_(127)
+
+    def rows(self, start: int, stop: int) -> BnbInt8Storage:
+        return BnbInt8Storage(self.codes[start:stop], self.largest[start:stop])
 
 
 def _shape(parts: PackedParts, layer: str, state: Mapping[str, object]) -> tuple[int, int]:

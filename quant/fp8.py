@@ -59,6 +59,11 @@ class Fp8Storage(Storage):
         out = torch.empty(len(index), self.shape[1], dtype=dtype, device=self.device)
         return self._scaled(self.codes[index], self._scale_of(index), out)
 
+    def rows(self, start: int, stop: int) -> Fp8Storage:
+        part = slice(start, stop)
+        scale = self.scale[part] if self.scale is not None and self.scale.dim() else self.scale
+        return Fp8Storage(self.codes[part], self.kind, scale)
+
     def _scale_of(self, rows: slice | Tensor) -> Tensor | None:
         return self.scale[rows].float() if self.scale is not None and self.scale.dim() else None
 

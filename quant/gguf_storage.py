@@ -62,6 +62,10 @@ class GGUFStorage(Storage):
         out = torch.empty(len(index), self.shape[1], dtype=dtype, device=self.device)
         return self._unpack(self.raw.index_select(0, index.to(self.device)), out)
 
+    def rows(self, start: int, stop: int) -> GGUFStorage:
+        shape = stop - start, self.shape[1]
+        return GGUFStorage(self.raw[start:stop], self.kind, shape, self.factor)
+
     def _unpack(self, raw: Tensor, out: Tensor) -> Tensor:
         if self.factor == 1:
             return dequantize(raw, self.kind, out)

@@ -59,6 +59,10 @@ class RowScaledStorage(ChunkedStorage):
             scale = scale / math.sqrt(self.rotated)
         out.mul_(scale)
 
+    def rows(self, start: int, stop: int) -> RowScaledStorage:
+        scale = self.scale[start:stop] if self.scale.dim() else self.scale
+        return RowScaledStorage(self.format, self.codes[start:stop], scale, self.bits, self.rotated)
+
 
 class W4A8Storage(ChunkedStorage):
     """Codes of 4 bits (6: high pairs behind the row's nibbles) of int8 numbers:
@@ -99,6 +103,16 @@ class W4A8Storage(ChunkedStorage):
             offset = self.offset[:, rows].t().double().repeat_interleave(self.group, 1)
             out.add_(rotate_back(offset, self.rotated).div_(root).float())
 
+    def rows(self, start: int, stop: int) -> W4A8Storage:
+        parts = {"small": self.small[start:stop], "scale": self.scale[start:stop]}
+        if self.small.dtype == torch.uint8:
+            parts["small"] = parts["small"].view(E4M3)
+        if self.codebook is not None:
+            parts["codebook"] = self.codebook
+        if self.offset is not None:
+            parts["offset"] = self.offset[:, start:stop]
+        return W4A8Storage(self.codes[start:stop], parts, self.group, self.rotated)
+
     def _table(self) -> Tensor:
         if self._pairs is None or self._pairs.device != self.codes.device:
             plain = torch.tensor(_UNSIGNED, device=self.codes.device)
@@ -135,6 +149,12 @@ class GroupScaledStorage(ChunkedStorage):
         look_up_pairs(known_pairs(self.levels, False, out.device), self.codes[rows], out)
         scale_groups(out, self.scale[rows].float())
         out.view(*self.scale[rows].shape, -1).add_(self.zero[rows].float().unsqueeze(-1))
+
+    def rows(self, start: int, stop: int) -> GroupScaledStorage:
+        part, middle = slice(start, stop), 0 if self.levels is _COUNTED else 8
+        return GroupScaledStorage(
+            self.format, self.codes[part], self.scale[part], self.zero[part], middle
+        )
 
 
 def _rotation(parts: PackedParts, layer: str, conf: Mapping[str, object], columns: int) -> int:

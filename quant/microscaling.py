@@ -82,13 +82,25 @@ class BlockFloatStorage(ChunkedStorage):
         if self.columns is not None:
             out.mul_(self.columns)
 
-    def _scale_of(self, rows: Rows) -> Tensor:
-        """Scales of these rows [n, K / group] as float32."""
+    def rows(self, start: int, stop: int) -> BlockFloatStorage:
+        if start % 128 == 0:  # whole tiles
+            scale = self.scale[start : -(-stop // 128) * 128]
+        else:
+            scale = tiled(self._codes_of(slice(start, stop)))
+        codes, n = self.codes[start:stop], stop - start
+        return BlockFloatStorage(self.format, codes, scale, n, self.whole, self.columns)
+
+    def _codes_of(self, rows: Rows) -> Tensor:
+        """Scales of these rows [n, K / group] as bytes."""
         if isinstance(rows, slice):
             rows = torch.arange(rows.start, rows.stop, device=self.scale.device)
         tiles = self.scale.view(len(self.scale) // 128, -1, 32, 4, 4)
         codes = tiles[rows // 128, :, rows % 32, rows % 128 // 32]  # [n, b, 4]
-        codes = codes.reshape(len(rows), -1)[:, : self.shape[1] // self.group]
+        return codes.reshape(len(rows), -1)[:, : self.shape[1] // self.group]
+
+    def _scale_of(self, rows: Rows) -> Tensor:
+        """Scales of these rows [n, K / group] as float32."""
+        codes = self._codes_of(rows)
         numbers = _e4m3 if self.format == "nvfp4" else _e8m0
         scale = numbers(codes.device)[codes.int()]
         return scale if self.whole is None else scale * self.whole

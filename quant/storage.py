@@ -84,6 +84,11 @@ class Storage(nn.Module):
             self.rows_into(row, out[at : at + 1])
         return out
 
+    def rows(self, start: int, stop: int) -> Storage:
+        """Rows start .. stop - 1 as a storage of the same format, whose tensors are views of this
+        one's."""
+        raise NotImplementedError
+
     @property
     def device(self) -> torch.device:
         """The device of its tensors."""
@@ -116,6 +121,9 @@ class PlainStorage(Storage):
 
     def gather(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.weight[index].to(dtype)
+
+    def rows(self, start: int, stop: int) -> PlainStorage:
+        return PlainStorage(self.weight[start:stop])
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...errors import InkstoneError
-from ...kernels.configs import QWEN3_VL_TEXT, QWEN_VL_TEXT, MMDiTConfig, TextConfig, VAEConfig
+from ...kernels.configs import (
+    QWEN3_VL_TEXT,
+    QWEN_VL_TEXT,
+    MMDiTConfig,
+    SingleStreamConfig,
+    TextConfig,
+    VAEConfig,
+)
 from .dims import (
     MMDIT_SIZES,
     QK_NORM,
+    SINGLE_STREAM_SIZES,
     TEXT_SIZES,
     Shapes,
     mmdit_sizes,
+    single_stream_sizes,
     text_heads,
     text_sizes,
     vae_sizes,
@@ -40,6 +49,42 @@ def mmdit_config(shapes: Shapes, family: Family, extra: Config) -> MMDiTConfig:
     """From img_in, txt_norm, norm_q and block 0; rope axes from config.json or the family."""
     sizes = mmdit_sizes(shapes)
     _require(sizes, MMDIT_SIZES, "diffusion model")
+    heads = _heads(sizes, extra)
+    return MMDiTConfig(
+        layers=sizes["layers"],
+        heads=heads,
+        head_dim=sizes["head_dim"],
+        channels=sizes["channels"],
+        joint=sizes["joint"],
+        ff=sizes["ff"],
+        axes=rope_axes(extra, family, sizes["head_dim"]),
+    )
+
+
+def single_stream_config(shapes: Shapes, family: Family, extra: Config) -> SingleStreamConfig:
+    """From img_in, text_norm, norm_q and block 0; rope axes from config.json or the family."""
+    sizes = single_stream_sizes(shapes)
+    _require(sizes, SINGLE_STREAM_SIZES, "diffusion model")
+    heads = _heads(sizes, extra)
+    if extra.get("causal_condition", True) is not True:
+        raise InkstoneError(
+            "transformer/config.json says causal_condition = "
+            f"{extra['causal_condition']}: expected true, as every published Qwen-Image-2.1 has "
+            "it. Get the publisher's file again."
+        )
+    return SingleStreamConfig(
+        layers=sizes["layers"],
+        heads=heads,
+        head_dim=sizes["head_dim"],
+        channels=sizes["channels"],
+        joint=sizes["joint"],
+        ff=sizes["ff"],
+        axes=rope_axes(extra, family, sizes["head_dim"]),
+    )
+
+
+def _heads(sizes: Mapping[str, int], extra: Config) -> int:
+    """Heads of a diffusion model; config.json must agree with the tensors."""
     width, head = sizes["width"], sizes["head_dim"]
     if width % head:
         raise InkstoneError(
@@ -48,15 +93,7 @@ def mmdit_config(shapes: Shapes, family: Family, extra: Config) -> MMDiTConfig:
         )
     heads = width // head
     _agree(extra, {"num_layers": sizes["layers"], "num_attention_heads": heads}, "transformer")
-    return MMDiTConfig(
-        layers=sizes["layers"],
-        heads=heads,
-        head_dim=head,
-        channels=sizes["channels"],
-        joint=sizes["joint"],
-        ff=sizes["ff"],
-        axes=rope_axes(extra, family, head),
-    )
+    return heads
 
 
 def rope_axes(extra: Config, family: Family, head: int) -> tuple[int, int, int]:

@@ -23,6 +23,13 @@ MMDIT_SIZES = {
     "head_dim": ("transformer_blocks.0.attn.norm_q.weight", 0),
     "ff": ("transformer_blocks.0.img_mlp.net.0.proj.weight", 0),
 }
+SINGLE_STREAM_SIZES = {
+    "width": ("img_in.weight", 0),
+    "channels": ("img_in.weight", 1),
+    "joint": ("txt_in.text_norm.weight", 0),
+    "head_dim": ("transformer_blocks.0.attn.norm_q.weight", 0),
+    "ff": ("transformer_blocks.0.img_mlp.out.weight", 1),
+}
 FUN_SIZES = MMDIT_SIZES | {
     "width": ("controlnet_x_embedder.weight", 0),
     "channels": ("controlnet_x_embedder.weight", 1),
@@ -77,6 +84,11 @@ def count(names: Iterable[str], start: str, most: int = MOST_LAYERS) -> int:
 def mmdit_sizes(shapes: Shapes) -> dict[str, int]:
     """Sizes of an MMDiT or of a ControlNet of its shape."""
     return sizes(shapes, MMDIT_SIZES) | {"layers": count(shapes, "transformer_blocks.")}
+
+
+def single_stream_sizes(shapes: Shapes) -> dict[str, int]:
+    """Sizes of the network of Qwen-Image-2.1."""
+    return sizes(shapes, SINGLE_STREAM_SIZES) | {"layers": count(shapes, "transformer_blocks.")}
 
 
 def text_sizes(shapes: Shapes) -> dict[str, int]:

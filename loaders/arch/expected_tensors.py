@@ -1,14 +1,22 @@
 """Every tensor name and shape of a published file, derived from config numbers alone.
 
 Counts for the published configs: MMDiT 1933 tensors and 20,430,401,088 parameters (layered: one
-tensor of 2 x 3072 more), VAE 194 and 126,892,531, text encoder 729 with vision and lm_head (of
-Qwen-Image-2.1 750).
+tensor of 2 x 3072 more), Qwen-Image-2.1 297 (265 with fused MLPs) and 7,115,124,736, VAE 194 and
+126,892,531, text encoder 729 with vision and lm_head (of Qwen-Image-2.1 750).
 Names are ours (see key_maps.py). Shapes are those of the file: 3-D convolutions, unfolded.
 """
 
 from __future__ import annotations
 
-from ...kernels.configs import DeepVisionConfig, MMDiTConfig, TextConfig, VisionConfig
+from collections.abc import Mapping, Sequence
+
+from ...kernels.configs import (
+    DeepVisionConfig,
+    MMDiTConfig,
+    SingleStreamConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 Layout = dict[str, tuple[int, ...]]
 
@@ -63,6 +71,47 @@ def mmdit_layout(config: MMDiTConfig, layered: bool = False) -> Layout:
         layout |= _mmdit_block(f"transformer_blocks.{number}", config)
     layout |= _linear("norm_out.linear", 2 * width, width)
     return layout | _linear("proj_out", config.channels, width)
+
+
+def _single_block(at: str, config: SingleStreamConfig) -> Layout:
+    width, layout = config.width, dict[str, tuple[int, ...]]()
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        layout |= _linear(f"{at}.attn.{name}", width, width, bias=False)
+    for name in ("norm_q", "norm_k"):
+        layout[f"{at}.attn.{name}.weight"] = (config.head_dim,)
+    for name in ("proj", "gate_layer"):
+        layout |= _linear(f"{at}.img_mlp.{name}", config.ff, width, bias=False)
+    return layout | _linear(f"{at}.img_mlp.out", width, config.ff, bias=False)
+
+
+def single_stream_layout(config: SingleStreamConfig) -> Layout:
+    """The file of Qwen-Image-2.1 in its split spelling, see `joined_layout`."""
+    width, joint = config.width, config.joint
+    layout: Layout = {"txt_in.text_norm.weight": (joint,)}
+    for name, out, into in (
+        ("time_text_embed.timestep_embedder.linear_1", width, TIME_FREQUENCIES),
+        ("time_text_embed.timestep_embedder.linear_2", width, width),
+        ("txt_in.in_layer", width, joint),
+        ("txt_in.out_layer", width, width),
+        ("img_in", width, config.channels),
+        ("modulation.1", 4 * width, width),
+        ("norm_out.linear", width, width),
+        ("proj_out", config.channels, width),
+    ):
+        layout |= _linear(name, out, into, bias=False)
+    for number in range(config.layers):
+        layout |= _single_block(f"transformer_blocks.{number}", config)
+    return layout
+
+
+def joined_layout(layout: Layout, fused: Mapping[str, Sequence[str]]) -> Layout:
+    """A layout with matrices in place of the parts that they consist of, see KeyMap.fused."""
+    joined = dict(layout)
+    for whole, parts in fused.items():
+        shapes = [joined.pop(part) for part in parts if part in joined]
+        if shapes:
+            joined[whole] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return joined
 
 
 def controlnet_layout(config: MMDiTConfig, condition: int = 64) -> Layout:

@@ -50,6 +50,10 @@ MMDIT_UNREAD = (
     "txt_mlp.net.2.bias",
 )
 
+SINGLE_STREAM_MARKS = ("txt_in.text_norm.weight", "modulation.1.weight")
+# One matrix of a file for several layers of ours, in the order of their rows.
+FUSED_ROWS = {"img_mlp.gate_up": ("img_mlp.gate_layer", "img_mlp.proj")}
+
 # (layout, name that marks it, ((start of the file's name, start of ours), ...)); first match wins.
 TEXT_LAYOUTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -117,6 +121,8 @@ class KeyMap:
     prefix: str = ""
     layout: str = "diffusers"
     marks: frozenset[str] = field(default_factory=frozenset)
+    # our name of a matrix -> those of its equal parts, one below the other, that networks have
+    fused: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def find_prefix(names: Iterable[str], anchors: Iterable[str], prefixes: Iterable[str]) -> str:
@@ -158,6 +164,22 @@ def mmdit_names(names: Iterable[str]) -> KeyMap:
     prefix = find_prefix(names, MMDIT_ANCHORS, MMDIT_PREFIXES)
     key_map = sort_names(names, prefix, "diffusers", lambda name: name, _is_mark)
     return replace(key_map, marks=_marks(names))
+
+
+def single_stream_names(names: Iterable[str]) -> KeyMap:
+    """Qwen-Image-2.1 in both spellings of its MLP: our names are the file's without the prefix."""
+    key_map = mmdit_names(names)
+    return replace(key_map, fused=_fused(key_map.table))
+
+
+def _fused(table: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The matrices of a file that are several of ours, see FUSED_ROWS."""
+    return {
+        name: tuple(name.removesuffix(f"{end}.weight") + f"{part}.weight" for part in parts)
+        for name in table
+        for end, parts in FUSED_ROWS.items()
+        if name.endswith(f".{end}.weight")
+    }
 
 
 def fun_names(names: Iterable[str]) -> KeyMap:

@@ -21,7 +21,7 @@ from .header_view import HeaderView, formats_of
 from .key_maps import KeyMap, text_names
 from .key_maps_lora import CONTEXT_MODULES, CONTEXT_RANK, Named, seems_for, understand
 from .marks import BLOCK_LORA_MARK, FOREIGN, LORA_MARK, OTHER_LORA_MARK, QWEN_LORA_MARK
-from .recognizers_mmdit import blockwise, fun, mmdit, qwen_image_2_1
+from .recognizers_mmdit import blockwise, fun, mmdit, single_stream
 from .recognizers_vae import other_vae, vae
 
 
@@ -182,7 +182,7 @@ def _foreign(view: HeaderView) -> FileFacts | None:
 _Recognizer = Callable[[HeaderView], FileFacts | None]
 _RECOGNIZERS: tuple[_Recognizer, ...] = (
     _lora,
-    qwen_image_2_1,
+    single_stream,
     blockwise,
     fun,
     mmdit,

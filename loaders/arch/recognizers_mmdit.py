@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from ...kernels.configs import MMDiTConfig
+from ...kernels.configs import MMDiTConfig, SingleStreamConfig
 from ..formats import gguf_metadata
-from .dims import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, mmdit_sizes, size, sizes
-from .expected_tensors import Layout, blockwise_layout, controlnet_layout, fun_layout, mmdit_layout
+from .dims import (
+    BLOCKWISE_SIZES,
+    FUN_SIZES,
+    Shapes,
+    count,
+    mmdit_sizes,
+    single_stream_sizes,
+    size,
+    sizes,
+)
+from .expected_tensors import (
+    Layout,
+    blockwise_layout,
+    controlnet_layout,
+    fun_layout,
+    joined_layout,
+    mmdit_layout,
+    single_stream_layout,
+)
 from .file_facts import FAMILY_KEY, FileFacts, complete
 from .header_view import HeaderView, formats_of
-from .key_maps import BLOCKWISE_MARK, FUN_MARKS, MMDIT_UNREAD, fun_names, mmdit_names
+from .key_maps import (
+    BLOCKWISE_MARK,
+    FUN_MARKS,
+    MMDIT_UNREAD,
+    SINGLE_STREAM_MARKS,
+    fun_names,
+    mmdit_names,
+    single_stream_names,
+)
 from .variant import VARIANT_KEY, variant_by_marks
 
 UNMARKED = "qwen-image or edit (identical tensors)"
+UNMARKED_21 = "2.1 or turbo (identical tensors)"
 CONTROL_WIDTHS = {64: "union", 68: "inpainting"}  # features per token of InstantX's picture
 HEAD = 128  # head size of every published model of the family
 
@@ -60,7 +86,7 @@ def _config(shapes: Shapes) -> MMDiTConfig:
     )
 
 
-def _config_facts(config: MMDiTConfig) -> dict[str, int]:
+def _config_facts(config: MMDiTConfig | SingleStreamConfig) -> dict[str, int]:
     """The numbers that come from tensors; rope axes and theta do not."""
     names = ("layers", "channels", "joint", "heads", "head_dim", "ff")
     return {name: getattr(config, name) for name in names}
@@ -119,14 +145,27 @@ def fun(view: HeaderView) -> FileFacts | None:
     return complete(view, facts, names, _without_unread(layout, layers, shapes))
 
 
-def qwen_image_2_1(view: HeaderView) -> FileFacts | None:
-    """Recognizes Qwen-Image-2.1, which this version does not have."""
-    if not view.has("txt_in.text_norm.weight", "modulation.1.weight"):
+def single_stream(view: HeaderView) -> FileFacts | None:
+    """Recognizes Qwen-Image-2.1 in both spellings of its MLP."""
+    if not view.has(*SINGLE_STREAM_MARKS):
         return None
-    return FileFacts(
+    names = view.names(single_stream_names)
+    numbers = single_stream_sizes(view.shapes(names))
+    head = numbers["head_dim"] or HEAD
+    config = SingleStreamConfig(
+        layers=numbers["layers"],
+        heads=numbers["width"] // head,
+        head_dim=head,
+        channels=numbers["channels"],
+        joint=numbers["joint"],
+        ff=numbers["ff"] or 3 * numbers["width"],
+    )
+    facts = FileFacts(
         "diffusion_model",
         "qwen-image-2.1",
-        formats=formats_of(view),
-        problem="Qwen-Image-2.1 is a different network, which this version does not have; use "
-        "Qwen-Image, 2512, Edit, 2509, 2511 or Layered",
+        view.metadata.get(VARIANT_KEY, UNMARKED_21),
+        layers=config.layers,
+        config=_config_facts(config),
     )
+    layout = joined_layout(single_stream_layout(config), names.fused)
+    return complete(view, facts, names, layout)

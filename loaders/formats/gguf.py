@@ -93,6 +93,19 @@ class GGUFFile(WeightReader):
             pass
         return out
 
+    def read_rows(
+        self, name: str, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        entry = find_entry(self.path, self.entries, name)
+        if entry.kind.packed:
+            return super().read_rows(name, start, stop, dtype)
+        out = torch.empty(stop - start, *entry.shape[1:], dtype=dtype or entry.read_dtype)
+        part = self._part_of(entry, name)
+        begin = entry.begin + entry.nbytes // entry.shape[0] * start
+        part.disk.read_numbers(out, entry.dtype, begin, name)
+        part.require_unchanged(name)
+        return out
+
     def _read_into(self, name: str, out: Tensor) -> None:
         entry = self.entries[name]
         if entry.kind.packed:

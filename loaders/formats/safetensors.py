@@ -65,6 +65,16 @@ class SafetensorsFile(WeightReader):
         self._disk.read_numbers(out, entry.dtype, self._data + entry.begin, name)
         self._disk.require_unchanged(self._stamp, name)
 
+    def read_rows(
+        self, name: str, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        entry = find_entry(self.path, self.entries, name)
+        out = torch.empty(stop - start, *entry.shape[1:], dtype=dtype or entry.read_dtype)
+        begin = self._data + entry.begin + entry.nbytes // entry.shape[0] * start
+        self._disk.read_numbers(out, entry.dtype, begin, name)
+        self._disk.require_unchanged(self._stamp, name)
+        return out
+
     def read_bytes(self, name: str, start: int, stop: int) -> Tensor:
         """Bytes start .. stop - 1 of a tensor as uint8: a part of a stream, rows of a matrix."""
         entry = find_entry(self.path, self.entries, name)
@@ -133,6 +143,12 @@ class ShardedFiles(WeightReader):
         """See SafetensorsFile.read_bytes."""
         find_entry(self.path, self.entries, name)
         return self._files[self.weight_map[name]].read_bytes(name, start, stop)
+
+    def read_rows(
+        self, name: str, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        find_entry(self.path, self.entries, name)
+        return self._files[self.weight_map[name]].read_rows(name, start, stop, dtype)
 
     def _read_into(self, name: str, out: Tensor) -> None:
         self._files[self.weight_map[name]].read(name, out)

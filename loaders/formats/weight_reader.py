@@ -58,6 +58,12 @@ class WeightReader(Closable):
         self._read_into(name, out)
         return out
 
+    def read_rows(
+        self, name: str, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Rows start .. stop - 1 of a matrix; of plain numbers no others are read."""
+        return self.read(name, dtype=dtype)[start:stop].clone()
+
     def _read_into(self, name: str, out: Tensor) -> None:
         """Fills a contiguous tensor of the right shape."""
         raise NotImplementedError

@@ -23,6 +23,7 @@ from ...kernels.linear import Linear
 from ...quant.storage import PackedWeight, PlainStorage, Storage
 from ..formats.file_reader import scratch
 from ..formats.weight_reader import WeightReader
+from .row_parts import RowPart
 
 _READERS = 2  # threads that fill: reading waits for copies, and one core does not fill the bus
 _MANY = 1 << 28  # bytes from which a second reader pays
@@ -103,15 +104,17 @@ def slots_of(
     table: Mapping[str, str],
     packed: Mapping[str, PackedWeight],
     policy: WeightPolicy,
+    rows: Mapping[str, RowPart] = {},
 ) -> list[ParamSlot]:
     """A slot for every parameter of a network on the meta device. Reads no data.
 
-    table: our name -> the file's; packed: weights in packed formats. Raises InkstoneError for
+    table: our name -> the file's; packed: weights in packed formats; rows: plain matrices that are
+    rows of a larger one in the file. Raises InkstoneError for
     missing tensors and for integers of no known format.
     """
     params = dict(network.named_parameters())
     biases = biases_of(packed)
-    _refuse_missing(source, [n for n in params if n not in {**table, **packed, **biases}])
+    _refuse_missing(source, [n for n in params if n not in {**table, **packed, **biases, **rows}])
     slots = []
     for name, blank in params.items():
         owner, _, leaf = name.rpartition(".")
@@ -125,6 +128,8 @@ def slots_of(
         elif name in biases:
             nbytes = blank.numel() * policy.dtype.itemsize
             read = _FirstRead(source, name, partial(_bias, biases[name], policy.dtype))
+        elif name in rows:
+            nbytes, read = _plain_rows(source, table[rows[name].whole], rows[name], policy)
         else:
             nbytes, read = _plain(source, table[name], blank, module, policy)
         slots.append(ParamSlot(module=module, leaf=leaf, nbytes=nbytes, read=read, blank=blank))
@@ -202,12 +207,36 @@ def _plain(
     return blank.numel() * policy.dtype.itemsize, _FirstRead(source, name, read)
 
 
+def _plain_rows(
+    source: WeightReader, name: str, part: RowPart, policy: WeightPolicy
+) -> tuple[int, Callable[[], Tensor | Storage]]:
+    """Bytes and reader of the rows of a plain matrix, by the file's name of that."""
+    entry = source.entries[name]
+    count = entry.numel // entry.shape[0] * (part.stop - part.start)
+    half = entry.dtype in (torch.bfloat16, torch.float16) and policy.dtype == torch.float32
+    narrow = policy.narrow and half
+    dtype = None if narrow else policy.dtype
+    read = _FirstRead(source, name, partial(source.read_rows, name, part.start, part.stop, dtype))
+    if narrow:
+        return count * 2, lambda: PlainStorage(read())
+    return count * policy.dtype.itemsize, read
+
+
 def read_weight(
-    source: WeightReader, table: Mapping[str, str], packed: Mapping[str, PackedWeight], name: str
+    source: WeightReader,
+    table: Mapping[str, str],
+    packed: Mapping[str, PackedWeight],
+    name: str,
+    rows: Mapping[str, RowPart] = {},
 ) -> Tensor | Storage:
     """One tensor by our name, on the CPU: packed where it is, else with the dtype of the file."""
     if name in packed:
         return packed[name].load()
+    if name in rows:
+        whole = table[rows[name].whole]
+        value = source.read_rows(whole, rows[name].start, rows[name].stop)
+        require_finite(source, whole, value)
+        return value
     weight = packed.get(f"{name.removesuffix('.bias')}.weight")
     if name.endswith(".bias") and weight is not None and weight.bias is not None:
         value, name_there = weight.bias(), name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ..arch.key_maps import KeyMap
 from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, read_weight, slots_of
 from ..memory.residency import FreeMemory, Residency, free_after_asking
+from ..memory.row_parts import RowPart, cut_packed, cut_shapes, row_parts
 
 SMALL = 100_000_000  # parameters below which float32 is fast enough everywhere
 
@@ -60,6 +61,8 @@ class WeightFile:
     names: Mapping[str, str]  # our name -> the file's
     packed: Mapping[str, PackedWeight]
     shapes: Shapes  # of all weights, for packed ones those of the plain matrices
+    # plain matrices that are rows of a larger one in the file, see KeyMap.fused
+    rows: Mapping[str, RowPart] = field(default_factory=dict)
 
     @cached_property
     def formats(self) -> str:
@@ -76,7 +79,7 @@ class WeightFile:
 
     def read(self, name: str) -> Tensor | Storage:
         """One weight by our name, on the CPU: packed as it is, else as the file has it."""
-        return read_weight(self.source, self.names, self.packed, name)
+        return read_weight(self.source, self.names, self.packed, name, self.rows)
 
     def load_into(
         self, network: nn.Module, blocks: nn.ModuleList, options: LoadOptions
@@ -86,7 +89,7 @@ class WeightFile:
         parameters = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         dtype, reason = choose_dtype(options.dtype, device, parameters)
         policy = WeightPolicy(dtype, narrow=parameters >= SMALL)
-        slots = slots_of(network, self.source, self.names, self.packed, policy)
+        slots = slots_of(network, self.source, self.names, self.packed, policy, self.rows)
         weights = Residency(network, slots, device, blocks)
         weights.free = options.free
         if not options.wait:
@@ -112,11 +115,15 @@ def weight_file(
     packed = view.packed(names)
     if packed.fault:
         raise InkstoneError(f"{source.path}: {packed.fault}.")
+    weights = {name: weight for name, weight in packed.weights.items() if within(name)}
+    shapes = {name: shape for name, shape in view.shapes(names).items() if within(name)}
+    parts = row_parts(names.fused, shapes)
     return WeightFile(
         source,
         {ours: file for ours, file in names.table.items() if within(ours)},
-        {name: weight for name, weight in packed.weights.items() if within(name)},
-        {name: shape for name, shape in view.shapes(names).items() if within(name)},
+        cut_packed(weights, parts),
+        cut_shapes(shapes, parts),
+        {name: part for name, part in parts.items() if part.whole not in weights},
     )
 
 
