@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .dims import MOST_LAYERS
+from .key_maps import FUSED_ROWS
 
 # Stripped from the front as long as one fits, in any order and depth.
 WRAPPERS = (
@@ -99,6 +101,10 @@ BLOCK_MODULES = (
     "img_mod.1",
     "txt_mod.1",
 )
+# What Qwen-Image-2.1 has that the first family has not; its attention has the same names.
+SINGLE_BLOCK_MODULES = ("img_mlp.proj", "img_mlp.gate_layer", "img_mlp.out")
+SINGLE_OUTER_MODULES = ("txt_in.in_layer", "txt_in.out_layer", "modulation.1")
+SINGLE_OUTER_NORM = "txt_in.text_norm"
 OUTER_MODULES = (
     "img_in",
     "txt_in",
@@ -125,7 +131,7 @@ OUTER_TEXT_NORM = "norm"
 FUSED = {
     "attn.to_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "attn.add_qkv_proj": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-}
+} | FUSED_ROWS
 # Modules that Lightning files train: everything of a block but its modulation.
 DISTILLED_MODULES = frozenset(BLOCK_MODULES) - {"img_mod.1", "txt_mod.1"}
 # Modules that DiffSynth-Studio and its in-context control train: all but those before the GELU.
@@ -134,7 +140,6 @@ CONTEXT_RANK = 64
 
 # Names in LoRAs for other models: (pattern, model). The first match counts.
 FOREIGN = (
-    (r"txt_in[._]text_norm|img_mlp[._](gate_layer|gate_up|proj|out)\b", "Qwen-Image 2.1"),
     (r"single_transformer_blocks|(double|single)_blocks", "FLUX or HunyuanVideo"),
     (r"joint_(transformer_)?blocks", "Stable Diffusion 3"),
     (r"lora_te2_|add_embedding", "SDXL"),
@@ -150,6 +155,15 @@ FOREIGN = (
     (r"self_attn|mlp[._](gate|up|down)_proj", "a language model or another text encoder"),
 )
 _FOREIGN = tuple((re.compile(pattern), words) for pattern, words in FOREIGN)
+SINGLE_STREAM = "Qwen-Image-2.1"
+# Our names of modules that only one family has: (pattern, family).
+_FAMILIES = (
+    (
+        re.compile(r"img_mlp\.(proj|gate_layer|out)$|txt_in\.\w+_(layer|norm)$|modulation\.1$"),
+        SINGLE_STREAM,
+    ),
+    (re.compile(r"attn\.(add_|to_add_|norm_added)|\.net\.|_mod\.1$|txt_(in|norm)$"), "Qwen-Image"),
+)
 _PART = re.compile(r"(.+)\.(?:" + "|".join(f"(?P<{k}>{v})" for k, v in PARTS.items()) + r")")
 
 
@@ -170,14 +184,25 @@ def modules(role: str) -> frozenset[str]:
         in_layer = (*TEXT_MODULES, *TEXT_NORMS)
         each = (f"layers.{i}.{m}" for i in range(MOST_LAYERS) for m in in_layer)
         return frozenset((*each, OUTER_TEXT_NORM))
-    in_block = (*BLOCK_MODULES, *FUSED, *BLOCK_NORMS)
+    in_block = (*BLOCK_MODULES, *SINGLE_BLOCK_MODULES, *FUSED, *BLOCK_NORMS)
     each = (f"transformer_blocks.{i}.{m}" for i in range(MOST_LAYERS) for m in in_block)
-    return frozenset((*each, *OUTER_MODULES, OUTER_NORM))
+    outer = (*OUTER_MODULES, *SINGLE_OUTER_MODULES, OUTER_NORM, SINGLE_OUTER_NORM)
+    return frozenset((*each, *outer))
+
+
+def model_family(ours: Iterable[str]) -> str | None:
+    """The family that modules of a diffusion model belong to, by our names; None where both have
+    them.
+    """
+    ours = list(ours)
+    return next((words for mark, words in _FAMILIES if any(map(mark.search, ours))), None)
 
 
 def is_norm(ours: str) -> bool:
     """True for our name of a norm, False for that of a linear layer."""
-    return ours in (OUTER_NORM, OUTER_TEXT_NORM) or ours.endswith((*BLOCK_NORMS, *TEXT_NORMS))
+    return ours in (OUTER_NORM, SINGLE_OUTER_NORM, OUTER_TEXT_NORM) or ours.endswith(
+        (*BLOCK_NORMS, *TEXT_NORMS)
+    )
 
 
 @functools.cache

@@ -19,7 +19,15 @@ from .expected_tensors import text_layout, vision_layout
 from .file_facts import FileFacts, complete
 from .header_view import HeaderView, formats_of
 from .key_maps import KeyMap, text_names
-from .key_maps_lora import CONTEXT_MODULES, CONTEXT_RANK, Named, seems_for, understand
+from .key_maps_lora import (
+    CONTEXT_MODULES,
+    CONTEXT_RANK,
+    SINGLE_STREAM,
+    Named,
+    model_family,
+    seems_for,
+    understand,
+)
 from .marks import BLOCK_LORA_MARK, FOREIGN, LORA_MARK, OTHER_LORA_MARK, QWEN_LORA_MARK
 from .recognizers_mmdit import blockwise, fun, mmdit, single_stream
 from .recognizers_vae import other_vae, vae
@@ -41,6 +49,11 @@ def _lora(view: HeaderView) -> FileFacts | None:
     other = any(OTHER_LORA_MARK.search(name) for name in strangers)
     blocks = qwen or (not other and any(BLOCK_LORA_MARK.search(name) for name in marked))
     family = "qwen-image" if qwen else "qwen-image, perhaps" if blocks else "other"
+    if (
+        model_family(name for named in known.values() if named for name in named.ours)
+        == SINGLE_STREAM
+    ):
+        family = "qwen-image-2.1"
     problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"
     variant = "perhaps the in-context control" if _in_context(view, known) else ""
     return FileFacts("lora", family, variant, "lora", formats=formats_of(view), problem=problem)

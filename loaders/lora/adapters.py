@@ -26,6 +26,7 @@ from ...kernels.norm import RMSWeight
 from ...sampling.lightning import Distilled
 from ...sampling.schedule import LIGHTNING, Schedule
 from ..arch.expected_tensors import Layout
+from ..arch.key_maps_lora import model_family
 from .file import Lora
 from .layer import LoraLayer
 
@@ -130,6 +131,8 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
     Logs one line: how many modules fit, and which ones do not. InkstoneError when none fits.
     """
     lora, layers, misses = adapter.lora, {}, []
+    if role == "model":
+        _check_family(lora, layout)
     for name, layer in lora.layers(role).items():
         shape = layout.get(f"{name}.weight")
         if shape is None:
@@ -146,6 +149,19 @@ def fit(adapter: Adapter, role: str, layout: Layout) -> FittedAdapter:
     level = logging.WARNING if misses else logging.INFO
     log.log(level, "LoRA %s: %s", lora.path.name, fitted.sentence())
     return fitted
+
+
+def _check_family(lora: Lora, layout: Layout) -> None:
+    """Raises where a LoRA has modules of one family and the model those of another: their attention
+    has the same names, and a part of a LoRA is none.
+    """
+    trained = model_family(lora.model)
+    own = model_family(name.removesuffix(".weight") for name in layout)
+    if trained and own and trained != own:
+        raise InkstoneError(
+            f"{lora.path}: 0 of {len(lora.model)} modules of this LoRA are applied: it was trained "
+            f"for {trained}, the diffusion model is {own}. Choose a LoRA of this model."
+        )
 
 
 def _size(layer: LoraLayer) -> str:

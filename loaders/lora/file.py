@@ -154,7 +154,7 @@ def _refuse_other_models(path: Path, names: Mapping[str, Named]) -> None:
     qwen = any(QWEN_LORA_MARK.search(name) for name in ours)
     qwen = qwen or all(named.role == "text" for named in ours.values())
     other = any(OTHER_LORA_MARK.search(name) for name in others)
-    if ours and (qwen or not other) and seems != "Qwen-Image 2.1":
+    if ours and (qwen or not other):
         return
     what = f"it seems to be for {seems}" if seems else "its names are of no known model"
     first = ", ".join(list(names)[:3])

@@ -141,17 +141,22 @@ class LayerReader:
 
     def _split(self, layer: LoraLayer, count: int) -> list[LoraLayer]:
         """Splits a layer that `count` layers were fused into: rows of its second matrix."""
-        delta, bias = layer.change.delta, layer.change.bias
-        if layer.change.magnitude is not None or isinstance(delta, Kron | Hadamard):
+        delta, bias, magnitude = layer.change.delta, layer.change.bias, layer.change.magnitude
+        by_column = magnitude is not None and magnitude.dim() == 2 and magnitude.shape[0] == 1
+        if by_column or isinstance(delta, Kron) and delta.left[0].shape[0] % count:
             raise self._error(
-                f"{self.module} and its neighbours are fused into one layer, which this version "
-                "splits only for plain LoRA"
+                f"{self.module} and its neighbours are fused into one layer, whose rows this "
+                f"{layer.kind} does not have one by one"
             )
         rows = delta.shape[0] if delta is not None else 0 if bias is None else bias.numel()
         if rows % count:
             raise self._error(f"{rows} rows of a fused layer cannot be split into {count}")
         biases = bias.chunk(count) if bias is not None else (None,) * count
-        changes = [Change(_rows(delta, i, count), None, bias) for i, bias in enumerate(biases)]
+        sizes = magnitude.chunk(count) if magnitude is not None else (None,) * count
+        changes = [
+            Change(_rows(delta, i, count), sizes[i], biases[i])  # down matrices are shared
+            for i in range(count)
+        ]
         return [
             replace(layer, change=c, shape=None if c.delta is None else c.delta.shape)
             for c in changes
@@ -223,4 +228,10 @@ def _rows(delta: Delta | None, index: int, count: int) -> Delta | None:
     """The index-th of `count` equal parts of the output rows."""
     if isinstance(delta, LowRank):
         return replace(delta, up=delta.up.chunk(count)[index])
+    if isinstance(delta, Hadamard):
+        a1, a2 = (a.chunk(count)[index] for a in (delta.a1, delta.a2))
+        return replace(delta, a1=a1, a2=a2)
+    if isinstance(delta, Kron):
+        first, *rest = delta.left
+        return replace(delta, left=(first.chunk(count)[index], *rest))
     return Dense(delta.weight.chunk(count)[index]) if isinstance(delta, Dense) else None

@@ -141,14 +141,6 @@ FOREIGN = {
     "Wan": (pairs("diffusion_model.blocks.0.self_attn.q"), "Wan video"),
     "Z-Image": (pairs("diffusion_model.layers.0.attention.to_q"), "Z-Image"),
     "LTX": (pairs("diffusion_model.transformer_blocks.0.attn1.to_q"), "LTX-Video"),
-    "Qwen-Image 2.1": (
-        pairs(
-            "transformer_blocks.0.attn.to_q",
-            "transformer_blocks.0.img_mlp.proj",
-            "transformer_blocks.0.img_mlp.gate_layer",
-        ),
-        "Qwen-Image 2.1",
-    ),
     "CLIP": (pairs("lora_te_text_model_encoder_layers_0_mlp_fc1", **KOHYA), "a CLIP text encoder"),
     "nobody knows": (pairs("something.else"), "its names are of no known model"),
 }
