@@ -101,10 +101,11 @@ class InFile:
 
     weights: Weights
     name: str
+    biased: bool = True
 
     @property
     def bias(self) -> Tensor | None:
-        return plain(self.weights, f"{self.name}.bias")
+        return plain(self.weights, f"{self.name}.bias") if self.biased else None
 
     def dequantize(self) -> Tensor:
         return plain(self.weights, f"{self.name}.weight")

@@ -169,14 +169,14 @@ def mmdit_names(names: Iterable[str]) -> KeyMap:
 def single_stream_names(names: Iterable[str]) -> KeyMap:
     """Qwen-Image-2.1 in both spellings of its MLP: our names are the file's without the prefix."""
     key_map = mmdit_names(names)
-    return replace(key_map, fused=_fused(key_map.table))
+    return replace(key_map, fused=fused_parts(key_map.table))
 
 
-def _fused(table: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The matrices of a file that are several of ours, see FUSED_ROWS."""
+def fused_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Those of the names that are matrices of several layers, with their parts, see FUSED_ROWS."""
     return {
         name: tuple(name.removesuffix(f"{end}.weight") + f"{part}.weight" for part in parts)
-        for name in table
+        for name in names
         for end, parts in FUSED_ROWS.items()
         if name.endswith(f".{end}.weight")
     }

@@ -28,9 +28,12 @@ from .header_view import HeaderView, formats_of
 from .key_maps import (
     BLOCKWISE_MARK,
     FUN_MARKS,
+    FUSED_ROWS,
     MMDIT_UNREAD,
     SINGLE_STREAM_MARKS,
+    KeyMap,
     fun_names,
+    fused_parts,
     mmdit_names,
     single_stream_names,
 )
@@ -167,5 +170,20 @@ def single_stream(view: HeaderView) -> FileFacts | None:
         layers=config.layers,
         config=_config_facts(config),
     )
-    layout = joined_layout(single_stream_layout(config), names.fused)
-    return complete(view, facts, names, layout)
+    return complete(view, facts, names, _spelled(single_stream_layout(config), names))
+
+
+def _spelled(layout: Layout, names: KeyMap) -> Layout:
+    """The layout in the spelling of a file: with fused matrices where it has one, but for blocks
+    in which it has the parts."""
+    if not names.fused:
+        return layout
+    wholes = {
+        name.replace(f"{parts[0]}.weight", f"{whole}.weight")
+        for name in layout
+        for whole, parts in FUSED_ROWS.items()
+        if name.endswith(f".{parts[0]}.weight")
+    }
+    fused = fused_parts(wholes)
+    own = {whole: p for whole, p in fused.items() if not any(part in names.table for part in p)}
+    return joined_layout(layout, own)

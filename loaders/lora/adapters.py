@@ -239,8 +239,10 @@ def _branches(
 class TableBranches:
     """The branches of layers that only the modulation table reads, created on demand."""
 
-    def __init__(self, stack: Sequence[FittedAdapter], names: Iterable[str]) -> None:
-        names = set(names)
+    def __init__(self, stack: Sequence[FittedAdapter], keys: Iterable[str]) -> None:
+        """keys: names of the tensors that the table reads."""
+        self._keys = set(keys)
+        names = {key.rpartition(".")[0] for key in self._keys}
         self.changes = {n: c for n, c in _changes(stack).items() if n in names}
         self.key = tuple(  # equal keys: equal tables
             (f.adapter.lora.serial, f.adapter.strength, f.adapter.blocks)
@@ -250,7 +252,11 @@ class TableBranches:
 
     def at(self, weights: Weights, device: torch.device) -> Mapping[str, Branch]:
         """Branches in float32, as the table is computed."""
-        return _branches(self.changes, lambda name: InFile(weights, name), device, torch.float32)
+
+        def base(name: str) -> InFile:
+            return InFile(weights, name, f"{name}.bias" in self._keys)
+
+        return _branches(self.changes, base, device, torch.float32)
 
 
 def copied_bytes(stack: Sequence[FittedAdapter], device: torch.device, dtype: torch.dtype) -> int:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ...kernels.mmdit import MMDiT
 from ...kernels.modulation import Branches, Modulation, Weights, modulation, modulation_keys
-from ..arch.config import mmdit_config
-from ..arch.expected_tensors import mmdit_layout
-from ..arch.key_maps import MMDIT_UNREAD, KeyMap, mmdit_names
+from ...kernels.shared_modulation import SharedModulation, shared_keys, shared_modulation
+from ...kernels.single_stream import SingleStream
+from ..arch.config import mmdit_config, single_stream_config
+from ..arch.expected_tensors import mmdit_layout, single_stream_layout
+from ..arch.key_maps import MMDIT_UNREAD, KeyMap, mmdit_names, single_stream_names
 
 NetworkConfig = Any  # a record of kernels/configs.py, which only its own functions read
 
@@ -56,6 +58,12 @@ def _mmdit_table(
     return rows.with_references() if options.apart else rows
 
 
+def _shared_table(
+    weights: Weights, sigmas: Tensor, config: NetworkConfig, options: TableOptions
+) -> SharedModulation:
+    return shared_modulation(weights, sigmas, options.dtype, options.branches)
+
+
 ARCHITECTURES = {
     "mmdit": Architecture(
         names=mmdit_names,
@@ -65,5 +73,14 @@ ARCHITECTURES = {
         table_keys=modulation_keys,
         unread=_mmdit_unread,
         table=_mmdit_table,
-    )
+    ),
+    "single-stream": Architecture(
+        names=single_stream_names,
+        config=single_stream_config,
+        build=SingleStream,
+        layout=lambda config, layered: single_stream_layout(config),
+        table_keys=lambda layers, layered: shared_keys(),
+        unread=lambda config: set(),
+        table=_shared_table,
+    ),
 }

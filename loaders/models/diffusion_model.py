@@ -132,10 +132,8 @@ class DiffusionModel:
         (0). The last tables are kept, so a new seed costs nothing.
         """
         config = self.network.config
-        names = (
-            key.rpartition(".")[0] for key in self.architecture.table_keys(config.layers, False)
-        )
-        loras = lora_stack.TableBranches(self.adapters, names)
+        keys = self.architecture.table_keys(config.layers, False)
+        loras = lora_stack.TableBranches(self.adapters, keys)
 
         def table() -> Modulation:
             branches = loras.at(self.read, self.device)
@@ -146,8 +144,7 @@ class DiffusionModel:
 
     def time(self, sigmas: Tensor) -> Tensor:
         """Embedded timesteps [n,D] float32, for a control that has no embedding of its own."""
-        names = (key.rpartition(".")[0] for key in self.architecture.table_keys(0, False))
-        loras = lora_stack.TableBranches(self.adapters, names)
+        loras = lora_stack.TableBranches(self.adapters, self.architecture.table_keys(0, False))
         levels = sigmas.to(self.device)
         return time_embedding(self.read, levels, branches=loras.at(self.read, self.device))
 

@@ -102,7 +102,6 @@ QWEN_ATTENTION = "transformer_blocks.0.attn.to_q"
 
 
 OTHERS = [
-    (named("txt_in.text_norm.weight", "modulation.1.weight", "img_in.weight"), D, "Qwen-Image-2.1"),
     (named("double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), D, "FLUX"),
     (named("transformer.single_transformer_blocks.0.attn.to_q.weight"), D, "FLUX"),

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inkstone.kernels.configs import QWEN_IMAGE_21
 from inkstone.loaders.arch.expected_tensors import (
     Layout,
     controlnet_layout,
+    joined_layout,
     mmdit_layout,
+    single_stream_layout,
     text_layout,
     vision_layout,
 )
@@ -26,9 +29,23 @@ def total(shapes: Layout) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def fused_layout() -> Layout:
+    """Qwen-Image-2.1 in the spelling of ComfyUI's and GGUF files."""
+    layout = single_stream_layout(QWEN_IMAGE_21)
+    parts = {
+        f"transformer_blocks.{i}.img_mlp.gate_up.weight": tuple(
+            f"transformer_blocks.{i}.img_mlp.{part}.weight" for part in ("gate_layer", "proj")
+        )
+        for i in range(QWEN_IMAGE_21.layers)
+    }
+    return joined_layout(layout, parts)
+
+
 COUNTS = [
     (mmdit_layout(MMDIT), 1933, 20_430_401_088),
     (mmdit_layout(MMDIT, layered=True), 1934, 20_430_407_232),
+    (single_stream_layout(QWEN_IMAGE_21), 297, 7_115_124_736),
+    (fused_layout(), 265, 7_115_124_736),
     (vae_layout(VAE), 194, 126_892_531),
     (vae_layout(replace(VAE, channels=4)), 194, 126_897_716),
     (text_layout(TEXT), 338, 7_070_619_136),
@@ -58,6 +75,26 @@ def test_mmdit_layout_is_the_reference():
     assert mmdit_layout(MMDIT) == shapes_of(base)
     three = replace(MMDIT, layers=3)
     assert mmdit_layout(three, layered=True) == shapes_of(layered)
+
+
+def test_single_stream_layout_is_the_reference():
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        reference = diffusers.QwenImage21Transformer2DModel()
+    assert single_stream_layout(QWEN_IMAGE_21) == shapes_of(reference)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "model.diffusion_model.", "diffusion_model.", "transformer."]
+)
+def test_single_stream_files_are_recognised(prefix: str):
+    for layout in (single_stream_layout(QWEN_IMAGE_21), fused_layout()):
+        info = facts({prefix + name: shape for name, shape in layout.items()})
+        assert (info.role, info.family) == ("diffusion_model", "qwen-image-2.1")
+        assert not (info.problem or info.missing or info.unexpected), info.sentence
+        assert info.parameters == 7_115_124_736 and info.layers == 32
+        numbers = {"layers", "channels", "joint", "heads", "head_dim", "ff"}
+        assert info.config == {n: getattr(QWEN_IMAGE_21, n) for n in numbers}
 
 
 @pytest.mark.parametrize("extra", [0, 4])

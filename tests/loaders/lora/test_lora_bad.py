@@ -79,10 +79,10 @@ DAMAGED = {
     "two adapters": (put(**{"lora_A.one.weight": R(4, 32)}), "the file holds two adapters"),
     "a fused LoKr": (
         {
-            "transformer_blocks.1.attn.to_qkv.lokr_w1": R(3, 2),
-            "transformer_blocks.1.attn.to_qkv.lokr_w2": R(32, 16),
+            "transformer_blocks.1.attn.to_qkv.lokr_w1": R(2, 2),
+            "transformer_blocks.1.attn.to_qkv.lokr_w2": R(48, 16),
         },
-        "only for plain LoRA",
+        "whose rows this LoKr does not have one by one",
     ),
     "a fused LoRA of 95 rows": (
         {
