@@ -14,7 +14,8 @@ from functools import partial
 
 from ...errors import InkstoneError
 from ...quant.storage import PackedWeight, Storage
-from ..arch.dims import Shapes
+
+Shapes = Mapping[str, tuple[int, ...]]  # our names -> shapes
 
 
 @dataclass(frozen=True)
