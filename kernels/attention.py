@@ -21,6 +21,7 @@ _QUERIES = 256  # per chunk: its float32 scores against 4096 keys (4 MB) stay in
 _LONG = 1 << 20  # queries x keys from which our path is faster (measured at 1056^2 and 4128^2)
 _INTERVAL = 4e10  # operations between two beats on a CPU: half a second of one core
 _MASK = 1 << 22  # elements of the largest causal mask
+_AFTER_HEAD = 1024  # queries from which those behind a short kept head join it, see `_with_head`
 _LEAST = 1024  # queries per call; from 768 on torch's kernel takes 256 at a time, like the whole
 
 
@@ -56,6 +57,28 @@ def _of_one_token(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     groups = k.shape[1]
     rows = q.view(q.shape[0], groups, -1, q.shape[3])  # [B,Hk,H/Hk,D]
     return F.scaled_dot_product_attention(rows, k, v).view_as(q)
+
+
+def _joins_head(q: Tensor, keys: int) -> bool:
+    lq = q.shape[-2]
+    return lq >= _AFTER_HEAD and lq < keys <= lq + lq // 8 and not torch.is_grad_enabled()
+
+
+def _with_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of queries behind a few kept keys: with rows for those too, which are thrown
+    away, it is square. Torch has kernels for that which need no mask and keep no scores.
+    """
+    head = k.shape[-2] - q.shape[-2]
+    square = torch.cat([q.new_zeros(*q.shape[:2], head, q.shape[3]), q], dim=2)
+    gqa = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(square, k, v, is_causal=True, enable_gqa=gqa)[:, :, head:]
+
+
+def keeps_scores(tokens: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """True where causal attention of a prompt of this length keeps all its scores at once: in short
+    ones, and in float32 on a card, for which torch has no other kernel with grouped queries.
+    """
+    return tokens < _AFTER_HEAD or (device.type != "cpu" and dtype == torch.float32)
 
 
 def _is_long(q: Tensor, keys: int) -> bool:

@@ -211,6 +211,11 @@ class VisionTower(nn.Module):
         """What the language model gets of a picture, level by level: here the rows alone."""
         return (self(patches, grid),)
 
+    @property
+    def row_numbers(self) -> int:
+        """Numbers of a cell at all levels."""
+        return self.config.out
+
     def activation_bytes(self, patches: int, dtype: torch.dtype) -> int:
         """Peak bytes of a forward over this number of patches."""
         return activation_bytes(self.config, patches, dtype)

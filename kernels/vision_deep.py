@@ -130,11 +130,17 @@ class DeepVisionTower(nn.Module):
         x = x.unflatten(1, (-1, c.merge)).unflatten(0, (-1, c.merge))  # [h,m,w,m,W]
         return x.transpose(1, 2).reshape(-1, c.width)
 
+    @property
+    def row_numbers(self) -> int:
+        """Numbers of a cell at all levels."""
+        return self.config.out * (1 + len(self.config.taps))
+
     def activation_bytes(self, patches: int, dtype: torch.dtype) -> int:
-        """Peak bytes of a forward: the stream, q, k, v, rotated copies or the hidden state of the
-        MLP, and the rows of all levels."""
-        c = self.config
-        numbers = patches * (5 * c.width + max(2 * c.ff, 6 * c.width))
-        rows = patches // c.merge**2 * c.out * (1 + len(c.taps))
-        rotated = patches * 4 * c.width * torch.float32.itemsize
-        return (numbers + rows) * dtype.itemsize + rotated
+        """Peak bytes of a forward: the pixels, the stream with q, k, v and their rotated copies or
+        with the hidden state of the MLP, and the rows of all levels."""
+        c, size = self.config, dtype.itemsize
+        turned = 6 * c.width * size + 4 * c.width * torch.float32.itemsize
+        hidden = (3 * c.width + c.ff) * size
+        pixels = c.channels * c.patch**2 * torch.float32.itemsize
+        rows = patches // c.merge**2 * self.row_numbers * size
+        return patches * (max(turned, hidden) + pixels) + rows

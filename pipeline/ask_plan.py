@@ -72,7 +72,7 @@ def plan_answer(
         working = tower.network.activation_bytes(patches, tower.dtype)
         stages.append(PlanStage(tower.weights, working))
     own = [] if head.weights is None else [head.weights]
-    working = answer_bytes(text, [tokens], max_tokens)
+    working = answer_bytes(text, [tokens], max_tokens, cells)
     forms = [one.weights for one in forms_for(text, head, max_tokens)]
     now = memory_now(text.weights, text.budget)
     run = _with_forms([*stages, PlanStage(text.weights, working, [*own, *forms])], now, forms)

@@ -23,7 +23,6 @@ from ..sampling.geometry import check_canvas
 from ..sampling.request import USUAL_LAYERS, Control, Request
 from ..sampling.sampler import working_bytes
 from ..sampling.schedule import tail
-from ..sampling.vision_sizes import encoder_sizes
 from .usual_settings import usual_settings
 
 _PROMPT = 64  # tokens that an unknown prompt with its template's head is assumed to have
@@ -114,7 +113,7 @@ class PlannedDraw:
         edit = self.models.model.edit
         if self.tower is None or edit is None:
             return 0
-        _, (width, height) = encoder_sizes(*self.size, edit.area, self.tower.sight)
+        _, (width, height) = edit.sizes(*self.size, edit.area, self.tower.sight)
         return width * height // self.tower.network.config.patch**2
 
     @property
@@ -183,18 +182,21 @@ class PlannedDraw:
         """(tokens with the template's head, rows of its states) of each prompt that is read."""
         halves, text = (2 if self.cfg > 1 else 1), self.models.text_encoder
         if text is None or not self.request.prompts:
-            return [(_PROMPT + self.rows, _PROMPT + self.rows)] * halves
+            return [(_PROMPT + self.rows, _PROMPT + self.kept_rows)] * halves
         edit = self.models.model.edit if self.tower is not None else None
         lengths = [
             text.prompt_tokens(prompt, edit, self.request.pictures)
             for prompt in self.request.prompts[:halves]
         ]
-        return [(whole + self.added_rows, states + self.added_rows) for whole, states in lengths]
+        added = max(0, self.rows - self.request.pictures)  # each has one mark in the text
+        kept = added if self.kept_rows else 0
+        return [(whole + added, states + kept) for whole, states in lengths]
 
     @property
-    def added_rows(self) -> int:
-        """Rows of pictures in addition to the one mark that each has in the text."""
-        return max(0, self.rows - self.request.pictures)
+    def kept_rows(self) -> int:
+        """Rows of pictures that stay among the states: none where latents take their places."""
+        edit = self.models.model.edit
+        return 0 if edit is not None and edit.shares_copy else self.rows
 
     def stages(self) -> list[PlanStage]:
         """The vision tower and the text encoder, then the MMDiT."""
@@ -203,11 +205,13 @@ class PlannedDraw:
         if self.tower is not None:
             working = self.tower.network.activation_bytes(self.patches, self.tower.dtype)
             stages.append(PlanStage(self.tower.weights, working))
+        seen = self.tower.row_bytes(self.rows) if self.tower is not None else 0
         prompts = self.tokens() if text is not None else []
         for number, (whole, _) in enumerate(prompts, 1):
             assert text is not None
             leaves = self.request.once and number == len(prompts)
-            stages.append(PlanStage(text.weights, text.working_bytes(whole), leaves=leaves))
+            working = text.working_bytes(whole) + seen
+            stages.append(PlanStage(text.weights, working, leaves=leaves))
         working = self.drawing() + self.lora_copies()
         stages.append(PlanStage(model.weights, working, distinct(self.request.controls)))
         return stages

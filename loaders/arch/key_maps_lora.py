@@ -33,6 +33,8 @@ TEXT_WRAPPERS = (
     "text_encoder.",
     "text_encoders.",
     "qwen25_7b.transformer.",
+    "text_encoders.qwen3vl_8b.transformer.",
+    "qwen3vl_8b.transformer.",
     "conditioner.",
 )
 INSIDE_TEXT = (
@@ -125,7 +127,7 @@ TEXT_MODULES = (
 # Norms: plain differences of their weights are applied.
 BLOCK_NORMS = ("attn.norm_q", "attn.norm_k", "attn.norm_added_q", "attn.norm_added_k")
 OUTER_NORM = "txt_norm"
-TEXT_NORMS = ("input_layernorm", "post_attention_layernorm")
+TEXT_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
 OUTER_TEXT_NORM = "norm"
 # One name of a block for several of ours, their output rows concatenated.
 FUSED = {

@@ -98,7 +98,8 @@ def generate(
     head = model.head.open()
     start = time.perf_counter()
     rows = [_row(model, prompt, decoding, n) for n, prompt in enumerate(prompts)]
-    forms = ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens)
+    seen = sum(row.prompt.rows for row in rows)
+    forms = ready(model, head, [len(row.ids) for row in rows], decoding.max_tokens, seen)
     prepared = time.perf_counter()
     stops = {model.tokenizer.find(token) for token in STOPS} - {None}
     with ExitStack() as stack, model.adapted(), torch.inference_mode():
@@ -160,13 +161,14 @@ def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number
 
 
 def ready(
-    model: TextEncoderModel, head: HeadModel, prompts: Sequence[int], max_tokens: int
+    model: TextEncoderModel, head: HeadModel, prompts: Sequence[int], max_tokens: int, rows: int = 0
 ) -> list[LoadedForms]:
-    """Makes room for prompts of these lengths, in tokens, and their answers. Returns the forms for
-    single tokens, none where there is no room for them beside the whole text encoder.
+    """Makes room for prompts of these lengths, in tokens, and their answers. rows: of all pictures.
+    Returns the forms for single tokens, none where there is no room for them beside the whole text
+    encoder.
     """
     own = [] if head.weights is None else [head.weights]
-    working = answer_bytes(model, prompts, max_tokens)
+    working = answer_bytes(model, prompts, max_tokens, rows)
     forms = forms_for(model, head, max_tokens)
     if forms:
         extra = [one.weights for one in forms]
@@ -195,9 +197,13 @@ def forms_for(model: TextEncoderModel, head: HeadModel, max_tokens: int) -> list
     return forms if made or max_tokens >= _WORTH else []
 
 
-def answer_bytes(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int) -> int:
-    """Bytes of keys and values of all prompts and answers, and of activations."""
+def answer_bytes(
+    model: TextEncoderModel, prompts: Sequence[int], max_tokens: int, rows: int = 0
+) -> int:
+    """Bytes of keys and values of all prompts and answers, of activations, and of this number of
+    rows of pictures."""
     kept = cache_room(model, prompts, max_tokens)
+    kept += model.vision.open().row_bytes(rows) if model.vision is not None and rows else 0
     scores = _COPIES * model.network.config.vocab * torch.float64.itemsize
     return kept + model.working_bytes(max(prompts, default=0)) + scores
 
@@ -211,7 +217,7 @@ def cache_room(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int)
 def _read(model: TextEncoderModel, head: HeadModel, row: _Row) -> Tensor:
     """Reads a prompt; scores [vocab] of the first token of its answer."""
     if row.prompt.positions is not None:
-        states = row.prompt.states(model.network, [row.cache])
+        states = row.prompt.states(model.network, model.device, [row.cache])
         row.place = int(row.prompt.positions.max()) + 1
     else:
         states = model.network(torch.tensor([row.ids], device=model.device), [row.cache])

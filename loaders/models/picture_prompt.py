@@ -34,10 +34,21 @@ class PicturePrompt:
             long += [pad] * math.prod(next(left)) if token == pad else [token]
         return cls(long, pad, pictures, picture_positions(long, pad, grids))
 
-    def states(self, network: TextEncoder, caches: Sequence[KeyValues], start: int = 0) -> Tensor:
+    @property
+    def rows(self) -> int:
+        """Of all pictures."""
+        return sum(math.prod(picture.grid) for picture in self.pictures)
+
+    def states(
+        self,
+        network: TextEncoder,
+        device: torch.device,
+        caches: Sequence[KeyValues],
+        start: int = 0,
+    ) -> Tensor:
         """[1,L-start,W] of the tokens from `start` on, which stand behind those in the cache."""
         assert self.positions is not None, "a prompt without pictures"
-        ids = torch.tensor([self.ids[start:]], device=self.pictures[0].rows.device)
+        ids = torch.tensor([self.ids[start:]], device=device)
         where, embeds = ids == self.pad, network.embed(ids)
         embeds[where] = torch.cat([picture.rows for picture in self.pictures]).to(embeds)
         levels = zip(*(picture.deep for picture in self.pictures), strict=True)

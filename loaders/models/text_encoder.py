@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...kernels.attention import keeps_scores
 from ...kernels.kv_cache import KeyValues
 from ...kernels.lora import attached
 from ...kernels.text_encoder import TextEncoder
@@ -192,6 +193,7 @@ class TextEncoderModel:
             return kept
         self._warn_of_tags(prompt if written is None else written)
         words = PicturePrompt.of(self._ids(text, edit.drop), pad, encoded)
+        self._ready(len(words.ids), tower.row_bytes(words.rows))
         return self._texts.keep(key, self._edit_text(words, edit))
 
     def tower(self, purpose: str) -> VisionModel:
@@ -205,10 +207,9 @@ class TextEncoderModel:
 
     def _edit_text(self, prompt: PicturePrompt, edit: EditTemplate) -> EncodedText:
         """The states after the head, with or without the rows of pictures."""
-        self._ready(len(prompt.ids))
         with self.adapted(), torch.inference_mode():
             caches = self._caches(list(prompt.ids[: edit.drop]))
-            states = prompt.states(self.network, caches, edit.drop)
+            states = prompt.states(self.network, self.device, caches, edit.drop)
             if not edit.shares_copy or edit.keeps_rows:
                 return EncodedText(states)
             return EncodedText(*prompt.without_pictures(states, edit.drop))
@@ -230,16 +231,18 @@ class TextEncoderModel:
         self._check_vocabulary(ids)
         return ids
 
-    def _ready(self, tokens: int) -> None:
-        self.weights.settle(self.budget, self.working_bytes(tokens))
+    def _ready(self, tokens: int, more: int = 0) -> None:
+        """Makes room for a prompt, and for `more` bytes."""
+        self.weights.settle(self.budget, self.working_bytes(tokens) + more)
 
     def working_bytes(self, tokens: int) -> int:
         """Bytes of activations (streams, q, k, v, scores, gated hidden state of one layer) and of
-        the copies of LoRAs."""
+        the copies of LoRAs. Rows of pictures come on top (`VisionModel.row_bytes`)."""
         c = self.network.config
-        floats = tokens * (8 * c.width + 3 * c.ff + 2 * c.heads * tokens)
+        numbers = tokens * (8 * c.width + 3 * c.ff)
+        scores = 2 * c.heads * tokens**2 if keeps_scores(tokens, self.device, self.dtype) else 0
         copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
-        return floats * torch.float32.itemsize + copied
+        return numbers * self.dtype.itemsize + scores * torch.float32.itemsize + copied
 
     def cache(self) -> KeyValues:
         """An empty cache for one row."""

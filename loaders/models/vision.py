@@ -71,6 +71,10 @@ class VisionModel:
         """Pixels on a side of what becomes one token."""
         return self.network.config.patch * self.network.config.merge
 
+    def row_bytes(self, rows: int) -> int:
+        """Bytes of this number of rows at all levels."""
+        return rows * self.network.row_numbers * self.dtype.itemsize
+
     def encode(self, picture: Tensor, area: int, sizes: Sizes = encoder_sizes) -> EncodedPicture:
         """One picture [H,W,C] or [1,H,W,C] in 0..1 of any size; area: pixels of its copy, of which
         `sizes` makes the size at which it is read."""
@@ -87,7 +91,8 @@ class VisionModel:
         rows, columns = pixels.shape[1] // c.patch, pixels.shape[2] // c.patch
         self.weights.settle(self.budget, self.network.activation_bytes(len(patches), self.dtype))
         with torch.inference_mode():
-            states, *deep = self.network.levels(patches.to(self.device), (rows, columns))
+            levels = self.network.levels(patches.to(self.device), (rows, columns))
+        states, *deep = (level.cpu() for level in levels)  # they are kept: not on the card
         return EncodedPicture(states, (rows // c.merge, columns // c.merge), name, tuple(deep))
 
 

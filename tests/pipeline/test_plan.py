@@ -193,6 +193,7 @@ def test_an_edit_counts_tower_rows_and_references():
     decode = plan(edits, PlanRequest(size, 4)).activations
     assert made.activations == max(decode, want - made.modulation_table)
     words = edits.text_encoder.working_bytes(64 + 2 * patches // 4)
+    words += 2 * patches // 4 * 128 * 4  # the pictures' rows
     seeing = activation_bytes(tower.network.config, patches, torch.float32)
     # the tower stays beside the text encoder, whose work over all rows is what takes most here
     both = tower.weights.nbytes + edits.text_encoder.weights.nbytes
