@@ -15,6 +15,7 @@ from inkstone.headless.graph.executor import Executor
 from inkstone.headless.graph.validation import validate
 from inkstone.headless.workflow.run import run_file
 from inkstone.host.headless import HeadlessHost
+from inkstone.nodes.canvas import CUSTOM
 from inkstone.nodes.sockets import NO_FILE
 from inkstone.pipeline import edit
 from scripts.workflows import build
@@ -131,6 +132,8 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
             entry["inputs"]["control"] = tiny_control(name)
         if entry["class_type"] == "InkstoneLoraLoader":
             entry["inputs"]["lora_1"] = NO_FILE  # published for the 20B model
+        if entry["class_type"] == "InkstoneEmptyLatent":
+            entry["inputs"] |= {"size": CUSTOM, "width": 64, "height": 32}
         if entry["class_type"] == "InkstonePadForOutpaint":
             entry["inputs"]["right"] = 21
     return graph
@@ -153,9 +156,13 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
     Executor(node_classes()).run(graph, host)
     files = sorted((tmp_path / "inkstone").glob("*.png"))
     assert len(files) == (4 if name == "layered" else 1)
+    picture = (64, 32) if name == "transparent_2_1" else (53, 37)
     wide, times = (21 if "outpaint" in name else 0), (2 if "super_resolution" in name else 1)
     for file in files:
-        assert Image.open(file).size == ((53 + wide) * times, 37 * times), name
+        width, height = picture
+        assert Image.open(file).size == ((width + wide) * times, height * times), name
+    if "2_1" in name:
+        assert Image.open(files[0]).mode == "RGBA", "random weights draw transparency"
     if "inpaint" in name:
         made = np.asarray(Image.open(files[0]))
         kept = data[..., 3] == 255

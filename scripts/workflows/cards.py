@@ -89,6 +89,17 @@ def segments() -> Image.Image:
     return scene((0, 0, 0), (255, 0, 0)).point(lambda v: 255 if v > 200 else 0)
 
 
+def cut_out() -> Image.Image:
+    """The hills of a scene on the squares that stand for transparency."""
+    image = Image.new("RGB", BOX, (236, 236, 236))
+    draw = ImageDraw.Draw(image)
+    for y in range(0, BOX[1], 15):
+        for x in range(y % 30, BOX[0], 30):
+            draw.rectangle((x, y, x + 14, y + 14), fill=(200, 200, 200))
+    draw.polygon(((0, 150), (0, 96), (52, 60), (104, 110), (150, 84), (150, 150)), (70, 130, 84))
+    return image
+
+
 def turned() -> Image.Image:
     """A scene from further to the right."""
     return scene().transform(BOX, Image.Transform.AFFINE, (0.7, 0.1, 20, 0, 0.9, 8))
@@ -211,6 +222,21 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     "edit_2511_super_resolution": (
         lambda: (coarse(), scene()),
         "Qwen-Image-Edit-2511\nsuper-resolution",
+    ),
+    "text_to_image_2_1": (lambda: (words_box(), scene()), "Qwen-Image-2.1\ntext to image"),
+    "text_to_image_2_1_turbo": (lambda: (words_box(), _evening()), "Qwen-Image-2.1-Turbo\n8 steps"),
+    "transparent_2_1": (
+        lambda: (words_box(), cut_out()),
+        "Qwen-Image-2.1\na picture with transparency",
+    ),
+    "edit_2_1": (lambda: (scene(), _evening()), "Qwen-Image-2.1\nedit of one picture"),
+    "edit_2_1_three_pictures": (
+        functools.partial(_joined, _night),
+        "Qwen-Image-2.1\nthree pictures",
+    ),
+    "remove_background_2_1": (
+        lambda: (scene(), cut_out()),
+        "Qwen-Image-2.1\nremove the background",
     ),
     "layered": (lambda: (scene(), sheets()), "Qwen-Image-Layered\na picture into layers"),
     **{

@@ -180,6 +180,7 @@ def _start(text: str) -> Graph:
     }
 
 
+CARD = Run(steps=40, cfg=4.0)  # of Edit-2509 and 2511
 EDITS = {  # name -> variant, file, pictures
     "edit_2509": ("edit-2509", "qwen_image_edit_2509_fp8_e4m3fn.safetensors", 1),
     "edit_2509_three_pictures": ("edit-2509", "qwen_image_edit_2509_fp8_e4m3fn.safetensors", 3),
@@ -191,7 +192,12 @@ THREE = "The person of Picture 1 wears the jacket of Picture 2 and stands in the
 
 
 def edit_graph(
-    name: str, model: tuple[str, str], pictures: Graph, used: list[str], request: str
+    name: str,
+    model: tuple[str, str],
+    pictures: Graph,
+    used: list[str],
+    request: str,
+    run: Run = CARD,
 ) -> Graph:
     """An edit. model: variant and file; pictures: nodes below 7; used: those that are edited."""
     variant, file = model
@@ -209,7 +215,7 @@ def edit_graph(
             negative=" ",
             **inputs,
         ),
-        **draw(8, wires, Run(steps=40, cfg=4.0)),
+        **draw(8, wires, run),
         **save("11", ["10", 0], name),
     }
 

@@ -16,6 +16,7 @@ _EDIT = f"{_HUB}/Comfy-Org/Qwen-Image-Edit_ComfyUI/resolve/main/split_files"
 _LAYERED = f"{_HUB}/Comfy-Org/Qwen-Image-Layered_ComfyUI/resolve/main/split_files"
 _INSTANTX = f"{_HUB}/Comfy-Org/Qwen-Image-InstantX-ControlNets/resolve/main/split_files"
 _DIFFSYNTH = f"{_HUB}/Comfy-Org/Qwen-Image-DiffSynth-ControlNets/resolve/main/split_files"
+_NEWER = f"{_HUB}/Comfy-Org/Qwen-Image-2.1/resolve/main"
 _FUN = f"{_HUB}/alibaba-pai/Qwen-Image-2512-Fun-Controlnet-Union/resolve/main"
 
 # folder below an address -> (address, files, folder of models/ where it differs)
@@ -30,6 +31,13 @@ _PLACES = (
     ),
     (_LAYERED, "diffusion_models", ("qwen_image_layered_bf16",)),
     (_LAYERED, "vae", ("qwen_image_layered_vae",)),
+    (
+        _NEWER,
+        "diffusion_models",
+        ("qwen_image_2.1_int8_convrot", "qwen_image_2.1_turbo_int8_convrot"),
+    ),
+    (_NEWER, "text_encoders", ("qwen3vl_8b_int8_convrot",)),
+    (_NEWER, "vae", ("qwen_image_2.1_vae_bf16",)),
     (
         _INSTANTX,
         "controlnet",

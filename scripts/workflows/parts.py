@@ -26,7 +26,7 @@ Example = tuple[Graph, str]
 """An API graph and its note in Markdown."""
 
 EXAMPLE = "example.png"  # lies in the input folder of every ComfyUI
-OWN, _, LIGHTNING, _ = SCHEDULES
+OWN, _, LIGHTNING, *_ = SCHEDULES
 SMALL_SIDE = 128  # pixels of the embedded model's canvas
 SMALL_CANVAS = {"size": SMALL}  # width and height stay as the page hides them
 MODEL, NEWER_MODEL = "qwen_image_fp8_e4m3fn.safetensors", "qwen_image_2512_fp8_e4m3fn.safetensors"
@@ -108,12 +108,15 @@ def load_embedded() -> Node:
 
 
 def loaders(
-    model: str, vae: str = "qwen_image_vae.safetensors", variant: str = "auto"
+    model: str,
+    vae: str = "qwen_image_vae.safetensors",
+    variant: str = "auto",
+    text_encoder: str = TEXT_ENCODER,
 ) -> dict[str, Node]:
     """Loaders of ComfyUI's single files: nodes 1 to 3."""
     return {
         "1": node("InkstoneLoadDiffusionModel", model=model, dtype="auto", variant=variant),
-        "2": node("InkstoneLoadTextEncoder", text_encoder=TEXT_ENCODER, dtype="auto"),
+        "2": node("InkstoneLoadTextEncoder", text_encoder=text_encoder, dtype="auto"),
         "3": node("InkstoneLoadVAE", vae=vae, dtype="auto"),
     }
 
