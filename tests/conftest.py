@@ -70,12 +70,18 @@ def place(tmp_path, monkeypatch) -> Path:
 def tiny_folder(tmp_path_factory) -> Callable[[str], Path]:
     """The folder of a tiny model of a variant ("edit-2511"), random weights, built once a file."""
     from .support.edits import build
+    from .support.models_21 import pipeline as pipeline_21
+    from .support.models_21 import save as save_21
 
     made = {}
 
     def get(kind: str) -> Path:
         if kind not in made:
-            made[kind] = build(kind, tmp_path_factory.mktemp(kind) / "model", "even").folder
+            place = tmp_path_factory.mktemp(kind) / "model"
+            newer = kind.startswith("2.1")
+            made[kind] = (
+                save_21(pipeline_21(), place) if newer else build(kind, place, "even").folder
+            )
         return made[kind]
 
     return get
