@@ -1,4 +1,4 @@
-"""A family is data: nobody outside its records, the kernels and their loaders asks which one it is."""
+"""A family is data: outside its records, the kernels and their loaders nobody asks which it is."""
 
 import ast
 import re
