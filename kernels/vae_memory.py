@@ -134,10 +134,14 @@ class EncodeFootprint(Footprint):
 
     def _kernels(self) -> int:
         c, inside = self.config, self.config.widths
-        fast = [width for width in inside if self.size == 4 and width >= winograd.NARROWEST]
-        products = sum(2 * c.res_blocks * width * width for width in fast)
-        products += 2 * inside[-1] ** 2 if inside[-1] in fast else 0
-        return 16 * products * self.size + self._work(inside[-1])
+        products, last = 0, inside[-1]
+        for into, width in zip((inside[0], *inside), inside, strict=False):
+            if self.size == 4 and width >= winograd.NARROWEST:
+                first = into * width if into >= winograd.NARROWEST else 0
+                products += first + (2 * c.res_blocks - 1) * width * width
+        if self.size == 4 and last >= winograd.NARROWEST:
+            products += 2 * last * last
+        return 16 * products * self.size + self._work(last)
 
 
 def plan_rows(

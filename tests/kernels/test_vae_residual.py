@@ -1,6 +1,7 @@
 """The VAE of Qwen-Image-2.1, whole and in strips, against diffusers, float32, random weights."""
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import ResidualVAEConfig
+from inkstone.kernels.vae_memory import EncodeFootprint, Footprint
 from inkstone.kernels.vae_residual import ResidualVAE
 from inkstone.kernels.vae_strips import decode_rows, moments_rows
 
 from ..support.oracle import fill, library, relative
 from ..support.slow import slow_where
-from .test_vae import fold, near
+from .test_vae import fold, near, needs_what_the_plan_says
 
 CONFIGS = {
     "as published, narrow": ResidualVAEConfig(base=8, decoder_base=12, z=8),
@@ -124,6 +126,15 @@ def test_published_size_on_the_meta_device():
     with torch.no_grad():
         assert vae.decode(z).shape == decode_rows(vae, z, 16).shape == pixels.shape
         assert vae.moments(pixels)[0].shape == moments_rows(vae, pixels, 16)[0].shape == z.shape
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", [Footprint, EncodeFootprint])
+def test_strips_need_less_memory(kind):
+    """With the rows that wait for shortcuts."""
+    peaks = needs_what_the_plan_says(ResidualVAEConfig(base=16, decoder_base=24), kind)
+    assert peaks[16] < 0.35 * peaks[0], peaks
 
 
 def test_batch_equals_singles(small):
