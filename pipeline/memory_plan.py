@@ -71,7 +71,7 @@ class Plan:
         others = f", other models {g['others']}" if self.others else ""
         return (
             f"plan for {self.width}x{self.height}, {self.steps} steps, CFG {self.cfg:g}: "
-            f"{tower}{text}MMDiT {self.formats} {g['diffusion_model']} (+ "
+            f"{tower}{text}diffusion model {self.formats} {g['diffusion_model']} (+ "
             f"{g['modulation_in_file']} modulation read from the file into a table of "
             f"{g['modulation_table']}), {loras}activations {g['activations']}, program "
             f"{g['runtime']}{others}: at most {g['peak']} of {g['budget']}: {self.verdict}"

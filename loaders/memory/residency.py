@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _clock = itertools.count(1)
 _RESERVE = 0.05  # of free memory, with what weights hold, that is left to the system
 _NAMES = {
+    "MMDiT": "diffusion model",
+    "SingleStream": "diffusion model",
     "TextEncoder": "text encoder",
     "VisionTower": "vision tower",
     "DeepVisionTower": "vision tower",

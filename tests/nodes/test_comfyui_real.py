@@ -143,10 +143,10 @@ def test_models_leave_when_the_host_asks(
 ) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     for _ in range(100):
-        if "MMDiT is unloaded" in server.log_text():
+        if "diffusion model is unloaded" in server.log_text():
             break
         time.sleep(0.1)
-    assert "MMDiT is unloaded" in server.log_text(), server.tail()
+    assert "diffusion model is unloaded" in server.log_text(), server.tail()
     assert server.run(graph, {"workflow": {"marker": "inkstone"}}).images, "and come back"
 
 

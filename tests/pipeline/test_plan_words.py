@@ -271,7 +271,7 @@ def expected(case: Case, machine: Machine, before: dict[Residency, int]) -> str:
                 part += f", is unloaded {machine.gone[weights, True]}"
             parts.append(part)
     else:
-        parts.append("all resident" if text else "MMDiT alone: all resident")
+        parts.append("all resident" if text else "diffusion model alone: all resident")
     for weights, size in before.items():
         if weights not in order:
             when = machine.gone.get((weights, False))
@@ -293,7 +293,7 @@ def compare(case: Case, machine: Machine, made: Plan) -> None:
         assert made.text_encoder_placed == placed.words()
     controls = dict.fromkeys(machine.placement(c.weights).words() for c in case.controls)
     assert made.controls_placed == " and ".join(controls)
-    alone = f"; MMDiT alone: {made.diffusion_model_alone}"
+    alone = f"; diffusion model alone: {made.diffusion_model_alone}"
     verdict = made.verdict.replace(alone, "")
     assert (alone in made.verdict) == (made.diffusion_model_alone != main.words())
     want = expected(case, machine, reserved)
