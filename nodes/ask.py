@@ -91,7 +91,8 @@ class AskPicture(io.ComfyNode):
             display_name="Inkstone Ask Picture",
             category="inkstone/image",
             description="Captions a picture or answers a question about pictures, with the text "
-            "encoder that is loaded for drawing (Qwen2.5-VL). Its file needs the output head.",
+            "encoder that is loaded for drawing (Qwen2.5-VL, Qwen3-VL). Its file needs the output "
+            "head.",
             search_aliases=[
                 "image caption",
                 "describe image",

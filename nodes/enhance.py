@@ -37,7 +37,8 @@ class EnhancePrompt(io.ComfyNode):
             display_name="Inkstone Enhance Prompt",
             category="inkstone/conditioning",
             description="Rewrites a prompt in more detail with the text encoder that is loaded for "
-            "drawing (Qwen2.5-VL), for new pictures and for edits. Text in quotes stays as it is. "
+            "drawing (Qwen2.5-VL, Qwen3-VL), for new pictures and for edits. Text in quotes stays "
+            "as it is. "
             "The text encoder's file needs the output head.",
             search_aliases=[
                 "prompt enhancer",

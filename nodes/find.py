@@ -29,8 +29,8 @@ class FindInPicture(io.ComfyNode):
             display_name="Inkstone Find in Picture",
             category="inkstone/image",
             description="Finds what you name in a picture, with the text encoder that is loaded "
-            "for drawing (Qwen2.5-VL): its mask, its boxes, and a picture that shows them. The "
-            "file needs the output head.",
+            "for drawing (Qwen2.5-VL, Qwen3-VL): its mask, its boxes, and a picture that shows "
+            "them. The file needs the output head.",
             search_aliases=[
                 "grounding dino",
                 "segment anything",

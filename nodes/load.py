@@ -141,7 +141,7 @@ class LoadDiffusionModel(io.ComfyNode):
 
 
 class LoadTextEncoder(io.ComfyNode):
-    """The Qwen2.5-VL text encoder."""
+    """The text encoder: Qwen2.5-VL or Qwen3-VL."""
 
     ID = "InkstoneLoadTextEncoder"
     FILES = {"text_encoder": sockets.ModelInput("text_encoders", "text_encoder")}
@@ -152,11 +152,13 @@ class LoadTextEncoder(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone Load Text Encoder",
             category="inkstone/load",
-            description="Loads the Qwen2.5-VL 7B text encoder of Qwen-Image and its tokenizer.",
+            description="Loads the text encoder and its tokenizer: Qwen2.5-VL 7B for Qwen-Image, "
+            "Qwen3-VL 8B for Qwen-Image-2.1.",
             search_aliases=[
                 "dual clip loader gguf",
                 "load clip",
                 "qwen2.5-vl",
+                "qwen3-vl",
                 "text encoder loader",
             ],
             inputs=[

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import InkstoneError
-from ..kernels.configs import DeepVisionConfig
 from ..loaders.arch.config import text_config
 from ..loaders.arch.dims import vision_sizes
 from ..loaders.arch.encoder_models import encoder_model
-from ..loaders.arch.key_maps_gguf import TEXT
+from ..loaders.arch.key_maps_gguf import TEXT, more_settings
 from ..loaders.formats.gguf_metadata import ARCHITECTURE
 from ..loaders.formats.gguf_writer import Value, gguf_layout
 from ..loaders.formats.safetensors_header import write_header
@@ -150,9 +149,7 @@ def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
         "attention.layer_norm_rms_epsilon": float(config.eps),
         "rope.dimension_sections": [*config.axes, 0],
     }
-    tower = vision_sizes(model.shapes)
-    if isinstance(tower, DeepVisionConfig):
-        numbers |= {"attention.key_length": config.head_dim, "n_deepstack_layers": len(tower.taps)}
+    numbers |= more_settings(config, vision_sizes(model.shapes))
     longest = model.config.get("max_position_embeddings")
     if isinstance(longest, int):
         numbers["context_length"] = longest

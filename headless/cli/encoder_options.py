@@ -27,8 +27,8 @@ def add_text_encoder(p: argparse.ArgumentParser) -> None:
         "--text-encoder",
         type=file_path,
         metavar="F",
-        help="Qwen2.5-VL file or folder with its output head (lm_head); a GGUF file needs its "
-        "mmproj file in the same folder",
+        help="Qwen2.5-VL or Qwen3-VL file or folder with its output head (lm_head); a GGUF file "
+        "needs its mmproj file in the same folder",
     )
     p.add_argument(
         "--model",

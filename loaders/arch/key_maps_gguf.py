@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ...kernels.configs import DeepVisionConfig, TextConfig, VisionConfig
 from ..formats.gguf_metadata import ARCHITECTURE
 
 # (name in the file, ours); {n} is a number, {leaf} weight or bias.
@@ -182,4 +183,14 @@ def settings(metadata: Mapping[str, str]) -> dict[str, int | float]:
             numbers[ours] = kind(f"{float(text):.7g}")
         except ValueError:
             continue  # a number with a fraction, or no number: shapes and defaults count
+    return numbers
+
+
+def more_settings(
+    config: TextConfig, tower: VisionConfig | DeepVisionConfig | None
+) -> dict[str, int]:
+    """Numbers that llama.cpp's converter writes beside SETTINGS for Qwen3 (norms of q and k)."""
+    numbers = {"attention.key_length": config.head_dim} if config.qk_norm else {}
+    if isinstance(tower, DeepVisionConfig):
+        numbers["n_deepstack_layers"] = len(tower.taps)
     return numbers
