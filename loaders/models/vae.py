@@ -19,6 +19,7 @@ from ...kernels.vae_memory import plan_rows
 from ...kernels.vae_residual import ResidualVAE
 from ...kernels.vae_strips import decode_rows, moments_rows
 from ...sampling.nan_check import is_finite
+from ...sampling.pixel_lock import colour
 from ...sampling.preview import chart, fitted
 from ..arch.family import QWEN_IMAGE, Family, family_by_latents
 from ..memory.lru import Recent
@@ -42,7 +43,11 @@ def vae_in_use(mean: Tensor) -> VAEModel | None:
 
 
 def picture_for(pictures: Tensor, channels: int) -> Tensor:
-    """Pictures [B,H,W,C] with as many channels as the VAE has: an alpha channel added is opaque."""
+    """Pictures [B,H,W,C] with as many channels as the VAE has, 3 or 4: grey is repeated, an alpha
+    channel added is opaque.
+    """
+    if pictures.shape[-1] == 1:
+        pictures = colour(pictures)
     if channels == 4 and pictures.shape[-1] == 3:
         return torch.cat([pictures, torch.ones_like(pictures[..., :1])], dim=-1)
     return pictures
@@ -155,7 +160,7 @@ class VAEModel:
 
     def _encode(self, picture: Tensor) -> Tensor:
         """[1,H,W,3 or 4] -> [1,C,1,h,w]"""
-        rows, sentence = self._plan(picture.shape[1], picture.shape[2], encode=True)
+        rows, sentence = self._plan(picture.shape[1], picture.shape[2], True)
         self._log_plan(sentence)
         with torch.inference_mode():
             x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)

@@ -60,6 +60,12 @@ def test_pictures_to_latents_and_back_as_the_reference(pair, budget):
     assert error <= 1e-5, f"pictures: relative error {error:.1e}"
 
 
+def test_grey_pictures_are_encoded_as_their_colours(pair):
+    _, vae = pair
+    grey = torch.rand(1, 16, 32, 1)
+    assert torch.equal(vae.encode(grey), vae.encode(grey.repeat(1, 1, 1, 3)))
+
+
 def test_previews_are_of_64_channels(pair):
     """The matrix knows the colours of the chart that it was fitted on better than their mean."""
     _, vae = pair
@@ -99,6 +105,6 @@ def test_as_core_s_vae(pair):
     assert (core.latent_channels, core.output_channels, core.downscale_ratio) == (64, 4, 16)
     assert core.spacial_compression_decode() == 16
     z = core.encode(torch.rand(1, 50, 39, 3))
-    assert z.shape == (1, 64, 1, 3, 2)
-    assert core.decode(z).shape == (1, 1, 48, 32, 4)
-    assert core.decode(z[:, :, 0]).shape == (1, 48, 32, 4)
+    assert z.shape == (1, 64, 3, 2), "core has no frames there"
+    assert core.decode(z).shape == (1, 48, 32, 4)
+    assert core.decode(z[:, :, None]).shape == (1, 1, 48, 32, 4)
