@@ -33,7 +33,7 @@ from inkstone.sampling.schedule import LINEAR, sigmas
 
 from ..support.controls import mask_of
 from ..support.locked import picture
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 
 SIZE, STEPS = (64, 48), 4
 G = torch.Generator().manual_seed(5)
@@ -100,7 +100,7 @@ def test_what_a_spread_adds():
 def test_two_halves_are_one_and_order_does_not_count(bundle, union, inpainting):
     half = control(union, bundle, effect=(0.5,))
     whole = drawn(bundle.model, replace(half, strength=1.0))
-    error = relative(drawn(bundle.model, half, half), whole)
+    error = measured(drawn(bundle.model, half, half), whole)
     assert error < 1e-5, f"two halves differ from one by {error:.1e}"
     other = control(inpainting, bundle, 4, mask_of(*SIZE))  # three samples together with two
     a, b = drawn(bundle.model, half, other), drawn(bundle.model, other, half)
@@ -112,7 +112,7 @@ def test_a_batch_is_its_singles(bundle, union):
     both = drawn(bundle.model, control(union, bundle, 7, masks, count=2), batch=2)
     for k in range(2):
         one = control(union, bundle, 7 + k, masks[k : k + 1])
-        error = relative(both[k : k + 1], drawn(bundle.model, one, seed=3 + k))
+        error = measured(both[k : k + 1], drawn(bundle.model, one, seed=3 + k))
         assert error < 1e-5, f"picture {k} of the batch: {error:.1e}"
 
 
@@ -206,7 +206,7 @@ def test_any_storage_format(files, bundle, union, tmp_path, form):
     packed = load_control(path)
     assert bool(packed.file.packed) == (form == "fp8"), packed.weights_format
     whole = drawn(bundle.model, control(union, bundle))
-    error = relative(drawn(bundle.model, control(packed, bundle)), whole)
+    error = measured(drawn(bundle.model, control(packed, bundle)), whole)
     print(f"{form}: {error:.1e}")
     assert 1e-6 < error < (0.01 if form == "bfloat16" else 0.1), f"{form}: {error:.1e}"
 

@@ -46,7 +46,7 @@ from ..support import tiny
 from ..support.context_lora import TARGETS, beside, lora_file, reference, shapes_of
 from ..support.control_kinds import Acting, acting, random_control, saved, tokens
 from ..support.controls import embedded_control
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import image
 from .test_control_pipelines import LIMIT
 
@@ -92,7 +92,7 @@ def test_against_a_merged_lora_and_tokens_behind(world, maps, size, cfg, batch):
         want = reference(merged, prompt, run, size)
     controls = [ControlInput(model, bundle.vae, p, Effect(STRENGTH)) for p in pictures]
     got = ours(bundle, controls, size, run, prompt)
-    error, effect = relative(got, want), relative(got, ours(bundle, [], size, run, prompt))
+    error, effect = measured(got, want), relative(got, ours(bundle, [], size, run, prompt))
     assert error < LIMIT < effect, f"{error:.1e} relative, moved by {effect:.1e}"
 
 
@@ -112,7 +112,7 @@ def test_a_batch_with_a_map_for_each_is_its_singles(world):
     both = drawn([pixels[:2], pixels[2:]], 4, 2)
     for k in (0, 1):
         alone = drawn([pixels[k : k + 1], pixels[2:]], 4 + k, 1)
-        error = relative(both[k : k + 1], alone)
+        error = measured(both[k : k + 1], alone)
         assert error < 1e-6, f"picture {k} of the batch: {error:.1e}"
 
 
@@ -135,7 +135,7 @@ def test_together_with_another_control(world, tmp_path):
         ControlInput(model, bundle.vae, pixels, Effect(STRENGTH)),
         ControlInput(branch, bundle.vae, pixels, Effect(0.6)),
     ]
-    error = relative(ours(bundle, controls, size, run, prompt), want)
+    error = measured(ours(bundle, controls, size, run, prompt), want)
     assert error < LIMIT, f"{error:.1e} relative"
 
 

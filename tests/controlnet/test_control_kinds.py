@@ -34,7 +34,7 @@ from inkstone.sampling.schedule import LINEAR, sigmas
 from ..support import tiny
 from ..support.control_kinds import Acting, acting, kept, packed, random_control, saved, tokens
 from ..support.controls import mask_of
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import image
 from .test_control_pipelines import LIMIT, compare, ours, theirs
 
@@ -202,7 +202,7 @@ def test_fun_follows_the_model_that_it_controls(world, tmp_path):
     want = drawn(moved, load_control(one.path))
     assert relative(want, first) > 100 * LIMIT
     assert torch.equal(drawn(moved, one), want), "a table of another model was taken"
-    error = relative(drawn(dressed, one), want)
+    error = measured(drawn(dressed, one), want)
     assert error < LIMIT, f"with a LoRA on the time embedding {error:.1e}"
     assert torch.equal(drawn(bundle.model, one), first)
 

@@ -24,7 +24,7 @@ from inkstone.sampling.schedule import sigmas
 from ..support import tiny
 from ..support.controls import branch, mask_of, means, pipeline, saved
 from ..support.edits import raw
-from ..support.oracle import library, relative
+from ..support.oracle import library, measured, relative
 from ..support.vision import image
 
 reference = library("diffusers.models.controlnets.controlnet_qwenimage")
@@ -84,7 +84,7 @@ def theirs(pipe, call: dict, run: dict, size) -> torch.Tensor:
 
 
 def compare(got: torch.Tensor, want: torch.Tensor, plain: torch.Tensor) -> None:
-    error, effect = relative(got, want), relative(got, plain)
+    error, effect = measured(got, want), relative(got, plain)
     print(f"latents {error:.1e} relative, the control moves them by {effect:.2f}")
     assert error < LIMIT, f"latents differ by {error:.2e} relative"
     assert effect > 100 * LIMIT, f"the control moves the latents by {effect:.1e} only"

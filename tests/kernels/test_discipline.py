@@ -34,7 +34,7 @@ from inkstone.sampling.noise import noise
 from inkstone.sampling.schedule import sigmas
 
 from ..support import tiny
-from ..support.oracle import relative
+from ..support.oracle import measured
 
 SIZE = (112, 80)  # an odd token grid: 5 x 7
 PROMPT = "a red cat on a mat, and more words than the template's head has bytes"
@@ -173,7 +173,7 @@ def test_text_to_image_in_bfloat16(folder):
     )
     for stage, limit in {"text": 0.03, "latent": 0.03, "picture": 0.02}.items():
         assert torch.isfinite(half[stage]).all(), f"{stage} is not finite"
-        error = relative(half[stage], exact[stage])
+        error = measured(half[stage], exact[stage])
         print(f"bfloat16 against float32, {stage}: relative {error:.1e}")
         assert 0 < error < limit, f"{stage}: relative {error:.1e}, limit {limit}"
     assert half["latent"].dtype == half["picture"].dtype == torch.float32
@@ -185,7 +185,7 @@ def test_vae_in_bfloat16(folder, rows):
     exact, half = (load_all(folder, LoadOptions(t)).vae for t in (torch.float32, torch.bfloat16))
     latent, picture = torch.randn(1, 16, 1, 10, 14), torch.rand(1, 80, 112, 3)
     for what, given in (("decode", latent), ("encode", picture)):
-        error = relative(getattr(half, what)(given), getattr(exact, what)(given))
+        error = measured(getattr(half, what)(given), getattr(exact, what)(given))
         print(f"bfloat16 against float32, VAE {what}: relative {error:.1e}")
         assert 0 < error < 0.03, f"{what}: relative {error:.1e}"
 
@@ -203,7 +203,7 @@ def test_large_products_in_every_type(dtype):
         got = {"linear": linear.product(x, w, b), "attention": attention(q, k, v)}
         got["gelu"] = linear.product(x, w, b, gelu=True)
     for name, wanted in want.items():
-        error = relative(got[name], wanted)
+        error = measured(got[name], wanted)
         assert got[name].dtype == dtype and error < limit, f"{name}: relative {error:.1e}"
 
 
@@ -276,7 +276,7 @@ def test_three_at_once_are_three_singles(folder, cfg, dtype, tmp_path, monkeypat
     for k in range(3):
         one_start, one_latent, (one,) = drawn(f"one{k}", 11 + k, 1)
         assert torch.equal(start[k : k + 1], one_start), f"noise of item {k}"
-        error = relative(latents[k : k + 1], one_latent)
+        error = measured(latents[k : k + 1], one_latent)
         if dtype == "float32":
             assert error < 1e-5, f"latents of item {k} differ by {error:.1e} relative"
         worst = np.abs(pictures[k] - one).max()

@@ -16,7 +16,7 @@ from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas, tail
 
 from ..support.edits import build, encoded
-from ..support.oracle import relative
+from ..support.oracle import measured
 from .test_discipline import OneDevice
 
 SIZE = (112, 80)  # an odd token grid: 5 x 7
@@ -107,7 +107,7 @@ def test_an_edit_in_bfloat16(folder, kind):
         if stage not in exact:
             continue
         assert torch.isfinite(half[stage]).all(), f"{stage} is not finite"
-        error = relative(half[stage], exact[stage])
+        error = measured(half[stage], exact[stage])
         print(f"{kind}, bfloat16 against float32, {stage}: relative {error:.1e}")
         assert 0 < error < limit, f"{stage}: relative {error:.1e}, limit {limit}"
     assert half["latent"].dtype == half["picture"].dtype == torch.float32
@@ -130,7 +130,7 @@ def test_the_vae_with_alpha(folder, rows, monkeypatch):
         want = theirs.encode(pixels).latent_dist.mode()
         back = theirs.decode(want).sample[:, :, 0].clamp(-1, 1).add(1).div(2).permute(0, 2, 3, 1)
     got = ours.encode(pictures)
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"latents differ by {error:.1e} relative"
     layers = got.transpose(0, 2)  # [1,16,3,h,w]
     decoded = ours.decode(layers)

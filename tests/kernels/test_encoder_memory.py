@@ -14,7 +14,7 @@ from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.kernels.vision_deep import DeepVisionTower
 from inkstone.loaders.models.text_encoder import TextEncoderModel
 
-from ..support.oracle import relative
+from ..support.oracle import measured
 
 TEXT = TextConfig(2, 256, 2, 1, 128, 768, 1000, bias=False, qk_norm=True, interleaved=True)
 VISION = DeepVisionConfig(4, 576, 8, 2152, out=512, places=64, taps=(0, 1, 2))
@@ -72,5 +72,5 @@ def test_a_long_prompt_behind_a_kept_head(head, monkeypatch):
         monkeypatch.setattr(module, "_AFTER_HEAD", 1 << 30)
         want = attention(q, k, v, causal=True)
     assert got.shape == want.shape and not torch.equal(got, want * 0)
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-6, f"relative error {error:.2e}"

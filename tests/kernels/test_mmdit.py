@@ -9,7 +9,7 @@ from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import modulation
 from inkstone.kernels.references import ReferenceContext, References
 
-from ..support.oracle import fill, relative
+from ..support.oracle import fill, measured
 
 CONFIGS = {
     "even": MMDiTConfig(2, 2, 16, 64, 32, 128, (4, 6, 6)),
@@ -55,7 +55,7 @@ def test_forward(name, batch, grid, grad):
     with torch.set_grad_enabled(grad):
         mod = modulation(state.__getitem__, sigma[:1], config.layers)
         got = ours(Inputs(img.clone(), txt, mod, [(1, h, w)]))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
 
 
@@ -79,7 +79,7 @@ def test_references_and_padding_mask():
         mod = modulation(state.__getitem__, sigma, config.layers)
         references = ReferenceContext(References(img[:, tokens[0] :]))
         got = ours(Inputs(img[:, : tokens[0]], txt, mod, grids, mask, references))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
 
 
@@ -103,7 +103,7 @@ def test_references_with_a_time_of_their_own(references, grad):
         with torch.set_grad_enabled(grad):
             mod = modulation(state.__getitem__, times, config.layers).with_references()
             got = ours(Inputs(img, txt, mod, grids, references=ReferenceContext(clean)))
-        error = relative(got, want)
+        error = measured(got, want)
         assert error < 1e-5, f"sigma {sigma}, {length} text tokens: relative error {error:.2e}"
 
 
@@ -126,5 +126,5 @@ def test_layers(layers):
         mod = modulation(state.__getitem__, sigma, config.layers, addition=0)
         references = ReferenceContext(References(clean), layers)
         got = ours(Inputs(img, txt, mod, grids, references=references))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"

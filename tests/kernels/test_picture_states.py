@@ -19,7 +19,7 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.vision_sizes import area_size
 
 from ..support import tiny
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import CONFIGS, PAD, Processor, image, random_qwen, save_encoder, with_types
 
 
@@ -70,7 +70,7 @@ def test_states_with_pictures(encoder, grids):
     types = (call["input_ids"] == PAD).int()
     theirs, _ = encoder.model.get_rope_index(call["input_ids"], types, call["image_grid_thw"])
     assert torch.equal(positions, theirs[:, 0])
-    error, again, trap = relative(got, want), relative(tail, got[:, 3:]), relative(wrong, want)
+    error, again, trap = measured(got, want), relative(tail, got[:, 3:]), relative(wrong, want)
     assert error < 1e-5, f"relative error {error:.2e}"
     assert again < 1e-5, f"behind a kept prefix {again:.2e}"
     assert trap > 1e-2, f"the reference without token types differs by only {trap:.2e}"
@@ -128,7 +128,7 @@ def test_states_of_an_edit(encoder, ours, monkeypatch, name, sizes, prompt):
     assert mask is None
     got = ours.encode_edit(prompt, [p for _, p in pictures], edit).states
     assert got.shape == want.shape, f"{list(got.shape)} {list(want.shape)}"
-    error, trap = relative(got, want), relative(wrong, want)
+    error, trap = measured(got, want), relative(wrong, want)
     assert error < 1e-5, f"relative error {error:.2e}"
     assert trap > 1e-2, f"the pipeline with plain positions differs by only {trap:.2e}"
 
@@ -138,7 +138,7 @@ def test_in_bf16(folder, ours):
     _, picture = image(90, 61)
     got, want = (m.encode_edit("a", [picture], EDIT_PLUS).states for m in (half, ours))
     assert got.dtype == half.vision.open().network.merger.mlp[0].weight.dtype == torch.bfloat16
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 4e-2, f"relative error {error:.2e}"
 
 

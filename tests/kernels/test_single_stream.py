@@ -13,7 +13,7 @@ from inkstone.kernels.references import NO_REFERENCES, ReferenceContext, Referen
 from inkstone.kernels.shared_modulation import shared_modulation
 from inkstone.kernels.single_stream import SingleStream, SwiGLU, reading_order
 
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.single_stream import CONFIG, WIDE, reference_velocity, tiny_pair
 
 # name -> (text tokens, grids of the references, text tokens before each)
@@ -57,7 +57,7 @@ def test_forward(case, batch, grad):
     want = reference_velocity(ref, inputs, torch.full((batch,), 0.7))
     with torch.set_grad_enabled(grad):
         got = ours(inputs)
-    error = relative(got, want)
+    error = measured(got, want)
     assert error <= 1e-5, f"{case}: relative error {error:.2e}"
 
 
@@ -68,7 +68,7 @@ def test_published_head_and_axes(target):
     want = reference_velocity(ref, inputs, torch.tensor([0.7]))
     with torch.no_grad():
         got = ours(inputs)
-    error = relative(got, want)
+    error = measured(got, want)
     assert error <= 1e-5, f"relative error {error:.2e}"
 
 
@@ -79,7 +79,7 @@ def test_the_order_of_the_timestep_product(sigma):
     inputs = inputs_of("one reference", CONFIG, 1, sigma=(sigma,))(state.__getitem__)
     want = reference_velocity(ref, inputs, torch.tensor([sigma]))
     with torch.no_grad():
-        error = relative(ours(inputs), want)
+        error = measured(ours(inputs), want)
     assert error <= 1e-6, f"relative error {error:.2e} at sigma {sigma}"
 
 
@@ -91,7 +91,7 @@ def test_rows_with_their_own_sigma_and_text():
     want = reference_velocity(ref, inputs, torch.tensor(sigma))
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
-            error = relative(ours(inputs), want)
+            error = measured(ours(inputs), want)
         assert error <= 1e-5, f"relative error {error:.2e}"
 
 
@@ -230,7 +230,7 @@ def test_chunks_of_the_feed_forward_change_nothing(monkeypatch):
     with torch.no_grad():
         whole = ours(inputs(state.__getitem__))
         monkeypatch.setattr(SwiGLU, "ROWS", 7)
-        error = relative(ours(inputs(state.__getitem__)), whole)
+        error = measured(ours(inputs(state.__getitem__)), whole)
     assert error < 1e-6, f"relative error {error:.2e}"
 
 
@@ -249,7 +249,7 @@ def test_a_long_prompt_behind_references_builds_no_large_mask(monkeypatch):
         return sdpa(*args, **kwargs)
 
     monkeypatch.setattr(door.F, "scaled_dot_product_attention", spy)
-    error = relative(door.attention(q, k, v, causal=True), whole)
+    error = measured(door.attention(q, k, v, causal=True), whole)
     assert error < 1e-6, f"relative error {error:.2e}"
     assert max(m.numel() for m in masks) == 256 * 812 and len(masks) == 3
 
@@ -280,5 +280,5 @@ def test_bf16_stays_close():
                 references=ReferenceContext(clean),
             )
         )
-    error = relative(got.float(), want)
+    error = measured(got.float(), want)
     assert got.dtype == torch.bfloat16 and error < 0.02, f"relative error {error:.2e}"

@@ -11,7 +11,7 @@ from inkstone.loaders.arch.family import EDIT_21, QWEN_IMAGE, QWEN_IMAGE_21
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.sampling.vision_sizes import QWEN3_SIGHT, shared_sizes
 
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import image, save_encoder
 from ..support.vision_deep import encode_21, pipeline_21, random_qwen3
 
@@ -46,7 +46,7 @@ def test_states_of_a_prompt(pipe, ours, prompt):
     """Before the final norm, without a limit; an empty prompt is a blank."""
     want, mask, pads = encode_21(pipe, prompt, None)
     got = ours.encode(prompt)
-    error = relative(got.states, want)
+    error = measured(got.states, want)
     assert got.slots == () and mask is None and not pads.any()
     assert got.states.shape == want.shape and error < 1e-5, f"relative error {error:.2e}"
     if not prompt:
@@ -64,7 +64,7 @@ def test_states_of_an_edit(pipe, ours, edit, count, prompt):
     got = ours.encode_edit(prompt, [own for _, own in pictures], edit)
     assert mask is None
     text = want[:, ~pads[0]]
-    error = relative(got.states, text)
+    error = measured(got.states, text)
     assert got.states.shape == text.shape and error < 1e-5, f"relative error {error:.2e}"
     starts = pads[0] & ~torch.cat([torch.tensor([False]), pads[0, :-1]])
     places = (~pads[0]).cumsum(0)[starts].tolist()
@@ -82,7 +82,7 @@ def test_a_picture_with_alpha_is_seen_over_white(pipe, ours, edit):
 
     want, _, pads = encode_21(pipe, "cut it out", [Image.fromarray(pixels.numpy(), "RGBA")])
     got = ours.encode_edit("cut it out", [pixels.float() / 255], edit)
-    error = relative(got.states, want[:, ~pads[0]])
+    error = measured(got.states, want[:, ~pads[0]])
     assert error < 1e-5, f"relative error {error:.2e}"
     dropped = ours.encode_edit("cut it out", [colour], edit)
     apart = relative(dropped.states, got.states)
@@ -94,7 +94,7 @@ def test_a_batch_of_prompts_is_each_alone(pipe, ours):
     want, mask, _ = encode_21(pipe, ["a red cat", "b"], None)
     for row, prompt in enumerate(["a red cat", "b"]):
         got = ours.encode(prompt).states
-        error = relative(got, want[row : row + 1, mask[row].bool()])
+        error = measured(got, want[row : row + 1, mask[row].bool()])
         assert error < 1e-5, f"{prompt}: relative error {error:.2e}"
 
 

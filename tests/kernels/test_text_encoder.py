@@ -7,7 +7,7 @@ from inkstone.kernels.configs import TextConfig
 from inkstone.kernels.kv_cache import KeyValues
 from inkstone.kernels.text_encoder import TextEncoder
 
-from ..support.oracle import fill, relative
+from ..support.oracle import fill, measured
 
 CONFIGS = {
     "two layers": TextConfig(2, 32, 2, 1, 16, 64, 300),
@@ -62,7 +62,7 @@ def test_hidden_states(name):
         want = ref(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         got = ours(ids)
     for row, length in ((0, 19), (1, 12)):
-        error = relative(got[row, :length], want[row, :length])
+        error = measured(got[row, :length], want[row, :length])
         assert error < 1e-5, f"row {row}: relative error {error:.2e}"
 
 
@@ -75,5 +75,5 @@ def test_prefix_once():
         cache = KeyValues(3)
         ours(ids[:, :34], [cache])
         tail = ours(ids[:, 34:], [cache.head(34)])
-    error = relative(tail, whole[:, 34:])
+    error = measured(tail, whole[:, 34:])
     assert error < 1e-5, f"relative error {error:.2e}"

@@ -19,7 +19,7 @@ from inkstone.kernels.vae_strips import decode_rows, moments_rows
 from inkstone.loaders.models.vae import VAEModel
 
 from ..conftest import ROOT
-from ..support.oracle import fill, relative
+from ..support.oracle import fill, measured
 from ..support.slow import slow_where
 
 CONFIGS = {
@@ -79,7 +79,7 @@ def small(request):
 
 def near(got: torch.Tensor, want: torch.Tensor, what: str, limit: float = 1e-5) -> None:
     assert got.shape == want.shape, f"{what}: {list(got.shape)}, expected {list(want.shape)}"
-    error = relative(got, want)
+    error = measured(got, want)
     assert error <= limit, f"{what}: relative error {error:.2e}, limit {limit:.0e}"
 
 

@@ -12,7 +12,7 @@ from inkstone.kernels.kv_cache import KeyValues
 from inkstone.kernels.text_encoder import DeepRows, picture_positions
 from inkstone.kernels.vision_deep import DeepVisionTower
 
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision_deep import PAD, TEXT, VISION, ours_of, random_qwen3, unnormed
 
 GRIDS = {
@@ -51,7 +51,7 @@ def test_tower(model, name):
         want = model.model.visual(both, grid_thw=torch.tensor([[1, *g] for g in grids]))
     got = [tower.levels(p, g) for p, g in zip(patches, grids)]
     theirs = [want.pooler_output, *want.deepstack_features]
-    errors = [relative(torch.cat(level), w) for level, w in zip(zip(*got), theirs, strict=True)]
+    errors = [measured(torch.cat(level), w) for level, w in zip(zip(*got), theirs, strict=True)]
     assert max(errors) < 1e-5, f"relative errors of the levels {errors}"
     assert torch.equal(tower(patches[0], grids[0]), got[0][0])
 
@@ -70,11 +70,11 @@ def test_states_of_text(model):
         tail = words(ids[:1, 7:], [cache.head(7)])
         normed = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     for row, length in ((0, 19), (1, 12)):
-        error = relative(got[row, :length], want[row, :length])
+        error = measured(got[row, :length], want[row, :length])
         assert error < 1e-5, f"row {row}: relative error {error:.2e}"
-    error = relative(tail, got[:1, 7:])
+    error = measured(tail, got[:1, 7:])
     assert error < 1e-5, f"behind a kept head {error:.2e}"
-    error = relative(words.for_scores(got[0]), normed.hidden_states[-1][0])
+    error = measured(words.for_scores(got[0]), normed.hidden_states[-1][0])
     assert error < 1e-5, f"normalised for scores {error:.2e}"
 
 
@@ -108,7 +108,7 @@ def test_states_with_pictures(model, name):
             positions[..., 3:],
             DeepRows(where[:, 3:], tuple(levels[1:])),
         )
-    error, again, trap = relative(got, want), relative(tail, got[:, 3:]), relative(shallow, want)
+    error, again, trap = measured(got, want), relative(tail, got[:, 3:]), relative(shallow, want)
     assert error < 1e-5, f"relative error {error:.2e}"
     assert again < 1e-5, f"behind a kept head {again:.2e}"
     assert trap > 1e-2, f"without the deeper levels it differs by only {trap:.2e}"
@@ -135,5 +135,5 @@ def test_full_size_on_meta_and_half_type(model):
     want = torch.stack(tower.levels(patches[0], (6, 4)))
     got = torch.stack(tower.bfloat16().levels(patches[0], (6, 4)))
     assert got.dtype == torch.bfloat16 and len(got) == 1 + len(VISION.taps)
-    error = relative(got, want)
+    error = measured(got, want)
     assert 1e-4 < error < 0.03, f"bfloat16 {error:.2e}"

@@ -25,7 +25,7 @@ from inkstone.loaders.models.weight_file import weight_file
 from inkstone.sampling.vision_sizes import vision_patches
 
 from ..support import tiny
-from ..support.oracle import relative
+from ..support.oracle import measured
 from ..support.vision import image, random_qwen, save_encoder
 
 
@@ -86,7 +86,7 @@ def test_tower_of_a_gguf_encoder(tmp_path):
     pixels = tower_pixels(rgb_bytes(picture), EDIT_PLUS.area)
     with torch.no_grad():
         want = plain(vision_patches(pixels, 14, 2), (pixels.shape[1] // 14, pixels.shape[2] // 14))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"relative error {error:.2e}"
     assert model.encode_edit("a", [picture], EDIT_PLUS).states.shape[2] == 256
 

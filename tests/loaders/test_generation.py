@@ -13,7 +13,7 @@ from inkstone.sampling.next_token import Decoding
 from inkstone.sampling.vision_sizes import answer_sizes
 
 from ..support import tiny
-from ..support.oracle import relative
+from ..support.oracle import measured
 from ..support.vision import PAD, image, processor, random_qwen, save_encoder
 from ..support.vision_deep import processor3, random_qwen3
 
@@ -140,7 +140,7 @@ def test_a_cache_changes_nothing(both):
         whole = ours.network(ids)
         parts = [ours.network(ids[:, :30], [cache])]
         parts += [ours.network(ids[:, n : n + 1], [cache]) for n in range(30, ids.shape[1])]
-    error = relative(torch.cat(parts, 1), whole)
+    error = measured(torch.cat(parts, 1), whole)
     assert error < 1e-5, f"relative error {error:.1e}"
     assert cache.length == ids.shape[1]
     assert cache.nbytes <= cache_bytes(ours.network.config, cache.length, torch.float32)

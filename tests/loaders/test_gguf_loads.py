@@ -27,7 +27,7 @@ from inkstone.quant.gguf_storage import find_gguf
 
 from ..support import tiny
 from ..support.gguf_files import finish
-from ..support.oracle import relative
+from ..support.oracle import measured
 
 gguf = pytest.importorskip("gguf")
 Q = gguf.GGMLQuantizationType
@@ -79,7 +79,7 @@ def test_a_diffusion_model(folder, tmp_path, caplog):
             model.network(Inputs(start, text, model.modulation(torch.tensor([0.4])), [(1, 4, 5)]))
             for model in (ours, plain)
         )
-    error = relative(got, want)
+    error = measured(got, want)
     print(f"GGUF against the same floats: relative {error:.1e}")
     assert error < 1e-5, f"relative {error:.1e}"
 
@@ -131,7 +131,7 @@ def test_a_text_encoder_with_its_own_tokenizer(folder, tmp_path, caplog, monkeyp
     plain = load_text_encoder(
         path.with_suffix(".safetensors"), LoadOptions(torch.float32), tokenizer=folder / "tokenizer"
     )
-    error = relative(ours.encode(PROMPT).states, plain.encode(PROMPT).states)
+    error = measured(ours.encode(PROMPT).states, plain.encode(PROMPT).states)
     print(f"GGUF against the same floats: relative {error:.1e}")
     assert error < 1e-5, f"relative {error:.1e}"
 
@@ -149,7 +149,7 @@ def test_a_vae_with_kernels_of_rank_five(folder, tmp_path):
     finish(writer)
     latent = torch.randn(1, 16, 1, 4, 4)
     got, want = load_vae(to).decode(latent), load_vae(folder).decode(latent)
-    error = relative(got, want)
+    error = measured(got, want)
     print(f"VAE in f16: relative {error:.1e}")
     assert error < 0.02, f"relative {error:.1e}"
 

@@ -25,7 +25,7 @@ from inkstone.sampling.next_token import Decoding
 
 from ..quant.test_formats_detect import encode as df11
 from ..support import tiny
-from ..support.oracle import library, relative
+from ..support.oracle import library, measured, relative
 from ..support.vision import random_qwen
 
 LAYOUTS = {  # the new names -> those of a layout
@@ -176,7 +176,7 @@ def test_packed_formats(name, weights, plain, tmp_path):
     assert "lm_head" in layers
     change(tensors, layers)
     model = load(tmp_path, tensors)
-    error = relative(scores(model), scores(plain))
+    error = measured(scores(model), scores(plain))
     assert 0 < error < most, f"{name}: {error:.1e}"
     assert len(generate(model, [PROMPT], SHORT)[0].tokens) >= 1
 
@@ -205,7 +205,7 @@ def test_gguf(kind, most, tied, weights, plain, tmp_path):
     path = gguf_file(tmp_path / "encoder.gguf", written, kind)
     tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
     model = load_text_encoder(path, LoadOptions(torch.float32))
-    error = relative(scores(model), scores(plain))
+    error = measured(scores(model), scores(plain))
     assert 1e-5 < error < most, f"{kind}: {error:.1e}"
     assert (model.head.open().weights is None) == tied
     assert tied or kind in model.head.open().format

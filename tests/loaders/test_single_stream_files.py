@@ -16,7 +16,7 @@ from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support import single_stream_files as files
-from ..support.oracle import relative
+from ..support.oracle import measured
 
 CONFIG = files.CONFIG
 SPELLINGS = {"split": dict, "fused": files.fused}
@@ -68,7 +68,7 @@ def test_the_plain_file_is_the_reference(state, plain):
         slots=(4,),
     )
     want = reference_velocity(reference, inputs, torch.tensor([0.7]))
-    error = relative(velocity(plain), want)
+    error = measured(velocity(plain), want)
     assert error <= 1e-5, f"relative error {error:.2e}"
 
 
@@ -79,7 +79,7 @@ def compare(model, state, plain, most: float) -> None:
     for name, tensor in state.items():
         value = model.file.read(name)
         own[name] = value.float() if isinstance(value, torch.Tensor) else value.dequantize()
-        error = relative(own[name], tensor)
+        error = measured(own[name], tensor)
         assert error <= most, f"{name} is off by {error:.1e}"
     want = SingleStream(CONFIG)
     want.load_state_dict({n: own[n] for n, _ in want.named_parameters()})
@@ -92,10 +92,10 @@ def compare(model, state, plain, most: float) -> None:
         def modulation(sigmas):
             return shared_modulation(own.__getitem__, sigmas)
 
-    error = relative(velocity(model), velocity(Plain))
+    error = measured(velocity(model), velocity(Plain))
     assert error <= 1e-5, f"the velocity is off by {error:.1e} from that of the same weights"
     if most == 0:
-        error = relative(velocity(model), velocity(plain))
+        error = measured(velocity(model), velocity(plain))
         assert error <= 1e-6, f"the velocity is off by {error:.1e} from the plain file's"
 
 
@@ -159,7 +159,7 @@ def test_a_file_of_half_types_stays_so_where_it_would_be_widened(state, tmp_path
     narrow = load(path)
     layer = narrow.network.transformer_blocks[0].img_mlp.gate_layer
     assert layer.storage.weight.dtype == torch.bfloat16
-    error = relative(velocity(narrow), velocity(wide))
+    error = measured(velocity(narrow), velocity(wide))
     assert error <= 1e-6, f"relative error {error:.1e}"
 
 

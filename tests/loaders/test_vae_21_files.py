@@ -22,7 +22,7 @@ from inkstone.loaders.models.load import load_vae
 from ..kernels.test_vae_residual import reference
 from ..support.gguf_files import finish
 from ..support.headers import VAE, facts, renamed
-from ..support.oracle import fill, relative, save_file
+from ..support.oracle import fill, measured, save_file
 
 PUBLISHED = ResidualVAEConfig()
 TINY = ResidualVAEConfig(base=8, decoder_base=12, z=64)
@@ -186,7 +186,7 @@ def test_a_folder_loads_and_decodes_as_the_reference(tmp_path: Path):
         want = (tiny().decode(z).sample[:, :, 0].permute(0, 2, 3, 1) + 1) / 2
     got = vae.decode(z)
     assert got.shape == (2, 32, 48, 4)
-    error = relative(got, want)
+    error = measured(got, want)
     assert error <= 1e-5, f"relative error {error:.1e}"
 
 

@@ -17,7 +17,7 @@ from inkstone.sampling.preview import colours
 
 from ..kernels.test_vae import fold
 from ..kernels.test_vae_residual import reference
-from ..support.oracle import fill, relative
+from ..support.oracle import fill, measured
 
 CONFIG = ResidualVAEConfig(base=8, decoder_base=12, z=64)
 CPU = torch.device("cpu")
@@ -50,13 +50,13 @@ def test_pictures_to_latents_and_back_as_the_reference(pair, budget):
             want = ref.encode(x).latent_dist.mode()
         got = vae.encode(picture)
         assert got.shape == (2, 64, 1, 3, 2)
-        error = relative(got, want)
+        error = measured(got, want)
         assert error <= 1e-5, f"latents: relative error {error:.1e}"
     with torch.no_grad():
         want = (ref.decode(got).sample[:, :, 0].permute(0, 2, 3, 1) + 1) / 2
     back = vae.decode(got)
     assert back.shape == (2, 48, 32, 4) and back.min() >= 0 and back.max() <= 1
-    error = relative(back, want)
+    error = measured(back, want)
     assert error <= 1e-5, f"pictures: relative error {error:.1e}"
 
 

@@ -17,7 +17,7 @@ from inkstone.nodes.bridge.core_patches import keep_of
 from inkstone.nodes.bridge.network import _shared, _slots
 
 from ..loaders.test_vae_21_files import single_file
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import image, save_encoder
 from ..support.vision_deep import random_qwen3
 
@@ -54,7 +54,7 @@ def test_without_a_vae_the_rows_of_pictures_stay(clip):
     (slot,) = places["image_slots"]
     assert "image_slots" not in options
     assert states.shape[1] == text.shape[1] + 96 * 64 // 32**2
-    error = relative(torch.cat([states[:, :slot], states[:, slot + 6 :]], 1), text)
+    error = measured(torch.cat([states[:, :slot], states[:, slot + 6 :]], 1), text)
     assert error < 1e-6, f"the text around the picture differs by {error:.2e}"
 
 
@@ -65,7 +65,7 @@ def test_the_system_turn_is_cut_and_the_users_header_kept(clip):
     assert tokenizer.decode(tokenizer.encode(QWEN_IMAGE_21.template)[:count]) == head
     encoder = replace(clip.inkstone, family=replace(QWEN_IMAGE_21, drop=count))
     ours = CoreCLIP(encoder)
-    error = relative(ours.encode(QWEN_IMAGE_21.template.format("a cat")), ours.encode("a cat"))
+    error = measured(ours.encode(QWEN_IMAGE_21.template.format("a cat")), ours.encode("a cat"))
     assert error < 1e-6, f"a text with its template differs by {error:.2e}"
 
 

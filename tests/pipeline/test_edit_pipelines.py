@@ -19,7 +19,7 @@ from inkstone.sampling.schedule import sigmas, tail
 from inkstone.sampling.vision_sizes import area_size
 
 from ..support.edits import AREA, Pair, build, copy_of, corrected, encoded, raw
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.vision import image
 
 PROMPT, NEGATIVE = "make the sky red and the cat larger", "blurry"
@@ -59,7 +59,7 @@ def levels(bundle, size: tuple[int, int], steps: int) -> torch.Tensor:
 
 def compare(got: torch.Tensor, want: torch.Tensor) -> None:
     assert got.shape == want.shape, f"{list(got.shape)}, expected {list(want.shape)}"
-    error, most = relative(got, want), (got - want).abs().max().item()
+    error, most = measured(got, want), (got - want).abs().max().item()
     print(f"latents {error:.1e} relative, at most {most:.1e}")
     assert error < LIMIT, f"latents differ by {error:.2e} relative, at most {most:.2e}"
 

@@ -8,7 +8,7 @@ from inkstone.headless.cli.main import main
 from inkstone.loaders.formats.safetensors import SafetensorsFile
 
 from ..support import tiny
-from ..support.oracle import relative
+from ..support.oracle import measured
 from ..support.slow import slow_where
 
 SHORT, PROMPT = "cat", "a red cat on a mat, and a prompt that is longer than the dropped head"
@@ -31,7 +31,7 @@ CASES = [
 
 
 def check(got, want, pictures, files):
-    error = relative(got, want)
+    error = measured(got, want)
     print(f"latents {error:.1e} relative")
     assert error < 1e-4, f"latents differ by {error:.2e} relative"
     for k, file in enumerate(files):

@@ -18,7 +18,7 @@ from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support.dfloat11_encoder import encode
-from ..support.oracle import relative
+from ..support.oracle import measured, relative
 from ..support.slow import slow_where
 from .test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 
@@ -167,7 +167,7 @@ def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
         module = got.network.get_submodule(owner)
         storage = getattr(module, "storage", None) if leaf == "weight" else None
         value = storage.dequantize() if storage is not None else getattr(module, leaf)
-        error = relative(value, parameter)
+        error = measured(value, parameter)
         assert error < most, f"{case}: {name} is off by {error:.1e}"
     tables = [m.modulation(torch.tensor([0.7, 0.2])) for m in (want, got)]
     for a, b in zip(*((*t.img, *t.txt, t.out) for t in tables)):

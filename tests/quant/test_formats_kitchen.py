@@ -12,7 +12,7 @@ import torch
 from inkstone.quant import comfy_kitchen as ours
 from inkstone.quant.storage import PlainStorage
 
-from ..support.oracle import relative
+from ..support.oracle import measured
 from ..support.packed import packed_weights
 
 kitchen = pytest.importorskip("comfy_kitchen", reason="the package whose products these are")
@@ -68,7 +68,7 @@ def test_products_are_near_the_plain_ones(case, with_bias, tmp_path, stand_in):
     want = torch.nn.functional.linear(x.float(), plain, None if bias is None else bias.float())
     got = ours.product_of(storage, kitchen)(x, bias)
     assert got.shape == want.shape and got.dtype == x.dtype
-    error = relative(got.float(), want)
+    error = measured(got.float(), want)
     assert error < WORST[case], f"{case}: {error:.3f}"
     zero = ours.product_of(storage, kitchen)(torch.zeros(3, 512, dtype=x.dtype), None)
     assert torch.equal(zero, torch.zeros_like(zero)), "an input of zeros"

@@ -27,7 +27,7 @@ from inkstone.pipeline.quantize_request import QuantizeCall
 from ..loaders.test_qwen3_files import mmproj
 from ..support import tiny
 from ..support.dfloat11_encoder import encode
-from ..support.oracle import relative
+from ..support.oracle import measured
 from ..support.vision import image
 
 TEXT = TextConfig(
@@ -83,7 +83,7 @@ def check_same(packed: TextEncoderModel, plain: TextEncoderModel, most: float) -
             for m in (packed, plain)
         )
         assert got.slots == want.slots and len(got.slots) == bool(words)
-        errors.append(relative(got.states, want.states))
+        errors.append(measured(got.states, want.states))
     assert max(errors) <= most, f"relative errors {errors}, allowed {most:g}"
 
 
@@ -191,7 +191,7 @@ def test_what_quantize_writes(kind, words, tmp_path, alone):
     quantize(QuantizeCall(source, out, kind), lambda *_: None)
     small = load_text_encoder(out, FLOAT, tokenizer=words if "FP8" in kind else None)
     assert small.family is plain.family
-    error = relative(small.encode(PROMPT).states, plain.encode(PROMPT).states)
+    error = measured(small.encode(PROMPT).states, plain.encode(PROMPT).states)
     most = {"Q8_0": 0.05, "Q4_K_M": 0.3, "FP8_SCALED": 0.2}[kind]
     assert 1e-4 < error < most, f"relative error {error:.2e}"
     if out.suffix == ".gguf":

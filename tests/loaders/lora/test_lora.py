@@ -23,7 +23,7 @@ from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import QWEN, sigmas
 
 from ...support import lora_files as files
-from ...support.oracle import relative
+from ...support.oracle import measured, relative
 
 RESIDENT = [m for m in files.SHAPES if m not in files.TABLE]
 
@@ -70,7 +70,7 @@ def test_side_branch_equals_merged(method, strength, model, state, tmp_path):
     got = drawn(model.with_loras([adapter(tmp_path, layers, strength)]))
     whole = files.merged_state(state, [(layers, strength)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
-    error, effect = relative(got, want), relative(drawn(model), want)
+    error, effect = measured(got, want), relative(drawn(model), want)
     assert error < 1e-5, f"{method}: relative error {error:.2e}"
     assert effect > 1e-2, f"the LoRA changes only {effect:.2e}: this test would see nothing"
 
@@ -115,7 +115,7 @@ def test_side_branch_of_packed_weights(method, storage, state, tmp_path):
     got = drawn(model.with_loras([adapter(tmp_path, layers, 0.7)]))
     whole = files.merged_state(packed, [(layers, 0.7)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 1e-5, f"{method} on {storage}: relative error {error:.2e}"
 
 
@@ -129,7 +129,7 @@ def test_bf16_stays_near_the_merged_weights(state, tmp_path):
     )
     whole = files.merged_state(state, [(layers, 0.7)])
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
-    error = relative(got, want)
+    error = measured(got, want)
     assert error < 2e-2, f"relative error {error:.2e}"
 
 
@@ -147,7 +147,7 @@ def test_two_at_once_are_the_sum(model, state, tmp_path):
     whole = files.merged_state(state, layers)
     want = drawn(load_diffusion_model(files.write_model(tmp_path / "merged", whole)))
     for with_loras in (model.with_loras(stack), model.with_loras(stack[:2]).with_loras(stack[2:])):
-        error = relative(drawn(with_loras), want)
+        error = measured(drawn(with_loras), want)
         assert error < 1e-5, f"relative error {error:.2e}"
 
 

@@ -12,7 +12,7 @@ from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas
 
 from ...support import tiny
-from ...support.oracle import relative
+from ...support.oracle import measured, relative
 
 peft = pytest.importorskip("peft", reason="PEFT is what diffusers draws LoRAs with")
 
@@ -90,7 +90,7 @@ def test_file_that_diffusers_saved(name, folder, tmp_path):
     )
     want = theirs(pipe)
     got = ours(folder, tmp_path / "pytorch_lora_weights.safetensors")
-    error, effect = relative(got, want), relative(plain, want)
+    error, effect = measured(got, want), relative(plain, want)
     assert error < 1e-4 and effect > 0.02, f"{name}: error {error:.2e}, effect {effect:.2e}"
 
 
@@ -108,7 +108,7 @@ def test_the_same_file_loaded_by_both(folder, tmp_path):
     fresh.load_lora_weights(tmp_path, adapter_name="a")
     fresh.set_adapters(["a"], [0.6])
     got = ours(folder, tmp_path / "pytorch_lora_weights.safetensors", 0.6)
-    error = relative(got, theirs(fresh))
+    error = measured(got, theirs(fresh))
     assert error < 1e-4, f"relative error {error:.2e}"
 
 
@@ -129,7 +129,7 @@ def test_kohya_file_loaded_by_both(folder, tmp_path):
             tensors[f"{flat}.alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "k.safetensors")
     pipe.load_lora_weights(tmp_path, weight_name="k.safetensors")
-    error = relative(ours(folder, tmp_path / "k.safetensors"), theirs(pipe))
+    error = measured(ours(folder, tmp_path / "k.safetensors"), theirs(pipe))
     assert error < 1e-4, f"relative error {error:.2e}"
 
 
@@ -146,7 +146,7 @@ def test_raw_peft_folder(folder, tmp_path):
             if "lora_" in name:
                 p.copy_(torch.randn_like(p) * 0.5 * p.shape[-1] ** -0.5)
     net.save_pretrained(tmp_path)
-    error = relative(ours(folder, tmp_path / "adapter_model.safetensors"), theirs(pipe))
+    error = measured(ours(folder, tmp_path / "adapter_model.safetensors"), theirs(pipe))
     assert error < 1e-4, f"relative error {error:.2e}"
 
 
@@ -179,7 +179,7 @@ def test_text_encoder_lora(folder, tmp_path):
     with torch.no_grad():
         want = pipe.encode_prompt(PROMPT)[0]
     got = text.encode(PROMPT).states
-    error, effect = relative(got, want), relative(plain, want)
+    error, effect = measured(got, want), relative(plain, want)
     assert error < 1e-5 and effect > 0.02, f"error {error:.2e}, effect {effect:.2e}"
     assert torch.equal(bundle.text_encoder.encode(PROMPT).states, plain)
     assert model is bundle.model and lines == [

@@ -13,7 +13,7 @@ from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_text_encoder
 
-from ...support.oracle import library, relative, save_file
+from ...support.oracle import library, measured, relative, save_file
 from ...support.vision import image, save_encoder
 from ...support.vision_deep import encode_21, pipeline_21, random_qwen3
 
@@ -56,7 +56,7 @@ def test_states_are_those_of_peft(encoder, tmp_path, start):
     assert [len(f.layers) for f in text.adapters] == [len(TARGETS) * 4]
     want, _ = states_of(encoder.theirs, theirs)
     got = text.encode_edit("a red cat", [own], replace(EDIT_21, drop=drop)).states
-    error, effect = relative(got, want), relative(plain, want)
+    error, effect = measured(got, want), relative(plain, want)
     assert error < 1e-5 and effect > 0.02, f"error {error:.2e}, effect {effect:.2e}"
 
 
@@ -72,5 +72,5 @@ def test_differences_of_norms_of_heads(encoder, tmp_path):
         for name, change in changes.items():
             encoder.ours.network.get_submodule(name).weight += change
     want = encoder.ours.with_loras([]).encode("a cat").states
-    error, effect = relative(got, want), relative(plain, want)
+    error, effect = measured(got, want), relative(plain, want)
     assert error < 1e-5 and effect > 0.01, f"error {error:.2e}, effect {effect:.2e}"

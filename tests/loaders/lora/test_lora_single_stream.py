@@ -20,7 +20,7 @@ from inkstone.loaders.models.weight_file import LoadOptions
 
 from ...support import lora_files, single_stream_files
 from ...support.lora_files import METHODS, merged, write_lora
-from ...support.oracle import relative
+from ...support.oracle import measured, relative
 
 CONFIG = single_stream_files.SingleStreamConfig(2, 1, 128, 64, 64, 256)
 MODULES = [n[:-7] for n, s in single_stream_layout(CONFIG).items() if len(s) == 2]
@@ -98,7 +98,7 @@ def test_equal_to_merging(method, fused, file, models, state, tmp_path, caplog):
     got = velocity(models[file].with_loras([Adapter(lora, 0.7)]))
     assert f"{len(MODULES)} of {len(MODULES)} modules" in caplog.text
     want = velocity(load(tmp_path / "merged.safetensors", merged_state(state, layers, 0.7)))
-    error, effect = relative(got, want), relative(velocity(models[file]), want)
+    error, effect = measured(got, want), relative(velocity(models[file]), want)
     assert error <= 1e-5, f"{method}: relative error {error:.2e}"
     assert effect > 1e-2, f"the LoRA changes only {effect:.2e}: this test would see nothing"
 
@@ -149,7 +149,7 @@ def test_norms(models, state, tmp_path):
     whole = dict(state)
     for name in names:
         whole[f"{name}.weight"] = whole[f"{name}.weight"] + 0.5 * layers[name]["diff"]
-    error = relative(got, velocity(load(tmp_path / "merged.safetensors", whole)))
+    error = measured(got, velocity(load(tmp_path / "merged.safetensors", whole)))
     assert error <= 1e-5, f"relative error {error:.2e}"
 
 

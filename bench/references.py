@@ -1,0 +1,177 @@
+"""Qwen-Image-2.1 at its real width: seconds per step with 0, 1 and 3 references of one megapixel,
+with the reference cache against without, and the peak of a whole run against its plan.
+
+Writes once, into --folder, GGUF files of full width and few layers (Q4_K, v and out Q6_K) of valid
+random blocks, and measures two numbers of layers: the difference is the time of a layer, and 32 of
+them with the rest that of the whole model, which is what the table shows. The floor is the linear
+and attention work of the target alone at the speed of this CPU's largest products. --whole draws
+with all 32 layers once, in a process of its own, and compares its peak with the plan.
+
+python bench/references.py --folder /tmp/inkstone-21
+python bench/references.py --folder /tmp/inkstone-21 --size 512x512 --references 0,1
+python bench/references.py --folder /tmp/inkstone-21 --whole --size 512x512 --references 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
+from bench import harness
+from bench.full_size_files import write_gguf
+
+LAYERS, TEXT = 32, 60  # of the published model; rows of a usual prompt
+REFERENCE = (1024, 1024)
+
+
+def kind(name: str, shape: tuple[int, ...]) -> str:
+    """The types of a usual Q4_K_M file."""
+    if not name.startswith("transformer_blocks.") or len(shape) == 1:
+        return "F32" if len(shape) == 1 else "BF16"
+    return "Q6_K" if "to_v." in name or "img_mlp.out" in name else "Q4_K"
+
+
+def file_of(folder: Path, layers: int) -> Path:
+    """The file with this many layers, written where it is not there yet."""
+    from inkstone.kernels.configs import SingleStreamConfig
+    from inkstone.loaders.arch.expected_tensors import single_stream_layout
+
+    path = folder / f"qwen-image-2.1-{layers}-layers-Q4_K_M.gguf"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        layout = single_stream_layout(replace(SingleStreamConfig(), layers=layers))
+        write_gguf(path, "qwen_image21", layout, kind)
+    return path
+
+
+def request(model, size: tuple[int, int], references: int, steps: int):
+    """A run with random latents in place of encoded pictures."""
+    from inkstone.sampling.request import Request
+    from inkstone.sampling.schedule import sigmas
+
+    source = torch.Generator().manual_seed(1)
+    shape = model.latents.shape(*REFERENCE)
+    pictures = tuple(torch.randn(1, *shape, generator=source) for _ in range(references))
+    tokens = size[0] * size[1] // 256
+    slots = tuple(4 + 5 * n for n in range(references))
+    table = sigmas(model.schedule, steps, tokens)
+    return Request(*size, table, references=pictures, slots=slots)
+
+
+def steps_of(path: Path, size: tuple[int, int], references: int, keep: str) -> tuple[float, float]:
+    """Seconds of the first step and of the second one."""
+    from inkstone.loaders.models.load import load_diffusion_model
+    from inkstone.sampling.request import Hooks
+    from inkstone.sampling.sampler import denoise
+
+    model = load_diffusion_model(path).with_prefix_kept(keep)
+    text = torch.randn(1, TEXT, 4096, generator=torch.Generator().manual_seed(2))
+    marks: list[float] = []
+    hooks = Hooks(
+        on_block=lambda step, block: None if block or step else marks.append(time.perf_counter()),
+        on_step=lambda step: marks.append(time.perf_counter()),
+    )
+    denoise(model, text, None, request(model, size, references, 2), hooks)
+    begun, first, second = marks[:3]
+    return first - begun, second - first
+
+
+def scaled(args: argparse.Namespace, references: int, keep: str) -> tuple[float, float]:
+    """Seconds of the whole model's first and later steps."""
+    few, more = (int(n) for n in args.layers.split(","))
+    short, long = (
+        steps_of(file_of(args.folder, n), args.pixels, references, keep) for n in (few, more)
+    )
+    rate = [(b - a) / (more - few) for a, b in zip(short, long)]
+    first, later = (a + (LAYERS - few) * r for a, r in zip(short, rate))
+    return first, later
+
+
+def work(size: tuple[int, int], references: int) -> float:
+    """FLOP of a step's target tokens: linear layers and attention."""
+    tokens = size[0] * size[1] // 256
+    keys = tokens + TEXT + references * REFERENCE[0] * REFERENCE[1] // 256
+    return LAYERS * (2 * tokens * 218_104_064 + 4 * tokens * keys * 4096)
+
+
+def speed(dtype: torch.dtype) -> float:
+    """FLOP per second of this CPU's largest products."""
+    a, b = torch.randn(2048, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048 * 4096 * 4096 / best
+
+
+def table(args: argparse.Namespace) -> None:
+    """Prints the seconds."""
+    from inkstone.kernels.linear import best_dtype
+
+    dtype = best_dtype("cpu")[0]
+    rate = speed(dtype)
+    width, height = args.pixels
+    print(f"Qwen-Image-2.1 Q4_K_M, {width}x{height}, {TEXT} text rows, computed in {dtype}")
+    print("references  cache  first step s  later step s  later / off  / floor")
+    for references in (int(n) for n in args.references.split(",")):
+        floor, off = work(args.pixels, references) / rate, 0.0
+        for keep in ("off", "device"):
+            first, later = scaled(args, references, keep)
+            off = off or later
+            print(
+                f"{references:>10}  {keep:<6} {first:>12.1f}  {later:>12.1f}  {later / off:>11.2f}"
+                f"  {later / floor:>7.2f}",
+                flush=True,
+            )
+
+
+def whole(args: argparse.Namespace) -> None:
+    """One run of the whole model: its peak against the plan."""
+    from inkstone.loaders.models.load import load_diffusion_model
+    from inkstone.loaders.models.weight_file import LoadOptions
+    from inkstone.sampling.sampler import denoise, working_bytes
+
+    path = file_of(args.folder, LAYERS)
+    model = load_diffusion_model(path, LoadOptions(wait=True))
+    before = harness.peak()
+    text = torch.randn(1, TEXT, 4096)
+    run = request(model, args.pixels, int(args.references.split(",")[0]), 1)
+    planned = before + model.weights.nbytes + working_bytes(model, run, {"positive": text})
+    start = time.perf_counter()
+    denoise(model, text, None, run)
+    seconds, peak = time.perf_counter() - start, harness.peak()
+    print(
+        f"whole model, {args.size}, references {args.references}: one step with reading "
+        f"{seconds:.1f} s, peak {peak / 1e9:.2f} GB, planned {planned / 1e9:.2f} GB, "
+        f"ratio {peak / planned:.3f}"
+    )
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--folder", type=Path, required=True)
+    p.add_argument("--size", default="1024x1024")
+    p.add_argument("--references", default="0,1,3")
+    p.add_argument("--layers", default="2,4", help="two numbers of layers to measure")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--whole", action="store_true", help="peak of all layers against the plan")
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    width, height = args.size.split("x")
+    args.pixels = int(width), int(height)
+    (whole if args.whole else table)(args)
+    facts = harness.machine()
+    print(f"{facts['cpu']} ({', '.join(facts['flags'])}), {args.threads} threads, torch {torch.__version__}")
+    print(harness.command())
+
+
+if __name__ == "__main__":
+    main()
