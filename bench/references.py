@@ -169,7 +169,8 @@ def main() -> None:
     args.pixels = int(width), int(height)
     (whole if args.whole else table)(args)
     facts = harness.machine()
-    print(f"{facts['cpu']} ({', '.join(facts['flags'])}), {args.threads} threads, torch {torch.__version__}")
+    flags = ", ".join(facts["flags"])
+    print(f"{facts['cpu']} ({flags}), {args.threads} threads, torch {torch.__version__}")
     print(harness.command())
 
 

@@ -94,7 +94,7 @@ def on_meta(folder, monkeypatch):
 
 @pytest.fixture(params=[None, 24], ids=["VAE whole", "VAE in rows"])
 def rows(request, monkeypatch):
-    monkeypatch.setattr(VAEModel, "_plan", lambda *_: (request.param, "as the test says"))
+    monkeypatch.setattr(VAEModel, "_plan", lambda *_, **__: (request.param, "as the test says"))
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_the_vae_with_alpha(folder, rows, monkeypatch):
     """Against the reference's VAE, of layers [B,16,F,h,w] picture by picture; RGB is opaque."""
     from diffusers import AutoencoderKLQwenImage
 
-    monkeypatch.setattr(VAEModel, "_plan", lambda *_: (rows, "as the test says"))
+    monkeypatch.setattr(VAEModel, "_plan", lambda *_, **__: (rows, "as the test says"))
     theirs = AutoencoderKLQwenImage.from_pretrained(folder("layered") / "vae").eval()
     ours = load_vae(folder("layered"), LoadOptions(torch.float32))
     pictures = torch.rand(3, 48, 80, 4)
