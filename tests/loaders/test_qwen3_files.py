@@ -129,7 +129,7 @@ def test_gguf_by_its_architecture():
 
 @pytest.mark.parametrize("published", [True, False])
 def test_a_gguf_made_for_drawing_writes_no_text(published, tmp_path):
-    """`quantize` leaves the head out: that of the published sizes is not the table of embeddings."""
+    """`quantize` leaves the head out; that of published sizes is not the table of embeddings."""
     width = 4096 if published else 256
     text = replace(TEXT, layers=1, width=width, heads=2, kv_heads=1, ff=64, vocab=300)
     torch.manual_seed(1)
