@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...host.api import io
+from ...nodes.sockets import connected
 from .factory import by_name, node, number, side
 from .scaling import centre_crop, resize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BATCHED = 50  # most images of a Batch Images node
 GREY = 0.5  # the colour of the canvas that ImagePadForOutpaint adds
 
 
@@ -148,6 +150,16 @@ def take(image: Tensor, batch_index: int, length: int) -> Tensor:
 _FLIPS = ["x-axis: vertically", "y-axis: horizontally"]
 _ROTATIONS = ["none", "90 degrees", "180 degrees", "270 degrees"]
 
+
+def batch_all(**images: Tensor) -> Tensor:
+    """Put up to 50 images into one batch, in the size of the first."""
+    pictures = connected(images, {})
+    made = pictures[0]
+    for picture in pictures[1:]:
+        made = batch(made, picture)
+    return made
+
+
 IMAGE_NODES = by_name(
     node(
         "EmptyImage",
@@ -231,6 +243,13 @@ IMAGE_NODES = by_name(
         lambda: [io.Image.Input("image1"), io.Image.Input("image2")],
         display_name="Batch Images",
         category="image",
+    ),
+    node(
+        "BatchImagesNode",
+        batch_all,
+        lambda: [io.Image.Input(f"images.image{n}", optional=n > 0) for n in range(_BATCHED)],
+        display_name="Batch Images",
+        category="image/batch",
     ),
     node(
         "RepeatImageBatch",

@@ -225,4 +225,75 @@ class PreviewImage(io.ComfyNode):
         )
 
 
-FILE_NODES = by_name(LoadImage, LoadImageMask, SaveImage, PreviewImage)
+class SaveImageAdvanced(io.ComfyNode):
+    """Saves pictures as PREFIX_00001_.png with the graph inside, with alpha where they have it."""
+
+    WRITES_TO = "output"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveImageAdvanced",
+            display_name="Save Image (Advanced)",
+            category="image",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to save."),
+                io.String.Input(
+                    "filename_prefix", default="ComfyUI", tooltip="Name, may hold folders."
+                ),
+                io.Combo.Input("format", options=None, default="png"),
+                io.Combo.Input("format.bit_depth", options=None, default="8-bit", optional=True),
+                io.Combo.Input(
+                    "format.input_color_space", options=None, default="sRGB", optional=True
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(
+        cls, images: Tensor, filename_prefix: str, format: str, **options: str
+    ) -> io.NodeOutput:
+        asked = [format, *options.values()]
+        if not set(asked) <= {"png", "8-bit", "sRGB"}:
+            raise InkstoneError(
+                f"Save Image (Advanced) asks for {', '.join(asked)}: expected png, 8-bit, sRGB, "
+                "which is what is saved here. Choose those, or run the graph in ComfyUI."
+            )
+        saved = save_pictures(images, filename_prefix, "output", cls.hidden)
+        return io.NodeOutput(images, ui={"images": saved})
+
+
+class ImageCompare(io.ComfyNode):
+    """Saves two pictures into the temp folder; the page shows one over the other."""
+
+    WRITES_TO = "temp"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImageCompare",
+            display_name="Compare Images",
+            category="image",
+            is_output_node=True,
+            inputs=[io.Image.Input(f"image_{x}", optional=True) for x in "ab"],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(cls, image_a: Tensor | None = None, image_b: Tensor | None = None) -> io.NodeOutput:
+        pictures = {"a": image_a, "b": image_b}
+        shown = {
+            f"{name}_images": []
+            if picture is None
+            else save_pictures(picture, f"comfy.compare.{name}", "temp", cls.hidden)
+            for name, picture in pictures.items()
+        }
+        return io.NodeOutput(ui=shown)
+
+
+FILE_NODES = by_name(
+    LoadImage, LoadImageMask, SaveImage, SaveImageAdvanced, PreviewImage, ImageCompare
+)

@@ -7,7 +7,11 @@ from .images import IMAGE_NODES
 from .latents import LATENT_NODES
 from .load_save import FILE_NODES, LoadFirstFrame
 from .masks import MASK_NODES
+from .models import BRIDGE_NODES, MODEL_NODES
+from .prompts import PROMPT_NODES
+from .sampling import SAMPLING_NODES
 from .scaling import SCALING_NODES
+from .texts import TEXT_NODES
 from .values import VALUE_NODES
 
 CORE_NODES: dict[str, NodeClass] = {
@@ -17,6 +21,10 @@ CORE_NODES: dict[str, NodeClass] = {
     **MASK_NODES,
     **LATENT_NODES,
     **VALUE_NODES,
+    **MODEL_NODES,
+    **PROMPT_NODES,
+    **SAMPLING_NODES,
+    **TEXT_NODES,
 }
 
 
@@ -25,4 +33,5 @@ def node_classes() -> dict[str, NodeClass]:
     from ...nodes import NODES
 
     own = {LoadFirstFrame.ID: LoadFirstFrame}
-    return CORE_NODES | own | {node.define_schema().node_id: node for node in NODES}
+    ours = {node.define_schema().node_id: node for node in NODES}
+    return CORE_NODES | own | ours | BRIDGE_NODES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ def join_texts(string_a: str, string_b: str, delimiter: str) -> str:
 
 
 def show(source: Value) -> io.NodeOutput:
-    """Show any value as text."""
+    """Show any value as text, and pass the text on."""
     if isinstance(source, str):
         text = source
     elif source is None or isinstance(source, (int, float, bool)):
@@ -27,7 +28,53 @@ def show(source: Value) -> io.NodeOutput:
             text = json.dumps(source)
         except (TypeError, ValueError):
             text = str(source)
-    return io.NodeOutput(ui={"text": (text,)})
+    return io.NodeOutput(text, ui={"text": (text,)})
+
+
+class ComfySwitchNode(io.ComfyNode):
+    """One of two values. Like core's it asks for the chosen one only."""
+
+    ID = "ComfySwitchNode"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.ID,
+            display_name="If/Else Switch",
+            category="utilities/logic",
+            inputs=[
+                io.Boolean.Input("switch"),
+                *(io.AnyType.Input(n, lazy=True) for n in ("on_false", "on_true")),
+            ],
+            outputs=[io.AnyType.Output(display_name="output")],
+        )
+
+    @classmethod
+    def check_lazy_status(cls, switch: bool, **values: Value) -> list[str]:
+        return ["on_true" if switch else "on_false"]
+
+    @classmethod
+    def execute(cls, switch: bool, on_false: Value = None, on_true: Value = None) -> io.NodeOutput:
+        return io.NodeOutput(on_true if switch else on_false)
+
+
+RATIOS = {
+    "1:1 (Square)": (1, 1),
+    "2:3 (Portrait Photo)": (2, 3),
+    "3:2 (Photo)": (3, 2),
+    "3:4 (Portrait Standard)": (3, 4),
+    "4:3 (Standard)": (4, 3),
+    "9:16 (Portrait Widescreen)": (9, 16),
+    "16:9 (Widescreen)": (16, 9),
+    "21:9 (Ultrawide)": (21, 9),
+}
+
+
+def resolution(aspect_ratio: str, megapixels: float, multiple: int = 8) -> io.NodeOutput:
+    """Width and height of this ratio and area; a megapixel is 1024 x 1024."""
+    across, down = RATIOS[aspect_ratio]
+    scale = math.sqrt(megapixels * 1024 * 1024 / (across * down)) / multiple
+    return io.NodeOutput(*(round(side * scale) * multiple for side in (across, down)))
 
 
 def _primitive(
@@ -85,9 +132,22 @@ VALUE_NODES = by_name(
         "PreviewAny",
         show,
         lambda: [io.AnyType.Input("source")],
-        lambda: [],
+        lambda: [io.String.Output()],  # of newer cores
         display_name="Preview Any",
         category="utils",
         is_output_node=True,
+    ),
+    ComfySwitchNode,
+    node(
+        "ResolutionSelector",
+        resolution,
+        lambda: [
+            io.Combo.Input("aspect_ratio", options=list(RATIOS), default="1:1 (Square)"),
+            io.Float.Input("megapixels", default=1.0, min=0.1, max=16.0, step=0.1),
+            io.Int.Input("multiple", default=8, min=4, max=128, step=4, optional=True),
+        ],
+        lambda: [io.Int.Output(display_name=name) for name in ("width", "height")],
+        display_name="Resolution Selector",
+        category="utilities",
     ),
 )

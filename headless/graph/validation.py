@@ -46,7 +46,7 @@ def validate(
         raise InkstoneError(
             "The graph has no output node, so nothing would be computed. Add SaveImage."
         )
-    needed = _needed(graph, targets)
+    needed = needed_nodes(graph, targets)
     checked = {}
     for key in needed:
         checked[key], faults = _check_node(graph, graph[key], nodes, choices)
@@ -62,7 +62,7 @@ def output_nodes(graph: Graph, nodes: NodeClasses) -> list[str]:
     return [key for key, node in graph.items() if schema_of(nodes[node.class_type]).is_output_node]
 
 
-def _needed(graph: Graph, targets: Sequence[str]) -> list[str]:
+def needed_nodes(graph: Graph, targets: Sequence[str]) -> list[str]:
     """Ids of the targets and all their ancestors, in graph order."""
     needed: set[str] = set()
     stack = list(targets)

@@ -18,15 +18,18 @@ from ..node_types import Json, NodeClasses
 from .load import GraphFile, read_graph_file, runnable
 from .model_files import OURS, require_models
 from .set_inputs import apply_settings
+from .switches import settle_switches
 
 
 def graph_of(file: Path | GraphFile, settings: Sequence[str], nodes: NodeClasses) -> Graph:
-    """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings applied.
+    """The graph of a file (API, UI or PNG) with `NODE.INPUT=VALUE` settings applied, without the
+    branches that its switches do not choose.
 
     Seeds are those in the file: "control after generate" happens only when the page queues it.
     """
     file = file if isinstance(file, GraphFile) else read_graph_file(file)
-    return apply_settings(runnable(file, nodes), settings, nodes, file.ui)
+    graph = apply_settings(runnable(file, nodes), settings, nodes, file.ui)
+    return settle_switches(graph, nodes)
 
 
 def run_file(

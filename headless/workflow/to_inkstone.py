@@ -4,14 +4,12 @@ A loader becomes two nodes: our loader, which reads the file, and a bridge, whic
 node's id and wires. Everything behind stays unchanged. UI graphs stay UI graphs (with subgraphs),
 API graphs stay API graphs. Each loader that is left in place gets a line with the reason.
 
-Unusual: file names are interpreted, as nowhere else in this pack: a graph says nothing else about a
-file, and graphs also have loaders of other models. Our loaders detect the model from the file.
+What is exchanged, by the names of files and nodes: graph_facts.py.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,14 +18,12 @@ from ...nodes.load import LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ..graph.api_graph import parse_graph
 from ..graph.input_values import schema_of, socket_type
 from ..node_types import Json, NodeClass
+from .graph_facts import QWEN, GraphFacts, facts_of
 from .model_files import LoaderNode
 from .parse_ui import as_list, as_object, is_ui_graph, parse_workflow
 from .ui_level import UILevel, list_of
 
 _LEFT = 380  # how far left of the old node our loader is placed
-_QWEN = re.compile(r"qwen", re.IGNORECASE)
-_ENCODER = re.compile(r"qwen[-_ ]?2[._]?5[-_ ]?vl", re.IGNORECASE)
-_NEWER = re.compile(r"qwen[-_ ]?image[-_ ]?2[._]1", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -75,12 +71,6 @@ EXCHANGES = {
 }
 # core's loaders of a file with several models -> the input that names it
 WHOLE = {name: "ckpt_name" for name in ("CheckpointLoaderSimple", "CheckpointLoader")}
-# beginnings of class names that need core's own weights, which packed weights cannot replace
-REASONS = {
-    start: "merges or saves the weights of a model, which ours keeps packed"
-    for start in ("ModelMerge", "ModelSave", "ModelAdd", "ModelSubtract", "CheckpointSave")
-}
-NEWER = "TextEncodeQwenImage21"  # the encode node of Qwen-Image-2.1
 
 
 def to_inkstone(graph: Mapping[str, Json]) -> tuple[dict[str, Json], list[str]]:
@@ -116,7 +106,7 @@ class _Report:
     def leave_whole(self, node: object, old: str, name: Json) -> None:
         """A loader of a whole checkpoint was left in place."""
         why = "is not of Qwen-Image, by its name"
-        if isinstance(name, str) and _QWEN.search(name):
+        if isinstance(name, str) and QWEN.search(name):
             why = (
                 "holds several models in one file. Load it with Inkstone Load All and connect "
                 f"{ToModel.ID}, {ToCLIP.ID} and {ToVAE.ID} in its place"
@@ -128,43 +118,6 @@ class _Report:
         self.unchanged.append(f"{node}: {old} {name} stays: {why}")
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """Facts from the nodes of a whole graph: the model's variant, and obstacles."""
-
-    variant: str
-    newer: bool
-    obstacles: tuple[str, ...]  # nodes that need core's own network
-
-    def why_not(self, change: Exchange, name: str) -> str:
-        """The reason why a loader is left in place; "" if it is replaced."""
-        if self.newer or _NEWER.search(name):
-            return "is of Qwen-Image-2.1, another network that is not in this version"
-        if self.obstacles and change.loader_file == "model":
-            return self.obstacles[0]
-        pattern = _ENCODER if change.loader_file == "text_encoder" else _QWEN
-        return "" if pattern.search(name) else "is not of Qwen-Image, by its name"
-
-
-def _facts(kinds: set[str], methods: set[str]) -> _Facts:
-    obstacles = tuple(
-        f"{kind} {reason}"
-        for kind in sorted(kinds)
-        for start, reason in REASONS.items()
-        if kind.startswith(start)
-    )
-    return _Facts(_variant(kinds, methods), NEWER in kinds, obstacles)
-
-
-def _variant(kinds: set[str], methods: set[str]) -> str:
-    """The model's variant, from the graph's encode nodes."""
-    if "index_timestep_zero" in methods:
-        return "edit-2511"
-    if "TextEncodeQwenImageEditPlus" in kinds:
-        return "edit-2509"
-    return "edit" if "TextEncodeQwenImageEdit" in kinds else "auto"
-
-
 # --- API graphs
 
 
@@ -172,7 +125,7 @@ def _api(graph: dict[str, Json]) -> _Report:
     nodes = {key: node for key, node in graph.items() if isinstance(node, dict)}
     kinds = {str(node.get("class_type")) for node in nodes.values()}
     inputs = [node.get("inputs") or {} for node in nodes.values()]
-    facts = _facts(kinds, {str(i.get("reference_latents_method")) for i in inputs})
+    facts = facts_of(kinds, {str(i.get("reference_latents_method")) for i in inputs})
     report = _Report()
     new_id = 1 + max((int(k) for k in nodes if k.isdecimal()), default=0)
     for key, node in nodes.items():
@@ -185,13 +138,14 @@ def _api(graph: dict[str, Json]) -> _Report:
         name = (node.get("inputs") or {}).get(change.file)
         if not isinstance(name, str):
             report.leave(key, old, name, "takes its file by a wire")
-        elif why := facts.why_not(change, name):
+        elif why := facts.why_not(change.loader_file, name):
             report.leave(key, old, name, why)
         else:
-            widgets = change.widgets(name, facts.variant)
+            variant = facts.variant_of(name)
+            widgets = change.widgets(name, variant)
             graph[str(new_id)] = {"class_type": change.loader, "inputs": widgets}
             graph[key] = {"class_type": change.bridge, "inputs": {change.wire: [str(new_id), 0]}}
-            report.add(key, old, name, change, facts.variant)
+            report.add(key, old, name, change, variant)
             new_id += 1
     return report
 
@@ -217,20 +171,21 @@ def _ui(graph: dict[str, Json]) -> _Report:
                 report.leave_whole(node["id"], old, name)
             if change is None:
                 continue
-            why = facts.why_not(change, name)
+            why = facts.why_not(change.loader_file, name)
             if why:
                 report.leave(node["id"], old, name, why)
                 continue
-            report.add(node["id"], old, name, change, facts.variant)
+            variant = facts.variant_of(name)
+            report.add(node["id"], old, name, change, variant)
             instances = [n for each in levels for n in each.nodes if str(n.get("type")) == level.id]
-            widgets = change.widgets(name, facts.variant)
+            widgets = change.widgets(name, variant)
             loader = _split(level, node, change, widgets, instances)
             moved[level.id, str(node["id"]), change.file] = loader, change.loader_file
     _move_promoted(levels, moved)
     return report
 
 
-def _ui_facts(levels: Sequence[UILevel]) -> _Facts:
+def _ui_facts(levels: Sequence[UILevel]) -> GraphFacts:
     nodes = [node for level in levels for node in level.nodes]
     methods = {
         str(value)
@@ -238,7 +193,7 @@ def _ui_facts(levels: Sequence[UILevel]) -> _Facts:
         if str(node.get("type")) == "FluxKontextMultiReferenceLatentMethod"
         for value in _values(node)
     }
-    return _facts({str(node.get("type")) for node in nodes}, methods)
+    return facts_of({str(node.get("type")) for node in nodes}, methods)
 
 
 def _values(node: Mapping[str, Json]) -> list[Json]:

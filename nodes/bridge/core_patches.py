@@ -7,24 +7,18 @@ Qwen Image 2.1 Cache node decide where keys and values of the prompt are kept.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...sampling.prefix_choices import AUTO, Keep
 
 if TYPE_CHECKING:
     from ...kernels.forward import After
 
-log = logging.getLogger(__name__)
-
 _AFTER = "double_block"  # patches of the image stream after a block
 CACHE: Final = "qwen_image21_cache"
-KEEPS: Final[Mapping[str, Keep]] = {"auto": AUTO, "gpu": "device", "cpu": "host", "off": "off"}
-"""Places of core's cache -> ours."""
 
 
 class CoreCache(TypedDict, total=False):
@@ -45,18 +39,6 @@ class CorePatches(TypedDict, total=False):
 
 CoreControl = Mapping[str, Sequence[Tensor | None]]
 """Residuals of core's ControlNet by the place where they are added."""
-
-
-def keep_of(cache: CoreCache) -> Keep:
-    """Where keys and values of prompt and references are kept, by core's cache node. They are never
-    rounded: one line where the node asks for that.
-    """
-    if cache.get("dtype", "default") != "default":
-        log.info(
-            "Qwen Image 2.1 Cache asks for %s: keys and values are kept exactly, as computed",
-            cache["dtype"],
-        )
-    return KEEPS.get(cache.get("device", "auto"), AUTO)
 
 
 def core_control(control: CoreControl | None) -> list[After]:

@@ -26,11 +26,12 @@ from ...kernels.references import ReferenceContext, References
 from ...kernels.shared_modulation import SharedModulation
 from ...loaders.lora.adapters import branches
 from ...sampling.geometry import token_grid
+from ...sampling.prefix_choices import Keep, core_keep
 from ...sampling.request import Request
 from ...sampling.sampler import prefix_of, prefix_place, working_bytes
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
-from .core_patches import CACHE, CoreControl, CorePatches, block_patches, core_control, keep_of
+from .core_patches import CACHE, CoreCache, CoreControl, CorePatches, block_patches, core_control
 
 if TYPE_CHECKING:
     from ...kernels.lora import Branch
@@ -120,7 +121,7 @@ class CoreNetwork(CoreStreams):
         patches = block_patches(options, x)
         model = self._with_loras()
         if CACHE in options:
-            model = replace(model, keep_prefix=keep_of(options[CACHE]))
+            model = replace(model, keep_prefix=_keep(options[CACHE]))
         z, frames = _as_frames(x, model.layered)
         h, w = z.shape[-2:]
         latents = model.latents
@@ -308,6 +309,11 @@ def _picked(table: Modulation | SharedModulation, index: Tensor) -> Modulation |
     if len(index) == 1 or bool((index == index[0]).all()):
         return table.step(int(index[0]))
     return table.rows(index)
+
+
+def _keep(cache: CoreCache) -> Keep:
+    """Where core's cache node has keys and values of prompt and references kept."""
+    return core_keep(cache.get("device", "auto"), cache.get("dtype", "default"))
 
 
 def _shared(context: Tensor) -> Tensor:

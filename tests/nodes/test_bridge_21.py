@@ -13,8 +13,7 @@ import torch
 from inkstone.loaders.arch.family import EDIT_21, QWEN_IMAGE_21
 from inkstone.loaders.models.load import load_text_encoder, load_vae
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, CoreVAE, head_tokens
-from inkstone.nodes.bridge.core_patches import keep_of
-from inkstone.nodes.bridge.network import _shared, _slots
+from inkstone.nodes.bridge.network import _keep, _shared, _slots
 
 from ..loaders.test_vae_21_files import single_file
 from ..support.oracle import measured, relative
@@ -89,10 +88,10 @@ def test_vae_latents_have_no_frames(tmp_path):
 )
 def test_cores_cache_node_says_where_the_prompt_is_kept(device, place, caplog):
     caplog.set_level(logging.INFO)
-    assert keep_of({"device": device, "dtype": "default"}) == place and not caplog.text
-    assert keep_of({"device": device, "dtype": "int4"}) == place
+    assert _keep({"device": device, "dtype": "default"}) == place and not caplog.text
+    assert _keep({"device": device, "dtype": "int4"}) == place
     assert "asks for int4: keys and values are kept exactly" in caplog.text
-    assert keep_of({}) == "auto"
+    assert _keep({}) == "auto"
 
 
 def test_references_that_a_prompt_does_not_place_come_behind_it():

@@ -20,6 +20,8 @@ from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 
+from . import official_21
+
 PLACES = {
     "model": "diffusion_models",
     "unet_name": "diffusion_models",
@@ -75,7 +77,9 @@ def model_files(graph: dict) -> Iterator[tuple[str, str]]:
 
 
 def write(path: Path, folder: str, sizes: Sizes = TINY) -> None:
-    """A small file of a kind; layered ones and inpainting controls by their names."""
+    """A small file of a kind; layered ones, inpainting controls and 2.1 by their names."""
+    if official_21.NAMED.search(path.name):
+        return official_21.write(path, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     layered = "layered" in path.name
     if folder == "diffusion_models":
@@ -141,6 +145,10 @@ def smaller(graph: dict) -> dict:
                 values[key] = 64
         if kind == "PrimitiveInt" and isinstance(values.get("value"), int):
             values["value"] = min(values["value"], 2 if values["value"] <= 60 else 64)
+        if kind == "TextEncodeQwenImage21" and values["resolution"]:
+            values["resolution"] = 64
+        if kind == "ResolutionSelector":
+            values |= {"megapixels": 0.1, "multiple": 64}
         if kind == "ImageScaleToTotalPixels":
             values["megapixels"] = 0.01
         if kind == "ImageScaleToMaxDimension":

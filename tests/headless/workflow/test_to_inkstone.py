@@ -70,14 +70,38 @@ def test_the_variant_comes_from_the_encode_nodes(kind, method, variant):
     assert changed["7"]["inputs"] == {"model": MODEL, "dtype": "auto", "variant": variant}
 
 
+@pytest.mark.parametrize(
+    "name, variant",
+    [("qwen_image_2.1_bf16.sft", "auto"), ("qwen_image_2.1_Turbo_int8.sft", "2.1-turbo")],
+)
+@pytest.mark.parametrize("kind", ["TextEncodeQwenImage21", "CLIPTextEncode"])
+def test_turbo_is_known_by_its_name(name, variant, kind):
+    """Its tensors are those of the base; the encoders of its templates are two models."""
+    pe = "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"
+    graph = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": name}},
+        "2": {"class_type": "CLIPLoader", "inputs": {"clip_name": "qwen3vl_8b_bf16.sft"}},
+        "3": {"class_type": "CLIPLoader", "inputs": {"clip_name": pe}},
+        "4": {"class_type": "CLIPLoader", "inputs": {"clip_name": "qwen3vl_4b_bf16.sft"}},
+        "5": {"class_type": kind, "inputs": {"clip": ["2", 0]}},
+    }
+    changed, notes = to_inkstone(graph)
+    kinds = [changed[key]["class_type"] for key in "1234"]
+    assert kinds == ["InkstoneToModel", "InkstoneToCLIP", "CLIPLoader", "CLIPLoader"]
+    assert changed["6"]["inputs"] == {"model": name, "dtype": "auto", "variant": variant}
+    assert notes[-2].startswith(f"3: CLIPLoader {pe} stays: is a language model that rewrites")
+    assert "Inkstone Enhance Prompt" in notes[-2] and "is not of Qwen-Image" in notes[-1]
+
+
 def test_what_cannot_be_exchanged_is_named():
     merged = API | {"8": {"class_type": "ModelMergeQwenImage", "inputs": {}}}
     changed, notes = to_inkstone(merged)
     assert changed["1"] == API["1"] and changed["3"]["class_type"] == "InkstoneToVAE"
     assert any("ModelMergeQwenImage merges or saves the weights" in n for n in notes)
-    newer = API | {"8": {"class_type": "TextEncodeQwenImage21", "inputs": {}}}
-    changed, notes = to_inkstone(newer)
-    assert changed == newer and notes[0] == "nothing was exchanged" and "2.1" in notes[1]
+    inside = API | {"8": {"class_type": "QwenImage21FunControlNetApply", "inputs": {}}}
+    changed, notes = to_inkstone(inside)
+    assert changed["1"] == API["1"] and changed["3"]["class_type"] == "InkstoneToVAE"
+    assert any("works inside core's own network. Use Inkstone Load ControlNet" in n for n in notes)
     wired = {"1": {"class_type": "UNETLoader", "inputs": {"unet_name": ["9", 0]}}}
     assert to_inkstone(wired)[0] == wired and "by a wire" in to_inkstone(wired)[1][1]
     assert to_inkstone({}) == ({}, ["nothing was exchanged"])
