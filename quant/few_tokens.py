@@ -3,10 +3,12 @@ is one: torch's product with 4-bit codes reads half a byte per weight, where unp
 over all of them (measured: 0.03 against 1.5 ms per million weights on a Zen 5 core).
 
 GGUF types with a scale for 32 weights become one plane of nibbles, or two where their codes have
-more than 16 values: w = low s + m, and high 16 s in addition. Codes are exact; scales are rounded
-to bfloat16, as weights are that are unpacked to it. All other formats become a bfloat16 matrix,
-which a product of few tokens reads at the speed of the memory. The form is in addition to the
-packed weight, which prompts go on using: see kernels/few_tokens.py.
+more than 16 values: w = low s + m, and high 16 s in addition. Types with a scale for 16 weights
+become one plane of twice the width: the low nibbles of 16 weights and their high ones stand side by
+side under one scale, and are multiplied by x and 16 x. Codes are exact; scales are rounded to
+bfloat16, as weights are that are unpacked to it. All other formats become a bfloat16 matrix, which
+a product of few tokens reads at the speed of the memory. The form is in addition to the packed
+weight, which prompts go on using: see kernels/few_tokens.py.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from .gguf_storage import GGUFStorage
 from .storage import PackedWeight, PlainStorage, Storage
 
 GROUP = 32  # weights with one scale in torch's product
-_ROWS = 1024  # packed at a time; a multiple of the 64 rows that torch's layout interleaves
+_ROWS = 256  # packed at a time; a multiple of the 64 rows that torch's layout interleaves
 # GGUF types with a scale for 32 weights: (least code, planes of 4 bits)
 TYPES = {
     "Q4_0": (-8, 1),
@@ -35,6 +37,7 @@ TYPES = {
     "IQ4_NL": (-128, 2),
     "IQ4_XS": (-128, 2),
 }
+SMALL = ("Q3_K", "Q6_K")  # types with a scale for 16 weights, codes -40 .. 39 and no minimum
 
 
 class NibbleStorage(Storage):
@@ -59,6 +62,15 @@ class NibbleStorage(Storage):
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
+class TwiceStorage(NibbleStorage):
+    """One plane [N,2K]: of every 16 weights the low nibbles and then the high ones."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [n,K] bfloat16 -> x W^T [n,N]."""
+        small = x.reshape(len(x), -1, 1, GROUP // 2)
+        return super().product(torch.cat([small, 16 * small], 2).reshape(len(x), -1))  # [n,2K]
+
+
 class HalfStorage(PlainStorage):
     """A bfloat16 matrix."""
 
@@ -75,6 +87,8 @@ def form_bytes(weight: PackedWeight) -> int:
     rows, columns = weight.shape
     if not _has_planes(weight.format, weight.shape):
         return 2 * rows * columns
+    if weight.format in SMALL:
+        return rows * columns + rows * columns // (GROUP // 2) * 4
     return TYPES[weight.format][1] * (rows * columns // 2 + rows * columns // GROUP * 4)
 
 
@@ -87,37 +101,60 @@ def few_token_form(load: Callable[[], Storage]) -> FewTokenStorage:
 
 
 def _has_planes(form: str, shape: tuple[int, int]) -> bool:
-    return form in TYPES and shape[0] % 16 == 0 and shape[1] % GROUP == 0
+    if form not in TYPES and form not in SMALL:
+        return False
+    return shape[0] % 16 == 0 and shape[1] % GROUP == 0
 
 
 def _planes(storage: GGUFStorage) -> NibbleStorage:
     rows, columns = storage.shape
-    least, count = TYPES[storage.format]
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(count)]
-    for at in range(0, rows, _ROWS):
-        raw = storage.raw[at : at + _ROWS]
-        blocks = UNPACK[storage.format](raw.reshape(-1, storage.kind.bytes))
-        codes = blocks.codes.reshape(len(raw), columns).to(torch.int32).sub_(least)
-        s = (blocks.scale * storage.factor).reshape(len(raw), -1).bfloat16().float()  # [n,K/32]
-        zero = torch.zeros_like(s) if blocks.minimum is None else blocks.minimum.reshape(s.shape)
-        for plane, part in enumerate(_split(codes, s, zero, (least, count))):
-            parts[plane].append(part)
+    small = storage.format in SMALL
+    width, count = (2 * columns, 1) if small else (columns, TYPES[storage.format][1])
     planes = [
-        (torch.cat([codes for codes, _ in plane]), torch.cat([s for _, s in plane], 1).contiguous())
-        for plane in parts
+        (
+            torch.empty(rows, width // 2, dtype=torch.uint8),
+            torch.empty(width // GROUP, rows, 2, dtype=torch.bfloat16),
+        )
+        for _ in range(count)
     ]
-    return NibbleStorage(storage.shape, planes)
+    for at in range(0, rows, _ROWS):
+        part = slice(at, min(at + _ROWS, rows))
+        for (codes, scales), plane in zip(planes, _rows(storage, part), strict=True):
+            codes[part], scales[:, part] = plane
+    return (TwiceStorage if small else NibbleStorage)(storage.shape, planes)
+
+
+def _rows(storage: GGUFStorage, part: slice) -> list[tuple[Tensor, Tensor]]:
+    """Some rows of every plane."""
+    raw = storage.raw[part]
+    blocks = UNPACK[storage.format](raw.reshape(-1, storage.kind.bytes))
+    codes = blocks.codes.reshape(len(raw), -1).to(torch.int32)  # [n,K]
+    s = (blocks.scale * storage.factor).reshape(len(raw), -1).bfloat16().float()  # [n,groups]
+    if storage.format in SMALL:
+        return [_twice(codes, s)]
+    zero = torch.zeros_like(s) if blocks.minimum is None else blocks.minimum.reshape(s.shape)
+    return _split(codes, s, zero, TYPES[storage.format])
+
+
+def _twice(codes: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """codes [n,K], s [n,K/16] -> one plane of 2 K columns; both nibbles are signed, so that the
+    zero of a group, which is one for both, is none."""
+    codes = codes.view(len(codes), -1, 1, GROUP // 2)
+    low = (codes + 8 & 15) - 8
+    both = torch.cat([low, codes - low >> 4], 2).reshape(len(codes), -1)
+    return _packed(both.add_(8), s, torch.zeros_like(s))
 
 
 def _split(
     codes: Tensor, s: Tensor, zero: Tensor, kind: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:
-    """codes [n,K] from 0 -> (packed codes, scales and zeros [K/32,n,2]) of each plane.
+    """codes [n,K] -> (packed codes, scales and zeros [K/32,n,2]) of each plane.
 
     The product rounds what a plane stands for to bfloat16, so each stays near zero. The offset of
     the codes, a multiple of 16, goes into the high nibbles, where it costs nothing.
     """
     least, count = kind
+    codes = codes - least
     if count == 1:
         return [_packed(codes, s, zero + (8 + least) * s)]
     high = _packed((codes >> 4) + 8 + least // 16, 16 * s, torch.zeros_like(s))

@@ -7,8 +7,8 @@ import torch
 
 from inkstone.kernels.few_tokens import FewTokenForms, few_tokens_reason
 from inkstone.kernels.linear import FEW, Linear
+from inkstone.quant.few_tokens import SMALL, few_token_form, form_bytes
 from inkstone.quant.few_tokens import TYPES as PLANES
-from inkstone.quant.few_tokens import few_token_form, form_bytes
 from inkstone.quant.gguf_quantizer import ENCODE, quantize_rows
 from inkstone.quant.gguf_storage import GGUFStorage
 from inkstone.quant.gguf_types import TYPES
@@ -42,7 +42,7 @@ def packed(storage) -> PackedWeight:
 
 
 @pytest.mark.parametrize("rows, columns", [(64, 256), (1104, 512), (2128, 256)])
-@pytest.mark.parametrize("name", [*PLANES, "Q6_K", "Q3_K"])
+@pytest.mark.parametrize("name", [*PLANES, *SMALL, "Q2_K"])
 def test_products_of_few_tokens(name, rows, columns):
     """As near to the exact product as weights that are rounded to bfloat16, or nearly so."""
     storage = storage_of(name, rows, columns)
