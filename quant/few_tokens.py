@@ -24,7 +24,8 @@ from .gguf_storage import GGUFStorage
 from .storage import PackedWeight, PlainStorage, Storage
 
 GROUP = 32  # weights with one scale in torch's product
-_ROWS = 256  # packed at a time; a multiple of the 64 rows that torch's layout interleaves
+_ROWS = 64  # that torch's layout interleaves: chunks are multiples of it
+_CHUNK = 2**20  # weights that are packed at a time
 # GGUF types with a scale for 32 weights: (least code, planes of 4 bits)
 TYPES = {
     "Q4_0": (-8, 1),
@@ -117,8 +118,9 @@ def _planes(storage: GGUFStorage) -> NibbleStorage:
         )
         for _ in range(count)
     ]
-    for at in range(0, rows, _ROWS):
-        part = slice(at, min(at + _ROWS, rows))
+    step = max(1, _CHUNK // (_ROWS * columns)) * _ROWS
+    for at in range(0, rows, step):
+        part = slice(at, min(at + step, rows))
         for (codes, scales), plane in zip(planes, _rows(storage, part), strict=True):
             codes[part], scales[:, part] = plane
     return (TwiceStorage if small else NibbleStorage)(storage.shape, planes)
@@ -128,7 +130,7 @@ def _rows(storage: GGUFStorage, part: slice) -> list[tuple[Tensor, Tensor]]:
     """Some rows of every plane."""
     raw = storage.raw[part]
     blocks = UNPACK[storage.format](raw.reshape(-1, storage.kind.bytes))
-    codes = blocks.codes.reshape(len(raw), -1).to(torch.int32)  # [n,K]
+    codes = blocks.codes.reshape(len(raw), -1)  # [n,K]
     s = (blocks.scale * storage.factor).reshape(len(raw), -1).bfloat16().float()  # [n,groups]
     if storage.format in SMALL:
         return [_twice(codes, s)]
@@ -154,7 +156,7 @@ def _split(
     the codes, a multiple of 16, goes into the high nibbles, where it costs nothing.
     """
     least, count = kind
-    codes = codes - least
+    codes = codes.to(torch.int32).sub_(least)
     if count == 1:
         return [_packed(codes, s, zero + (8 + least) * s)]
     high = _packed((codes >> 4) + 8 + least // 16, 16 * s, torch.zeros_like(s))
@@ -163,4 +165,4 @@ def _split(
 
 def _packed(codes: Tensor, s: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.stack([s.T, zero.T], -1).bfloat16()
-    return torch._convert_weight_to_int4pack_for_cpu(codes.contiguous(), 1), scales
+    return torch._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32).contiguous(), 1), scales

@@ -1,7 +1,8 @@
 """The second form of a network's packed weights, with which answers are written token by token.
 
-It is made from the file when there is room for it in addition to everything else, and leaves like
-any other weights. Where there is none, tokens are written with the packed weights, more slowly.
+It is made from the packed weights when there is room for it in addition to everything else, and
+leaves like any other weights. Where there is none, tokens are written with the packed weights, more
+slowly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from ...kernels.few_tokens import FewTokenForm, FewTokenForms, few_tokens_reason
 from ...kernels.linear import Linear
 from ...quant.few_tokens import few_token_form, form_bytes
-from ...quant.storage import PackedWeight
+from ...quant.storage import PackedWeight, Storage
 from ..memory.param_slots import ParamSlot
 from ..memory.residency import FreeMemory, Residency, free_after_asking
 
@@ -51,18 +52,27 @@ def forms_of(
     if not layers or few_tokens_reason(options.device, options.dtype):
         return None
     forms = FewTokenForms(layers)
-    slots = [_slot(form, packed[f"{name}.weight"]) for name, form in zip(layers, forms.forms)]
+    slots = [
+        _slot(form, layer, packed[f"{name}.weight"])
+        for (name, layer), form in zip(layers.items(), forms.forms)
+    ]
     weights = Residency(forms, slots, options.device, nn.ModuleList())
     weights.free = options.free
     return LoadedForms(forms, weights)
 
 
-def _slot(form: nn.Module, weight: PackedWeight) -> ParamSlot:
+def _slot(form: nn.Module, layer: Linear, weight: PackedWeight) -> ParamSlot:
     assert isinstance(form, FewTokenForm)
     return ParamSlot(
         module=form,
         leaf="weight",
         nbytes=form_bytes(weight),
-        read=partial(few_token_form, weight.load),
+        read=partial(few_token_form, partial(_storage, layer, weight)),
         blank=form.weight,
     )
+
+
+def _storage(layer: Linear, weight: PackedWeight) -> Storage:
+    """The packed weight: that of the layer where it is in memory, so that none is there twice."""
+    held = layer.storage
+    return held if isinstance(held, Storage) else weight.load()
