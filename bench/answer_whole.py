@@ -66,6 +66,7 @@ def measure(args: argparse.Namespace) -> None:
     from inkstone.loaders.models import generation
     from inkstone.loaders.models.load import load_text_encoder
     from inkstone.loaders.models.weight_file import LoadOptions
+    from inkstone.pipeline.answer_stages import PlannedAnswer
     from inkstone.pipeline.ask_plan import plan_answer
     from inkstone.sampling.next_token import Decoding
 
@@ -76,7 +77,7 @@ def measure(args: argparse.Namespace) -> None:
     options = LoadOptions(torch.bfloat16, budget=args.memory and int(args.memory * 1e9))
     model = load_text_encoder(path, options)
     head = model.head.open()
-    plan = plan_answer(model, question, [], 0, args.tokens)
+    plan = plan_answer(PlannedAnswer(model, question, [], 0, args.tokens))
     print(plan.sentence())
     prompt = generation.TextPrompt(model.family.chat.text(question, 0))
 

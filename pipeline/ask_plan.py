@@ -1,21 +1,12 @@
-"""The memory plan of an answer, from file headers and picture sizes alone.
-
-The same stages and the same functions as the run: the vision tower, then the language model with
-its output head and the keys and values of prompt and answer.
-"""
+"""The memory plan of an answer, from file headers and picture sizes alone."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..loaders.memory.placement import NotEnoughMemory, Occupant
-from ..loaders.models.generation import answer_bytes, cache_room, forms_for
-from ..loaders.models.text_encoder import TextEncoderModel
-from ..sampling.vision_sizes import answer_sizes
-from .memory_plan import MemoryNow, memory_now
-from .plan_stages import PlannedRun, PlanStage, follow
+from .answer_stages import PlannedAnswer
+from .memory_plan import memory_now
+from .plan_stages import follow
 
 
 @dataclass(frozen=True)
@@ -52,57 +43,22 @@ class AskPlan:
         return asdict(self) | {"sentence": self.sentence()}
 
 
-def plan_answer(
-    text: TextEncoderModel,
-    question: str,
-    sizes: Sequence[tuple[int, int]],
-    most: int,
-    max_tokens: int,
-) -> AskPlan:
-    """Plans from headers. sizes: width and height of each picture; most: pixels that are seen."""
-    head = text.head.open()
-    tower = text.tower("questions about pictures") if sizes else None
-    sight = (tower.sight,) if tower else ()
-    seen = [answer_sizes(*size, most, *sight)[1] for size in sizes]
-    cells = sum(math.prod(size) // tower.cell**2 for size in seen) if tower else 0
-    tokens = len(text.tokens(text.family.chat.text(question, len(sizes)))) - len(sizes) + cells
-    stages: list[PlanStage] = []
-    if tower is not None:
-        patches = max(math.prod(size) for size in seen) // tower.network.config.patch**2
-        working = tower.network.activation_bytes(patches, tower.dtype)
-        stages.append(PlanStage(tower.weights, working))
-    own = [] if head.weights is None else [head.weights]
-    working = answer_bytes(text, [tokens], max_tokens, cells)
-    forms = [one.weights for one in forms_for(text, head, max_tokens)]
-    now = memory_now(text.weights, text.budget)
-    run = _with_forms([*stages, PlanStage(text.weights, working, [*own, *forms])], now, forms)
-    extra = sum(weights.nbytes for weights in forms) if run is not None else 0
-    run = run or follow([*stages, PlanStage(text.weights, working, own)], now.room, 0, now.present)
-    placed = run.placement(text.weights)
-    kept = cache_room(text, [tokens], max_tokens)
+def plan_answer(answer: PlannedAnswer) -> AskPlan:
+    """Plans from headers."""
+    now = memory_now(answer.text.weights, answer.text.budget)
+    forms = answer.fitting_forms(now.room, now.present)
+    run = follow(answer.stages(forms), now.room, 0, now.present)
+    placed, tower = run.placement(answer.text.weights), answer.tower
     return AskPlan(
         runtime=now.runtime,
         vision_tower=run.placement(tower.weights).nbytes if tower else 0,
         text_encoder=placed.nbytes,
-        output_head=head.nbytes,
-        forms=extra,
-        key_values=kept,
-        activations=working - kept,
-        prompt_tokens=tokens,
+        output_head=answer.head.nbytes,
+        forms=sum(weights.nbytes for weights in forms),
+        key_values=answer.key_values,
+        activations=answer.working - answer.key_values,
+        prompt_tokens=answer.tokens,
         peak=now.fixed + run.peak,
         budget=now.budget,
         text_encoder_placed=placed.words(),
     )
-
-
-def _with_forms(
-    stages: Sequence[PlanStage], now: MemoryNow, forms: Sequence[Occupant]
-) -> PlannedRun | None:
-    """The run with forms for single tokens; None where there is no room for them."""
-    if not forms:
-        return None
-    try:
-        run = follow(stages, now.room, 0, now.present)
-    except NotEnoughMemory:
-        return None
-    return None if run.placement(stages[-1].weights).streamed else run

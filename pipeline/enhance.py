@@ -20,6 +20,7 @@ from ..loaders.arch.family import Family
 from ..loaders.models.generation import TextPrompt, generate
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..sampling.next_token import Decoding
+from .answer_stages import PlannedAnswer
 from .ask import prompt_for
 from .enhance_choices import (
     DRAWING,
@@ -135,6 +136,15 @@ def decoding_of(request: EnhanceRequest, number: int, most: int) -> Decoding:
 def question_of(text_encoder: TextEncoderModel, request: EnhanceRequest) -> TextPrompt:
     """What the language model is asked: the instructions, what must be kept, the prompt."""
     return prompt_for(text_encoder, wording(request), request.pictures, request.pixels)
+
+
+def planned(text_encoder: TextEncoderModel, request: EnhanceRequest) -> PlannedAnswer:
+    """The first try for a memory plan; only the sizes of the pictures are read. Each further one
+    takes the same.
+    """
+    sizes = [(picture.shape[-2], picture.shape[-3]) for picture in request.pictures]
+    most = most_written(text_encoder.family)
+    return PlannedAnswer(text_encoder, wording(request), sizes, request.pixels, most)
 
 
 def wording(request: EnhanceRequest) -> str:

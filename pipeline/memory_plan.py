@@ -20,6 +20,7 @@ from ..loaders.memory.residency import Residency, residencies, room
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.vision import VisionModel
 from ..loaders.models.weight_file import parameter_bytes
+from .answer_stages import PlannedAnswer
 from .plan_stages import PlannedDraw, PlannedRun, PlanRequest, distinct, follow
 from .plan_verdict import verdict
 
@@ -59,11 +60,13 @@ class Plan:
     verdict: str  # what is resident, what is streamed, what is unloaded
     controls: int = 0  # as placed, in addition to the MMDiT
     others: int = 0  # other models that are in memory now
+    enhancing: int = 0  # output head and form for single tokens that write the enhanced prompt
 
     def sentence(self) -> str:
         """One line for people."""
         g = {k: f"{v / 1e9:.2f} GB" for k, v in asdict(self).items() if type(v) is int}
         text = f"text encoder {g['text_encoder']}, " if self.text_encoder else ""
+        text += f"output head and its forms {g['enhancing']}, " if self.enhancing else ""
         tower = f"vision tower {g['vision_tower']}, " if self.vision_tower else ""
         loras = f"LoRA branches {g['lora_branches']}, " if self.lora_branches else ""
         loras += f"controls {g['controls']}, " if self.controls else ""
@@ -93,9 +96,12 @@ class MemoryNow:
     budget: int  # bytes that the process may use
 
 
-def plan(models: Bundle, request: PlanRequest = USUAL) -> Plan:
+def plan(
+    models: Bundle, request: PlanRequest = USUAL, enhancing: PlannedAnswer | None = None
+) -> Plan:
     """Plans from headers: the models are opened and may be waiting. A text encoder or VAE that is
-    None is left out of the plan. Raises InkstoneError where the draw does not fit.
+    None is left out of the plan. enhancing: the answer that is the prompt, written first. Raises
+    InkstoneError where the draw does not fit.
     """
     model, vae = models.model, models.vae
     size = request.size or model.family.preset.size
@@ -107,12 +113,17 @@ def plan(models: Bundle, request: PlanRequest = USUAL) -> Plan:
             vae.network.config, size[1], size[0], vae.dtype, now.budget, vae.device.type
         )
         decode = rows.bytes
-    least = now.fixed + max(stage.least for stage in stages)
+    answer = enhancing.stages() if enhancing else []
+    least = now.fixed + max(stage.least for stage in (*answer, *stages))
+    forms = enhancing.fitting_forms(now.room, now.present) if enhancing else []
     try:
-        run = follow(stages, now.room, decode, now.present)
+        answer = enhancing.stages(forms) if enhancing else []
+        run = follow([*answer, *stages], now.room, decode, now.present)
     except NotEnoughMemory as lack:
         raise _too_little(now, least, lack, request.memory or model.budget) from None
-    return _plan(draw, now, run, least, decode)
+    writing = sum(weights.nbytes for weights in forms)
+    writing += enhancing.head.nbytes if enhancing else 0
+    return replace(_plan(draw, now, run, least, decode), enhancing=writing)
 
 
 def _plan(draw: PlannedDraw, now: MemoryNow, run: PlannedRun, least: int, decode: int) -> Plan:

@@ -132,10 +132,12 @@ def print_plan(
 ) -> int:
     """Print the memory that the answer takes."""
     from ...files.images import read_picture
+    from ...pipeline.answer_stages import PlannedAnswer
     from ...pipeline.ask_plan import plan_answer
 
     shapes = [read_picture(path).shape for path in pictures]
     sizes = [(shape[2], shape[1]) for shape in shapes]
-    plan = plan_answer(text_encoder, question, sizes, args.max_pixels, args.max_tokens)
+    answer = PlannedAnswer(text_encoder, question, sizes, args.max_pixels, args.max_tokens)
+    plan = plan_answer(answer)
     print(as_text(plan.facts()) if args.json else plan.sentence())
     return 0

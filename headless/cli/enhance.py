@@ -134,10 +134,8 @@ def _enhance(
 
 def _plan(text_encoder: TextEncoderModel, request: EnhanceRequest, as_json: bool) -> int:
     from ...pipeline.ask_plan import plan_answer
-    from ...pipeline.enhance import most_written, wording
+    from ...pipeline.enhance import planned
 
-    sizes = [(picture.shape[2], picture.shape[1]) for picture in request.pictures]
-    most = most_written(text_encoder.family)
-    plan = plan_answer(text_encoder, wording(request), sizes, request.pixels, most)
+    plan = plan_answer(planned(text_encoder, request))
     print(as_text(plan.facts()) if as_json else plan.sentence())
     return 0

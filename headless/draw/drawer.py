@@ -14,12 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...files.hashes import picture_hash
 from ...host.headless import HeadlessHost
 from ...loaders.models.bundle import Bundle
 from ...nodes.latents import restated
 from ...nodes.load import LoadAll, LoadDiffusionModel
 from ...nodes.sample import Denoise
+from ...pipeline.answer_stages import PlannedAnswer
+from ...pipeline.enhance import EnhanceRequest, planned
 from ...pipeline.memory_plan import Plan, plan
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Link, parse_graph, with_defaults
@@ -147,7 +151,7 @@ class Drawer:
         prompt = drawing.enhance.text if drawing.enhance else drawing.prompt
         prompts = (prompt or drawing.prompt, drawing.negative) if call.prompt else ()
         request = replace(request, memory=call.memory, once=self.once, prompts=prompts)
-        return plan(models.bundle, request)
+        return plan(models.bundle, request, _enhancing(call, drawing, models))
 
     def _announce(self, plan: Plan) -> None:
         if self.once:
@@ -222,6 +226,19 @@ class Drawer:
 def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:
     """The graph that runs here: files by their paths, all pictures of the batch."""
     return draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
+
+
+def _enhancing(call: DrawCall, drawing: Drawing, models: CallModels) -> PlannedAnswer | None:
+    """The answer that the prompt is; None where it is known."""
+    if drawing.enhance is None or drawing.enhance.text:
+        return None
+    shown = [drawing.traits[path].size for path in call.image if drawing.enhance.pictures]
+    request = EnhanceRequest(
+        prompt=drawing.prompt,
+        pictures=[torch.empty(height, width, 3, device="meta") for width, height in shown],
+        instructions=drawing.enhance.instructions,
+    )
+    return planned(models.text_encoder, request)
 
 
 def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:

@@ -14,9 +14,12 @@ import inkstone
 from inkstone.errors import CallError
 from inkstone.files.png import read_text_chunks
 from inkstone.headless.cli.main import main
+from inkstone.headless.draw import drawer as module_of_drawer
+from inkstone.headless.draw.decide import decide, with_enhanced
 from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
 from inkstone.pipeline import enhance as module
+from inkstone.pipeline.answer_stages import PlannedAnswer
 from inkstone.pipeline.enhance import Enhanced, EnhanceRequest
 
 from ...support.draw_graphs import check, folders
@@ -130,6 +133,47 @@ def test_an_edit_is_enhanced_with_its_pictures(files, tiny_folder, requests):
     (enhance,) = nodes_of("made.png", "EnhancePrompt")
     assert enhance["instructions"] == "Write a haiku." and "images.picture_2" in enhance
     check(made)
+
+
+def plan_of(capsys, *arguments: object) -> dict:
+    assert main(["draw", PROMPT, *map(str, arguments), "--plan", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def answer_of(call: DrawCall, text: str = "") -> PlannedAnswer | None:
+    """What a plan counts; text: of the enhanced prompt, where it is known."""
+    models = Drawer().load(call)
+    drawing = decide(call, models)
+    drawing = with_enhanced(drawing, text, models) if text else drawing
+    return module_of_drawer._enhancing(call, drawing, models)
+
+
+def test_the_plan_counts_the_answer(model, capsys):
+    """What writes the prompt stays, and the longest answer has keys and values."""
+    call = ("--model", model, *words(QUICK))
+    plain, both = plan_of(capsys, *call), plan_of(capsys, *call, "--enhance")
+    same = DrawCall(PROMPT, enhance=True, model=Path(model), dtype="float32")
+    answer = answer_of(same)
+    assert answer_of(same, BETTER) is None, "it is written before the drawing is planned"
+    assert answer is not None and answer.max_tokens == answer.text.family.most_tokens
+    head, text = answer.head.nbytes, answer.text.weights.nbytes
+    assert plain["enhancing"] == 0 < both["enhancing"] == head
+    assert both["peak"] - both["runtime"] >= text + head + answer.working > plain["activations"]
+    assert f"output head and its forms {head / 1e9:.2f} GB" in both["sentence"]
+    assert "output head" not in plain["sentence"]
+
+
+def test_the_plan_of_an_edit_counts_its_pictures(files, tiny_folder):
+    Path("models/diffusers/edit").symlink_to(tiny_folder("edit-2511"))
+    save("input/one.png", pixels(96, 64))
+    save("input/map.png", pixels(32, 32))
+    call = DrawCall(PROMPT, enhance=True, model=Path("models/diffusers/edit"))
+    one = answer_of(replace(call, image=[Path("input/one.png")]))
+    two = answer_of(replace(call, image=[Path("input/one.png"), Path("input/map.png")]))
+    assert one is not None and two is not None and two.tower is not None
+    assert one.sizes == [(96, 64)] and two.sizes == [(96, 64), (32, 32)]
+    assert one.tokens < two.tokens and len(one.stages()) == 2
+    assert answer_of(replace(call, enhance=False, image=[Path("input/one.png")])) is None
 
 
 def test_a_random_model_keeps_the_prompt(model, caplog):
