@@ -18,8 +18,12 @@ from inkstone.host.headless import HeadlessHost
 from inkstone.nodes.canvas import CUSTOM
 from inkstone.nodes.sockets import NO_FILE
 from inkstone.pipeline import edit
+from inkstone.pipeline.ask_choices import MOST_PIXELS
+from inkstone.sampling.vision_sizes import answer_sizes
 from scripts.workflows import build
 from scripts.workflows.titles import TITLES
+
+from .support.answers import answering, as_answer
 
 ROOT = Path(__file__).resolve().parent.parent
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
@@ -134,6 +138,8 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
             entry["inputs"]["lora_1"] = NO_FILE  # published for the 20B model
         if entry["class_type"] == "InkstoneEmptyLatent":
             entry["inputs"] |= {"size": CUSTOM, "width": 64, "height": 32}
+        if entry["class_type"] == "InkstoneInpaint" and entry["inputs"]["grow"]:
+            entry["inputs"]["grow"] = 2
         if entry["class_type"] == "InkstonePadForOutpaint":
             entry["inputs"]["right"] = 21
     return graph
@@ -149,6 +155,11 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
     data[..., 3] = 255
     data[5:20, 10:30, 3] = 0  # as the mask editor saves a mask
     Image.fromarray(data).save(tmp_path / "input" / "example.png")
+    if "find" in name:  # tiny models answer no boxes
+        data[..., 3] = 255
+        data[2:23, 7:33, 3] = 0  # the box in whole pixels, and two by which its mask is grown
+        seen = answer_sizes(53, 37, MOST_PIXELS)[1]
+        answering(monkeypatch, as_answer([(10, 5, 30, 20)], seen, (53, 37)))
     host = HeadlessHost(
         input=tmp_path / "input", output=tmp_path, temp=tmp_path / "temp", any_path=True
     )
@@ -167,6 +178,7 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
         made = np.asarray(Image.open(files[0]))
         kept = data[..., 3] == 255
         assert np.array_equal(made[kept], data[kept][:, :3]), "outside the mask nothing changes"
+        assert not np.array_equal(made[~kept], data[~kept][:, :3]), "inside it is drawn"
 
 
 @pytest.mark.parametrize("name", ["image_to_image_embedded", "inpaint_embedded"])

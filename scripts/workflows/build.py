@@ -29,6 +29,7 @@ from scripts.workflows.parts import (
     MODEL,
     SMALL_CANVAS,
     SMALL_RUN,
+    WRITER,
     Example,
     Graph,
     Link,
@@ -98,11 +99,7 @@ def packed_loaders() -> dict[str, Node]:
     """GGUF files."""
     return {
         "1": node("InkstoneLoadDiffusionModel", model="qwen-image-Q4_K_M.gguf", dtype="auto"),
-        "2": node(
-            "InkstoneLoadTextEncoder",
-            text_encoder="Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf",
-            dtype="auto",
-        ),
+        "2": node("InkstoneLoadTextEncoder", text_encoder=WRITER, dtype="auto"),
         "3": node("InkstoneLoadVAE", vae="qwen_image_vae.safetensors", dtype="auto"),
     }
 

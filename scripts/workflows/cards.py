@@ -63,6 +63,22 @@ def painted(image: Image.Image, done: bool) -> Image.Image:
     return image
 
 
+def boxed() -> Image.Image:
+    """A scene with a box around its sun."""
+    image = scene()
+    ImageDraw.Draw(image).rectangle((90, 12, 138, 60), outline=(230, 60, 60), width=3)
+    return image
+
+
+def moonlit() -> Image.Image:
+    """A scene with another thing in the place of its sun."""
+    image = scene(sun=scene().getpixel((0, 0)))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((96, 14, 132, 54), fill=(214, 70, 60))
+    draw.rectangle((110, 57, 118, 64), fill=(120, 80, 50))
+    return image
+
+
 def wider(done: bool) -> Image.Image:
     """A scene with room at its right, empty or drawn."""
     whole = Image.new("RGB", BOX, (48, 51, 60))
@@ -204,6 +220,10 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     ),
     "image_to_image_qwen_image": (lambda: (scene(), _evening()), "Qwen-Image\nimage to image"),
     "inpaint_qwen_image": (_mask, "Qwen-Image inpaint\nthe rest stays bit for bit"),
+    "find_and_inpaint_qwen_image": (
+        lambda: (boxed(), moonlit()),
+        "Qwen-Image inpaint\nwhat Find in Picture found",
+    ),
     "outpaint_qwen_image": (lambda: (wider(False), wider(True)), "Qwen-Image\noutpaint"),
     "edit_2509": (lambda: (scene(), painted(scene(), True)), "Qwen-Image-Edit-2509\none picture"),
     "edit_2511": (lambda: (scene(), _evening()), "Qwen-Image-Edit-2511\none picture"),

@@ -13,6 +13,7 @@ from scripts.workflows.parts import (
     MODEL,
     SMALL_RUN,
     SMALL_SIDE,
+    WRITER,
     Example,
     Graph,
     Run,
@@ -57,6 +58,17 @@ PAINT = (
     "picture. Outside the mask every value stays."
 )
 PAINT_ZH = "在 *Load Image* 的遮罩编辑器里涂抹要改的区域；提示词描述整幅图。遮罩以外逐像素不变。"
+NAMED = (
+    "Name in *Find in Picture* what to replace; the prompt describes the whole picture with the "
+    "new thing. *Find in Picture* shows what it found; *grow* of *Inpaint* leaves room around it. "
+    "The text encoder writes where it is, so its file needs the output head, which GGUF files of "
+    "Qwen2.5-VL-7B-Instruct have; put their mmproj file into the same folder."
+)
+NAMED_ZH = (
+    "在“在图片中查找”里写明要替换什么；提示词描述换好之后的整幅图。该节点会显示找到的范围，"
+    "“局部重绘”的 *grow* 在四周留出余地。位置由文本编码器写出，因此文件须含输出层："
+    "Qwen2.5-VL-7B-Instruct 的 GGUF 文件都有；其 mmproj 文件要放进同一文件夹。"
+)
 EXACT = "The result has exactly the picture's size."
 EXACT_ZH = "结果尺寸与原图完全相同。"
 
@@ -153,6 +165,17 @@ def qwen_image() -> dict[str, Example]:
         "10": node("InkstoneStitch", image=["9", 0], stitch=["6", 1]),
         **save("11", ["10", 0], "inpaint"),
     }
+    named = {
+        **_start("A photograph of a marble statue in the middle of the same scene, soft light."),
+        "6": node(
+            "InkstoneFindInPicture", text_encoder=["2", 0], image=["4", 0], what="the main subject"
+        ),
+        "7": node("InkstoneInpaint", vae=["3", 0], image=["4", 0], mask=["6", 0], grow=16),
+        **draw(8, replace(_BASE, latent=["7", 0]), replace(run, strength=0.95)),
+        "11": node("InkstoneStitch", image=["10", 0], stitch=["7", 1]),
+        **save("12", ["11", 0], "find_and_inpaint"),
+    }
+    named["2"]["inputs"]["text_encoder"] = WRITER
     outpaint = {
         **_start("A wide photograph of the same scene, natural light."),
         "6": node("InkstonePadForOutpaint", image=["4", 0], right=256, fill="mirror", feather=24),
@@ -167,6 +190,7 @@ def qwen_image() -> dict[str, Example]:
     return {
         "image_to_image_qwen_image": (image, note(EXACT, EXACT_ZH)),
         "inpaint_qwen_image": (inpaint, note(PAINT, PAINT_ZH)),
+        "find_and_inpaint_qwen_image": (named, note(NAMED, NAMED_ZH)),
         "outpaint_qwen_image": (outpaint, note(whole, "提示词描述整幅图，包括新的部分。")),
     }
 

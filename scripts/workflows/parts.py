@@ -31,6 +31,7 @@ SMALL_SIDE = 128  # pixels of the embedded model's canvas
 SMALL_CANVAS = {"size": SMALL}  # width and height stay as the page hides them
 MODEL, NEWER_MODEL = "qwen_image_fp8_e4m3fn.safetensors", "qwen_image_2512_fp8_e4m3fn.safetensors"
 TEXT_ENCODER = "qwen_2.5_vl_7b_fp8_scaled.safetensors"
+WRITER = "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf"  # a text encoder that has its output head
 FILES, GGUF = "## Files", "Less memory: a GGUF file of the model in the same folder."
 GGUF_ZH = "显存不够：同一模型的 GGUF 文件放进同一文件夹即可。"
 

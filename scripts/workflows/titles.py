@@ -21,6 +21,7 @@ TITLES = {
     "remove_background_2_1": "2.1, remove background",
     "image_to_image_qwen_image": "Image to image",
     "inpaint_qwen_image": "Inpaint",
+    "find_and_inpaint_qwen_image": "Find and inpaint",
     "outpaint_qwen_image": "Outpaint",
     "edit_2509": "Edit 2509",
     "edit_2509_three_pictures": "Edit 2509, three pictures",
