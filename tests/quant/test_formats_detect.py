@@ -86,9 +86,9 @@ def dfloat11(t: dict) -> None:
         t |= {block + k: v for k, v in encode(weights).items()}
 
 
-def nf4(t: dict) -> None:
+def nf4(t: dict, names=(*LAYERS, "img_in", "txt_in", "proj_out")) -> None:
     levels = torch.linspace(-1, 1, 16)
-    for name in [*LAYERS, "img_in", "txt_in", "proj_out"]:
+    for name in names:
         w = t[name + ".weight"].float()
         blocks = w.view(-1, 64)
         largest = blocks.abs().amax(1)
@@ -112,26 +112,29 @@ def svdquant(t: dict) -> None:
         for name, ours in (fused | {n: (n,) for n in single}).items():
             w = torch.cat([t.pop(f"{block}{o}.weight") for o in ours]).float()
             b = torch.cat([t.pop(f"{block}{o}.bias") for o in ours]).float()
-            rows, columns = w.shape
-            scale = w.view(rows, -1, 64).abs().amax(2).div(7).bfloat16()
-            wide = scale.float().repeat_interleave(64, 1)
-            q = (w / wide).round().clamp(-8, 7)
-            if name.endswith("_mlp.net.2"):
-                b -= 0.171875 * (q * wide).sum(1)
-            rest = w - q * wide
-            up = rest[:, :16].bfloat16()
-            down = torch.eye(16, columns).bfloat16()
-            t |= {
-                f"{block}{name}.{k}": v
-                for k, v in {
-                    "qweight": pack_codes(q.int() & 15),
-                    "wscales": pack_scale(scale),
-                    "smooth_factor": pack_vector(torch.ones(columns).bfloat16()),
-                    "proj_up": pack_low(up, False),
-                    "proj_down": pack_low(down, True),
-                    "bias": pack_vector(b.bfloat16()),
-                }.items()
-            }
+            made = svdquant_parts(w, b, shifted=name.endswith("_mlp.net.2"))
+            t |= {f"{block}{name}.{k}": v for k, v in made.items()}
+
+
+def svdquant_parts(
+    w: torch.Tensor, b: torch.Tensor | None = None, shifted: bool = False
+) -> dict[str, torch.Tensor]:
+    """A matrix [N,K] and its bias in int4 with a branch for its first 16 columns."""
+    rows, columns = w.shape
+    scale = w.view(rows, -1, 64).abs().amax(2).div(7).bfloat16()
+    wide = scale.float().repeat_interleave(64, 1)
+    q = (w / wide).round().clamp(-8, 7)
+    if b is not None and shifted:
+        b = b - 0.171875 * (q * wide).sum(1)
+    rest = w - q * wide
+    return {
+        "qweight": pack_codes(q.int() & 15),
+        "wscales": pack_scale(scale),
+        "smooth_factor": pack_vector(torch.ones(columns).bfloat16()),
+        "proj_up": pack_low(rest[:, :16].bfloat16(), False),
+        "proj_down": pack_low(torch.eye(16, columns).bfloat16(), True),
+        **({} if b is None else {"bias": pack_vector(b.bfloat16())}),
+    }
 
 
 CASES = {  # name -> (change, format and count, worst relative error of the output)
