@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.kernels.configs import MMDiTConfig
+from inkstone.kernels.configs import MMDiTConfig, TextConfig
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.identify import identify, require
 from inkstone.loaders.formats.safetensors import save_safetensors
@@ -216,9 +216,7 @@ def test_a_marker_of_another_part_means_nothing_here(tmp_path):
 
 
 def text_encoder() -> dict[str, torch.Tensor]:
-    numbers = type(
-        "C", (), dict(layers=2, width=128, heads=1, kv_heads=1, head_dim=128, ff=256, vocab=80)
-    )
+    numbers = TextConfig(layers=2, width=128, heads=1, kv_heads=1, head_dim=128, ff=256, vocab=80)
     return {
         n: torch.randn(s).bfloat16() * 0.1 for n, s in expected_tensors.text_layout(numbers).items()
     }
