@@ -27,7 +27,7 @@ from inkstone.nodes.bridge.network import _picked
 from inkstone.nodes.bridge.nodes import ToCLIP, ToModel, ToVAE
 
 from ..kernels.test_mmdit import CONFIGS, pair
-from ..support import tiny
+from ..support import models_21, tiny
 from ..support.comfy_install import (
     default_cache,
     given_source,
@@ -201,6 +201,7 @@ def found(tmp_path_factory):
     torch.manual_seed(4)
     plain = tiny.pipeline("heads as published")  # core knows no other
     tiny.save(plain, root / "qwen-image")
+    models_21.save(models_21.pipeline(), root / "qwen-image-2.1")
     for kind in ("edit-2511", "layered"):
         build(kind, root / kind, "heads as published")
     state = {}
@@ -250,6 +251,17 @@ def found(tmp_path_factory):
 )
 def test_core_samplers_draw_the_same_on_our_network(found, name):
     assert found[name] < LIMIT, f"latents differ by {found[name]:.2e} relative"
+
+
+@pytest.mark.comfyui
+def test_core_samplers_draw_a_2_1_as_ours(found):
+    measured = {name: value for name, value in found.items() if name.startswith("2.1: ")}
+    assert measured.pop("2.1: kept and computed again") == [True, True]
+    assert measured.pop("2.1: heun against euler") > 100 * LIMIT, "another sampler"
+    assert measured.pop("2.1: sigmas without ComfyUI") < 1e-6
+    assert len(measured) == 7
+    for name, value in measured.items():
+        assert value < LIMIT, f"{name}: latents differ by {value:.2e} relative"
 
 
 @pytest.mark.comfyui

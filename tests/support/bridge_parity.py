@@ -4,7 +4,7 @@
 Canvases have even numbers of tokens: on odd ones core's rotary positions are one off the reference's.
 
 python tests/support/bridge_parity.py COMFYUI_TREE MODELS LORA.safetensors -> one line of JSON
-MODELS holds the folders qwen-image, edit-2511 and layered.
+MODELS holds the folders qwen-image, qwen-image-2.1, edit-2511 and layered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
+from bridge_21 import family_21
 from bridge_core import (
     CORE,
     FOLDER,
@@ -305,6 +306,7 @@ SECTIONS = (
     memory,
     clip_and_vae,
     tokens,
+    family_21,
 )
 
 if __name__ == "__main__":

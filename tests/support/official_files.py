@@ -20,8 +20,6 @@ from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.arch.expected_tensors_vae import vae_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 
-from . import official_21
-
 PLACES = {
     "model": "diffusion_models",
     "unet_name": "diffusion_models",
@@ -78,6 +76,8 @@ def model_files(graph: dict) -> Iterator[tuple[str, str]]:
 
 def write(path: Path, folder: str, sizes: Sizes = TINY) -> None:
     """A small file of a kind; layered ones, inpainting controls and 2.1 by their names."""
+    from . import official_21  # here: bridge_parity.py imports this file without its package
+
     if official_21.NAMED.search(path.name):
         return official_21.write(path, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
