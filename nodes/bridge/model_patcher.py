@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...host.memory import guest_of
+from ...loaders.arch.key_maps import FUSED_ROWS
 from ..conditioning import SLOTS
 from .network import LORAS, CoreNetwork
 
@@ -133,9 +134,26 @@ def _latent_format(model: DiffusionModel) -> LatentFormat:
 
 
 def _weights(model: DiffusionModel) -> dict[str, Tensor]:
-    """Every layer name with an empty tensor of its shape on the meta device."""
+    """Every layer name with an empty tensor of its shape on the meta device; layers that files may
+    hold fused have that name too, since LoRAs may.
+    """
     layout = model.architecture.layout(model.network.config, model.layered)
-    return {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
+    shapes = dict(layout)
+    for name, shape in layout.items():
+        for fused, parts in FUSED_ROWS.items():
+            if name.endswith(f".{parts[0]}.weight"):
+                own = name.replace(f".{parts[0]}.", f".{fused}.")
+                shapes[own] = (shape[0] * len(parts), *shape[1:])
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _unfused(layer: str, up: Tensor) -> dict[str, Tensor]:
+    """The layers of ours that a LoRA's layer is, each with its rows of the second matrix."""
+    for fused, parts in FUSED_ROWS.items():
+        if layer.endswith(f".{fused}"):
+            names = (layer.removesuffix(fused) + part for part in parts)
+            return dict(zip(names, up.chunk(len(parts)), strict=True))
+    return {layer: up}
 
 
 def _adapter(patches: Patches, strength: float, weight_scale: float) -> Adapter | None:
@@ -160,11 +178,10 @@ def _adapter(patches: Patches, strength: float, weight_scale: float) -> Adapter 
         up, down, alpha = parts[0], parts[1], parts[2] if len(parts) > 2 else None
         up, down = up.flatten(1), down.flatten(1)
         scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        shape = up.shape[0], down.shape[1]
-        ours = name.removeprefix(_START).removesuffix(".weight")
-        layers[ours] = LoraLayer(
-            Change(LowRank(down, up, scale)), "LoRA", shape, down.shape[0], alpha
-        )
+        layer = name.removeprefix(_START).removesuffix(".weight")
+        for ours, rows in _unfused(layer, up).items():
+            change, shape = Change(LowRank(down, rows, scale)), (rows.shape[0], down.shape[1])
+            layers[ours] = LoraLayer(change, "LoRA", shape, down.shape[0], alpha)
     if weight_scale != 1.0 and layers:
         raise InkstoneError(
             f"A node scales the weights of the model by {weight_scale:g}: packed weights cannot "

@@ -58,8 +58,8 @@ class ToCLIP(io.ComfyNode):
             node_id=cls.ID,
             display_name="Inkstone to CLIP",
             category="inkstone/bridge",
-            description=f"The text encoder for {_CORE}: CLIPTextEncode, TextEncodeQwenImageEdit "
-            "and TextEncodeQwenImageEditPlus.",
+            description=f"The text encoder for {_CORE}: CLIPTextEncode, TextEncodeQwenImageEdit, "
+            "TextEncodeQwenImageEditPlus and TextEncodeQwenImage21.",
             search_aliases=["clip text encode bridge", "convert to core"],
             inputs=[
                 sockets.TextEncoder.Input(

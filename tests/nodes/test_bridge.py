@@ -259,7 +259,7 @@ def test_core_samplers_draw_a_2_1_as_ours(found):
     assert measured.pop("2.1: kept and computed again") == [True, True]
     assert measured.pop("2.1: heun against euler") > 100 * LIMIT, "another sampler"
     assert measured.pop("2.1: sigmas without ComfyUI") < 1e-6
-    assert len(measured) == 7
+    assert len(measured) == 9
     for name, value in measured.items():
         assert value < LIMIT, f"{name}: latents differ by {value:.2e} relative"
 

@@ -14,6 +14,9 @@ from bridge_core import ROOT, conditioning, relative
 
 from inkstone.headless.core_nodes.models import core_model
 from inkstone.headless.core_nodes.sampling import scheduled
+from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.lora.adapters import Adapter
+from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.bridge import nodes
@@ -87,6 +90,33 @@ def with_cache(patcher, device):
     return patcher
 
 
+def loras(both: Both) -> dict[str, object]:
+    """A LoRA of core's loader in both spellings of the MLP, and of ours."""
+    g, c = torch.Generator().manual_seed(6), both.models.model.network.config
+    at, state = "transformer_blocks.1.", {}
+    for layer, (out, into) in {
+        "attn.to_q": (c.width, c.width),
+        "img_mlp.gate_up": (2 * c.ff, c.width),
+    }.items():
+        state[f"{at}{layer}.lora_A.weight"] = torch.randn(4, into, generator=g) * into**-0.5
+        state[f"{at}{layer}.lora_B.weight"] = torch.randn(out, 4, generator=g) * 0.3
+    path = ROOT / "fused.safetensors"
+    save_safetensors(path, state, {})
+    adapter = Adapter(load_lora(path), 0.7)
+    ours = both.ours(model=both.models.model.with_loras([adapter]))
+    split = dict(state)
+    down, up = (split.pop(f"{at}img_mlp.gate_up.lora_{x}.weight") for x in "AB")
+    for part, rows in zip(("gate_layer", "proj"), up.chunk(2)):
+        layer = f"{at}img_mlp.{part}"
+        split |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": rows}
+    figures: dict[str, object] = {}
+    for name, weights in (("fused", state), ("split", split)):
+        named = {f"diffusion_model.{key}": x for key, x in weights.items()}
+        patcher, _ = comfy.sd.load_lora_for_models(both.patcher, None, named, 0.7, 0.0)
+        figures[f"2.1: LoRA, {name}"] = relative(both.core(patcher=patcher), ours)
+    return figures | {"moved by the LoRA of 2.1": relative(ours, both.ours())}
+
+
 def family_21() -> dict[str, object]:
     """Core's samplers on a model of 2.1."""
     both = Both()
@@ -111,4 +141,5 @@ def family_21() -> dict[str, object]:
         "2.1: sigmas without ComfyUI": float((core_sigmas - both.sigmas).abs().max()),
         "2.1: kept and computed again": [torch.equal(kept, off), torch.equal(kept, host)],
         "moved by the place of a picture of 2.1": relative(other, kept),
+        **loras(both),
     }
