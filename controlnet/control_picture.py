@@ -77,7 +77,7 @@ class ControlInput:
                 "mask of the area to inpaint, or use a ControlNet without inpainting."
             )
         bounds(mask)  # refuses an empty mask
-        keep_mask = kept_cells(mask)
+        keep_mask = kept_cells(mask, self.vae.network.config.scale)
         if self.source is None:
             latent = self.vae.encode(fill_masked(picture, mask))
             return Control(branch, latent, *effect, keep_mask=keep_mask)

@@ -17,9 +17,10 @@ def fill_masked(picture: Tensor, mask: Tensor, value: float = BLACK) -> Tensor:
     return picture * keep + value * (1 - keep) if value else picture * keep
 
 
-def kept_cells(mask: Tensor) -> Tensor:
-    """[n,H,W] -> [n,1,h/8,w/8], 1 = kept: the first pixel of each cell decides, as in training."""
-    size = mask.shape[1] // LATENT, mask.shape[2] // LATENT
+def kept_cells(mask: Tensor, cell: int = LATENT) -> Tensor:
+    """[n,H,W] -> [n,1,h/cell,w/cell], 1 = kept: the first pixel of each cell decides, as in
+    training. cell: pixels on a side of a latent pixel."""
+    size = mask.shape[1] // cell, mask.shape[2] // cell
     return 1 - F.interpolate((mask > _CUT).float()[:, None], size, mode="nearest")
 
 

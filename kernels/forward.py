@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,14 @@ from .shared_modulation import SharedModulation
 Probe = Callable[[str, Tensor], None]  # ("attention", tensor)
 # (block, blocks, image stream [B,S,D]) -> the stream with the residual of a control
 After = Callable[[int, int, Tensor], Tensor]
+
+
+@runtime_checkable
+class PrefixAfter(Protocol):
+    """An After of a control that changes text and references too (single_stream.py)."""
+
+    def prefix(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """The stream of text and references x [n,P,D] as the next block gets it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,13 @@ class ForwardHooks:
         """The image stream x [B,S,D] as the next block gets it."""
         for add in self._after:
             x = add(index, layers, x)
+        return x
+
+    def after_prefix(self, index: int, layers: int, x: Tensor) -> Tensor:
+        """The stream of text and references x [n,P,D] as the next block gets it."""
+        for add in self._after:
+            if isinstance(add, PrefixAfter):
+                x = add.prefix(index, layers, x)
         return x
 
 

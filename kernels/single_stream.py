@@ -201,6 +201,17 @@ class SingleBlock(nn.Module):
         return x
 
 
+def stream_bytes(config: SingleStreamConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
+    """Bytes that one forward needs in addition to weights; tokens: image, references and text.
+
+    What a store keeps is not among them, see `SingleStream.prefix_bytes`.
+    """
+    size, width = dtype.itemsize, config.width
+    streams = tokens * width * (_SLABS * size + 4)
+    hidden = min(tokens, SwiGLU.ROWS) * (2 * config.ff + 2 * width) * size
+    return batch * (streams + hidden) + UNPACKED * size
+
+
 class TextProjection(nn.Module):
     """out_layer(GELU_tanh(in_layer(RMS(Y) * (1 + text_norm)))): the norm is stored minus one."""
 
@@ -255,6 +266,7 @@ class SingleStream(nn.Module):
             else:
                 assert prefix is not None
                 prefix, own = block.prefix(prefix, still, block_ctx, i == self.config.layers - 1)
+                prefix = hooks.after_prefix(i, self.config.layers, prefix)
                 if store is not None:
                     store.keep(i, *own)
             x = block(x, own, rows, block_ctx)
@@ -280,14 +292,8 @@ class SingleStream(nn.Module):
         return torch.cat(parts, dim=1)
 
     def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
-        """Bytes that one forward needs in addition to weights; tokens: image, references and text.
-
-        What a store keeps is not among them, see `prefix_bytes`.
-        """
-        size, width = dtype.itemsize, self.config.width
-        streams = tokens * width * (_SLABS * size + 4)
-        hidden = min(tokens, SwiGLU.ROWS) * (2 * self.config.ff + 2 * width) * size
-        return batch * (streams + hidden) + UNPACKED * size
+        """Bytes that one forward needs in addition to weights, see `stream_bytes`."""
+        return stream_bytes(self.config, tokens, batch, dtype)
 
     keeps_prefix = True  # keys and values of text and references serve all steps
 

@@ -21,9 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InkstoneError
 from ..kernels.block_streaming import in_step
-from ..kernels.configs import MMDiTConfig
 from ..kernels.control_blockwise import BlockwiseBranch, Patched, Patches, patch_bytes
 from ..kernels.control_fun import FunBranch, Placed
 from ..kernels.control_instantx import (
@@ -33,10 +31,12 @@ from ..kernels.control_instantx import (
     Spread,
     sample_bytes,
 )
-from ..kernels.forward import After, ForwardHooks
+from ..kernels.control_union import PlacedOnBoth, UnionBranch, UnionWalk
+from ..kernels.forward import After, ForwardHooks, Inputs
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from .geometry import TOKEN, LatentSpec, token_grid
+from ..kernels.single_stream import SingleStream, stream_bytes
+from .geometry import LatentSpec, token_grid
 from .nan_check import check
 from .request import Control
 
@@ -44,102 +44,6 @@ if TYPE_CHECKING:
     from .request import Hooks, Model, Request
 
 log = logging.getLogger(__name__)
-
-MOST_STRENGTH = 10.0
-
-
-def check_controls(base: MMDiTConfig, latents: LatentSpec, r: Request) -> None:
-    """Raises InkstoneError if a control does not fit the model or the canvas."""
-    if r.controls and r.layers:
-        raise InkstoneError(
-            "Qwen-Image-Layered splits a picture into layers and takes no controls. Remove the "
-            "control, or draw with Qwen-Image."
-        )
-    for control in r.controls:
-        _check_numbers(control)
-        _check_family(control, base)
-        _check_pictures(control, latents, r)
-
-
-def _check_numbers(c: Control) -> None:
-    if not -MOST_STRENGTH <= c.strength <= MOST_STRENGTH:
-        raise InkstoneError(
-            f"The strength of the control {c.name} is {c.strength:g}: expected {-MOST_STRENGTH:g} "
-            f"to {MOST_STRENGTH:g}. 0.8 to 1 is usual."
-        )
-    if not 0 <= c.start < c.end <= 1:
-        raise InkstoneError(
-            f"The control {c.name} acts from {c.start:g} to {c.end:g}: expected fractions of the "
-            "steps, 0 <= start < end <= 1. Use 0 and 1 for all steps."
-        )
-
-
-_SHAPE = {"width": "width", "heads": "heads", "axes": "rope axes"}
-# config fields that a branch shares with its base model, and their names in messages
-_COMPARED = {
-    ControlBranch: _SHAPE | {"joint": "text width", "channels": "channels"},
-    FunBranch: _SHAPE,
-    BlockwiseBranch: {"width": "width", "channels": "channels", "layers": "blocks"},
-}
-
-
-def _check_family(c: Control, base: MMDiTConfig) -> None:
-    own = c.branch.network.config
-    names = _COMPARED[type(c.branch.network)]
-    other = [
-        f"{word} {getattr(own, name)} where the model has {getattr(base, name)}"
-        for name, word in names.items()
-        if getattr(own, name) != getattr(base, name)
-    ]
-    if other:
-        raise InkstoneError(
-            f"The control {c.name} is for a model of another family: it has {', '.join(other)}. "
-            "Load a control that was trained for this diffusion model."
-        )
-
-
-def _check_pictures(c: Control, latents: LatentSpec, r: Request) -> None:
-    size = [*latents.sides(r.width, r.height)]
-    counts = (1, r.batch)
-    if c.latent.dim() != 5 or list(c.latent.shape[1:]) != [latents.channels, 1, *size]:
-        raise InkstoneError(
-            f"The picture of the control {c.name} has a latent of shape {list(c.latent.shape)}, "
-            f"the canvas is {r.width}x{r.height}: expected [pictures, {latents.channels}, 1, "
-            f"{size[0]}, {size[1]}]. Resize the control picture to the canvas."
-        )
-    if isinstance(c.branch.network, FunBranch):
-        if (c.keep_mask is None) != (c.source is None):
-            raise InkstoneError(
-                f"The control {c.name} inpaints with a mask and the picture to inpaint, and got "
-                "only one of the two. Connect both, or neither."
-            )
-    elif c.branch.network.masked != (c.keep_mask is not None):
-        takes = "takes a mask and got none" if c.keep_mask is None else "takes no mask and got one"
-        raise InkstoneError(
-            f"The control {c.name} {takes}. An inpainting control needs the mask of the area to "
-            "inpaint; the others take only the picture."
-        )
-    tokens = [r.height // TOKEN, r.width // TOKEN]
-    for word, mask, expected in (("mask", c.keep_mask, size), ("region", c.where, tokens)):
-        if mask is not None and (mask.dim() != 4 or list(mask.shape[1:]) != [1, *expected]):
-            raise InkstoneError(
-                f"The {word} of the control {c.name} has shape {list(mask.shape)}: expected "
-                f"[masks, 1, {expected[0]}, {expected[1]}] for this {r.width}x{r.height} canvas. "
-                "Resize it to the canvas."
-            )
-    for word, x in (
-        ("pictures", c.latent),
-        ("masks", c.keep_mask),
-        ("regions", c.where),
-        ("pictures to inpaint", c.source),
-    ):
-        if x is not None and len(x) not in counts:
-            raise InkstoneError(
-                f"The control {c.name} has {len(x)} {word} for a batch of {r.batch}: expected 1"
-                f"{f' or {r.batch}' if r.batch > 1 else ''}. Pass one for all, or one for each."
-            )
-    check(f"the picture of the control {c.name}", c.latent, "of the VAE")
-
 
 Tokens = Callable[[Tensor], Tensor]
 """Raw latents [n,C,1,h,w] -> normalised tokens [n,S,64]."""
@@ -165,7 +69,7 @@ class _Placement:
     """One control of a branch with blocks, and what its network reads of the control image."""
 
     control: Control
-    network: ControlBranch | FunBranch
+    network: ControlBranch | FunBranch | UnionBranch
     features: Tensor  # [n,S,condition]
 
 
@@ -188,6 +92,7 @@ class ActiveControls:
         self._tables: dict[int, Modulation] = {}
         self._groups: dict[int, list[_Placement]] = {}  # by branch: they share its blocks
         self._patched: list[tuple[Control, Patched]] = []
+        self._inputs: Inputs | None = None  # of the step that is computed
         self._checked: set[int] = set()  # patched ones whose first step has begun
         for control, features in zip(controls, conditions, strict=True):
             branch, network = control.branch, control.branch.network
@@ -197,14 +102,17 @@ class ActiveControls:
                 part = Patched(network, network.embed(features), branch.dtype, scale)
                 self._patched.append((control, part))
                 continue
-            if id(branch) not in self._groups:
+            if id(branch) not in self._groups and not isinstance(network, UnionBranch):
                 self._tables[id(branch)] = branch.modulation(r.sigmas[:-1], model.time)
             placement = _Placement(control, network, features)
             self._groups.setdefault(id(branch), []).append(placement)
         self._shared: tuple[int, list[After]] = -1, []  # (step, residuals for both halves of CFG)
 
-    def after(self, x: Tensor, step: int, half: str) -> list[After]:
-        """The residuals of this step for the streams of one half of CFG. x [B,S,64]."""
+    def after(self, inputs: Inputs, x: Tensor, step: int, half: str) -> list[After]:
+        """The residuals of this step for the streams of one half of CFG. inputs: of the model;
+        x [B,S,64]: its noisy latents, not rounded to its type.
+        """
+        self._inputs = inputs
         parts = [part for control, part in self._patched if control.acts(step, self._steps)]
         look = None if self._checked.issuperset(map(id, parts)) else self._look
         patches = [Patches(parts, look)] if parts else []
@@ -230,12 +138,30 @@ class ActiveControls:
     def _samples(self, group: list[_Placement], x: Tensor, step: int, half: str) -> list[After]:
         branch, network = group[0].control.branch, group[0].network
         x = x.to(branch.device, branch.dtype)
+        if isinstance(network, UnionBranch):
+            return self._on_both(group, network, step)
         results = in_step(network, [self._walk(one, x, step, half) for one in group])
         for samples in results if step == self._first(group) else ():
             for sample in samples:
                 check(f"control {branch.path.name}, a sample", sample, branch.weights_format)
         add = Placed if network.borrows else Spread
         return [add(samples, _scale(one.control, x.device)) for one, samples in zip(group, results)]
+
+    def _on_both(self, group: list[_Placement], network: UnionBranch, step: int) -> list[After]:
+        """Residuals of a branch that reads text and references too."""
+        branch, first = group[0].control.branch, step == self._first(group)
+        results = in_step(network, [self._union_walk(one, network, step) for one in group])
+        for hints in results if first else ():
+            for sample in (part for both in hints for part in both):
+                check(f"control {branch.path.name}, a sample", sample, branch.weights_format)
+        scales = [(_scale(one.control, branch.device), one.control.strength) for one in group]
+        return [PlacedOnBoth(hints, *scale) for hints, scale in zip(results, scales)]
+
+    def _union_walk(self, one: _Placement, network: UnionBranch, step: int) -> UnionWalk:
+        base, on_block = self._model.network, self._hooks.on_block
+        assert isinstance(base, SingleStream) and self._inputs is not None
+        hooks = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
+        return network.walk(self._inputs, one.features, base, hooks)
 
     def _walk(self, one: _Placement, x: Tensor, step: int, half: str) -> ControlWalk:
         branch, on_block = one.control.branch, self._hooks.on_block
@@ -249,6 +175,7 @@ class ActiveControls:
         hooks = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
         if isinstance(one.network, FunBranch):
             return one.network.walk(inputs, self._model.network, hooks)
+        assert isinstance(one.network, ControlBranch), "see _on_both"
         return one.network.walk(inputs, hooks)
 
     def _first(self, group: list[_Placement]) -> int:
@@ -289,9 +216,9 @@ def log_controls(r: Request) -> None:
             )
 
 
-def control_bytes(r: Request, text: int) -> tuple[int, int]:
+def control_bytes(r: Request, text: int, references: int) -> tuple[int, int]:
     """(bytes that stay during a step, bytes while a branch works), in addition to the weights;
-    text: tokens of the prompt.
+    text, references: tokens of the prompt, and of its pictures.
     """
     tokens = math.prod(token_grid(r.width, r.height))
     stays = works = 0
@@ -300,6 +227,11 @@ def control_bytes(r: Request, text: int) -> tuple[int, int]:
         if isinstance(network, BlockwiseBranch):
             stays += len(control.latent) * tokens * network.config.width * torch.float32.itemsize
             works = max(works, patch_bytes(network.config, tokens, r.batch))
+            continue
+        if isinstance(network, UnionBranch):
+            whole = tokens + text + references
+            stays += network.sample_bytes(whole, r.batch, dtype)
+            works += stream_bytes(network.config, whole, r.batch, dtype)
             continue
         config = network.config
         stays += sample_bytes(config, tokens, r.batch, dtype)

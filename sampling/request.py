@@ -15,6 +15,7 @@ from torch import Tensor
 from ..kernels.control_blockwise import BlockwiseBranch
 from ..kernels.control_fun import FunBranch
 from ..kernels.control_instantx import ControlBranch
+from ..kernels.control_union import UnionBranch
 from ..kernels.modulation import Modulation
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.shared_modulation import SharedModulation
@@ -101,7 +102,7 @@ class Request:
 class Branch(Protocol):
     """A loaded control, as far as a run reads it."""
 
-    network: ControlBranch | BlockwiseBranch | FunBranch
+    network: ControlBranch | BlockwiseBranch | FunBranch | UnionBranch
     dtype: torch.dtype
     device: torch.device
     path: Path

@@ -25,7 +25,8 @@ from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
 from ..kernels.shared_modulation import SharedModulation
 from .checks import check_request
-from .control import ActiveControls, acting, check_controls, condition, control_bytes, log_controls
+from .control import ActiveControls, acting, condition, control_bytes, log_controls
+from .control_checks import check_controls
 from .denoise import KeptRegion, euler
 from .geometry import token_grid
 from .lightning import misfit
@@ -81,7 +82,7 @@ class _DenoiseRun:
         hooks = ForwardHooks(
             on_block=None if on_block is None else partial(on_block, step),
             probe=self._probe if step == 0 else None,
-            after=self.controls.after(x, step, half) if self.controls else (),
+            after=self.controls.after(inputs, x, step, half) if self.controls else (),
         )
         return model.network.walk(inputs, hooks)
 
@@ -144,7 +145,7 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     text = max(t.shape[1] for t in texts.values())
     rows = len(r.sigmas) - 1 + model.apart
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
-    samples, branches = control_bytes(r, texts["positive"].shape[1])
+    samples, branches = control_bytes(r, texts["positive"].shape[1], references)
     activations = network.activation_bytes(sum(tokens) + text, r.batch, model.dtype)
     return (
         max(activations, branches)  # branches work first

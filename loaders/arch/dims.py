@@ -35,6 +35,7 @@ FUN_SIZES = MMDIT_SIZES | {
     "channels": ("controlnet_x_embedder.weight", 1),
     "joint": ("controlnet_x_embedder.weight", 0),  # it has no text of its own
 }
+UNION_SIZES = FUN_SIZES | {"ff": ("transformer_blocks.0.img_mlp.out.weight", 1)}
 BLOCKWISE_SIZES = {"width": ("img_in.weight", 0), "condition": ("img_in.weight", 1)}
 TEXT_SIZES = {
     "vocab": ("embed_tokens.weight", 0),

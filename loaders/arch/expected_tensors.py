@@ -145,6 +145,17 @@ def fun_layout(config: MMDiTConfig, condition: int = 132) -> Layout:
     return layout | _linear("controlnet_x_embedder", width, condition)
 
 
+def union_layout(config: SingleStreamConfig, condition: int = 129) -> Layout:
+    """VideoX-Fun's control for Qwen-Image-2.1, by our names, in the split spelling."""
+    width = config.width
+    layout: Layout = {}
+    for number in range(config.layers):
+        layout |= _single_block(f"transformer_blocks.{number}", config)
+        layout |= _linear(f"controlnet_blocks.{number}", width, width)
+    layout |= _linear("before_proj", width, width)
+    return layout | _linear("controlnet_x_embedder", width, condition)
+
+
 def _text_layer(at: str, config: TextConfig) -> Layout:
     width = config.width
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim

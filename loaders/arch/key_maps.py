@@ -191,7 +191,8 @@ def fun_names(names: Iterable[str]) -> KeyMap:
         matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in FUN_NAMES)
         return next((match.expand(ours) for match, ours in matches if match), None)
 
-    return sort_names(names, prefix, "VideoX-Fun", rename, _is_mark)
+    key_map = sort_names(names, prefix, "VideoX-Fun", rename, _is_mark)
+    return replace(key_map, fused=fused_parts(key_map.table))
 
 
 def _is_mark(name: str) -> bool:

@@ -7,6 +7,7 @@ from ..formats import gguf_metadata
 from .dims import (
     BLOCKWISE_SIZES,
     FUN_SIZES,
+    UNION_SIZES,
     Shapes,
     count,
     mmdit_sizes,
@@ -22,9 +23,10 @@ from .expected_tensors import (
     joined_layout,
     mmdit_layout,
     single_stream_layout,
+    union_layout,
 )
 from .file_facts import FAMILY_KEY, FileFacts, complete
-from .header_view import HeaderView, formats_of
+from .header_view import HeaderView
 from .key_maps import (
     BLOCKWISE_MARK,
     FUN_MARKS,
@@ -120,19 +122,10 @@ def fun(view: HeaderView) -> FileFacts | None:
         return None
     names = view.names(fun_names)
     shapes = view.shapes(names)
+    if "transformer_blocks.0.img_mlp.out.weight" in shapes:
+        return _union(view, names, shapes)
     numbers = sizes(shapes, FUN_SIZES)
     layers, head = count(shapes, "transformer_blocks."), numbers["head_dim"] or HEAD
-    if numbers["channels"] % 4 or "transformer_blocks.0.txt_mod.1.weight" not in shapes:
-        return FileFacts(
-            "controlnet",
-            "qwen-image-2.1",
-            "fun union",
-            layers=layers,
-            formats=formats_of(view),
-            problem=f"its pictures have {numbers['channels']} features per token: it is a "
-            "VideoX-Fun control for another model, most likely Qwen-Image-2.1; use the one for "
-            "Qwen-Image-2512",
-        )
     config = MMDiTConfig(
         layers=layers,
         heads=numbers["width"] // head,
@@ -146,6 +139,28 @@ def fun(view: HeaderView) -> FileFacts | None:
     )
     layout = fun_layout(config, numbers["channels"])
     return complete(view, facts, names, _without_unread(layout, layers, shapes))
+
+
+def _union(view: HeaderView, names: KeyMap, shapes: Shapes) -> FileFacts:
+    """VideoX-Fun's control for Qwen-Image-2.1."""
+    numbers = sizes(shapes, UNION_SIZES)
+    head = numbers["head_dim"] or HEAD
+    config = SingleStreamConfig(
+        layers=count(shapes, "transformer_blocks."),
+        heads=numbers["width"] // head,
+        head_dim=head,
+        channels=numbers["channels"],
+        joint=numbers["joint"],
+        ff=numbers["ff"] or 3 * numbers["width"],
+    )
+    facts = FileFacts(
+        "controlnet",
+        "qwen-image-2.1",
+        "fun union",
+        layers=config.layers,
+        config=_config_facts(config),
+    )
+    return complete(view, facts, names, _spelled(union_layout(config, config.channels), names))
 
 
 def single_stream(view: HeaderView) -> FileFacts | None:

@@ -1,5 +1,5 @@
 """Loads a control file as a branch: InstantX Union and Inpainting, DiffSynth's blockwise controls,
-VideoX-Fun's Union. Names and shapes show which one it is.
+VideoX-Fun's Unions of both families. Names and shapes show which one it is.
 
 It is loaded as the diffusion model is: on the meta device, in any storage format, filled when a run
 needs it, its modulation (where it has some) read from the file into a table.
@@ -8,7 +8,7 @@ needs it, its modulation (where it has some) read from the file into a table.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,14 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InkstoneError
-from ...kernels.configs import QWEN_IMAGE, BlockwiseConfig, MMDiTConfig
+from ...kernels.configs import (
+    QWEN_IMAGE,
+    QWEN_IMAGE_21,
+    BlockwiseConfig,
+    MMDiTConfig,
+    SingleStreamConfig,
+)
 from ...kernels.control_blockwise import BlockwiseBranch
 from ...kernels.control_fun import FunBranch
 from ...kernels.control_instantx import ControlBranch
+from ...kernels.control_union import UnionBranch
 from ...kernels.modulation import Modulation, modulation, modulation_keys, rows_of
 from ...quant.storage import Storage
 from ..arch.config import Config, mmdit_config, rope_axes
-from ..arch.dims import BLOCKWISE_SIZES, FUN_SIZES, Shapes, count, sizes
+from ..arch.dims import BLOCKWISE_SIZES, FUN_SIZES, UNION_SIZES, Shapes, count, sizes
 from ..arch.expected_tensors import Layout, controlnet_layout, fun_layout
 from ..arch.family import Family, family_of
 from ..arch.folder_config import ModelFolder
@@ -46,7 +53,7 @@ from .weight_file import (
 log = logging.getLogger(__name__)
 
 MASK = 4  # features of one token of a mask, in addition to the picture's
-Network = ControlBranch | BlockwiseBranch | FunBranch
+Network = ControlBranch | BlockwiseBranch | FunBranch | UnionBranch
 _KEPT_TABLES = 2
 Time = Callable[[Tensor], Tensor]  # sigmas [n] -> embedded timesteps [n,D] float32
 
@@ -113,7 +120,7 @@ def load_control(path: str | Path, options: LoadOptions = AS_FOUND) -> ControlMo
         with source:
             return _in_context(folder.part, source)
     kind = _KINDS.get(facts.variant.split()[0], _INSTANTX)
-    names, family = view.names(kind.names), family_of(source.metadata)
+    names, family = view.names(kind.names), family_of(source.metadata, facts.family)
     file = weight_file(source, view, names)
     with torch.device("meta"):
         built = kind.build(_Header(folder.part, folder.config, file.shapes, family))
@@ -221,19 +228,10 @@ def _check_condition(part: Path, condition: int, channels: int) -> None:
 
 
 def _fun(header: _Header) -> _Built:
+    if UNION_SIZES["ff"][0] in header.shapes:
+        return _union(header)
     numbers, channels = sizes(header.shapes, FUN_SIZES), QWEN_IMAGE.channels
-    condition, width, head = numbers["channels"], numbers["width"], numbers["head_dim"]
-    if condition != 2 * channels + MASK:
-        raise InkstoneError(
-            f"{header.part}: its pictures have {condition} features per token, expected "
-            f"{2 * channels + MASK} (a map, a mask, a picture). It is a VideoX-Fun control for "
-            "another model: use the one for Qwen-Image-2512."
-        )
-    if not head or width % head:
-        raise InkstoneError(
-            f"{header.part}: its width {width} is not a multiple of its head size {head}. The "
-            "file is damaged: download it again."
-        )
+    condition, width, head = _fun_sizes(header, numbers, 2 * channels + MASK)
     config = MMDiTConfig(
         layers=count(header.shapes, "transformer_blocks."),
         heads=width // head,
@@ -247,6 +245,39 @@ def _fun(header: _Header) -> _Built:
     keys = modulation_keys(config.layers, final=False)
     own = [key for key in keys if not key.startswith("time_text_embed.")]  # the base model has it
     return _Built(network, network.transformer_blocks, own, fun_layout(config, condition))
+
+
+def _union(header: _Header) -> _Built:
+    numbers, channels = sizes(header.shapes, UNION_SIZES), QWEN_IMAGE_21.channels
+    condition, width, head = _fun_sizes(header, numbers, 2 * channels + 1)
+    config = SingleStreamConfig(
+        layers=count(header.shapes, "transformer_blocks."),
+        heads=width // head,
+        head_dim=head,
+        channels=channels,
+        joint=numbers["joint"],
+        ff=numbers["ff"],
+        axes=rope_axes(header.config, header.family, head),
+    )
+    network = UnionBranch(config, condition)  # its modulation is the base model's
+    return _Built(network, network.transformer_blocks)
+
+
+def _fun_sizes(header: _Header, numbers: Mapping[str, int], expected: int) -> tuple[int, int, int]:
+    """(features of its pictures, width, head size) of a control by VideoX-Fun."""
+    condition, width, head = numbers["channels"], numbers["width"], numbers["head_dim"]
+    if condition != expected:
+        raise InkstoneError(
+            f"{header.part}: its pictures have {condition} features per token, expected "
+            f"{expected} (a map, a mask, a picture). It is a VideoX-Fun control for another "
+            "model: use the one for Qwen-Image-2512, or for Qwen-Image-2.1."
+        )
+    if not head or width % head:
+        raise InkstoneError(
+            f"{header.part}: its width {width} is not a multiple of its head size {head}. The "
+            "file is damaged: download it again."
+        )
+    return condition, width, head
 
 
 _INSTANTX = _Kind("InstantX", mmdit_names, _instantx)

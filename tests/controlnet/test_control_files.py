@@ -34,7 +34,7 @@ def test_wrong_files_are_refused(tmp_path):
     wide = state["canny"] | {"img_in.weight": torch.zeros(64, 72)}
     refused(tmp_path, wide, "72 features per token.*kind that this version does not have")
     other = state["fun"] | {"control_img_in.weight": torch.zeros(64, 129)}
-    refused(tmp_path, other, "Qwen-Image-2.1; use the one for Qwen-Image-2512")
+    refused(tmp_path, other, "129 features per token, expected 132.*Qwen-Image-2512, or")
     some = state["fun"] | {"control_img_in.weight": torch.zeros(64, 128)}
     refused(tmp_path, some, "128 features per token, expected 132")
     fewer = {n: v for n, v in state["fun"].items() if "1.after_proj" not in n}
