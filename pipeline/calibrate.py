@@ -150,11 +150,15 @@ def _observers(model: DiffusionModel) -> dict[str, _Observer]:
 
 def _of_modulation(call: QuantizeCall, model: DiffusionModel, schedule: Tensor) -> Sums:
     """The sums of modulation layers, whose only input is the timestep."""
+    layers = model.network.config.layers
+    keys = model.architecture.table_keys(layers, False)
+    names = [key for key in keys if key.endswith(".img_mod.1.weight")]
+    if not names:  # one for all blocks, which is not quantized
+        return {}
     with Matrices(call.source) as file, torch.inference_mode():
         x = F.silu(time_embedding(file.whole, schedule))  # [steps, D]
     total = x.square().sum(0).double()
-    layers = model.network.config.layers
-    return {f"{_BLOCKS}{i}.img_mod.1.weight": (total, len(x)) for i in range(layers)}
+    return {name: (total, len(x)) for name in names}
 
 
 def _text_encoder(call: QuantizeCall) -> Path:

@@ -62,7 +62,7 @@ FALLBACK = {
 # Our names. Only matrices inside blocks are quantized (and the table of tokens).
 _BLOCK = re.compile(r"(?:transformer_blocks|layers)\.(\d+)\..*\.weight")
 _V = re.compile(r".*\.(?:to_v|add_v_proj|v_proj)\.weight")
-_DOWN = re.compile(r".*\.(?:(?:img|txt)_mlp\.net\.2|mlp\.down_proj)\.weight")
+_DOWN = re.compile(r".*\.(?:(?:img|txt)_mlp\.net\.2|img_mlp\.out|mlp\.down_proj)\.weight")
 _TOKENS = "embed_tokens.weight"
 KEPT = "BF16"  # matrices outside of blocks
 VECTORS = "F32"

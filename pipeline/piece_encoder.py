@@ -91,13 +91,17 @@ class PieceEncoder:
     def _unchanged(self, piece: Piece) -> Tensor | None:
         """The bytes of the source where they are of the requested type already."""
         source = self.model.source
-        if self.importance is not None or piece.name not in self.model.packed:
+        parts = self.model.parts(piece.name)
+        if self.importance is not None or any(p not in self.model.packed for p in parts):
             return None
         if not isinstance(source, GGUFFile):
             return None
-        name = self.model.names[piece.name]
-        entry = source.entries[name]
-        return source.raw(name) if entry.kind is piece.type and entry.factor == 1 else None
+        names = [self.model.names[part] for part in parts]
+        entries = [source.entries[name] for name in names]
+        if any(entry.kind is not piece.type or entry.factor != 1 for entry in entries):
+            return None
+        raw = [source.raw(name) for name in names]
+        return raw[0] if len(raw) == 1 else torch.cat(raw)
 
     def _block_encoder(self, piece: Piece, blocks: BlockType) -> Encode:
         weight = None

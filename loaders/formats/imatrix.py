@@ -36,6 +36,10 @@ _SHARED = (
     (re.compile(r"(.*\.)(?:attn_q|attn_k|attn_v)(\.weight)"), ("attn_q", "attn_k", "attn_v")),
     (re.compile(r"(.*\.)(?:gate_proj|up_proj)(\.weight)"), ("gate_proj", "up_proj")),
     (re.compile(r"(.*\.)(?:ffn_gate|ffn_up)(\.weight)"), ("ffn_gate", "ffn_up")),
+    (  # one matrix in files, two layers in networks
+        re.compile(r"(.*\.img_mlp\.)(?:gate_layer|proj|gate_up)(\.weight)"),
+        ("gate_layer", "proj", "gate_up"),
+    ),
     (re.compile(r"(.*\.)(?:img_mod|txt_mod)(\.1\.weight)"), ("img_mod", "txt_mod")),
 )
 
