@@ -24,8 +24,9 @@ class BlockStream(Protocol):
     def evicting(self) -> bool:
         """True if some blocks are evicted after use, so that each forward reads them again."""
 
-    def enter(self, index: int) -> None:
-        """Returns once the weights of block `index` are in place."""
+    def enter(self, index: int, stop: int | None = None) -> None:
+        """Returns once the weights of block `index` are in place. stop: the first block that this
+        forward does not need; None = it runs all."""
 
     def close(self) -> None:
         """Frees the blocks that were loaded."""

@@ -74,6 +74,12 @@ class TextConfig:
     qk_norm: bool = False  # an RMS norm of each head of q and k, before they are rotated
     interleaved: bool = False  # frequencies of time, row and column take turns
     final_norm: bool = True  # of encoded states; scores of tokens are always of normalised ones
+    condition_layers: int | None = None  # that encoding runs, below those that answer; None = all
+
+    @property
+    def encoding_layers(self) -> int:
+        """Layers whose result, after the final norm, is the state of a prompt."""
+        return self.layers if self.condition_layers is None else self.condition_layers
 
     @property
     def axes(self) -> tuple[int, int, int]:

@@ -43,7 +43,7 @@ class RMSNorm(RMSWeight):
         return weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
 
 
-def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B,H,L,d] with pairs (i, i + d/2)."""
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-b, a], dim=-1) * sin
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
             f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B,H,L,d]
-        q, k = (_rotate_half(x, cos, sin) for x in (self.q_norm(q), self.k_norm(k)))
+        q, k = (rotate_half(x, cos, sin) for x in (self.q_norm(q), self.k_norm(k)))
         if not caches:
             o = attention(q, k, v, causal=True)
         else:  # row by row: their tokens so far differ in number
@@ -177,8 +177,12 @@ class TextEncoder(nn.Module):
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
         deep: DeepRows | None = None,
+        answering: bool = False,
     ) -> Tensor:
         """ids [B,L] -> states [B,L,W], after the final norm or before it as the config says.
+
+        answering: through all layers. A small model may have layers that only answers need, behind
+        those that the diffusion model's prompts are encoded with.
 
         caches: none, or one for each row; these tokens stand behind those that it holds, and are
         added to it. positions: [B,L]; None = they count up. With images: `embeds` [B,L,W] replaces
@@ -189,11 +193,12 @@ class TextEncoder(nn.Module):
         if positions is None:
             starts = torch.tensor([c.length for c in caches] or [0])
             positions = starts[:, None] + torch.arange(ids.shape[1])  # [B,L] or [1,L]
-        cos, sin = self._rope(positions, x)
-        for i, layer in enumerate(self.layers):
-            beat("text encoder, layer", i, len(self.layers))
+        cos, sin = self.rope(positions, x)
+        layers = self.config.layers if answering else self.config.encoding_layers
+        for i, layer in enumerate(self.layers[:layers]):
+            beat("text encoder, layer", i, layers)
             if self.stream is not None:
-                self.stream.enter(i)
+                self.stream.enter(i, layers)
             x = layer(x, cos, sin, caches, i)
             x = x if deep is None else deep.add(x, i)
         return self.norm(x) if self.config.final_norm else x
@@ -206,7 +211,7 @@ class TextEncoder(nn.Module):
         """ids [B,L] -> [B,L,W] in the compute type."""
         return self.embed_tokens(ids).to(self.norm.weight.dtype)
 
-    def _rope(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def rope(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """positions [B,L], or [3,B,L] where each frequency uses one of the three -> cos, sin
         [B,1,L,d]."""
         c = self.config

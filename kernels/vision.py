@@ -54,7 +54,7 @@ def _bands(length: int, side: int) -> list[tuple[slice, int]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _geometry(c: VisionConfig, rows: int, columns: int) -> tuple[Tensor, Groups, Tensor]:
+def patch_geometry(c: VisionConfig, rows: int, columns: int) -> tuple[Tensor, Groups, Tensor]:
     """(order of the cells, groups of windows in patches, angles [N,d/2]) of a grid of cells."""
     with torch.inference_mode(False), torch.device("cpu"):
         order, groups = window_order(rows, columns, c.side)
@@ -194,7 +194,7 @@ class VisionTower(nn.Module):
         Returns [rows / merge * columns / merge, out], without gradients: the tower is not trained.
         """
         c = self.config
-        order, groups, angles = _geometry(c, grid[0] // c.merge, grid[1] // c.merge)
+        order, groups, angles = patch_geometry(c, grid[0] // c.merge, grid[1] // c.merge)
         order = order.to(patches.device)
         x = patches.unflatten(0, (-1, c.merge**2))[order].flatten(0, 1)  # [N, pixels]
         x = self.patch_embed(x)  # [N,W]

@@ -157,6 +157,6 @@ class AskPicture(io.ComfyNode):
             seed=seed,
         )
         pictures = sockets.connected(images, fixed)
-        asked = question_of(caption, question)
+        asked = question_of(caption, question, text_encoder.family)
         answer = ask(text_encoder, asked, pictures, decoding, WrittenText(max_tokens))
         return io.NodeOutput(answer.text, ui=ui.PreviewText(answer.text))

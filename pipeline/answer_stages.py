@@ -17,7 +17,6 @@ from ..loaders.models.generation import answer_bytes, cache_room, forms_for
 from ..loaders.models.output_head import HeadModel
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..loaders.models.vision import VisionModel
-from ..sampling.vision_sizes import answer_sizes
 from .plan_stages import PlanStage, follow
 
 
@@ -55,7 +54,8 @@ class PlannedAnswer:
     @property
     def _seen(self) -> list[tuple[int, int]]:
         sight = (self.tower.sight,) if self.tower else ()
-        return [answer_sizes(*size, self.most, *sight)[1] for size in self.sizes]
+        sizes = self.text.family.seen_sizes
+        return [sizes(*size, self.most, *sight)[1] for size in self.sizes]
 
     @property
     def key_values(self) -> int:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..loaders.arch.family import Family
 from ..loaders.models.generation import GeneratedText, TextPrompt, generate
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..sampling.next_token import Decoding
 from .ask_choices import CAPTIONS, FREE, MOST_PIXELS
 
 
-def question_of(caption: str, question: str) -> str:
-    """The question that a caption of CAPTIONS, or FREE with a question, asks."""
+def question_of(caption: str, question: str, family: Family) -> str:
+    """The question that a caption of CAPTIONS, or FREE with a question, asks a family's model."""
     if caption == FREE:
         if not question.strip():
             raise InkstoneError(
@@ -33,7 +34,7 @@ def question_of(caption: str, question: str) -> str:
             f"There is a question, and the caption {caption!r}, which is a question of its own. "
             f"Choose {FREE} to ask yours, or leave the question empty."
         )
-    return CAPTIONS[caption]
+    return (family.wording.captions if family.wording else CAPTIONS)[caption]
 
 
 def prompt_for(

@@ -135,20 +135,36 @@ def decoding_of(request: EnhanceRequest, number: int, most: int) -> Decoding:
 
 def question_of(text_encoder: TextEncoderModel, request: EnhanceRequest) -> TextPrompt:
     """What the language model is asked: the instructions, what must be kept, the prompt."""
-    return prompt_for(text_encoder, wording(request), request.pictures, request.pixels)
+    asked = wording(request, text_encoder.family)
+    pictures = shown_pictures(request, text_encoder.family)
+    return prompt_for(text_encoder, asked, pictures, request.pixels)
 
 
 def planned(text_encoder: TextEncoderModel, request: EnhanceRequest) -> PlannedAnswer:
     """The first try for a memory plan; only the sizes of the pictures are read. Each further one
     takes the same.
     """
-    sizes = [(picture.shape[-2], picture.shape[-3]) for picture in request.pictures]
-    most = most_written(text_encoder.family)
-    return PlannedAnswer(text_encoder, wording(request), sizes, request.pixels, most)
+    family = text_encoder.family
+    pictures = shown_pictures(request, family)
+    sizes = [(picture.shape[-2], picture.shape[-3]) for picture in pictures]
+    asked, most = wording(request, family), most_written(family)
+    return PlannedAnswer(text_encoder, asked, sizes, request.pixels, most)
 
 
-def wording(request: EnhanceRequest) -> str:
-    """The question as text, in Chinese for a Chinese prompt."""
+def shown_pictures(request: EnhanceRequest, family: Family) -> Sequence[Tensor]:
+    """The pictures of the request that the model looks at: none where its edits are encoded without
+    them, as it was trained on the request alone."""
+    if request.pictures and not any(edit.sees for edit in family.edits):
+        log.info("the %s model enhances a request for an edit without its pictures", family.title)
+        return ()
+    return request.pictures
+
+
+def wording(request: EnhanceRequest, family: Family) -> str:
+    """The question as text, in Chinese for a Chinese prompt; in a family's own words where it was
+    trained on some."""
+    if family.wording is not None and not request.instructions.strip():
+        return family.wording.enhance.format(" ".join(request.prompt.split()))
     script = script_of(request.prompt)
     chinese = script == "CJK"
     own = INSTRUCTIONS[EDITING if request.pictures else DRAWING, chinese]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..loaders.arch.family import Family
 from ..loaders.models.text_encoder import TextEncoderModel
 from ..sampling.next_token import Decoding
 from .ask import ask
@@ -47,14 +48,23 @@ class Found:
         }
 
 
-def question_for(what: str) -> str:
-    """The request for boxes in the form that Qwen2.5-VL and Qwen3-VL were trained with."""
+def named_things(what: str) -> str:
+    """What to find, on one line. Raises for nothing and for too much."""
     named = " ".join(what.split())
     if not named or len(named) > _MOST_WORDS:
         raise InkstoneError(
             f"What to find has {len(named)} characters: expected 1 to {_MOST_WORDS}. Name things "
             "in the picture, for example: the red car."
         )
+    return named
+
+
+def question_for(what: str, family: Family) -> str:
+    """The request for boxes in the form that the family was trained with: Qwen2.5-VL's, or its
+    own."""
+    named = named_things(what)
+    if family.wording is not None:
+        return family.wording.find.format(named)
     return (
         f"Locate every instance that belongs to: {named}. Report the bbox coordinates and the "
         "label of each in JSON format. If there is none, report an empty list."
@@ -73,7 +83,8 @@ def find(
     has none. Greedy and without a penalty: the digits of boxes repeat by nature.
     """
     decoding = Decoding(max_tokens=max_tokens, repetition_penalty=1.0)
-    answer = ask(text_encoder, question_for(what), [picture], decoding, on_text, most)
+    asked = question_for(what, text_encoder.family)
+    answer = ask(text_encoder, asked, [picture], decoding, on_text, most)
     size = picture.shape[-2], picture.shape[-3]
     scale = text_encoder.family.box_scale or answer.seen[0]
     found = read_boxes(answer.text, " ".join(what.split()), scale, size)

@@ -59,11 +59,12 @@ FALLBACK = {
     "Q8_0": "F16",
 }
 
-# Our names. Only matrices inside blocks are quantized (and the table of tokens).
+# Our names. Only matrices inside blocks are quantized (and the table of tokens, and the head).
 _BLOCK = re.compile(r"(?:transformer_blocks|layers)\.(\d+)\..*\.weight")
 _V = re.compile(r".*\.(?:to_v|add_v_proj|v_proj)\.weight")
 _DOWN = re.compile(r".*\.(?:(?:img|txt)_mlp\.net\.2|img_mlp\.out|mlp\.down_proj)\.weight")
-_TOKENS = "embed_tokens.weight"
+_TOKENS, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_HEAD_TYPE = "Q6_K"  # or the base, where that has more bits
 KEPT = "BF16"  # matrices outside of blocks
 VECTORS = "F32"
 
@@ -78,12 +79,14 @@ def mix_named(name: str) -> Mix:
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """True for tensors that are quantized."""
-    return len(shape) == 2 and (bool(_BLOCK.fullmatch(name)) or name == _TOKENS)
+    return len(shape) == 2 and (bool(_BLOCK.fullmatch(name)) or name in (_TOKENS, _HEAD))
 
 
 def _type_in(mix: Mix, name: str, last: int, first: set[str]) -> str:
     """The type that a mix has for a matrix; last: number of the last block."""
     block = _BLOCK.fullmatch(name)
+    if name == _HEAD:
+        return max(_HEAD_TYPE, mix.base, key=lambda kind: BY_NAME[kind].bits)
     if block is None:
         return mix.base
     if mix.edge and int(block[1]) in (0, last):

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import InkstoneError
-from ..loaders.arch.config import text_config
+from ..loaders.arch.config import text_config, with_family
 from ..loaders.arch.dims import vision_sizes
 from ..loaders.arch.encoder_models import encoder_model
+from ..loaders.arch.family import family_with
+from ..loaders.arch.key_maps import HEAD
 from ..loaders.arch.key_maps_gguf import TEXT, more_settings
 from ..loaders.formats.gguf_metadata import ARCHITECTURE
 from ..loaders.formats.gguf_writer import Value, gguf_layout
@@ -139,6 +141,7 @@ def _values(model: Matrices, file_type: int, notes: list[str]) -> dict[str, Valu
 
 def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
     config = text_config(model.shapes, model.config)
+    config = with_family(config, family_with(model.source.metadata, encoder_model(config)))
     numbers: dict[str, Value] = {
         "block_count": config.layers,
         "embedding_length": config.width,
@@ -147,7 +150,7 @@ def _text_values(model: Matrices, notes: list[str]) -> dict[str, Value]:
         "attention.head_count_kv": config.kv_heads,
         "rope.freq_base": float(config.theta),
         "attention.layer_norm_rms_epsilon": float(config.eps),
-        "rope.dimension_sections": [*config.axes, 0],
+        "rope.dimension_sections": [*config.axes, 0],  # time, row, column
     }
     numbers |= more_settings(config, vision_sizes(model.shapes))
     longest = model.config.get("max_position_embeddings")
@@ -206,8 +209,8 @@ def _fp8(model: Matrices) -> FilePlan:
         ours_of[saved] = ours
 
     for ours, shape in model.shapes.items():
-        saved = ours if ours.startswith("visual.") else start + ours
-        if is_matrix(ours, shape) and not ours.startswith("embed_tokens"):
+        saved = ours if ours.startswith(("visual.", HEAD)) else start + ours
+        if is_matrix(ours, shape) and not ours.startswith(("embed_tokens", HEAD)):
             add(saved, shape, CODES, ours)
             add(saved.removesuffix("weight") + "scale_weight", (), torch.float32)
         else:

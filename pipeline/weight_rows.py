@@ -24,8 +24,8 @@ from ..loaders.arch.key_maps import (
     FUSED_ROWS,
     MMDIT_UNUSED,
     fused_parts,
+    head_names,
     mmdit_names,
-    text_names,
 )
 from ..loaders.arch.variant import VARIANT_KEY, detect_variant
 from ..loaders.formats.weight_reader import Closable, WeightReader
@@ -46,7 +46,7 @@ class Matrices(Closable):
         source, view, facts = _open(folder)
         self.source, self.role = source, facts.role
         try:
-            names = view.names(mmdit_names if self.role == "diffusion_model" else text_names)
+            names = view.names(mmdit_names if self.role == "diffusion_model" else head_names)
             self.file = weight_file(source, view, names)
         except BaseException:
             source.close()

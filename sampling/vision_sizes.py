@@ -79,6 +79,14 @@ def answer_sizes(width: int, height: int, area: int, sight: Sight = QWEN25_SIGHT
     return (width, height), vision_size(width, height, area, sight)
 
 
+def fixed_sizes(width: int, height: int, area: int, sight: Sight = QWEN25_SIGHT) -> CopySizes:
+    """For a model that sees every picture at about `area` pixels, enlarged or not."""
+    _refuse_narrow(width, height, (width, height))
+    scale, cell = math.sqrt(area / (height * width)), sight.cell
+    across, down = (max(1, round(side * scale / cell)) * cell for side in (width, height))
+    return (width, height), (across, down)
+
+
 def shared_sizes(width: int, height: int, area: int, sight: Sight = QWEN25_SIGHT) -> CopySizes:
     """For a picture that is the copy which the VAE encodes: it is read at its own size where that
     is whole cells, and never enlarged, so that both see one grid. `area` is not asked for.

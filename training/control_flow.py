@@ -130,10 +130,12 @@ OTHERS: dict[str, MapMaker] = {
 EDGES: MapMaker = preprocessor("canny")
 
 
-def free_scene(rng: np.random.Generator, split: str = "train") -> Scene:
+def free_scene(
+    rng: np.random.Generator, split: str = "train", canvas: tuple[int, int] | None = None
+) -> Scene:
     """One or two shapes anywhere; the prompt names kinds and colours only."""
     while True:
-        width, height = CANVASES[int(rng.integers(len(CANVASES)))]
+        width, height = canvas or CANVASES[int(rng.integers(len(CANVASES)))]
         ground = pick(rng, list(COLOURS))
         shapes: list[Shape] = []
         for _ in range(1 + int(rng.random() < 0.4)):

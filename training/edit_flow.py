@@ -108,13 +108,14 @@ def start(model_folder: Path, tokenizer_folder: Path) -> FlowModel:
         (model.mod, network),
         (model.text, "text_encoder/model.safetensors"),
     )
-    for module, name in parts:
-        with SafetensorsFile(model_folder / name) as file, torch.no_grad():
+    for module, path in parts:
+        with SafetensorsFile(model_folder / path) as file, torch.no_grad():
             for key, p in module.named_parameters():
+                name = key if key in file.entries else f"model.{key}"
                 if not key.endswith("embed_tokens.weight"):
-                    p.copy_(file.read(key))
+                    p.copy_(file.read(name))
                     continue
-                rows = file.read(key).float()
+                rows = file.read(name).float()
                 for token in new.keys() & old.keys():
                     p[new[token]] = rows[old[token]]
     return model

@@ -1,7 +1,8 @@
-"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, edits, control.
+"""The whole recipe of the embedded model: tokenizer, VAE, MMDiT with text encoder, edits, control,
+answers.
 
 `inkstone train --out FOLDER` runs it; stopped at any moment and started again, it resumes from
-its last checkpoint and ends on the same weights. It takes about five hours of one CPU core.
+its last checkpoint and ends on the same weights. It takes some five and a half hours of one core.
 """
 
 from __future__ import annotations
@@ -15,22 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from ..files.atomic import write_text
-from ..kernels.configs import MMDiTConfig, TextConfig
+from ..kernels.configs import MMDiTConfig, TextConfig, VisionConfig
 from ..loaders.arch.family import EMBEDDED
 from ..loaders.formats.safetensors import save_safetensors
 from ..loaders.models.load import load_vae
 from ..loaders.models.tokenizer import Tokenizer, load_tokenizer
-from . import control_flow, edit_flow, flow
+from . import answer_flow, control_flow, edit_flow, flow
 from . import vae as vae_training
+from .answer_networks import ANSWERS, TOWER, AnswerModel
 from .checkpoint import require_same_run
 from .codec import Codec, latent_statistics, preview_factors
 from .networks import CONFIG, TEXT, FlowModel
 from .packed import save_gguf
+from .tokenizer import token_rows
 from .tokenizer import write as write_tokenizer
 
 log = logging.getLogger(__name__)
 SEED = 20261124
 Json = dict[str, object]
+MODEL = "model."  # before the names of the language model in Qwen2.5-VL's files
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -54,6 +58,7 @@ def train(folder: Path, out: Path, seed: int = SEED, begin: Path | None = None) 
     model = edit_flow.train_edits(codec, model, folder, seed)
     export(out, codec, model, seed)
     train_control(folder, out, seed)
+    train_answers(folder, out, seed)
 
 
 def codec_of(folder: Path, tokenizer: Tokenizer) -> Codec:
@@ -81,8 +86,9 @@ def export(out: Path, codec: Codec, model: FlowModel, seed: int = SEED) -> None:
     network = _half(model.mmdit) | _half(model.mod)
     _write(out / "transformer", "diffusion_pytorch_model", network, family)
     _json(out / "transformer" / "config.json", transformer_config(CONFIG))
-    _write(out / "text_encoder", "model", _half(model.text), family)
-    _json(out / "text_encoder" / "config.json", text_config(TEXT))
+    text = {MODEL + name: tensor for name, tensor in _half(model.text).items()}
+    _write(out / "text_encoder", "model", text, family)
+    _json(out / "text_encoder" / "config.json", text_config(TEXT, out / "tokenizer"))
     _json(out / "scheduler" / "scheduler_config.json", scheduler_config())
     parts = {name: ["inkstone", name] for name in PARTS}
     _json(out / "model_index.json", {"_class_name": "QwenImagePipeline", **parts})
@@ -104,6 +110,38 @@ def train_only_control(begin: Path, out: Path, seed: int = SEED) -> None:
     require_same_run(folder, _arguments(seed, begin, "control"))
     copy_model(begin, out)
     train_control(folder, out, seed)
+
+
+def train_only_answers(begin: Path, out: Path, seed: int = SEED) -> None:
+    """Trains (or resumes) the answering part for a copy of the model `begin`, checkpoints in
+    out."""
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    require_same_run(folder, _arguments(seed, begin, "answers"))
+    copy_model(begin, out)
+    train_answers(folder, out, seed)
+
+
+def train_answers(folder: Path, out: Path, seed: int = SEED) -> None:
+    """Trains (or resumes) the answering part for the model in `out` and adds it to its text
+    encoder; what prompts are encoded with stays as it is, bit for bit.
+    """
+    torch.manual_seed(seed + 3)
+    model = answer_flow.start(out)
+    tokenizer = load_tokenizer(out / "tokenizer")
+    export_answers(out, answer_flow.train_answers(model, tokenizer, folder, seed))
+
+
+def export_answers(out: Path, model: AnswerModel) -> None:
+    """Writes `text_encoder/` with layers that answer, output head and vision tower, by the names of
+    Qwen2.5-VL's files."""
+    tensors = {MODEL + name: tensor for name, tensor in _half(model.text).items()}
+    tensors |= {"visual." + name: tensor for name, tensor in _half(model.tower).items()}
+    tensors |= _half(model.head)
+    family = {"inkstone_family": EMBEDDED.name}
+    _write(out / "text_encoder", "model", tensors, family)
+    config = text_config(ANSWERS, out / "tokenizer", TOWER)
+    _json(out / "text_encoder" / "config.json", config)
 
 
 def _arguments(
@@ -156,13 +194,46 @@ def vae_config(codec: Codec, seed: int) -> Json:
     }
 
 
-def text_config(c: TextConfig) -> Json:
-    """config.json of a text encoder folder."""
-    return {
+def text_config(c: TextConfig, tokenizer: Path, vision: VisionConfig | None = None) -> Json:
+    """config.json of a text encoder folder, as Qwen2.5-VL's. tokenizer: its folder."""
+    rows = token_rows(tokenizer)
+    config: Json = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
-        "rope_theta": c.theta,
+        "vocab_size": c.vocab,
+        "hidden_size": c.width,
+        "intermediate_size": c.ff,
+        "num_hidden_layers": c.layers,
         "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
         "head_dim": c.head_dim,
+        "rms_norm_eps": c.eps,
+        "rope_theta": c.theta,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(c.axes)},
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": rows["<|im_end|>"],
+        "vision_start_token_id": rows["<|vision_start|>"],
+        "vision_end_token_id": rows["<|vision_end|>"],
+        "image_token_id": rows["<|image_pad|>"],
+    }
+    return config if vision is None else config | {"vision_config": vision_config(vision)}
+
+
+def vision_config(c: VisionConfig) -> Json:
+    """vision_config in the config.json of a text encoder."""
+    return {
+        "depth": c.depth,
+        "hidden_size": c.width,
+        "intermediate_size": c.ff,
+        "num_heads": c.heads,
+        "in_chans": c.channels,
+        "out_hidden_size": c.out,
+        "patch_size": c.patch,
+        "spatial_merge_size": c.merge,
+        "temporal_patch_size": c.frames,
+        "window_size": c.window,
+        "fullatt_block_indexes": list(c.full),
     }
 
 

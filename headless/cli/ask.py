@@ -38,7 +38,8 @@ def add(commands: Commands) -> None:
         "ask",
         "ask the text encoder about pictures, or let it caption them",
         "inkstone ask photo.jpg 'How many birds are there?' --text-encoder "
-        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone ask *.jpg --training --model Qwen-Image",
+        "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone ask *.jpg --training --model Qwen-Image"
+        "\n  inkstone ask drawn.png --short   (the embedded model, about its own pictures)",
     )
     p.add_argument(
         "words",
@@ -92,26 +93,30 @@ def _add_decoding(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer; the text goes to stdout as it is written."""
+    from ...pipeline.ask import question_of
+
     questions = _questions(args)
-    for path in {path for paths, _ in questions for path in paths}:
+    for path in {path for paths, *_ in questions for path in paths}:
         check_given(path, kinds=("file",))
     check_text_encoder(args)
     with given_text_encoder(args) as text_encoder:
+        asked = [
+            (paths, question_of(caption, question, text_encoder.family))
+            for paths, caption, question in questions
+        ]
         if args.plan:
-            return print_plan(text_encoder, *questions[0], args)
-        answers = [_answer(text_encoder, paths, text, args) for paths, text in questions]
+            return print_plan(text_encoder, *asked[0], args)
+        answers = [_answer(text_encoder, paths, text, args) for paths, text in asked]
     if args.json:
         print(as_text(answers))
     return 0
 
 
-def _questions(args: argparse.Namespace) -> list[tuple[list[Path], str]]:
-    """(pictures, question) of every answer."""
-    from ...pipeline.ask import question_of
-
+def _questions(args: argparse.Namespace) -> list[tuple[list[Path], str, str]]:
+    """(pictures, caption or FREE, question) of every answer."""
     words = list(args.words)
     if args.caption is not None:
-        return [([_path(word)], question_of(args.caption, "")) for word in words]
+        return [([_path(word)], args.caption, "") for word in words]
     if len(words) < 2:
         raise CallError(
             f"There is only {words[0][:80]!r}: expected a picture and a question. Write the "
@@ -119,7 +124,7 @@ def _questions(args: argparse.Namespace) -> list[tuple[list[Path], str]]:
         )
     if not words[-1].strip():
         raise CallError("The question is empty: write what you want to know about the picture.")
-    return [([_path(word) for word in words[:-1]], question_of(FREE, words[-1]))]
+    return [([_path(word) for word in words[:-1]], FREE, words[-1])]
 
 
 def _path(word: str) -> Path:

@@ -28,7 +28,7 @@ def add_text_encoder(p: argparse.ArgumentParser) -> None:
         type=file_path,
         metavar="F",
         help="Qwen2.5-VL or Qwen3-VL file or folder with its output head (lm_head); a GGUF file "
-        "needs its mmproj file in the same folder",
+        "needs its mmproj file in the same folder. Without it and --model: the embedded model",
     )
     p.add_argument(
         "--model",

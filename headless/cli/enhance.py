@@ -34,7 +34,8 @@ def add(commands: Commands) -> None:
         "rewrite a prompt in more detail with the text encoder",
         "inkstone enhance 'a shop with a sign \"OPEN\"' --text-encoder "
         "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone enhance 'remove the car' --image "
-        "street.jpg --model Qwen-Image-Edit",
+        "street.jpg --model Qwen-Image-Edit\n  inkstone enhance 'sign \"INK\", star'   "
+        "(the embedded model, in its own small language)",
     )
     p.add_argument(
         "prompt",

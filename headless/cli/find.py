@@ -36,7 +36,8 @@ def add(commands: Commands) -> None:
         "find what you name in a picture: its boxes and its mask",
         "inkstone find photo.jpg 'the red car' --mask car.png --overlay look.png --text-encoder "
         "Qwen2.5-VL-7B-Instruct-Q4_K_M.gguf\n  inkstone draw 'a blue car' --image photo.jpg "
-        "--mask car.png --model Qwen-Image -o blue.png",
+        "--mask car.png --model Qwen-Image -o blue.png\n  inkstone find drawn.png star   "
+        "(the embedded model, in its own pictures)",
     )
     p.add_argument("picture", type=file_path, metavar="PICTURE", help="the picture to search")
     p.add_argument(
@@ -73,15 +74,16 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find; print one box a line, and write the pictures."""
     from ...files.images import read_picture
-    from ...pipeline.find import find, question_for
+    from ...pipeline.find import find, named_things, question_for
 
     _check(args)
     try:
-        question = question_for(args.what)
+        named_things(args.what)
     except InkstoneError as error:
         raise CallError(str(error)) from None
     with given_text_encoder(args) as text_encoder:
         if args.plan:
+            question = question_for(args.what, text_encoder.family)
             return print_plan(text_encoder, [args.picture], question, args)
         picture = read_picture(args.picture)
         found = find(text_encoder, picture, args.what, args.max_tokens, most=args.max_pixels)

@@ -27,13 +27,14 @@ def add(commands: Commands) -> None:
         "--start",
         type=file_path,
         metavar="MODEL",
-        help="start from a trained model folder: trains only edits and control, keeps its VAE",
+        help="start from a trained model folder: trains what comes after drawing, keeps its VAE",
     )
     p.add_argument(
         "--only",
-        choices=("control",),
+        choices=("control", "answers"),
         metavar="STAGE",
-        help="with --start: train (or score) only this stage, control, and keep the rest",
+        help="with --start: train (or score) only this stage, control or answers, and keep the "
+        "rest",
     )
     p.add_argument(
         "--seed",
@@ -56,7 +57,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and score; print the scores."""
-    from ...training import control_scores, edit_scores, evaluate, recipe
+    from ...training import answer_scores, control_scores, edit_scores, evaluate, recipe
 
     seed = recipe.SEED if args.seed is None else args.seed
     if args.start is not None and not (args.start / "transformer").is_dir():
@@ -64,11 +65,15 @@ def run(args: argparse.Namespace) -> int:
     if args.only and args.start is None and not args.score:
         raise CallError(f"--only {args.only} needs --start MODEL, the model to train it for.")
     if args.only and not args.score:
-        recipe.train_only_control(args.start, args.out, seed)
+        only = {"control": recipe.train_only_control, "answers": recipe.train_only_answers}
+        only[args.only](args.start, args.out, seed)
     elif not args.score:
         recipe.train(args.out / "checkpoints", args.out, seed, args.start)
     if not args.only:
         print(evaluate.report(args.out, args.prompts))
         print(edit_scores.report(args.out, args.prompts))
-    print(control_scores.report(args.out, max(1, args.prompts // 4)))
+    if args.only != "answers":
+        print(control_scores.report(args.out, max(1, args.prompts // 4)))
+    if args.only != "control":
+        print(answer_scores.report(args.out, args.prompts))
     return 0

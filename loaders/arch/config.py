@@ -157,6 +157,17 @@ def text_config(shapes: Shapes, extra: Config) -> TextConfig:
     )
 
 
+def with_family(config: TextConfig, family: Family) -> TextConfig:
+    """The config with what neither tensors nor numbers of the file show: a packed copy has no
+    config.json."""
+    below = family.condition_layers
+    return replace(
+        config,
+        sections=config.sections or family.rope_sections,
+        condition_layers=below if below is not None and below < config.layers else None,
+    )
+
+
 def _sections(rope: object, head: int) -> tuple[int, int, int] | None:
     """Frequencies that follow time, row and column; None where config.json does not name them."""
     sections = rope.get("mrope_section") if isinstance(rope, dict) else None

@@ -8,12 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...errors import InkstoneError
 from ...sampling.geometry import FIRST_LATENTS, LatentSpec
 from ...sampling.schedule import LIGHTNING, QWEN, Schedule
-from ...sampling.vision_sizes import CopySizes, Sight, encoder_sizes, shared_sizes
+from ...sampling.vision_sizes import (
+    QWEN25_SIGHT,
+    CopySizes,
+    Sight,
+    answer_sizes,
+    encoder_sizes,
+    fixed_sizes,
+    shared_sizes,
+)
+from .chat import (
+    CHAT,
+    CHAT_21,
+    EMBEDDED_CHAT,
+    EMBEDDED_WORDING,
+    PICTURE,
+    TAIL,
+    ChatTemplate,
+    Wording,
+)
 from .encoder_models import QWEN3_VL, QWEN25_VL, EncoderModel
 from .latent_statistics import MEAN_21, STD_21, WAN_MEAN, WAN_STD
 
@@ -30,9 +48,6 @@ EDIT_HEAD = (
     "modify the image. Generate a new image that meets the user's requirements while maintaining "
     "consistency with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
 )
-TAIL = "<|im_end|>\n<|im_start|>assistant\n"
-PICTURE_PAD = "<|image_pad|>"  # becomes as many tokens as the vision tower makes rows
-PICTURE = f"<|vision_start|>{PICTURE_PAD}<|vision_end|>"
 
 
 @dataclass(frozen=True)
@@ -123,33 +138,6 @@ EDIT_PLUS = EditTemplate(
 )
 
 
-@dataclass(frozen=True)
-class ChatTemplate:
-    """The text made of a question and its pictures, which the language model answers."""
-
-    head: str
-    picture: str  # of a single picture
-    numbered: str  # of each of several; {} is its number, from 1
-    tail: str
-
-    def text(self, question: str, pictures: int) -> str:
-        """The text with one place for each picture."""
-        places = [self.numbered.format(n + 1) for n in range(pictures)]
-        return (
-            self.head + "".join([self.picture] if pictures == 1 else places) + question + self.tail
-        )
-
-
-# the chat templates of Qwen2.5-VL and of Qwen3-VL, which writes no system turn of its own; with
-# several pictures as their add_vision_id writes them
-CHAT = ChatTemplate(
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-    PICTURE,
-    "Picture {}: " + PICTURE,
-    TAIL,
-)
-CHAT_21 = replace(CHAT, head="<|im_start|>user\n")
-
 TEMPLATE_21 = (
     "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
     "<|im_start|>user\n{}" + TAIL
@@ -168,6 +156,7 @@ EDIT_21 = EditTemplate(
     between=" ",
     shares_copy=True,
 )
+
 
 EMBEDDED_TEMPLATE = "<|im_start|>{}<|im_end|>"
 REFERENCES = EditTemplate(
@@ -220,6 +209,9 @@ class Family:
     chat: ChatTemplate = CHAT
     encoder: EncoderModel = QWEN25_VL  # of prompts
     box_scale: tuple[int, int] | None = None  # of boxes in answers; None = pixels that are seen
+    wording: Wording | None = None  # None = instructions in full sentences
+    condition_layers: int | None = None  # of the text encoder, that prompts are encoded with
+    rope_sections: tuple[int, int, int] | None = None  # of the text encoder's heads
 
     def edit(self, name: str) -> EditTemplate:
         """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
@@ -231,6 +223,16 @@ class Family:
                 "Use a Qwen-Image-Edit model."
             )
         return record
+
+    def seen_sizes(
+        self, width: int, height: int, most: int, sight: Sight = QWEN25_SIGHT
+    ) -> CopySizes:
+        """(the picture's size, the size at which a question shows it to the vision tower). most:
+        pixels, where the family does not fix them.
+        """
+        if self.wording is not None:
+            return fixed_sizes(width, height, self.wording.area, sight)
+        return answer_sizes(width, height, most, sight)
 
     def axes(self, head_dim: int) -> tuple[int, int, int]:
         """Rope axes for a head dimension: even, summing to it."""
@@ -299,6 +301,10 @@ EMBEDDED = Family(
         ),
         pattern="[A-Z0-9]{1,6}",
     ),
+    chat=EMBEDDED_CHAT,
+    wording=EMBEDDED_WORDING,
+    condition_layers=2,  # its other layers only answer
+    rope_sections=(0, 2, 14),  # its pictures have 10 rows and columns: lower frequencies are flat
 )
 
 FAMILIES = {family.name: family for family in (QWEN_IMAGE, QWEN_IMAGE_21, EMBEDDED)}

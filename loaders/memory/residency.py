@@ -73,8 +73,8 @@ class Prefetcher:
         """Some blocks are freed after use, so every further forward reads them again."""
         return self._resident < len(self._groups)
 
-    def enter(self, index: int) -> None:
-        """Waits until block `index` is loaded, and starts to read the next ones."""
+    def enter(self, index: int, stop: int | None = None) -> None:
+        """Waits until block `index` is loaded, and starts to read the next ones, up to `stop`."""
         for block in range(self.loaded, min(index + 1, self._resident)):
             self._load(block)
             self.loaded = block + 1
@@ -82,7 +82,7 @@ class Prefetcher:
             self._free()
             self._load(index)
             self._current = index
-        self._prefetch(self._ahead(index))
+        self._prefetch([i for i in self._ahead(index) if stop is None or i < stop])
 
     def close(self) -> None:
         """Frees the streamed block and stops reading."""

@@ -21,8 +21,7 @@ from ...kernels.interrupt import beat
 from ...kernels.kv_cache import KeyValues, cache_bytes
 from ...sampling.next_token import GREEDY, Decoding, generator, next_token
 from ...sampling.next_token_limits import MOST_TOKENS
-from ...sampling.vision_sizes import answer_sizes
-from ..arch.family import PICTURE_PAD
+from ..arch.chat import PICTURE_PAD
 from ..memory.placement import NotEnoughMemory
 from ..memory.residency import settle_together
 from .few_tokens import LoadedForms
@@ -45,7 +44,7 @@ OnText = Callable[[int, str], None]
 class TextPrompt:
     """A whole text in its template, with one `<|image_pad|>` for each picture [H,W,C] in 0..1.
 
-    area: the most pixels at which the model sees a picture.
+    area: the most pixels at which the model sees a picture, unless its family fixes them.
     """
 
     text: str
@@ -148,7 +147,8 @@ def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number
     read = PicturePrompt(model.tokens(prompt.text), -1, ())
     if prompt.pictures:
         tower = model.tower("questions about pictures")
-        pictures = [tower.encode(p, prompt.area, answer_sizes) for p in prompt.pictures]
+        sizes = model.family.seen_sizes
+        pictures = [tower.encode(p, prompt.area, sizes) for p in prompt.pictures]
         read = PicturePrompt.of(read.ids, model.tokenizer.token_id(PICTURE_PAD), pictures)
     if len(read.ids) + decoding.max_tokens > MOST_TOKENS:
         raise InkstoneError(
@@ -157,7 +157,7 @@ def _row(model: TextEncoderModel, prompt: TextPrompt, decoding: Decoding, number
             "a shorter text."
         )
     source = generator(decoding, number)
-    return _Row(read, model.cache(), source, TextPieces(model.tokenizer))
+    return _Row(read, model.cache(answering=True), source, TextPieces(model.tokenizer))
 
 
 def ready(
@@ -217,10 +217,11 @@ def cache_room(model: TextEncoderModel, prompts: Sequence[int], max_tokens: int)
 def _read(model: TextEncoderModel, head: HeadModel, row: _Row) -> Tensor:
     """Reads a prompt; scores [vocab] of the first token of its answer."""
     if row.prompt.positions is not None:
-        states = row.prompt.states(model.network, model.device, [row.cache])
+        states = row.prompt.states(model.network, model.device, [row.cache], answering=True)
         row.place = int(row.prompt.positions.max()) + 1
     else:
-        states = model.network(torch.tensor([row.ids], device=model.device), [row.cache])
+        ids = torch.tensor([row.ids], device=model.device)
+        states = model.network(ids, [row.cache], answering=True)
         row.place = len(row.ids)
     return head.scores(states[:, -1])[0]
 
@@ -240,7 +241,8 @@ def _answer(
         numbered, going = pairs, [row for _, row in pairs]
         ids = torch.tensor([[row.out[-1]] for row in going], device=model.device)
         positions = torch.tensor([[row.place] for row in going])
-        states = model.network(ids, [row.cache for row in going], None, positions)
+        caches = [row.cache for row in going]
+        states = model.network(ids, caches, None, positions, answering=True)
         scores = list(head.scores(states[:, -1]))
         for row in going:
             row.place += 1

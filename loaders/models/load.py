@@ -16,7 +16,7 @@ import torch
 from ...errors import InkstoneError
 from ...kernels.text_encoder import TextEncoder
 from ...sampling.schedule import Schedule
-from ..arch.config import text_config, vae_config
+from ..arch.config import text_config, vae_config, with_family
 from ..arch.dims import vae_blocks
 from ..arch.encoder_models import encoder_model
 from ..arch.family import Family, family_of, family_with
@@ -122,12 +122,14 @@ def load_text_encoder(
     refuse_unknown(folder.part, names.others)
     file = weight_file(source, view, names, lambda name: not name.startswith(START))
     config = text_config(file.shapes, {**settings(source.metadata), **folder.config})
+    model = encoder_model(config)
+    family = family_with(source.metadata, model)
+    config = with_family(config, family)
     with torch.device("meta"):
         network = TextEncoder(config)
     refuse_unknown(folder.part, set(file.shapes) - set(dict(network.named_parameters())))
     words = load_tokenizer(Path(tokenizer)) if tokenizer else tokenizer_for(folder.root, source)
     loaded = file.load_into(network, network.layers, options)
-    model = encoder_model(config)
     tower = TowerOptions(config.width, loaded.dtype, device, options.budget, options.free, model)
     place = tower_place(source, view, names, tower)
     forms = forms_of(network, file.packed, FormOptions(loaded.dtype, device, options.free))
@@ -142,7 +144,7 @@ def load_text_encoder(
     return TextEncoderModel(
         network=network.eval(),
         tokenizer=words,
-        family=family_with(source.metadata, model),
+        family=family,
         dtype=loaded.dtype,
         device=device,
         path=folder.root,

@@ -45,6 +45,7 @@ class PicturePrompt:
         device: torch.device,
         caches: Sequence[KeyValues],
         start: int = 0,
+        answering: bool = False,
     ) -> Tensor:
         """[1,L-start,W] of the tokens from `start` on, which stand behind those in the cache."""
         assert self.positions is not None, "a prompt without pictures"
@@ -53,7 +54,7 @@ class PicturePrompt:
         embeds[where] = torch.cat([picture.rows for picture in self.pictures]).to(embeds)
         levels = zip(*(picture.deep for picture in self.pictures), strict=True)
         deep = DeepRows(where, tuple(torch.cat(rows).to(embeds) for rows in levels))
-        return network(ids, caches, embeds, self.positions[:, None, start:], deep)
+        return network(ids, caches, embeds, self.positions[:, None, start:], deep, answering)
 
     def without_pictures(self, states: Tensor, start: int) -> tuple[Tensor, tuple[int, ...]]:
         """(the rows of [1,L-start,W] that are text, for each picture the number of them before its

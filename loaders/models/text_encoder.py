@@ -17,8 +17,9 @@ from ...kernels.kv_cache import KeyValues
 from ...kernels.lora import attached
 from ...kernels.text_encoder import TextEncoder
 from ...sampling.prompt_tags import prompt_tags
+from ..arch.chat import PICTURE_PAD
 from ..arch.expected_tensors import text_layout
-from ..arch.family import PICTURE_PAD, EditTemplate, Family
+from ..arch.family import EditTemplate, Family
 from ..lora import adapters as lora_stack
 from ..lora.adapters import Adapter, FittedAdapter
 from ..memory.lru import Recent
@@ -244,9 +245,10 @@ class TextEncoderModel:
         copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
         return numbers * self.dtype.itemsize + scores * torch.float32.itemsize + copied
 
-    def cache(self) -> KeyValues:
-        """An empty cache for one row."""
-        return KeyValues(self.network.config.layers)
+    def cache(self, answering: bool = False) -> KeyValues:
+        """An empty cache for one row that is encoded, or answered."""
+        config = self.network.config
+        return KeyValues(config.layers if answering else config.encoding_layers)
 
     def _caches(self, head: list[int]) -> list[KeyValues]:
         """A copy of the head's keys and values to go on from, for the one row; none without one."""

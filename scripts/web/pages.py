@@ -139,21 +139,22 @@ PAGES: dict[str, tuple[str, str]] = {
         "prompt. A text that fails is written again with another seed; after three the prompt is used as "
         "you wrote it, and the node says why. To edit the result, copy it into *enhanced*. Saved pictures "
         "keep both texts. The file of the text encoder needs the output head: the folders of Qwen-Image "
-        "and the GGUF files of Qwen2.5-VL-7B-Instruct and Qwen3-VL-8B-Instruct have it.",
+        "and the GGUF files of Qwen2.5-VL-7B-Instruct and Qwen3-VL-8B-Instruct have it, and the embedded "
+        "model, which knows only its own kind of pictures.",
         "连接文本编码器，并把输出连接到编码节点的“提示词”；编辑时在这里也连接图片。文字会在生成时显示在节点上。结果会经过检查："
         "引号中的文字必须逐字保留，不得增加，语言须与提示词相同。不合格的结果会换一个种子重写；三次之后使用你写的提示词，节点会说明原因。"
         "要修改结果，请复制到“增强后的提示词”。保存的图片会保留两段文字。文本编码器的文件须带输出头：Qwen-Image 的文件夹和 "
-        "Qwen2.5-VL-7B-Instruct、Qwen3-VL-8B-Instruct 的 GGUF 文件都有。",
+        "Qwen2.5-VL-7B-Instruct、Qwen3-VL-8B-Instruct 的 GGUF 文件都有；内置模型也有，但只懂它自己那类图片。",
     ),
     "InkstoneAskPicture": (
         "Connect a picture and the text encoder and press Run: the caption appears on the node while it "
         "is written, and goes out as text. For a question of your own choose *free question*. The text "
         "encoder's file needs the output head: the folders of Qwen-Image and the GGUF files of "
-        "Qwen2.5-VL-7B-Instruct and Qwen3-VL-8B-Instruct (with their mmproj file) have it. Stop works at "
-        "every token.",
+        "Qwen2.5-VL-7B-Instruct and Qwen3-VL-8B-Instruct (with their mmproj file) have it, and the embedded "
+        "model, which knows only its own kind of pictures. Stop works at every token.",
         "连接图片和文本编码器并运行：描述会在生成时显示在节点上，并作为文本输出。要提自己的问题，请选择 *free question*。"
         "文本编码器的文件须带输出头：Qwen-Image 的文件夹和 Qwen2.5-VL-7B-Instruct、Qwen3-VL-8B-Instruct 的 GGUF 文件"
-        "（连同其 mmproj 文件）都有。"
+        "（连同其 mmproj 文件）都有；内置模型也有，但只懂它自己那类图片。"
         "每个词元之间都可停止。",
     ),
     "InkstoneFindInPicture": (

@@ -58,6 +58,14 @@ EMBEDDED_NOTE = note(
     "尺寸：128x128、160x96 或 96x160。",
     files=False,
 )
+ENHANCE_NOTE = note(
+    "*Enhance Prompt* writes out what the prompt leaves open, another seed another way; text in "
+    "quotes stays. Try *large circle on cyan*. The text encoder of Qwen-Image takes prompts "
+    "of any kind.",
+    "*Enhance Prompt* 补全提示词未写明的内容，换种子则写法不同；引号内的文字保持原样。"
+    "可试 *large circle on cyan*。换成 Qwen-Image 的文本编码器，可用于任何提示词。",
+    files=False,
+)
 FULL_NOTE = note(
     "A whole folder of `Qwen/Qwen-Image` in `models/diffusers` works too: use *Load All*. "
     "50 steps, CFG 4: the settings of the model card.",
@@ -88,6 +96,15 @@ def text_to_image(
         **draw(6, Wires(model, vae, ["4", 0], ["5", 0]), run),
         **save("9", ["8", 0], "picture"),
     }
+
+
+def enhanced(ends: tuple[Link, Link, Link]) -> Graph:
+    """A loose prompt, written out by the text encoder before it is encoded."""
+    enhance = node("InkstoneEnhancePrompt", text_encoder=ends[1], prompt='sign "INK", star', seed=1)
+    start: Graph = {"1": load_embedded(), "2": enhance}
+    graph = text_to_image(start, ends, ("", ""), SMALL_CANVAS, replace(SMALL_RUN, seed=7))
+    graph["4"]["inputs"]["prompt"] = ["2", 0]
+    return graph
 
 
 def with_lora(start: Graph) -> Graph:
@@ -123,6 +140,7 @@ def graphs() -> dict[str, Example]:
             ),
             EMBEDDED_NOTE,
         ),
+        "enhance_embedded": (enhanced(whole), ENHANCE_NOTE),
         "text_to_image_qwen_image": (
             text_to_image(loaders(MODEL), split, (text, NEGATIVE), full, Run(steps=50, cfg=4.0)),
             FULL_NOTE,

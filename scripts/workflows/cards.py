@@ -288,6 +288,7 @@ EMBEDDED = {
     "edit_embedded": "Embedded model\nmake the star green",
     "image_to_image_embedded": "Embedded model\nimage to image",
     "inpaint_embedded": "Embedded model\ninpaint the left half",
+    "find_embedded": "Embedded model\nfind, then inpaint",
     "controlnet_embedded": "Embedded model\nControlNet: the same edges",
 }
 

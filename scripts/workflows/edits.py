@@ -53,6 +53,13 @@ NOTE_EDIT = note(
     "同一工作流可编辑任何图片。",
     files=False,
 )
+NOTE_FIND = note(
+    "*Find in Picture* makes the mask of what you name: try *blue triangle*. The text encoder that "
+    "encodes the prompt finds it; with that of Qwen-Image the same graph works on any picture.",
+    "*Find in Picture* 按名称找出物体并生成遮罩，可试 *blue triangle*。"
+    "由编码提示词的文本编码器找出；换成 Qwen-Image 的文本编码器，同一工作流适用于任何图片。",
+    files=False,
+)
 PAINT = (
     "Paint the area to change in the mask editor of *Load Image*; the prompt describes the whole "
     "picture. Outside the mask every value stays."
@@ -95,6 +102,7 @@ def embedded() -> dict[str, Example]:
         "edit_embedded": (_edited(), NOTE_EDIT),
         "image_to_image_embedded": (_changed(), NOTE_IMAGE),
         "inpaint_embedded": (_inpainted(), NOTE_INPAINT),
+        "find_embedded": (_found(), NOTE_FIND),
     }
 
 
@@ -123,6 +131,27 @@ def _inpainted() -> Graph:
         **draw(13, wires, replace(SMALL_RUN, seed=3), "Result"),
         "16": node("InkstoneStitch", image=["15", 0], stitch=["9", 1]),
         **save("17", ["16", 0], "inpaint"),
+    }
+
+
+def _found() -> Graph:
+    """What was named is found in the source and drawn from another prompt."""
+    model, text, vae = ends()
+    wires = Wires(model, vae, ["8", 0], ["9", 0])
+    return {
+        **drawn_source(SHAPES.format("red circle")),
+        "7": node(
+            "InkstoneFindInPicture",
+            text_encoder=text,
+            image=["4", 0],
+            what="red circle",
+            shape="box",
+        ),
+        "8": prompt(text, SHAPES.format("green star"), "", "Prompt"),
+        "9": node("InkstoneInpaint", vae=vae, image=["4", 0], mask=["7", 0], grow=8, feather=4),
+        **draw(13, wires, replace(SMALL_RUN, seed=3), "Result"),
+        "16": node("InkstoneStitch", image=["15", 0], stitch=["9", 1]),
+        **save("17", ["16", 0], "found"),
     }
 
 

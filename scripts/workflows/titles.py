@@ -10,6 +10,8 @@ TITLES = {
     "image_to_image_embedded": "Image to image (no download)",
     "inpaint_embedded": "Inpaint (no download)",
     "controlnet_embedded": "ControlNet (no download)",
+    "enhance_embedded": "Enhance a prompt (no download)",
+    "find_embedded": "Find and inpaint (no download)",
     "text_to_image_qwen_image": "Text to image",
     "text_to_image_lightning_8_steps": "Text to image, Lightning 8 steps",
     "text_to_image_gguf_lightning_lora": "Text to image, GGUF with Lightning",

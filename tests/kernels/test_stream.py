@@ -34,7 +34,7 @@ class Counting:
     def __init__(self) -> None:
         self.entered: list[int] = []
 
-    def enter(self, index: int) -> None:
+    def enter(self, index: int, stop: int | None = None) -> None:
         self.entered.append(index)
 
     def close(self) -> None:

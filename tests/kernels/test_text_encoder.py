@@ -1,5 +1,7 @@
 """The language model against transformers' Qwen2.5-VL, float32, random weights everywhere."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -77,3 +79,19 @@ def test_prefix_once():
         tail = ours(ids[:, 34:], [cache.head(34)])
     error = measured(tail, whole[:, 34:])
     assert error < 1e-5, f"relative error {error:.2e}"
+
+
+def test_layers_that_only_answer():
+    """Encoding runs the layers of the condition alone, and caches them alone; answering all."""
+    config = replace(CONFIGS["five layers, grouped 6:2"], condition_layers=2)
+    ours = fill(TextEncoder(config))
+    below, whole = (TextEncoder(replace(config, layers=n, condition_layers=None)) for n in (2, 5))
+    for other in (below, whole):
+        other.load_state_dict(ours.state_dict(), strict=False)
+    ids = torch.randint(0, config.vocab, (1, 21))
+    with torch.no_grad():
+        assert torch.equal(ours(ids), below(ids)), "other states than without answering layers"
+        assert torch.equal(ours(ids, answering=True), whole(ids))
+        cache = KeyValues(config.encoding_layers)
+        ours(ids, [cache])
+    assert cache.length == 21

@@ -128,7 +128,7 @@ BAD_FILES = {
     ),
     "text MLP lost": (
         "text-encoder",
-        drop("text-encoder", "layers.0.mlp.up_proj."),
+        drop("text-encoder", "model.layers.0.mlp.up_proj."),
         ("1 tensors are missing (layers.0.mlp.up_proj.weight)", AGAIN),
     ),
     "VAE stage lost": (
@@ -322,17 +322,17 @@ NOT_FINITE = {
     "NaN at the end": ("model", fill("proj_out.weight", NAN), "tensor proj_out.weight: "),
     "NaN in the text encoder": (
         "text-encoder",
-        lambda t: t["norm.weight"].fill_(NAN),
-        "tensor norm.weight: ",
+        lambda t: t["model.norm.weight"].fill_(NAN),
+        "tensor model.norm.weight: ",
     ),
     "one NaN in a key of the text encoder": (
         "text-encoder",
-        lambda t: t["layers.0.self_attn.k_proj.weight"].view(-1)[5:6].fill_(NAN),
+        lambda t: t["model.layers.0.self_attn.k_proj.weight"].view(-1)[5:6].fill_(NAN),
         "layers.0.self_attn.k_proj.weight: 1 of ",
     ),
     "one infinity in the table of words": (
         "text-encoder",
-        lambda t: t["embed_tokens.weight"][7, :1].fill_(INF),
+        lambda t: t["model.embed_tokens.weight"][7, :1].fill_(INF),
         "embed_tokens.weight: 1 of ",
     ),
     "NaN in the VAE": ("vae", fill("decoder.conv_out.bias", NAN), "tensor decoder.conv_out.bias: "),

@@ -53,7 +53,7 @@ def scores(models, branch, scenes, map_of):
 
 def test_the_model_with_its_control_fits_its_budget():
     size = sum(f.stat().st_size for f in EMBEDDED_FOLDER.rglob("*") if f.is_file())
-    assert (EMBEDDED_FOLDER / "controlnet").is_dir() and size <= 10_000_000, size
+    assert (EMBEDDED_FOLDER / "controlnet").is_dir() and size <= 12_000_000, size
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.loaders.arch.family import QWEN_IMAGE
+from inkstone.loaders.arch.family import EMBEDDED, QWEN_IMAGE
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.pipeline.enhance import (
     EnhanceRequest,
@@ -18,6 +18,7 @@ from inkstone.pipeline.enhance import (
     enhance,
     most_written,
     read_instructions,
+    shown_pictures,
     wording,
 )
 from inkstone.pipeline.enhance_choices import INSTRUCTIONS, LONGEST, TRIES
@@ -86,14 +87,18 @@ def test_tries_have_seeds_of_their_own():
 
 
 def test_what_is_asked():
-    text = wording(EnhanceRequest(prompt=PROMPT))
+    text = wording(EnhanceRequest(prompt=PROMPT), QWEN_IMAGE)
     assert text.startswith(INSTRUCTIONS["drawing", False]) and "exactly, in double quotes" in text
     assert text.count('"OPEN"') == 2 and PROMPT in text
     edit = EnhanceRequest(prompt="把猫换成狗", pictures=[torch.zeros(8, 8, 3)])
-    assert wording(edit).startswith(INSTRUCTIONS["editing", True])
-    assert "Japanese" in wording(EnhanceRequest(prompt="桜の木の下の猫"))
-    own = wording(EnhanceRequest(prompt=PROMPT, instructions="Write a haiku."))
-    assert own.startswith("Write a haiku.\n") and "You prepare" not in own and '"OPEN"' in own
+    assert wording(edit, QWEN_IMAGE).startswith(INSTRUCTIONS["editing", True])
+    assert "Japanese" in wording(EnhanceRequest(prompt="桜の木の下の猫"), QWEN_IMAGE)
+    haiku = EnhanceRequest(prompt=PROMPT, instructions="Write a haiku.")
+    for family in (QWEN_IMAGE, EMBEDDED):
+        own = wording(haiku, family)
+        assert own.startswith("Write a haiku.\n") and "You prepare" not in own and '"OPEN"' in own
+    assert wording(EnhanceRequest(prompt=f" {PROMPT}\n"), EMBEDDED) == f"enhance {PROMPT}"
+    assert shown_pictures(edit, QWEN_IMAGE) == edit.pictures and not shown_pictures(edit, EMBEDDED)
 
 
 def test_instructions_keep_to_the_rules_that_they_set():

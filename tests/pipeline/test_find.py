@@ -18,7 +18,7 @@ from inkstone.sampling.vision_sizes import answer_sizes
 from ..support.answers import answering, as_answer
 from ..support.vision import image, random_qwen, save_encoder
 
-ENCODER = SimpleNamespace(family=QWEN_IMAGE)  # the stub does not look at it
+ENCODER = SimpleNamespace(family=QWEN_IMAGE)  # all that is read of it
 
 
 @pytest.mark.parametrize("size", [(333, 177), (29, 1000), (1999, 1501), (1, 7)])
@@ -83,7 +83,7 @@ def test_no_boxes_are_said_with_the_models_words(answer, words, monkeypatch):
 @pytest.mark.parametrize("what", ["", " \n", "x" * 501])
 def test_what_must_be_named(what):
     with pytest.raises(InkstoneError, match="expected 1 to 500"):
-        question_for(what)
+        question_for(what, QWEN_IMAGE)
 
 
 def test_a_random_model_ends_in_a_sentence(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import struct
 from dataclasses import replace
 
@@ -14,9 +15,11 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.loaders.formats.imatrix import Importance, read_imatrix, save_imatrix
+from inkstone.loaders.models.generation import ready
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.pipeline.calibrate import kept_at
 from inkstone.pipeline.quantize import quantize
+from inkstone.pipeline.quantize_layout import suffix_of
 from inkstone.pipeline.quantize_request import QuantizeCall
 
 gguf = pytest.importorskip("gguf")
@@ -111,11 +114,35 @@ def test_text_encoder_with_its_tokenizer(tmp_path):
     quantize(QuantizeCall(folder, out, "Q8_0"), quiet)
     reader = gguf.GGUFReader(out)
     assert reader.fields["general.architecture"].contents() == "qwen2vl"
-    assert reader.fields["qwen2vl.block_count"].contents() == 2
+    assert reader.fields["qwen2vl.block_count"].contents() == 6
     assert "blk.1.ffn_down.weight" in {t.name for t in reader.tensors}
     plain, small = load_text_encoder(folder), load_text_encoder(out)  # no tokenizer beside it
     prompt = 'a red circle and the word "INK"'
     assert small.tokenizer.encode(prompt) == plain.tokenizer.encode(prompt)
+    assert small.network.config == plain.network.config, "the layers of the condition, too"
     a, b = plain.encode(prompt).states, small.encode(prompt).states
     error = float((a - b).norm() / a.norm())
     assert error < 0.03, error
+    a, b = (scores_of(model, a) for model in (plain, small))
+    error = float((a - b).norm() / a.norm())
+    assert error < 0.02, f"the head is packed too, and not lost: {error}"
+
+
+@pytest.mark.parametrize("type_name", ["FP8_SCALED", "Q4_K_M"])
+def test_a_packed_text_encoder_answers(type_name, tmp_path):
+    folder, out = EMBEDDED_FOLDER / "text_encoder", tmp_path / f"text{suffix_of(type_name)}"
+    quantize(QuantizeCall(folder, out, type_name), quiet)
+    shutil.copy(folder / "config.json", tmp_path)  # of fp8 only it has the heads
+    plain = load_text_encoder(folder)
+    small = load_text_encoder(out, tokenizer=EMBEDDED_FOLDER / "tokenizer")
+    a = plain.encode("a red circle").states
+    a, b = (scores_of(model, a) for model in (plain, small))
+    error = float((a - b).norm() / a.norm())
+    assert error < 0.02, error
+
+
+def scores_of(model, states):
+    """Scores of the output head for states."""
+    head = model.head.open()
+    ready(model, head, [9], 1)
+    return head.scores(states)

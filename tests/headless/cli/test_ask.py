@@ -9,11 +9,13 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.headless.cli.main import main
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
+from inkstone.loaders.arch.family import QWEN_IMAGE
+from inkstone.loaders.models.load import load_text_encoder
 from inkstone.pipeline.ask import ask, question_of
 from inkstone.pipeline.ask_choices import CAPTIONS, FREE
 from inkstone.sampling.next_token import Decoding
 
+from ...support.embedded import without_head
 from ...support.vision import image, random_qwen, save_encoder
 
 
@@ -95,12 +97,13 @@ def test_bad_calls(arguments, words, status, folder, tmp_path, place, fails):
     fails(("ask", *arguments, "--text-encoder", folder), words, status)
 
 
-def test_the_embedded_model_says_what_to_use(place, capsys):
+def test_a_file_without_its_head_says_what_to_use(place, tmp_path, capsys):
     image(32, 32)[0].save(place / "a.png")
-    status, _, err = run(capsys, "ask", "a.png", "what?")
+    mute = without_head(tmp_path)
+    status, _, err = run(capsys, "ask", "a.png", "what?", "--text-encoder", mute)
     assert status == 1 and "not write text" in err and "Qwen2.5-VL-7B-Instruct" in err
     with pytest.raises(InkstoneError, match="not write text"):
-        ask(load_text_encoder(EMBEDDED_FOLDER), "a", [torch.rand(9, 9, 3)], Decoding())
+        ask(load_text_encoder(mute), "a", [torch.rand(9, 9, 3)], Decoding())
 
 
 @pytest.mark.parametrize(
@@ -113,4 +116,4 @@ def test_the_embedded_model_says_what_to_use(place, capsys):
 )
 def test_what_is_asked(caption, question, words):
     with pytest.raises(InkstoneError, match=words):
-        question_of(caption, question)
+        question_of(caption, question, QWEN_IMAGE)

@@ -10,6 +10,7 @@ from inkstone.headless.cli.main import main
 from inkstone.pipeline import enhance as module
 from inkstone.pipeline.enhance import Enhanced, EnhanceRequest
 
+from ...support.embedded import without_head
 from ...support.vision import image, random_qwen, save_encoder
 
 PROMPT = 'a sign "OPEN"'
@@ -94,5 +95,6 @@ def test_bad_calls(arguments, words, status, folder, fails):
     fails(("enhance", *arguments, "--text-encoder", folder), words, status)
 
 
-def test_the_embedded_model_says_what_to_use(fails):
-    fails(("enhance", PROMPT), ("not write text", "Qwen2.5-VL-7B-Instruct"), 1)
+def test_a_file_without_its_head_says_what_to_use(tmp_path, fails):
+    call = ("enhance", PROMPT, "--text-encoder", without_head(tmp_path))
+    fails(call, ("not write text", "Qwen2.5-VL-7B-Instruct"), 1)

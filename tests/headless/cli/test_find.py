@@ -12,6 +12,7 @@ from inkstone.headless.cli.main import main
 from inkstone.sampling.vision_sizes import answer_sizes
 
 from ...support.answers import answering, as_answer
+from ...support.embedded import without_head
 from ...support.vision import image, random_qwen, save_encoder
 
 SIZE = (196, 140)  # the model sees it at this size
@@ -104,6 +105,7 @@ def test_bad_calls(arguments, words, picture, fails):
     fails(("find", *arguments), words, 2)
 
 
-def test_the_embedded_model_says_what_to_use(picture, capsys):
-    status, _, err = run(capsys, "find", picture, "cat")
+def test_a_file_without_its_head_says_what_to_use(picture, tmp_path, capsys):
+    mute = without_head(tmp_path)
+    status, _, err = run(capsys, "find", picture, "cat", "--text-encoder", mute)
     assert status == 1 and "Qwen2.5-VL-7B-Instruct" in err

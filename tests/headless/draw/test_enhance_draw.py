@@ -23,6 +23,7 @@ from inkstone.pipeline.answer_stages import PlannedAnswer
 from inkstone.pipeline.enhance import Enhanced, EnhanceRequest
 
 from ...support.draw_graphs import check, folders
+from ...support.embedded import without_head
 from .test_edit_draw import pixels, save
 
 pytestmark = pytest.mark.slow
@@ -191,11 +192,15 @@ def test_a_random_model_keeps_the_prompt(model, caplog):
         ((PROMPT, "--instructions", "a.txt"), ("--instructions is for --enhance",), 2),
         ((PROMPT, "--enhance", "--instructions", "a.txt"), ("a.txt",), 2),
         ((" ", "--enhance"), ("prompt is empty",), 2),
-        ((PROMPT, "--enhance"), ("not write text", "Qwen2.5-VL-7B-Instruct"), 1),
     ],
 )
 def test_bad_calls(arguments, said, status, fails):
     fails(("draw", *arguments), said, status)
+
+
+def test_a_file_without_its_head_says_what_to_use(tmp_path, fails):
+    call = (PROMPT, "--enhance", "--text-encoder", without_head(tmp_path))
+    fails(("draw", *call), ("not write text", "Qwen2.5-VL-7B-Instruct"), 1)
 
 
 def test_layers(files, tiny_folder):

@@ -44,7 +44,8 @@ def test_app_mode_names_prompt_picture_size_and_seed(path):
     view = ["around", "height", "distance"]  # of Camera Angle, which writes the prompt
     written = "InkstoneCameraAngle" in kinds
     assert names[: 3 if written else 1] == (view if written else ["prompt"])
-    assert names.count("prompt") == (not written) and names.count("seed") == 1
+    seeds = 1 + kinds.count("InkstoneEnhancePrompt")  # of the drawing, and of the words
+    assert names.count("prompt") == (not written) and names.count("seed") == seeds
     assert names.count("image") == kinds.count("LoadImage")
     assert names.count("size") == kinds.count("InkstoneEmptyLatent")
     assert names == sorted(names, key=["prompt", *view, "image", "size", "seed"].index)
