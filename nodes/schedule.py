@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ..pipeline.usual_settings import UsualSettings
     from .latents import Latent
 
-CORE_21: Final = "ComfyUI 2.1 (constant shift 0.69)"
 SCHEDULES = (
     "the model's own",
     "Qwen-Image (shift by size)",
     "Lightning (shift 3)",
     "linear",
-    CORE_21,
+    "ComfyUI 2.1 (constant shift 0.69)",
+    "Lightning 2.1 (shift by size, no terminal)",
+    "2.1 Turbo (8 fixed sigmas)",
 )
 OWN: Final = 0  # steps, CFG: as the model's card says
 
@@ -90,14 +91,24 @@ def sigmas_for(
     """[n + 1] sigmas on this LATENT. usual: what steps OWN and the first schedule stand for;
     strength: the fraction of the steps that runs.
     """
-    from ..sampling.schedule import CORE_21, LIGHTNING, LINEAR, QWEN, sigmas, tail
+    from ..sampling.schedule import (
+        CORE_21,
+        LIGHTNING,
+        LIGHTNING_21,
+        LINEAR,
+        QWEN,
+        TURBO_21,
+        sigmas,
+        tail,
+    )
 
     if schedule not in SCHEDULES:
         raise InkstoneError(
             f"Schedule {schedule!r} is unknown: expected one of {', '.join(SCHEDULES)}."
         )
     steps = steps or usual.preset.steps
-    chosen = dict(zip(SCHEDULES, (usual.schedule, QWEN, LIGHTNING, LINEAR, CORE_21)))[schedule]
+    own = (usual.schedule, QWEN, LIGHTNING, LINEAR, CORE_21, LIGHTNING_21, TURBO_21)
+    chosen = dict(zip(SCHEDULES, own, strict=True))[schedule]
     _, rows, columns = spec_of(latent).grid(latent_samples(latent, layers=True))
     return tail(sigmas(chosen, steps, rows * columns), strength)
 

@@ -39,7 +39,7 @@ def usual_settings(
         preset = family.fast if fast or in_folder else model.preset(pictures)
         return UsualSettings(preset, model.schedule)
     preset = replace(family.fast, steps=lora.steps or family.fast.steps, cfg=1.0)
-    return UsualSettings(preset, LIGHTNING, lora)
+    return UsualSettings(preset, lora.schedule, lora)
 
 
 def log_usual_settings(settings: UsualSettings, model: DiffusionModel) -> None:
@@ -47,11 +47,12 @@ def log_usual_settings(settings: UsualSettings, model: DiffusionModel) -> None:
     preset, lora = settings.preset, settings.lora
     if lora is not None:
         log.info(
-            "a LoRA is %s (%s): defaults are %d steps, CFG 1, schedule Lightning; steps, CFG or a "
+            "a LoRA is %s (%s): defaults are %d steps, CFG 1, schedule %s; steps, CFG or a "
             "schedule of your own bring back the model's",
             lora.words(),
             lora.why,
             preset.steps,
+            lora.name,
         )
     elif settings.schedule == LIGHTNING != model.family.schedule:
         log.info(

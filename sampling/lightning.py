@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .schedule import LIGHTNING, sigmas
+from .schedule import LIGHTNING, LIGHTNING_21, TURBO_21, Schedule, sigmas
 
+NAMES = {LIGHTNING: "Lightning", LIGHTNING_21: "Lightning 2.1", TURBO_21: "2.1 Turbo"}
 MOST_STEPS = 8  # of any published Lightning file
 _CLOSE = 0.02  # sigmas of ComfyUI's "simple" at shift 3.1 are 0.0082 from the fixed shift 3
 
@@ -18,13 +19,19 @@ class Distilled:
 
     steps: int | None
     why: str  # how it was recognized
+    schedule: Schedule = LIGHTNING
+
+    @property
+    def name(self) -> str:
+        """The name of its schedule, for people."""
+        return NAMES[self.schedule]
 
     def words(self) -> str:
         """For messages: "a distilled Lightning one (8 steps)"."""
-        return f"a distilled Lightning one ({self.steps or '4 or 8'} steps)"
+        return f"a distilled {self.name} one ({self.steps or '4 or 8'} steps)"
 
 
-def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
+def misfit(distilled: Distilled, levels: Tensor, cfg: float, tokens: int = 1) -> str | None:
     """The sentence about settings of a run that do not fit a distilled model, or None."""
     steps, trained = len(levels) - 1, distilled.steps
     wrong = []
@@ -34,12 +41,14 @@ def misfit(distilled: Distilled, levels: Tensor, cfg: float) -> str | None:
     if cfg > 1:
         wrong.append(f"CFG {cfg:g}")
     if whole and steps > 1:
-        apart = (levels.cpu().float() - sigmas(LIGHTNING, steps, 1)).abs().max().item()
+        apart = (
+            (levels.cpu().float() - sigmas(distilled.schedule, steps, tokens)).abs().max().item()
+        )
         if apart > _CLOSE:
             wrong.append("another schedule")
     if not wrong:
         return None
     return (
         f"this LoRA is {distilled.words()}: use {trained or '4 or 8'} steps, CFG 1, schedule "
-        f"Lightning; this run has {', '.join(wrong)}"
+        f"{distilled.name}; this run has {', '.join(wrong)}"
     )

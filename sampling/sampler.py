@@ -108,7 +108,7 @@ def denoise(
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
         texts["negative"] = _check_text(negative, model, "negative")
-    problem = misfit(model.distilled, r.sigmas, r.cfg) if model.distilled else None
+    problem = _misfit(model, r)
     if problem:
         log.warning("%s", problem)
     start, kept_region = _start(model, r)
@@ -130,6 +130,13 @@ def denoise(
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         return raw_latents(model, x, r)
+
+
+def _misfit(model: Model, r: Request) -> str | None:
+    """What does not fit a distilled model; None where nothing is wrong or it is none."""
+    if model.distilled is None:
+        return None
+    return misfit(model.distilled, r.sigmas, r.cfg, math.prod(token_grid(r.width, r.height)))
 
 
 def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:

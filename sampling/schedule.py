@@ -52,6 +52,10 @@ MOST_SHIFT = 1000.0  # beyond it every sigma of a run is 1 or 0
 
 QWEN = Schedule()
 LIGHTNING = Schedule(base_shift=LIGHTNING_MU, max_shift=LIGHTNING_MU, terminal=None)
+LIGHTNING_21 = Schedule(terminal=None)  # of 2.1's Lightning: shift by size, no terminal
+TURBO_21 = Schedule(
+    levels=(1, 0.978453, 0.954180, 0.926626, 0.895080, 0.845148, 0.704534, 0.414568)
+)
 CORE_21 = Schedule(base_shift=0.69, max_shift=0.69, terminal=None)  # of ComfyUI, at every size
 LINEAR = Schedule(kind="none", dynamic=False, terminal=None)
 LAYERED = Schedule(kind="linear", terminal=None, by_root=True)

@@ -23,6 +23,7 @@ from ...pipeline.usual_settings import UsualSettings, log_usual_settings, usual_
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
 from ...sampling.request import USUAL_LAYERS
+from ...sampling.schedule import LIGHTNING, LIGHTNING_21, TURBO_21
 from .image_traits import ImageTraits, mask_channel, traits_of
 from .options import SCHEDULE_OPTIONS
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 STRENGTH = 0.6  # of image-to-image and inpaint, as the reference
 
 Kind = Literal["text", "image", "edit", "layers"]
+
+# schedule of a distilled LoRA -> its option
+_OF_LORA = {LIGHTNING: "lightning", LIGHTNING_21: "lightning-2.1", TURBO_21: "turbo-2.1"}
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def _usual(call: DrawCall, model: DiffusionModel, images: int) -> UsualSettings:
 
 def _schedule(call: DrawCall, usual: UsualSettings) -> str:
     """The schedule that was asked for, Lightning's for its LoRA, else the model's own."""
-    name = call.schedule or ("model" if usual.lora is None else "lightning")
+    name = call.schedule or ("model" if usual.lora is None else _OF_LORA[usual.lora.schedule])
     return SCHEDULES[SCHEDULE_OPTIONS.index(name)]
 
 

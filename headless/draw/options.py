@@ -11,7 +11,15 @@ from ..arg_types import Commands, between, command, device, file_path, lora, mem
 from .control_option import control, kinds
 
 # --schedule; in the order of the node Schedule
-SCHEDULE_OPTIONS = ("model", "qwen-image", "lightning", "linear", "comfyui-2.1")
+SCHEDULE_OPTIONS = (
+    "model",
+    "qwen-image",
+    "lightning",
+    "linear",
+    "comfyui-2.1",
+    "lightning-2.1",
+    "turbo-2.1",
+)
 
 
 def add_for_all(p: argparse.ArgumentParser) -> None:
@@ -169,8 +177,9 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         choices=SCHEDULE_OPTIONS,
         metavar="NAME",
         help="noise levels of the steps: model (its own), qwen-image (shift by size), lightning "
-        "(shift 3), linear, comfyui-2.1 (constant shift 0.69) (default: the model's; of a "
-        "Lightning LoRA lightning, if neither --steps nor --cfg is given)",
+        "(shift 3), linear, comfyui-2.1 (constant shift 0.69), lightning-2.1 (shift by size), "
+        "turbo-2.1 (8 fixed) (default: the model's; of a distilled LoRA its own, if neither "
+        "--steps nor --cfg is given)",
     )
     p.add_argument(
         "--reference-cache",

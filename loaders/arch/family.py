@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...errors import InkstoneError
 from ...sampling.geometry import FIRST_LATENTS, LatentSpec
-from ...sampling.schedule import LIGHTNING, QWEN, Schedule
+from ...sampling.schedule import LIGHTNING, QWEN, TURBO_21, Schedule
 from ...sampling.vision_sizes import (
     QWEN25_SIGHT,
     CopySizes,
@@ -198,6 +198,7 @@ class Family:
     schedule: Schedule
     preset: Preset
     fast: Preset  # few steps, no CFG
+    turbo: Schedule = LIGHTNING  # of the family's distilled variant
     latents: LatentSpec = FIRST_LATENTS
     core: CoreFacts = CoreFacts()
     network: str = "mmdit"  # key of ARCHITECTURES in loaders/models/architecture.py
@@ -268,6 +269,7 @@ QWEN_IMAGE_21 = Family(
     schedule=QWEN,
     preset=Preset(40, 1.0, " ", (2048, 2048)),
     fast=Preset(8, 1.0, " ", (1024, 1024)),
+    turbo=TURBO_21,
     edits=(EDIT_21,),
     latents=LatentSpec(scale=16, channels=64, patch=1, step=32),
     core=CoreFacts("QwenImage21", frames=False, shift=0.69, drops_user=False),

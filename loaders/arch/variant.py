@@ -31,7 +31,7 @@ class Variant:
     layered: bool = False  # draws layers of one picture
     draws: bool = False  # an edit model that takes descriptions too, so it can start from a picture
     family: str = "qwen-image"  # name of a record in family.py
-    sigmas: tuple[float, ...] = ()  # of a distilled model, from 1; the last, 0, is not among them
+    distilled: bool = False  # its schedule is the family's `turbo`
     hint: str = ""  # in a file's name, where nothing else tells it from the family's first variant
     offered: bool = True  # the user may choose it for a file that does not show its variant
 
@@ -56,7 +56,7 @@ _ALL = (
         draws=True,
         family="qwen-image-2.1",
         hint="turbo",
-        sigmas=(1, 0.978453, 0.954180, 0.926626, 0.895080, 0.845148, 0.704534, 0.414568),
+        distilled=True,
     ),
     Variant(
         "embedded", "the embedded model: text to image", family="inkstone-embedded", offered=False

@@ -289,11 +289,12 @@ def warn_of_distilled(stack: Sequence[FittedAdapter], own: Schedule, usual: Sche
             ", ".join(name for name, _ in distilled),
         )
     log.info(
-        "LoRA %s is %s (%s): meant for %s steps, CFG 1, schedule Lightning",
+        "LoRA %s is %s (%s): meant for %s steps, CFG 1, schedule %s",
         name,
         last.words(),
         last.why,
         last.steps or "4 or 8",
+        last.name,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from ...errors import InkstoneError
 from ...kernels.interrupt import beat
 from ...sampling.lightning import Distilled
+from ...sampling.schedule import LIGHTNING_21, TURBO_21
 from ..arch.identify import describe, require, view_of
 from ..arch.key_maps_lora import (
     DISTILLED_MODULES,
@@ -46,6 +47,13 @@ _PUBLISHED = re.compile(
 )
 _serials = itertools.count(1)
 _loaded: weakref.WeakValueDictionary[tuple[object, ...], Lora] = weakref.WeakValueDictionary()
+# distilled LoRAs of 2.1: (the file's name, its schedule)
+_HEAD = r"(?:\w+-)?qwen-image-2[.-]?1(?:-edit|-base)?"
+_TAIL = r"(?:-lora|-rank-?\d+|-r\d+|-v\d[\w.]*|-bf16|-fp16|-fp32)*"
+_NEWER = (
+    (re.compile(rf"{_HEAD}-lightning(?:-lora)?-(\d)-?steps?{_TAIL}"), LIGHTNING_21),
+    (re.compile(rf"{_HEAD}-turbo(?:-\d-?steps?)?{_TAIL}"), TURBO_21),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +181,12 @@ def _distilled(layers: Mapping[str, LoraLayer], groups: _Groups, stem: str) -> D
     published = _PUBLISHED.fullmatch(stem.replace("_", "-"))
     if layers and published:
         return Distilled(int(published[1]), "it has the name of a published one")
+    bare = stem.replace("_", "-").lower()
+    newer = next(((how, m) for p, how in _NEWER if (m := p.fullmatch(bare))), None)
+    if layers and newer:
+        schedule, match = newer
+        steps = int(match[1]) if match.lastindex else len(schedule.levels)
+        return Distilled(steps, "by its name", schedule)
     blocks: dict[str, set[str]] = {}
     for name in layers:
         _, number, module = (*name.split(".", 2), "", "")[:3]

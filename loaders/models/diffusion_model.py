@@ -172,8 +172,8 @@ class DiffusionModel:
     def preset(self, pictures: int = 0) -> Preset:
         """Settings of the model card. pictures: of an edit; 0 = text to image."""
         preset = self.family.preset
-        if self.variant and self.variant.sigmas:
-            return replace(preset, steps=len(self.variant.sigmas), cfg=1.0)
+        if self.variant and self.variant.distilled:
+            return replace(preset, steps=len(self.schedule.levels), cfg=1.0)
         if not pictures or self.edit is None:
             return preset
         return replace(preset, steps=self.edit.steps, cfg=self.edit.cfg)

@@ -102,8 +102,8 @@ def load_diffusion_model(
 
 def _schedule(folder: ModelFolder, family: Family, variant: Variant | None) -> Schedule:
     """The variant's own sigmas where it has such; else the folder's schedule or the family's."""
-    if variant is not None and variant.sigmas:
-        return Schedule(levels=variant.sigmas)
+    if variant is not None and variant.distilled:
+        return family.turbo
     return folder.schedule(family, variant is not None and variant.layered)
 
 

@@ -10,7 +10,16 @@ import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.sampling.geometry import token_grid
-from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, from_config, sigmas
+from inkstone.sampling.schedule import (
+    CORE_21,
+    LIGHTNING,
+    LIGHTNING_21,
+    LINEAR,
+    QWEN,
+    TURBO_21,
+    from_config,
+    sigmas,
+)
 
 from ..support.oracle import library
 from .test_canvas import CANVASES
@@ -131,3 +140,17 @@ def test_a_shift_that_runs_away_is_refused():
     with pytest.raises(InkstoneError, match="shifts the sigmas of 4096 tokens"):
         sigmas(from_config(steep), 4, 4096)
     assert from_config({"shift": None, "base_shift": None}) == from_config({})
+
+
+def test_distilled_schedules_of_2_1():
+    """Lightning's as the card gives them at 1024x1024, Turbo's exactly; other numbers of steps."""
+    four = sigmas(LIGHTNING_21, 4, 64 * 64)
+    want = torch.tensor([1, 0.857192, 0.666756, 0.400096, 0])
+    assert (four - want).abs().max() < 1e-6, four
+    assert sigmas(TURBO_21, 8, 1).tolist() == torch.tensor([*TURBO_21.levels, 0.0]).tolist()
+    half = sigmas(TURBO_21, 4, 1)
+    assert half.tolist() == torch.tensor([*TURBO_21.levels, 0.0])[::2].tolist()
+    assert (sigmas(TURBO_21, 11, 1).diff() < 0).all()
+    core = sigmas(CORE_21, 40, 128 * 128)
+    apart = (core - sigmas(QWEN, 40, 128 * 128)).abs().max().item()
+    assert abs(apart - 0.125) < 0.002, f"{apart:.4f} from the reference"

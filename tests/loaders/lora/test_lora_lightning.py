@@ -20,7 +20,7 @@ from inkstone.nodes.schedule import SCHEDULES
 from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
-from inkstone.sampling.schedule import LIGHTNING, QWEN, sigmas
+from inkstone.sampling.schedule import LIGHTNING, LIGHTNING_21, QWEN, TURBO_21, sigmas
 
 from ...support.embedded_loras import embedded_lora, lightning_like
 
@@ -58,6 +58,20 @@ def test_lightning_is_detected_by_the_names_of_the_published_files(stem, steps, 
     path = embedded_lora(tmp_path / f"{stem}.safetensors", bundle)
     want = Distilled(steps, "it has the name of a published one") if steps else None
     assert load_lora(path).distilled == want
+
+
+@pytest.mark.parametrize(
+    "stem, steps, schedule",
+    [
+        ("Qwen-Image-2.1-Lightning-4steps-V1.0-bf16", 4, LIGHTNING_21),
+        ("qwen_image_2.1_turbo_lora_rank178", 8, TURBO_21),
+        ("Qwen-Image-2.1-Porsche-911-Turbo", None, None),
+        ("qwen-image-2.1-lightning-storm", None, None),
+    ],
+)
+def test_distilled_files_of_2_1_bring_their_schedule(stem, steps, schedule, bundle, tmp_path):
+    made = load_lora(embedded_lora(tmp_path / f"{stem}.safetensors", bundle)).distilled
+    assert made == (Distilled(steps, "by its name", schedule) if steps else None)
 
 
 @pytest.mark.parametrize(
