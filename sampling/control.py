@@ -35,7 +35,7 @@ from ..kernels.control_union import PlacedOnBoth, UnionBranch, UnionWalk
 from ..kernels.forward import After, ForwardHooks, Inputs
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from ..kernels.single_stream import SingleStream, stream_bytes
+from ..kernels.single_stream import stream_bytes
 from .geometry import LatentSpec, token_grid
 from .nan_check import check
 from .request import Control
@@ -159,7 +159,7 @@ class ActiveControls:
 
     def _union_walk(self, one: _Placement, network: UnionBranch, step: int) -> UnionWalk:
         base, on_block = self._model.network, self._hooks.on_block
-        assert isinstance(base, SingleStream) and self._inputs is not None
+        assert self._inputs is not None  # a union acts: see `ActiveControls.after`
         hooks = ForwardHooks(on_block=None if on_block is None else partial(on_block, step))
         return network.walk(self._inputs, one.features, base, hooks)
 
