@@ -51,7 +51,11 @@ def _edited(name: str, count: int, request: str) -> Graph:
     own = edit_graph(
         name, ("2.1", f"{BASE}.safetensors"), pictures, list(pictures), request, Run(40, 1.0)
     )
-    return {**own, **_loaded(BASE, "2.1")}
+    graph = {**own, **_loaded(BASE, "2.1")}
+    if count > 1:  # what three pictures take is worth a place
+        graph["12"] = node("InkstoneReferenceCache", model=["1", 0], keep="auto")
+        graph["9"]["inputs"]["model"] = ["12", 0]
+    return graph
 
 
 def family() -> dict[str, Example]:
@@ -75,8 +79,12 @@ def family() -> dict[str, Example]:
     steps += "*2.1-turbo*."
     alpha = "The words ask for transparency; the PNG has straight alpha."
     alpha_zh = "透明由提示词要求；PNG 带有直通（straight）透明通道。"
-    more = "Up to ten pictures: connect another one and a new input appears. " + EXACT
-    more_zh = "最多十张图：再连一张就会出现新的输入。" + EXACT_ZH
+    more = (
+        "Up to ten pictures: connect another one and a new input appears. *Reference Cache* keeps "
+    )
+    more += "what is the same in all steps: 2 GB for each megapixel of pictures. " + EXACT
+    more_zh = "最多十张图：再连一张就会出现新的输入。*Reference Cache* 保留各步骤相同的部分，每百万像素约 2 GB。"
+    more_zh += EXACT_ZH
     return {
         "text_to_image_2_1": (
             _drawn(BASE, "2.1", poster, base, large),
