@@ -83,8 +83,8 @@ def family() -> dict[str, Example]:
         "Up to ten pictures: connect another one and a new input appears. *Reference Cache* keeps "
     )
     more += "what is the same in all steps: 2 GB for each megapixel of pictures. " + EXACT
-    more_zh = "最多十张图：再连一张就会出现新的输入。*Reference Cache* 保留各步骤相同的部分，每百万像素约 2 GB。"
-    more_zh += EXACT_ZH
+    more_zh = "最多十张图：再连一张就会出现新的输入。"
+    more_zh += "*Reference Cache* 保留各步骤相同的部分，每百万像素约 2 GB。" + EXACT_ZH
     return {
         "text_to_image_2_1": (
             _drawn(BASE, "2.1", poster, base, large),
