@@ -13,8 +13,11 @@ import torch
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.nodes.canvas import CUSTOM
 
+from .answers import scripted
+
 Api = dict[str, dict[str, Any]]
 STEPS = 3
+FINDING, BOX = "finding", '[{"bbox_2d": [8, 9, 40, 30], "label": "thing"}]'
 FILES = {"model", "text_encoder", "vae"}
 
 
@@ -50,6 +53,14 @@ def settled(graph: Api, name: str, models: Path, tiny: Tiny) -> Api:
             values["lora_1"] = lora(models / "loras")
         if wanted == "EmptyLatent":
             values |= {"size": CUSTOM, "width": 96, "height": 64}
+    if not embedded and any(node["class_type"] == "InkstoneFindInPicture" for node in nodes):
+        finding = models / "diffusers" / FINDING
+        if not finding.exists():
+            shutil.copytree(tiny.folder(kind), finding)
+            scripted(finding, BOX)
+        for node in nodes:
+            if node["class_type"] == "InkstoneLoadTextEncoder":
+                node["inputs"]["text_encoder"] = FINDING
     return graph
 
 
