@@ -13,7 +13,7 @@ from inkstone.loaders.models.generation import GeneratedText
 from inkstone.pipeline import find as find_module
 from inkstone.sampling.vision_sizes import answer_sizes
 
-from .oracle import library
+from .oracle import load_file
 
 
 class Stub:
@@ -62,7 +62,7 @@ def scripted(folder: Path, text: str) -> None:
     end = next(e["id"] for e in whole["added_tokens"] if e["content"] == "<|im_end|>")
 
     (file,) = (folder / "text_encoder").glob("*.safetensors")
-    tensors = library("safetensors.torch").load_file(file)
+    tensors = load_file(file)
     for name, tensor in tensors.items():
         if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight")):
             tensor.zero_()
