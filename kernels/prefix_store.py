@@ -11,7 +11,7 @@ Each half of CFG has its own prompt, so its own store; what a store belongs to i
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -36,7 +36,15 @@ class PrefixStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        return sum(t.nbytes for pair in self._pairs.values() for t in pair)
+        return sum(t.nbytes for t in self._tensors)
+
+    def bytes_on(self, device: torch.device) -> int:
+        """Those of them in the memory of a device."""
+        return sum(t.nbytes for t in self._tensors if t.device.type == device.type)
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [t for pair in list(self._pairs.values()) for t in pair]
 
     def keep(self, block: int, keys: Tensor, values: Tensor) -> None:
         """Stores what a block computed."""
@@ -63,34 +71,48 @@ def _to_host(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class PrefixStores:
-    """The stores of the last prompts by their keys: two, for the halves of CFG.
+    """The stores of the last run by their keys: one for each half of CFG.
 
     A key is a digest of all that the numbers depend on: the prompt's states, where references stand
-    and what they are, LoRAs and weights. A new key frees the store that was used longest ago.
+    and what they are, LoRAs and weights. A run frees the stores that it does not read, as they are
+    large and a memory plan counts its own.
     """
 
-    def __init__(self, most: int = 2) -> None:
-        self.most = most
-        self._stores: OrderedDict[str, PrefixStore] = OrderedDict()
+    def __init__(self) -> None:
+        self._stores: dict[str, PrefixStore] = {}
 
-    def of(self, key: str, layers: int, place: Place) -> PrefixStore | None:
-        """The store of a prompt, new where there is none; None where they are off."""
-        if place == "off":
-            self.clear()
-            return None
-        store = self._stores.pop(key, None)
+    def of(
+        self,
+        keys: Sequence[str],
+        layers: int,
+        place: Place,
+        besides: Sequence[PrefixStore | None] = (),
+    ) -> list[PrefixStore | None]:
+        """The stores of the prompts of a run, new where there is none; None where they are off. All
+        others are freed but those in `besides`.
+        """
+        stay = {key: store for key, store in self._stores.items() if store in besides}
+        own = {} if place == "off" else {key: self._of(key, layers, place) for key in keys}
+        self._stores = stay | own
+        return [own.get(key) for key in keys]
+
+    def _of(self, key: str, layers: int, place: Place) -> PrefixStore:
+        store = self._stores.get(key)
         if store is None or store.host != (place == "host") or store.layers != layers:
-            store = PrefixStore(layers, place == "host")
-        self._stores[key] = store
-        while len(self._stores) > self.most:
-            self._stores.popitem(last=False)
+            return PrefixStore(layers, place == "host")
         return store
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stores."""
-        return sum(store.nbytes for store in self._stores.values())
+        return sum(store.nbytes for store in list(self._stores.values()))
+
+    def bytes_on(self, device: torch.device) -> int:
+        """Bytes of all stores in the memory of a device."""
+        return sum(store.bytes_on(device) for store in list(self._stores.values()))
 
     def clear(self) -> None:
-        """Frees all stores."""
-        self._stores.clear()
+        """Frees all stores, also those that a run still holds."""
+        for store in self._stores.values():
+            store.clear()
+        self._stores = {}

@@ -21,7 +21,7 @@ from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
 from ..sampling.geometry import check_canvas
 from ..sampling.request import USUAL_LAYERS, Control, Request
-from ..sampling.sampler import working_bytes
+from ..sampling.sampler import kept_on_device, working_bytes
 from ..sampling.schedule import tail
 from .usual_settings import usual_settings
 
@@ -54,6 +54,7 @@ class PlanStage:
     working: int  # bytes of its activations
     controls: Sequence[Occupant] = ()
     leaves: bool = False  # when its work is done, whether there is room or not
+    keeps: int = 0  # bytes of `working` that stay when its work is done
 
     @property
     def least(self) -> int:
@@ -92,7 +93,8 @@ def follow(
     memory = PlannedMemory(room, [planned[one] for one in present])
     for stage in stages:
         weights = planned[stage.weights]
-        memory.work(weights, [planned[one] for one in stage.controls], stage.working)
+        controls = [planned[one] for one in stage.controls]
+        memory.work(weights, controls, stage.working, stage.keeps)
         if stage.leaves:
             memory.leave(weights)
     return PlannedRun(memory, planned, max(memory.peak, memory.held + last), list(team))
@@ -157,6 +159,14 @@ class PlannedDraw:
         """Bytes of activations, of the table and of references while the MMDiT works: the same
         function that the run calls, with tensors of the same shapes.
         """
+        return working_bytes(self.models.model, *self._run())
+
+    def keeps(self) -> int:
+        """Those of them that stay in memory when its work is done."""
+        return kept_on_device(self.models.model, *self._run())
+
+    def _run(self) -> tuple[Request, dict[str, torch.Tensor]]:
+        """The run that is planned, and its prompts."""
         check_canvas(*self.size, self.models.model.latents.step)
         model, request = self.models.model, self.request
         width, height = self.size
@@ -176,7 +186,7 @@ class PlannedDraw:
             half: torch.empty(1, tokens, model.network.config.joint, device="meta")
             for half, (_, tokens) in zip(("positive", "negative"), self.tokens())
         }
-        return working_bytes(model, draw, texts)
+        return draw, texts
 
     def tokens(self) -> list[tuple[int, int]]:
         """(tokens with the template's head, rows of its states) of each prompt that is read."""
@@ -213,7 +223,8 @@ class PlannedDraw:
             working = text.working_bytes(whole) + seen
             stages.append(PlanStage(text.weights, working, leaves=leaves))
         working = self.drawing() + self.lora_copies()
-        stages.append(PlanStage(model.weights, working, distinct(self.request.controls)))
+        controls = distinct(self.request.controls)
+        stages.append(PlanStage(model.weights, working, controls, keeps=self.keeps()))
         return stages
 
 

@@ -22,6 +22,7 @@ from ..kernels.shared_modulation import SharedModulation
 from .denoise import Step
 from .geometry import LatentSpec
 from .lightning import Distilled
+from .prefix_choices import Keep
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +178,15 @@ class Model(VariantModel, Protocol):
     def prefix_place(self, nbytes: int) -> Place:
         """Where this many bytes of keys and values that serve all steps are kept."""
 
-    def prefix_store(self, key: str, place: Place) -> PrefixStore | None:
-        """The store of a prompt. key: of its states, its references and their places."""
+    @property
+    def keep_prefix(self) -> Keep:
+        """What people chose for them."""
+
+    def prefix_stores(
+        self, keys: Sequence[str], place: Place, besides: Sequence[PrefixStore | None] = ()
+    ) -> list[PrefixStore | None]:
+        """The stores of prompts, the only ones that stay but those in `besides`. keys: of their
+        states, their references and their places."""
 
     def adapted(self) -> AbstractContextManager[None]:
         """Context in which the network has the model's LoRAs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +32,7 @@ from .geometry import token_grid
 from .lightning import misfit
 from .nan_check import check
 from .noise import noise
+from .prefix_choices import AUTO
 from .request import NO_HOOKS, Hooks, Model, Request
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def denoise(
     start, kept_region = _start(model, r)
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
-    place = prefix_place(model, r, texts)
+    prefixes = prefixes_of(model, r, texts, prefix_place(model, r, texts))
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
         run = _DenoiseRun(
@@ -126,7 +127,7 @@ def denoise(
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
             slots=r.slots,
-            prefixes={h: prefix_of(model, r, text, place) for h, text in texts.items()},
+            prefixes=prefixes,
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         return raw_latents(model, x, r)
@@ -160,7 +161,7 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
         + waiting  # the streams of CFG's other half, where weights are streamed
         + network.table_bytes(rows, model.dtype)
         + references * per_token
-        + _kept_on_device(model, r, texts)
+        + kept_on_device(model, r, texts)
     )
 
 
@@ -173,30 +174,54 @@ def prefix_place(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Place
 
 
 def _prefix_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes of the keys and values of text and references, of all halves of CFG."""
+    """Bytes of the keys and values of text and references, of all halves of CFG. Rows of a batch
+    that are one expanded row are computed once.
+    """
     pictures = sum(math.prod(model.latents.grid(z)) for z in r.appended)
-    tokens = sum(pictures + text.shape[1] for text in texts.values())
+    most = max(map(len, r.appended), default=1)
+    rows = {half: max(most, len(t) if t.stride(0) else 1) for half, t in texts.items()}
+    tokens = sum(rows[half] * (pictures + text.shape[1]) for half, text in texts.items())
     return model.network.prefix_bytes(tokens, model.dtype)
 
 
-def _kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+def kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
+    """Bytes of the keys and values that stay on the device when a run has ended."""
     place = prefix_place(model, r, texts)
     kept = place == "device" or (place == "host" and model.device.type == "cpu")
     return _prefix_bytes(model, r, texts) if kept else 0
 
 
-def prefix_of(model: Model, r: Request, text: Tensor, place: Place) -> PrefixStore | None:
-    """The store of one prompt: the one of an earlier run where prompt, references, LoRAs and
-    weights are the same.
+def prefixes_of(
+    model: Model,
+    r: Request,
+    texts: Mapping[str, Tensor],
+    place: Place,
+    besides: Sequence[PrefixStore | None] = (),
+) -> dict[str, PrefixStore | None]:
+    """The store of each prompt: the one of an earlier run where prompt, references, LoRAs and
+    weights are the same. All other stores are freed but those in `besides`.
     """
     if not model.network.keeps_prefix:
-        return None
-    parts = [text, *r.appended]
+        return dict.fromkeys(texts)
+    if place != "device" and model.keep_prefix == AUTO and not acting(r):
+        log.info(
+            "the keys and values of prompt and references take %.2f GB: %s",
+            _prefix_bytes(model, r, texts) / 1e9,
+            "kept in main memory"
+            if place == "host"
+            else "computed again in every step for want of memory",
+        )
+    keys = [_prefix_key(r, text) if place != "off" else half for half, text in texts.items()]
+    return dict(zip(texts, model.prefix_stores(keys, place, besides), strict=True))
+
+
+def _prefix_key(r: Request, text: Tensor) -> str:
+    """A digest of a prompt's states, of the references and their places."""
     digest = hashlib.sha256(repr(r.slots).encode())
-    for part in parts if place != "off" else ():
+    for part in (text, *r.appended):
         digest.update(repr(tuple(part.shape)).encode())
         digest.update(part.detach().cpu().float().contiguous().numpy().tobytes())
-    return model.prefix_store(digest.hexdigest(), place)
+    return digest.hexdigest()
 
 
 def _drawn(r: Request) -> int:

@@ -102,6 +102,7 @@ class Occupant:
     name = "model"  # for people
     placement: Placement | None = None  # None = nothing is in memory
     used = 0  # when it worked last: larger is later
+    kept: int = 0  # bytes of what goes with the weights, and is freed when they are
 
     @property
     def sizes(self) -> Sizes:
@@ -126,14 +127,16 @@ class Occupant:
 
     @property
     def reserved(self) -> int:
-        """The peak bytes of its placement, with the blocks that are not loaded yet."""
-        return self.placement.nbytes if self.placement else 0
+        """The peak bytes of its placement, with the blocks that are not loaded yet, and of what
+        goes with it.
+        """
+        return (self.placement.nbytes if self.placement else 0) + self.kept
 
     @property
     def in_memory(self) -> int:
         """The peak bytes until more blocks are loaded."""
         if self.placement is None:
-            return 0
+            return self.kept
         return self.reserved - sum(self.sizes[1][self.loaded : self.placement.resident])
 
 
@@ -149,13 +152,14 @@ def decide(
 ) -> tuple[Placement, list[Weights]]:
     """(placement of `mine`, the others that are unloaded for it, in order).
 
-    others: those in memory; room: bytes for the weights of all. Idle models are unloaded if that
+    others: those in memory; room: bytes for the weights of all, and for what others keep with
+    theirs (what `mine` keeps counts as activations). Idle models are unloaded if that
     makes room, those that were used last come last, those in `keep` never; room is left for those
     in `after`, which settle next.
     """
     room -= sum(one.least for one in after if not one.reserved)
     held = sum(one.reserved for one in others)
-    if mine.placement and not mine.placement.streamed and mine.reserved + held <= room:
+    if mine.placement and not mine.placement.streamed and mine.placement.nbytes + held <= room:
         return mine.placement, []
     idle = sorted((one for one in others if one not in keep), key=lambda o: (o in after, o.used))
     unloaded: list[Weights] = []
@@ -189,7 +193,7 @@ class PlannedWeights(Occupant):
     def of(cls, weights: Occupant) -> PlannedWeights:
         """These weights as they are now."""
         planned = cls(weights.name, weights.sizes, weights.placement, weights.loaded)
-        planned.used = weights.used
+        planned.used, planned.kept = weights.used, weights.kept
         return planned
 
     @property
@@ -205,6 +209,7 @@ class PlannedWeights(Occupant):
         resident = 0 if placement is None else placement.resident
         self._loaded = resident if now else min(self._loaded, resident)
         self.placement = placement
+        self.kept = self.kept if placement else 0
 
 
 @dataclass(frozen=True)
@@ -233,14 +238,20 @@ class PlannedMemory:
         """Bytes reserved for weights."""
         return sum(one.reserved for one in self.present)
 
-    def work(self, main: PlannedWeights, controls: Sequence[PlannedWeights], working: int) -> None:
-        """Settles a network and its controls, and runs them. working: bytes of activations."""
+    def work(
+        self, main: PlannedWeights, controls: Sequence[PlannedWeights], working: int, keeps: int = 0
+    ) -> None:
+        """Settles a network and its controls, and runs them. working: bytes of activations, with
+        the `keeps` bytes of them that stay when its work is done.
+        """
+        main.kept = 0  # what it keeps from an earlier run is used again, or freed
         team = (*controls, main)
         for one, keep, after in turns(main, controls):
             self._settle(one, keep, after, working)
         for one in team:
             one.arrange(one.placement, now=True)
         self.peak = max(self.peak, self.held + working)
+        main.kept = keeps
 
     def leave(self, one: PlannedWeights, before: PlannedWeights | None = None) -> None:
         """Unloads weights."""

@@ -135,6 +135,14 @@ def free_after_asking(need: int, device: torch.device, ask: bool = True) -> int:
     return free_bytes(device)
 
 
+class Beside(Protocol):
+    """What is only of use with the weights of a network."""
+
+    def bytes_on(self, device: torch.device) -> int: ...
+
+    def clear(self) -> None: ...
+
+
 _all: weakref.WeakSet[Residency] = weakref.WeakSet()
 _lock = threading.RLock()
 
@@ -165,6 +173,7 @@ class Residency(Occupant):
         kind = type(network).__name__
         self.name = "control" if kind.endswith("Branch") else _NAMES.get(kind, kind)
         self.placement: Placement | None = None
+        self.beside: Beside | None = None  # goes with the weights when they are unloaded
         self._stream: Prefetcher | None = None
         _all.add(self)
 
@@ -176,8 +185,12 @@ class Residency(Occupant):
         """Bytes that are left when all weights are resident. budget: as in `settle`."""
         rest, groups = self.sizes
         held = rest + sum(groups[: self.loaded]) if self.placement is not None else 0
-        room = free_bytes(self.device) + held
+        room = free_bytes(self.device) + held + self.kept
         return max(0, (room if budget is None else min(room, budget)) - rest - sum(groups))
+
+    @property
+    def kept(self) -> int:  # type: ignore[override]
+        return self.beside.bytes_on(self.device) if self.beside else 0
 
     @property
     def loaded(self) -> int:
@@ -217,13 +230,17 @@ class Residency(Occupant):
             return placement
 
     def park(self) -> None:
-        """Frees all weights; the next `settle` loads them from the file again."""
+        """Frees all weights and what goes with them; the next `settle` loads the weights from the
+        file again.
+        """
         with _lock:
-            if self.placement is None:
+            if not self.reserved:
                 return
             log.info("%s is unloaded: %.1f GB", self.name, self.in_memory / 1e9)
             self._close_stream()
             self._empty()
+            if self.beside is not None:
+                self.beside.clear()
             hand_back()
 
     def fill(self) -> None:

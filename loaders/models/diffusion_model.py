@@ -62,6 +62,9 @@ class DiffusionModel:
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)
     _loras: deque[Lora] = field(default_factory=lambda: deque(maxlen=_KEPT_LORAS), repr=False)
 
+    def __post_init__(self) -> None:
+        self.weights.beside = self._prefixes
+
     def ready(self, working: int, controls: Sequence[object] = ()) -> None:
         """Makes room for `working` bytes of activations and loads the weights. controls: the
         residency of the controls' weights, which run in the same steps.
@@ -104,23 +107,20 @@ class DiffusionModel:
             return self.keep_prefix
         if nbytes <= self.weights.spare(self.budget) // 2:
             return "device"
-        on_host = self.device.type != "cpu" and nbytes <= free_bytes(torch.device("cpu")) // 2
-        place: Place = "host" if on_host else "off"
-        log.info(
-            "the keys and values of prompt and references take %.2f GB: %s",
-            nbytes / 1e9,
-            "kept in main memory" if on_host else "computed again in every step for want of memory",
-        )
-        return place
+        host = torch.device("cpu")
+        free = free_bytes(host) + self._prefixes.bytes_on(host)
+        return "host" if self.device.type != "cpu" and nbytes <= free // 2 else "off"
 
-    def prefix_store(self, key: str, place: Place) -> PrefixStore | None:
-        """The store of a prompt with these LoRAs. key: of its states, its references and their
-        places.
+    def prefix_stores(
+        self, keys: Sequence[str], place: Place, besides: Sequence[PrefixStore | None] = ()
+    ) -> list[PrefixStore | None]:
+        """The stores of prompts with these LoRAs. keys: of their states, their references and their
+        places; besides: stores that stay too.
         """
         used = (fitted.adapter for fitted in self.adapters)
         loras = [(one.lora.serial, one.strength, one.blocks) for one in used]
         layers = self.network.config.layers
-        return self._prefixes.of(f"{key} {loras!r}", layers, place)
+        return self._prefixes.of([f"{key} {loras!r}" for key in keys], layers, place, besides)
 
     @property
     def distilled(self) -> Distilled | None:

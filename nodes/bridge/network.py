@@ -28,7 +28,7 @@ from ...loaders.lora.adapters import branches
 from ...sampling.geometry import token_grid
 from ...sampling.prefix_choices import Keep, core_keep
 from ...sampling.request import Request
-from ...sampling.sampler import prefix_of, prefix_place, working_bytes
+from ...sampling.sampler import prefix_place, prefixes_of, working_bytes
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
 from .core_patches import CACHE, CoreCache, CoreControl, CorePatches, block_patches, core_control
@@ -135,7 +135,10 @@ class CoreNetwork(CoreStreams):
             slots=_slots(image_slots or (), len(ref_latents or ()), context.shape[1]),
             layers=frames - 1,
         )
-        self._ready(model, working_bytes(model, request, {"positive": context}))
+        others = [k for k in self._prefixes if k.store and not k.is_of(context, request)]
+        kept = sum(k.store.bytes_on(model.device) for k in others if k.store)
+        text = {"positive": _shared(context)}
+        self._ready(model, working_bytes(model, request, text) + kept)
         mask = None
         if attention_mask is not None and not bool(attention_mask.bool().all()):
             mask = attention_mask.bool().expand(len(x), -1)
@@ -252,9 +255,10 @@ class CoreNetwork(CoreStreams):
         for kept in self._prefixes:
             if kept.is_of(context, request):
                 return kept.store
-        text = _shared(context)
-        place = prefix_place(model, request, {"positive": text})
-        store = prefix_of(model, request, text, place)
+        half = {"positive": _shared(context)}
+        place = prefix_place(model, request, half)
+        besides = [kept.store for kept in self._prefixes]
+        store = prefixes_of(model, request, half, place, besides)["positive"]
         kept = _Prefix(context, request.references, request.slots, store)
         self._prefixes = [*self._prefixes, kept][-_HALVES:]
         return store

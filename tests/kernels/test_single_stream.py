@@ -197,20 +197,29 @@ class _Published:
     config = QWEN_IMAGE_21
 
 
-def test_stores_by_key():
-    stores = PrefixStores()
-    assert stores.of("a", 2, "off") is None
-    a, b = stores.of("a", 2, "device"), stores.of("b", 2, "device")
-    assert stores.of("a", 2, "device") is a
-    assert stores.of("c", 2, "device") not in (a, b)
-    assert stores.of("a", 2, "device") is a, "the one used longest ago is freed"
-    assert stores.of("b", 2, "device") is not b
-    kept = stores.of("b", 2, "device")
-    moved = stores.of("b", 2, "host")
+def test_stores_of_a_run():
+    """Those of the last run stay, for both halves of CFG; no other takes memory."""
+    stores, cpu = PrefixStores(), torch.device("cpu")
+    assert stores.of(["a"], 2, "off") == [None]
+    a, b = stores.of(["a", "b"], 2, "device")
+    assert stores.of(["b", "a"], 2, "device") == [b, a], "another seed"
+    for store in (a, b):
+        store.keep(0, torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
+    assert stores.nbytes == stores.bytes_on(cpu) == 2 * 2 * 16 * 4
+    assert stores.bytes_on(torch.device("meta")) == 0
+    (c,) = stores.of(["c"], 2, "device", besides=[b])
+    assert c not in (a, b) and stores.nbytes == b.nbytes, "the one that is not read is freed"
+    assert stores.of(["b"], 2, "device") == [b] and stores.of(["c"], 2, "device") != [c]
+    (kept,) = stores.of(["b"], 2, "device")
+    (moved,) = stores.of(["b"], 2, "host")
     assert moved is not kept and moved.host
     moved.keep(0, torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
     assert stores.nbytes == 2 * 16 * 4
-    assert stores.of("b", 2, "off") is None and stores.nbytes == 0
+    assert stores.of(["b"], 2, "off") == [None] and stores.nbytes == 0
+    (last,) = stores.of(["b"], 2, "device")
+    last.keep(0, torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4))
+    stores.clear()
+    assert stores.nbytes == last.nbytes == 0 and not last.filled
 
 
 def test_reading_order():

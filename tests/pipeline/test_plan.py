@@ -62,6 +62,17 @@ def test_stages_leave_when_the_next_has_no_room():
     assert placed[1] == Placement(0, 3, 20) and most == 23, "the first needs most"
 
 
+def test_what_stays_of_activations_counts_afterwards():
+    """A prefix store is in memory while the VAE works, and is not counted twice in the next run."""
+    one = replace(stage(10, [5, 5], 9), keeps=6)
+    _, most, _ = followed([one], 50, 5)
+    assert most == 20 + 6 + 5, "in the last step"
+    assert followed([one, one], 50, 0)[1] == 29
+    other = stage(1, [1, 1], 4)
+    assert followed([one, other], 50, 0)[1:] == (20 + 6 + 3 + 4, True)
+    assert followed([one, other], 32, 0)[1:] == (29, False), "unloaded, and what stayed with it"
+
+
 class Blocks(nn.Module):
     def __init__(self, groups: int) -> None:
         super().__init__()

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inkstone.host.memory import guest_of
+from inkstone.loaders.memory import residency
 from inkstone.pipeline.edit import edit_states, locks_for, references, seen_pictures
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -118,6 +120,45 @@ def test_kept_prefixes_change_nothing(bundle):
         for one, other in zip(runs["off"], runs[place], strict=True):
             assert torch.equal(one, other), f"{place}: {relative(one, other):.2e}"
     assert not torch.equal(runs["off"][1], runs["off"][2])
+
+
+def test_stores_go_with_the_weights(bundle):
+    """They count in what ComfyUI's memory manager is shown, and are freed with the weights."""
+    model = bundle.model
+    weights = model.weights
+    pictures = [image(64, 64, seed=5)[1]]
+    own = replace(bundle, model=model.with_prefix_kept("device"))
+    first = ours(own, "a {b}", 4.0, (64, 96), pictures)
+    one_run = weights.kept
+    assert one_run == weights.reserved - weights.placement.nbytes > 0
+    assert guest_of(weights).model_size() == weights.reserved, "the manager sees them"
+    ours(own, "another", 4.0, (64, 96), pictures)
+    assert weights.kept < 1.1 * one_run, "those of the earlier prompt are freed"
+    weights.park()
+    assert weights.kept == weights.reserved == weights.in_memory == 0
+    again = ours(own, "a {b}", 4.0, (64, 96), pictures)
+    assert torch.equal(again, first) and weights.kept == one_run
+
+
+def test_a_store_in_memory_does_not_move(bundle, monkeypatch):
+    """Room for twice the store: the device, and again in the next run, when it holds the store."""
+    model, pictures = bundle.model.with_prefix_kept("auto"), [image(64, 64, seed=5)[1]]
+    own, weights = replace(bundle, model=model), model.weights
+    weights.park()
+    ours(replace(own, model=model.with_prefix_kept("device")), "a {b}", 1.0, (64, 96), pictures)
+    need = weights.kept
+    weights.park()
+
+    def free(device):
+        return 2 * need + weights.nbytes - weights.in_memory
+
+    monkeypatch.setattr(residency, "free_bytes", free)
+    assert model.prefix_place(need) == "device" and model.prefix_place(need + 1) == "off"
+    monkeypatch.undo()
+    ours(own, "a {b}", 1.0, (64, 96), pictures)
+    assert weights.kept == need
+    monkeypatch.setattr(residency, "free_bytes", free)
+    assert model.prefix_place(need) == "device" and model.prefix_place(need + 1) == "off"
 
 
 def test_pictures_have_transparency(pipe, bundle):
