@@ -19,8 +19,23 @@ class Bundle:
     vae: VAEModel | None
 
     def __post_init__(self) -> None:
+        if self.text_encoder is not None:
+            check_prompts(self.model, self.text_encoder)
         if self.vae is not None:
             check_latents(self.model, self.vae)
+
+
+def check_prompts(model: DiffusionModel, text: TextEncoderModel) -> None:
+    """Raises where this text encoder does not write what the model reads: encoding may take
+    minutes.
+    """
+    reads, writes = model.network.config.joint, text.network.config.width
+    if reads != writes:
+        raise InkstoneError(
+            f"The diffusion model {model.path.name} reads prompts {reads} wide, and the text "
+            f"encoder {text.path.name} writes {writes} ({text.family.encoder.title}). Load the "
+            f"text encoder of {model.family.title}: {model.family.encoder.full}."
+        )
 
 
 def check_latents(model: DiffusionModel, vae: VAEModel) -> None:

@@ -85,14 +85,15 @@ def head_place(source: WeightReader, view: HeaderView, options: HeadOptions) -> 
             return _open(file, options)
 
         return HeadPlace(make=make)
-    if _tied(names, view.config):
+    model = encoder_model(options.network.config)
+    published = options.network.config.width == model.config.width
+    if _tied(names, view.config, published):
         words = options.network
 
         def scores(states: Tensor) -> Tensor:
             return words.embed_tokens.scores(words.for_scores(states))
 
         return HeadPlace(make=lambda: HeadModel(scores, None, "the table of embeddings"))
-    model = encoder_model(options.network.config)
     return HeadPlace(
         f"{source.path}: this file can encode prompts, but not write text: its output head "
         f"(lm_head.weight) was left out. Use a text encoder that has it: {model.folder}, or a GGUF "
@@ -100,12 +101,14 @@ def head_place(source: WeightReader, view: HeaderView, options: HeadOptions) -> 
     )
 
 
-def _tied(names: KeyMap, config: Mapping[str, object]) -> bool:
-    """True where the head is the table of embeddings: config.json says it; GGUF files leave the
-    head out only then."""
+def _tied(names: KeyMap, config: Mapping[str, object], published: bool) -> bool:
+    """True where the head is the table of embeddings: config.json says it; GGUF files of converters
+    leave the head out only then. published: of the size that drawing needs, which has a head of its
+    own: there a file without it was made for drawing, as `inkstone quantize` makes them.
+    """
     inner = config.get("text_config")
     says = (c.get("tie_word_embeddings") for c in (config, inner) if isinstance(c, Mapping))
-    return names.layout == "gguf" or any(value is True for value in says)
+    return (names.layout == "gguf" and not published) or any(value is True for value in says)
 
 
 def _open(file: WeightFile, options: HeadOptions) -> HeadModel:

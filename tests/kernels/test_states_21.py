@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from inkstone.loaders.arch.family import EDIT_21, QWEN_IMAGE, QWEN_IMAGE_21
+from inkstone.loaders.memory.placement import place
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.sampling.vision_sizes import QWEN3_SIGHT, shared_sizes
 
@@ -110,6 +111,23 @@ def test_words_and_pictures_are_encoded_once(ours, edit, monkeypatch):
     count = len(calls)
     assert ours.encode_edit("once", [picture.clone()], edit) is first and len(calls) == count
     assert ours.encode_edit("twice", [picture], edit) is not first and len(calls) == count + 1
+
+
+def test_the_tower_streamed_from_its_file(ours, edit):
+    """Block by block it gives the same bits at every level."""
+    tower, (_, picture) = ours.vision.open(), image(96, 160, seed=7)
+    want = tower.encode(picture, 0, edit.sizes)
+    tower._kept._results.clear()
+    rest, groups = tower.weights.sizes
+    tower.weights._arrange(place(rest, groups, rest + 2 * max(groups)))
+    assert tower.network.stream is not None
+    settle = tower.weights.settle
+    tower.weights.settle = lambda *_: None
+    got = tower.encode(picture, 0, edit.sizes)
+    tower.weights.settle = settle
+    tower.weights.park()
+    assert got is not want and torch.equal(got.rows, want.rows) and len(got.deep) == 3
+    assert all(torch.equal(a, b) for a, b in zip(got.deep, want.deep, strict=True))
 
 
 def test_the_tower_sees_the_copy_of_the_vae():

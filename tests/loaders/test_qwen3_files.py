@@ -8,12 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inkstone.errors import InkstoneError
 from inkstone.kernels.configs import QWEN3_VL_TEXT, QWEN3_VL_VISION, DeepVisionConfig, TextConfig
 from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.loaders.arch import key_maps_gguf
 from inkstone.loaders.arch.expected_tensors import Layout, text_layout, vision_layout
 from inkstone.loaders.arch.key_maps import text_names
+from inkstone.loaders.models.load import load_text_encoder
+from inkstone.loaders.models.weight_file import LoadOptions
 
+from ..support import tiny
 from ..support.headers import facts, renamed
 
 # sizes of the published model, not of our defaults
@@ -111,13 +115,7 @@ def test_what_is_refused(name):
 
 def test_gguf_by_its_architecture():
     """The language model has the tensors of Qwen3-8B: only the header tells them apart."""
-    gguf = pytest.importorskip("gguf")
-    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3VL, 36)
-    ours = text_layout(TEXT, lm_head=True)
-    file = {
-        table.get_name(n if n.startswith("lm_head") else f"model.{n}", (".weight", ".bias")): n
-        for n in ours
-    }
+    ours, file = text_layout(TEXT, lm_head=True), _gguf_names(TEXT)
     names = text_names(file)
     assert names.table == {n: t for t, n in file.items() if not n.startswith("lm_head")}
     assert names.unused == ("output.weight",) and not names.others
@@ -127,6 +125,41 @@ def test_gguf_by_its_architecture():
     assert not info.problem
     info = facts(shapes, metadata={"general.architecture": "qwen3"})
     assert "without the eyes of Qwen3-VL" in info.problem
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_gguf_made_for_drawing_writes_no_text(published, tmp_path):
+    """`quantize` leaves the head out; that of published sizes is not the table of embeddings."""
+    width = 4096 if published else 256
+    text = replace(TEXT, layers=1, width=width, heads=2, kv_heads=1, ff=64, vocab=300)
+    torch.manual_seed(1)
+    tensors = {n: torch.randn(s) * 0.02 for n, s in text_layout(text).items()}
+    out = tmp_path / "e.gguf"
+    writer = pytest.importorskip("gguf").GGUFWriter(out, "qwen3vl")
+    names = {theirs: ours for theirs, ours in _gguf_names(text).items() if ours in tensors}
+    for theirs, ours in names.items():
+        writer.add_tensor(theirs, tensors[ours].numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tiny.tokenizer().save_pretrained(tmp_path / "words")
+    model = load_text_encoder(out, LoadOptions(torch.float32), tokenizer=tmp_path / "words")
+    if not published:
+        assert model.head.open().format == "the table of embeddings"
+        return
+    with pytest.raises(InkstoneError, match="can encode prompts, but not write text"):
+        model.head.open()
+
+
+def _gguf_names(text: TextConfig) -> dict[str, str]:
+    """llama.cpp's names, by the tables of its package, and ours."""
+    gguf = pytest.importorskip("gguf")
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3VL, text.layers)
+    return {
+        table.get_name(n if n.startswith("lm_head") else f"model.{n}", (".weight", ".bias")): n
+        for n in text_layout(text, lm_head=True)
+    }
 
 
 def mmproj(vision: DeepVisionConfig = VISION) -> Layout:
