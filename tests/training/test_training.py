@@ -9,7 +9,7 @@ from inkstone.errors import CallError, InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.loaders.models.tokenizer import load_tokenizer
-from inkstone.training import codec, control_flow, edit_flow, flow, recipe
+from inkstone.training import answer_flow, codec, control_flow, edit_flow, flow, recipe
 from inkstone.training import tokenizer as words
 from inkstone.training import vae as vae_training
 from inkstone.training.checkpoint import require_same_run
@@ -122,6 +122,8 @@ def test_recipe_exports_a_folder_that_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(edit_flow, "STAGES", (stage,))
     control = dataclasses.replace(control_flow.STAGES[0], steps=2, batch=2, pictures={"free": 4})
     monkeypatch.setattr(control_flow, "STAGES", (control,))
+    small = [dataclasses.replace(s, steps=2, batch=2, prompts=2) for s in answer_flow.STAGES]
+    monkeypatch.setattr(answer_flow, "STAGES", tuple(small))
     monkeypatch.setattr(codec, "STATISTICS", 4)
     recipe.train(tmp_path / "checkpoints", tmp_path / "model", 1)
     out = tmp_path / "x.png"
