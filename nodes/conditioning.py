@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 from ..errors import InkstoneError
 from ..host.headless import is_read
+from ..loaders.arch.variant import VARIANTS
 from .conditioning_marks import check_marks
 from .latents import STATISTICS, canvas
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..controlnet.control_picture import ControlInput
     from ..controlnet.in_context import InContext
+    from ..loaders.arch.variant import Variant
     from ..loaders.models.text_encoder import EncodedText
     from ..sampling.request import Control
     from .latents import Latent, Statistics
@@ -172,9 +174,16 @@ def slots(positive: Conditioning, negative: Conditioning | None) -> tuple[int, .
     return own
 
 
-def encoded_for(prompt: Conditioning) -> str:
-    """The variant whose template a prompt was encoded in; "" if unknown."""
-    return _positive(prompt).get(VARIANT, "")
+def encoded_for(prompt: Conditioning, own: Variant | None) -> str:
+    """The variant whose template a prompt was encoded in; "" if unknown. own: that of the model,
+    which is as good where its edits are encoded in the same way.
+    """
+    name = _positive(prompt).get(VARIANT, "")
+    other = VARIANTS.get(name)
+    if own is None or other is None or own.edit is None:
+        return name
+    same = (other.family, other.edit, other.zero_cond_t) == (own.family, own.edit, own.zero_cond_t)
+    return own.name if same else name
 
 
 def statistics(prompt: Conditioning, latent: Latent) -> Statistics | None:

@@ -96,11 +96,12 @@ class EncodeEdit(io.ComfyNode):
         **fixed: Tensor | None,
     ) -> io.NodeOutput:
         # **fixed: the host's names of the fixed sockets, "images.picture_1"
-        from ..loaders.models.bundle import check_prompts
+        from ..loaders.models.bundle import check_latents, check_prompts
         from ..pipeline.edit import edit_states, locks_for, references, seen_pictures, template_of
 
         sockets.require_models(model=model, text_encoder=text_encoder, vae=vae)
         check_prompts(model, text_encoder)
+        check_latents(model, vae)
         edit, pictures = template_of(model), sockets.connected(images, fixed)
         edit.check(len(pictures))
         locks = locks_for(vae.family, pictures, work_size)

@@ -167,7 +167,7 @@ class Denoise(io.ComfyNode):
             repaint=inpaint_mask(latent),
             layers=latent.get(LAYERS, 0),
             slots=slots(positive, negative if cfg > 1 else None),
-            encoded_for=encoded_for(positive),
+            encoded_for=encoded_for(positive, model.variant),
         )
         positive_states = text_states(positive, "positive")
         negative_states = None if negative is None else text_states(negative, "negative")

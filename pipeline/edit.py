@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from ..loaders.arch.family import EditTemplate, Family
+from ..loaders.arch.variant import VARIANTS
 from ..loaders.models.diffusion_model import DiffusionModel
 from ..loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ..loaders.models.vae import VAEModel
@@ -183,10 +184,13 @@ def whole_picture(vae: VAEModel, picture: Tensor, area: str) -> tuple[Tensor, Lo
             f"The picture to split into layers is a batch of {len(picture)}: expected one. Take "
             "one out of the batch."
         )
-    if vae.network.config.channels != 4:
+    layered = any(v.layered and v.family == vae.family.name for v in VARIANTS.values())
+    alpha = vae.network.config.channels == 4
+    if not alpha or not layered:
+        got = f"of {vae.family.title}" if alpha else "without alpha"
         raise InkstoneError(
-            f"{vae.path.name} is a VAE without alpha, layers need the one of Qwen-Image-Layered. "
-            "Load that VAE."
+            f"{vae.path.name} is a VAE {got}, layers need the one of Qwen-Image-Layered. Load that "
+            "VAE."
         )
     if area not in LAYER_AREAS:
         raise InkstoneError(f"Area is {area!r}: expected one of {', '.join(LAYER_AREAS)}.")

@@ -99,16 +99,17 @@ _SIZE = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*")
 
 def check_canvas(width: int, height: int, step: int = TOKEN) -> None:
     """Raises unless both sides are multiples of `step` between it and 16384 pixels."""
+    good = 1328 if 1328 % step == 0 else 1024
     for name, side in (("width", width), ("height", height)):
         if not _is_whole(side):
             raise InkstoneError(
                 f"Canvas {name} {side!r} is not a whole number of pixels. "
-                "Choose a size such as 1328x1328."
+                f"Choose a size such as {good}x{good}."
             )
         if side < step or side > LARGEST:
             raise InkstoneError(
                 f"Canvas {name} {side} is out of range: expected {step} to {LARGEST} pixels. "
-                f"Choose a size such as 1328x1328."
+                f"Choose a size such as {good}x{good}."
             )
     if width % step or height % step:
         near = (max(step, round(width / step) * step), max(step, round(height / step) * step))

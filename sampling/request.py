@@ -100,6 +100,13 @@ class Request:
         return (*self.references, *self.context)
 
 
+def placed(known: Sequence[int], references: int, text: int) -> tuple[int, ...]:
+    """For each reference the rows of a prompt of `text` rows before it; those that the prompt does
+    not place come behind it, as in ComfyUI.
+    """
+    return (*known, *[text] * references)[:references]
+
+
 class Branch(Protocol):
     """A loaded control, as far as a run reads it."""
 

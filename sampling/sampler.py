@@ -33,7 +33,7 @@ from .lightning import misfit
 from .nan_check import check
 from .noise import noise
 from .prefix_choices import AUTO
-from .request import NO_HOOKS, Hooks, Model, Request
+from .request import NO_HOOKS, Hooks, Model, Request, placed
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class _DenoiseRun:
     table: Modulation | SharedModulation
     grids: list[Grid]  # of the images that are drawn, then of the references
     references: ReferenceContext
+    drawn: int  # images that are drawn
     slots: tuple[int, ...]  # see `Request`
     prefixes: Mapping[str, PrefixStore | None]  # of each half
     controls: ActiveControls | None
@@ -77,7 +78,7 @@ class _DenoiseRun:
             modulation=self.table.step(step),
             grids=self.grids,
             references=self.references,
-            slots=self.slots,
+            slots=placed(self.slots, len(self.grids) - self.drawn, self.texts[half].shape[1]),
             prefix=self.prefixes[half],
         )
         hooks = ForwardHooks(
@@ -126,6 +127,7 @@ def denoise(
             grids=_grids(model, r),
             controls=_controls(model, r, texts, hooks),
             references=_references(model, r),
+            drawn=_drawn(r),
             slots=r.slots,
             prefixes=prefixes,
         )

@@ -27,7 +27,7 @@ from ...kernels.shared_modulation import SharedModulation
 from ...loaders.lora.adapters import branches
 from ...sampling.geometry import token_grid
 from ...sampling.prefix_choices import Keep, core_keep
-from ...sampling.request import Request
+from ...sampling.request import Request, placed
 from ...sampling.sampler import prefix_place, prefixes_of, working_bytes
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
@@ -132,7 +132,7 @@ class CoreNetwork(CoreStreams):
             sigmas=self._levels(options, timesteps),
             batch=len(x),
             references=self._references(ref_latents or (), ref_latents_method),
-            slots=_slots(image_slots or (), len(ref_latents or ()), context.shape[1]),
+            slots=placed(image_slots or (), len(ref_latents or ()), context.shape[1]),
             layers=frames - 1,
         )
         others = [k for k in self._prefixes if k.store and not k.is_of(context, request)]
@@ -326,10 +326,3 @@ def _shared(context: Tensor) -> Tensor:
     """
     same = len(context) > 1 and bool((context == context[:1]).all())
     return context[:1].expand(len(context), -1, -1) if same else context
-
-
-def _slots(known: Sequence[int], references: int, text: int) -> tuple[int, ...]:
-    """For each reference the text before it; those that the prompt does not place come behind it,
-    as in core.
-    """
-    return (*known, *[text] * references)[:references]

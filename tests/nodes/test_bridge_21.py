@@ -13,7 +13,8 @@ import torch
 from inkstone.loaders.arch.family import EDIT_21, QWEN_IMAGE_21
 from inkstone.loaders.models.load import load_text_encoder, load_vae
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, CoreVAE, head_tokens
-from inkstone.nodes.bridge.network import _keep, _shared, _slots
+from inkstone.nodes.bridge.network import _keep, _shared
+from inkstone.sampling.request import placed
 
 from ..loaders.test_vae_21_files import single_file
 from ..support.oracle import measured, relative
@@ -95,8 +96,8 @@ def test_cores_cache_node_says_where_the_prompt_is_kept(device, place, caplog):
 
 
 def test_references_that_a_prompt_does_not_place_come_behind_it():
-    assert _slots((3, 5), 3, 9) == (3, 5, 9) and _slots((3, 5), 1, 9) == (3,)
-    assert _slots((), 0, 9) == ()
+    assert placed((3, 5), 3, 9) == (3, 5, 9) and placed((3, 5), 1, 9) == (3,)
+    assert placed((), 0, 9) == ()
 
 
 def test_one_prompt_of_a_batch_is_read_once():

@@ -51,6 +51,14 @@ def test_impossible_canvases(size, words):
         check_canvas(*size)
 
 
+@pytest.mark.parametrize("step, example", [(16, "1328x1328"), (32, "1024x1024")])
+def test_the_example_is_a_canvas_of_the_family(step, example):
+    for size in ((20000, 64), (64.5, 64)):
+        with pytest.raises(InkstoneError, match=f"such as {example}"):
+            check_canvas(*size, step)
+    check_canvas(*parse_size(example), step)
+
+
 @pytest.mark.parametrize(
     "text", ["", "64", "64x", "64x64x64", "-16x16", "1.5x16", "axb", "²x16", "9" * 5000 + "x16"]
 )
