@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..loaders.models.vae import VAEModel
 
 _PICTURES = (
-    "Reference images: Picture 1, 2, 3 in this order. The prompt can refer to them by these names. "
+    "Reference images: Picture 1, 2, 3 in this order. The prompt can refer to them by these names, "
+    "with Qwen-Image-2.1 as <image1>, <image2>, <image3>. "
     "The result has the size of Picture 1."
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from inkstone.sampling.geometry import SIZES_21
 from scripts.workflows.edits import EXACT, EXACT_ZH, ONE, THREE, edit_graph
 from scripts.workflows.parts import EXAMPLE, Example, Graph, Run, Wires, draw, loaders, node, save
@@ -18,6 +20,7 @@ LICENCE = (
     "Qwen-Image-2.1 仅限研究与评估（Qwen Research License）。显存不够：模型和文本编码器的 GGUF 文件"
     "放进同一文件夹即可。{}\n"
 )
+NAMED = re.sub(r"Picture (\d)", r"<image\1>", THREE)  # as the template of 2.1 names pictures
 CUT_OUT = (
     "This is an RGBA image with transparency. A glass bottle of blue ink, studio light. The image "
     "has alpha channel and the background is transparent."
@@ -102,7 +105,7 @@ def family() -> dict[str, Example]:
         ),
         "edit_2_1": (_edited("edit_2_1", 1, ONE), LICENCE.format(EXACT, EXACT_ZH)),
         "edit_2_1_three_pictures": (
-            _edited("edit_2_1_three_pictures", 3, THREE),
+            _edited("edit_2_1_three_pictures", 3, NAMED),
             LICENCE.format(more, more_zh),
         ),
         "remove_background_2_1": (
