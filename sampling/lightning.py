@@ -20,6 +20,7 @@ class Distilled:
     steps: int | None
     why: str  # how it was recognized
     schedule: Schedule = LIGHTNING
+    what: str = "this LoRA"
 
     @property
     def name(self) -> str:
@@ -49,6 +50,6 @@ def misfit(distilled: Distilled, levels: Tensor, cfg: float, tokens: int = 1) ->
     if not wrong:
         return None
     return (
-        f"this LoRA is {distilled.words()}: use {trained or '4 or 8'} steps, CFG 1, schedule "
-        f"{distilled.name}; this run has {', '.join(wrong)}"
+        f"{distilled.what} is {distilled.words()}: use {trained or '4 or 8'} steps, CFG 1, "
+        f"schedule {distilled.name}; this run has {', '.join(wrong)}"
     )

@@ -169,7 +169,7 @@ class Model(VariantModel, Protocol):
         """For messages."""
 
     @property
-    def distilled(self) -> Distilled | None:
+    def trained_for(self) -> Distilled | None:
         """Set if it was trained for few steps without CFG."""
 
     def ready(self, working: int, controls: Sequence[object] = ()) -> None:

@@ -137,9 +137,9 @@ def denoise(
 
 def _misfit(model: Model, r: Request) -> str | None:
     """What does not fit a distilled model; None where nothing is wrong or it is none."""
-    if model.distilled is None:
+    if model.trained_for is None:
         return None
-    return misfit(model.distilled, r.sigmas, r.cfg, math.prod(token_grid(r.width, r.height)))
+    return misfit(model.trained_for, r.sigmas, r.cfg, math.prod(token_grid(r.width, r.height)))
 
 
 def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:

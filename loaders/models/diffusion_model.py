@@ -127,6 +127,14 @@ class DiffusionModel:
         """Set where a LoRA makes this a few-step model."""
         return next((f.distilled for f in self.adapters if f.distilled), None)
 
+    @property
+    def trained_for(self) -> Distilled | None:
+        """Set where a LoRA or the variant makes this a few-step model."""
+        if self.distilled is None and self.variant is not None and self.variant.distilled:
+            steps = len(self.schedule.levels)
+            return Distilled(steps, "its variant", self.schedule, "this model")
+        return self.distilled
+
     def modulation(self, sigmas: Tensor) -> Modulation:
         """Modulation rows for sigmas [n], and for references where they have a time of their own
         (0). The last tables are kept, so a new seed costs nothing.

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from inkstone.host.memory import guest_of
+from inkstone.loaders.arch.variant import VARIANTS
 from inkstone.loaders.memory import residency
 from inkstone.pipeline.edit import edit_states, locks_for, references, seen_pictures
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
-from inkstone.sampling.schedule import sigmas
+from inkstone.sampling.schedule import TURBO_21, sigmas
 
 from ..support import models_21
 from ..support.oracle import measured, relative
@@ -170,3 +171,12 @@ def test_pictures_have_transparency(pipe, bundle):
     got = bundle.vae.decode(latent)
     error = measured(got, want)
     assert got.shape == (1, 96, 64, 4) and error < 1e-5, f"relative error {error:.2e}"
+
+
+def test_turbo_says_what_does_not_fit(bundle, caplog):
+    """Its variant alone makes it a model of 8 steps without CFG."""
+    turbo = replace(bundle.model, variant=VARIANTS["2.1-turbo"], schedule=TURBO_21)
+    assert turbo.preset().steps == 8 and turbo.preset().cfg == 1
+    ours(replace(bundle, model=turbo), "a", 4.0, (64, 64), [])
+    assert "this model is a distilled 2.1 Turbo one (8 steps)" in caplog.text, caplog.text
+    assert "CFG 4" in caplog.text and "3 steps" in caplog.text
