@@ -14,6 +14,7 @@ from typing import TypeAlias
 from ..errors import CallError, InkstoneError
 from ..files.paths import kind_of, path_fault
 from ..sampling.geometry import parse_size
+from ..sampling.step_cache_choices import StepCache, parse_step_cache
 
 # what `add_subparsers` returns; argparse has no public name for it
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -93,6 +94,14 @@ def lora(text: str) -> tuple[Path, float]:
     if not front or kind_of(file_path(text)) == "a file":
         return file_path(text), 1.0
     return file_path(front), between(-100, 100, float)(tail)
+
+
+def step_cache(text: str) -> StepCache:
+    """Parse NAME[:THRESHOLD][:force]."""
+    try:
+        return parse_step_cache(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], int | float]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .interrupt import beat
 
 Walk = Generator[None, None, Tensor]
-"""A forward that stops before each of its blocks and returns its result after the last."""
+"""A forward that stops before each of its blocks and returns its result after the last that it
+computes."""
 
 
 Result = TypeVar("Result")
@@ -41,15 +42,25 @@ class Streamed(Protocol):
 
 def in_step(network: Streamed, walks: Sequence[Generator[None, None, Result]]) -> list[Result]:
     """The results of several forwards of one network, run block by block, so that they share one
-    reading of streamed weights. They share no numbers.
+    reading of streamed weights. They share no numbers. A walk may end early (a step cache); a block
+    that none of them computes is not read.
     """
+    results: dict[int, Result] = {}
+    walking = dict(enumerate(walks))
     for index in range(len(network.transformer_blocks)):
         beat()
-        for walk in walks:
-            next(walk)
+        for number, walk in list(walking.items()):
+            try:
+                next(walk)
+            except StopIteration as end:
+                results[number] = end.value
+                del walking[number]
+        if not walking:
+            break
         if network.stream is not None:
             network.stream.enter(index)
-    return [_result(walk) for walk in walks]
+    results |= {number: _result(walk) for number, walk in walking.items()}
+    return [results[number] for number in range(len(walks))]
 
 
 def _result(walk: Generator[None, None, Result]) -> Result:

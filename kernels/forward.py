@@ -45,11 +45,27 @@ class Inputs:
     prefix: PrefixStore | None = None  # what of text and references serves several steps
 
 
+class Shortcut(Protocol):
+    """What a step cache (sampling/step_cache.py) decides in one forward. It gets the image stream
+    x [B,S',D] float32, the target's tokens first; an answer [B,S,D], the target's alone, takes the
+    place of what the last block would give, and no further block is computed.
+    """
+
+    def before(self, x: Tensor, modulated: Callable[[], Tensor]) -> Tensor | None:
+        """x as it enters block 0; modulated() is what its attention reads of it."""
+
+    def behind_first(self, x: Tensor) -> Tensor | None:
+        """x behind block 0, without what controls add there."""
+
+    def behind_last(self, x: Tensor) -> None:
+        """x [B,S,D] behind the last block, with all that controls added."""
+
+
 class ForwardHooks:
     """Callbacks of one forward.
 
     on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;
-    after: what controls add to the image stream after each block.
+    after: what controls add to the image stream after each block; shortcut: a step cache.
     """
 
     def __init__(
@@ -57,8 +73,10 @@ class ForwardHooks:
         on_block: Callable[[int], None] | None = None,
         probe: Callable[[int, str, Tensor], None] | None = None,
         after: Sequence[After] = (),
+        shortcut: Shortcut | None = None,
     ) -> None:
         self._on_block, self._probe, self._after = on_block, probe, after
+        self._shortcut = shortcut
 
     def on_block(self, index: int) -> None:
         """Callback before block `index`; it may raise to stop."""
@@ -70,11 +88,26 @@ class ForwardHooks:
         probe = self._probe
         return None if probe is None else (lambda name, x: probe(index, name, x))
 
-    def after_block(self, index: int, layers: int, x: Tensor) -> Tensor:
-        """The image stream x [B,S,D] as the next block gets it."""
+    def before_blocks(self, x: Tensor, modulated: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+        """The image stream x [B,S,D] as block 0 gets it; True: it is final, no block is computed.
+        modulated: see `Shortcut.before`.
+        """
+        known = None if self._shortcut is None else self._shortcut.before(x, modulated)
+        return (x, False) if known is None else (known, True)
+
+    def after_block(self, index: int, layers: int, x: Tensor) -> tuple[Tensor, bool]:
+        """The image stream x [B,S,D] as the next block gets it; True: it is final, no further block
+        is computed.
+        """
+        if index == 0 and self._shortcut is not None:
+            known = self._shortcut.behind_first(x)
+            if known is not None:
+                return known, True
         for add in self._after:
             x = add(index, layers, x)
-        return x
+        if index == layers - 1 and self._shortcut is not None:
+            self._shortcut.behind_last(x)
+        return x, False
 
     def after_prefix(self, index: int, layers: int, x: Tensor) -> Tensor:
         """The stream of text and references x [n,P,D] as the next block gets it."""

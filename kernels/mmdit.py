@@ -163,7 +163,7 @@ class MMDiT(nn.Module):
         return in_step(self, [self.walk(inputs, hooks)])[0]
 
     def walk(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Walk:
-        """`forward` with a stop before each block."""
+        """`forward` with a stop before each block that is computed."""
         references, mod = inputs.references.references, inputs.modulation
         assert isinstance(mod, Modulation), "this network has modulation in each block"
         ctx = pass_context(
@@ -172,14 +172,20 @@ class MMDiT(nn.Module):
         img, txt = self.img_in(inputs.img).float(), embed_text(self, inputs.txt)
         if references is not None:
             img = torch.cat([img, references.embed(self.img_in).expand(len(img), -1, -1)], dim=1)
+        first = mod.block(0, ctx.tokens).img
+        img, final = hooks.before_blocks(
+            img, lambda: modulated_norm(img, first.shift1, first.scale1, ctx.dtype)
+        )
         for i, block in enumerate(self.transformer_blocks):
+            if final:
+                break
             hooks.on_block(i)
             yield
             fixed = references is not None and references.fixed and i == 0
             block_ctx = replace(ctx, probe=hooks.probe_of(i), cached=references if fixed else None)
             queries = ctx.tokens if block.last else img.shape[1]
             img, txt = block(img, txt, mod.block(i, ctx.tokens), queries, block_ctx)
-            img = hooks.after_block(i, self.config.layers, img)
+            img, final = hooks.after_block(i, self.config.layers, img)
         scale, shift = mod.out.unbind(1)
         out = modulated_norm(img[:, : ctx.tokens], Row(shift), Row(scale), ctx.dtype)
         return self.proj_out(out)

@@ -247,7 +247,7 @@ class SingleStream(nn.Module):
         return in_step(self, [self.walk(inputs, hooks)])[0]
 
     def walk(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Walk:
-        """`forward` with a stop before each block."""
+        """`forward` with a stop before each block that is computed."""
         mod, store = inputs.modulation, inputs.prefix
         assert isinstance(mod, SharedModulation), "this network has one modulation for all blocks"
         assert inputs.mask is None, "prompts are not padded into each other"
@@ -256,7 +256,10 @@ class SingleStream(nn.Module):
         kept = store if store is not None and store.filled else None
         prefix = inputs.txt if kept else self.prefix(inputs, ctx)
         x = self.img_in(inputs.img).float()
+        x, final = hooks.before_blocks(x, lambda: modulated_norm(x, None, rows.scale1, ctx.dtype))
         for i, block in enumerate(self.transformer_blocks):
+            if final:
+                break
             hooks.on_block(i)
             yield
             assert isinstance(block, SingleBlock)
@@ -271,7 +274,7 @@ class SingleStream(nn.Module):
                     store.keep(i, *own)
             x = block(x, own, rows, block_ctx)
             del own
-            x = hooks.after_block(i, self.config.layers, x)
+            x, final = hooks.after_block(i, self.config.layers, x)
         return self.proj_out(modulated_norm(x, None, Row(mod.out[:, 0]), ctx.dtype))
 
     def prefix(self, inputs: Inputs, ctx: StreamContext) -> Tensor:

@@ -26,6 +26,7 @@ from .quantize import Quantize
 from .reference_cache import ReferenceCache
 from .sample import Denoise
 from .schedule import ScheduleSigmas
+from .step_cache import StepCacheNode
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAll,
@@ -47,6 +48,7 @@ NODES: list[type[io.ComfyNode]] = [
     ScheduleSigmas,
     Denoise,
     ReferenceCache,
+    StepCacheNode,
     Decode,
     StitchPart,
     SplitLayers,

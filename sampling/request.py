@@ -23,6 +23,7 @@ from .denoise import Step
 from .geometry import LatentSpec
 from .lightning import Distilled
 from .prefix_choices import Keep
+from .step_cache_choices import StepCache
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ class Model(VariantModel, Protocol):
     device: torch.device
     latent_mean: Tensor  # [1,C,1,1]
     latent_std: Tensor
+    step_cache: StepCache | None
 
     @property
     def rescales(self) -> bool:

@@ -10,86 +10,29 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from ..kernels.block_streaming import Walk, in_step
-from ..kernels.forward import ForwardHooks, Inputs
-from ..kernels.modulation import Modulation
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
-from ..kernels.shared_modulation import SharedModulation
 from .checks import check_request
 from .control import ActiveControls, acting, condition, control_bytes, log_controls
 from .control_checks import check_controls
 from .denoise import KeptRegion, euler
+from .denoise_run import DenoiseRun, Rows, row_of
 from .geometry import token_grid
 from .lightning import misfit
 from .nan_check import check
 from .noise import noise
 from .prefix_choices import AUTO
-from .request import NO_HOOKS, Hooks, Model, Request, placed
+from .request import NO_HOOKS, Hooks, Model, Request
+from .step_cache import CacheContext, WholeSteps, cache_bytes, cache_of, check_step_cache
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _DenoiseRun:
-    """One denoising run: the velocity function and what it needs."""
-
-    model: Model
-    texts: Mapping[str, Tensor]  # [1,L,J] of each half of CFG that is computed, positive first
-    hooks: Hooks
-    table: Modulation | SharedModulation
-    grids: list[Grid]  # of the images that are drawn, then of the references
-    references: ReferenceContext
-    drawn: int  # images that are drawn
-    slots: tuple[int, ...]  # see `Request`
-    prefixes: Mapping[str, PrefixStore | None]  # of each half
-    controls: ActiveControls | None
-
-    def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        """(positive, negative or None): see `denoise.Velocity`.
-
-        Where weights are streamed, both halves of CFG share one reading of them; else they run one
-        after the other, which needs activations for one only.
-        """
-        stream, halves = self.model.network.stream, list(self.texts)
-        streamed = stream is not None and stream.evicting
-        groups = [halves] if streamed else [[half] for half in halves]
-        velocities: list[Tensor] = []
-        for group in groups:
-            walks = [self._walk(x, step, half) for half in group]
-            velocities += [v.float() for v in in_step(self.model.network, walks)]
-        for v in velocities if step == 0 else ():
-            check("final projection", v, self.model.weights_format)
-        return velocities[0], velocities[1] if len(velocities) > 1 else None
-
-    def _walk(self, x: Tensor, step: int, half: str) -> Walk:
-        model, on_block = self.model, self.hooks.on_block
-        inputs = Inputs(
-            img=x.to(model.dtype),
-            txt=self.texts[half].to(model.device, model.dtype).expand(x.shape[0], -1, -1),
-            modulation=self.table.step(step),
-            grids=self.grids,
-            references=self.references,
-            slots=placed(self.slots, len(self.grids) - self.drawn, self.texts[half].shape[1]),
-            prefix=self.prefixes[half],
-        )
-        hooks = ForwardHooks(
-            on_block=None if on_block is None else partial(on_block, step),
-            probe=self._probe if step == 0 else None,
-            after=self.controls.after(inputs, x, step, half) if self.controls else (),
-        )
-        return model.network.walk(inputs, hooks)
-
-    def _probe(self, block: int, name: str, x: Tensor) -> None:
-        check(f"block {block}, {name}", x, self.model.weights_format)
 
 
 def denoise(
@@ -106,6 +49,8 @@ def denoise(
     r = request
     check_request(model, r)
     check_controls(model.network.config, model.latents, r)
+    if model.step_cache is not None:
+        check_step_cache(model.step_cache, r.sigmas, model.trained_for)
     _check_guidance(r.cfg, negative)
     texts = {"positive": _check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
@@ -119,19 +64,20 @@ def denoise(
     prefixes = prefixes_of(model, r, texts, prefix_place(model, r, texts))
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
-        run = _DenoiseRun(
+        log_controls(r)
+        run = DenoiseRun(
             model=model,
             texts=texts,
             hooks=hooks,
             table=model.modulation(r.sigmas[:-1]),
             grids=_grids(model, r),
-            controls=_controls(model, r, texts, hooks),
-            references=_references(model, r),
             drawn=_drawn(r),
-            slots=r.slots,
-            prefixes=prefixes,
+            request=r,
+            rows=_rows(model, r, texts, hooks, prefixes),
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
+        if model.step_cache is not None:
+            log.info("%s", run.tally.words(model.step_cache))
         return raw_latents(model, x, r)
 
 
@@ -140,6 +86,39 @@ def _misfit(model: Model, r: Request) -> str | None:
     if model.trained_for is None:
         return None
     return misfit(model.trained_for, r.sigmas, r.cfg, math.prod(token_grid(r.width, r.height)))
+
+
+def _rows(
+    model: Model,
+    r: Request,
+    texts: Mapping[str, Tensor],
+    hooks: Hooks,
+    prefixes: Mapping[str, PrefixStore | None],
+) -> list[Rows]:
+    """The batch as one, or with a step cache each row alone."""
+    cached = model.step_cache is not None
+    parts = [row_of(r, row) for row in range(r.batch)] if cached else [r]
+    if cached and max(map(len, r.appended), default=1) > 1:  # stores are for all rows together
+        prefixes = dict.fromkeys(texts)
+    return [
+        Rows(
+            at=slice(row, row + part.batch),
+            references=_references(model, part),
+            prefixes=prefixes,
+            controls=_controls(model, part, texts, hooks),
+            caches=_caches(model, r, texts),
+        )
+        for row, part in enumerate(parts)
+    ]
+
+
+def _caches(model: Model, r: Request, texts: Mapping[str, Tensor]) -> dict[str, WholeSteps]:
+    """A step cache for each half of CFG; none where the model has none."""
+    if model.step_cache is None:
+        return {}
+    tokens = _drawn(r) * math.prod(token_grid(r.width, r.height))
+    context = CacheContext(model.step_cache, len(r.sigmas) - 1, tokens, model.dtype)
+    return {half: cache_of(context) for half in texts}
 
 
 def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
@@ -157,14 +136,27 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
     samples, branches = control_bytes(r, texts["positive"].shape[1], references)
     activations = network.activation_bytes(sum(tokens) + text, r.batch, model.dtype)
+    together = max(activations, branches)  # branches work first
+    if model.step_cache is not None:
+        together = activations + branches  # when block 0 is done
     return (
-        max(activations, branches)  # branches work first
+        together
+        + _cache_bytes(model, r, tokens, len(texts))
         + samples
         + waiting  # the streams of CFG's other half, where weights are streamed
         + network.table_bytes(rows, model.dtype)
         + references * per_token
         + kept_on_device(model, r, texts)
     )
+
+
+def _cache_bytes(model: Model, r: Request, tokens: Sequence[int], halves: int) -> int:
+    """Bytes of the step caches. tokens: of each image."""
+    if model.step_cache is None:
+        return 0
+    target, caches = sum(tokens[: _drawn(r)]), halves * r.batch
+    width, size = model.network.config.width, model.dtype.itemsize
+    return cache_bytes(model.step_cache, target, width, size, caches)
 
 
 def prefix_place(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Place:
@@ -252,7 +244,6 @@ def _controls(
     model: Model, r: Request, texts: Mapping[str, Tensor], hooks: Hooks
 ) -> ActiveControls | None:
     """The controls of a run; None where none acts."""
-    log_controls(r)
     controls = acting(r)
     if not controls:
         return None

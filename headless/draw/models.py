@@ -12,6 +12,7 @@ from ...nodes.control import LoadControlNet
 from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.lora import ROWS, LoraLoader, row
 from ...nodes.reference_cache import ReferenceCache
+from ...nodes.step_cache import StepCacheNode
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
 from .request import DrawCall, model_folder, parts_held
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ...loaders.models.control import ControlModel
     from ...loaders.models.text_encoder import TextEncoderModel
     from ...loaders.models.vae import VAEModel
+    from ...sampling.step_cache_choices import StepCache
 
 
 # the nodes that a call's models come from
@@ -74,7 +76,19 @@ def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
     model, text = _with_loras(graph, call, model, text)
     if call.reference_cache is not None:
         model = graph.add(ReferenceCache.ID, {"model": model, "keep": call.reference_cache})
+    if call.cache is not None and call.cache.threshold:  # at 0 nothing is ever skipped
+        model = graph.add(StepCacheNode.ID, {"model": model, **_cache_inputs(call.cache)})
     return ModelRefs(model, text, vae, _controls(graph, call))
+
+
+def _cache_inputs(cache: StepCache) -> dict[str, object]:
+    return {
+        "method": cache.method,
+        "threshold": cache.threshold,
+        "start": cache.start,
+        "end": cache.end,
+        "force": cache.forced,
+    }
 
 
 def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | None]:

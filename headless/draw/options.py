@@ -7,7 +7,18 @@ import argparse
 from ...loaders.arch.variant import CHOICES
 from ...sampling.geometry import FITS
 from ...sampling.prefix_choices import KEEPS
-from ..arg_types import Commands, between, command, device, file_path, lora, memory, size
+from ...sampling.step_cache_choices import METHODS
+from ..arg_types import (
+    Commands,
+    between,
+    command,
+    device,
+    file_path,
+    lora,
+    memory,
+    size,
+    step_cache,
+)
 from .control_option import control, kinds
 
 # --schedule; in the order of the node Schedule
@@ -188,6 +199,15 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="where Qwen-Image-2.1 keeps what it computed of prompt and references for all steps: "
         "auto (where there is room), device, host (main memory), off (default: auto)",
+    )
+    p.add_argument(
+        "--cache",
+        type=step_cache,
+        metavar="NAME[:THRESHOLD]",
+        help="skip what changes little from step to step: "
+        f"{', '.join(METHODS)}. A higher threshold is faster and farther from the picture without "
+        "a cache; of taylorseer it is every how many steps one is computed. :force behind it "
+        "allows Lightning, Turbo and few steps (default: off)",
     )
     p.add_argument(
         "--negative", metavar="TEXT", help="negative prompt (used when --cfg is above 1)"

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import CallError
 from ...files.paths import check_given, check_output, kind_of
 from ...sampling.geometry import FITS
+from ...sampling.step_cache_choices import StepCache
 from ..arg_types import check_device
 from .control_option import ControlOption
 
@@ -47,6 +48,7 @@ class DrawCall:
     control_model: Sequence[Path] = ()
     control_fit: str = FITS[0]
     reference_cache: str | None = None
+    cache: StepCache | None = None
     enhance: bool = False
     instructions: Path | None = None
 

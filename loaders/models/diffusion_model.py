@@ -22,6 +22,7 @@ from ...sampling.lightning import Distilled
 from ...sampling.prefix_choices import AUTO, Keep
 from ...sampling.request import Network
 from ...sampling.schedule import Schedule
+from ...sampling.step_cache_choices import StepCache
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
 from ..lora import adapters as lora_stack
@@ -57,6 +58,7 @@ class DiffusionModel:
     preview: Tensor | None = None  # [C+1,3], see sampling/preview.py
     adapters: tuple[FittedAdapter, ...] = ()
     keep_prefix: Keep = AUTO
+    step_cache: StepCache | None = None
     # shared with all copies of this model
     _prefixes: PrefixStores = field(default_factory=PrefixStores, repr=False)
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ...host import api
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
     from ...loaders.models.text_encoder import TextEncoderModel
     from ...loaders.models.vae import VAEModel
+
+log = logging.getLogger(__name__)
 
 _CORE = "core nodes and other packs"
 
@@ -44,6 +47,12 @@ class ToModel(io.ComfyNode):
         api.require_comfyui("Inkstone to MODEL")
         from .model_patcher import core_model
 
+        if model.step_cache is not None:
+            log.warning(
+                "the step cache %s works with Inkstone Sampler only: core's samplers compute every "
+                "step",
+                model.step_cache.words(),
+            )
         return io.NodeOutput(core_model(model))
 
 

@@ -184,6 +184,13 @@ PAGES: dict[str, tuple[str, str]] = {
         "放在模型加载器与“采样器”之间。Qwen-Image-2.1 只读取一次提示词和参考图，所有步骤和新的种子都使用保留的结果。"
         "一百万像素的参考图占 2 GB，开启 CFG 时加倍。内存不足时选 *host* 或 *off*，只会变慢，不影响质量。",
     ),
+    "InkstoneStepCache": (
+        "Put it between the model loader and *Inkstone Sampler*, behind LoRAs. The console says how many block "
+        "evaluations were saved. Start with the usual threshold; raise it while you like the pictures. "
+        "Controls, edits, inpainting and streamed models work with it; what it keeps is in the memory plan.",
+        "放在模型加载器（以及 LoRA）与“采样器”之间。控制台会写出省去了多少次块计算。先用常用阈值，只要图片满意就可以调高。"
+        "可与控制、编辑、局部重绘和流式加载的模型一起使用；它保留的内容计入内存计划。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",

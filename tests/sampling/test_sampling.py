@@ -151,6 +151,7 @@ def random_model(layers: int = 3):
         latent_mean=torch.randn(1, 16, 1, 1),
         latent_std=torch.rand(1, 16, 1, 1) + 0.5,
         trained_for=None,
+        step_cache=None,
         variant=None,
         edit=None,
         apart=False,

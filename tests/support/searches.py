@@ -36,6 +36,11 @@ SEARCHES = {
     "controlnet loader": "InkstoneLoadControlNet",
     "union controlnet": "InkstoneLoadControlNet",
     "model patch loader": "InkstoneLoadControlNet",
+    # step caches
+    "teacache": "InkstoneStepCache",
+    "fbcache": "InkstoneStepCache",
+    "easycache": "InkstoneStepCache",
+    "first block cache": "InkstoneStepCache",
     # prompts
     "clip text encode": "InkstoneEncodePrompt",
     "negative prompt": "InkstoneEncodePrompt",

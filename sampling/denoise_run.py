@@ -1,0 +1,170 @@
+"""One denoising run: the velocity function, and what it needs of the images that are drawn.
+
+Rows of a batch go through the network together; with a step cache each goes alone, because each
+decides for itself which steps it skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..kernels.block_streaming import Walk, in_step
+from ..kernels.forward import After, ForwardHooks, Inputs
+from ..kernels.modulation import Modulation
+from ..kernels.prefix_store import PrefixStore
+from ..kernels.references import ReferenceContext
+from ..kernels.rope import Grid
+from ..kernels.shared_modulation import SharedModulation
+from .control import ActiveControls
+from .nan_check import check
+from .request import Hooks, Model, Request, placed
+from .step_cache import CacheTally, WholeSteps
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch that go through the network together."""
+
+    at: slice
+    references: ReferenceContext
+    prefixes: Mapping[str, PrefixStore | None]  # of each half of CFG
+    controls: ActiveControls | None
+    caches: Mapping[str, WholeSteps]  # of each half of CFG; empty = no step cache
+
+
+@dataclass(frozen=True)
+class DenoiseRun:
+    """One denoising run: the velocity function and what it needs."""
+
+    model: Model
+    texts: Mapping[str, Tensor]  # [1,L,J] of each half of CFG that is computed, positive first
+    hooks: Hooks
+    table: Modulation | SharedModulation
+    grids: list[Grid]  # of the images that are drawn, then of the references
+    drawn: int  # images that are drawn
+    request: Request
+    rows: Sequence[Rows]
+    tally: CacheTally = field(default_factory=CacheTally)
+
+    def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        """(positive, negative or None): see `denoise.Velocity`.
+
+        Where weights are streamed, both halves of CFG share one reading of them; else they run one
+        after the other, which needs activations for one only.
+        """
+        network = self.model.network
+        pairs = [(half, rows) for half in self.texts for rows in self.rows]
+        streamed = network.stream is not None and network.stream.evicting
+        velocities: list[Tensor] = []
+        for group in [pairs] if streamed else [[pair] for pair in pairs]:
+            walks = [self._walk(x[rows.at], step, half, rows) for half, rows in group]
+            velocities += [v.float() for v in in_step(network, walks)]
+        for v in velocities if step == 0 else ():
+            check("final projection", v, self.model.weights_format)
+        self.tally.whole += len(pairs) * network.config.layers
+        count = len(self.rows)
+        positive, negative = _together(velocities[:count]), _together(velocities[count:])
+        assert positive is not None, "a run has at least one row"
+        return positive, negative
+
+    def _walk(self, x: Tensor, step: int, half: str, rows: Rows) -> Walk:
+        """A forward of these rows, or less where their step cache knows better."""
+        model, cache = self.model, rows.caches.get(half)
+        known = None if cache is None else cache.begin(x, step, self._acting(step))
+        if known is not None:
+            return known
+        text = self.texts[half]
+        inputs = Inputs(
+            img=x.to(model.dtype),
+            txt=text.to(model.device, model.dtype).expand(x.shape[0], -1, -1),
+            modulation=self.table.step(step),
+            grids=self.grids,
+            references=rows.references,
+            slots=placed(self.request.slots, len(self.grids) - self.drawn, text.shape[1]),
+            prefix=rows.prefixes[half],
+        )
+        hooks = ForwardHooks(
+            on_block=partial(self._on_block, step),
+            probe=self._probe if step == 0 else None,
+            after=self._after(inputs, x, step, half, rows),
+            shortcut=cache,
+        )
+        v = yield from model.network.walk(inputs, hooks)
+        if cache is not None:
+            cache.end(x, v.float())
+        return v
+
+    def _acting(self, step: int) -> tuple[bool, ...]:
+        """Which controls act in a step."""
+        steps = len(self.request.sigmas) - 1
+        return tuple(control.acts(step, steps) for control in self.request.controls)
+
+    def _on_block(self, step: int, block: int) -> None:
+        self.tally.computed += 1
+        if self.hooks.on_block is not None:
+            self.hooks.on_block(step, block)
+
+    def _probe(self, block: int, name: str, x: Tensor) -> None:
+        check(f"block {block}, {name}", x, self.model.weights_format)
+
+    def _after(
+        self, inputs: Inputs, x: Tensor, step: int, half: str, rows: Rows
+    ) -> Sequence[After]:
+        """What controls add. With a step cache they are computed when they are first asked for: not
+        in steps that are skipped. Where they change the prefix too, block 0 asks for them at once.
+        """
+        controls = rows.controls
+        if controls is None:
+            return ()
+        if not rows.caches or self.model.network.keeps_prefix:
+            return controls.after(inputs, x, step, half)
+        return (_Lazily(lambda: controls.after(inputs, x, step, half)),)
+
+
+class _Lazily:
+    """What controls add, computed when block 0 is done."""
+
+    def __init__(self, parts: Callable[[], Sequence[After]]) -> None:
+        self._parts = parts
+        self._adds: Sequence[After] | None = None
+
+    def __call__(self, index: int, layers: int, x: Tensor) -> Tensor:
+        if self._adds is None:
+            self._adds = self._parts()
+        for add in self._adds:
+            x = add(index, layers, x)
+        return x
+
+
+def _together(velocities: Sequence[Tensor]) -> Tensor | None:
+    """The velocities of all rows; None of none."""
+    if len(velocities) < 2:
+        return velocities[0] if velocities else None
+    return torch.cat(list(velocities))
+
+
+def row_of(r: Request, row: int) -> Request:
+    """The request of one row of a batch, as far as controls and in-context maps go."""
+
+    def own(x: Tensor) -> Tensor:
+        return x if len(x) == 1 else x[row : row + 1]
+
+    def own_or_none(x: Tensor | None) -> Tensor | None:
+        return None if x is None else own(x)
+
+    controls = [
+        replace(
+            control,
+            latent=own(control.latent),
+            keep_mask=own_or_none(control.keep_mask),
+            where=own_or_none(control.where),
+            source=own_or_none(control.source),
+        )
+        for control in r.controls
+    ]
+    return replace(r, batch=1, controls=tuple(controls), context=tuple(map(own, r.context)))
