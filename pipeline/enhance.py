@@ -197,6 +197,10 @@ def read_instructions(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InkstoneError(f"{path}: cannot be read: {reason}.") from None
+    if "\0" in text:
+        raise InkstoneError(
+            f"{path}: the file of instructions holds zero bytes: expected UTF-8 text."
+        )
     if not text.strip():
         raise InkstoneError(f"{path}: the file of instructions is empty: write what to do.")
     return text

@@ -12,6 +12,7 @@ TITLES = {
     "controlnet_embedded": "ControlNet (no download)",
     "enhance_embedded": "Enhance a prompt (no download)",
     "find_embedded": "Find and inpaint (no download)",
+    "step_cache_embedded": "Step cache (no download)",
     "text_to_image_qwen_image": "Text to image",
     "text_to_image_lightning_8_steps": "Text to image, Lightning 8 steps",
     "text_to_image_gguf_lightning_lora": "Text to image, GGUF with Lightning",
