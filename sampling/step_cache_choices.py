@@ -13,8 +13,8 @@ FORCE = "force"
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """A method and its number: `usual` loses at most half a point of the embedded model's scores
-    (bench/step_cache.py).
+    """A method and its number. `usual` saves about half of the block evaluations; what it costs is
+    measured on the embedded model (bench/step_cache.py, bench/RESULTS.md).
     """
 
     name: str
