@@ -32,7 +32,7 @@ BAD = {
         json.dumps({"prompt": "x", "lora": str(ROOT / "web")}),
         ("web is a folder", "a file"),
     ),
-    "far name": ('{"prompt": "x", "zzz": 4}', ('"zzz"', "Known: batch, cfg")),
+    "far name": ('{"prompt": "x", "zzz": 4}', ('"zzz"', "Known: batch, cache, cfg")),
     "twice": ('{"prompt": "x", "seed": 1, "seed": 2}', ('"seed" appears twice',)),
     "two spellings": ('{"prompt": "x", "text-encoder": "a", "text_encoder": "b"}', ("twice",)),
     "no prompt": ('{"seed": 1}', ('has no "prompt"', '"graph"')),
