@@ -40,6 +40,8 @@ def attention(
         return _in_chunks(q, k, v)
     if mask is None and not causal and _is_long(q, lk):
         return _in_calls(q, k, v)
+    if mask is None and causal and _joins_head(q, lk):
+        return _with_head(q, k, v)
     if causal and lq != lk:
         if lq * lk > _MASK and lq > _QUERIES:
             return _causal_in_calls(q, k, v)

@@ -67,8 +67,11 @@ def test_a_long_prompt_behind_a_kept_head(head, monkeypatch):
 
     torch.manual_seed(2)
     q, k, v = (torch.randn(1, h, n, 32) for h, n in ((4, 1100), (2, 1100 + head), (2, 1100 + head)))
+    taken, square = [], module._with_head
+    monkeypatch.setattr(module, "_with_head", lambda *qkv: taken.append(1) or square(*qkv))
     with torch.inference_mode():
         got = attention(q, k, v, causal=True)
+        assert taken == [1], "it went with a mask"
         monkeypatch.setattr(module, "_AFTER_HEAD", 1 << 30)
         want = attention(q, k, v, causal=True)
     assert got.shape == want.shape and not torch.equal(got, want * 0)
