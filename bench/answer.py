@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
-from bench import harness
+from bench import common, harness
 from bench.full_size_files import BLOCKS, gguf_text_name, text_type, vocabulary, write_gguf
 
 LAYERS = 28
@@ -67,8 +67,7 @@ def scaled(one: Callable[[Path], float], args: argparse.Namespace) -> float:
     """Seconds per token of the whole model, from those of two numbers of layers."""
     few, more = (int(n) for n in args.layers.split(","))
     short, long = (one(file_of(args.folder, n)) for n in (few, more))
-    layer = (long - short) / (more - few)
-    return short + (LAYERS - few) * layer
+    return common.of_all_layers((short, long), (few, more), LAYERS)
 
 
 def _clock(args: argparse.Namespace) -> Callable[[], float]:

@@ -26,6 +26,12 @@ def facts(args: argparse.Namespace) -> dict:
     return {"command": harness.command(), **harness.machine(), "threads": args.threads}
 
 
+def of_all_layers(seconds: tuple[float, float], layers: tuple[int, int], of: int) -> float:
+    """Seconds of a model of `of` layers, from those of files with two other numbers of layers."""
+    (short, long), (few, more) = seconds, layers
+    return short + (of - few) * (long - short) / (more - few)
+
+
 def aligned(cells: Cells) -> list[str]:
     """Rows of a table, the first column to the left, the others to the right."""
     widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]

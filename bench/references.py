@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
-from bench import harness
+from bench import common, harness
 from bench.full_size_files import write_gguf
 
 LAYERS, TEXT = 32, 60  # of the published model; rows of a usual prompt
@@ -89,8 +89,7 @@ def scaled(args: argparse.Namespace, references: int, keep: str) -> tuple[float,
     short, long = (
         steps_of(file_of(args.folder, n), args.pixels, references, keep) for n in (few, more)
     )
-    rate = [(b - a) / (more - few) for a, b in zip(short, long)]
-    first, later = (a + (LAYERS - few) * r for a, r in zip(short, rate))
+    first, later = (common.of_all_layers(s, (few, more), LAYERS) for s in zip(short, long))
     return first, later
 
 

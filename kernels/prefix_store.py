@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 Place = Literal["off", "device", "host"]
-PLACES: tuple[Place, ...] = ("off", "device", "host")
 
 
 class PrefixStore:

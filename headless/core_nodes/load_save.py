@@ -174,6 +174,15 @@ class LoadImageMask(_PictureNode):
         return io.NodeOutput(torch.from_numpy(pixels)[None])
 
 
+def _saved_inputs() -> list[io.Input]:
+    """The pictures to save, and their name."""
+    name = "Name, may hold folders."
+    return [
+        io.Image.Input("images", tooltip="The pictures to save."),
+        io.String.Input("filename_prefix", default="ComfyUI", tooltip=name),
+    ]
+
+
 class SaveImage(io.ComfyNode):
     """Saves pictures as PREFIX_00001_.png with the graph inside."""
 
@@ -186,12 +195,7 @@ class SaveImage(io.ComfyNode):
             display_name="Save Image",
             category="image",
             is_output_node=True,
-            inputs=[
-                io.Image.Input("images", tooltip="The pictures to save."),
-                io.String.Input(
-                    "filename_prefix", default="ComfyUI", tooltip="Name, may hold folders."
-                ),
-            ],
+            inputs=_saved_inputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
@@ -238,10 +242,7 @@ class SaveImageAdvanced(io.ComfyNode):
             category="image",
             is_output_node=True,
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to save."),
-                io.String.Input(
-                    "filename_prefix", default="ComfyUI", tooltip="Name, may hold folders."
-                ),
+                *_saved_inputs(),
                 io.Combo.Input("format", options=None, default="png"),
                 io.Combo.Input("format.bit_depth", options=None, default="8-bit", optional=True),
                 io.Combo.Input(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...kernels.configs import MMDiTConfig, SingleStreamConfig
 from ..formats import gguf_metadata
 from .dims import (
@@ -143,16 +145,8 @@ def fun(view: HeaderView) -> FileFacts | None:
 
 def _union(view: HeaderView, names: KeyMap, shapes: Shapes) -> FileFacts:
     """VideoX-Fun's control for Qwen-Image-2.1."""
-    numbers = sizes(shapes, UNION_SIZES)
-    head = numbers["head_dim"] or HEAD
-    config = SingleStreamConfig(
-        layers=count(shapes, "transformer_blocks."),
-        heads=numbers["width"] // head,
-        head_dim=head,
-        channels=numbers["channels"],
-        joint=numbers["joint"],
-        ff=numbers["ff"] or 3 * numbers["width"],
-    )
+    layers = {"layers": count(shapes, "transformer_blocks.")}
+    config = _stream_config(sizes(shapes, UNION_SIZES) | layers)
     facts = FileFacts(
         "controlnet",
         "qwen-image-2.1",
@@ -163,14 +157,10 @@ def _union(view: HeaderView, names: KeyMap, shapes: Shapes) -> FileFacts:
     return complete(view, facts, names, _spelled(union_layout(config, config.channels), names))
 
 
-def single_stream(view: HeaderView) -> FileFacts | None:
-    """Recognizes Qwen-Image-2.1 in both spellings of its MLP."""
-    if not view.has(*SINGLE_STREAM_MARKS):
-        return None
-    names = view.names(single_stream_names)
-    numbers = single_stream_sizes(view.shapes(names))
+def _stream_config(numbers: Mapping[str, int]) -> SingleStreamConfig:
+    """Sizes as far as the tensors give them; a damaged file is still described."""
     head = numbers["head_dim"] or HEAD
-    config = SingleStreamConfig(
+    return SingleStreamConfig(
         layers=numbers["layers"],
         heads=numbers["width"] // head,
         head_dim=head,
@@ -178,6 +168,14 @@ def single_stream(view: HeaderView) -> FileFacts | None:
         joint=numbers["joint"],
         ff=numbers["ff"] or 3 * numbers["width"],
     )
+
+
+def single_stream(view: HeaderView) -> FileFacts | None:
+    """Recognizes Qwen-Image-2.1 in both spellings of its MLP."""
+    if not view.has(*SINGLE_STREAM_MARKS):
+        return None
+    names = view.names(single_stream_names)
+    config = _stream_config(single_stream_sizes(view.shapes(names)))
     facts = FileFacts(
         "diffusion_model",
         "qwen-image-2.1",

@@ -28,6 +28,7 @@ from ..arch.variant import Variant
 from ..lora import adapters as lora_stack
 from ..lora.adapters import Adapter, FittedAdapter
 from ..lora.file import Lora
+from ..lora.hints import warn_of_distilled, warn_of_fp8
 from ..memory.lru import Recent
 from ..memory.residency import Residency, settle_together
 from .architecture import ARCHITECTURES, Architecture, TableOptions
@@ -82,8 +83,8 @@ class DiffusionModel:
         layout = self.architecture.layout(self.network.config, self.layered)
         fitted = (*self.adapters, *(lora_stack.fit(a, "model", layout) for a in adapters))
         self._loras.extend(a.lora for a in adapters if a.lora not in self._loras)
-        lora_stack.warn_of_fp8(fitted, self.weights_format)
-        lora_stack.warn_of_distilled(fitted, self.schedule, self.family.schedule)
+        warn_of_fp8(fitted, self.weights_format)
+        warn_of_distilled(fitted, self.schedule, self.family.schedule)
         return replace(self, adapters=fitted)
 
     def adapted(self) -> AbstractContextManager[None]:

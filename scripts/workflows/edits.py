@@ -273,14 +273,17 @@ def edit_graph(
     }
 
 
+def source_pictures(count: int) -> Graph:
+    """Nodes 4 and up: the pictures that an edit starts from, numbered where there are several."""
+    titles = [f"Picture {n}" for n in range(1, count + 1)] if count > 1 else [""]
+    return {str(4 + n): node("LoadImage", t, image=EXAMPLE) for n, t in enumerate(titles)}
+
+
 def edits() -> dict[str, Example]:
     """Edits of one picture and of three."""
     examples = {}
     for name, (variant, file, count) in EDITS.items():
-        pictures = {str(4 + n): node("LoadImage", image=EXAMPLE) for n in range(count)}
-        if count > 1:
-            for n, entry in enumerate(pictures.values(), 1):
-                entry["_meta"] = {"title": f"Picture {n}"}
+        pictures = source_pictures(count)
         request = ONE if count == 1 else THREE
         graph = edit_graph(name, (variant, file), pictures, list(pictures), request)
         examples[name] = (

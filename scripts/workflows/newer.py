@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from inkstone.sampling.geometry import SIZES_21
-from scripts.workflows.edits import EXACT, EXACT_ZH, ONE, THREE, edit_graph
-from scripts.workflows.parts import EXAMPLE, Example, Graph, Run, Wires, draw, loaders, node, save
+from scripts.workflows.edits import EXACT, EXACT_ZH, ONE, THREE, edit_graph, source_pictures
+from scripts.workflows.parts import Example, Graph, Run, Wires, draw, loaders, node, save
 from scripts.workflows.parts import prompt as encoded
 
 BASE, TURBO = "qwen_image_2.1_int8_convrot", "qwen_image_2.1_turbo_int8_convrot"
@@ -48,9 +48,7 @@ def _drawn(stem: str, variant: str, text: str, run: Run, size: str) -> Graph:
 
 
 def _edited(name: str, count: int, request: str) -> Graph:
-    pictures = {str(4 + n): node("LoadImage", image=EXAMPLE) for n in range(count)}
-    for n, entry in enumerate(pictures.values() if count > 1 else (), 1):
-        entry["_meta"] = {"title": f"Picture {n}"}
+    pictures = source_pictures(count)
     own = edit_graph(
         name, ("2.1", f"{BASE}.safetensors"), pictures, list(pictures), request, Run(40, 1.0)
     )

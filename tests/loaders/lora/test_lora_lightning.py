@@ -13,8 +13,9 @@ from inkstone.headless.cli.main import main
 from inkstone.headless.draw.decide import decide
 from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.draw.request import DrawCall
-from inkstone.loaders.lora.adapters import Adapter, warn_of_fp8
+from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
+from inkstone.loaders.lora.hints import warn_of_fp8
 from inkstone.nodes.sample import Denoise
 from inkstone.nodes.schedule import SCHEDULES
 from inkstone.sampling.lightning import Distilled, misfit
