@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
 from bench.full_size_files import BLOCKS, gguf_text_name, text_type, vocabulary, write_gguf
+from inkstone.kernels.configs import TextConfig
+from inkstone.loaders.formats.gguf_writer import Value
 
 LAYERS = 28
 PROMPT = "<|im_start|>user\nab ab ab<|im_end|>\n<|im_start|>assistant\n"
@@ -36,7 +38,6 @@ def kind(name: str, shape: tuple[int, ...]) -> str:
 
 def file_of(folder: Path, layers: int) -> Path:
     """The file with this many layers, written where it is not there yet."""
-    from inkstone.kernels.configs import TextConfig
     from inkstone.loaders.arch import expected_tensors
 
     path = folder / f"qwen2.5-vl-7b-{layers}-layers-Q4_K_M.gguf"
@@ -45,22 +46,24 @@ def file_of(folder: Path, layers: int) -> Path:
         config = TextConfig(layers=layers)
         ours = expected_tensors.text_layout(config, lm_head=True)
         named = {gguf_text_name(name): shape for name, shape in ours.items()}
-        write_gguf(path, "qwen2vl", named, kind, lambda writer: _header(writer, config))
+        write_gguf(path, "qwen2vl", named, kind, _header(config))
     return path
 
 
-def _header(writer, config) -> None:
-    """What llama.cpp reads; ours needs none of it."""
-    writer.add_context_length(4096)
-    writer.add_embedding_length(config.width)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.ff)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_layer_norm_rms_eps(config.eps)
-    writer.add_rope_freq_base(config.theta)
-    writer.add_rope_dimension_sections([16, 24, 24, 0])
-    vocabulary(writer)
+def _header(config: TextConfig) -> dict[str, Value]:
+    """What llama.cpp reads; ours needs none of it but the tokenizer."""
+    return {
+        "qwen2vl.context_length": 4096,
+        "qwen2vl.embedding_length": config.width,
+        "qwen2vl.block_count": config.layers,
+        "qwen2vl.feed_forward_length": config.ff,
+        "qwen2vl.attention.head_count": config.heads,
+        "qwen2vl.attention.head_count_kv": config.kv_heads,
+        "qwen2vl.attention.layer_norm_rms_epsilon": config.eps,
+        "qwen2vl.rope.freq_base": config.theta,
+        "qwen2vl.rope.dimension_sections": [16, 24, 24, 0],
+        **vocabulary(),
+    }
 
 
 def scaled(one: Callable[[Path], float], args: argparse.Namespace) -> float:

@@ -29,6 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
+from bench.format_files import write_packed
 from inkstone.kernels.linear import Linear
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
@@ -36,12 +37,10 @@ from inkstone.pipeline import gguf_recipes
 from inkstone.pipeline.quantize import quantize
 from inkstone.pipeline.quantize_request import QuantizeCall
 from inkstone.pipeline.weight_rows import Matrices
-from inkstone.quant.dfloat11 import ORDER
 from inkstone.quant.gguf_dequantizer import dequantize
 from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BlockType
 from inkstone.training import evaluate, reader
-from tests.support.dfloat11_encoder import encode as dfloat11
 
 SHIPPED = "as shipped (fp16)"
 TYPES = (
@@ -78,7 +77,7 @@ def folder_of(kind: str, work: Path) -> tuple[Path, int]:
     if "_K" in kind:
         return folder, pressed(kind, inner / WEIGHTS)
     if kind == "DFloat11":
-        huffman(inner)
+        write_packed(inner, kind)
     else:
         out = inner / ("model.safetensors" if kind == "fp8_scaled" else "model.gguf")
         quantize(QuantizeCall(EMBEDDED_FOLDER, out, kind), lambda *_: None)
@@ -111,29 +110,6 @@ def _through(weight: Tensor, kind: BlockType) -> Tensor:
         return weight.to(kind.dtype).float()
     packed = quantize_rows(weight.view(_folded(weight.shape)), kind)
     return dequantize(packed, kind).view(weight.shape)
-
-
-def huffman(inner: Path) -> None:
-    """Writes the matrices in bfloat16 as DFloat11: a stream for each block, config.json next to it;
-    vectors stay as they are, as `BF16` has them."""
-    ((_, order),) = ORDER.items()
-    streams: dict[str, list[str]] = {}
-    with Matrices(EMBEDDED_FOLDER) as model:
-        tensors = {n: model.whole(n) for n in model.shapes}
-        metadata = dict(model.file.source.metadata)
-    blocks = sorted({n[: n.index(".", 19)] for n in tensors if n.startswith("transformer_blocks.")})
-    for block in blocks:  # the last one has fewer matrices than published files
-        members = [name for name in order if f"{block}.{name}.weight" in tensors]
-        weights = [tensors.pop(f"{block}.{name}.weight").bfloat16() for name in members]
-        tensors |= {block + suffix: part for suffix, part in dfloat11(weights).items()}
-        streams[block.replace(".", r"\.")] = members
-    tensors = {
-        n: t.bfloat16() if t.is_floating_point() and t.dim() == 2 else t for n, t in tensors.items()
-    }
-    save_safetensors(inner / WEIGHTS, tensors, metadata)
-    config = json.loads((inner / "config.json").read_text("utf-8"))
-    config["dfloat11_config"] = {"pattern_dict": streams}
-    (inner / "config.json").write_text(json.dumps(config), "utf-8")
 
 
 def weight_error(folder: Path) -> float:

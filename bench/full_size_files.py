@@ -1,14 +1,15 @@
 """Files of the real size for full_size.py and interrupt.py: valid random blocks in the full layout.
 
 The diffusion model (60 layers, the published type mix), the Qwen2.5-VL-7B text encoder (Q4_K, Q6_K)
-and the VAE (bf16), 17 GB in all, written once by the gguf package's own writer.
+and the VAE (bf16), 17 GB in all, written once.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from inkstone.kernels.configs import MMDiTConfig, TextConfig, VAEConfig
 from inkstone.loaders.arch import expected_tensors, key_maps_gguf, key_maps_vae
 from inkstone.loaders.arch.expected_tensors_vae import vae_layout
+from inkstone.loaders.formats.gguf_metadata import ARCHITECTURE
+from inkstone.loaders.formats.gguf_writer import Value, gguf_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.quant.gguf_types import BY_NAME
 
 MODEL, TEXT, VAE = "qwen-image-Q4_K_M.gguf", "qwen2.5-vl-7b-Q4_K_M.gguf", "vae.safetensors"
 # type -> (block bytes, halves to set: (offset, value)); a weight has a deviation of about 0.02
@@ -28,6 +32,7 @@ BLOCKS = {
     "Q6_K": (210, ((208, 1.6e-5),)),
 }
 _TILE = 4096  # blocks of random bytes that are repeated
+_NOISE = 1 << 22  # floats that are repeated
 
 
 def blocks(kind: str, count: int) -> Iterator[bytes]:
@@ -63,34 +68,20 @@ def write_gguf(
     arch: str,
     tensors: expected_tensors.Layout,
     kind_of: Callable[[str, tuple[int, ...]], str],
-    prepare: Callable[[object], None] = lambda writer: None,
+    values: Mapping[str, Value] = {},
 ) -> None:
-    """A GGUF file by the gguf package's own writer, data streamed behind its header."""
-    import gguf
-
-    writer = gguf.GGUFWriter(None, arch)
-    writer.add_quantization_version(2)
-    prepare(writer)
-    kinds = {name: kind_of(name, shape) for name, shape in tensors.items()}
-    for name, shape in tensors.items():
-        kind = gguf.GGMLQuantizationType[kinds[name]]
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        count = int(np.prod(shape))
-        rows = (*shape[:-1], shape[-1] // block * size)
-        plain = np.dtype(np.float32) if kinds[name] == "F32" else np.dtype(np.uint8)
-        own = shape if kinds[name] == "F32" else rows
-        writer.add_tensor_info(name, own, plain, count // block * size, raw_dtype=kind)
+    """A GGUF file of random weights, its data streamed behind its header. values: more of that."""
+    kinds = {name: (shape, BY_NAME[kind_of(name, shape)]) for name, shape in tensors.items()}
+    values = {ARCHITECTURE: arch, "general.quantization_version": 2, **values}
+    head, slots, total = gguf_layout(values, kinds)
     part = path.with_suffix(".part")
-    writer.write_header_to_file(part)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    out = writer.fout[0]
-    for name, shape in tensors.items():
-        writer.write_padding(out, out.tell())
-        for piece in data(kinds[name], int(np.prod(shape))):
-            out.write(piece)
-    writer.write_padding(out, out.tell())
-    writer.close()
+    with open(part, "wb") as out:
+        out.write(head)
+        for slot in slots:
+            out.write(bytes(slot.begin - out.tell()))
+            for piece in data(slot.kind.name, math.prod(slot.shape)):
+                out.write(piece)
+        out.write(bytes(total - out.tell()))
     part.replace(path)
 
 
@@ -99,28 +90,31 @@ def data(kind: str, count: int) -> Iterator[bytes]:
     if kind in BLOCKS:
         yield from blocks(kind, count // 256)
         return
-    values = torch.randn(count, generator=torch.Generator().manual_seed(3)).mul_(0.02)
+    values = torch.randn(min(count, _NOISE), generator=torch.Generator().manual_seed(3)).mul_(0.02)
     if kind == "F32":
-        yield values.add_(0.5).numpy().tobytes()
+        piece = values.add_(0.5).numpy().tobytes()
     else:
-        yield values.bfloat16().view(torch.uint8).numpy().tobytes()
+        piece = values.bfloat16().view(torch.uint8).numpy().tobytes()
+    size = len(piece) // len(values)
+    for start in range(0, count, _NOISE):
+        yield piece[: (count - start) * size]
 
 
-def vocabulary(writer: object) -> None:
+def vocabulary() -> dict[str, Value]:
     """A tokenizer of full size with one merge: bytes, filler, chat marks in their places."""
-    import gguf
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, "ab", *(f"filler{i}" for i in range(151643 - len(letters) - 1))]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     rest = [f"[PAD{i}]" for i in range(152064 - len(words) - len(special))]
-    kinds = [1] * len(words) + [3] * len(special) + [5] * len(rest)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*words, *special, *rest])
-    writer.add_token_types([gguf.TokenType(k) for k in kinds])
-    writer.add_token_merges(["a b"])
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": [*words, *special, *rest],
+        "tokenizer.ggml.token_type": [1] * len(words) + [3] * len(special) + [5] * len(rest),
+        "tokenizer.ggml.merges": ["a b"],
+    }
 
 
 def prepare(folder: Path) -> None:
@@ -133,7 +127,7 @@ def prepare(folder: Path) -> None:
     if not (folder / TEXT).exists():
         ours = expected_tensors.text_layout(TextConfig())
         named = {gguf_text_name(name): shape for name, shape in ours.items()}
-        write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary)
+        write_gguf(folder / TEXT, "qwen2vl", named, text_type, vocabulary())
     if not (folder / VAE).exists():
         wan = {ours: theirs for theirs, ours in key_maps_vae.wan_vae_table().items()}
         shapes = vae_layout(VAEConfig())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..quant.test_formats_bnb import four_bit, int8
-from ..quant.test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 from ..support.dfloat11_encoder import encode
+from ..support.svdquant_encoder import pack_codes, pack_low, pack_scale, pack_vector
 
 LAYER = "transformer_blocks.0.attn.to_q"
 E4M3 = torch.float8_e4m3fn

@@ -21,10 +21,10 @@ from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import TYPES
 from inkstone.sampling.next_token import Decoding
 
-from ..quant.test_formats_detect import encode as df11
-from ..quant.test_formats_detect import nf4, svdquant_parts
 from ..support import tiny
+from ..support.dfloat11_encoder import encode as df11
 from ..support.oracle import library, measured, relative
+from ..support.packers import four_bits, svdquant_parts
 from ..support.vision import random_qwen
 
 LAYOUTS = {  # the new names -> those of a layout
@@ -166,7 +166,7 @@ def svdquant(t: dict, names: list[str]) -> None:
 
 
 FORMATS = {
-    "nf4": (nf4, 0.45),
+    "nf4": (four_bits, 0.45),
     "SVDQuant": (svdquant, 0.45),
     "fp8 plain": (fp8_plain, 0.15),
     "fp8 scaled": (fp8_scaled, 0.15),

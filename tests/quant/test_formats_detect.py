@@ -19,26 +19,10 @@ from inkstone.loaders.models.weight_file import LoadOptions
 
 from ..support.dfloat11_encoder import encode
 from ..support.oracle import measured, relative
+from ..support.packers import FOUR, PACKERS
 from ..support.slow import slow_where
-from .test_formats_svdquant import pack_codes, pack_low, pack_scale, pack_vector
 
 CONFIG = MMDiTConfig(layers=2, heads=1, head_dim=128, channels=64, joint=64, ff=256)
-FOUR = (
-    "img_mod.1",
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.add_q_proj",
-    "attn.to_out.0",
-    "attn.to_add_out",
-    "img_mlp.net.0.proj",
-    "img_mlp.net.2",
-    "txt_mod.1",
-    "txt_mlp.net.0.proj",
-    "txt_mlp.net.2",
-)
 LAYERS = [f"transformer_blocks.{b}.{name}" for b in range(2) for name in FOUR]
 
 
@@ -53,109 +37,49 @@ def model() -> dict[str, torch.Tensor]:
     }
 
 
-def fp8_plain(t: dict) -> None:
-    for name in LAYERS:
-        t[name + ".weight"] = t[name + ".weight"].to(torch.float8_e4m3fn)
-
-
-def fp8_scaled(t: dict) -> None:
-    t["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    for name in LAYERS:
-        w = t[name + ".weight"].float()
-        t[name + ".scale_weight"] = w.abs().max() / 448
-        t[name + ".scale_input"] = torch.ones(())
-        t[name + ".weight"] = (w / t[name + ".scale_weight"]).to(torch.float8_e4m3fn)
-
-
-def comfy_int8(t: dict) -> None:
-    text = torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
-    for name in LAYERS:
-        w = t[name + ".weight"].float()
-        scale = w.abs().amax(1, keepdim=True) / 127
-        t |= {
-            name + ".weight": (w / scale).round().to(torch.int8),
-            name + ".weight_scale": scale,
-            name + ".comfy_quant": text,
-        }
-    t["transformer_blocks.0.comfy_attention.config"] = text
-
-
-def dfloat11(t: dict) -> None:
-    for block in ("transformer_blocks.0", "transformer_blocks.1"):
-        weights = [t.pop(f"{block}.{name}.weight") for name in FOUR]
-        t |= {block + k: v for k, v in encode(weights).items()}
-
-
-def nf4(t: dict, names=(*LAYERS, "img_in", "txt_in", "proj_out")) -> None:
-    levels = torch.linspace(-1, 1, 16)
-    for name in names:
-        w = t[name + ".weight"].float()
-        blocks = w.view(-1, 64)
-        largest = blocks.abs().amax(1)
-        codes = ((blocks / largest[:, None] + 1) * 7.5).round().to(torch.uint8).flatten()
-        state = {"quant_type": "nf4", "blocksize": 64, "shape": list(w.shape)}
-        t |= {
-            name + ".weight": (codes[0::2] << 4 | codes[1::2]).view(-1, 1),
-            name + ".weight.absmax": largest,
-            name + ".weight.quant_map": levels,
-            name + ".weight.quant_state.bitsandbytes__nf4": torch.tensor(
-                list(json.dumps(state).encode()), dtype=torch.uint8
-            ),
-        }
-
-
-def svdquant(t: dict) -> None:
-    added = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
-    fused = {"attn.to_qkv": FOUR[1:4], "attn.add_qkv_proj": added}
-    single = [n for n in FOUR if "_mod" not in n and not any(n in f for f in fused.values())]
-    for block in ("transformer_blocks.0.", "transformer_blocks.1."):
-        for name, ours in (fused | {n: (n,) for n in single}).items():
-            w = torch.cat([t.pop(f"{block}{o}.weight") for o in ours]).float()
-            b = torch.cat([t.pop(f"{block}{o}.bias") for o in ours]).float()
-            made = svdquant_parts(w, b, shifted=name.endswith("_mlp.net.2"))
-            t |= {f"{block}{name}.{k}": v for k, v in made.items()}
-
-
-def svdquant_parts(
-    w: torch.Tensor, b: torch.Tensor | None = None, shifted: bool = False
-) -> dict[str, torch.Tensor]:
-    """A matrix [N,K] and its bias in int4 with a branch for its first 16 columns."""
-    rows, columns = w.shape
-    scale = w.view(rows, -1, 64).abs().amax(2).div(7).bfloat16()
-    wide = scale.float().repeat_interleave(64, 1)
-    q = (w / wide).round().clamp(-8, 7)
-    if b is not None and shifted:
-        b = b - 0.171875 * (q * wide).sum(1)
-    rest = w - q * wide
-    return {
-        "qweight": pack_codes(q.int() & 15),
-        "wscales": pack_scale(scale),
-        "smooth_factor": pack_vector(torch.ones(columns).bfloat16()),
-        "proj_up": pack_low(rest[:, :16].bfloat16(), False),
-        "proj_down": pack_low(torch.eye(16, columns).bfloat16(), True),
-        **({} if b is None else {"bias": pack_vector(b.bfloat16())}),
-    }
-
-
-CASES = {  # name -> (change, format and count, worst relative error of the output)
-    "fp8 plain": (fp8_plain, {"fp8 e4m3 plain": 28}, 0.1),
-    "fp8 scaled": (fp8_scaled, {"fp8 e4m3 scaled": 28}, 0.1),
-    "int8": (comfy_int8, {"int8_tensorwise": 28}, 0.03),
-    "DFloat11": (dfloat11, {"DFloat11": 28}, 1e-6),
-    "nf4": (nf4, {"bitsandbytes nf4": 31}, 0.5),
-    "SVDQuant": (svdquant, {"SVDQuant int4": 24}, 0.3),
+# format -> its matrices in this model, worst relative error of a weight
+CASES = {
+    "fp8 e4m3 plain": (28, 0.1),
+    "fp8 e5m2 plain": (28, 0.1),
+    "fp8 e4m3 scaled": (28, 0.1),
+    "fp8 e4m3 scaled by rows": (28, 0.1),
+    "int8_tensorwise": (28, 0.03),
+    "int8_tensorwise convrot": (28, 0.03),
+    "convrot_w4a4": (28, 0.2),
+    "asym_w4a8_int8": (28, 0.12),
+    "awq_w4a16": (28, 0.12),
+    "mxfp8": (28, 0.04),
+    "nvfp4": (28, 0.12),
+    "nvfp4 of ModelOpt": (28, 0.12),
+    "DFloat11": (28, 1e-6),
+    "bitsandbytes nf4": (31, 0.5),
+    "bitsandbytes fp4": (28, 0.5),
+    "bitsandbytes int8": (28, 0.03),
+    "SVDQuant int4": (24, 0.3),
+    "SVDQuant fp4": (24, 0.12),
 }
+NF4 = (*LAYERS, "img_in", "txt_in", "proj_out")  # bitsandbytes takes what is outside of blocks too
+
+
+def packed(t: dict, case: str) -> None:
+    """The layers of a model in this format, in place."""
+    PACKERS[case](t, NF4 if case == "bitsandbytes nf4" else LAYERS)
+
+
+def test_every_encoder_has_a_case():
+    assert set(CASES) == set(PACKERS)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 @pytest.mark.parametrize("case", slow_where(lambda case: case == "DFloat11", CASES))
 def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
-    change, counts, most = CASES[case]
+    count, most = CASES[case]
+    counts = {case.removesuffix(" of ModelOpt"): count}
     plain = model()
-    packed = dict(plain)
-    change(packed)
+    tensors = dict(plain)
+    packed(tensors, case)
     save_safetensors(tmp_path / "plain.safetensors", plain)
-    save_safetensors(tmp_path / "packed.safetensors", {prefix + k: v for k, v in packed.items()})
+    save_safetensors(tmp_path / "packed.safetensors", {prefix + k: v for k, v in tensors.items()})
     facts = identify(tmp_path / "packed.safetensors")
     assert not facts.problem and facts.packed == counts, facts.sentence
     assert facts.parameters == sum(t.numel() for t in plain.values())
@@ -178,22 +102,26 @@ def test_models_are_recognized_and_loaded(case, prefix, tmp_path):
 
 
 DAMAGE = {
-    "a scale": (fp8_scaled, LAYERS[3] + ".scale_weight", "scale_weight is missing"),
-    "settings": (comfy_int8, LAYERS[3] + ".weight_scale", "weight_scale is missing"),
-    "a stream": (dfloat11, "transformer_blocks.1.gaps", "gaps is missing"),
-    "a state": (nf4, LAYERS[3] + ".weight.quant_map", "quant_map is missing"),
-    "a branch": (svdquant, "transformer_blocks.0.attn.to_qkv.proj_up", "proj_up is missing"),
-    "a plain tensor": (comfy_int8, "txt_norm.weight", "no known kind"),
-    "a whole layer": (fp8_plain, LAYERS[3] + ".weight", "1 tensors are missing (" + LAYERS[3]),
+    "a scale": ("fp8 e4m3 scaled", LAYERS[3] + ".scale_weight", "scale_weight is missing"),
+    "settings": ("int8_tensorwise", LAYERS[3] + ".weight_scale", "weight_scale is missing"),
+    "a stream": ("DFloat11", "transformer_blocks.1.gaps", "gaps is missing"),
+    "a state": ("bitsandbytes nf4", LAYERS[3] + ".weight.quant_map", "quant_map is missing"),
+    "a branch": ("SVDQuant int4", "transformer_blocks.0.attn.to_qkv.proj_up", "proj_up is missing"),
+    "a plain tensor": ("int8_tensorwise", "txt_norm.weight", "no known kind"),
+    "a whole layer": (
+        "fp8 e4m3 plain",
+        LAYERS[3] + ".weight",
+        "1 tensors are missing (" + LAYERS[3],
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_refused_before_loading(case, tmp_path):
-    change, name, words = DAMAGE[case]
+    form, name, words = DAMAGE[case]
     tensors = model()
-    change(tensors)
+    packed(tensors, form)
     del tensors[name]
     path = tmp_path / "model.safetensors"
     save_safetensors(path, tensors)
@@ -207,7 +135,7 @@ def test_damage_is_refused_before_loading(case, tmp_path):
 def test_a_marker_of_another_part_means_nothing_here(tmp_path):
     """In a bundle the text encoder may be scaled and the diffusion model plain fp8."""
     tensors = model()
-    fp8_plain(tensors)
+    packed(tensors, "fp8 e4m3 plain")
     tensors = {"model.diffusion_model." + k: v for k, v in tensors.items()}
     tensors["text_encoders.qwen25_7b.transformer.scaled_fp8"] = torch.zeros(2)
     save_safetensors(tmp_path / "m.safetensors", tensors)
