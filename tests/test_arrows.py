@@ -14,7 +14,8 @@ from .conftest import ORACLES
 ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = (
-    "controlnet embedded files headless host kernels loaders nodes pipeline quant sampling training"
+    "controlnet embedded files headless host kernels loaders nodes pipeline quant sampling score "
+    "training"
 ).split()
 BELOW_LOADERS = {"files", "quant", "kernels", "sampling"}
 LOADERS = {f"loaders/{part}" for part in ("formats", "arch", "memory", "lora", "models")}
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "pipeline": BELOW_LOADERS | LOADERS | {"controlnet"},
     "host": BELOW_LOADERS | LOADERS,
     "training": BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "embedded"},
+    "score": BELOW_LOADERS | LOADERS | {"pipeline", "training"},
     "nodes": BELOW_NODES | {"nodes/bridge"},  # the list of nodes names those of the bridge
     "nodes/bridge": BELOW_NODES | {"nodes"},  # the sockets
     "embedded": set(),
@@ -48,7 +50,7 @@ MAY_IMPORT = {
     | {f"headless/{x}" for x in ("workflow", "graph", "core_nodes")},
 }
 MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
-MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "training"}
+MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "training", "score"}
 # the one file that knows comfy-kitchen, and only inside a function
 ALLOWED = {Path("quant/comfy_kitchen.py"): {"torch", "comfy_kitchen"}}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfyui_version", "folder_paths", "server"}

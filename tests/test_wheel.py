@@ -15,6 +15,7 @@ DATA = {  # folder -> patterns of what is packed of it
     "controlnet/preprocess": ("pose_net.*",),
     "embedded": ("README.md", "model/**/*"),
     "locales": ("**/*.json",),
+    "score": ("sets/*.jsonl",),
     "web": ("*.js", "docs/**/*"),
     "workflows": ("**/*.json", "*.jpg"),
 }
