@@ -1,11 +1,12 @@
 """Qwen-Image-2.1 at its real width: seconds per step with 0, 1 and 3 references of one megapixel,
 with the reference cache against without, and the peak of a whole run against its plan.
 
-Writes once, into --folder, GGUF files of full width and few layers (Q4_K, v and out Q6_K) of valid
-random blocks, and measures two numbers of layers: the difference is the time of a layer, and 32 of
-them with the rest that of the whole model, which is what the table shows. The floor is the linear
-and attention work of the target alone at the speed of this CPU's largest products. --whole draws
-with all 32 layers once, in a process of its own, and compares its peak with the plan.
+Writes once, into --folder, a Q4_K_M file of full width, three layers and valid random blocks, which
+stands for any number of layers (bench/synthetic.py), and measures two numbers of them: the
+difference is the time of a layer, and 32 of them with the rest that of the whole model, which is
+what the table shows. The floor is the linear and attention work of the target alone at the speed
+of this CPU's largest products. --whole draws with all 32 layers once and compares its peak with the
+plan. On a card: bench/gpu_check.py.
 
 python bench/references.py --folder /tmp/inkstone-21
 python bench/references.py --folder /tmp/inkstone-21 --size 512x512 --references 0,1
@@ -17,47 +18,35 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
-from bench.full_size_files import write_gguf
+from bench.synthetic import config_21, file_of, model_of
+from inkstone.kernels.linear import best_dtype
+from inkstone.loaders.models.diffusion_model import DiffusionModel
+from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.sampling.request import Hooks, Request
+from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.schedule import sigmas
 
 LAYERS, TEXT = 32, 60  # of the published model; rows of a usual prompt
 REFERENCE = (1024, 1024)
+Size = tuple[int, int]
+Clock = Callable[[], float]
 
 
-def kind(name: str, shape: tuple[int, ...]) -> str:
-    """The types of a usual Q4_K_M file."""
-    if not name.startswith("transformer_blocks.") or len(shape) == 1:
-        return "F32" if len(shape) == 1 else "BF16"
-    return "Q6_K" if "to_v." in name or "img_mlp.out" in name else "Q4_K"
-
-
-def file_of(folder: Path, layers: int) -> Path:
-    """The file with this many layers, written where it is not there yet."""
-    from inkstone.kernels.configs import SingleStreamConfig
-    from inkstone.loaders.arch.expected_tensors import single_stream_layout
-
-    path = folder / f"qwen-image-2.1-{layers}-layers-Q4_K_M.gguf"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        layout = single_stream_layout(replace(SingleStreamConfig(), layers=layers))
-        write_gguf(path, "qwen_image21", layout, kind)
-    return path
-
-
-def request(model, size: tuple[int, int], references: int, steps: int):
+def request(
+    model: DiffusionModel, size: Size, references: int, steps: int, picture: Size = REFERENCE
+) -> Request:
     """A run with random latents in place of encoded pictures."""
-    from inkstone.sampling.request import Request
-    from inkstone.sampling.schedule import sigmas
-
     source = torch.Generator().manual_seed(1)
-    shape = model.latents.shape(*REFERENCE)
+    shape = model.latents.shape(*picture)
     pictures = tuple(torch.randn(1, *shape, generator=source) for _ in range(references))
     tokens = size[0] * size[1] // 256
     slots = tuple(4 + 5 * n for n in range(references))
@@ -65,36 +54,43 @@ def request(model, size: tuple[int, int], references: int, steps: int):
     return Request(*size, table, references=pictures, slots=slots)
 
 
-def steps_of(path: Path, size: tuple[int, int], references: int, keep: str) -> tuple[float, float]:
-    """Seconds of the first step and of the second one."""
-    from inkstone.loaders.models.load import load_diffusion_model
-    from inkstone.sampling.request import Hooks
-    from inkstone.sampling.sampler import denoise
-
-    model = load_diffusion_model(path).with_prefix_kept(keep)
-    text = torch.randn(1, TEXT, 4096, generator=torch.Generator().manual_seed(2))
+def steps_of(
+    model: DiffusionModel, run: Request, clock: Clock = time.perf_counter
+) -> tuple[float, float, Tensor]:
+    """Seconds of the first step and of the second one, and the latents. clock: seconds, when the
+    device is done."""
+    joint = model.network.config.joint
+    text = torch.randn(1, TEXT, joint, generator=torch.Generator().manual_seed(2))
     marks: list[float] = []
     hooks = Hooks(
-        on_block=lambda step, block: None if block or step else marks.append(time.perf_counter()),
-        on_step=lambda step: marks.append(time.perf_counter()),
+        on_block=lambda step, block: None if block or step else marks.append(clock()),
+        on_step=lambda step: marks.append(clock()),
     )
-    denoise(model, text, None, request(model, size, references, 2), hooks)
+    latents = denoise(model, text, None, run, hooks)
     begun, first, second = marks[:3]
-    return first - begun, second - first
+    return first - begun, second - first, latents
+
+
+def model_with(args: argparse.Namespace, layers: int, keep: str = "auto") -> DiffusionModel:
+    """The model with this many layers; nothing is read yet."""
+    path = file_of(args.folder, "Q4_K_M", config_21(tiny=False))
+    return model_of(path, layers, LoadOptions(wait=True)).with_prefix_kept(keep)
 
 
 def scaled(args: argparse.Namespace, references: int, keep: str) -> tuple[float, float]:
     """Seconds of the whole model's first and later steps."""
     few, more = (int(n) for n in args.layers.split(","))
-    short, long = (
-        steps_of(file_of(args.folder, n), args.pixels, references, keep) for n in (few, more)
-    )
+
+    def one(model: DiffusionModel) -> tuple[float, float]:
+        return steps_of(model, request(model, args.pixels, references, 2))[:2]
+
+    short, long = (one(model_with(args, n, keep)) for n in (few, more))
     first, later = (common.of_all_layers(s, (few, more), LAYERS) for s in zip(short, long))
     return first, later
 
 
 def work(size: tuple[int, int], references: int) -> float:
-    """FLOP of a step's target tokens: linear layers and attention."""
+    """FLOP of a step's target tokens: linear layers and attention of all layers."""
     tokens = size[0] * size[1] // 256
     keys = tokens + TEXT + references * REFERENCE[0] * REFERENCE[1] // 256
     return LAYERS * (2 * tokens * 218_104_064 + 4 * tokens * keys * 4096)
@@ -113,8 +109,6 @@ def speed(dtype: torch.dtype) -> float:
 
 def table(args: argparse.Namespace) -> None:
     """Prints the seconds."""
-    from inkstone.kernels.linear import best_dtype
-
     dtype = best_dtype("cpu")[0]
     rate = speed(dtype)
     width, height = args.pixels
@@ -134,12 +128,7 @@ def table(args: argparse.Namespace) -> None:
 
 def whole(args: argparse.Namespace) -> None:
     """One run of the whole model: its peak against the plan."""
-    from inkstone.loaders.models.load import load_diffusion_model
-    from inkstone.loaders.models.weight_file import LoadOptions
-    from inkstone.sampling.sampler import denoise, working_bytes
-
-    path = file_of(args.folder, LAYERS)
-    model = load_diffusion_model(path, LoadOptions(wait=True))
+    model = model_with(args, LAYERS)
     before = harness.peak()
     text = torch.randn(1, TEXT, 4096)
     run = request(model, args.pixels, int(args.references.split(",")[0]), 1)
@@ -159,7 +148,7 @@ def main() -> None:
     p.add_argument("--folder", type=Path, required=True)
     p.add_argument("--size", default="1024x1024")
     p.add_argument("--references", default="0,1,3")
-    p.add_argument("--layers", default="2,4", help="two numbers of layers to measure")
+    p.add_argument("--layers", default="3,5", help="two numbers of layers to measure")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--whole", action="store_true", help="peak of all layers against the plan")
     args = p.parse_args()
