@@ -6,13 +6,16 @@ images may have rows of their own (zero_cond_t, reference: diffusers `_modulate`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .spread import spread
 
 _CHUNK = 1 << 17  # elements per chunk of a cache-sized loop
 
@@ -61,12 +64,15 @@ class BlockRows(NamedTuple):
     txt: Rows
 
 
-def token_chunks(x: Tensor) -> Iterator[slice]:
-    """Ranges of tokens of x [B,N,...] whose elements stay in a CPU's cache; elsewhere one range."""
-    step = (
-        max(1, _CHUNK * x.shape[1] // max(1, x.numel())) if x.device.type == "cpu" else x.shape[1]
-    )
-    return (slice(i, i + step) for i in range(0, x.shape[1], step))
+def over_tokens(x: Tensor, work: Callable[[slice], None]) -> None:
+    """Calls work for ranges of tokens of x [B,N,...] whose elements stay in a CPU's cache, on all
+    threads; elsewhere for all tokens at once."""
+    tokens = x.shape[1]
+    if x.device.type != "cpu":
+        work(slice(0, tokens))
+        return
+    step = max(1, _CHUNK * tokens // max(1, x.numel()))
+    spread(lambda index: work(slice(index * step, (index + 1) * step)), math.ceil(tokens / step))
 
 
 def modulated_norm(x: Tensor, shift: Row | None, scale: Row, dtype: torch.dtype) -> Tensor:
@@ -88,8 +94,11 @@ def _modulated_norm(x: Tensor, shift: Tensor | None, scale: Tensor, dtype: torch
     if x.dtype == dtype:
         return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    for part in token_chunks(x):
+
+    def normed(part: slice) -> None:
         out[:, part] = F.layer_norm(x[:, part], x.shape[-1:], weight, bias, 1e-6)
+
+    over_tokens(x, normed)
     return out
 
 
@@ -108,6 +117,9 @@ def _gated_add(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         return x + gate * y
     if x.dtype == y.dtype:
         return x.addcmul_(y, gate)
-    for part in token_chunks(x):
+
+    def added(part: slice) -> None:
         x[:, part].addcmul_(y[:, part].to(x.dtype), gate)
+
+    over_tokens(x, added)
     return x

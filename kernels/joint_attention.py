@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adaln import token_chunks
+from .adaln import over_tokens
 from .attention import attention
 from .configs import MMDiTConfig
 from .forward import PassContext
@@ -28,8 +28,11 @@ def norm_rotate(x: Tensor, weight: Tensor, freqs_cis: Tensor, out: Tensor | None
     """
     if out is None:
         return _norm_rotate(x, weight, freqs_cis)
-    for part in token_chunks(x):
+
+    def turned(part: slice) -> None:
         out[:, part] = _norm_rotate(x[:, part], weight, freqs_cis[part])
+
+    over_tokens(x, turned)
     return out
 
 

@@ -26,6 +26,7 @@ from ..errors import InkstoneError
 from ..quant.comfy_kitchen import matmul_of
 from ..quant.storage import Storage
 from .interrupt import beat
+from .spread import Buffers, spread, threads
 
 _LARGE = 1 << 20  # elements of a weight from which the choice of library matters
 _LARGE_GELU = 1 << 16  # the same where a GELU follows (both measured on a Zen 4 core)
@@ -62,9 +63,9 @@ def cpu_backend(dtype: torch.dtype = torch.float32) -> tuple[str, str]:
     return ("onednn", "oneDNN, x86") if same else ("torch", "oneDNN's linear failed its check")
 
 
-def _goes_to_onednn(x: Tensor, weight: Tensor, gelu: bool) -> bool:
+def _goes_to_onednn(x: Tensor, weight: Tensor, least: int) -> bool:
     return (
-        weight.numel() >= (_LARGE_GELU if gelu else _LARGE)
+        weight.numel() >= least
         and x.device.type == "cpu" == weight.device.type
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
@@ -75,9 +76,14 @@ def _goes_to_onednn(x: Tensor, weight: Tensor, gelu: bool) -> bool:
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """x [...,K], weight [N,K], bias [N] -> x W^T + b [...,N], then GELU (tanh form) if `gelu`."""
-    if _goes_to_onednn(x, weight, gelu):
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, piece: bool = False
+) -> Tensor:
+    """x [...,K], weight [N,K], bias [N] -> x W^T + b [...,N], then GELU (tanh form) if `gelu`.
+
+    piece: the weight is a piece of a large one, and goes to the library that the whole would."""
+    least = 0 if piece else _LARGE_GELU if gelu else _LARGE
+    if _goes_to_onednn(x, weight, least):
         return onednn_linear(x, weight, bias, gelu)
     # with a sliced x torch adds the bias in a second step: in half types a second rounding
     y = F.linear(x.contiguous(), weight, bias)
@@ -143,6 +149,9 @@ class Linear(nn.Linear):
 
 FEW = 8  # tokens up to which the second form is faster: measured equal to unpacked bf16 at 12
 UNPACKED = 3 << 20  # weights unpacked at a time on a CPU: 12 MB in float32 stay in a cache
+_MANY = 512  # tokens whose product outweighs unpacking by torch on one thread (measured at 1024)
+_ROWS = 64  # rows of a weight that are worth a product of their own
+_ROUNDS = 4  # pieces for each thread, so that one held up by another program takes fewer
 
 _forced: ContextVar[str | None] = ContextVar("inkstone_packed_backend", default=None)
 PACKED_BACKENDS = ("chunks", "whole", "triton", "kitchen")
@@ -214,18 +223,27 @@ def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> 
 
 
 def _in_chunks(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
-    """Some rows of the weight at a time: unpacked into one buffer, multiplied, written in place."""
+    """Some rows of the weight at a time, unpacked, multiplied, written in place: pieces on all
+    threads side by side, or one after the other where torch unpacks with all threads."""
     rows, width = storage.shape
-    step = max(1, UNPACKED // width)
-    if step >= rows:
+    if rows * width < _LARGE:
         return product(x, storage.dequantize(x.dtype), bias, gelu)
-    buffer = x.new_empty(step, width)
+    tokens = x.numel() // x.shape[-1]
+    workers = threads() if tokens >= _MANY or storage.compiled(x.dtype) else 1
+    step = max(1, UNPACKED // width // workers)
+    if workers > 1:
+        step = max(_ROWS, min(step, math.ceil(rows / workers / _ROUNDS)))
     out = x.new_empty(*x.shape[:-1], rows)
-    for at in range(0, rows, step):
-        beat()
-        part = slice(at, min(at + step, rows))
-        weight = storage.rows_into(at, buffer[: part.stop - at])
-        out[..., part] = product(x, weight, None if bias is None else bias[part], gelu)
+    buffers = Buffers(lambda: x.new_empty(step, width))
+
+    def multiply(index: int) -> None:
+        part = slice(index * step, min((index + 1) * step, rows))
+        with buffers.one() as buffer:
+            weight = storage.rows_into(part.start, buffer[: part.stop - part.start])
+            own = None if bias is None else bias[part]
+            out[..., part] = product(x, weight, own, gelu, piece=True)
+
+    spread(multiply, math.ceil(rows / step), workers)
     return out
 
 

@@ -1,8 +1,9 @@
 """Weights in 8-bit floats: plain, with one scale for the matrix, or with one per row.
 
-Unusual: on a CPU a code is looked up in a table of 256 numbers that already contains the scale,
-5 times as fast as torch's conversion. Codes are held as bytes, so that casting a network to another
-type leaves them alone. `scale_input` is for activations and not needed to read weights.
+Unusual: on a CPU without the compiled library (native/) a code is looked up in a table of 256
+numbers that already contains the scale, 5 times as fast as torch's conversion. Codes are held as
+bytes, so that casting a network to another type leaves them alone. `scale_input` is for activations
+and not needed to read weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .native.unpack import available, unpack_fp8, usable
 from .packed_layer import BYTES, FLOATS, PackedParts, in_full_precision
 from .storage import PackedWeight, Storage, WeightSource, matrix_shape
 
@@ -47,8 +49,11 @@ class Fp8Storage(Storage):
         self.register_buffer("scale", scale)
         self._table: Tensor | None = None
 
+    def compiled(self, dtype: torch.dtype) -> bool:
+        return available(dtype, self.codes.numel())
+
     def rows_into(self, start: int, out: Tensor) -> Tensor:
-        step = max(1, _AT_ONCE // self.shape[1])
+        step = len(out) if usable(self.codes, out) else max(1, _AT_ONCE // self.shape[1])
         for at in range(0, len(out), step):
             part = out[at : at + step]
             rows = slice(start + at, start + at + len(part))
@@ -69,6 +74,9 @@ class Fp8Storage(Storage):
 
     def _scaled(self, codes: Tensor, by_row: Tensor | None, out: Tensor) -> Tensor:
         """codes [n, K] as floats, times by_row [n, 1] or the one scale, into out [n, K]."""
+        if usable(codes, out):
+            mantissa = 3 if self.kind == E4M3 else 2
+            return unpack_fp8(codes, self.scale if by_row is None else by_row, mantissa, out)
         if codes.device.type != "cpu":
             floats = codes.view(self.kind).float()
             factor = self.scale if by_row is None else by_row

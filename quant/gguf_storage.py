@@ -6,6 +6,7 @@ the rows that an embedding is asked for, are unpacked by themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Protocol, TypeGuard, cast
@@ -13,7 +14,7 @@ from typing import Protocol, TypeGuard, cast
 import torch
 from torch import Tensor
 
-from .gguf_dequantizer import dequantize
+from .gguf_dequantizer import compiled, dequantize
 from .gguf_types import BlockType
 from .storage import PackedWeight, PlainStorage, Storage, WeightEntry, WeightSource
 
@@ -55,6 +56,9 @@ class GGUFStorage(Storage):
         self.format, self.kind, self.factor = kind.name, kind, factor
         self.register_buffer("raw", raw)
 
+    def compiled(self, dtype: torch.dtype) -> bool:
+        return compiled(self.kind, dtype, math.prod(self.shape))
+
     def rows_into(self, start: int, out: Tensor) -> Tensor:
         return self._unpack(self.raw[start : start + len(out)], out)
 
@@ -67,9 +71,7 @@ class GGUFStorage(Storage):
         return GGUFStorage(self.raw[start:stop], self.kind, shape, self.factor)
 
     def _unpack(self, raw: Tensor, out: Tensor) -> Tensor:
-        if self.factor == 1:
-            return dequantize(raw, self.kind, out)
-        return out.copy_(dequantize(raw, self.kind).mul_(self.factor))
+        return dequantize(raw, self.kind, out, factor=self.factor)
 
 
 def _load(source: WeightSource, name: str, entry: BlockEntry, shape: tuple[int, int]) -> Storage:

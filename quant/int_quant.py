@@ -25,6 +25,7 @@ from .chunked_storage import (
     scale_groups,
 )
 from .fp8 import E4M3, IGNORED
+from .native.unpack import MAX_ROTATION, available, unpack_int8, usable
 from .packed_layer import BYTES, FLOATS, PackedParts
 from .storage import PackedWeight
 
@@ -47,17 +48,30 @@ class RowScaledStorage(ChunkedStorage):
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale.reshape(-1, 1) if scale.numel() > 1 else scale.view(()))
 
+    def compiled(self, dtype: torch.dtype) -> bool:
+        fits = self.bits == 8 and self.rotated <= MAX_ROTATION
+        return fits and available(dtype, self.codes.numel())
+
+    def rows_into(self, start: int, out: Tensor) -> Tensor:
+        if not (self.compiled(out.dtype) and usable(self.codes, out)):
+            return super().rows_into(start, out)
+        rows = slice(start, start + len(out))
+        return unpack_int8(self.codes[rows], self._scale_of(rows), self.rotated, out)
+
     def fill(self, rows: Rows, out: Tensor) -> None:
         codes = self.codes[rows]
         if self.bits == 8:
             out.copy_(codes)
         else:
             look_up_pairs(known_pairs(INT4, False, out.device), codes.view(torch.uint8), out)
-        scale = self.scale[rows] if self.scale.dim() else self.scale
         if self.rotated:
             rotate_back(out, self.rotated)
-            scale = scale / math.sqrt(self.rotated)
-        out.mul_(scale)
+        out.mul_(self._scale_of(rows))
+
+    def _scale_of(self, rows: Rows) -> Tensor:
+        """The scales of these rows, that of a rotation with them."""
+        scale = self.scale[rows] if self.scale.dim() else self.scale
+        return scale / math.sqrt(self.rotated) if self.rotated else scale
 
     def rows(self, start: int, stop: int) -> RowScaledStorage:
         scale = self.scale[start:stop] if self.scale.dim() else self.scale

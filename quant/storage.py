@@ -72,6 +72,11 @@ class Storage(nn.Module):
         """
         raise NotImplementedError
 
+    def compiled(self, dtype: torch.dtype) -> bool:
+        """True if `rows_into` is one call of code that needs no threads of torch's, so that several
+        of them run side by side."""
+        return False
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The whole matrix [out, in]."""
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
@@ -115,6 +120,9 @@ class PlainStorage(Storage):
         super().__init__(matrix_shape(weight))
         self.format = str(weight.dtype).removeprefix("torch.")
         self.register_buffer("weight", weight)
+
+    def compiled(self, dtype: torch.dtype) -> bool:
+        return True
 
     def rows_into(self, start: int, out: Tensor) -> Tensor:
         return out.copy_(self.weight[start : start + len(out)])

@@ -45,6 +45,7 @@ def machine_facts() -> dict[str, str]:
     from ...kernels.linear import best_dtype
     from ...kernels.memory import available_ram
     from ...loaders.models.load import EMBEDDED_FOLDER
+    from ...quant.native.build import library
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, reason = best_dtype(device.type)
@@ -57,6 +58,7 @@ def machine_facts() -> dict[str, str]:
         "memory free": f"{available_ram() / 1e9:.1f} GB",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "compute type": f"{str(dtype).removeprefix('torch.')} ({reason})",
+        "unpacking": f"{'compiled' if library()[0] else 'torch'} ({library()[1]})",
         "attention": " ".join(attention.backend(device)),
         "host": versions(),
         "embedded model": "present" if EMBEDDED_FOLDER.is_dir() else "missing",
