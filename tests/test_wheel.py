@@ -16,6 +16,7 @@ DATA = {  # folder -> patterns of what is packed of it
     "embedded": ("README.md", "model/**/*"),
     "locales": ("**/*.json",),
     "score": ("sets/*.jsonl",),
+    "quant/native": ("unpack.c",),
     "web": ("*.js", "docs/**/*"),
     "workflows": ("**/*.json", "*.jpg"),
 }
