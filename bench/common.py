@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from bench import harness
@@ -11,6 +12,8 @@ from bench import harness
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from inkstone.kernels.configs import MMDiTConfig
 
 Cells = list[tuple[str, ...]]
 # the command of this tree, in a process of its own, installed or not
@@ -30,6 +33,29 @@ def of_all_layers(seconds: tuple[float, float], layers: tuple[int, int], of: int
     """Seconds of a model of `of` layers, from those of files with two other numbers of layers."""
     (short, long), (few, more) = seconds, layers
     return short + (of - few) * (long - short) / (more - few)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """FLOP per second of this CPU's largest products."""
+    import torch
+
+    from inkstone.kernels.linear import product
+
+    a, b = torch.randn(2048, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(5):
+            start = time.perf_counter()
+            product(a, b)
+            best = min(best, time.perf_counter() - start)
+    return 2 * 2048 * 4096 * 4096 / best
+
+
+def step_flop(config: MMDiTConfig, tokens: int, text: int) -> float:
+    """FLOP of one forward of the MMDiT: the linear layers of both streams, and attention."""
+    total, width = tokens + text, config.width
+    linear = 2 * total * (4 * width**2 + 2 * width * config.ff)
+    return config.layers * (linear + 4 * total**2 * width)
 
 
 def aligned(cells: Cells) -> list[str]:

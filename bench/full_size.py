@@ -4,9 +4,11 @@ Writes once, into --folder, full-layout files of valid random blocks: the diffus
 layers, the published type mix), the Qwen2.5-VL-7B text encoder (Q4_K, Q6_K) and the VAE (bf16).
 Then every side draws from them in a process of its own: seconds to open and read, for the prompt,
 per step, for the VAE, and the peak of the process, with the plan that ours printed before it began.
-The numbers mean nothing as a picture; they are the work and the memory of the real model.
+The numbers mean nothing as a picture; they are the work and the memory of the real model. `floor`
+is a step's products alone at the speed of this CPU's largest ones.
 
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256
+python bench/full_size.py --folder /tmp/inkstone-full --size 512x512 --cfg 4 --sides ours
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256 --memory 10GB --sides ours
 python bench/full_size.py --folder /tmp/inkstone-full --comfyui PYTHON,COMFYUI,COMFYUI-GGUF
 """
@@ -22,11 +24,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
 from bench.full_size_files import MODEL, TEXT, VAE, prepare
+from inkstone.loaders.models.diffusion_model import DiffusionModel
 
 PROMPT = "a cat with a hat on a mat"
 
@@ -44,6 +48,7 @@ class Ran:
     planned: int = 0
     words: str = ""
     facts: dict = field(default_factory=dict)
+    floor: float = 0.0  # seconds of a step's products alone
 
 
 def ours(folder: Path, args: argparse.Namespace) -> Ran:
@@ -64,7 +69,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
         vae=folder / VAE,
         size=size,
         steps=args.steps,
-        cfg=1.0,
+        cfg=args.cfg,
         memory=memory(args.memory) if args.memory else None,
     )
     start = time.perf_counter()
@@ -73,6 +78,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     memory_plan = Drawer(once=True).plan(call, loaded)
     opened = time.perf_counter()
     text = models.text_encoder.encode(PROMPT).states
+    negative = models.text_encoder.encode(" ").states if args.cfg > 1 else None
     models.text_encoder.weights.park()  # as `inkstone draw` does
     encoded = time.perf_counter()
     marks = []
@@ -83,7 +89,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     models.model.ready(memory_plan.activations + memory_plan.modulation_table)
     ready = time.perf_counter()
     hooks = Hooks(on_step=lambda step: marks.append(time.perf_counter()))
-    latents = denoise(models.model, text, None, Request(*size, table), hooks)
+    latents = denoise(models.model, text, negative, Request(*size, table, cfg=args.cfg), hooks)
     drawn = time.perf_counter()
     models.vae.decode(latents)
     steps = [b - a for a, b in zip([ready, *marks], marks)]
@@ -103,7 +109,15 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
         memory_plan.peak,
         memory_plan.sentence(),
         facts,
+        _floor(models.model, tokens, [text, *([] if negative is None else [negative])]),
     )
+
+
+def _floor(model: DiffusionModel, tokens: int, texts: list[Tensor]) -> float:
+    """Seconds of a step's products alone, at the speed of the largest ones."""
+    config = model.network.config
+    work = sum(common.step_flop(config, tokens, text.shape[1]) for text in texts)
+    return work / common.product_rate(model.dtype)
 
 
 def sd_cpp(folder: Path, args: argparse.Namespace) -> Ran:
@@ -125,7 +139,7 @@ def sd_cpp(folder: Path, args: argparse.Namespace) -> Ran:
     model.generate_image(
         prompt=PROMPT,
         sample_steps=args.steps,
-        cfg_scale=1.0,
+        cfg_scale=args.cfg,
         sample_method="euler",
         width=width,
         height=height,
@@ -146,7 +160,18 @@ def lines(rows: list[Ran]) -> common.Cells:
     peers = [r for r in rows if r.side != "ours" and r.steps]
     peer = min(peers, key=lambda r: min(r.steps), default=None)
     out: common.Cells = [
-        ("", "open s", "prompt s", "s / step", "VAE s", "peak GB", "planned", "step/", "peak/")
+        (
+            "",
+            "open s",
+            "prompt s",
+            "s / step",
+            "/ floor",
+            "VAE s",
+            "peak GB",
+            "planned",
+            "step/",
+            "peak/",
+        )
     ]
     for r in rows:
         step = min(r.steps) if r.steps else 0.0
@@ -156,6 +181,7 @@ def lines(rows: list[Ran]) -> common.Cells:
                 f"{r.opened:.2f}",
                 f"{r.prompt:.1f}",
                 f"{step:.1f}",
+                common.ratio(step, r.floor),
                 f"{r.vae:.1f}",
                 f"{r.peak / 1e9:.2f}",
                 f"{r.planned / 1e9:.2f}" if r.planned else "-",
@@ -171,6 +197,7 @@ def main() -> None:
     p.add_argument("--folder", type=Path, required=True, help="where the 17 GB of files are kept")
     p.add_argument("--size", default="256x256")
     p.add_argument("--steps", type=int, default=2)
+    p.add_argument("--cfg", type=float, default=1.0, help="above 1: both halves (not ComfyUI-GGUF)")
     p.add_argument("--memory", help="as in `inkstone draw` (ours only)")
     p.add_argument(
         "--comfyui",
@@ -190,7 +217,7 @@ def main() -> None:
         rows.append(_child("ComfyUI-GGUF", comfyui(args)))
     facts = common.facts(args)
     limit = f", --memory {args.memory}" if args.memory else ""
-    title = f"Q4_K_M 20B, {args.size}, {args.steps} steps, CFG 1{limit}"
+    title = f"Q4_K_M 20B, {args.size}, {args.steps} steps, CFG {args.cfg:g}{limit}"
     if args.json:
         print(json.dumps({"title": title, **facts, "rows": [asdict(r) for r in rows]}, indent=1))
         return

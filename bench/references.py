@@ -96,21 +96,10 @@ def work(size: tuple[int, int], references: int) -> float:
     return LAYERS * (2 * tokens * 218_104_064 + 4 * tokens * keys * 4096)
 
 
-def speed(dtype: torch.dtype) -> float:
-    """FLOP per second of this CPU's largest products."""
-    a, b = torch.randn(2048, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 4096 * 4096 / best
-
-
 def table(args: argparse.Namespace) -> None:
     """Prints the seconds."""
     dtype = best_dtype("cpu")[0]
-    rate = speed(dtype)
+    rate = common.product_rate(dtype)
     width, height = args.pixels
     print(f"Qwen-Image-2.1 Q4_K_M, {width}x{height}, {TEXT} text rows, computed in {dtype}")
     print("references  cache  first step s  later step s  later / off  / floor")

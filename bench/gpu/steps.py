@@ -20,6 +20,7 @@ from bench.gpu.kernels import eager
 from bench.gpu.report import Part
 from bench.gpu.run import Run
 from bench.synthetic import KINDS, config_20b, file_of, model_of
+from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.linear import force_packed, packed_backend
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.loaders.models.bundle import Bundle
@@ -111,14 +112,6 @@ def planned(model: DiffusionModel, case: Case, cfg: float = 1.0) -> int:
     """The peak that `inkstone plan` says."""
     request = PlanRequest(size=case.size, steps=case.steps, cfg=cfg)
     return plan(Bundle(model, None, None), request).peak
-
-
-def flop(case: Case, layers: int) -> float:
-    """Of a step: linear layers of both streams and attention."""
-    config = config_20b(False)
-    total = case.tokens + TEXT
-    linear = 2 * total * (4 * config.width**2 + 2 * config.width * config.ff)
-    return layers * (linear + 4 * total**2 * config.width)
 
 
 @contextmanager
@@ -216,7 +209,8 @@ def _row(
     ratio: float = 0.0,
 ) -> None:
     dtype = torch.float32 if run.tiny else torch.bfloat16
-    floor = flop(case_of(run), LAYERS) / run.card.products(dtype)
+    work = common.step_flop(MMDiTConfig(layers=LAYERS), case_of(run).tokens, TEXT)
+    floor = work / run.card.products(dtype)
     over = drawn.peak / need
     if run.card.cuda:
         part.check(f"{name}: peak to plan", over, OVER_PLAN)
