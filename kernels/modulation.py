@@ -20,13 +20,14 @@ from ..quant.storage import Storage
 from .adaln import BlockRows, Rows
 from .interrupt import beat
 from .linear import packed_product
+from .spread import spread, threads
 
 Weights = Callable[[str], Tensor | Storage]  # key name -> tensor of any float type, or packed
 Branches = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # layer -> LoRA branch in float32
 
 _EMBED = "time_text_embed.timestep_embedder.linear_{}"
 NONE: Branches = {}
-_ROWS = 4096  # rows of a modulation weight cast at a time: bounds the temporary copy
+_ROWS = 2048  # rows of a modulation weight cast at a time: bounds the temporary copy
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,22 @@ def project(
     elif w.requires_grad:
         y = F.linear(x, w[:rows].float(), None if b is None else b[:rows])
     else:
-        spans = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
-        chunks = [F.linear(x, w[s].float(), None if b is None else b[s]) for s in spans]
-        y = torch.cat(chunks, dim=-1)
+        y = _in_spans(x, w[:rows], b)
     if key in branches:
         y = branches[key](x, y)[..., :used]
     return y.unflatten(-1, (parts, -1))
+
+
+def _in_spans(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """x [n,D] float32, w [R,D] of any float type -> x w^T + b [n,R], some rows cast at a time."""
+    y = x.new_empty(len(x), len(w))
+
+    def span(index: int) -> None:
+        part = slice(index * _ROWS, min((index + 1) * _ROWS, len(w)))
+        y[:, part] = F.linear(x, w[part].float(), None if b is None else b[part])
+
+    spread(span, math.ceil(len(w) / _ROWS), threads() if x.device.type == "cpu" else 1)
+    return y
 
 
 def modulation(
