@@ -129,6 +129,14 @@ def _takes_chunks(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
+def scratch_bytes(keys: int, width: int, dtype: torch.dtype) -> int:
+    """Bytes that attention to this many keys of `width` takes beside its result: of our path a head
+    and the scores of its chunk. Torch's kernel takes none that matter."""
+    if dtype != torch.bfloat16 or not _chunks_pay():
+        return 0
+    return keys * (width * (4 + 2) + _QUERIES * (4 + 4 + 2))  # scores, softmax, rounded
+
+
 def _chunks_pay() -> bool:
     """True with oneDNN, bf16 products in the processor and no tile unit for torch's own kernel."""
     products = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .block_streaming import BlockStream
 from .configs import SingleStreamConfig
 from .control_fun import Placed
-from .forward import NO_HOOKS, ForwardHooks, Inputs
+from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from .linear import Linear
 from .shared_modulation import SharedModulation, SharedRows
 from .single_stream import SingleBlock, SingleStream, stream_context
@@ -78,10 +78,9 @@ class UnionBranch(nn.Module):
             hints.append((out(prefix.to(dtype)), out(x.to(dtype))))
         return hints
 
-    def sample_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
-        """Bytes of the samples, which stay while the base model works; tokens: of the target, the
-        references and the text."""
-        return batch * self.config.layers * tokens * self.config.width * dtype.itemsize
+    def sample_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
+        """Bytes of the samples, which stay while the base model works."""
+        return self.config.layers * size.tokens * self.config.width * dtype.itemsize
 
 
 @dataclass(frozen=True)

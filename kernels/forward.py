@@ -45,6 +45,22 @@ class Inputs:
     prefix: PrefixStore | None = None  # what of text and references serves several steps
 
 
+@dataclass(frozen=True)
+class ForwardSize:
+    """How large a forward is, for the bytes that it needs."""
+
+    target: int  # tokens that are drawn, in each row of the batch
+    prefix: int  # tokens of text and references
+    batch: int
+    rows: int  # in which text and references are computed: 1 where all rows have the same
+    stored: bool = False  # a store on the device keeps the prefix's keys and values, counted there
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.batch * self.target + self.rows * self.prefix
+
+
 class Shortcut(Protocol):
     """What a step cache (sampling/step_cache.py) decides in one forward. It gets the image stream
     x [B,S',D] float32, the target's tokens first; an answer [B,S,D], the target's alone, takes the

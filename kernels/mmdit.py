@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .adaln import BlockRows, Row, gated_add, modulated_norm
 from .block_streaming import BlockStream, Walk, in_step
 from .configs import QWEN_IMAGE, MMDiTConfig
-from .forward import NO_HOOKS, ForwardHooks, Inputs, PassContext, pass_context
+from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs, PassContext, pass_context
 from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
 from .modulation import Modulation, table_bytes
@@ -31,12 +31,12 @@ from .norm import RMSWeight
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
 
 
-def activation_bytes(config: MMDiTConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
-    """Bytes that one forward needs in addition to weights; tokens: image, references and text."""
-    size = dtype.itemsize
-    streams = tokens * config.width * (_SLABS * size + 4)
-    hidden = min(tokens, MLP.ROWS) * (config.ff + config.width) * size
-    return batch * (streams + hidden) + UNPACKED * size
+def activation_bytes(config: MMDiTConfig, size: ForwardSize, dtype: torch.dtype) -> int:
+    """Bytes that one forward needs in addition to weights."""
+    each, tokens = dtype.itemsize, size.target + size.prefix
+    streams = size.tokens * config.width * (_SLABS * each + 4)
+    hidden = size.batch * min(tokens, MLP.ROWS) * (config.ff + config.width) * each
+    return streams + hidden + UNPACKED * each
 
 
 class _Up(nn.Module):
@@ -150,9 +150,9 @@ class MMDiT(nn.Module):
         """0: see `keeps_prefix`."""
         return 0
 
-    def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
+    def activation_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `activation_bytes`."""
-        return activation_bytes(self.config, tokens, batch, dtype)
+        return activation_bytes(self.config, size, dtype)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""

@@ -24,17 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adaln import Row, gated_add, modulated_norm
-from .attention import attention
+from .attention import attention, scratch_bytes
 from .block_streaming import BlockStream, Walk, in_step
 from .configs import QWEN_IMAGE_21, SingleStreamConfig
-from .forward import NO_HOOKS, ForwardHooks, Inputs, Probe
+from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs, Probe
 from .joint_attention import norm_rotate
 from .linear import UNPACKED, Linear
 from .norm import RMSWeight
 from .rope import sequence_rope
 from .shared_modulation import SharedModulation, SharedRows, shared_table_bytes
 
-_SLABS = 7  # [tokens, D] alive at once in a block, in addition to the float32 stream
+_SLABS = 3  # [tokens, D] alive at once in attention: the normed stream, queries, one on its way
 
 
 class Segment(NamedTuple):
@@ -201,15 +201,23 @@ class SingleBlock(nn.Module):
         return x
 
 
-def stream_bytes(config: SingleStreamConfig, tokens: int, batch: int, dtype: torch.dtype) -> int:
-    """Bytes that one forward needs in addition to weights; tokens: image, references and text.
-
-    What a store keeps is not among them, see `SingleStream.prefix_bytes`.
+def stream_bytes(config: SingleStreamConfig, size: ForwardSize, dtype: torch.dtype) -> int:
+    """Bytes that one forward needs in addition to weights: the streams and what else stays during
+    a block, and the most that one of its parts needs. What a store keeps is not among them, see
+    `SingleStream.prefix_bytes`.
     """
-    size, width = dtype.itemsize, config.width
-    streams = tokens * width * (_SLABS * size + 4)
-    hidden = min(tokens, SwiGLU.ROWS) * (2 * config.ff + 2 * width) * size
-    return batch * (streams + hidden) + UNPACKED * size
+    each, width, row = dtype.itemsize, config.width, size.prefix + size.target
+    target, prefix = size.batch * size.target, size.rows * size.prefix
+    pair = 0 if size.stored else 2 * prefix * width * each  # keys and values of the prefix
+    stays = 4 * width * size.tokens + pair + row * config.head_dim * 4  # the last: freqs_cis
+    hidden = [size.rows * min(size.prefix, SwiGLU.ROWS), size.batch * min(size.target, SwiGLU.ROWS)]
+    joined = 2 * size.batch * row  # keys and values of both streams
+    parts = [
+        _SLABS * prefix * width * each + scratch_bytes(size.prefix, config.head_dim, dtype),
+        (_SLABS * target + joined) * width * each + scratch_bytes(row, config.head_dim, dtype),
+        max(hidden) * (2 * config.ff + width) * each,
+    ]
+    return stays + max(parts) + UNPACKED * each
 
 
 class TextProjection(nn.Module):
@@ -294,9 +302,9 @@ class SingleStream(nn.Module):
             rest[not causal] = source[:, b - a :]
         return torch.cat(parts, dim=1)
 
-    def activation_bytes(self, tokens: int, batch: int, dtype: torch.dtype) -> int:
+    def activation_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `stream_bytes`."""
-        return stream_bytes(self.config, tokens, batch, dtype)
+        return stream_bytes(self.config, size, dtype)
 
     keeps_prefix = True  # keys and values of text and references serve all steps
 

@@ -32,7 +32,7 @@ from ..kernels.control_instantx import (
     sample_bytes,
 )
 from ..kernels.control_union import PlacedOnBoth, UnionBranch, UnionWalk
-from ..kernels.forward import After, ForwardHooks, Inputs
+from ..kernels.forward import After, ForwardHooks, ForwardSize, Inputs
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
 from ..kernels.single_stream import stream_bytes
@@ -216,11 +216,12 @@ def log_controls(r: Request) -> None:
             )
 
 
-def control_bytes(r: Request, text: int, references: int) -> tuple[int, int]:
+def control_bytes(r: Request, size: ForwardSize, references: int) -> tuple[int, int]:
     """(bytes that stay during a step, bytes while a branch works), in addition to the weights;
-    text, references: tokens of the prompt, and of its pictures.
+    size: of the base model's forward; references: tokens of the prompt's pictures.
     """
     tokens = math.prod(token_grid(r.width, r.height))
+    blind = ForwardSize(tokens, size.prefix - references, r.batch, r.batch)  # sees no references
     stays = works = 0
     for control in acting(r):
         network, dtype, rows = control.branch.network, control.branch.dtype, len(r.sigmas) - 1
@@ -229,13 +230,12 @@ def control_bytes(r: Request, text: int, references: int) -> tuple[int, int]:
             works = max(works, patch_bytes(network.config, tokens, r.batch))
             continue
         if isinstance(network, UnionBranch):
-            whole = tokens + text + references
-            stays += network.sample_bytes(whole, r.batch, dtype)
-            works += stream_bytes(network.config, whole, r.batch, dtype)
+            stays += network.sample_bytes(size, dtype)
+            works += stream_bytes(network.config, size, dtype)
             continue
         config = network.config
         stays += sample_bytes(config, tokens, r.batch, dtype)
         stays += table_bytes(config.layers, config.width, rows, dtype)
         stays += len(control.latent) * tokens * network.condition * dtype.itemsize
-        works += activation_bytes(config, tokens + text, r.batch, dtype)
+        works += activation_bytes(config, blind, dtype)
     return stays, works

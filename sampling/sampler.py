@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
+from ..kernels.forward import ForwardSize
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
 from ..kernels.rope import Grid
@@ -125,17 +126,17 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
     """Bytes that a run needs in addition to the weights: activations of one forward, the table, and
     what is kept of references between the steps.
     """
-    network, size = model.network, model.dtype.itemsize
-    config = network.config
+    network = model.network
     tokens = [math.prod(grid) for grid in _grids(model, r)]
     references = sum(tokens[_drawn(r) :])
+    size = _forward_size(model, r, texts, references)
     copies = max(map(len, r.appended), default=1)
-    per_token = config.width * (4 * copies + (2 * size * r.batch if model.apart else 0))
-    text = max(t.shape[1] for t in texts.values())
+    pair = 2 * model.dtype.itemsize * r.batch if model.apart else 0
+    per_token = network.config.width * (4 * copies + pair)
     rows = len(r.sigmas) - 1 + model.apart
-    waiting = (sum(tokens) + text) * config.width * 4 * r.batch if len(texts) > 1 else 0
-    samples, branches = control_bytes(r, texts["positive"].shape[1], references)
-    activations = network.activation_bytes(sum(tokens) + text, r.batch, model.dtype)
+    waiting = size.tokens * network.config.width * 4 if len(texts) > 1 else 0
+    samples, branches = control_bytes(r, size, references)
+    activations = network.activation_bytes(size, model.dtype)
     together = max(activations, branches)  # branches work first
     if model.step_cache is not None:
         together = activations + branches  # when block 0 is done
@@ -147,6 +148,21 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
         + network.table_bytes(rows, model.dtype)
         + references * per_token
         + kept_on_device(model, r, texts)
+    )
+
+
+def _forward_size(
+    model: Model, r: Request, texts: Mapping[str, Tensor], references: int
+) -> ForwardSize:
+    """The size of one forward. references: tokens of the images that are appended."""
+    return ForwardSize(
+        target=_drawn(r) * math.prod(token_grid(r.width, r.height)),
+        prefix=max(t.shape[1] for t in texts.values()) + references,
+        batch=r.batch,
+        rows=max(_prefix_rows(r, t) for t in texts.values())
+        if model.network.keeps_prefix
+        else r.batch,
+        stored=kept_on_device(model, r, texts) > 0,
     )
 
 
@@ -168,14 +184,16 @@ def prefix_place(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Place
 
 
 def _prefix_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes of the keys and values of text and references, of all halves of CFG. Rows of a batch
-    that are one expanded row are computed once.
-    """
+    """Bytes of the keys and values of text and references, of all halves of CFG."""
     pictures = sum(math.prod(model.latents.grid(z)) for z in r.appended)
-    most = max(map(len, r.appended), default=1)
-    rows = {half: max(most, len(t) if t.stride(0) else 1) for half, t in texts.items()}
-    tokens = sum(rows[half] * (pictures + text.shape[1]) for half, text in texts.items())
+    tokens = sum(_prefix_rows(r, text) * (pictures + text.shape[1]) for text in texts.values())
     return model.network.prefix_bytes(tokens, model.dtype)
+
+
+def _prefix_rows(r: Request, text: Tensor) -> int:
+    """Rows of text and references. Rows of a batch that are one expanded row are computed once."""
+    most = max(map(len, r.appended), default=1)  # maps may be one for each image
+    return max(most, len(text) if text.stride(0) else 1)
 
 
 def kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:

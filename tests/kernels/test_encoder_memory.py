@@ -14,24 +14,12 @@ from inkstone.kernels.text_encoder import TextEncoder
 from inkstone.kernels.vision_deep import DeepVisionTower
 from inkstone.loaders.models.text_encoder import TextEncoderModel
 
+from ..support.allocated import allocated
 from ..support.oracle import measured
 
 TEXT = TextConfig(2, 256, 2, 1, 128, 768, 1000, bias=False, qk_norm=True, interleaved=True)
 VISION = DeepVisionConfig(4, 576, 8, 2152, out=512, places=64, taps=(0, 1, 2))
 CPU = torch.device("cpu")
-
-
-def allocated(call) -> int:
-    """The most bytes that tensors of a call hold at once."""
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
-        call()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = top = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        top = max(top, now)
-    return top
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
