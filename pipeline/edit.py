@@ -21,7 +21,7 @@ from ..loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ..loaders.models.vae import VAEModel
 from ..sampling.inpaint import Crop, Repaint, crop_for, whole
 from ..sampling.masks import bounds, mask_for, soften
-from ..sampling.pixel_lock import Lock, check_picture, colour, lock, over_white, size_of, visible
+from ..sampling.pixel_lock import Lock, check_picture, colour, lock, size_of, visible
 from .edit_choices import AUTO, CROPS, LAYER_AREAS, MODEL, OWN, WORK_SIZES
 
 log = logging.getLogger(__name__)
@@ -115,11 +115,11 @@ def seen_pictures(
     edit: EditTemplate, pictures: Sequence[Tensor], locks: Sequence[Lock]
 ) -> list[Tensor]:
     """Picture 1, 2, 3 [1,H,W,C] as the text encoder gets them: as they are, or on the canvas that
-    the VAE encodes.
+    the VAE encodes. What is transparent is its vision tower's business (`Sight.over_white`).
     """
     if not edit.shares_copy:
         return list(pictures)
-    return [own.to_canvas(over_white(p)) for p, own in zip(pictures, locks, strict=True)]
+    return [own.to_canvas(visible(p)) for p, own in zip(pictures, locks, strict=True)]
 
 
 def edit_states(

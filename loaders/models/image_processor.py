@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...sampling.nan_check import is_finite
-from ...sampling.pixel_lock import visible
+from ...sampling.pixel_lock import over_white, visible
 from ...sampling.vision_sizes import QWEN25_SIGHT, CopySizes, Sight, encoder_sizes
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ _ROWS = 256  # of a picture that are rounded at a time
 Sizes = Callable[[int, int, int, Sight], CopySizes]  # (width, height, area, sight)
 
 
-def rgb_bytes(picture: Tensor, over_white: bool = False) -> Tensor:
+def rgb_bytes(picture: Tensor, white: bool = False) -> Tensor:
     """[H,W,C] or [1,H,W,C] in 0..1 with 1, 3 or 4 channels -> uint8 [H,W,3]; else it raises.
-    over_white: see `Sight`.
+    white: see `Sight.over_white`.
     """
     shape = list(picture.shape)
     if picture.dim() == 4 and shape[0] == 1:
@@ -46,14 +46,13 @@ def rgb_bytes(picture: Tensor, over_white: bool = False) -> Tensor:
             f"A picture for the text encoder holds {kind} values that are not finite numbers from "
             "0 to 1. Check the node that makes it."
         )
-    return torch.cat([_rounded(rows, over_white) for rows in picture.split(_ROWS)])
+    return torch.cat([_rounded(rows, white) for rows in picture.split(_ROWS)])
 
 
-def _rounded(rows: Tensor, over_white: bool) -> Tensor:
+def _rounded(rows: Tensor, white: bool) -> Tensor:
     """Some rows of a picture in 8 bits: a large one is not copied whole."""
-    rows = (rows if over_white else visible(rows)).cpu().float().clamp(0, 1)
-    if over_white and rows.shape[-1] == 4:
-        rows = 1 - (1 - rows[..., :3]) * rows[..., 3:]
+    rows = rows.cpu().float().clamp(0, 1)
+    rows = over_white(rows) if white else visible(rows)
     return rows[..., :3].mul(255).round().to(torch.uint8).expand(-1, -1, 3)
 
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.loaders.arch.family import EDIT, EDIT_PLUS, EditTemplate
+from inkstone.loaders.arch.family import EDIT, EDIT_21, EDIT_PLUS, QWEN_IMAGE_21, EditTemplate
 from inkstone.loaders.arch.variant import CHOICES, CLASSES, VARIANTS, choose_variant, detect_variant
+from inkstone.loaders.models.image_processor import rgb_bytes
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.pipeline.edit import seen_pictures
 from inkstone.pipeline.weight_rows import Matrices
+from inkstone.sampling.pixel_lock import lock, over_white, visible
 from inkstone.sampling.schedule import LAYERED, QWEN, sigmas
 
 from ..support.edit_models import WAITING, single
@@ -149,3 +152,22 @@ def test_templates_without_pictures_encode_the_prompt(folder):
     assert words.vision._model is None, "the vision tower was opened"
     with pytest.raises(InkstoneError, match="take 2 picture, got 3"):
         words.encode_edit("a cat", [picture] * 3, blind)
+
+
+@pytest.mark.parametrize("area", [None, 96 * 64])
+def test_a_transparent_reference_is_laid_over_white_once(area):
+    """By the vision tower, from the copy that the VAE encodes: the reference's order. At its own
+    size a picture gives the bytes of one that was laid over white before."""
+    picture = torch.rand(1, 140, 180, 4, generator=torch.Generator().manual_seed(5))
+    picture[:, :50, :50, 3], picture[:, 60:90, :, 3] = 0, 1
+    own = lock(180, 140, area, latents=QWEN_IMAGE_21.latents)
+    assert (own.work == own.picture) == (area is None)
+    (seen,) = seen_pictures(EDIT_21, [picture], [own])
+    assert torch.equal(seen, own.to_canvas(visible(picture)))
+    got = rgb_bytes(seen, white=True)
+    want = over_white(seen)[0].mul(255).round().to(torch.uint8)
+    assert torch.equal(got, want)
+    before = rgb_bytes(own.to_canvas(over_white(picture)), white=True)
+    levels = (got.int() - before.int()).abs()
+    assert torch.equal(got, before) or area, f"{levels.max()} levels"
+    assert levels.float().mean() < 0.2, f"{levels.float().mean():.2f} levels on average"
