@@ -119,6 +119,16 @@ def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[
     return parse
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument(
+        "--device",
+        type=device,
+        metavar="D",
+        help="cpu, cuda, cuda:1, xpu or mps (default: cuda if there is one)",
+    )
+
+
 def command(commands: Commands, name: str, text: str, example: str) -> argparse.ArgumentParser:
     """Add a subcommand with its line of help and an example."""
     parser = commands.add_parser(

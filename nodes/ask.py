@@ -21,25 +21,16 @@ _PICTURES = (
 )
 
 
+_WRITING = (
+    "0: always the most likely token, so the answer is the same every time. Higher values write "
+    "more freely, 0.7 is usual.",
+    "Seed of the choice, the same on every machine. Used when temperature is above 0.",
+)
+
+
 def decoding_inputs() -> list[io.Input]:
     """How an answer is chosen: the fields of Decoding."""
-    return [
-        io.Int.Input(
-            "max_tokens",
-            default=USUAL_TOKENS,
-            min=1,
-            max=MOST_TOKENS,
-            tooltip="The longest answer, in tokens; a token is a short word or a part of one.",
-        ),
-        io.Float.Input(
-            "temperature",
-            default=0.0,
-            min=0.0,
-            max=2.0,
-            step=0.05,
-            tooltip="0: always the most likely token, so the answer is the same every time. Higher "
-            "values write more freely, 0.7 is usual.",
-        ),
+    further = (
         io.Float.Input(
             "top_p",
             default=1.0,
@@ -66,15 +57,16 @@ def decoding_inputs() -> list[io.Input]:
             tooltip="Above 1, words that have occurred become less likely. 1: off. 1.05 is the "
             "publisher's value.",
         ),
+    )
+    return [
         io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=False,  # a new seed alone would ask again
-            tooltip="Seed of the choice, the same on every machine. Used when temperature is above "
-            "0.",
+            "max_tokens",
+            default=USUAL_TOKENS,
+            min=1,
+            max=MOST_TOKENS,
+            tooltip="The longest answer, in tokens; a token is a short word or a part of one.",
         ),
+        *sockets.writing_inputs(0.0, _WRITING, *further),
     ]
 
 

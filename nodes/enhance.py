@@ -20,6 +20,10 @@ _PICTURES = (
     "For an edit: the same pictures as in Encode Edit, in the same order. Not connected: the "
     "prompt is for a new picture."
 )
+_WRITING = (
+    "0: always the most likely words. Higher values write more freely.",
+    "The same prompt and seed give the same text. Another seed: another wording.",
+)
 
 
 class EnhancePrompt(io.ComfyNode):
@@ -77,23 +81,7 @@ class EnhancePrompt(io.ComfyNode):
                     tooltip="How to rewrite, in your own words, in place of Inkstone's "
                     "instructions. Empty: Inkstone's.",
                 ),
-                io.Float.Input(
-                    "temperature",
-                    default=USUAL_TEMPERATURE,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="0: always the most likely words. Higher values write more freely.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,  # a new seed alone would write another prompt
-                    tooltip="The same prompt and seed give the same text. Another seed: another "
-                    "wording.",
-                ),
+                *sockets.writing_inputs(USUAL_TEMPERATURE, _WRITING),
                 *sockets.growing_pictures(_PICTURES, least=0),
             ],
             outputs=[io.String.Output("prompt_out", display_name="prompt")],

@@ -54,6 +54,24 @@ def growing_pictures(tip: str, least: int = 1) -> list[io.Input]:
     return [socket(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:FIXED]]
 
 
+def writing_inputs(usual: float, tips: tuple[str, str], *between: io.Input) -> list[io.Input]:
+    """Temperature and seed of a text that is written. usual: the temperature; tips: of both;
+    between: further inputs of the choice.
+    """
+    return [
+        io.Float.Input("temperature", default=usual, min=0.0, max=2.0, step=0.05, tooltip=tips[0]),
+        *between,
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=False,  # a new seed alone would write another text
+            tooltip=tips[1],
+        ),
+    ]
+
+
 def connected(
     images: Mapping[str, Tensor | None] | None, fixed: Mapping[str, Tensor | None]
 ) -> list[Tensor]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import CallError, InkstoneError
 from ...files.paths import check_output
-from ..arg_types import Commands, command, file_path
-from .shared import add_device, add_folders, add_graph, add_json, as_text
+from ..arg_types import Commands, add_device, command, file_path
+from .shared import add_folders, add_graph, add_json, as_text
 
 if TYPE_CHECKING:
     from ..workflow.check import Verdict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..arg_types import Commands, command
+from ..arg_types import Commands, add_device, command
 from .progress import ProgressLine
-from .shared import add_device, add_folders, add_graph, add_json, print_files
+from .shared import add_folders, add_graph, add_json, print_files
 
 
 def add(commands: Commands) -> None:

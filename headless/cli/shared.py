@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..arg_types import device, file_path
+from ..arg_types import file_path
 from ..node_types import Json
 
 FOLDERS = {
@@ -37,16 +37,6 @@ def add_folders(parser: argparse.ArgumentParser, *names: str, prefix: str = "") 
             metavar="DIR",
             help=f"{prefix}{FOLDERS[name]} (default {name})",
         )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device."""
-    parser.add_argument(
-        "--device",
-        type=device,
-        metavar="D",
-        help="cpu, cuda, cuda:1, xpu or mps (default: cuda if there is one)",
-    )
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print facts as JSON") -> None:

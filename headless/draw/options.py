@@ -10,9 +10,9 @@ from ...sampling.prefix_choices import KEEPS
 from ...sampling.step_cache_choices import METHODS
 from ..arg_types import (
     Commands,
+    add_device,
     between,
     command,
-    device,
     file_path,
     lora,
     memory,
@@ -109,12 +109,7 @@ def add_machine(p: argparse.ArgumentParser) -> None:
         help="memory limit of the whole process; weights that do not fit are streamed from the "
         "file (default: the free memory)",
     )
-    p.add_argument(
-        "--device",
-        type=device,
-        metavar="D",
-        help="cpu, cuda, cuda:1 (default: cuda if there is one)",
-    )
+    add_device(p)
 
 
 def add_plan(commands: Commands) -> None:
