@@ -167,7 +167,8 @@ def wording(request: EnhanceRequest, family: Family) -> str:
         return family.wording.enhance.format(" ".join(request.prompt.split()))
     script = script_of(request.prompt)
     chinese = script == "CJK"
-    own = INSTRUCTIONS[EDITING if request.pictures else DRAWING, chinese]
+    names = (family.names[chinese].format(number) for number in (1, 2))
+    own = INSTRUCTIONS[EDITING if request.pictures else DRAWING, chinese].format(*names)
     texts = ", ".join(f'"{text}"' for text in dict.fromkeys(quoted(request.prompt)))
     language = LANGUAGES.get(script, "")
     if chinese:

@@ -8,7 +8,8 @@ SEEN_PIXELS = 512 * 512  # of a picture: what it shows matters here, not its fin
 MOST_BYTES = 1 << 20  # of a file of instructions
 
 DRAWING, EDITING = "drawing", "editing"
-# (what the prompt is for, whether it is Chinese) -> what the language model is asked to do
+# (what the prompt is for, whether it is Chinese) -> what the language model is asked to do;
+# {} in those for edits: the names of the first two pictures
 INSTRUCTIONS = {
     (DRAWING, False): (
         "You prepare prompts for a model that makes pictures. Rewrite the prompt below so that "
@@ -27,9 +28,9 @@ INSTRUCTIONS = {
         "changed by how it looks and where it is, say what it becomes, and end with what stays as "
         "it is. For something that is added, say its place, size and look so that it fits the "
         "light and the style of the scene. A person keeps face, hair and build unless the "
-        "instruction says otherwise. Add no change of your own. With several pictures keep their "
-        "names Picture 1, Picture 2 and so on. Write at most 60 words as plain sentences: no list, "
-        "no heading, no explanation."
+        "instruction says otherwise. Add no change of your own. Several pictures are called {}, {} "
+        "and so on, in their order. Write at most 60 words as plain sentences: no list, no "
+        "heading, no explanation."
     ),
     (DRAWING, True): (
         "你为一个绘图模型准备提示词。请改写下面的提示词，"
@@ -46,7 +47,7 @@ INSTRUCTIONS = {
         "用外观和位置指明要改的东西，说明改成什么，最后说明哪些保持不变。"
         "如果要添加东西，请写明它的位置、大小和样子，使它与场景的光线和风格相合。"
         "除非指令另有要求，人物的面容、发型和体型保持不变。不要自行增加别的改动。"
-        "有多张图片时保留“图1”“图2”这样的称呼。用平实的句子写，不超过 100 字：不分条，"
+        "有多张图片时按顺序称为{}、{}等。用平实的句子写，不超过 100 字：不分条，"
         "不加标题，不作解释。"
     ),
 }

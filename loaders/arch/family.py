@@ -114,6 +114,9 @@ class EditTemplate:
             )
 
 
+NAMES = "Picture {}", "图{}"
+NAMES_21 = "<image{}>", "<image{}>"
+
 EDIT = EditTemplate(
     "edit",
     EDIT_HEAD + "{}" + TAIL,
@@ -128,7 +131,7 @@ EDIT = EditTemplate(
 EDIT_PLUS = EditTemplate(
     "edit-plus",
     EDIT_HEAD + "{}" + TAIL,
-    "Picture {}: " + PICTURE,
+    f"{NAMES[0]}: {PICTURE}",
     drop=64,
     area=384 * 384,
     most=None,
@@ -146,7 +149,7 @@ DROP_21 = 14  # tokens of the system turn
 EDIT_21 = EditTemplate(
     "edit-2.1",
     TEMPLATE_21,
-    "<image{}>" + PICTURE,
+    NAMES_21[0] + PICTURE,
     drop=DROP_21,
     area=1024 * 1024,
     most=None,
@@ -207,6 +210,7 @@ class Family:
     licence: str = ""  # what a person has to know before using it; "" = free for any use
     grammar: Grammar | None = None
     edits: tuple[EditTemplate, ...] = ()
+    names: tuple[str, str] = NAMES  # of a reference in English and Chinese prompts; {} its number
     chat: ChatTemplate = CHAT
     encoder: EncoderModel = QWEN25_VL  # of prompts
     box_scale: tuple[int, int] | None = None  # of boxes in answers; None = pixels that are seen
@@ -271,6 +275,7 @@ QWEN_IMAGE_21 = Family(
     fast=Preset(8, 1.0, " ", (1024, 1024)),
     turbo=TURBO_21,
     edits=(EDIT_21,),
+    names=NAMES_21,
     latents=LatentSpec(scale=16, channels=64, patch=1, step=32),
     core=CoreFacts("QwenImage21", frames=False, shift=0.69, drops_user=False),
     network="single-stream",

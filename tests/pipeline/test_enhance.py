@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from inkstone.errors import InkstoneError
-from inkstone.loaders.arch.family import EMBEDDED, QWEN_IMAGE
+from inkstone.loaders.arch.family import EDIT_21, EDIT_PLUS, EMBEDDED, QWEN_IMAGE, QWEN_IMAGE_21
 from inkstone.loaders.models.load import load_text_encoder
 from inkstone.pipeline.enhance import (
     EnhanceRequest,
@@ -91,7 +91,7 @@ def test_what_is_asked():
     assert text.startswith(INSTRUCTIONS["drawing", False]) and "exactly, in double quotes" in text
     assert text.count('"OPEN"') == 2 and PROMPT in text
     edit = EnhanceRequest(prompt="把猫换成狗", pictures=[torch.zeros(8, 8, 3)])
-    assert wording(edit, QWEN_IMAGE).startswith(INSTRUCTIONS["editing", True])
+    assert wording(edit, QWEN_IMAGE).startswith(INSTRUCTIONS["editing", True].format("图1", "图2"))
     assert "Japanese" in wording(EnhanceRequest(prompt="桜の木の下の猫"), QWEN_IMAGE)
     haiku = EnhanceRequest(prompt=PROMPT, instructions="Write a haiku.")
     for family in (QWEN_IMAGE, EMBEDDED):
@@ -99,6 +99,21 @@ def test_what_is_asked():
         assert own.startswith("Write a haiku.\n") and "You prepare" not in own and '"OPEN"' in own
     assert wording(EnhanceRequest(prompt=f" {PROMPT}\n"), EMBEDDED) == f"enhance {PROMPT}"
     assert shown_pictures(edit, QWEN_IMAGE) == edit.pictures and not shown_pictures(edit, EMBEDDED)
+
+
+def test_pictures_have_the_names_that_the_template_gives_them():
+    """Qwen-Image-2.1 was trained on <image1>; Qwen-Image on Picture 1."""
+    names = []
+    for family, edit in ((QWEN_IMAGE, EDIT_PLUS), (QWEN_IMAGE_21, EDIT_21)):
+        first, second = (family.names[0].format(number) for number in (1, 2))
+        template = edit.text("swap them", 2)
+        assert template.index(first) < template.index(second)
+        for prompt, chinese in (("swap them", False), ("换过来", True)):
+            request = EnhanceRequest(prompt=prompt, pictures=[torch.zeros(8, 8, 3)] * 2)
+            text = wording(request, family)
+            names.append([family.names[chinese].format(n) for n in (1, 2)])
+            assert all(name in text for name in names[-1]), text
+    assert names[2:] == [["<image1>", "<image2>"]] * 2 and names[0] == ["Picture 1", "Picture 2"]
 
 
 def test_instructions_keep_to_the_rules_that_they_set():
