@@ -124,7 +124,7 @@ class Drawer:
         graph = _graph(call, drawing)
         self._announce(self._plan(call, models, drawing, graph))
         if self.once:
-            self._values(call, graph.api, graph.prompts, None, stages)
+            self._values(call, graph.api, _ahead(graph, *graph.prompts), None, stages)
             models.text_encoder.weights.park()
         refs = (graph.image, graph.latent)
         images, latent = self._values(call, graph.api, refs, progress, stages, last=self.once)
@@ -141,7 +141,7 @@ class Drawer:
     def encode_ahead(self, call: DrawCall) -> None:
         """Encodes the prompts of a call that comes later."""
         graph = _graph(call, self._decide(call, self.load(call), keep=True))
-        self._values(call, graph.api, graph.prompts, None, None)
+        self._values(call, graph.api, _ahead(graph, *graph.prompts), None, None)
 
     def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
         acting = [m for m, option in zip(models.controls, call.control) if option.strength]
@@ -219,13 +219,20 @@ class Drawer:
         graph = _graph(call, drawing)
         if graph.enhanced is None:
             return drawing
-        (text,) = self._values(call, graph.api, (graph.enhanced,), None, stages)
+        text, *_ = self._values(call, graph.api, _ahead(graph, graph.enhanced), None, stages)
         return with_enhanced(drawing, text, models)
 
 
 def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:
     """The graph that runs here: files by their paths, all pictures of the batch."""
     return draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
+
+
+def _ahead(graph: DrawGraph, *refs: Ref) -> list[Ref]:
+    """Outputs that are computed before the drawing, and the models, which a run would else drop and
+    the next one load, adapt and describe again.
+    """
+    return [*refs, *graph.models.present()]
 
 
 def _enhancing(call: DrawCall, drawing: Drawing, models: CallModels) -> PlannedAnswer | None:

@@ -208,3 +208,12 @@ def test_layers(files, tiny_folder):
     save("input/one.png", pixels(64, 64))
     with pytest.raises(CallError, match="does not apply to Qwen-Image-Layered"):
         Drawer().draw(replace(call, image=[Path("input/one.png")]), lambda done, of: None)
+
+
+def test_what_is_done_to_models_is_done_once(requests, place, caplog):
+    """The prompt is written, then encoded, then drawn: in three runs of one graph."""
+    caplog.set_level("INFO")
+    assert main(["draw", PROMPT, "--enhance", "--reference-cache", "host", *words(QUICK)]) == 0
+    assert len(requests) == 1
+    for line in ("there is nothing to keep", "diffusion model embedded"):
+        assert caplog.text.count(line) == 1, caplog.text
