@@ -35,6 +35,13 @@ class LatentSpec:
     patch: int = 2  # latent pixels on a side of a token
     step: int = TOKEN  # sides of canvases are multiples of this many pixels
 
+    @property
+    def crop(self) -> int:
+        """Pixels: pictures that core's nodes encode are cropped to multiples of it. `whole` mends
+        half a token; nothing mends a canvas that is no multiple of `step`.
+        """
+        return self.scale if self.patch > 1 else self.step
+
     def sides(self, width: int, height: int) -> tuple[int, int]:
         """Canvas in pixels -> (rows, columns) of latent pixels."""
         return height // self.scale, width // self.scale

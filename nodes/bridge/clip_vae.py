@@ -75,7 +75,7 @@ class CoreVAE:
 
     @for_page
     def encode(self, pixels: Tensor) -> Tensor:
-        """[n,H,W,C] in 0..1 -> latents; centre-crops the sides to whole cells, as core does."""
+        """[n,H,W,C] in 0..1 -> latents; centre-crops the sides, as core does."""
         pictures = self.vae_encode_crop_pixels(pixels)
         latents = torch.cat([self.inkstone.encode(one[None]) for one in pictures])
         return latents if self.frames else latents[:, :, 0]
@@ -85,9 +85,12 @@ class CoreVAE:
         return self.encode(pixels)
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Centre-crops the sides to whole cells of a latent."""
+        """Centre-crops the sides to what the family draws: whole cells of a latent, as core does,
+        or the step of its canvases (`LatentSpec.crop`).
+        """
+        step = self.inkstone.family.latents.crop
         for axis in (1, 2):
-            side = pixels.shape[axis] // self.downscale_ratio * self.downscale_ratio
+            side = pixels.shape[axis] // step * step
             pixels = pixels.narrow(axis, (pixels.shape[axis] - side) // 2, side)
         return pixels
 

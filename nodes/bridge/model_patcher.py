@@ -23,6 +23,7 @@ from .network import LORAS, CoreNetwork
 
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
+    from comfy.model_base import QwenImage
     from comfy.model_patcher import ModelPatcher
 
     from ...loaders.lora.adapters import Adapter
@@ -38,7 +39,17 @@ _NO_WEIGHTS = (
 
 def core_model(model: DiffusionModel) -> ModelPatcher:
     """The MODEL of a loaded diffusion model."""
-    from comfy import conds, model_base, model_management, model_patcher, supported_models
+    from comfy import model_management as devices
+
+    core = _core(model)
+    return _patcher_class(model)(
+        core, devices.get_torch_device(), devices.unet_offload_device(), size=1
+    )
+
+
+def _core(model: DiffusionModel) -> QwenImage:
+    """Core's model around our network."""
+    from comfy import conds, model_base, supported_models
 
     config = supported_models.QwenImage(
         {"image_model": "qwen_image", "disable_unet_model_creation": True}
@@ -59,6 +70,15 @@ def core_model(model: DiffusionModel) -> ModelPatcher:
 
         def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
             return {_START + name: x for name, x in _weights(model).items()}
+
+    core = Core(config, device=model.device)
+    core.diffusion_model = CoreNetwork(core, model)
+    return core
+
+
+def _patcher_class(model: DiffusionModel) -> type[ModelPatcher]:
+    """The class of the patcher of core's model: it changes nothing but our network's branches."""
+    from comfy import model_patcher
 
     class Patcher(model_patcher.ModelPatcher):
         """Adds LoRAs as side branches of our network."""
@@ -93,14 +113,9 @@ def core_model(model: DiffusionModel) -> ModelPatcher:
 
         def cleanup(self) -> None:
             super().cleanup()
-            core.diffusion_model.rest()
+            self.model.diffusion_model.rest()
 
-    core = Core(config, device=model.device)
-    core.diffusion_model = CoreNetwork(core, model)
-    patcher = Patcher(
-        core, model_management.get_torch_device(), model_management.unet_offload_device(), size=1
-    )
-    return patcher
+    return Patcher
 
 
 def _latent_format(model: DiffusionModel) -> LatentFormat:
