@@ -14,6 +14,7 @@ from .configs import MMDiTConfig
 from .modulation import Modulation
 from .prefix_store import PrefixStore
 from .references import NO_REFERENCES, ReferenceContext, References
+from .regions import Regions
 from .rope import Grid, joint_rope
 from .shared_modulation import SharedModulation
 
@@ -40,6 +41,7 @@ class Inputs:
     grids: Sequence[Grid]  # (f,h,w) in tokens of each image: the target's, then the references'
     mask: Tensor | None = None  # [B,L] True = real text token
     references: ReferenceContext = NO_REFERENCES
+    regions: Regions | None = None  # txt has their prompts in front
     # of networks that read text and images in one order (single_stream.py):
     slots: tuple[int, ...] = ()  # for each reference, the text tokens before it
     prefix: PrefixStore | None = None  # what of text and references serves several steps
@@ -147,6 +149,7 @@ class PassContext:
     tokens: int  # image tokens of the target; those behind them are references
     probe: Probe | None = None
     cached: References | None = None  # in the first block: holds its references' keys and values
+    regions: Regions | None = None  # regional prompts say who sees whom
 
     def look(self, name: str, x: Tensor) -> Tensor:
         """Shows a tensor to the probe, if there is one."""
@@ -162,11 +165,18 @@ def pass_context(
     grids: Sequence[Grid],
     mask: Tensor | None = None,
     layers: int = 0,
+    regions: Regions | None = None,
 ) -> PassContext:
-    """The context for img [B,S,64] and txt [B,L,J]; mask [B,L] True = real text token."""
+    """The context for img [B,S,64] and txt [B,L,J]; mask [B,L] True = real text token, for forwards
+    without regions.
+    """
+    text = txt.shape[1] if regions is None else regions.texts[-1]
     img_freqs_cis, txt_freqs_cis = joint_rope(
-        grids, txt.shape[1], config.axes, config.theta, img.device, layers
+        grids, text, config.axes, config.theta, img.device, layers
     )
+    if regions is not None:
+        prompts = regions.freqs_cis(config.axes, config.theta)
+        txt_freqs_cis = torch.cat([prompts, txt_freqs_cis])
     if mask is not None:
         mask = F.pad(mask, (0, len(img_freqs_cis)), value=True)[:, None, None, :]
-    return PassContext(img_freqs_cis, txt_freqs_cis, mask, img.dtype, img.shape[1])
+    return PassContext(img_freqs_cis, txt_freqs_cis, mask, img.dtype, img.shape[1], regions=regions)

@@ -72,8 +72,9 @@ class JointAttention(nn.Module):
         del img_q
         k, v = self._keys_values(img, txt, ctx)
         ctx.look("query", q), ctx.look("key", k), ctx.look("value", v)
-        o = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), ctx.mask)
-        del q, k, v
+        heads = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        o = attention(*heads, ctx.mask) if ctx.regions is None else ctx.regions.attend(*heads)
+        del q, k, v, heads
         return ctx.look("attention", o.transpose(1, 2).flatten(2))
 
     def _keys_values(self, img: Tensor, txt: Tensor, ctx: PassContext) -> tuple[Tensor, Tensor]:

@@ -166,9 +166,8 @@ class MMDiT(nn.Module):
         """`forward` with a stop before each block that is computed."""
         references, mod = inputs.references.references, inputs.modulation
         assert isinstance(mod, Modulation), "this network has modulation in each block"
-        ctx = pass_context(
-            self.config, inputs.img, inputs.txt, inputs.grids, inputs.mask, inputs.references.layers
-        )
+        images = inputs.img, inputs.txt, inputs.grids, inputs.mask, inputs.references.layers
+        ctx = pass_context(self.config, *images, inputs.regions)
         img, txt = self.img_in(inputs.img).float(), embed_text(self, inputs.txt)
         if references is not None:
             img = torch.cat([img, references.embed(self.img_in).expand(len(img), -1, -1)], dim=1)

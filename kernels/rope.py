@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]  # frames, rows, columns of tokens (one token is 16 x 16 pixels)
+Place = tuple[int, int, int]  # a position: frame, row, column
 
 
 def _frequencies(dim: int, theta: float) -> Tensor:
@@ -76,6 +77,22 @@ def _tables(
         start = max(layers, *(max(h // 2, w // 2) for _, h, w in grids))
         txt = (torch.arange(text) + start).float()[:, None].expand(-1, 3)
         return _freqs_cis(img, axes, theta).to(device), _freqs_cis(txt, axes, theta).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def prompt_rope(
+    places: tuple[Place, ...],
+    texts: tuple[int, ...],
+    axes: tuple[int, ...],
+    theta: float = 10000.0,
+    device: str = "cpu",
+) -> Tensor:
+    """freqs_cis [L,d/2] of several prompts in a row: each counts its `texts` tokens from its own
+    place, on all three axes. Cached as those of `joint_rope`.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        counts = [torch.arange(n)[:, None] + torch.tensor([p]) for n, p in zip(texts, places)]
+        return _freqs_cis(torch.cat(counts).float(), axes, theta).to(device)
 
 
 def sequence_rope(

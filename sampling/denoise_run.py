@@ -18,6 +18,7 @@ from ..kernels.forward import After, ForwardHooks, Inputs
 from ..kernels.modulation import Modulation
 from ..kernels.prefix_store import PrefixStore
 from ..kernels.references import ReferenceContext
+from ..kernels.regions import Regions
 from ..kernels.rope import Grid
 from ..kernels.shared_modulation import SharedModulation
 from .control import ActiveControls
@@ -49,6 +50,7 @@ class DenoiseRun:
     drawn: int  # images that are drawn
     request: Request
     rows: Sequence[Rows]
+    regions: Regions | None = None
     tally: CacheTally = field(default_factory=CacheTally)
 
     def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
@@ -78,10 +80,13 @@ class DenoiseRun:
         known = None if cache is None else cache.begin(x, step, self._acting(step))
         if known is not None:
             return known
-        text = self.texts[half]
+        text, regional = self.texts[half], self.request.regional
+        regions = self._regions(step, half)
+        every = text if regional is None or regions is None else regional.joined(text)
         inputs = Inputs(
             img=x.to(model.dtype),
-            txt=text.to(model.device, model.dtype).expand(x.shape[0], -1, -1),
+            txt=every.to(model.device, model.dtype).expand(x.shape[0], -1, -1),
+            regions=regions,
             modulation=self.table.step(step),
             grids=self.grids,
             references=rows.references,
@@ -100,9 +105,17 @@ class DenoiseRun:
         return v
 
     def _acting(self, step: int) -> tuple[bool, ...]:
-        """Which controls act in a step."""
+        """Which controls, and whether regions, act in a step."""
         steps = len(self.request.sigmas) - 1
-        return tuple(control.acts(step, steps) for control in self.request.controls)
+        controls = (control.acts(step, steps) for control in self.request.controls)
+        return *controls, self._regions(step, "positive") is not None
+
+    def _regions(self, step: int, half: str) -> Regions | None:
+        """The regions that act in a step; the negative prompt has none."""
+        regional = self.request.regional
+        if regional is None or half != "positive":
+            return None
+        return self.regions if regional.settings.acts(step, len(self.request.sigmas) - 1) else None
 
     def _on_block(self, step: int, block: int) -> None:
         self.tally.computed += 1

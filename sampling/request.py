@@ -23,6 +23,7 @@ from .denoise import Step
 from .geometry import LatentSpec
 from .lightning import Distilled
 from .prefix_choices import Keep
+from .regions import Regional
 from .step_cache_choices import StepCache
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Request:
     controls: tuple[Control, ...] = ()
     context: Context = ()
     slots: tuple[int, ...] = ()  # rows of the prompt before each reference, where families mix them
+    regional: Regional | None = None
     encoded_for: str = ""  # the variant whose template the prompts were encoded with; "" = unknown
 
     @property

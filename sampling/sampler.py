@@ -30,6 +30,7 @@ from .lightning import misfit
 from .nan_check import check
 from .noise import noise
 from .prefix_choices import AUTO
+from .region_run import check_regions, region_bytes, regions_of
 from .request import NO_HOOKS, Hooks, Model, Request
 from .step_cache import CacheContext, WholeSteps, cache_bytes, cache_of, check_step_cache
 
@@ -50,6 +51,7 @@ def denoise(
     r = request
     check_request(model, r)
     check_controls(model.network.config, model.latents, r)
+    check_regions(model, r)
     if model.step_cache is not None:
         check_step_cache(model.step_cache, r.sigmas, model.trained_for)
     _check_guidance(r.cfg, negative)
@@ -66,15 +68,17 @@ def denoise(
     model.ready(working_bytes(model, r, texts), weights)
     with model.adapted(), torch.inference_mode():
         log_controls(r)
+        grids = _grids(model, r)
         run = DenoiseRun(
             model=model,
             texts=texts,
             hooks=hooks,
             table=model.modulation(r.sigmas[:-1]),
-            grids=_grids(model, r),
+            grids=grids,
             drawn=_drawn(r),
             request=r,
             rows=_rows(model, r, texts, hooks, prefixes),
+            regions=regions_of(model, r, texts["positive"].shape[1], grids),
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
         if model.step_cache is not None:
@@ -148,6 +152,7 @@ def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
         + network.table_bytes(rows, model.dtype)
         + references * per_token
         + kept_on_device(model, r, texts)
+        + region_bytes(model, r, size.tokens)
     )
 
 
@@ -155,9 +160,10 @@ def _forward_size(
     model: Model, r: Request, texts: Mapping[str, Tensor], references: int
 ) -> ForwardSize:
     """The size of one forward. references: tokens of the images that are appended."""
+    words = 0 if r.regional is None else r.regional.tokens
     return ForwardSize(
         target=_drawn(r) * math.prod(token_grid(r.width, r.height)),
-        prefix=max(t.shape[1] for t in texts.values()) + references,
+        prefix=max(t.shape[1] for t in texts.values()) + references + words,
         batch=r.batch,
         rows=max(_prefix_rows(r, t) for t in texts.values())
         if model.network.keeps_prefix
