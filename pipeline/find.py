@@ -26,6 +26,10 @@ _MOST_WORDS = 500  # characters of what to find
 _LISTED = 3  # reasons in a line
 
 
+class NothingFound(InkstoneError):
+    """The answer has no box."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What the model found, in the picture's own pixels."""
@@ -79,7 +83,7 @@ def find(
     on_text: Callable[[str], None] = lambda piece: None,
     most: int = MOST_PIXELS,
 ) -> Found:
-    """The boxes of what was named in a picture [H,W,C] or [1,H,W,C]; InkstoneError where the answer
+    """The boxes of what was named in a picture [H,W,C] or [1,H,W,C]; NothingFound where the answer
     has none. Greedy and without a penalty: the digits of boxes repeat by nature.
     """
     decoding = Decoding(max_tokens=max_tokens, repetition_penalty=1.0)
@@ -93,7 +97,7 @@ def find(
     if len(found.left_out) > _LISTED:
         reasons += f"; and {len(found.left_out) - _LISTED} more"
     if not found.boxes:
-        raise InkstoneError(_nothing(what, answer.text, reasons))
+        raise NothingFound(_nothing(what, answer.text, reasons))
     if reasons:
         kept = len(found.boxes)
         count = kept + len(found.left_out)

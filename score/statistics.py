@@ -66,10 +66,15 @@ def _at_most(right: int, count: int, p: float) -> float:
 
 
 def clustered_interval(right: Sequence[int], asked: Sequence[int]) -> Interval:
-    """The interval of sum(right) / sum(asked) by a bootstrap over pictures."""
+    """The interval of sum(right) / sum(asked) by a bootstrap over pictures. Where nothing or all is
+    right in every picture, a bootstrap has no width: it is the exact one of the pictures.
+    """
     tops, whole = np.array(right, float), np.array(asked, float)
     if not whole.sum() > 0:
         raise ValueError("nothing was asked")
+    used = int((whole > 0).sum())
+    if tops.sum() in (0, whole.sum()):  # every draw is the same; so many pictures may hide a few
+        return exact_interval(used if tops.sum() else 0, used)
     draws = [tops[rows].sum(1) / np.maximum(whole[rows].sum(1), 1) for rows in _rows(len(tops))]
     return _interval(float(tops.sum() / whole.sum()), np.concatenate(draws))
 

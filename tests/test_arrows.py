@@ -50,7 +50,8 @@ MAY_IMPORT = {
     | {f"headless/{x}" for x in ("workflow", "graph", "core_nodes")},
 }
 MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
-MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "training", "score"}
+MAY_IMPORT["headless/score"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "score"}
+MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {"headless/score", "training"}
 # the one file that knows comfy-kitchen, and only inside a function
 ALLOWED = {Path("quant/comfy_kitchen.py"): {"torch", "comfy_kitchen"}}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfyui_version", "folder_paths", "server"}

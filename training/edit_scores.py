@@ -56,12 +56,13 @@ def _gone(picture: np.ndarray, edit: Edit) -> bool:
     """No ink where the removed item was, except that of the items that stay."""
     _, ink = ground_and_ink(picture)
     for item in edit.target.items:
-        ink[_box(item)] = False
+        ink[item_box(item)] = False
     (removed,) = set(edit.source.items) - set(edit.target.items)
-    return bool(ink[_box(removed)].mean() <= STRAY)
+    return bool(ink[item_box(removed)].mean() <= STRAY)
 
 
-def _box(item: Shape | Word) -> tuple[slice, slice]:
+def item_box(item: Shape | Word) -> tuple[slice, slice]:
+    """Rows and columns around an item, with a margin for its rim; they may end beyond the canvas."""
     if isinstance(item, Shape):
         r = item.diameter // 2 + 8
         y, x, h, w = item.y - r, item.x - r, 2 * r, 2 * r
@@ -76,7 +77,7 @@ def moved(picture: np.ndarray, before: np.ndarray, edit: Edit) -> float | None:
         return None
     free = np.ones(picture.shape[:2], bool)
     for item in set(edit.source.items) ^ set(edit.target.items):
-        free[_box(item)] = False
+        free[item_box(item)] = False
     return float(np.abs(picture.astype(float) - before.astype(float))[free].mean())
 
 

@@ -18,6 +18,7 @@ FAR = 50.0  # RGB distance from the ground that counts as ink
 STRAY = 0.015  # share of pixels that may be ink outside of all items
 NEAR = 9.0  # pixels between a shape's centre and its place
 SHIFTS = range(-3, 4)
+ALIKE = 0.6  # correlation with a letter's template, overlap with a shape's
 RIM = 4  # pixels around a line of letters in which ink is the line's
 
 Verdict = dict[str, bool | float | None]
@@ -111,7 +112,7 @@ def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool
     level = ((cells - base) @ along / float(along @ along)).clip(0, 1)
     right = 0
     for i, letter in enumerate(word.text):
-        right += _best_letter(level[:, i * CELL[0] : (i + 1) * CELL[0]]) == letter
+        right += best_letter(level[:, i * CELL[0] : (i + 1) * CELL[0]])[0] == letter
     return right, nearest_colour(colour) == word.colour
 
 
@@ -133,14 +134,16 @@ def _templates() -> np.ndarray:
     return _TEMPLATES
 
 
-def _best_letter(level: np.ndarray) -> str:
+def best_letter(level: np.ndarray) -> tuple[str, float]:
+    """The letter of a cell [32,16] in 0..1 and its correlation; "" below ALIKE."""
     x = level.ravel() - level.mean()
     length = np.linalg.norm(x)
     if length < 1e-3:
-        return ""
+        return "", 0.0
     scores = _templates() @ (x / length)
     best = int(scores.argmax())
-    return LETTERS[best // len(SHIFTS) ** 2] if scores[best] > 0.6 else ""
+    letter = LETTERS[best // len(SHIFTS) ** 2] if scores[best] > ALIKE else ""
+    return letter, float(scores[best])
 
 
 def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
@@ -176,7 +179,7 @@ def _read_shape(
     y, x = rows.start + sum(ys) / 2, columns.start + sum(xs) / 2
     size = min(SIZES, key=lambda name: abs(SIZES[name] - max(box.shape)))
     at_place = _place(shape, scene, x, y)
-    return _kind(box) == shape.kind, colour == shape.colour, at_place, size == shape.size
+    return kind_of(box) == shape.kind, colour == shape.colour, at_place, size == shape.size
 
 
 def _extent(ink: np.ndarray) -> tuple[int, int] | None:
@@ -185,9 +188,9 @@ def _extent(ink: np.ndarray) -> tuple[int, int] | None:
     return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else None
 
 
-def _kind(box: np.ndarray) -> str:
-    """The kind whose mask, stretched to the box, overlaps best; "" below 0.6."""
-    best = ("", 0.6)
+def kind_of(box: np.ndarray) -> str:
+    """The kind whose mask, stretched to the box, overlaps best; "" below ALIKE."""
+    best = ("", ALIKE)
     for kind in KINDS:
         template = shape_mask(kind, 64) > 0.5
         template = template[template.any(1)][:, template.any(0)]

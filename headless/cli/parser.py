@@ -23,6 +23,7 @@ from . import (
     preprocess,
     quantize,
     run,
+    score,
     train,
 )
 
@@ -38,6 +39,7 @@ COMMANDS = (
     inspect,
     quantize,
     preprocess,
+    score,
     train,
     doctor,
 )

@@ -52,6 +52,12 @@ def test_words_of_one_picture_count_together():
     assert (clustered.high - clustered.low) > 2.5 * (single.high - single.low)
 
 
+def test_where_all_is_right_the_interval_has_a_width():
+    """That of as many pictures, not of as many words, and not none."""
+    assert clustered_interval([5] * 10, [5] * 10) == exact_interval(10, 10)
+    assert clustered_interval([0] * 4, [5] * 4) == exact_interval(0, 4)
+
+
 def test_the_bootstrap_covers():
     rng = np.random.default_rng(1)
     inside = 0
