@@ -62,7 +62,7 @@ def _gone(picture: np.ndarray, edit: Edit) -> bool:
 
 
 def item_box(item: Shape | Word) -> tuple[slice, slice]:
-    """Rows and columns around an item, with a margin for its rim; they may end beyond the canvas."""
+    """Rows and columns around an item with a margin; they may end beyond the canvas."""
     if isinstance(item, Shape):
         r = item.diameter // 2 + 8
         y, x, h, w = item.y - r, item.x - r, 2 * r, 2 * r
