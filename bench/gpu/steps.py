@@ -150,6 +150,9 @@ def steps(run: Run, part: Part) -> None:
 
 def _kind(run: Run, part: Part, case: Case, kind: str) -> None:
     path = file_of(run.folder, kind, config_20b(run.tiny))
+    warm = model_of(path, case.few[0], options(run))  # compiles kernels, reads the file once
+    draw(run, warm, case.request(warm))
+    warm.weights.park()
     scaled = _scaled(run, part, case, kind)
     if kind != "bf16" and run.time_for(f"{kind} by the peer"):
         _scaled(run, part, case, kind, ours=scaled)
