@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .storage import Storage
+from .storage import ON_DEVICE, Storage
 
 AT_ONCE = 1 << 17  # weights computed at once: half a MiB of float32 stays in the cache
 Rows = slice | Tensor  # rows of a matrix: a range, or an index [n]
@@ -43,7 +43,8 @@ class ChunkedStorage(Storage):
 
     @property
     def _step(self) -> int:
-        return max(1, AT_ONCE // self.shape[1])
+        at_once = AT_ONCE if self.device.type == "cpu" else ON_DEVICE
+        return max(1, at_once // self.shape[1])
 
     def _convert(self, rows: Rows, out: Tensor) -> None:
         if out.dtype == torch.float32 and out.is_contiguous():

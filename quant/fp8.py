@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .native.unpack import available, unpack_fp8, usable
 from .packed_layer import BYTES, FLOATS, PackedParts, in_full_precision
-from .storage import PackedWeight, Storage, WeightSource, matrix_shape
+from .storage import ON_DEVICE, PackedWeight, Storage, WeightSource, matrix_shape
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FP8 = frozenset({E4M3, E5M2})
@@ -53,7 +53,8 @@ class Fp8Storage(Storage):
         return available(dtype, self.codes.numel())
 
     def rows_into(self, start: int, out: Tensor) -> Tensor:
-        step = len(out) if usable(self.codes, out) else max(1, _AT_ONCE // self.shape[1])
+        at_once = _AT_ONCE if self.device.type == "cpu" else ON_DEVICE
+        step = len(out) if usable(self.codes, out) else max(1, at_once // self.shape[1])
         for at in range(0, len(out), step):
             part = out[at : at + step]
             rows = slice(start + at, start + at + len(part))

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Measured with Q4_K on two Zen 3 cores, ms per million weights: 2^19 and 2^16 took 2.9, 2^20 and
 # 2^17 1.7, these 1.5 (what torch spends per operation weighs more than the cache).
 UNPACKED = 2**22  # weights whose codes are unpacked at once
-FLOATS = 2**18  # weights that are scaled at once: 1 MiB of float32
+FLOATS = 2**18  # weights that are scaled at once on a CPU: 1 MiB of float32
 
 UNPACK: dict[str, Callable[[Tensor], Codes]] = {
     "Q4_0": gguf_block_quants.q4_0,
@@ -48,7 +48,7 @@ UNPACK: dict[str, Callable[[Tensor], Codes]] = {
 def _scale(blocks: Codes, out: Tensor) -> None:
     """out [n, block] = codes * scale + minimum, computed in float32."""
     groups = blocks.scale.shape[1]
-    step = max(1, FLOATS // out.shape[1])
+    step = max(1, (FLOATS if out.device.type == "cpu" else UNPACKED) // out.shape[1])
     work = out
     if out.dtype != torch.float32:
         work = out.new_empty(step, out.shape[1], dtype=torch.float32)

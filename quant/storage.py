@@ -17,6 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+# weights unpacked at once on a device, where each operation is launched, which costs microseconds;
+# on a CPU each format takes as many as stay in the cache
+ON_DEVICE = 1 << 22
+
 
 class WeightEntry(Protocol):
     """One tensor in the header of a file, its data not read."""
