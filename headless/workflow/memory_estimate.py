@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
-from ...errors import InkstoneError
-from ...files.images import glance
 from ...host.memory import torch_device
 from ...host.model_folders import model_path
 from ...loaders.models import load
@@ -27,18 +25,21 @@ from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
+from ...pipeline.ask_plan import plan_answer
 from ...pipeline.edit import area_for
 from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from ...pipeline.memory_plan import PlanRequest, plan
 from ...sampling.pixel_lock import lock
-from ..core_nodes.load_save import LoadFirstFrame, picture_path
-from ..graph.api_graph import Graph, Link, Node
+from ..core_nodes.load_save import LoadFirstFrame
+from ..graph.api_graph import Graph, Node
+from .answer_estimate import picture_size, planned_answer, prompt_writer, source
 from .model_files import LoaderNode
 
 if TYPE_CHECKING:
     from ...controlnet.in_context import InContextModel
     from ...loaders.models.control import ControlModel
     from ...loaders.models.diffusion_model import DiffusionModel
+    from ...loaders.models.text_encoder import TextEncoderModel
 
 # class -> the input whose picture gives the canvas
 _CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers, Inpaint)}
@@ -59,24 +60,39 @@ class _Fields(TypedDict, total=False):
 
 
 def memory_lines(graph: Graph) -> list[str]:
-    """A line with the plan of each denoise node. Raises InkstoneError."""
-    bundle = _bundle(graph)
-    if bundle is None:
-        return ["no plan: the graph has no Inkstone diffusion model"]
-    requests = plan_requests(graph, bundle.model) or [("the model's own size", PlanRequest())]
-    return [f"{label}: {plan(bundle, request).sentence()}" for label, request in requests]
+    """A line with the plan of each denoise node, with the prompt that is written for it, and of
+    each question about pictures. Raises InkstoneError.
+    """
+    bundle, text = _models(graph)
+    draws = [node for node in graph.values() if node.class_type == Denoise.ID and bundle]
+    writers = [prompt_writer(graph, _encode(graph, node)[0]) for node in draws]
+    lines: list[str] = []
+    for node, writer in zip(draws, writers):
+        assert bundle is not None  # else nothing draws
+        label, request = _request(graph, node, bundle.model)
+        written = planned_answer(graph, writer, text)
+        label += ", with a prompt that is enhanced" if written else ""
+        lines.append(f"{label}: {plan(bundle, request, written).sentence()}")
+    if bundle is not None and not draws:
+        lines.append(f"the model's own size: {plan(bundle).sentence()}")
+    for node in graph.values():
+        answer = None if node in writers else planned_answer(graph, node, text)
+        if answer is not None:
+            lines.append(f"node {node.id} ({node.title}): {plan_answer(answer).sentence()}")
+    lines = lines or ["no plan: the graph has no Inkstone diffusion model"]
+    return list(dict.fromkeys(lines))
 
 
-def _bundle(graph: Graph) -> Bundle | None:
-    """The models of the graph's first loaders, headers only."""
+def _models(graph: Graph) -> tuple[Bundle | None, TextEncoderModel | None]:
+    """The models of the graph's first loaders, headers only, and its text encoder."""
     options = LoadOptions(device=torch_device(), wait=True)
     by_class = {node.class_type: node for node in reversed(graph.values())}
     whole = by_class.get(LoadAll.ID)
     if whole is not None:
         folder = str(whole.inputs.get("folder"))
-        return load.load_all(
-            None if folder == EMBEDDED else model_path("checkpoints", folder), options
-        )
+        path_of = None if folder == EMBEDDED else model_path("checkpoints", folder)
+        bundle = load.load_all(path_of, options)
+        return bundle, bundle.text_encoder
 
     def path(loader: LoaderNode) -> Path | None:
         ((name, (folder, _)),) = loader.FILES.items()
@@ -85,14 +101,12 @@ def _bundle(graph: Graph) -> Bundle | None:
             return load.EMBEDDED_FOLDER
         return model_path(folder, value) if isinstance(value, str) else None
 
-    model, text, vae = path(LoadDiffusionModel), path(LoadTextEncoder), path(LoadVAE)
+    model, encoder, vae = path(LoadDiffusionModel), path(LoadTextEncoder), path(LoadVAE)
+    text = load.load_text_encoder(encoder, options) if encoder else None
     if model is None:
-        return None
-    return Bundle(
-        load.load_diffusion_model(model, options),
-        load.load_text_encoder(text, options) if text else None,
-        load.load_vae(vae, options) if vae else None,
-    )
+        return None, text
+    own = load.load_diffusion_model(model, options)
+    return Bundle(own, text, load.load_vae(vae, options) if vae else None), text
 
 
 def plan_requests(graph: Graph, model: DiffusionModel) -> list[tuple[str, PlanRequest]]:
@@ -121,15 +135,12 @@ def plan_request(
 
 
 def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
-    latent = _source(graph, node, "latent")
-    schedule = _source(graph, node, "sigmas") or node
-    encode = _source(graph, node, "positive")
-    controlled = False
-    while encode is not None and encode.class_type == ApplyControlNet.ID:
-        controlled, encode = True, _source(graph, encode, "positive")
+    latent = source(graph, node, "latent")
+    schedule = source(graph, node, "sigmas") or node
+    encode, controlled = _encode(graph, node)
     batch = latent.inputs.get("batch_size") if latent is not None else None
     if latent is not None and latent.class_type == "RepeatLatentBatch":
-        batch, latent = latent.inputs.get("amount"), _source(graph, latent, "samples")
+        batch, latent = latent.inputs.get("amount"), source(graph, latent, "samples")
     size, why = _canvas(graph, latent, model)
     fields: _Fields = {"size": size}
     words = [f"{size[0]}x{size[1]}" if size else "the model's own size"]
@@ -156,6 +167,14 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**fields)
 
 
+def _encode(graph: Graph, node: Node) -> tuple[Node | None, bool]:
+    """(the node that encodes the prompt of a denoise node, whether controls are applied to it)"""
+    encode, controlled = source(graph, node, "positive"), False
+    while encode is not None and encode.class_type == ApplyControlNet.ID:
+        controlled, encode = True, source(graph, encode, "positive")
+    return encode, controlled
+
+
 def _canvas(
     graph: Graph, latent: Node | None, model: DiffusionModel
 ) -> tuple[tuple[int, int] | None, str]:
@@ -170,14 +189,14 @@ def _canvas(
         return (width // step * step, height // step * step), ""
     if latent.class_type not in _CANVASES:
         return None, f"{latent.class_type} decides its canvas during the run"
-    picture = _source(graph, latent, _CANVASES[latent.class_type])
+    picture = source(graph, latent, _CANVASES[latent.class_type])
     while picture is not None and picture.class_type in _SAME_SIZE:
-        picture = _source(graph, picture, _SAME_SIZE[picture.class_type])
+        picture = source(graph, picture, _SAME_SIZE[picture.class_type])
     if picture is None or picture.class_type not in ("LoadImage", LoadFirstFrame.ID):
         maker = "nothing" if picture is None else picture.class_type
         return None, f"its picture comes from {maker}"
     file = str(picture.inputs.get("image")).removesuffix(" [input]")
-    size = _picture_size(file)
+    size = picture_size(file)
     if size is None:
         return None, f"{file} is not in the input folder"
     if latent.class_type == EncodeLayers.ID:
@@ -194,20 +213,6 @@ def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[in
     """The canvas for a picture of this size."""
     work = work if work in WORK_SIZES else AUTO
     return lock(*size, area_for(model.family, work, size), latents=model.latents).canvas
-
-
-def _picture_size(file: str) -> tuple[int, int] | None:
-    """Width and height of an input picture; None if it cannot be read."""
-    try:
-        return glance(picture_path(file)).size
-    except InkstoneError:
-        return None
-
-
-def _source(graph: Graph, node: Node, name: str) -> Node | None:
-    """The node that an input is linked to."""
-    link = node.inputs.get(name)
-    return graph.get(link.node) if isinstance(link, Link) else None
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -13,6 +13,7 @@ from inkstone.errors import CallError
 from inkstone.files.hashes import file_hash
 from inkstone.headless.cli.main import main
 from inkstone.headless.workflow.load import find_graph
+from inkstone.nodes.load import EMBEDDED
 
 from ...support.ui_graphs import feature_graphs
 
@@ -66,6 +67,40 @@ def test_graph_of_the_embedded_model_runs():
     status, facts = check(find_graph(Path("text_to_image_embedded")), "--memory")
     assert (status, facts["runs"], facts["faults"], facts["missing"]) == (0, True, [], [])
     assert len(facts["memory"]) == 1 and facts["memory"][0].startswith("128x128, 20 steps: ")
+
+
+def test_memory_of_answers(tmp_path):
+    """A prompt that is enhanced counts in the plan of its drawing, as `draw --enhance --plan` has
+    it; a question about pictures, and a prompt that only is shown, have a line each."""
+    (line,) = check(find_graph(Path("enhance_embedded")), "--memory")[1]["memory"]
+    assert ", with a prompt that is enhanced: " in line and "output head and its forms" in line
+    *_, line = check(find_graph(Path("find_embedded")), "--memory")[1]["memory"]
+    assert line.startswith("node 7 (Inkstone Find in Picture): plan: vision tower"), line
+
+    Image.new("RGB", (40, 90)).save(tmp_path / "own.png")
+    encoder = {"text_encoder": ["1", 1]}
+    answer = {"max_tokens": 9, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+    words = {"prompt": "a red circle", "enhanced": "", "instructions": ""}
+    dice = {"temperature": 0.0, "seed": 0}
+    asked = {"caption": "free question", "question": "What is it?", "images.picture_1": ["2", 0]}
+    kinds = {
+        "1": ("LoadAll", {"folder": EMBEDDED, "dtype": "auto", "variant": "auto"}),
+        "3": ("AskPicture", {**encoder, **asked, **answer, **dice}),
+        "4": ("EnhancePrompt", {**encoder, **words, **dice}),
+        "5": ("EnhancePrompt", {**encoder, **words, **dice, "enhanced": "a red circle"}),
+    }
+    graph = {
+        n: {"class_type": f"Inkstone{k}", "inputs": inputs} for n, (k, inputs) in kinds.items()
+    }
+    graph["2"] = {"class_type": "LoadImage", "inputs": {"image": "own.png"}}
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph))
+    status, facts = check(path, "--memory", "--input", str(tmp_path))
+    assert status == 0 and len(facts["memory"]) == 3, facts
+    whole, question, written = facts["memory"]
+    assert whole.startswith("the model's own size: ")
+    assert question.startswith("node 3 (") and "vision tower" in question
+    assert written.startswith("node 4 (") and "vision tower" not in written
 
 
 def test_memory_of_canvases_that_come_from_pictures(tmp_path):
