@@ -187,7 +187,7 @@ def whole_picture(vae: VAEModel, picture: Tensor, area: str) -> tuple[Tensor, Lo
     layered = any(v.layered and v.family == vae.family.name for v in VARIANTS.values())
     alpha = vae.network.config.channels == 4
     if not alpha or not layered:
-        got = f"of {vae.family.title}" if alpha else "without alpha"
+        got = f"of {vae.family.noun}" if alpha else "without alpha"
         raise InkstoneError(
             f"{vae.path.name} is a VAE {got}, layers need the one of Qwen-Image-Layered. Load that "
             "VAE."

@@ -155,7 +155,7 @@ def shown_pictures(request: EnhanceRequest, family: Family) -> Sequence[Tensor]:
     """The pictures of the request that the model looks at: none where its edits are encoded without
     them, as it was trained on the request alone."""
     if request.pictures and not any(edit.sees for edit in family.edits):
-        log.info("the %s model enhances a request for an edit without its pictures", family.title)
+        log.info("%s enhances a request for an edit without its pictures", family.noun)
         return ()
     return request.pictures
 

@@ -208,6 +208,9 @@ class Family:
     empty: str = ""  # what an empty prompt becomes
     rescales: bool = True  # CFG keeps the length of the positive velocity
     licence: str = ""  # what a person has to know before using it; "" = free for any use
+    shipped: bool = (
+        False  # it comes with Inkstone; else its parts are files with names of their own
+    )
     grammar: Grammar | None = None
     edits: tuple[EditTemplate, ...] = ()
     names: tuple[str, str] = NAMES  # of a reference in English and Chinese prompts; {} its number
@@ -218,13 +221,18 @@ class Family:
     condition_layers: int | None = None  # of the text encoder, that prompts are encoded with
     rope_sections: tuple[int, int, int] | None = None  # of the text encoder's heads
 
+    @property
+    def noun(self) -> str:
+        """What a sentence calls its models."""
+        return f"the {self.title} model" if self.shipped else self.title
+
     def edit(self, name: str) -> EditTemplate:
         """The record of one kind of edit: "edit" (one picture) or "edit-plus" (numbered)."""
         record = next((edit for edit in self.edits if edit.name == name), None)
         if record is None:
             known = ", ".join(edit.name for edit in self.edits) or "none"
             raise InkstoneError(
-                f"The {self.name} model has no edits of the kind {name!r}; it has {known}. "
+                f"The {self.title} model has no edits of the kind {name!r}; it has {known}. "
                 "Use a Qwen-Image-Edit model."
             )
         return record
@@ -300,6 +308,7 @@ EMBEDDED = Family(
     schedule=LIGHTNING,
     preset=Preset(20, 2.0, "", (128, 128)),
     fast=Preset(8, 1.0, "", (128, 128)),
+    shipped=True,
     grammar=Grammar(
         words=tuple(
             """a an the word in on at and sign that says above below background left right top

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import InkstoneError
+from ..arch.family import Family
 from .diffusion_model import DiffusionModel
 from .text_encoder import TextEncoderModel
 from .vae import VAEModel
@@ -33,9 +34,15 @@ def check_prompts(model: DiffusionModel, text: TextEncoderModel) -> None:
     if reads != writes:
         raise InkstoneError(
             f"The diffusion model {model.path.name} reads prompts {reads} wide, and the text "
-            f"encoder {text.path.name} writes {writes} ({text.family.encoder.title}). Load the "
-            f"text encoder of {model.family.title}: {model.family.encoder.full}."
+            f"encoder {text.path.name} writes {writes} ({_maker(text.family)}). Load the text "
+            f"encoder of {model.family.noun}"
+            + ("." if model.family.shipped else f": {model.family.encoder.full}.")
         )
+
+
+def _maker(family: Family) -> str:
+    """Whose a text encoder is."""
+    return f"of {family.noun}" if family.shipped else family.encoder.title
 
 
 def check_latents(model: DiffusionModel, vae: VAEModel) -> None:
@@ -45,5 +52,5 @@ def check_latents(model: DiffusionModel, vae: VAEModel) -> None:
         raise InkstoneError(
             f"The diffusion model {model.path.name} draws latents of {own.channels} channels at "
             f"1/{own.scale} size, and the VAE {vae.path.name} is for {config.z} at "
-            f"1/{config.scale} ({vae.family.title}). Load the VAE of {model.family.title}."
+            f"1/{config.scale} (of {vae.family.noun}). Load the VAE of {model.family.noun}."
         )

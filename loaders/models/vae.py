@@ -123,8 +123,8 @@ class VAEModel:
                 "of an Inkstone or Qwen-Image sampler."
             )
         return InkstoneError(
-            f"The latent has {z.shape[1]} channels, it is one of {other.title}, and the VAE "
-            f"{self.path.name} takes {shape}. Load the VAE of {other.title}."
+            f"The latent has {z.shape[1]} channels, it is one of {other.noun}, and the VAE "
+            f"{self.path.name} takes {shape}. Load the VAE of {other.noun}."
         )
 
     def _plan(self, height: int, width: int, encode: bool = False) -> tuple[int | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ import pytest
 
 from inkstone.errors import InkstoneError
 from inkstone.loaders.arch.family import QWEN_IMAGE, QWEN_IMAGE_21
-from inkstone.loaders.models.bundle import Bundle, check_prompts
+from inkstone.loaders.models.bundle import Bundle, check_latents, check_prompts
 from inkstone.loaders.models.load import load_all
+
+VAE_21 = SimpleNamespace(z=64, scale=16)
 
 
 def of(family, width: int, name: str):
@@ -39,4 +42,15 @@ def test_models_of_a_drawing_are_checked_together():
     other = of(QWEN_IMAGE_21, 4096, "b.gguf")
     with pytest.raises(InkstoneError, match="writes 4096"):
         Bundle(bundle.model, other, bundle.vae)
+    words = "128 (of the embedded model). Load the text encoder of Qwen-Image-2.1: Qwen3-VL-8B."
+    with pytest.raises(InkstoneError, match=re.escape(words)):
+        check_prompts(other, bundle.text_encoder)
+    with pytest.raises(InkstoneError, match=r"Load the text encoder of the embedded model\.$"):
+        check_prompts(bundle.model, other)
+    vae = SimpleNamespace(
+        family=QWEN_IMAGE_21, path=Path("v"), network=SimpleNamespace(config=VAE_21)
+    )
+    words = "(of Qwen-Image-2.1). Load the VAE of the embedded model."
+    with pytest.raises(InkstoneError, match=re.escape(words)):
+        check_latents(bundle.model, vae)
     assert replace(bundle, text_encoder=None).vae is bundle.vae
