@@ -27,14 +27,34 @@ def available_ram() -> int:
     Other systems: half of the physical memory, or 8 GiB where that is unknown.
     """
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            table = dict(line.split(":", 1) for line in lines)
-        return min(int(table["MemAvailable"].split()[0]) * 1024, _container_room(), _own_room())
+        return min(_rooms().values())
     except (OSError, KeyError, ValueError):
         names = getattr(os, "sysconf_names", {})
         if "SC_PHYS_PAGES" not in names:
             return 8 << 30
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def limit_in_the_way(device: torch.device) -> str:
+    """The limit that leaves less than the machine has free, for people; "" where none does."""
+    if device.type == "cuda":
+        return ""
+    try:
+        rooms = _rooms()
+    except (OSError, KeyError, ValueError):
+        return ""
+    return min(rooms, key=lambda name: rooms[name])
+
+
+def _rooms() -> dict[str, int]:
+    """Bytes that are left by each limit; "": by the machine, which comes first."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        table = dict(line.split(":", 1) for line in lines)
+    return {
+        "": int(table["MemAvailable"].split()[0]) * 1024,
+        "the memory limit of the container": _container_room(),
+        "the limit of this process (ulimit -v)": _own_room(),
+    }
 
 
 def process_bytes() -> int:

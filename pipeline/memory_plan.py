@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import InkstoneError
-from ..kernels.memory import process_bytes, used_bytes
+from ..kernels.memory import limit_in_the_way, process_bytes, used_bytes
 from ..kernels.vae_memory import plan_rows
 from ..loaders.memory.placement import NotEnoughMemory, Placement, place, what_helps
 from ..loaders.memory.residency import Residency, residencies, room
@@ -94,6 +94,8 @@ class MemoryNow:
     runtime: int  # the process without weights
     fixed: int  # bytes on the device that are no weights of a residency
     budget: int  # bytes that the process may use
+    limited: bool = False  # by the limit that it was given, not by what is free
+    limit: str = ""  # another limit that leaves less than the machine has free
 
 
 def plan(
@@ -120,7 +122,7 @@ def plan(
         answer = enhancing.stages(forms) if enhancing else []
         run = follow([*answer, *stages], now.room, decode, now.present)
     except NotEnoughMemory as lack:
-        raise _too_little(now, least, lack, request.memory or model.budget) from None
+        raise _too_little(now, least, lack) from None
     writing = sum(weights.nbytes for weights in forms)
     writing += enhancing.head.nbytes if enhancing else 0
     return replace(_plan(draw, now, run, least, decode), enhancing=writing)
@@ -188,18 +190,24 @@ def memory_now(main: Residency, limit: int | None, whole: int = 0) -> MemoryNow:
     held = sum(weights.in_memory for weights in present)
     fixed = max(whole, used_bytes(device) - held)
     runtime = fixed - whole if device.type == "cpu" else process_bytes()
+    usable = room(None, device, held, lambda: free(0, device, ask=False))
     weights = room(limit, device, held, lambda: free(0, device, ask=False))
-    return MemoryNow(weights, present, runtime, fixed, weights + fixed)
+    return MemoryNow(
+        room=weights,
+        present=present,
+        runtime=runtime,
+        fixed=fixed,
+        budget=weights + fixed,
+        limited=weights < usable,
+        limit=limit_in_the_way(device),
+    )
 
 
-def _too_little(
-    now: MemoryNow, least: int, lack: NotEnoughMemory, limit: int | None
-) -> InkstoneError:
+def _too_little(now: MemoryNow, least: int, lack: NotEnoughMemory) -> InkstoneError:
     """The error where a draw does not fit: how much it needs and what helps."""
     missing = max(lack.missing, least - now.budget)
     enough = least + max(_GROWTH[0], int(_GROWTH[1] * least))
-    limited = limit is not None and limit <= now.budget
-    advice = what_helps(missing, enough if limited else None)
+    advice = what_helps(missing, enough if now.limited else None, now.limit)
     return InkstoneError(
         f"This drawing needs at least {least / 1e9:.2f} GB even when streamed block by block, of "
         f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {now.budget / 1e9:.2f} GB. "

@@ -52,12 +52,13 @@ class NotEnoughMemory(InkstoneError):
         )
 
 
-def what_helps(missing: int, whole: int | None) -> str:
-    """The advice where memory is short. missing: bytes; whole: the least limit of the process that
-    is enough, None where no limit is in the way.
+def what_helps(missing: int, whole: int | None, limit: str) -> str:
+    """The advice where memory is short. missing: bytes; whole: the least --memory that is enough,
+    None where that is not in the way; limit: another limit that is, see `limit_in_the_way`.
     """
     first = (
-        f"{_rounded_up(missing)} GB more must be free: close other programs, raise a limit,"
+        f"{_rounded_up(missing)} GB more must be free: "
+        + (f"raise {limit}," if limit else "close other programs,")
         if whole is None
         else f"Set --memory to {_rounded_up(whole)}GB or more,"
     )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...kernels.block_streaming import BlockStream
 from ...kernels.interrupt import waited
-from ...kernels.memory import free_bytes, hand_back, used_bytes
+from ...kernels.memory import free_bytes, hand_back, limit_in_the_way, used_bytes
 from ...quant.storage import Storage
 from .param_slots import ParamSlot, fill_all
 from .placement import NotEnoughMemory, Occupant, Placement, decide, turns, what_helps
@@ -219,7 +219,8 @@ class Residency(Occupant):
                 placement, evicted = decide(self, self._others(), room, keep, after)
             except NotEnoughMemory as lack:
                 need, left = lack.need, lack.room
-                advice = what_helps(lack.missing, self._enough(budget, lack))
+                enough, limit = self._enough(budget, lack), limit_in_the_way(self.device)
+                advice = what_helps(lack.missing, enough, limit)
                 raise NotEnoughMemory(need, left, self.name, working, advice) from None
             for other in evicted:
                 other.park()
@@ -285,9 +286,8 @@ class Residency(Occupant):
 
     def _enough(self, budget: int | None, lack: NotEnoughMemory) -> int | None:
         """The budget that is enough; None where there is none, or more memory must be free."""
-        if budget is None or self._room(budget, 0) >= self._room(None, 0):
-            return None
-        return budget + lack.missing
+        limited = budget is not None and self._room(budget, 0) < self._room(None, 0)
+        return budget + lack.missing if budget is not None and limited else None
 
     def _room(self, budget: int | None, working: int) -> int:
         """Bytes that the weights of all models may take on this device."""

@@ -15,6 +15,8 @@ import torch
 
 from inkstone.controlnet.denoise import denoise_with_controls
 from inkstone.errors import InkstoneError
+from inkstone.headless.cli.main import main
+from inkstone.kernels import memory
 from inkstone.kernels.configs import MMDiTConfig, TextConfig
 from inkstone.loaders.arch import expected_tensors
 from inkstone.loaders.lora.adapters import Adapter, apply_loras
@@ -356,7 +358,7 @@ def test_the_least_is_the_least(folder, machine):
         compare(enough, machine, plan(enough.bundle, case.request(least)))
 
 
-def test_a_limit_above_what_is_free_is_no_room(folder, machine):
+def test_a_limit_above_what_is_free_is_no_room(folder, machine, monkeypatch):
     """And the advice says what is in the way: the limit, or what other programs take."""
     residency._all.clear()
     case = random_case(random.Random(3), folder)
@@ -370,8 +372,26 @@ def test_a_limit_above_what_is_free_is_no_room(folder, machine):
     for one in residency.residencies():
         one.park()
     machine.total = least // 2
-    for limit, words in ((1 << 40, "more must be free"), (least // 4, "Set --memory to")):
+    rooms = {"": least // 2, "the memory limit of the container": 1 << 40}
+    monkeypatch.setattr(memory, "_rooms", lambda: rooms)
+    others = "more must be free: close other programs, draw a smaller picture"
+    raised = "more must be free: raise the memory limit of the container, draw a smaller picture"
+    for limit, contained, words in (
+        (1 << 40, False, others),
+        (1 << 40, True, raised),
+        (least // 4, False, "Set --memory to"),
+        (1, True, "Set --memory to"),
+    ):
+        rooms["the memory limit of the container"] = 1 if contained else 1 << 40
         with pytest.raises(InkstoneError, match=words):
             plan(case.bundle, case.request(limit))
         with pytest.raises(InkstoneError, match=words):
             case.with_budget(limit).run()
+
+
+def test_a_limit_below_the_program_is_what_is_in_the_way(capsys):
+    """However little it leaves: not the memory that other programs take."""
+    for limit in ("0.01GB", "0.1GB"):
+        assert main(["draw", "a red circle", "--memory", limit, "--quiet"]) == 1
+        text = capsys.readouterr().err
+        assert "Set --memory to" in text and "must be free" not in text, text
