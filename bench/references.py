@@ -32,7 +32,8 @@ from inkstone.kernels.linear import best_dtype
 from inkstone.loaders.models.diffusion_model import DiffusionModel
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Hooks, Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import sigmas
 
 LAYERS, TEXT = 32, 60  # of the published model; rows of a usual prompt

@@ -11,13 +11,13 @@ Module names are the published key names.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .block_streaming import BlockStream, in_step
+from .block_streaming import Asking, BlockStream, in_step
 from .configs import MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, PassContext, pass_context
 from .linear import Linear
@@ -26,7 +26,7 @@ from .modulation import Modulation
 from .norm import RMSWeight
 from .rope import Grid
 
-ControlWalk = Generator[None, None, list[Tensor]]
+ControlWalk = Asking[list[Tensor]]
 """A forward that stops before each block and returns the samples (see `MMDiT.walk`)."""
 
 
@@ -65,9 +65,9 @@ class ControlBlocks(nn.Module):
         samples = []
         for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
             hooks.on_block(i)
-            yield
+            yield None
             block_ctx = replace(ctx, probe=hooks.probe_of(i))
-            img, txt = block(img, txt, mod.block(i, ctx.tokens), ctx.tokens, block_ctx)
+            img, txt = yield from block(img, txt, mod.block(i, ctx.tokens), ctx.tokens, block_ctx)
             samples.append(out(img.to(ctx.dtype)))
         return samples
 

@@ -15,23 +15,24 @@ too; ComfyUI fills those of the target only, as here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .block_streaming import BlockStream
+from .block_streaming import Asking, BlockStream
 from .configs import SingleStreamConfig
 from .control_fun import Placed
 from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from .linear import Linear
 from .shared_modulation import SharedModulation, SharedRows
-from .single_stream import SingleBlock, SingleStream, stream_context
+from .single_stream import SingleBlock, SingleStream
+from .stream_context import stream_context
 
 Hints = list[tuple[Tensor, Tensor]]
 """Samples of each block: of the prefix [n,P,D] and of the target [B,S,D]."""
-UnionWalk = Generator[None, None, Hints]
+UnionWalk = Asking[Hints]
 
 
 class UnionBranch(nn.Module):
@@ -70,11 +71,11 @@ class UnionBranch(nn.Module):
         hints: Hints = []
         for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
             hooks.on_block(i)
-            yield
+            yield None
             assert isinstance(block, SingleBlock)
             block_ctx = replace(ctx, probe=hooks.probe_of(i))
-            prefix, own = block.prefix(prefix, still, block_ctx)
-            x = block(x, own, rows, block_ctx)
+            prefix, own = yield from block.prefix(prefix, still, block_ctx)
+            x = yield from block(x, own, rows, block_ctx)
             hints.append((out(prefix.to(dtype)), out(x.to(dtype))))
         return hints
 

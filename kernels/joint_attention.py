@@ -1,5 +1,5 @@
 """Joint attention of the text and the image stream: RMS norm of queries and keys, RoPE, one
-softmax over both."""
+softmax over both. A part of a walk, which asks for its projections (block_streaming.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .adaln import over_tokens
 from .attention import attention
+from .block_streaming import Asking, Walk, ask
 from .configs import MMDiTConfig
 from .forward import PassContext
 from .linear import Linear
@@ -57,40 +58,52 @@ class JointAttention(nn.Module):
         """[B,N,D] -> [B,N,H,d]."""
         return x.unflatten(-1, (-1, self.head_dim))
 
-    def forward(self, img: Tensor, txt: Tensor, queries: int, ctx: PassContext) -> Tensor:
+    def forward(self, img: Tensor, txt: Tensor, queries: int, ctx: PassContext) -> Walk:
         """Normed streams -> output [B, L + queries, D], text first (last block: [B,queries,D]).
 
         Only the first `queries` image tokens have queries; all have keys and values.
         """
-        img_q = (self.to_q(img[:, :queries]), self.norm_q.scale(), ctx.img_freqs_cis[:queries])
+        own = yield from ask(self.to_q, img[:, :queries])
+        img_q = (own, self.norm_q.scale(), ctx.img_freqs_cis[:queries])
         if self.last:
             q = self._join(img_q)
         else:
-            txt_q = self.add_q_proj(txt), self.norm_added_q.scale(), ctx.txt_freqs_cis
+            own = yield from ask(self.add_q_proj, txt)
+            txt_q = own, self.norm_added_q.scale(), ctx.txt_freqs_cis
             q = self._join(txt_q, img_q)
             del txt_q
-        del img_q
-        k, v = self._keys_values(img, txt, ctx)
+        del own, img_q
+        keys_values = self._keys_values(img, txt, ctx)
+        del img, txt
+        k, v = yield from keys_values
         ctx.look("query", q), ctx.look("key", k), ctx.look("value", v)
         heads = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         o = attention(*heads, ctx.mask) if ctx.regions is None else ctx.regions.attend(*heads)
         del q, k, v, heads
         return ctx.look("attention", o.transpose(1, 2).flatten(2))
 
-    def _keys_values(self, img: Tensor, txt: Tensor, ctx: PassContext) -> tuple[Tensor, Tensor]:
+    def _keys_values(
+        self, img: Tensor, txt: Tensor, ctx: PassContext
+    ) -> Asking[tuple[Tensor, Tensor]]:
         """Keys and values of text and image [B,L+S,H,d]; where `ctx.cached` is given, those of the
         references are computed once per run."""
         cached = ctx.cached
         if cached is not None:
             ref, img = img[:, ctx.tokens :], img[:, : ctx.tokens]
         k = self._join(
-            (self.add_k_proj(txt), self.norm_added_k.scale(), ctx.txt_freqs_cis),
-            (self.to_k(img), self.norm_k.scale(), ctx.img_freqs_cis[: img.shape[1]]),
+            ((yield from ask(self.add_k_proj, txt)), self.norm_added_k.scale(), ctx.txt_freqs_cis),
+            (
+                (yield from ask(self.to_k, img)),
+                self.norm_k.scale(),
+                ctx.img_freqs_cis[: img.shape[1]],
+            ),
         )
-        v = self.heads(torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1))
+        values = [(yield from ask(self.add_v_proj, txt)), (yield from ask(self.to_v, img))]
+        v = self.heads(torch.cat(values, dim=1))
+        del values
         if cached is None:
             return k, v
-        if cached.kv is None:
+        if cached.kv is None:  # computed without a stop: the next walk finds it
             freqs_cis = ctx.img_freqs_cis[ctx.tokens :]
             keys = self._join((self.to_k(ref), self.norm_k.scale(), freqs_cis))
             cached.kv = keys, self.heads(self.to_v(ref))

@@ -5,7 +5,8 @@ which does not use the full vectors of processors of other makers, and oneDNN ap
 a result is still in registers. Half types on a CPU are 2 times faster than float32 where it has the
 instructions and 5-13 times slower where it has not, so that choice is measured once, never guessed
 from flags (virtual machines report wrong ones). Weights may stay packed as in their file: they are
-unpacked a chunk at a time for every product. Every choice is returned with its reason.
+unpacked a chunk at a time for every product, or for several inputs together, which share the
+unpacking and nothing else. Every choice is returned with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -121,26 +122,41 @@ class Linear(nn.Linear):
         self.storage = storage
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._product(x)
-        for branch in self.branches:
-            y = branch(x, y)
-        return y
+        return self.each((x,))[0]
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU_tanh(forward(x)), in one pass where there is no branch."""
-        if self.branches or type(self).forward is not Linear.forward:
-            return F.gelu(self(x), approximate="tanh")
-        return self._product(x, gelu=True)
+        return self.each((x,), gelu=True)[0]
 
-    def _product(self, x: Tensor, gelu: bool = False) -> Tensor:
+    def each(self, xs: Sequence[Tensor], gelu: bool = False) -> list[Tensor]:
+        """forward(x), or with `gelu` gelu(x), of each x [...,K]. They have one device and one type,
+        and any number of tokens; a packed weight is unpacked once for all of them. The bits are
+        those of single calls: each x is multiplied by itself.
+        """
         beat()
-        if self.few is not None and x.numel() <= FEW * x.shape[-1]:
-            y = self.few(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
-            y = y if self.bias is None else y + self.bias
-            return _gelu(y) if gelu else y
+        ys = self._products(xs, gelu and not self.branches)
+        for at, x in enumerate(xs if self.branches else ()):
+            for branch in self.branches:
+                ys[at] = branch(x, ys[at])
+            if gelu:
+                ys[at] = F.gelu(ys[at], approximate="tanh")
+        return ys
+
+    def _products(self, xs: Sequence[Tensor], gelu: bool) -> list[Tensor]:
+        if self.few is not None:
+            return [self._few_or_many(x, self.few, gelu) for x in xs]
         if self.storage is None:
-            return product(x, self.weight, self.bias, gelu)
-        return packed_product(x, self.storage, self.bias, gelu)
+            return [product(x, self.weight, self.bias, gelu) for x in xs]
+        return packed_products(xs, self.storage, self.bias, gelu)
+
+    def _few_or_many(self, x: Tensor, few: Callable[[Tensor], Tensor], gelu: bool) -> Tensor:
+        if x.numel() > FEW * x.shape[-1]:
+            if self.storage is None:
+                return product(x, self.weight, self.bias, gelu)
+            return packed_product(x, self.storage, self.bias, gelu)
+        y = few(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        y = y if self.bias is None else y + self.bias
+        return _gelu(y) if gelu else y
 
     def dequantize(self) -> Tensor:
         """The plain weight [out, in] in float32, whatever its storage."""
@@ -196,55 +212,90 @@ def packed_product(
     x: Tensor, storage: Storage, bias: Tensor | None = None, gelu: bool = False
 ) -> Tensor:
     """x [...,K], a packed weight [N,K] -> x W^T + b [...,N], then GELU (tanh form) if `gelu`."""
-    name, _ = packed_backend(storage, x.device, x.dtype)
+    return packed_products((x,), storage, bias, gelu)[0]
+
+
+def packed_products(
+    xs: Sequence[Tensor], storage: Storage, bias: Tensor | None = None, gelu: bool = False
+) -> list[Tensor]:
+    """`packed_product` of each x, of one device and one type; the weight is unpacked once."""
+    name, _ = packed_backend(storage, xs[0].device, xs[0].dtype)
     if name == "whole":
-        return product(x, storage.dequantize(x.dtype), bias, gelu)
+        return _by_whole(xs, storage, bias, gelu)
     if name == "chunks":
-        return _in_chunks(x, storage, bias, gelu)
+        return _in_chunks(xs, storage, bias, gelu)
     if name == "triton":
-        return _by_triton(x, storage, bias, gelu)
+        return _by_triton(xs, storage, bias, gelu)
     kitchen, reason = matmul_of(storage) if name == "kitchen" else (None, "unknown name")
     if kitchen is not None:
-        y = kitchen(x, bias)
-        return F.gelu(y, approximate="tanh") if gelu else y
+        ys = [kitchen(x, bias) for x in xs]
+        return [F.gelu(y, approximate="tanh") for y in ys] if gelu else ys
     raise InkstoneError(
         f"The backend {name!r} cannot multiply {storage.format} weights here ({reason}): expected "
         f"one of {', '.join(PACKED_BACKENDS)}, on a device that has it. Leave the choice open."
     )
 
 
-def _by_triton(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
-    from .triton.backend import triton_product
-
-    y = triton_product(x, storage, bias, must=_forced.get() is not None)
-    if y is None:  # a kernel failed, which triton_product has logged once
-        return product(x, storage.dequantize(x.dtype), bias, gelu)
-    return _gelu(y) if gelu else y
+def _by_whole(
+    xs: Sequence[Tensor], storage: Storage, bias: Tensor | None, gelu: bool
+) -> list[Tensor]:
+    weight = storage.dequantize(xs[0].dtype)
+    return [product(x, weight, bias, gelu) for x in xs]
 
 
-def _in_chunks(x: Tensor, storage: Storage, bias: Tensor | None, gelu: bool) -> Tensor:
+def _by_triton(
+    xs: Sequence[Tensor], storage: Storage, bias: Tensor | None, gelu: bool
+) -> list[Tensor]:
+    from .triton.backend import triton_products
+
+    ys = triton_products(xs, storage, bias, must=_forced.get() is not None)
+    if ys is None:  # a kernel failed, which triton_products has logged once
+        return _by_whole(xs, storage, bias, gelu)
+    return [_gelu(y) for y in ys] if gelu else ys
+
+
+def _in_chunks(
+    xs: Sequence[Tensor], storage: Storage, bias: Tensor | None, gelu: bool
+) -> list[Tensor]:
     """Some rows of the weight at a time, unpacked, multiplied, written in place: pieces on all
     threads side by side, or one after the other where torch unpacks with all threads."""
     rows, width = storage.shape
     if rows * width < _LARGE:
-        return product(x, storage.dequantize(x.dtype), bias, gelu)
-    tokens = x.numel() // x.shape[-1]
-    workers = threads() if tokens >= _MANY or storage.compiled(x.dtype) else 1
+        return _by_whole(xs, storage, bias, gelu)
+    compiled = storage.compiled(xs[0].dtype)
+    outs = [x.new_empty(*x.shape[:-1], rows) for x in xs]
+    groups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # of the same pieces, by their threads
+    for x, out in zip(xs, outs):
+        many = compiled or x.numel() // width >= _MANY
+        groups.setdefault(threads() if many else 1, []).append((x, out))
+    for workers, pairs in groups.items():
+        _in_pieces(pairs, storage, bias, gelu, workers)
+    return outs
+
+
+def _in_pieces(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    storage: Storage,
+    bias: Tensor | None,
+    gelu: bool,
+    workers: int,
+) -> None:
+    """Writes the products of pairs (x, out); each piece of the weight is unpacked once for all."""
+    rows, width = storage.shape
     step = max(1, UNPACKED // width // workers)
     if workers > 1:
         step = max(_ROWS, min(step, math.ceil(rows / workers / _ROUNDS)))
-    out = x.new_empty(*x.shape[:-1], rows)
-    buffers = Buffers(lambda: x.new_empty(step, width))
+    buffers = Buffers(lambda: pairs[0][0].new_empty(step, width))
 
     def multiply(index: int) -> None:
         part = slice(index * step, min((index + 1) * step, rows))
         with buffers.one() as buffer:
             weight = storage.rows_into(part.start, buffer[: part.stop - part.start])
             own = None if bias is None else bias[part]
-            out[..., part] = product(x, weight, own, gelu, piece=True)
+            for x, out in pairs:
+                out[..., part] = product(x, weight, own, gelu, piece=True)
 
     spread(multiply, math.ceil(rows / step), workers)
-    return out
 
 
 _HOPELESS = 3  # times slower at the first try: no warm-up makes up for that

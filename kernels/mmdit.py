@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adaln import BlockRows, Row, gated_add, modulated_norm
-from .block_streaming import BlockStream, Walk, in_step
+from .block_streaming import Asking, BlockStream, Walk, ask, in_step
 from .configs import QWEN_IMAGE, MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs, PassContext, pass_context
 from .joint_attention import JointAttention
@@ -29,6 +29,7 @@ from .modulation import Modulation, table_bytes
 from .norm import RMSWeight
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
+_WAITING = 4  # those of a walk in its attention while another one is at work: normed, q, k, v
 
 
 def activation_bytes(config: MMDiTConfig, size: ForwardSize, dtype: torch.dtype) -> int:
@@ -39,15 +40,20 @@ def activation_bytes(config: MMDiTConfig, size: ForwardSize, dtype: torch.dtype)
     return streams + hidden + UNPACKED * each
 
 
+def waiting_bytes(config: MMDiTConfig, size: ForwardSize, dtype: torch.dtype) -> int:
+    """Bytes that every further forward needs where several go through each layer together."""
+    slab = size.tokens * config.width
+    chunk = size.batch * min(size.target + size.prefix, MLP.ROWS)
+    mlp = 2 * slab + chunk * (config.ff + config.width)  # normed and output of all, hidden of some
+    return 4 * slab + max(_WAITING * slab, mlp) * dtype.itemsize
+
+
 class _Up(nn.Module):
-    """The first layer of an MLP, and the GELU behind it."""
+    """The first layer of an MLP; a GELU follows."""
 
     def __init__(self, d: int, ff: int) -> None:
         super().__init__()
         self.proj = Linear(d, ff)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj.gelu(x)
 
 
 class MLP(nn.Module):
@@ -59,15 +65,23 @@ class MLP(nn.Module):
         super().__init__()
         self.net = nn.ModuleList([_Up(d, ff), nn.Identity(), Linear(ff, d)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Walk:
+        """A part of a walk: x [B,N,D] -> [B,N,D]."""
         up, _, down = self.net
-        if torch.is_grad_enabled() or x.shape[1] <= self.ROWS:
-            return down(up(x))
-        return torch.cat([down(up(chunk)) for chunk in x.split(self.ROWS, dim=1)], dim=1)
+        assert isinstance(up, _Up)
+        whole = torch.is_grad_enabled() or x.shape[1] <= self.ROWS
+        chunks = [x] if whole else list(x.split(self.ROWS, dim=1))
+        del x
+        parts = []
+        while chunks:  # what is hidden has no name, so that it is freed at once
+            more = ask(down, (yield from ask(up.proj, chunks.pop(0), gelu=True)))
+            parts.append((yield from more))
+        return parts[0] if whole else torch.cat(parts, dim=1)
 
 
 class Block(nn.Module):
-    """One double-stream block. Without gradients the streams are changed in place."""
+    """One double-stream block, a part of a walk. Without gradients the streams are changed in
+    place."""
 
     def __init__(self, config: MMDiTConfig, last: bool) -> None:
         super().__init__()
@@ -79,29 +93,34 @@ class Block(nn.Module):
 
     def forward(
         self, img: Tensor, txt: Tensor, rows: BlockRows, queries: int, ctx: PassContext
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Asking[tuple[Tensor, Tensor]]:
         """img [B,S,D], txt [B,L,D] -> both streams (img cut to its first `queries` tokens)."""
         img_mod, txt_mod, dtype = rows.img, rows.txt, ctx.dtype
 
-        # prepare both streams for attention
-        img_normed = modulated_norm(img, img_mod.shift1, img_mod.scale1, dtype)
-        txt_normed = modulated_norm(txt, txt_mod.shift1, txt_mod.scale1, dtype)
-
-        # joint attention
-        attended = self.attn(img_normed, txt_normed, queries, ctx)  # text first
-        del img_normed, txt_normed
+        # joint attention; normed streams have no name here, so that they are freed at once
+        attended = yield from self.attn(
+            modulated_norm(img, img_mod.shift1, img_mod.scale1, dtype),
+            modulated_norm(txt, txt_mod.shift1, txt_mod.scale1, dtype),
+            queries,
+            ctx,
+        )  # text first
         text = 0 if self.last else txt.shape[1]
 
         # project
-        img = gated_add(img[:, :queries], self.attn.to_out[0](attended[:, text:]), img_mod.gate1)
+        more = yield from ask(self.attn.to_out[0], attended[:, text:])
+        img = gated_add(img[:, :queries], more, img_mod.gate1)
         if not self.last:
-            txt = gated_add(txt, self.attn.to_add_out(attended[:, :text]), txt_mod.gate1)
+            more = yield from ask(self.attn.to_add_out, attended[:, :text])
+            txt = gated_add(txt, more, txt_mod.gate1)
+        del attended, more
 
-        # feed-forward; normed streams have no name here, so that they are freed at once
+        # feed-forward
         if not self.last:
-            more = self.txt_mlp(modulated_norm(txt, txt_mod.shift2, txt_mod.scale2, dtype))
+            more = yield from self.txt_mlp(
+                modulated_norm(txt, txt_mod.shift2, txt_mod.scale2, dtype)
+            )
             txt = ctx.look("text", gated_add(txt, more, txt_mod.gate2))
-        more = self.img_mlp(modulated_norm(img, img_mod.shift2, img_mod.scale2, dtype))
+        more = yield from self.img_mlp(modulated_norm(img, img_mod.shift2, img_mod.scale2, dtype))
         img = ctx.look("image", gated_add(img, more, img_mod.gate2))
         return img, txt
 
@@ -127,9 +146,10 @@ def normed_text(network: TextEntry, txt: Tensor) -> Tensor:
 class MMDiT(nn.Module):
     """The network without its modulation; see `modulation()` for the rows that a forward needs.
 
-    A forward is a generator (`walk`) that stops before each block, so that both halves of CFG can
-    go through the blocks in step: each block is streamed once for both, and since the halves share
-    no batch, their numbers are bit-equal to those of single forwards.
+    A forward is a generator (`walk`) that stops before each block and asks for its products, so
+    that both halves of CFG can go through the blocks in step: each block is streamed and unpacked
+    once for both, and since the halves share no batch, their numbers are bit-equal to those of
+    single forwards.
     """
 
     def __init__(self, config: MMDiTConfig = QWEN_IMAGE) -> None:
@@ -153,6 +173,10 @@ class MMDiT(nn.Module):
     def activation_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `activation_bytes`."""
         return activation_bytes(self.config, size, dtype)
+
+    def waiting_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
+        """Bytes that every further forward needs, see `waiting_bytes`."""
+        return waiting_bytes(self.config, size, dtype)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""
@@ -179,11 +203,11 @@ class MMDiT(nn.Module):
             if final:
                 break
             hooks.on_block(i)
-            yield
+            yield None
             fixed = references is not None and references.fixed and i == 0
             block_ctx = replace(ctx, probe=hooks.probe_of(i), cached=references if fixed else None)
             queries = ctx.tokens if block.last else img.shape[1]
-            img, txt = block(img, txt, mod.block(i, ctx.tokens), queries, block_ctx)
+            img, txt = yield from block(img, txt, mod.block(i, ctx.tokens), queries, block_ctx)
             img, final = hooks.after_block(i, self.config.layers, img)
         scale, shift = mod.out.unbind(1)
         out = modulated_norm(img[:, : ctx.tokens], Row(shift), Row(scale), ctx.dtype)

@@ -15,9 +15,7 @@ output. Module names are the published key names, the SwiGLU in its split spelli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -25,62 +23,25 @@ from torch import Tensor, nn
 
 from .adaln import Row, gated_add, modulated_norm
 from .attention import attention, scratch_bytes
-from .block_streaming import BlockStream, Walk, in_step
+from .block_streaming import Asking, BlockStream, Walk, ask, in_step
 from .configs import QWEN_IMAGE_21, SingleStreamConfig
-from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs, Probe
+from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from .joint_attention import norm_rotate
 from .linear import UNPACKED, Linear
 from .norm import RMSWeight
-from .rope import sequence_rope
 from .shared_modulation import SharedModulation, SharedRows, shared_table_bytes
+from .stream_context import StreamContext, stream_context
 
-_SLABS = 3  # [tokens, D] alive at once in attention: the normed stream, queries, one on its way
-
-
-class Segment(NamedTuple):
-    """A part of the prefix, tokens start .. stop: an image, or text, which is causal."""
-
-    start: int
-    stop: int
-    causal: bool
-
-
-def reading_order(text: int, slots: Sequence[int], references: Sequence[int]) -> list[Segment]:
-    """The segments of a prefix. text: its tokens of text; slots: for each reference the text tokens
-    before it; references: the tokens of each."""
-    segments, at, read = [], 0, 0
-    for slot, tokens in zip((*slots, text), (*references, 0), strict=True):
-        for length, causal in ((slot - read, True), (tokens, False)):
-            if length:
-                segments.append(Segment(at, at + length, causal))
-                at += length
-        read = slot
-    return segments
-
-
-@dataclass(frozen=True)
-class StreamContext:
-    """The values that all blocks of one forward share."""
-
-    prefix_freqs_cis: Tensor  # [P,d/2] complex
-    freqs_cis: Tensor  # [S,d/2] complex, of the target
-    segments: Sequence[Segment]  # of the prefix
-    dtype: torch.dtype  # of weights and products; both streams are float32
-    probe: Probe | None = None
-
-    def look(self, name: str, x: Tensor) -> Tensor:
-        """Shows a tensor to the probe, if there is one."""
-        if self.probe is not None:
-            self.probe(name, x)
-        return x
-
+# [tokens, D] alive at once beside keys and values
+_PROJECTING = 3  # the normed stream, queries, one on its way
+_ATTENDING = 2  # queries, the result
 
 Pair = tuple[Tensor, Tensor]
 """Keys, normed and rotated, and values [n,N,H,d]."""
 
 
 class SegmentAttention(nn.Module):
-    """Attention of the prefix to itself, and of the target to both."""
+    """Attention of the prefix to itself, and of the target to both, as parts of a walk."""
 
     def __init__(self, config: SingleStreamConfig) -> None:
         super().__init__()
@@ -99,49 +60,57 @@ class SegmentAttention(nn.Module):
             out = torch.empty_like(x)
         return norm_rotate(x, norm.scale(), freqs_cis, out)
 
-    def keys_values(self, x: Tensor, freqs_cis: Tensor) -> Pair:
+    def keys_values(self, x: Tensor, freqs_cis: Tensor) -> Asking[Pair]:
         """The normed prefix [n,P,D] -> its keys and values [n,P,H,d]."""
-        keys = self._rotated(self.to_k(x), self.norm_k, freqs_cis, None)
-        return keys, self._heads(self.to_v(x))
+        keys = self._rotated((yield from ask(self.to_k, x)), self.norm_k, freqs_cis, None)
+        return keys, self._heads((yield from ask(self.to_v, x)))
 
-    def of_prefix(self, x: Tensor, own: Pair, ctx: StreamContext) -> Tensor:
+    def of_prefix(self, x: Tensor, own: Pair, ctx: StreamContext) -> Walk:
         """The normed prefix [n,P,D] and its keys and values -> output [n,P,D]."""
-        q = self._rotated(self.to_q(x), self.norm_q, ctx.prefix_freqs_cis, None).transpose(1, 2)
+        asked = ask(self.to_q, x)
+        del x
+        q = self._rotated((yield from asked), self.norm_q, ctx.prefix_freqs_cis, None)
+        q = q.transpose(1, 2)
         k, v = (t.transpose(1, 2) for t in own)
         parts = [
             attention(q[:, :, a:b], k[:, :, :b], v[:, :, :b], causal=causal)
             for a, b, causal in ctx.segments
         ]
         del q
-        return self._output(parts, ctx)
+        return (yield from self._output(parts, ctx))
 
-    def of_target(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Tensor:
+    def of_target(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Walk:
         """The normed target [B,S,D] and keys and values [n,P,H,d] of the prefix -> [B,S,D]."""
-        q = self._rotated(self.to_q(x), self.norm_q, ctx.freqs_cis, None)
-        k, v = self._joined(x, prefix, ctx)
+        q = self._rotated((yield from ask(self.to_q, x)), self.norm_q, ctx.freqs_cis, None)
+        joined = self._joined(x, prefix, ctx)
+        del x, prefix
+        k, v = yield from joined
         ctx.look("query", q), ctx.look("key", k), ctx.look("value", v)
         o = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        del q, k, v, x
-        return self._output([o], ctx)
+        parts = [o]
+        del q, k, v, o
+        return (yield from self._output(parts, ctx))
 
-    def _output(self, parts: list[Tensor], ctx: StreamContext) -> Tensor:
+    def _output(self, parts: list[Tensor], ctx: StreamContext) -> Walk:
         """Attention [B,H,N,d] of consecutive tokens -> [B,N,D]."""
         o = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=1)
         parts.clear()
-        return self.to_out[0](ctx.look("attention", o))
+        asked = ask(self.to_out[0], ctx.look("attention", o))
+        del o
+        return (yield from asked)
 
-    def _joined(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Pair:
+    def _joined(self, x: Tensor, prefix: Pair, ctx: StreamContext) -> Asking[Pair]:
         """Keys and values of prefix and target in one tensor each [B,P+S,H,d]."""
         b, length, before = len(x), x.shape[1], prefix[0].shape[1]
         if torch.is_grad_enabled():
-            own = self.keys_values(x, ctx.freqs_cis)
+            own = yield from self.keys_values(x, ctx.freqs_cis)
             k, v = (torch.cat([p.expand(b, -1, -1, -1), t], 1) for p, t in zip(prefix, own))
             return k, v
         shape = (b, before + length, *prefix[0].shape[2:])
         k, v = x.new_empty(shape), x.new_empty(shape)
         k[:, :before], v[:, :before] = prefix
-        self._rotated(self.to_k(x), self.norm_k, ctx.freqs_cis, k[:, before:])
-        v[:, before:] = self._heads(self.to_v(x))
+        self._rotated((yield from ask(self.to_k, x)), self.norm_k, ctx.freqs_cis, k[:, before:])
+        v[:, before:] = self._heads((yield from ask(self.to_v, x)))
         return k, v
 
 
@@ -156,15 +125,22 @@ class SwiGLU(nn.Module):
         self.proj, self.gate_layer = Linear(d, ff, bias=False), Linear(d, ff, bias=False)
         self.out = Linear(ff, d, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return self.out(F.silu(self.gate_layer(x)) * self.proj(x))
-        hidden = F.silu(self.gate_layer(x), inplace=True)
-        return self.out(hidden.mul_(self.proj(x)))
+    def forward(self, x: Tensor) -> Walk:
+        """A part of a walk: x [B,N,D] -> [B,N,D]."""
+        inplace = not torch.is_grad_enabled()
+        hidden = F.silu((yield from ask(self.gate_layer, x)), inplace=inplace)
+        asked = ask(self.proj, x)
+        del x
+        more = yield from asked
+        hidden = hidden.mul_(more) if inplace else hidden * more
+        asked = ask(self.out, hidden)
+        del hidden, more
+        return (yield from asked)
 
 
 class SingleBlock(nn.Module):
-    """One block. Without gradients the streams are changed in place."""
+    """One block, whose parts are parts of a walk. Without gradients the streams are changed in
+    place."""
 
     def __init__(self, config: SingleStreamConfig) -> None:
         super().__init__()
@@ -173,31 +149,38 @@ class SingleBlock(nn.Module):
 
     def prefix(
         self, x: Tensor, rows: SharedRows, ctx: StreamContext, last: bool = False
-    ) -> tuple[Tensor, Pair]:
+    ) -> Asking[tuple[Tensor, Pair]]:
         """The prefix [n,P,D] -> the same behind the block, and its keys and values in it. Of the
         last block nobody reads the first."""
         normed = modulated_norm(x, None, rows.scale1, ctx.dtype)
-        own = self.attn.keys_values(normed, ctx.prefix_freqs_cis)
+        own = yield from self.attn.keys_values(normed, ctx.prefix_freqs_cis)
         if last:
             return x, own
-        x = gated_add(x, self.attn.of_prefix(normed, own, ctx), rows.gate1)
+        attention = self.attn.of_prefix(normed, own, ctx)
         del normed
-        return ctx.look("text", self._feed_forward(x, rows, ctx)), own
-
-    def forward(self, x: Tensor, prefix: Pair, rows: SharedRows, ctx: StreamContext) -> Tensor:
-        """The target [B,S,D] behind the block, with the prefix's keys and values in it."""
-        attended = self.attn.of_target(modulated_norm(x, None, rows.scale1, ctx.dtype), prefix, ctx)
+        attended = yield from attention
         x = gated_add(x, attended, rows.gate1)
         del attended
-        return ctx.look("image", self._feed_forward(x, rows, ctx))
+        return ctx.look("text", (yield from self._feed_forward(x, rows, ctx))), own
 
-    def _feed_forward(self, x: Tensor, rows: SharedRows, ctx: StreamContext) -> Tensor:
+    def forward(self, x: Tensor, prefix: Pair, rows: SharedRows, ctx: StreamContext) -> Walk:
+        """The target [B,S,D] behind the block, with the prefix's keys and values in it."""
+        normed = modulated_norm(x, None, rows.scale1, ctx.dtype)
+        attention = self.attn.of_target(normed, prefix, ctx)
+        del normed, prefix
+        attended = yield from attention
+        x = gated_add(x, attended, rows.gate1)
+        del attended
+        return ctx.look("image", (yield from self._feed_forward(x, rows, ctx)))
+
+    def _feed_forward(self, x: Tensor, rows: SharedRows, ctx: StreamContext) -> Walk:
         if torch.is_grad_enabled():
-            more = self.img_mlp(modulated_norm(x, None, rows.scale2, ctx.dtype))
+            more = yield from self.img_mlp(modulated_norm(x, None, rows.scale2, ctx.dtype))
             return gated_add(x, more, rows.gate2)
         for part in x.split(SwiGLU.ROWS, dim=1):
-            more = self.img_mlp(modulated_norm(part, None, rows.scale2, ctx.dtype))
+            more = yield from self.img_mlp(modulated_norm(part, None, rows.scale2, ctx.dtype))
             gated_add(part, more, rows.gate2)
+            del more
         return x
 
 
@@ -206,18 +189,29 @@ def stream_bytes(config: SingleStreamConfig, size: ForwardSize, dtype: torch.dty
     a block, and the most that one of its parts needs. What a store keeps is not among them, see
     `SingleStream.prefix_bytes`.
     """
-    each, width, row = dtype.itemsize, config.width, size.prefix + size.target
+    return _own_bytes(config, size, dtype, attending=True) + UNPACKED * dtype.itemsize
+
+
+def _own_bytes(
+    config: SingleStreamConfig, size: ForwardSize, dtype: torch.dtype, attending: bool
+) -> int:
+    """Bytes of a forward's own tensors. attending: with those of an attention at work."""
+    scratch = scratch_bytes if attending else lambda *_: 0
+    each, row, d = dtype.itemsize, size.prefix + size.target, config.head_dim
+    slab = config.width * each
     target, prefix = size.batch * size.target, size.rows * size.prefix
-    pair = 0 if size.stored else 2 * prefix * width * each  # keys and values of the prefix
-    stays = 4 * width * size.tokens + pair + row * config.head_dim * 4  # the last: freqs_cis
-    hidden = [size.rows * min(size.prefix, SwiGLU.ROWS), size.batch * min(size.target, SwiGLU.ROWS)]
-    joined = 2 * size.batch * row  # keys and values of both streams
+    stays = 4 * config.width * size.tokens + row * d * 4  # the last: freqs_cis
+    pair = 0 if size.stored else 2 * prefix * slab  # keys and values of the prefix
+    joined = 2 * size.batch * row * slab  # those of both streams
+    hidden = (2 * config.ff + config.width) * each
     parts = [
-        _SLABS * prefix * width * each + scratch_bytes(size.prefix, config.head_dim, dtype),
-        (_SLABS * target + joined) * width * each + scratch_bytes(row, config.head_dim, dtype),
-        max(hidden) * (2 * config.ff + width) * each,
+        pair + _ATTENDING * prefix * slab + scratch(size.prefix, d, dtype),
+        pair + size.rows * min(size.prefix, SwiGLU.ROWS) * hidden,
+        pair + _PROJECTING * target * slab + joined,
+        _ATTENDING * target * slab + joined + scratch(row, d, dtype),
+        size.batch * min(size.target, SwiGLU.ROWS) * hidden,
     ]
-    return stays + max(parts) + UNPACKED * each
+    return stays + max(parts)
 
 
 class TextProjection(nn.Module):
@@ -238,7 +232,8 @@ class TextProjection(nn.Module):
 class SingleStream(nn.Module):
     """The network without its modulation; see shared_modulation.py for the rows that it needs.
 
-    As in the first family a forward is a generator (`walk`) that stops before each block.
+    As in the first family a forward is a generator (`walk`) that stops before each block and asks
+    for its products.
     """
 
     def __init__(self, config: SingleStreamConfig = QWEN_IMAGE_21) -> None:
@@ -269,19 +264,21 @@ class SingleStream(nn.Module):
             if final:
                 break
             hooks.on_block(i)
-            yield
+            yield None
             assert isinstance(block, SingleBlock)
             block_ctx = replace(ctx, probe=hooks.probe_of(i))
             if kept is not None:
                 own = kept.read(i, x.device)
             else:
                 assert prefix is not None
-                prefix, own = block.prefix(prefix, still, block_ctx, i == self.config.layers - 1)
+                last = i == self.config.layers - 1
+                prefix, own = yield from block.prefix(prefix, still, block_ctx, last)
                 prefix = hooks.after_prefix(i, self.config.layers, prefix)
                 if store is not None:
                     store.keep(i, *own)
-            x = block(x, own, rows, block_ctx)
+            asked = block(x, own, rows, block_ctx)
             del own
+            x = yield from asked
             x, final = hooks.after_block(i, self.config.layers, x)
         return self.proj_out(modulated_norm(x, None, Row(mod.out[:, 0]), ctx.dtype))
 
@@ -306,6 +303,10 @@ class SingleStream(nn.Module):
         """Bytes that one forward needs in addition to weights, see `stream_bytes`."""
         return stream_bytes(self.config, size, dtype)
 
+    def waiting_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
+        """Bytes that every further forward needs where several go through each layer together."""
+        return _own_bytes(self.config, size, dtype, attending=False)
+
     keeps_prefix = True  # keys and values of text and references serve all steps
 
     def prefix_bytes(self, tokens: int, dtype: torch.dtype) -> int:
@@ -320,14 +321,3 @@ class SingleStream(nn.Module):
 def _single(x: Tensor) -> Tensor:
     """One row of a batch whose rows are one expanded row."""
     return x[:1] if x.stride(0) == 0 else x
-
-
-def stream_context(config: SingleStreamConfig, inputs: Inputs) -> StreamContext:
-    """The context of a forward."""
-    grids, text = inputs.grids, inputs.txt.shape[1]
-    prefix, target = sequence_rope(
-        grids, text, inputs.slots, config.axes, config.theta, inputs.img.device
-    )
-    references = [h * w for _, h, w in grids[1:]]
-    segments = reading_order(text, inputs.slots, references)
-    return StreamContext(prefix, target, segments, inputs.img.dtype)

@@ -15,7 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from ..errors import InkstoneError
 from ..kernels.memory import limit_in_the_way, process_bytes, used_bytes
 from ..kernels.vae_memory import plan_rows
-from ..loaders.memory.placement import NotEnoughMemory, Placement, place, what_helps
+from ..loaders.memory.placement import (
+    NotEnoughMemory,
+    Placement,
+    PlannedMemory,
+    PlannedWeights,
+    place,
+    what_helps,
+)
 from ..loaders.memory.residency import Residency, residencies, room
 from ..loaders.models.bundle import Bundle
 from ..loaders.models.vision import VisionModel
@@ -59,6 +66,7 @@ class Plan:
     together: bool  # text encoder and MMDiT are resident at the same time
     verdict: str  # what is resident, what is streamed, what is unloaded
     controls: int = 0  # as placed, in addition to the MMDiT
+    passes: str = ""  # how the forwards of a step use packed weights, where there are several
     others: int = 0  # other models that are in memory now
     enhancing: int = 0  # output head and form for single tokens that write the enhanced prompt
 
@@ -72,12 +80,14 @@ class Plan:
         loras += f"controls {g['controls']}, " if self.controls else ""
         loras += f"VAE {g['vae']}, " if self.vae else ""
         others = f", other models {g['others']}" if self.others else ""
+        passes = f"; {self.passes}" if self.passes else ""
         return (
             f"plan for {self.width}x{self.height}, {self.steps} steps, CFG {self.cfg:g}: "
             f"{tower}{text}diffusion model {self.formats} {g['diffusion_model']} (+ "
             f"{g['modulation_in_file']} modulation read from the file into a table of "
             f"{g['modulation_table']}), {loras}activations {g['activations']}, program "
             f"{g['runtime']}{others}: at most {g['peak']} of {g['budget']}: {self.verdict}"
+            f"{passes}"
         )
 
     def facts(self) -> dict[str, object]:
@@ -129,7 +139,7 @@ def plan(
 
 
 def _plan(draw: PlannedDraw, now: MemoryNow, run: PlannedRun, least: int, decode: int) -> Plan:
-    models, table, drawing = draw.models, draw.table(), draw.drawing()
+    models, table, drawing = draw.models, draw.table(), run.memory.working - draw.lora_copies()
     text, model, vae = models.text_encoder, models.model, models.vae
     nothing = Placement(0, 0, 0)
     tower = run.placement(draw.tower.weights) if draw.tower else nothing
@@ -164,6 +174,7 @@ def _plan(draw: PlannedDraw, now: MemoryNow, run: PlannedRun, least: int, decode
         together=run.together,
         verdict=verdict(run, alone, only=text is None),
         controls=sum(control.nbytes for control in controls),
+        passes=draw.passes(drawing),
         others=sum(weights.reserved for weights in others),
     )
 
@@ -172,8 +183,14 @@ def _alone(draw: PlannedDraw, room: int) -> Placement:
     """Where the MMDiT would be with nothing else in memory, and without controls."""
     request, weights = draw.request, draw.models.model.weights
     alone = replace(draw, request=replace(request, controls=(), in_context=()))
-    free = room - alone.drawing() - alone.lora_copies()
-    return place(*weights.sizes, max(weights.least, free))
+    copies, together = alone.lora_copies(), alone.together()
+    working = PlannedMemory(room, []).chosen(
+        PlannedWeights(weights.name, weights.sizes),
+        [],
+        alone.drawing() + copies,
+        together + copies if together else 0,
+    )
+    return place(*weights.sizes, max(weights.least, room - working))
 
 
 def _memory(models: Bundle, limit: int | None) -> MemoryNow:

@@ -21,7 +21,13 @@ from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
 from ..sampling.geometry import check_canvas
 from ..sampling.request import USUAL_LAYERS, Control, Request
-from ..sampling.sampler import kept_on_device, working_bytes
+from ..sampling.run_memory import (
+    kept_on_device,
+    passes_of,
+    passes_words,
+    together_bytes,
+    working_bytes,
+)
 from ..sampling.schedule import tail
 from .usual_settings import usual_settings
 
@@ -55,6 +61,7 @@ class PlanStage:
     controls: Sequence[Occupant] = ()
     leaves: bool = False  # when its work is done, whether there is room or not
     keeps: int = 0  # bytes of `working` that stay when its work is done
+    together: int = 0  # bytes where its passes go through each layer together; 0 = they do not
 
     @property
     def least(self) -> int:
@@ -94,7 +101,7 @@ def follow(
     for stage in stages:
         weights = planned[stage.weights]
         controls = [planned[one] for one in stage.controls]
-        memory.work(weights, controls, stage.working, stage.keeps)
+        memory.work(weights, controls, stage.working, stage.keeps, stage.together)
         if stage.leaves:
             memory.leave(weights)
     return PlannedRun(memory, planned, max(memory.peak, memory.held + last), list(team))
@@ -161,6 +168,18 @@ class PlannedDraw:
         """
         return working_bytes(self.models.model, *self._run())
 
+    def together(self) -> int:
+        """Those bytes where all passes of a step go through each layer together; 0 = never."""
+        return together_bytes(self.models.model, *self._run())
+
+    def passes(self, drawing: int) -> str:
+        """How the forwards of a step use packed weights. drawing: bytes of activations that were
+        chosen, see `PlannedMemory.chosen`."""
+        together = self.together()
+        if not together:
+            return ""
+        return passes_words(passes_of(self.models.model, *self._run()), drawing == together)
+
     def keeps(self) -> int:
         """Those of them that stay in memory when its work is done."""
         return kept_on_device(self.models.model, *self._run())
@@ -222,10 +241,15 @@ class PlannedDraw:
             leaves = self.request.once and number == len(prompts)
             working = text.working_bytes(whole) + seen
             stages.append(PlanStage(text.weights, working, leaves=leaves))
-        working = self.drawing() + self.lora_copies()
-        controls = distinct(self.request.controls)
-        stages.append(PlanStage(model.weights, working, controls, keeps=self.keeps()))
-        return stages
+        copies, together = self.lora_copies(), self.together()
+        stage = PlanStage(
+            model.weights,
+            self.drawing() + copies,
+            distinct(self.request.controls),
+            keeps=self.keeps(),
+            together=together + copies if together else 0,
+        )
+        return [*stages, stage]
 
 
 def distinct(controls: Sequence[ControlModel]) -> list[Residency]:

@@ -216,9 +216,12 @@ def log_controls(r: Request) -> None:
             )
 
 
-def control_bytes(r: Request, size: ForwardSize, references: int) -> tuple[int, int]:
+def control_bytes(
+    r: Request, size: ForwardSize, references: int, halves: int = 1
+) -> tuple[int, int]:
     """(bytes that stay during a step, bytes while a branch works), in addition to the weights;
-    size: of the base model's forward; references: tokens of the prompt's pictures.
+    size: of the base model's forward; references: tokens of the prompt's pictures; halves: of CFG,
+    which may be at work at the same time.
     """
     tokens = math.prod(token_grid(r.width, r.height))
     blind = ForwardSize(tokens, size.prefix - references, r.batch, r.batch)  # sees no references
@@ -230,11 +233,11 @@ def control_bytes(r: Request, size: ForwardSize, references: int) -> tuple[int, 
             works = max(works, patch_bytes(network.config, tokens, r.batch))
             continue
         if isinstance(network, UnionBranch):
-            stays += network.sample_bytes(size, dtype)
+            stays += halves * network.sample_bytes(size, dtype)
             works += stream_bytes(network.config, size, dtype)
             continue
         config = network.config
-        stays += sample_bytes(config, tokens, r.batch, dtype)
+        stays += (halves if network.borrows else 1) * sample_bytes(config, tokens, r.batch, dtype)
         stays += table_bytes(config.layers, config.width, rows, dtype)
         stays += len(control.latent) * tokens * network.condition * dtype.itemsize
         works += activation_bytes(config, blind, dtype)

@@ -1,7 +1,9 @@
 """One denoising run: the velocity function, and what it needs of the images that are drawn.
 
 Rows of a batch go through the network together; with a step cache each goes alone, because each
-decides for itself which steps it skips.
+decides for itself which steps it skips. So a step has one forward (walk) or several: of both halves
+of CFG, and of each row. Where weights are packed and memory allows, all of them go through each
+layer together, which unpacks its weight once (kernels/block_streaming.py).
 """
 
 from __future__ import annotations
@@ -50,22 +52,24 @@ class DenoiseRun:
     drawn: int  # images that are drawn
     request: Request
     rows: Sequence[Rows]
+    together: bool  # the walks of a step go through each layer together
     regions: Regions | None = None
     tally: CacheTally = field(default_factory=CacheTally)
 
     def velocity(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         """(positive, negative or None): see `denoise.Velocity`.
 
-        Where weights are streamed, both halves of CFG share one reading of them; else they run one
-        after the other, which needs activations for one only.
+        Walks that do not go through each layer together go through each block one after the other
+        where weights are streamed, so that they share one reading of them; else each runs alone,
+        which needs activations for one only.
         """
         network = self.model.network
         pairs = [(half, rows) for half in self.texts for rows in self.rows]
         streamed = network.stream is not None and network.stream.evicting
         velocities: list[Tensor] = []
-        for group in [pairs] if streamed else [[pair] for pair in pairs]:
+        for group in [pairs] if streamed or self.together else [[pair] for pair in pairs]:
             walks = [self._walk(x[rows.at], step, half, rows) for half, rows in group]
-            velocities += [v.float() for v in in_step(network, walks)]
+            velocities += [v.float() for v in in_step(network, walks, self.together)]
         for v in velocities if step == 0 else ():
             check("final projection", v, self.model.weights_format)
         self.tally.whole += len(pairs) * network.config.layers

@@ -176,11 +176,17 @@ class Model(VariantModel, Protocol):
     def trained_for(self) -> Distilled | None:
         """Set if it was trained for few steps without CFG."""
 
-    def ready(self, working: int, controls: Sequence[object] = ()) -> None:
-        """Makes room for `working` bytes of activations and loads the weights.
+    @property
+    def packed(self) -> bool:
+        """Weights of its blocks are unpacked whenever they are multiplied."""
+
+    def ready(self, working: int, controls: Sequence[object] = (), together: int = 0) -> bool:
+        """Makes room for activations and loads the weights.
 
         controls: the residency of the controls' weights (`Branch.weights`), which run in the same
-        steps and must not be evicted for this model's.
+        steps and must not be evicted for this model's; working, together: bytes of activations
+        where the passes of a step go one after the other, and where they go through each layer
+        together (0 = they do not). True: together.
         """
 
     def time(self, sigmas: Tensor) -> Tensor:

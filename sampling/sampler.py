@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
-from ..kernels.forward import ForwardSize
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
-from ..kernels.rope import Grid
 from .checks import check_request
-from .control import ActiveControls, acting, condition, control_bytes, log_controls
+from .control import ActiveControls, acting, condition, log_controls
 from .control_checks import check_controls
 from .denoise import KeptRegion, euler
 from .denoise_run import DenoiseRun, Rows, row_of
@@ -30,9 +28,19 @@ from .lightning import misfit
 from .nan_check import check
 from .noise import noise
 from .prefix_choices import AUTO
-from .region_run import check_regions, region_bytes, regions_of
+from .region_run import check_regions, regions_of
 from .request import NO_HOOKS, Hooks, Model, Request
-from .step_cache import CacheContext, WholeSteps, cache_bytes, cache_of, check_step_cache
+from .run_memory import (
+    drawn,
+    grids_of,
+    passes_of,
+    passes_words,
+    prefix_bytes,
+    prefix_place,
+    together_bytes,
+    working_bytes,
+)
+from .step_cache import CacheContext, WholeSteps, cache_of, check_step_cache
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +73,23 @@ def denoise(
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
     prefixes = prefixes_of(model, r, texts, prefix_place(model, r, texts))
-    model.ready(working_bytes(model, r, texts), weights)
+    shared = together_bytes(model, r, texts)
+    together = model.ready(working_bytes(model, r, texts), weights, shared)
+    if shared:
+        log.info("%s", passes_words(passes_of(model, r, texts), together))
     with model.adapted(), torch.inference_mode():
         log_controls(r)
-        grids = _grids(model, r)
+        grids = grids_of(model, r)
         run = DenoiseRun(
             model=model,
             texts=texts,
             hooks=hooks,
             table=model.modulation(r.sigmas[:-1]),
             grids=grids,
-            drawn=_drawn(r),
+            drawn=drawn(r),
             request=r,
             rows=_rows(model, r, texts, hooks, prefixes),
+            together=together,
             regions=regions_of(model, r, texts["positive"].shape[1], grids),
         )
         x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
@@ -121,92 +133,9 @@ def _caches(model: Model, r: Request, texts: Mapping[str, Tensor]) -> dict[str, 
     """A step cache for each half of CFG; none where the model has none."""
     if model.step_cache is None:
         return {}
-    tokens = _drawn(r) * math.prod(token_grid(r.width, r.height))
+    tokens = drawn(r) * math.prod(token_grid(r.width, r.height))
     context = CacheContext(model.step_cache, len(r.sigmas) - 1, tokens, model.dtype)
     return {half: cache_of(context) for half in texts}
-
-
-def working_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes that a run needs in addition to the weights: activations of one forward, the table, and
-    what is kept of references between the steps.
-    """
-    network = model.network
-    tokens = [math.prod(grid) for grid in _grids(model, r)]
-    references = sum(tokens[_drawn(r) :])
-    size = _forward_size(model, r, texts, references)
-    copies = max(map(len, r.appended), default=1)
-    pair = 2 * model.dtype.itemsize * r.batch if model.apart else 0
-    per_token = network.config.width * (4 * copies + pair)
-    rows = len(r.sigmas) - 1 + model.apart
-    waiting = size.tokens * network.config.width * 4 if len(texts) > 1 else 0
-    samples, branches = control_bytes(r, size, references)
-    activations = network.activation_bytes(size, model.dtype)
-    together = max(activations, branches)  # branches work first
-    if model.step_cache is not None:
-        together = activations + branches  # when block 0 is done
-    return (
-        together
-        + _cache_bytes(model, r, tokens, len(texts))
-        + samples
-        + waiting  # the streams of CFG's other half, where weights are streamed
-        + network.table_bytes(rows, model.dtype)
-        + references * per_token
-        + kept_on_device(model, r, texts)
-        + region_bytes(model, r, size.tokens)
-    )
-
-
-def _forward_size(
-    model: Model, r: Request, texts: Mapping[str, Tensor], references: int
-) -> ForwardSize:
-    """The size of one forward. references: tokens of the images that are appended."""
-    words = 0 if r.regional is None else r.regional.tokens
-    return ForwardSize(
-        target=_drawn(r) * math.prod(token_grid(r.width, r.height)),
-        prefix=max(t.shape[1] for t in texts.values()) + references + words,
-        batch=r.batch,
-        rows=max(_prefix_rows(r, t) for t in texts.values())
-        if model.network.keeps_prefix
-        else r.batch,
-        stored=kept_on_device(model, r, texts) > 0,
-    )
-
-
-def _cache_bytes(model: Model, r: Request, tokens: Sequence[int], halves: int) -> int:
-    """Bytes of the step caches. tokens: of each image."""
-    if model.step_cache is None:
-        return 0
-    target, caches = sum(tokens[: _drawn(r)]), halves * r.batch
-    width, size = model.network.config.width, model.dtype.itemsize
-    return cache_bytes(model.step_cache, target, width, size, caches)
-
-
-def prefix_place(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Place:
-    """Where keys and values of text and references are kept over the steps. Controls change them
-    with every step."""
-    if not model.network.keeps_prefix or acting(r):
-        return "off"
-    return model.prefix_place(_prefix_bytes(model, r, texts))
-
-
-def _prefix_bytes(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes of the keys and values of text and references, of all halves of CFG."""
-    pictures = sum(math.prod(model.latents.grid(z)) for z in r.appended)
-    tokens = sum(_prefix_rows(r, text) * (pictures + text.shape[1]) for text in texts.values())
-    return model.network.prefix_bytes(tokens, model.dtype)
-
-
-def _prefix_rows(r: Request, text: Tensor) -> int:
-    """Rows of text and references. Rows of a batch that are one expanded row are computed once."""
-    most = max(map(len, r.appended), default=1)  # maps may be one for each image
-    return max(most, len(text) if text.stride(0) else 1)
-
-
-def kept_on_device(model: Model, r: Request, texts: Mapping[str, Tensor]) -> int:
-    """Bytes of the keys and values that stay on the device when a run has ended."""
-    place = prefix_place(model, r, texts)
-    kept = place == "device" or (place == "host" and model.device.type == "cpu")
-    return _prefix_bytes(model, r, texts) if kept else 0
 
 
 def prefixes_of(
@@ -224,7 +153,7 @@ def prefixes_of(
     if place != "device" and model.keep_prefix == AUTO and not acting(r):
         log.info(
             "the keys and values of prompt and references take %.2f GB: %s",
-            _prefix_bytes(model, r, texts) / 1e9,
+            prefix_bytes(model, r, texts) / 1e9,
             "kept in main memory"
             if place == "host"
             else "computed again in every step for want of memory",
@@ -242,17 +171,6 @@ def _prefix_key(r: Request, text: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _drawn(r: Request) -> int:
-    """Images that are drawn together: one, or the layers and, before them, their sum."""
-    return 1 + r.layers
-
-
-def _grids(model: Model, r: Request) -> list[Grid]:
-    """Tokens of the images that are drawn, then of the references."""
-    drawn = [token_grid(r.width, r.height)] * _drawn(r)
-    return drawn + [model.latents.grid(z) for z in r.appended]
-
-
 def _references(model: Model, r: Request) -> ReferenceContext:
     """The references, in one object for all steps and both halves of CFG."""
     if not r.appended:
@@ -261,7 +179,7 @@ def _references(model: Model, r: Request) -> ReferenceContext:
     latents = [_normalised(model, z).expand(count, -1, -1) for z in r.appended]
     tokens = torch.cat(latents, dim=1)  # [n,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
-    return ReferenceContext(references, _drawn(r) if model.layered else 0)
+    return ReferenceContext(references, drawn(r) if model.layered else 0)
 
 
 def _controls(
@@ -285,7 +203,7 @@ def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     """(noise [B,S,64], mixed with the latent where the schedule starts below 1; the kept region)"""
     latents = model.latents
     rows, columns = latents.sides(r.width, r.height)
-    initial = noise(r.seed, r.batch, rows, columns, latents.channels, _drawn(r))
+    initial = noise(r.seed, r.batch, rows, columns, latents.channels, drawn(r))
     x = latents.pack(initial).reshape(r.batch, -1, model.network.config.channels).to(model.device)
     first = r.sigmas[0].item()
     if first >= 1 and r.repaint is None:

@@ -4,9 +4,6 @@ are computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from inspect import signature
-
 import torch
 
 from bench.gpu.report import Part
@@ -15,7 +12,7 @@ from bench.gpu.steps import OVER_PLAN, Drawn, case_of, draw, options, texts
 from bench.synthetic import config_20b, file_of, model_of
 from inkstone.loaders.memory.placement import place
 from inkstone.loaders.models.diffusion_model import DiffusionModel
-from inkstone.sampling.sampler import working_bytes
+from inkstone.sampling.run_memory import passes_apart, working_bytes
 
 KEPT = 2  # blocks that stay while the others are streamed
 
@@ -100,20 +97,6 @@ def _row(
     )
 
 
-class TwoPasses:
-    """A model whose forwards of a step go one after the other, whatever memory allows."""
-
-    def __init__(self, model: DiffusionModel) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._model, name)
-
-    def ready(self, working: int, controls: Sequence[object] = (), together: int = 0) -> bool:
-        """See DiffusionModel.ready; `together` is left out."""
-        return bool(self._model.ready(working, controls))
-
-
 def cfg(run: Run, part: Part) -> None:
     """Steps at CFG 4 against CFG 1: in one pass over the weights, and in two."""
     case, layers = case_of(run), 3 if run.tiny else 6
@@ -121,15 +104,12 @@ def cfg(run: Run, part: Part) -> None:
     one = draw(run, model, case.request(model))
     _pass(part, "CFG 1", one, one)
     shared = draw(run, model, case.request(model, 4.0))
-    if "together" in signature(model.ready).parameters:
-        _pass(part, "CFG 4, one pass over the weights", shared, one)
-        apart = draw(run, TwoPasses(model), case.request(model, 4.0))
-        _pass(part, "CFG 4, two passes", apart, one)
-        same = shared.latents.equal(apart.latents)
-        part.holds("one pass over the weights gives other latents than two", same)
-    else:
-        _pass(part, "CFG 4", shared, one)
-        part.notes.append("one pass against two is left out: this tree's sampler only has two")
+    _pass(part, "CFG 4, one pass over the weights", shared, one)
+    with passes_apart():
+        apart = draw(run, model, case.request(model, 4.0))
+    _pass(part, "CFG 4, two passes", apart, one)
+    same = shared.latents.equal(apart.latents)
+    part.holds("one pass over the weights gives other latents than two", same)
     model.weights.park()
     part.notes.append(f"Q4_K_M, {layers} layers of the 60")
 

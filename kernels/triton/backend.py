@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import logging
 import subprocess
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -133,19 +134,26 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool) -> Tensor | None:
-    """x [...,K], a packed weight [N,K] -> x W^T + b [...,N].
+def triton_products(
+    xs: Sequence[Tensor], storage: Storage, bias: Tensor | None, must: bool
+) -> list[Tensor] | None:
+    """Each x [...,K], a packed weight [N,K] -> x W^T + b [...,N]. Those that need the unpacked
+    weight share it.
 
     None if a kernel failed, which is then logged and ends Triton's use in this process; with `must`
     the error is raised instead.
     """
-    gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias))
-    how, _ = choose(storage.format, x.dtype, x.shape[:-1].numel(), x.device, gradient)
     gemm = kernels()
+    weight: Tensor | None = None
+    ys = []
     try:
-        if how == "fused":
-            return gemm.fused_product(x, storage, bias)
-        return F.linear(x.contiguous(), gemm.unpack_weight(storage, x.dtype), bias)
+        for x in xs:
+            if _fuses(x, storage, bias):
+                ys.append(gemm.fused_product(x, storage, bias))
+                continue
+            weight = gemm.unpack_weight(storage, x.dtype) if weight is None else weight
+            ys.append(F.linear(x.contiguous(), weight, bias))
+        return ys
     except (InkstoneError, torch.OutOfMemoryError):
         raise
     except _failures() as error:
@@ -156,3 +164,10 @@ def triton_product(x: Tensor, storage: Storage, bias: Tensor | None, must: bool)
             "%s; from now on packed weights are unpacked by torch in this process", _given_up[0]
         )
         return None
+
+
+def _fuses(x: Tensor, storage: Storage, bias: Tensor | None) -> bool:
+    """x is multiplied by the packed weight itself."""
+    gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias))
+    how, _ = choose(storage.format, x.dtype, x.shape[:-1].numel(), x.device, gradient)
+    return how == "fused"

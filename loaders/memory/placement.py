@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from ...errors import InkstoneError
 
+_STREAMED_MORE = 10  # one of so many blocks may be streamed more to unpack all of them once
 Sizes: TypeAlias = "tuple[int, Sequence[int]]"  # bytes outside of blocks, bytes of each block
 
 
@@ -230,6 +231,7 @@ class PlannedMemory:
     present: list[PlannedWeights]  # in memory, in any order
     unloadings: list[Unloading] = field(default_factory=list)
     peak: int = 0
+    working: int = 0  # bytes of activations of who worked last
     placements: dict[PlannedWeights, Placement] = field(
         default_factory=dict
     )  # the tightest of each
@@ -240,19 +242,60 @@ class PlannedMemory:
         return sum(one.reserved for one in self.present)
 
     def work(
-        self, main: PlannedWeights, controls: Sequence[PlannedWeights], working: int, keeps: int = 0
+        self,
+        main: PlannedWeights,
+        controls: Sequence[PlannedWeights],
+        working: int,
+        keeps: int = 0,
+        together: int = 0,
     ) -> None:
         """Settles a network and its controls, and runs them. working: bytes of activations, with
-        the `keeps` bytes of them that stay when its work is done.
+        the `keeps` bytes of them that stay when its work is done; together: see `chosen`.
         """
         main.kept = 0  # what it keeps from an earlier run is used again, or freed
         team = (*controls, main)
+        self.working = self.chosen(main, controls, working, together)
         for one, keep, after in turns(main, controls):
-            self._settle(one, keep, after, working)
+            self._settle(one, keep, after, self.working)
         for one in team:
             one.arrange(one.placement, now=True)
-        self.peak = max(self.peak, self.held + working)
+        self.peak = max(self.peak, self.held + self.working)
         main.kept = keeps
+
+    def chosen(
+        self, main: PlannedWeights, controls: Sequence[PlannedWeights], working: int, together: int
+    ) -> int:
+        """Bytes of activations: `together` where all passes of a step go through each layer at a
+        time, so that its weight is unpacked once; `working` where they go one after the other, and
+        always where `together` is 0. Together if that costs no weights their place: nothing more is
+        unloaded, what is resident stays so, and where blocks are streamed anyway few more are.
+        """
+        if not together:
+            return working
+        try:
+            apart = self._tried(main, controls, working)
+            shared = self._tried(main, controls, together)
+        except NotEnoughMemory:
+            return working
+        few = len(main.sizes[1]) // _STREAMED_MORE
+        pairs = zip(apart.placements.values(), shared.placements.values(), strict=True)
+        free = len(apart.unloadings) == len(shared.unloadings) and all(
+            two.streamed <= (one.streamed and one.streamed + few) for one, two in pairs
+        )
+        return together if free else working
+
+    def _tried(
+        self, main: PlannedWeights, controls: Sequence[PlannedWeights], working: int
+    ) -> PlannedMemory:
+        """A copy in which the network and its controls have settled."""
+        every = dict.fromkeys((*self.present, *controls, main))
+        copies = {one: PlannedWeights.of(one) for one in every}
+        trial = PlannedMemory(self.room, [copies[one] for one in self.present])
+        own = [copies[one] for one in controls]
+        copies[main].kept = 0
+        for one, keep, after in turns(copies[main], own):
+            trial._settle(one, keep, after, working)
+        return trial
 
     def leave(self, one: PlannedWeights, before: PlannedWeights | None = None) -> None:
         """Unloads weights."""

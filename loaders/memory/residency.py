@@ -26,7 +26,16 @@ from ...kernels.interrupt import waited
 from ...kernels.memory import free_bytes, hand_back, limit_in_the_way, used_bytes
 from ...quant.storage import Storage
 from .param_slots import ParamSlot, fill_all
-from .placement import NotEnoughMemory, Occupant, Placement, decide, turns, what_helps
+from .placement import (
+    NotEnoughMemory,
+    Occupant,
+    Placement,
+    PlannedMemory,
+    PlannedWeights,
+    decide,
+    turns,
+    what_helps,
+)
 
 log = logging.getLogger(__name__)
 _clock = itertools.count(1)
@@ -289,22 +298,44 @@ class Residency(Occupant):
         limited = budget is not None and self._room(budget, 0) < self._room(None, 0)
         return budget + lack.missing if budget is not None and limited else None
 
-    def _room(self, budget: int | None, working: int) -> int:
-        """Bytes that the weights of all models may take on this device."""
+    def _room(self, budget: int | None, working: int, makes: bool = True) -> int:
+        """Bytes that the weights of all models may take on this device. makes: the host is asked to
+        make room; else how much there could be.
+        """
         others = self._others()
         held = self.in_memory + sum(r.in_memory for r in others)
         need = self.nbytes + sum(r.reserved for r in others) + working
-        ask = int(need / (1 - _RESERVE)) + 1 - held
-        return room(budget, self.device, held, lambda: self.free(max(0, ask), self.device))
+        ask = max(0, int(need / (1 - _RESERVE)) + 1 - held) if makes else 0
+        asked = {} if makes else {"ask": False}
+        return room(budget, self.device, held, lambda: self.free(ask, self.device, **asked))
 
 
 def settle_together(
-    main: Residency, controls: Sequence[Residency], budget: int | None, working: int
-) -> None:
-    """Settles a network and the controls that run in the same steps, see `turns`."""
+    main: Residency,
+    controls: Sequence[Residency],
+    budget: int | None,
+    working: int,
+    together: int = 0,
+) -> bool:
+    """Settles a network and the controls that run in the same steps, see `turns`. working: bytes of
+    activations; together: see `PlannedMemory.chosen`, whose choice this makes. True: together.
+    """
     with _lock:
+        chosen = _chosen(main, controls, budget, working, together) if together else working
         for weights, keep, after in turns(main, controls):
-            weights.settle(budget, working, keep, after)
+            weights.settle(budget, chosen, keep, after)
+        return together > 0 and chosen == together
+
+
+def _chosen(
+    main: Residency, controls: Sequence[Residency], budget: int | None, working: int, together: int
+) -> int:
+    """The bytes of activations that a plan chooses from the memory as it is now."""
+    every = dict.fromkeys((*main._others(), *controls, main))
+    planned = {one: PlannedWeights.of(one) for one in every}
+    present = [weights for one, weights in planned.items() if one.reserved]
+    memory = PlannedMemory(main._room(budget, together, False), present)
+    return memory.chosen(planned[main], [planned[one] for one in controls], working, together)
 
 
 def room(budget: int | None, device: torch.device, held: int, free: Callable[[], int]) -> int:

@@ -68,13 +68,21 @@ class DiffusionModel:
     def __post_init__(self) -> None:
         self.weights.beside = self._prefixes
 
-    def ready(self, working: int, controls: Sequence[object] = ()) -> None:
-        """Makes room for `working` bytes of activations and loads the weights. controls: the
-        residency of the controls' weights, which run in the same steps.
+    def ready(self, working: int, controls: Sequence[object] = (), together: int = 0) -> bool:
+        """Makes room for activations and loads the weights. controls: the residency of the
+        controls' weights, which run in the same steps; working, together: bytes of activations
+        where the passes of a step go one after the other, and where they go through each layer
+        together (0 = they do not). True: together.
         """
-        working += lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
+        copied = lora_stack.copied_bytes(self.adapters, self.device, self.dtype)
         others = [weights for weights in controls if isinstance(weights, Residency)]
-        settle_together(self.weights, others, self.budget, working)
+        both = together + copied if together else 0
+        return settle_together(self.weights, others, self.budget, working + copied, both)
+
+    @property
+    def packed(self) -> bool:
+        """Weights of its blocks are unpacked whenever they are multiplied."""
+        return any(name.startswith("transformer_blocks.") for name in self.file.packed)
 
     def with_loras(self, adapters: Sequence[Adapter]) -> DiffusionModel:
         """A light copy with these LoRAs too; this model and the shared network are not changed.

@@ -28,7 +28,8 @@ from ...loaders.lora.adapters import branches
 from ...sampling.geometry import token_grid
 from ...sampling.prefix_choices import Keep, core_keep
 from ...sampling.request import Request, placed
-from ...sampling.sampler import prefix_place, prefixes_of, working_bytes
+from ...sampling.run_memory import prefix_place, working_bytes
+from ...sampling.sampler import prefixes_of
 from ..conditioning import INDEX, INDEX_ZERO, NEGATIVE
 from .control_adapter import CoreStreams
 from .core_patches import CACHE, CoreCache, CoreControl, CorePatches, block_patches, core_control

@@ -17,7 +17,8 @@ from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 
 from ..support import single_stream_files
 from ..support.allocated import allocated

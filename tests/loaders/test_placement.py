@@ -79,3 +79,35 @@ def test_the_least_is_what_place_takes():
         with pytest.raises(NotEnoughMemory) as caught:
             place(rest, groups, enough - 1)
         assert caught.value.missing == 1, (rest, groups)
+
+
+def test_passes_go_together_where_no_weights_lose_their_place():
+    """10 bytes of activations for one after the other, 30 together."""
+    blocks = [10] * 20
+
+    def chosen(room: int, *others: PlannedWeights, controls=(), groups=blocks) -> int:
+        memory = PlannedMemory(room, list(others))
+        return memory.chosen(weights("main", groups, rest=5), controls, 10, 30)
+
+    assert chosen(205 + 30) == 30 and chosen(205 + 29) == 10, "resident stays resident"
+    assert chosen(205 + 10) == 10
+    assert chosen(155 + 10) == 30, "two of 20 more are streamed"
+    assert chosen(155 + 10, groups=[10] * 19) == 10, "two of 19 are too many"
+    assert chosen(25 + 30) == 30 and chosen(25 + 29) == 10, "the least of all"
+    with_control = [weights("control", [4, 4])]
+    assert chosen(205 + 8 + 30, controls=with_control) == 30
+    assert chosen(205 + 8 + 29, controls=with_control) == 10
+    idle = weights("idle", [50], used=1, loaded=True)
+    assert chosen(205 + 50 + 30, idle) == 30
+    assert chosen(205 + 50 + 29, idle) == 10, "idle ones stay"
+    assert chosen(205 + 9, idle) == 30, "it leaves either way"
+    assert PlannedMemory(999, []).chosen(weights("main", blocks), [], 10, 0) == 10
+
+
+def test_a_choice_leaves_everything_as_it_is():
+    main, idle = weights("main", [10] * 4), weights("idle", [50], used=1, loaded=True)
+    memory = PlannedMemory(60, [idle])
+    assert memory.chosen(main, [], 5, 9) == 9, "idle leaves for both"
+    assert memory.present == [idle] and not memory.unloadings and main.placement is None
+    memory.work(main, [], 5, together=9)
+    assert memory.working == 9 and memory.peak == 49

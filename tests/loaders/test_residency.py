@@ -17,7 +17,8 @@ from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, 
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.memory_plan import PlanRequest, plan
 from inkstone.sampling.request import Hooks, Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 
 PROMPT = "a red circle on a white background"

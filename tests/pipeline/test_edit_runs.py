@@ -11,7 +11,8 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling import sampler
 from inkstone.sampling.lightning import Distilled, misfit
 from inkstone.sampling.request import Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LIGHTNING, LINEAR, sigmas, tail
 
 from ..support.edit_models import LEVELS, SIZE, WAITING, latent, single, text

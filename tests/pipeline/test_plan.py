@@ -30,7 +30,8 @@ from inkstone.loaders.models.vision import TowerPlace, VisionModel
 from inkstone.pipeline.memory_plan import PlanRequest, plan
 from inkstone.pipeline.plan_stages import PlanStage, follow
 from inkstone.sampling.request import Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 from inkstone.sampling.vision_sizes import encoder_sizes
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +27,13 @@ from inkstone.loaders.memory.placement import Placement
 from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.bundle import Bundle
 from inkstone.loaders.models.control import load_control
+from inkstone.loaders.models.diffusion_model import DiffusionModel
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline import memory_plan
 from inkstone.pipeline.memory_plan import Plan, PlanRequest, plan
 from inkstone.sampling.request import Control, Request
+from inkstone.sampling.run_memory import passes_words
 from inkstone.sampling.schedule import LINEAR, sigmas
 
 from ..support.oracle import save_file
@@ -49,6 +52,7 @@ class Machine:
     gone: dict[tuple[Residency, bool], str] = field(default_factory=dict)  # (who, worked): when
     settling: str = ""  # the model at it
     peak: int = 0
+    together: bool = False  # the passes of a step go through each layer together
 
     def held(self) -> int:
         return sum(weights.in_memory for weights in residency.residencies())
@@ -91,6 +95,13 @@ def machine(monkeypatch):
             one.gone[self, any(who is self for who, _ in one.settled)] = when
         park(self)
 
+    ready = DiffusionModel.ready
+
+    def readied(self, *sizes):
+        one.together = ready(self, *sizes)
+        return one.together
+
+    monkeypatch.setattr(DiffusionModel, "ready", readied)
     monkeypatch.setattr(Residency, "settle", settled)
     monkeypatch.setattr(Residency, "park", parked)
     return one
@@ -172,6 +183,7 @@ class Case:
     batch: int
     prompts: tuple[str, str]
     once: bool
+    packed: bool = False  # the model says so
 
     def request(self, memory: int | None) -> PlanRequest:
         return PlanRequest(
@@ -234,6 +246,7 @@ def random_case(draw: random.Random, folder: Path) -> Case:
         batch=draw.randint(1, 2),
         prompts=tuple(f"{draw.choice(WORDS)} {next(_numbers)}" for _ in range(2)),
         once=draw.random() < 0.4,
+        packed=draw.random() < 0.6,
     )
 
 
@@ -302,13 +315,26 @@ def compare(case: Case, machine: Machine, made: Plan) -> None:
     assert sorted(verdict.split("; ")) == sorted(want.split("; ")), (verdict, want)
     assert made.peak - PROGRAM == machine.peak, (made.peak - PROGRAM, machine.peak)
     assert made.verdict in made.sentence()
+    shared = case.bundle.model.packed and case.cfg > 1
+    assert made.passes == (passes_words(2, machine.together) if shared else "")
+    assert made.sentence().endswith(made.passes or made.verdict)
 
 
-def try_case(seed: int, folder: Path, machine: Machine) -> str:
-    """One random case; returns what it came to."""
+def try_case(seed: int, folder: Path, machine: Machine, ways: Counter | None = None) -> str:
+    """One random case; returns what it came to. ways: counts how passes went."""
     draw = random.Random(seed)
     residency._all.clear()  # earlier cases
     case = random_case(draw, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionModel, "packed", case.packed)
+        end = end_of(case, draw, machine)
+    if ways is not None and case.packed and case.cfg > 1 and end != "does not fit":
+        ways[end, machine.together] += 1
+    return end
+
+
+def end_of(case: Case, draw: random.Random, machine: Machine) -> str:
+    """Draws a case with a random amount of memory, and compares it with its plan."""
     prepare(draw, case)
     machine.total = 1 << 40
     least = plan(case.bundle, case.request(None)).least
@@ -336,10 +362,14 @@ def test_words_are_what_the_run_does(seed, folder, machine):
 
 @pytest.mark.slow
 def test_words_are_what_200_runs_do(folder, machine):
-    ends = [try_case(seed, folder, machine) for seed in range(100, 300)]
+    ways: Counter = Counter()
+    ends = [try_case(seed, folder, machine, ways) for seed in range(100, 300)]
     kinds = ("does not fit", "streamed", "one after the other", "all resident")
     counts = {kind: ends.count(kind) for kind in kinds}
     assert min(counts.values()) >= 15 and sum(counts.values()) == 200, counts
+    apart = sum(count for (_, together), count in ways.items() if not together)
+    assert min(ways["all resident", True], ways["one after the other", True]) > 10, ways
+    assert ways["streamed", True] > 1 and apart > 3, ways
 
 
 def test_the_least_is_the_least(folder, machine):

@@ -33,7 +33,8 @@ from inkstone.sampling.region_choices import (
 from inkstone.sampling.region_run import check_regions
 from inkstone.sampling.regions import Region, Regional, bounds_of, cells_of, on_grid, place_of
 from inkstone.sampling.request import Control, Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 from inkstone.sampling.step_cache import relative_change
 from inkstone.sampling.step_cache_choices import StepCache

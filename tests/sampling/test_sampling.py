@@ -157,7 +157,8 @@ def random_model(layers: int = 3):
         apart=False,
         layered=False,
         adapted=nullcontext,
-        ready=lambda working, controls: None,
+        ready=lambda working, controls, together: False,
+        packed=False,
         modulation=lambda s: modulation(weights.__getitem__, s, layers),
     )
 

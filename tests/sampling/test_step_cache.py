@@ -22,7 +22,8 @@ from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, 
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.lightning import Distilled
 from inkstone.sampling.request import Control, Hooks, Request
-from inkstone.sampling.sampler import denoise, working_bytes
+from inkstone.sampling.run_memory import working_bytes
+from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 from inkstone.sampling.step_cache import extrapolated, relative_change
 from inkstone.sampling.step_cache_choices import METHODS, StepCache, parse_step_cache
