@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InkstoneError, shorten
+from .colours import COLOURS, plain_colour
 from .task import PLACES, RELATIONS, Task, WantedThing
 
 Json = Any  # whatever a set holds
@@ -106,7 +107,7 @@ def _thing(data: Json, number: int) -> WantedThing:
         what=text_of(data, "what", 100),
         least=least,
         most=most,
-        colour=text_of(data, "colour", 40, ""),
+        colour=colour_of(data, "colour"),
         place=place,
         beside=relation(data.get("beside"), number),
     )
@@ -120,6 +121,14 @@ def count_of(data: Mapping[str, Json], key: str, usual: int | None) -> int | Non
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNT:
         raise InkstoneError(f'"{key}" is no whole number from 0 to {MOST_COUNT}.')
     return value
+
+
+def colour_of(data: Mapping[str, Json], key: str) -> str:
+    """A name of COLOURS; "" without."""
+    name = text_of(data, key, 40, "")
+    if name and not plain_colour(name):
+        raise InkstoneError(f'"{key}" is {name!r}: expected {", ".join(COLOURS)}.')
+    return plain_colour(name)
 
 
 def relation(value: Json, number: int) -> tuple[str, int] | None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import InkstoneError
-from .own_format import MOST_ID, MOST_PROMPT, Json, count_of, relation, text_of, texts_of
+from .own_format import MOST_ID, MOST_PROMPT, Json, colour_of, count_of, relation, text_of, texts_of
 from .task import Task, WantedThing, is_han
 
 _QUOTED = re.compile(r"'((?:[^']|(?<=\w)'(?=\w)){1,300})'(?!\w)|\"([^\"]{1,300})\"|“([^”]{1,300})”")
@@ -37,7 +37,7 @@ def geneval_task(data: Mapping[str, Json]) -> Task:
         thing = WantedThing(
             what=text_of(item, "class", 100),
             least=count_of(item, "count", 1) or 0,
-            colour=text_of(item, "color", 40, ""),
+            colour=colour_of(item, "color"),
             beside=relation(item.get("position"), number),
         )
         things.append(thing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import graph_seeds, picture_seeds, weight_seeds
+from . import graph_seeds, picture_seeds, score_seeds, weight_seeds
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "gguf": weight_seeds.gguf_files,
@@ -40,4 +40,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "picture": picture_seeds.pictures,
     "profile": picture_seeds.profiles,
     "mask": picture_seeds.masks,
+    "score_set": score_seeds.sets,
+    "score_result": score_seeds.results,
 }

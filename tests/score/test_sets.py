@@ -172,6 +172,7 @@ BAD = {
         "the place of thing 0",
     ),
     "a place": (({"prompt": "a", "things": [{"what": "x", "place": "here"}]},), '"place" is'),
+    "a colour": (({"prompt": "a", "things": [{"what": "x", "colour": "mauve"}]},), "'mauve'"),
     "a part outside": (({**OWN, "changed": [0.5, 0, 0.8, 1]},), "leads out of the picture"),
     "a part of texts": (({**OWN, "changed": "all"},), '"changed" is no list of four'),
     "GenEval without a class": (({"tag": "a", "prompt": "a", "include": [{}]},), '"class" is'),
