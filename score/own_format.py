@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -115,9 +114,9 @@ def _thing(data: Json, number: int) -> WantedThing:
 
 def count_of(data: Mapping[str, Json], key: str, usual: int | None) -> int | None:
     """A number of things."""
-    value = data.get(key, usual)
+    value = data.get(key)
     if value is None:
-        return None
+        return usual
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNT:
         raise InkstoneError(f'"{key}" is no whole number from 0 to {MOST_COUNT}.')
     return value
@@ -155,8 +154,10 @@ def _part(value: Json) -> tuple[float, float, float, float] | None:
         return None
     numbers = value if isinstance(value, list) else []
     plain = [v for v in numbers if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if len(numbers) != 4 or len(plain) != 4 or not all(math.isfinite(v) for v in plain):
-        raise InkstoneError('"changed" is no list of four numbers: left, top, width, height.')
+    if len(numbers) != 4 or len(plain) != 4 or not all(abs(v) <= 1 for v in plain):
+        raise InkstoneError(
+            '"changed" is no list of four shares: left, top, width, height, from 0 to 1.'
+        )
     left, top, width, height = map(float, plain)
     if min(left, top) < 0 or min(width, height) <= 0 or max(left + width, top + height) > 1.001:
         raise InkstoneError('"changed" leads out of the picture: its shares are from 0 to 1.')

@@ -41,7 +41,10 @@ def geneval_task(data: Mapping[str, Json]) -> Task:
             beside=relation(item.get("position"), number),
         )
         things.append(thing)
-    for item in data.get("exclude", []):
+    exclude = data.get("exclude", [])
+    if not isinstance(exclude, list) or not all(isinstance(item, dict) for item in exclude):
+        raise InkstoneError('"exclude" is no list of objects, as GenEval has it.')
+    for item in exclude:
         what, fewer = text_of(item, "class", 100), count_of(item, "count", 1) or 1
         same = [n for n, thing in enumerate(things) if thing.what == what]
         if same:
