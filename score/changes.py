@@ -1,6 +1,7 @@
 """Compares a picture with the source of its edit: what changed, and did the rest stay?
 
-A VAE gives no pixel back as it was, so small differences are no change.
+A VAE gives no pixel back as it was, and an edge not to the pixel: small differences are no change,
+and a pixel is compared with its neighbours in the source too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CHANGED = 40  # levels of 255 in a channel: more than what a VAE does to an edge
-MOST_MOVED = 0.02  # of the pixels that must stay
+MOST_MOVED = 0.005  # of the pixels that must stay
 LEAST_MOVED = 0.01  # of the pixels that may change
 _MARGIN = 0.02  # of a side around what may change: edges and shadows
 
@@ -45,8 +46,17 @@ def compare(
     inside = np.ones((height, width), bool) if part is None else _inside(part, width, height)
     if after.shape != before.shape:
         return Change(1.0, 1.0)
-    moved = np.abs(before.astype(np.int16) - after.astype(np.int16)).max(2) > CHANGED
+    moved = _moved(before.astype(np.int16), after.astype(np.int16))
     return Change(_share(moved[inside]), _share(moved[~inside]))
+
+
+def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """[H,W,3] -> [H,W]: darker or brighter than all neighbours of the same place by CHANGED."""
+    height, width = before.shape[:2]
+    around = np.pad(before, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    parts = [around[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    low, high = np.minimum.reduce(parts), np.maximum.reduce(parts)
+    return np.maximum(low - after, after - high).max(2) > CHANGED
 
 
 def _inside(part: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:

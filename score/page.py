@@ -24,7 +24,8 @@ _INTERVALS = (
 )
 _PAIRED = (
     "The same prompts and seeds with both: intervals at 95 % by a paired bootstrap over pictures; "
-    "p is McNemar's exact test of the pictures that are right with one of them only."
+    "p is the exact sign test of the pictures that became worse and better (McNemar's test where a "
+    "picture is right or wrong). Where p is above 5 %, the interval holds zero."
 )
 
 
@@ -162,13 +163,13 @@ def _difference_table(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr><th>{_e(name)}</th><td>{_e(measure)}</td><td>{_share((d.a, d.asked))}</td>"
         f"<td>{_share((d.b, d.asked))}</td><td>{_e(d.sentence(measure))}</td>"
-        f"<td>{d.only_a}</td><td>{d.only_b}</td><td>{d.p:.3g}</td></tr>"
+        f"<td>{d.worse}</td><td>{d.better}</td><td>{d.p:.3g}</td></tr>"
         for name, measures in comparison.by_set().items()
         for measure, d in measures.items()
     )
     head = (
         f"<tr><th>set</th><th>measure</th><th>{_e(a)}</th><th>{_e(b)}</th><th>difference</th>"
-        f"<th>right only with {_e(a)}</th><th>right only with {_e(b)}</th><th>p</th></tr>"
+        "<th>pictures worse</th><th>better</th><th>p</th></tr>"
     )
     return f'<div class="wide"><table>{head}{rows}</table></div>'
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .judge import MEASURES, Marks
-from .statistics import Interval, clustered_interval, exact_interval, mcnemar, paired_interval
+from .statistics import (
+    LEVEL,
+    Interval,
+    clustered_interval,
+    exact_interval,
+    paired_interval,
+    sign_test,
+)
 
 EXACT = "exact binomial"
 BOOTSTRAP = "bootstrap over pictures"
+UNITS = {  # what a measure counts
+    "words": "words",
+    "texts": "texts",
+    "characters": "characters",
+    "presence": "things",
+    "count": "counts",
+    "colour": "colours",
+    "place": "places",
+    "changed": "edits",
+    "stayed": "edits that leave the rest",
+    "all": "pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +77,8 @@ def _rate(pairs: Sequence[tuple[int, int]]) -> Rate:
 
 @dataclass(frozen=True)
 class Difference:
-    """b against a in one measure, on the same pictures. only_a, only_b: pictures that are right
-    with one alone; p: McNemar's.
+    """b against a in one measure, on the same pictures. worse, better: pictures in which b has less
+    or more right; p: the exact sign test of these, which is McNemar's where a picture counts once.
     """
 
     a: int  # right
@@ -67,10 +86,14 @@ class Difference:
     asked: int
     pictures: int
     interval: Interval
-    only_a: int
-    only_b: int
+    worse: int
+    better: int
     p: float
-    same: bool  # every picture has the same marks
+
+    @property
+    def same(self) -> bool:
+        """Every picture has the same marks."""
+        return self.worse == self.better == 0
 
     @property
     def is_clear(self) -> bool:
@@ -79,22 +102,17 @@ class Difference:
 
     def sentence(self, measure: str) -> str:
         """The result in plain English."""
-        unit = measure if measure != "all" else "pictures"
+        unit = UNITS[measure]
         if self.same:
             return f"no difference: the same {unit} are right in all {self.pictures} pictures"
         low, value, high = self.interval.low, self.interval.value, self.interval.high
-        span = f"{100 * low:+.1f} to {100 * high:+.1f} points"
-        if not self.is_clear:
-            return (
-                f"no difference that {self.pictures} pictures can show: {100 * value:+.1f} points "
-                f"({span})"
-            )
         verb, sign = ("gained", 1) if value > 0 else ("lost", -1)
-        edges = sorted(sign * edge * self.asked for edge in (low, high))
-        return (
-            f"{abs(self.b - self.a)} of {self.asked} {unit} {verb} ({edges[0]:.0f} to "
-            f"{edges[1]:.0f}): {100 * value:+.1f} points ({span})"
+        edges = sorted(round(sign * edge * self.asked) for edge in (low, high))
+        text = (
+            f"{abs(self.b - self.a)} of {self.asked} {unit} {verb} ({edges[0]} to {edges[1]}): "
+            f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
         )
+        return text if self.is_clear else f"{text}; {self.pictures} pictures show no difference"
 
     def facts(self) -> dict[str, object]:
         """As JSON."""
@@ -106,9 +124,9 @@ class Difference:
             "difference": round(self.interval.value, 6),
             "low": round(self.interval.low, 6),
             "high": round(self.interval.high, 6),
-            "only_a": self.only_a,
-            "only_b": self.only_b,
-            "mcnemar_p": self.p,
+            "worse": self.worse,
+            "better": self.better,
+            "p": self.p,
             "same": self.same,
         }
 
@@ -130,18 +148,21 @@ def differences(pairs: Sequence[tuple[Marks, Marks]]) -> dict[str, Difference]:
 def _difference(both: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> Difference:
     a, b = [first[0] for first, _ in both], [second[0] for _, second in both]
     asked = [first[1] for first, _ in both]
-    only_a = sum(x == n > y for x, y, n in zip(a, b, asked))
-    only_b = sum(y == n > x for x, y, n in zip(a, b, asked))
+    worse = sum(y < x for x, y in zip(a, b))
+    better = sum(y > x for x, y in zip(a, b))
+    p = sign_test(worse, better)
+    interval = paired_interval(a, b, asked)
+    if p > 1 - LEVEL:  # a bootstrap of few changed pictures is too narrow
+        interval = replace(interval, low=min(interval.low, 0.0), high=max(interval.high, 0.0))
     return Difference(
         a=sum(a),
         b=sum(b),
         asked=sum(asked),
         pictures=len(both),
-        interval=paired_interval(a, b, asked),
-        only_a=only_a,
-        only_b=only_b,
-        p=mcnemar(only_a, only_b),
-        same=a == b,
+        interval=interval,
+        worse=worse,
+        better=better,
+        p=p,
     )
 
 

@@ -5,8 +5,9 @@
 - A rate of words: a bootstrap over pictures. The words of one picture come from one drawing, so
   they are right or wrong together, and an interval that counts them singly is too narrow.
 - Two models on the same prompts: a bootstrap of the differences picture by picture, because both
-  find the same prompts hard; beside it McNemar's exact test of the pictures in which only one of
-  them is right.
+  find the same prompts hard; beside it the exact sign test of the pictures that became worse and
+  better (McNemar's test where a picture is right or wrong). With few such pictures a bootstrap is
+  too narrow: where the sign test sees nothing, the interval holds zero.
 """
 
 from __future__ import annotations
@@ -107,9 +108,11 @@ def _interval(value: float, draws: np.ndarray) -> Interval:
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """The two-sided p of McNemar's exact test: pictures right with one of two models only."""
-    count = only_a + only_b
+def sign_test(worse: int, better: int) -> float:
+    """The two-sided p of the exact sign test: pictures that became worse and better. Where every
+    picture is right or wrong, that is McNemar's exact test.
+    """
+    count = worse + better
     if count == 0:
         return 1.0
-    return min(1.0, 2 * _at_most(min(only_a, only_b), count, 0.5))
+    return min(1.0, 2 * _at_most(min(worse, better), count, 0.5))

@@ -25,6 +25,7 @@ from .call import READINGS, ScoreCall
 log = logging.getLogger(__name__)
 
 _MOST_BYTES = 1 << 30  # of the file of readings
+_FORM = 1  # of what is counted: a change of its rules makes kept readings void
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Readings:
 
 
 def _key(task: Task, picture: np.ndarray, readers: Readers, source: np.ndarray | None) -> str:
-    digest = hashlib.sha256(repr((task, picture.shape)).encode("utf-8", "backslashreplace"))
+    digest = hashlib.sha256(repr((_FORM, task, picture.shape)).encode("utf-8", "backslashreplace"))
     digest.update(np.ascontiguousarray(picture).tobytes())
     for reader in (readers.text, readers.finder):
         digest.update(f"|{reader.name if reader else ''}".encode())

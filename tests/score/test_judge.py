@@ -92,6 +92,9 @@ def test_changes():
     assert not compare(BLANK, after, (0, 0.5, 1, 0.5)).stayed
     assert compare(BLANK, after, None).outside is None
     assert not compare(BLANK, after[:32], (0, 0, 1, 0.5)).stayed
+    edge = np.roll(after, 1, 0)  # by a pixel: an edge that a VAE moved
+    edge[0] = 100
+    assert compare(after, edge, (0, 0.5, 1, 0.5)).stayed and (after != edge).any()
     noise = np.clip(BLANK + np.random.default_rng(0).integers(-30, 30, BLANK.shape), 0, 255)
     assert not compare(BLANK, noise.astype(np.uint8), None).is_there
 

@@ -69,14 +69,22 @@ def test_words_that_were_lost():
     sentence = difference.sentence("words")
     match = re.match(r"12 of 40 words lost \((\d+) to (\d+)\): -30.0 points", sentence)
     assert match and 5 <= int(match[1]) < 12 < int(match[2]) <= 18, sentence
-    assert difference.only_a == 12 and difference.only_b == 0 and difference.p < 0.001
+    assert difference.worse == 12 and difference.better == 0 and difference.p < 0.001
     back = compared(two, one).by_set()["english"]["words"].sentence("words")
     assert back.startswith("12 of 40 words gained")
 
 
 def test_a_difference_that_few_pictures_cannot_show():
-    difference = compared(result(rights=[2, 2, 2]), result("b", rights=[2, 2, 1])).by_set()
-    assert "no difference that 3 pictures can show" in difference["english"]["words"].sentence("x")
+    """Four worse pictures of 150: a bootstrap alone would call that clear, McNemar's test does
+    not."""
+    one, two = result(rights=[2] * 150), result("b", rights=[2] * 146 + [0] * 4)
+    for measure in ("words", "all"):
+        difference = compared(one, two).by_set()["english"][measure]
+        assert difference.p == 0.125 and not difference.is_clear
+        assert difference.interval.high == 0.0 and difference.interval.low < -0.04
+        assert difference.sentence(measure).endswith("; 150 pictures show no difference")
+    more = result("c", rights=[2] * 140 + [0] * 10)
+    assert compared(one, more).by_set()["english"]["all"].is_clear
 
 
 def test_pictures_that_ask_different_things_are_not_compared():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from inkstone.score.statistics import clustered_interval, exact_interval, mcnemar, paired_interval
+from inkstone.score.statistics import clustered_interval, exact_interval, paired_interval, sign_test
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_run_against_itself_is_no_difference():
     right = [3, 1, 0, 2, 2]
     interval = paired_interval(right, right, [3] * 5)
     assert (interval.value, interval.low, interval.high) == (0, 0, 0)
-    assert mcnemar(0, 0) == 1.0
+    assert sign_test(0, 0) == 1.0
 
 
 def test_a_clear_loss():
@@ -87,8 +87,8 @@ def test_a_clear_loss():
 @pytest.mark.parametrize(
     "a, b, p", [(5, 5, 1.0), (0, 5, 0.0625), (10, 0, 2 / 1024), (1, 7, 2 * 9 / 256), (0, 1, 1.0)]
 )
-def test_mcnemar(a, b, p):
-    assert mcnemar(a, b) == pytest.approx(p) and mcnemar(b, a) == pytest.approx(p)
+def test_sign_test(a, b, p):
+    assert sign_test(a, b) == pytest.approx(p) and sign_test(b, a) == pytest.approx(p)
 
 
 def test_the_same_numbers_every_time():
