@@ -174,6 +174,30 @@ def test_the_door_goes_there_when_forced(how):
         assert torch.equal(layer.gelu(x), want)
 
 
+@pytest.mark.parametrize(
+    "how, tokens, unpackings",
+    [("unpack", (3, 5, 2), (3, 1)), ("fused", (3, 5), (0, 0)), (None, (90, 2, 80), (2, 1))],
+)
+def test_several_inputs_share_the_unpacked_weight(monkeypatch, how, tokens, unpackings):
+    """The bits of single products. Few tokens read the packed weight, where the choice is open."""
+    monkeypatch.setattr(tiles, "UNPACK_FROM", 60)
+    layer, calls, unpack = linear.Linear(64, 9, device=DEVICE).half(), [], gemm.unpack_weight
+    layer.hold(sample("Q5_1", 9, 2))
+    xs = [inputs(n, 64, torch.float16) for n in tokens]
+
+    def count(*args):
+        calls.append(args)
+        return unpack(*args)
+
+    monkeypatch.setattr(gemm, "unpack_weight", count)
+    with linear.force_packed("triton"), tiles.force(how), torch.no_grad():
+        alone = [layer.gelu(x) for x in xs]
+        single = len(calls)
+        together = layer.each(xs, gelu=True)
+    assert all(torch.equal(one, two) for one, two in zip(alone, together, strict=True))
+    assert (single, len(calls) - single) == unpackings
+
+
 def test_gradients_go_through():
     storage, x = sample("Q4_1", 9, 2), inputs(3, 64, torch.float32).requires_grad_()
     with linear.force_packed("triton"):

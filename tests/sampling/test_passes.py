@@ -4,13 +4,14 @@ passes, and when memory is too short for it.
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import replace
 
 import pytest
 import torch
 
-from inkstone.kernels import linear
+from inkstone.kernels import interrupt, linear
 from inkstone.loaders.arch.expected_tensors import controlnet_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.lora.adapters import Adapter
@@ -213,3 +214,36 @@ def test_which_files_are_packed(file):
         for family in ("1", "2.1"):
             one = load_diffusion_model(file(family, kind), LoadOptions(torch.float32, wait=True))
             assert one.packed == packed, (family, kind)
+
+
+@pytest.mark.parametrize("family", ["1", "2.1"])
+def test_stopped_anywhere_it_works_again(model, family):
+    """A cancellation between two products: nothing of the passes stays, the next run is whole."""
+    one = model(family)
+    r = Request(*SIZE, sigmas(LINEAR, STEPS, 24), seed=3, cfg=4.0)
+    texts, beats = prompts(one), []
+
+    def listener(*_: object) -> None:
+        beats.append(1)
+        if len(beats) == stop:
+            raise KeyboardInterrupt
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+
+    want, stop = denoise(one, *texts, r), 0
+    before = interrupt.listen(listener)
+    try:
+        denoise(one, *texts, r)
+        whole = len(beats)
+        first = alive()
+        for stop in (whole // 7, whole // 2, whole - 9):
+            beats.clear()
+            with pytest.raises(KeyboardInterrupt):
+                denoise(one, *texts, r)
+            assert alive() <= first, (stop, whole)
+        stop = 0
+        assert torch.equal(denoise(one, *texts, r), want)
+    finally:
+        interrupt.listen(before)
