@@ -16,10 +16,12 @@ from torch import Tensor
 
 from .interrupt import beat
 from .linear import cpu_backend, onednn_linear
+from .spread import spread, threads
 
 _QUERIES = 256  # per chunk: its float32 scores against 4096 keys (4 MB) stay in the cache
 _LONG = 1 << 20  # queries x keys from which our path is faster (measured at 1056^2 and 4128^2)
 _INTERVAL = 4e10  # operations between two beats on a CPU: half a second of one core
+_PIECE = 4e9  # operations from which heads are computed on threads of our own
 _MASK = 1 << 22  # elements of the largest causal mask
 _AFTER_HEAD = 1024  # queries from which those behind a short kept head join it, see `_with_head`
 _LEAST = 1024  # queries per call; from 768 on torch's kernel takes 256 at a time, like the whole
@@ -84,25 +86,31 @@ def keeps_scores(tokens: int, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _is_long(q: Tensor, keys: int) -> bool:
-    long = q.device.type == "cpu" and 4 * q.numel() * keys > _INTERVAL and q.shape[-2] >= 2 * _LEAST
-    return long and not torch.is_grad_enabled()
+    return q.device.type == "cpu" and 4 * q.numel() * keys > _PIECE and not torch.is_grad_enabled()
 
 
 def _in_calls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention in chunks of queries, with a beat between them so that a run can be cancelled; the
-    bits are the same.
+    """Attention of single heads and chunks of queries, on all threads, with a beat between them so
+    that a run can be cancelled; the bits are the same.
     """
     b, h, length, d = q.shape
-    calls = min(math.ceil(4 * q.numel() * k.shape[-2] / _INTERVAL), length // _LEAST)
+    work = max(4 * length * d * k.shape[-2] / _INTERVAL, 2 * threads() / (b * h))
+    calls = max(1, min(math.ceil(work), length // _LEAST))
     step = -(-length // calls // _QUERIES) * _QUERIES
+    calls, group = math.ceil(length / step), h // k.shape[1]
     out = q.new_empty(b, length, h, d)
-    for at in range(0, length, step):
-        beat()
-        part = slice(at, at + step)
+
+    def call(index: int) -> None:
+        (i, j), at = divmod(index // calls, h), index % calls * step
+        of, one = slice(i, i + 1), slice(j // group, j // group + 1)
         result = F.scaled_dot_product_attention(
-            q[:, :, part], k, v, enable_gqa=h != k.shape[1]
-        )  # [B,H,n,D]
-        out[:, part] = result.transpose(1, 2)
+            q[of, j : j + 1, at : at + step], k[of, one], v[of, one]
+        )  # [1,1,n,D]
+        out[i, at : at + step, j] = result[0, 0]
+
+    # fewer pieces than threads: one after the other, each with all of torch's threads
+    pieces = b * h * calls
+    spread(call, pieces, threads() if pieces >= threads() else 1)
     return out.transpose(1, 2)
 
 
@@ -130,11 +138,12 @@ def _takes_chunks(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def scratch_bytes(keys: int, width: int, dtype: torch.dtype) -> int:
-    """Bytes that attention to this many keys of `width` takes beside its result: of our path a head
-    and the scores of its chunk. Torch's kernel takes none that matter."""
+    """Bytes that attention to this many keys of `width` takes beside its result: of our path, for
+    each thread, a head and the scores of its chunk. Torch's kernel takes none that matter."""
     if dtype != torch.bfloat16 or not _chunks_pay():
         return 0
-    return keys * (width * (4 + 2) + _QUERIES * (4 + 4 + 2))  # scores, softmax, rounded
+    head = keys * (width * (4 + 2) + _QUERIES * (4 + 4 + 2))  # scores, softmax, rounded
+    return head * torch.get_num_threads()
 
 
 def _chunks_pay() -> bool:
@@ -148,15 +157,20 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """256 queries of one head at a time: scores and softmax in float32, times v in bfloat16."""
     b, h, length, d = q.shape
     out = q.new_empty(b, length, h, d)
-    for i in range(b):
-        for j in range(h):
-            beat()
-            keys = (k[i, j].float() * d**-0.5).contiguous()  # [Lk,D]
-            values = v[i, j].t().contiguous()  # [D,Lk]
-            for at in range(0, length, _QUERIES):
-                scores = onednn_linear(q[i, j, at : at + _QUERIES].float(), keys)  # [n,Lk]
-                weights = torch.softmax(scores, dim=-1).to(v.dtype)
-                out[i, at : at + _QUERIES, j] = onednn_linear(weights, values)
+    chunks = math.ceil(length / _QUERIES)
+    parts = min(chunks, math.ceil(2 * threads() / (b * h)))  # of a head's queries
+    step = math.ceil(chunks / parts) * _QUERIES
+
+    def head(index: int) -> None:
+        (i, j), first = divmod(index // parts, h), index % parts * step
+        keys = (k[i, j].float() * d**-0.5).contiguous()  # [Lk,D]
+        values = v[i, j].t().contiguous()  # [D,Lk]
+        for at in range(first, min(first + step, length), _QUERIES):
+            scores = onednn_linear(q[i, j, at : at + _QUERIES].float(), keys)  # [n,Lk]
+            weights = torch.softmax(scores, dim=-1).to(v.dtype)
+            out[i, at : at + _QUERIES, j] = onednn_linear(weights, values)
+
+    spread(head, b * h * parts)
     return out.transpose(1, 2)
 
 

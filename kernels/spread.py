@@ -22,17 +22,47 @@ from .interrupt import beat
 
 Work = Callable[[int], None]
 
+_FEW = 4  # threads up to which what is not spread may run on one
 _BEAT = 0.05  # seconds between two beats while threads work
 _lock = threading.Lock()
-_piece = threading.local()  # .running is True in the threads of the pools
+
+
+class _Here(threading.local):
+    """What a thread is."""
+
+    running = False  # one of a pool
+    apart = 0  # in `apart`: the threads that `spread` uses
+
+
+_here = _Here()
 _pools: dict[int, ThreadPoolExecutor] = {}  # by their number of threads
 
 
 def threads() -> int:
     """Threads that `spread` uses when called from here: torch's, but one where gradients are on and
     in a piece of work."""
-    alone = torch.is_grad_enabled() or getattr(_piece, "running", False)
-    return 1 if alone else torch.get_num_threads()
+    if torch.is_grad_enabled() or _here.running:
+        return 1
+    return _here.apart or torch.get_num_threads()
+
+
+@contextmanager
+def apart(device: torch.device) -> Iterator[None]:
+    """Within the block only `spread` uses more than one thread: torch's own threads wait for work
+    in a loop, and take from others the core that they wait on. For work on a CPU of few cores, all
+    of which is spread but for small operations."""
+    number = threads()
+    if device.type != "cpu" or not 1 < number <= _FEW or _here.apart:
+        yield
+        return
+    executor(number)
+    _here.apart = number
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+        _here.apart = 0
 
 
 def spread(work: Work, count: int, most: int | None = None) -> None:
@@ -119,7 +149,7 @@ def _started(number: int) -> ThreadPoolExecutor:
     def begin() -> None:
         torch.get_num_threads()  # the first question sets a thread's number to torch's
         torch.set_num_threads(1)
-        _piece.running = True
+        _here.running = True
         ready.wait()
 
     for _ in range(number):

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from .attention import attention
 from .interrupt import beat
+from .spread import Buffers, spread, threads
 
 _CHUNK = 1 << 18  # elements per chunk of a norm: a megabyte in float32, inside the L2 of two cores
+_BANDS = 2  # of a strip's rows for each thread
+_THIN = 2  # rows: thinner bands spend more on arranging the kernel than they win
 _SCORES = 1 << 23  # elements of the attention matrix in memory at a time, where it is chunked
 
 
@@ -52,19 +55,41 @@ def _norm_silu(x: Tensor, gamma: Tensor, silu: bool) -> Tensor:
 
 def _norm_silu_chunks(x: Tensor, gamma: Tensor, silu: bool, out: Tensor) -> None:
     """`_norm_silu` of [H,W,C] into `out`, in place, with nothing bigger than a chunk of rows."""
-    gamma, step = gamma.float(), max(1, _CHUNK // x[0].numel())
+    gamma, step = gamma.float(), max(1, _CHUNK // threads() // x[0].numel())
     same = out.dtype == torch.float32
-    scratch = out if same else torch.empty(x[:step].shape, device=x.device)
-    for top in range(0, len(x), step):
-        part = x[top : top + step]
-        y = scratch[top : top + step] if same else scratch[: len(part)].copy_(part)
-        norm = torch.linalg.vector_norm(part if same else y, dim=-1, keepdim=True)
-        scale = norm.clamp_min_(1e-12).reciprocal_().mul_(math.sqrt(x.shape[-1]))
-        torch.mul(part if same else y, scale, out=y).mul_(gamma)
-        if silu:
-            F.silu(y, inplace=True)
-        if not same:
-            out[top : top + step] = y
+    buffers = Buffers(lambda: torch.empty(0 if same else step, *x.shape[1:], device=x.device))
+
+    def normed(index: int) -> None:
+        rows = slice(index * step, (index + 1) * step)
+        part, into = x[rows], out[rows]
+        with buffers.one() as scratch:
+            y = into if same else scratch[: len(part)].copy_(part)
+            norm = torch.linalg.vector_norm(part if same else y, dim=-1, keepdim=True)
+            scale = norm.clamp_min_(1e-12).reciprocal_().mul_(math.sqrt(x.shape[-1]))
+            torch.mul(part if same else y, scale, out=y).mul_(gamma)
+            if silu:
+                F.silu(y, inplace=True)
+            if not same:
+                into.copy_(y)
+
+    spread(normed, math.ceil(len(x) / step))
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of rows with their neighbours x [1,C,n+2,W] -> [1,Cout,n,W], zeros beside
+    them; in bands of rows on all threads."""
+    rows, number = x.shape[2] - 2, threads()
+    step = math.ceil(rows / number / _BANDS)
+    if number == 1 or x.device.type != "cpu" or step < _THIN:
+        return F.conv2d(x, weight, bias, padding=(0, 1))
+    out = x.new_empty(1, rows, x.shape[3], len(weight)).permute(0, 3, 1, 2)
+
+    def band(index: int) -> None:
+        top, end = index * step, min((index + 1) * step, rows)
+        out[:, :, top:end] = F.conv2d(x[:, :, top : end + 2], weight, bias, padding=(0, 1))
+
+    spread(band, math.ceil(rows / step))
+    return out
 
 
 class Norm(nn.Module):
@@ -186,12 +211,13 @@ def upsample_conv(x: Tensor, kernels: list[list[Tensor]], bias: Tensor) -> Tenso
     """x [B,C,n+2,W] with a row of context (or zeros) above and below -> [B,Cout,2n,2W]."""
     b, _, n, w = x.shape[0], x.shape[1], x.shape[2] - 2, x.shape[3]
     out = x.new_empty(b, n, 2, w, 2, len(bias))
-    for r in range(2):
-        for c in range(2):
-            y = F.conv2d(
-                x[:, :, r : r + n + 1], kernels[r][c], bias, padding=(0, 1)
-            )  # [B,Cout,n,W+1]
-            out[:, :, r, :, c] = y[..., c : c + w].permute(0, 2, 3, 1)
+
+    def phase(index: int) -> None:
+        r, c = divmod(index, 2)
+        y = F.conv2d(x[:, :, r : r + n + 1], kernels[r][c], bias, padding=(0, 1))  # [B,Cout,n,W+1]
+        out[:, :, r, :, c] = y[..., c : c + w].permute(0, 2, 3, 1)
+
+    spread(phase, 4, None if x.device.type == "cpu" else 1)
     return out.view(b, 2 * n, 2 * w, -1).permute(0, 3, 1, 2)
 
 

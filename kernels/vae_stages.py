@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from . import winograd
 from .interrupt import beat
-from .vae_parts import Norm, Resample, ResBlock, conv_bias, subpixel_kernels, upsample_conv
+from .vae_parts import (
+    Norm,
+    Resample,
+    ResBlock,
+    conv_bias,
+    convolved,
+    subpixel_kernels,
+    upsample_conv,
+)
 from .vae_residual import ShortcutBlock
 
 
@@ -92,8 +100,7 @@ class Conv:
         if rows < 3:
             return None
         if self.matrices is None:
-            nchw = window.permute(0, 3, 1, 2)
-            return F.conv2d(nchw, self.conv.weight, self.conv.bias, padding=(0, 1))
+            return convolved(window.permute(0, 3, 1, 2), self.conv.weight, self.conv.bias)
         y = winograd.convolve(window[0], self.matrices, conv_bias(self.conv))
         return y[None, : rows - 2, : x.shape[3]].permute(0, 3, 1, 2)
 

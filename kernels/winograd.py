@@ -10,8 +10,12 @@ the inputs would be rounded.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+from .spread import spread, threads
 
 NARROWEST = 64  # channels: below, direct convolution is as fast
 _CHUNK = 1 << 16  # elements of one of the 16 input matrices at a time: they fit the cache
@@ -44,10 +48,13 @@ def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
     """x [n+2,w+2,Cin] with its border, n and w even -> [n,w,Cout]."""
     n, w, cout = x.shape[0] - 2, x.shape[1] - 2, matrices.shape[2]
     out = x.new_empty(n, w, cout)
-    step = 2 * max(1, _CHUNK // (w // 2 * x.shape[2]))
-    for top in range(0, n, step):
-        end = min(top + step, n)
+    step = 2 * max(1, _CHUNK // threads() // (w // 2 * x.shape[2]))
+
+    def rows(index: int) -> None:
+        top, end = index * step, min((index + 1) * step, n)
         _chunk(x[top : end + 2], matrices, bias, out[top:end])
+
+    spread(rows, math.ceil(n / step))
     return out
 
 

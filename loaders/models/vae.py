@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...kernels.configs import ResidualVAEConfig, VAEConfig
 from ...kernels.memory import free_bytes
+from ...kernels.spread import apart
 from ...kernels.vae import VAE
 from ...kernels.vae_memory import plan_rows
 from ...kernels.vae_residual import ResidualVAE
@@ -97,7 +98,7 @@ class VAEModel:
         height, width = z.shape[2] * c.scale, z.shape[3] * c.scale
         rows, sentence = self._plan(height, width)
         self._log_plan(sentence)
-        with torch.inference_mode():
+        with torch.inference_mode(), apart(self.device):
             z = z.to(self.device, self.dtype)
             pixels = [
                 self.network.decode(item) if rows is None else decode_rows(self.network, item, rows)
@@ -162,7 +163,7 @@ class VAEModel:
         """[1,H,W,3 or 4] -> [1,C,1,h,w]"""
         rows, sentence = self._plan(picture.shape[1], picture.shape[2], True)
         self._log_plan(sentence)
-        with torch.inference_mode():
+        with torch.inference_mode(), apart(self.device):
             x = picture.permute(0, 3, 1, 2).to(self.device, self.dtype).mul(2).sub(1)
             if rows is None:
                 means, _ = self.network.moments(x)
