@@ -17,7 +17,7 @@ from ..training.reader import FAR, RIM, best_letter, ground_and_ink, kind_of
 from .colours import colour_shares
 from .things import Sighting
 
-WORD, BACKGROUND = "word", "background"  # what it finds beside shapes
+WORD = "word"  # what it finds beside shapes
 _STEP = 16  # pixels between the places of a line
 _MOST_LETTERS = 6
 _LINE, _SHORT_LINE = 0.7, 0.8  # mean correlation of a line; one or two letters: shapes have 0.78
@@ -50,12 +50,9 @@ class EmbeddedReader:
         return [line.text] if line else []
 
     def sightings(self, picture: np.ndarray, what: str) -> list[Sighting]:
-        """The shapes of a kind, the word (with the colour of its letters) or the background."""
+        """The shapes of a kind, or the word, with the colour of its letters."""
         line = _line(picture)
-        ground, ink = ground_and_ink(picture)
-        height, width = picture.shape[:2]
-        if what == BACKGROUND:
-            return [Sighting(0, 0, width, height, colour_shares(ground[None].astype(np.uint8)))]
+        _, ink = ground_and_ink(picture)
         if what == WORD:
             return [_word(picture, line)] if line else []
         if line:

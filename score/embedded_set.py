@@ -15,10 +15,11 @@ from ..training.edit_scores import item_box
 from ..training.edits import Edit
 from ..training.grammar import Scene, Shape, Word, prompt
 from ..training.render import render
-from .embedded_reader import BACKGROUND, WORD
+from .embedded_reader import WORD
 from .judge import Marks
 from .sets import PromptSet
 from .task import Task, WantedThing
+from .things import BACKGROUND
 
 EMBEDDED, EMBEDDED_EDITS = "embedded", "embedded-edits"
 OWN_SETS = {

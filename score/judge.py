@@ -14,7 +14,7 @@ import numpy as np
 
 from .changes import compare
 from .task import Task
-from .things import THING_MEASURES, Sighting, judge_things
+from .things import BACKGROUND, THING_MEASURES, Sighting, background, judge_things
 from .words import WordCount, count_words, plain
 
 Marks = Mapping[str, tuple[int, int]]  # measure -> (right, asked)
@@ -91,7 +91,12 @@ def judge(
     if task.things:
         whole &= readers.finder is not None
         if readers.finder is not None:
-            seen = {t.what: readers.finder.sightings(picture, t.what) for t in task.things}
+            seen = {
+                name: [background(picture)]
+                if name == BACKGROUND
+                else readers.finder.sightings(picture, name)
+                for name in dict.fromkeys(thing.what for thing in task.things)
+            }
             found = [_sentence(name, s, picture) for name, every in seen.items() for s in every]
             marks |= _thing_marks(task, seen, picture)
     if source is not None:
@@ -135,11 +140,9 @@ def _thing_marks(
 def _change_marks(
     task: Task, source: np.ndarray, picture: np.ndarray, marks: Marks
 ) -> dict[str, tuple[int, int]]:
-    """An edit was made where all that it asks for is there, or without such a thing where pixels
-    changed.
-    """
+    """An edit was made where pixels changed and all that it asks for is there."""
     change = compare(source, picture, task.changed)
-    made = _all_right(marks) if marks else change.is_there
+    made = change.is_there and _all_right(marks)
     own = {"changed": (int(made), 1)}
     if task.changed is not None:
         own["stayed"] = int(change.stayed), 1

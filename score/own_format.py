@@ -12,11 +12,12 @@ from typing import Any
 
 from ..errors import InkstoneError, shorten
 from .colours import COLOURS, plain_colour
+from .source import MOST_ITEMS, Source, SourceItem, check_source
 from .task import PLACES, RELATIONS, Task, WantedThing
 
 Json = Any  # whatever a set holds
 
-KEYS = ("id", "prompt", "group", "texts", "things", "gone", "size", "image", "changed")
+KEYS = ("id", "prompt", "group", "texts", "things", "gone", "size", "image", "source", "changed")
 THING_KEYS = ("what", "least", "most", "colour", "place", "beside")
 MOST_PROMPT = 20_000  # characters
 MOST_TEXTS, MOST_THINGS, MOST_COUNT = 100, 20, 100
@@ -41,9 +42,12 @@ def own_task(data: Mapping[str, Json]) -> Task:
         gone=gone,
         size=_size(text_of(data, "size", 20, "")),
         image=text_of(data, "image", 1000, ""),
+        source=_source(data.get("source")),
         changed=_part(data.get("changed")),
     )
-    if not (texts or things or gone or task.image):
+    if task.image and task.source:
+        raise InkstoneError('has an "image" and a "source": the picture that it edits is one.')
+    if not (texts or things or gone or task.image or task.source):
         raise InkstoneError(
             'says nothing that can be counted: give it "texts" (to be read), "things" (to be '
             'found) or "image" (the source of an edit).'
@@ -149,16 +153,52 @@ def _size(text: str) -> str:
     return text
 
 
-def _part(value: Json) -> tuple[float, float, float, float] | None:
+def _source(value: Json) -> Source | None:
+    if value is None:
+        return None
+    items = value.get("items", []) if isinstance(value, dict) else None
+    if not isinstance(items, list) or len(items) > MOST_ITEMS:
+        raise InkstoneError(
+            '"source" is no object such as {"size": "1024x1024", "ground": "white", "items": '
+            '[{"text": "OPEN", "colour": "red", "box": [0.3, 0.4, 0.4, 0.2]}]}.'
+        )
+    known(value, ("size", "ground", "items"))
+    width, _, height = _size(text_of(value, "size", 20)).partition("x")
+    source = Source(
+        width=int(width),
+        height=int(height),
+        ground=text_of(value, "ground", 40),
+        items=tuple(map(_source_item, items)),
+    )
+    check_source(source)
+    return source
+
+
+def _source_item(value: Json) -> SourceItem:
+    if not isinstance(value, dict):
+        raise InkstoneError('"items" of its source holds what is no object.')
+    known(value, ("text", "shape", "colour", "box"))
+    box = _part(value.get("box"), "box")
+    if box is None:
+        raise InkstoneError('an item of its source has no "box": left, top, width, height.')
+    return SourceItem(
+        colour=text_of(value, "colour", 40),
+        box=box,
+        text=text_of(value, "text", 200, ""),
+        shape=text_of(value, "shape", 40, ""),
+    )
+
+
+def _part(value: Json, key: str = "changed") -> tuple[float, float, float, float] | None:
     if value is None:
         return None
     numbers = value if isinstance(value, list) else []
     plain = [v for v in numbers if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) != 4 or len(plain) != 4 or not all(abs(v) <= 1 for v in plain):
         raise InkstoneError(
-            '"changed" is no list of four shares: left, top, width, height, from 0 to 1.'
+            f'"{key}" is no list of four shares: left, top, width, height, from 0 to 1.'
         )
     left, top, width, height = map(float, plain)
     if min(left, top) < 0 or min(width, height) <= 0 or max(left + width, top + height) > 1.001:
-        raise InkstoneError('"changed" leads out of the picture: its shares are from 0 to 1.')
+        raise InkstoneError(f'"{key}" leads out of the picture: its shares are from 0 to 1.')
     return left, top, width, height

@@ -24,6 +24,7 @@ SHIPPED = {
     "chinese": "single characters, lines and regions in Chinese",
     "latin": "words and lines with diacritics in 23 languages",
     "objects": "objects, counts, colours and places",
+    "edits": "words and shapes of rendered pictures changed, for edit models",
 }
 FOLDER = Path(__file__).parent / "sets"
 MOST_BYTES = 64 << 20  # of a file

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .source import Source
+
 PLACES = ("left", "right", "top", "bottom", "center")
 RELATIONS = ("left of", "right of", "above", "below")
 
@@ -31,9 +33,9 @@ class WantedThing:
 @dataclass(frozen=True)
 class Task:
     """A prompt and what is counted in its picture. texts: what must be read; gone: what must not;
-    size: "" for the model's; image: the source of an edit, as the set names it; changed: where an
-    edit may change it: left, top, width, height as shares of the picture; number: its place in the
-    set, which its seed follows.
+    size: "" for the model's; image: the source of an edit, as the set names it; source: one that
+    is rendered; changed: where an edit may change it: left, top, width, height as shares of the
+    picture; number: its place in the set, which its seed follows.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Task:
     gone: tuple[str, ...] = ()
     size: str = ""
     image: str = ""
+    source: Source | None = None
     changed: tuple[float, float, float, float] | None = None
     number: int = 0
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .colours import has_colour
+import numpy as np
+
+from .colours import colour_shares, has_colour
 from .task import WantedThing
 
+BACKGROUND = "background"  # a thing that nobody has to find: the rim of the picture
+_RIM = 0.02  # of a side
 _SLACK = 0.1  # of both sizes: what an offset must have beyond to count
 _MIDDLE = 0.05  # of a side, from the middle, that is neither left nor right
 _CENTRED = 0.15  # of a side, from the middle, that is the center
@@ -39,6 +43,15 @@ class Sighting:
     def size(self) -> tuple[float, float]:
         """Width and height."""
         return self.right - self.left, self.bottom - self.top
+
+
+def background(picture: np.ndarray) -> Sighting:
+    """The background of a picture uint8 [H,W,3], with the colours of its rim."""
+    height, width = picture.shape[:2]
+    rim = max(1, round(_RIM * min(height, width)))
+    sides = (picture[:rim], picture[-rim:], picture[:, :rim], picture[:, -rim:])
+    pixels = np.concatenate([side.reshape(-1, 3) for side in sides])
+    return Sighting(0, 0, width, height, colour_shares(pixels))
 
 
 def judge_things(

@@ -38,10 +38,10 @@ def add(commands: Commands) -> None:
         "sets",
         nargs="*",
         metavar="SET",
-        help="a set that ships (english, chinese, latin, objects; of the embedded model: embedded, "
-        "embedded-edits), or a file: Inkstone's own form, GenEval's evaluation_metadata.jsonl, "
-        "LongText-Bench's text_prompts.jsonl, CVTG-2K's folder, a list of Chinese characters "
-        "(default: all that ship; with the embedded model: embedded)",
+        help="a set that ships (english, chinese, latin, objects, edits; of the embedded model: "
+        "embedded, embedded-edits), or a file: Inkstone's own form, GenEval's "
+        "evaluation_metadata.jsonl, LongText-Bench's text_prompts.jsonl, CVTG-2K's folder, a list of Chinese characters "
+        "(default: the first four; with the embedded model: embedded)",
     )
     p.add_argument(
         "--output",

@@ -16,6 +16,7 @@ from ...files.paths import below, check_given
 from ...files.png import save_png
 from ...score.embedded_set import EMBEDDED, OWN_SETS, EmbeddedSet, embedded_set
 from ...score.sets import SHIPPED, PromptSet, read_set
+from ...score.source import render_source
 from ...score.task import Task
 from ..draw.file_names import is_embedded
 from ..node_types import Json
@@ -81,7 +82,9 @@ class ScoredSet:
     @property
     def edits(self) -> bool:
         """Its prompts are requests about pictures."""
-        return bool(self.own and self.own.sources) or any(t.image for t in self.prompts.tasks)
+        return bool(self.own and self.own.sources) or any(
+            t.image or t.source for t in self.prompts.tasks
+        )
 
     def job(self, task: Task) -> str:
         """The name of the picture of a task, of letters and digits."""
@@ -91,6 +94,8 @@ class ScoredSet:
         """The picture uint8 [H,W,3] that a task edits."""
         if self.own is not None:
             return self.own.sources[task.number] if self.own.sources else None
+        if task.source is not None:
+            return render_source(task.source)
         return read_pixels(self.source_path(task)) if task.image else None
 
     def source_path(self, task: Task) -> Path:
@@ -101,8 +106,8 @@ class ScoredSet:
 
     def write_source(self, task: Task, folder: Path) -> Path | None:
         """The file that a drawing starts from; a rendered one is written into the folder."""
-        if self.own is None:
-            return self.source_path(task).resolve() if task.image else None
+        if task.image:
+            return self.source_path(task).resolve()
         pixels = self.source(task)
         if pixels is None:
             return None

@@ -25,6 +25,12 @@ def sets() -> list[bytes]:
             {"what": "cat", "beside": ["left of", 0]},
         ],
     }
+    items = [
+        {"text": "OPEN", "colour": "red", "box": [0.1, 0.1, 0.5, 0.2]},
+        {"shape": "star", "colour": "blue", "box": [0.5, 0.5, 0.2, 0.2]},
+    ]
+    source = {"size": "64x96", "ground": "white", "items": items}
+    edit = {"prompt": "e", "source": source, "texts": ["OPEN"], "changed": [0, 0, 1, 1]}
     geneval = {
         "tag": "counting",
         "include": [
@@ -36,7 +42,7 @@ def sets() -> list[bytes]:
     }
     long = {"category": "sign", "length": "short", "prompt": "p", "prompt_id": 7, "text": ["A"]}
     cvtg = {"data_list": [{"index": 0, "prompt": "a 'b'", "sentence_list": ["b"]}]}
-    lines = [joined(b"lines", _text(value)) for value in (own, geneval, long)]
+    lines = [joined(b"lines", _text(value)) for value in (own, edit, geneval, long)]
     values = [joined(b"json", _text(value)) for value in (cvtg, {"0": "a 'b c' and \"d\""})]
     return [*lines, *values, joined(b"lines", "山\n水\n".encode())]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from inkstone.score.page import comparison_page, page
 from inkstone.score.results import compared, read_result
 from inkstone.score.sets import read_set
+from inkstone.score.source import render_source
 
 from .files import split, written
 
@@ -16,6 +17,9 @@ def fuzz_score_set(data: bytes) -> None:
     prompts = read_set(str(written(f"set{ending}", content)))
     assert prompts.tasks == prompts.limited(len(prompts.tasks)).tasks
     assert len(prompts.limited(1).tasks) == 1
+    for task in prompts.tasks[:3]:
+        if task.source is not None and task.source.width * task.source.height < 1 << 18:
+            render_source(task.source)
 
 
 def fuzz_score_result(data: bytes) -> None:

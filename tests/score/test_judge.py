@@ -9,6 +9,8 @@ from inkstone.score.embedded_reader import EmbeddedReader
 from inkstone.score.embedded_set import EMBEDDED, EMBEDDED_EDITS, agreement, embedded_set
 from inkstone.score.judge import MEASURES, Readers, judge
 from inkstone.score.rates import total
+from inkstone.score.sets import read_set
+from inkstone.score.source import render_source
 from inkstone.score.task import Task, WantedThing
 from inkstone.score.things import Sighting
 
@@ -57,6 +59,13 @@ def test_things():
     assert marks(task)["all"] == (0, 1)
 
 
+def test_the_background_is_found_by_nobody():
+    task = Task("1", "p", things=(WantedThing("background", colour="gray"),))
+    assert judge(task, BLANK, Readers(finder=Stub())).marks["colour"] == (1, 1)
+    white = np.full_like(BLANK, 250)
+    assert judge(task, white, Readers(finder=Stub())).marks["colour"] == (0, 1)
+
+
 def test_what_nobody_can_judge_has_no_marks():
     task = Task("1", "p", texts=("A",), things=(WantedThing("dog"),))
     judged = judge(task, BLANK, Readers(Stub(["A"])))
@@ -71,6 +80,8 @@ def test_edits():
     task = Task("1", "p", gone=("OLD",), texts=("NEW",), changed=(0, 0, 0.25, 0.25))
     done = judge(task, after, Readers(Stub(["NEW"])), BLANK).marks
     assert done["changed"] == done["stayed"] == done["all"] == (1, 1)
+    untouched = judge(task, BLANK, Readers(Stub(["NEW"])), BLANK).marks
+    assert untouched["changed"] == (0, 1) and untouched["stayed"] == (1, 1)
     old = judge(task, after, Readers(Stub(["NEW", "OLD"])), BLANK).marks
     assert old["changed"] == (0, 1) and old["all"] == (0, 1)
     after[32:] = 0
@@ -82,6 +93,19 @@ def test_an_edit_that_only_pixels_show():
     task = Task("1", "p", image="x.png", changed=(0, 0, 0.5, 0.5))
     same = judge(task, BLANK, Readers(), BLANK).marks
     assert same == {"changed": (0, 1), "stayed": (1, 1), "all": (0, 1)}
+
+
+def test_sources_of_edits():
+    """What the edit must not touch is there before it, and where it may, something else is."""
+    for task in read_set("edits").tasks:
+        picture = render_source(task.source)
+        assert (
+            picture.shape == (1024, 1024, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 2
+        )
+        things = {thing.what: [Sighting(0, 0, 9, 9, {thing.colour: 1.0})] for thing in task.things}
+        stub = Stub(task.texts, **things)  # everything is there already
+        before = judge(task, picture, Readers(stub, stub), picture).marks
+        assert before["changed"] == (0, 1) and before.get("stayed", (1, 1)) == (1, 1)
 
 
 def test_changes():

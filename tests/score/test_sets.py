@@ -17,9 +17,12 @@ def test_shipped_sets(name):
     tasks = read_set(name).tasks
     assert len(tasks) >= 20 and len({t.prompt for t in tasks}) == len(tasks)
     for task in tasks:
-        assert task.group and all(text in task.prompt for text in task.texts), task
+        shown = [item.text for item in task.source.items] if task.source else []
+        assert task.group, task
+        assert all(text in task.prompt or text in shown for text in task.texts), task
         for thing in task.things:
-            assert thing.what in task.prompt and thing.colour in task.prompt, task
+            named = task.source or (thing.what in task.prompt and thing.colour in task.prompt)
+            assert named, task
     languages = Counter(language_of(text) for task in tasks for text in task.texts)
     if name == "chinese":
         assert set(languages) == {"zh"}
@@ -136,6 +139,8 @@ def test_characters(tmp_path):
 
 
 OWN = {"prompt": "a", "texts": ["b"]}
+SOURCE = {"size": "64x64", "ground": "red"}
+ITEM = {"colour": "blue", "text": "a", "box": [0, 0, 1, 1]}
 BAD = {
     "no JSON": (("{",), "line 1: is not JSON"),
     "a list": (("{}", "[]"), "line 2: is no JSON object"),
@@ -173,6 +178,28 @@ BAD = {
     ),
     "a place": (({"prompt": "a", "things": [{"what": "x", "place": "here"}]},), '"place" is'),
     "a colour": (({"prompt": "a", "things": [{"what": "x", "colour": "mauve"}]},), "'mauve'"),
+    "a source of a text": (({**OWN, "source": "x"},), '"source" is no object such as'),
+    "a source and an image": (
+        ({**OWN, "image": "x.png", "source": {"size": "64x64", "ground": "red"}},),
+        "the picture that it edits is one",
+    ),
+    "a huge source": (
+        ({**OWN, "source": {"size": "99999x64", "ground": "red"}},),
+        "a side of 99999",
+    ),
+    "a source in mauve": (({**OWN, "source": {"size": "64x64", "ground": "mauve"}},), "'mauve'"),
+    "an item of nothing": (
+        ({**OWN, "source": {**SOURCE, "items": [{"colour": "red", "box": [0, 0, 1, 1]}]}},),
+        'needs a "text" or a "shape"',
+    ),
+    "an item without a box": (
+        ({**OWN, "source": {**SOURCE, "items": [{"colour": "red", "text": "a"}]}},),
+        'has no "box"',
+    ),
+    "an item that Pillow's font lacks": (
+        ({**OWN, "source": {**SOURCE, "items": [{**ITEM, "text": "ł"}]}},),
+        "are not in Pillow's own font",
+    ),
     "a part outside": (({**OWN, "changed": [0.5, 0, 0.8, 1]},), "leads out of the picture"),
     "a part of texts": (({**OWN, "changed": "all"},), '"changed" is no list of four'),
     "GenEval without a class": (({"tag": "a", "prompt": "a", "include": [{}]},), '"class" is'),
