@@ -40,7 +40,8 @@ def add(commands: Commands) -> None:
         metavar="SET",
         help="a set that ships (english, chinese, latin, objects, edits; of the embedded model: "
         "embedded, embedded-edits), or a file: Inkstone's own form, GenEval's "
-        "evaluation_metadata.jsonl, LongText-Bench's text_prompts.jsonl, CVTG-2K's folder, a list of Chinese characters "
+        "evaluation_metadata.jsonl, LongText-Bench's text_prompts.jsonl, CVTG-2K's folder, a list "
+        "of Chinese characters "
         "(default: the first four; with the embedded model: embedded)",
     )
     p.add_argument(
