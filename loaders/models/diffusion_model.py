@@ -16,6 +16,7 @@ from ...kernels.lora import attached
 from ...kernels.memory import free_bytes
 from ...kernels.modulation import Modulation, time_embedding
 from ...kernels.prefix_store import Place, PrefixStore, PrefixStores
+from ...kernels.spread import apart
 from ...quant.storage import Storage
 from ...sampling.geometry import LatentSpec
 from ...sampling.lightning import Distilled
@@ -157,7 +158,8 @@ class DiffusionModel:
         def table() -> Modulation:
             branches = loras.at(self.read, self.device)
             options = TableOptions(self.dtype, self.layered, self.apart, branches)
-            return self.architecture.table(self.read, sigmas.to(self.device), config, options)
+            with apart(self.device):
+                return self.architecture.table(self.read, sigmas.to(self.device), config, options)
 
         return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
 
