@@ -14,6 +14,12 @@ from typing import TypeAlias
 from ..errors import CallError, InkstoneError
 from ..files.paths import kind_of, path_fault
 from ..sampling.geometry import parse_size
+from ..sampling.region_choices import (
+    RegionOption,
+    RegionSettings,
+    parse_region,
+    parse_region_method,
+)
 from ..sampling.step_cache_choices import StepCache, parse_step_cache
 
 # what `add_subparsers` returns; argparse has no public name for it
@@ -100,6 +106,22 @@ def step_cache(text: str) -> StepCache:
     """Parse NAME[:THRESHOLD][:force]."""
     try:
         return parse_step_cache(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def region(text: str) -> RegionOption:
+    """Parse "PROMPT":x,y,width,height."""
+    try:
+        return parse_region(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def region_method(text: str) -> RegionSettings:
+    """Parse METHOD[:BASE][:START-END]."""
+    try:
+        return parse_region_method(text)
     except InkstoneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

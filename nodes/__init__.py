@@ -24,6 +24,7 @@ from .lora_stack import LoadLora, LoraStack
 from .preprocess import ControlPicture
 from .quantize import Quantize
 from .reference_cache import ReferenceCache
+from .regions import RegionalPrompts
 from .sample import Denoise
 from .schedule import ScheduleSigmas
 from .step_cache import StepCacheNode
@@ -41,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeEdit,
     EncodeLayers,
     ApplyControlNet,
+    RegionalPrompts,
     EmptyLatent,
     ImageToLatent,
     Inpaint,

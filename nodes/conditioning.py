@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..controlnet.in_context import InContext
     from ..loaders.arch.variant import Variant
     from ..loaders.models.text_encoder import EncodedText
+    from ..pipeline.regions import RegionInputs
+    from ..sampling.regions import Regional
     from ..sampling.request import Control
     from .latents import Latent, Statistics
 
@@ -29,6 +31,7 @@ INDEX, INDEX_ZERO, NEGATIVE = "index", "index_timestep_zero", "negative_index"
 VARIANT: Final = "inkstone_variant"  # the variant whose template the prompt was encoded in
 PROMPT: Final = "inkstone_prompt"  # the text, for checks that depend on it
 CONTROLS: Final = "inkstone_controls"  # in order
+REGIONS: Final = "inkstone_regions"
 SLOTS: Final = "image_slots"  # core: of each picture of an edit, the rows of states before it
 NEGATIVE_PROMPT: Final = "inkstone_negative"  # of the positive prompt: what its node encoded too
 
@@ -45,6 +48,7 @@ class Options(TypedDict, total=False):
     image_slots: Sequence[int]
     inkstone_statistics: Statistics
     inkstone_controls: tuple[ControlInput, ...]
+    inkstone_regions: RegionInputs
     inkstone_negative: list[tuple[Tensor, Options]]
 
 
@@ -144,6 +148,31 @@ def with_control(prompt: Conditioning, control: ControlInput) -> Conditioning:
     own: Options = {STATISTICS: (control.vae.mean, control.vae.std)}
     added: Options = {CONTROLS: (*options.get(CONTROLS, ()), control)}
     return conditioning(states, {**own, **options, **added})
+
+
+def with_regions(prompt: Conditioning, regions: RegionInputs) -> Conditioning:
+    """A copy of the conditioning with these regional prompts."""
+    states, options = _entry(prompt, "positive")
+    added: Options = {REGIONS: regions}
+    return conditioning(states, {**options, **added})
+
+
+def region_inputs(prompt: Conditioning) -> RegionInputs | None:
+    """The regional prompts of a conditioning; None if it has none."""
+    return _positive(prompt).get(REGIONS)
+
+
+def regional(
+    positive: Conditioning, negative: Conditioning | None, latent: Latent
+) -> Regional | None:
+    """The regional prompts of a run, on the canvas of a LATENT."""
+    if negative is not None and REGIONS in _entry(negative, "negative")[1]:
+        raise InkstoneError(
+            "The negative prompt has regions, which act on the positive one alone. Connect "
+            "Inkstone Regional Prompts between the positive prompt and the sampler only."
+        )
+    inputs = region_inputs(positive)
+    return None if inputs is None else inputs.on(canvas(latent))
 
 
 def prompt_of(prompt: Conditioning) -> str | None:

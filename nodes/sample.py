@@ -16,6 +16,7 @@ from .conditioning import (
     encoded_for,
     negative_of,
     references,
+    regional,
     slots,
     statistics,
     text_states,
@@ -167,6 +168,7 @@ class Denoise(io.ComfyNode):
             repaint=inpaint_mask(latent),
             layers=latent.get(LAYERS, 0),
             slots=slots(positive, negative if cfg > 1 else None),
+            regional=regional(positive, negative if cfg > 1 else None, latent),
             encoded_for=encoded_for(positive, model.variant),
         )
         positive_states = text_states(positive, "positive")

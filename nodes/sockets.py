@@ -8,7 +8,7 @@ from ..errors import InkstoneError
 from ..host.api import io
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -24,6 +24,8 @@ GROWN = "images"  # the growing input of pictures
 MOST = 16  # pictures of a growing input
 FIXED = 4  # sockets on a host without growing inputs
 PICTURES = (f"{GROWN}.picture_", MOST + 1)  # GROWS of a node with pictures
+GROWN_MASKS = "masks"  # the growing input of masks
+MASKS = (f"{GROWN_MASKS}.mask_", MOST + 1)  # GROWS of a node with masks
 
 Kind = TypeVar("Kind")
 
@@ -48,10 +50,44 @@ def growing_pictures(tip: str, least: int = 1) -> list[io.Input]:
         return io.Image.Input(name, display_name=label, optional=not needed, tooltip=tip)
 
     names = [f"picture_{n}" for n in range(1, MOST + 1)]
+    return _growing(GROWN, names, socket, tip, least)
+
+
+def growing_masks(tip: str, most: int) -> list[io.Input]:
+    """Inputs for up to `most` masks, as `growing_pictures`; none must be connected."""
+
+    def socket(name: str, label: str | None) -> io.Input:
+        return io.Mask.Input(name, display_name=label, optional=True, tooltip=tip)
+
+    return _growing(GROWN_MASKS, [f"mask_{n}" for n in range(1, most + 1)], socket, tip, 0)
+
+
+def _growing(
+    group: str,
+    names: list[str],
+    socket: Callable[[str, str | None], io.Input],
+    tip: str,
+    least: int,
+) -> list[io.Input]:
+    """One growing input, or the first `FIXED` of its sockets. socket: of a name and a label."""
     if hasattr(io, "Autogrow"):
         template = io.Autogrow.TemplateNames(socket(names[0], None), names=names, min=least)
-        return [io.Autogrow.Input(GROWN, template=template, tooltip=tip)]
-    return [socket(f"{GROWN}.{n}", n.replace("_", " ").capitalize()) for n in names[:FIXED]]
+        return [io.Autogrow.Input(group, template=template, tooltip=tip)]
+    return [socket(f"{group}.{n}", n.replace("_", " ").capitalize()) for n in names[:FIXED]]
+
+
+def numbered_masks(inputs: Mapping[str, object]) -> dict[int, Tensor]:
+    """The masks that are connected, by number; inputs: of a node, on hosts of both kinds."""
+    import torch
+
+    grown = inputs.get(GROWN_MASKS)
+    every = {**(grown if isinstance(grown, dict) else {}), **inputs}
+    start = f"{GROWN_MASKS}.mask_"
+    return {
+        int(name.rpartition("_")[2]): value
+        for name, value in every.items()
+        if isinstance(value, torch.Tensor) and name.startswith((start, "mask_"))
+    }
 
 
 def writing_inputs(usual: float, tips: tuple[str, str], *between: io.Input) -> list[io.Input]:

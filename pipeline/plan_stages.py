@@ -20,6 +20,7 @@ from ..loaders.models.bundle import Bundle
 from ..loaders.models.control import ControlModel
 from ..loaders.models.vision import VisionModel
 from ..sampling.geometry import check_canvas
+from ..sampling.regions import Region, Regional
 from ..sampling.request import USUAL_LAYERS, Control, Request
 from ..sampling.run_memory import (
     kept_on_device,
@@ -48,6 +49,7 @@ class PlanRequest:
     layers: int = 0  # of a model that draws layers; 0 = the usual number
     cfg: float | None = None
     strength: float = 1.0  # the fraction of the steps that runs
+    regions: int = 0  # prompts of parts of the picture
     prompts: Sequence[str] = ()  # the prompt and the negative one; () = not known
     in_context: Sequence[Lora] = ()  # of in-context controls, one for each map
 
@@ -200,12 +202,22 @@ class PlannedDraw:
             references=(picture,) * max(request.pictures, bool(layers)),
             controls=tuple(Control(branch, picture) for branch in request.controls),
             context=(picture,) * len(request.in_context),
+            regional=self._regional(),
         )
         texts = {
             half: torch.empty(1, tokens, model.network.config.joint, device="meta")
             for half, (_, tokens) in zip(("positive", "negative"), self.tokens())
         }
         return draw, texts
+
+    def _regional(self) -> Regional | None:
+        """Regions with prompts of the usual length."""
+        if not self.request.regions:
+            return None
+        joint = self.models.model.network.config.joint
+        states = torch.empty(1, _PROMPT + self.kept_rows, joint, device="meta")
+        region = Region(states, torch.empty(0, dtype=torch.bool, device="meta"))
+        return Regional((region,) * self.request.regions)
 
     def tokens(self) -> list[tuple[int, int]]:
         """(tokens with the template's head, rows of its states) of each prompt that is read."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor
 
 from ..errors import InkstoneError
 from .geometry import LatentSpec, check_canvas
 from .nan_check import check
-from .request import MOST_LAYERS, Request, VariantModel
+from .request import MOST_LAYERS, Model, Request, VariantModel
 from .schedule import check_sigmas
+
+log = logging.getLogger(__name__)
 
 
 def check_request(model: VariantModel, r: Request) -> None:
@@ -152,3 +156,37 @@ def _check_repaint(mask: Tensor, r: Request, latents: LatentSpec) -> None:
             f"The inpainting mask has values from {low:g} to {high:g}: expected 0 (keep) to 1 "
             "(inpaint). Divide 8-bit values by 255."
         )
+
+
+def check_guidance(cfg: float, negative: Tensor | None) -> None:
+    """Raises InkstoneError where CFG is no number for it, or has nothing to guide away from."""
+    if not 0 <= cfg <= 100:
+        raise InkstoneError(
+            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Qwen-Image-2.1 and Lightning "
+            "models 1."
+        )
+    if cfg > 1 and negative is None:
+        raise InkstoneError(
+            f"CFG is {cfg}, but there is no negative prompt to guide away from. Connect a negative "
+            'prompt (a single space " " is the usual one), or set CFG to 1.'
+        )
+    if cfg <= 1 and negative is not None:
+        log.info("CFG %g is off: the negative prompt is skipped, each step runs once", cfg)
+
+
+def check_text(text: Tensor, model: Model, name: str) -> Tensor:
+    """Prompt states [1,L,J]. Raises InkstoneError where they are not this model's."""
+    joint = model.network.config.joint
+    if text.dim() != 3 or text.shape[0] != 1 or text.shape[1] == 0:
+        raise InkstoneError(
+            f"The {name} prompt has shape {list(text.shape)}: expected [1, tokens, {joint}]. "
+            "Encode one prompt with the Inkstone text encoder node."
+        )
+    if text.shape[2] != joint:
+        raise InkstoneError(
+            f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects "
+            f"{joint}. Load the text encoder that belongs to it: Qwen2.5-VL 7B for Qwen-Image, "
+            "Qwen3-VL 8B for Qwen-Image-2.1."
+        )
+    check(f"the {name} prompt", text, "of the text encoder")
+    return text

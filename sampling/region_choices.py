@@ -11,7 +11,7 @@ from .geometry import Box
 
 COMPOSED, ELIGEN = "composed", "eligen"
 METHODS = (COMPOSED, ELIGEN)
-USUAL_BASE = 0.1  # the best of 0 to 0.5 on the embedded model (bench/regions.py)
+USUAL_BASE = 0.1  # of 0 to 0.5, measured on the embedded model
 MOST = 64  # regions of a drawing
 EXAMPLE = '"a red circle":0,0,64,128'
 
@@ -119,6 +119,29 @@ class RegionSettings:
                 "steps, 0 <= start < end <= 1. Use 0 and 1 for all steps."
             )
 
+    def words(self) -> str:
+        """The settings as a text."""
+        base = f" with base {self.base:g}" if self.method == COMPOSED else ""
+        return f"{self.method}{base} from {self.start:g} to {self.end:g}"
+
     def acts(self, step: int, steps: int) -> bool:
         """True in the steps that lie within start .. end as a whole."""
         return step / steps >= self.start and (step + 1) / steps <= self.end
+
+
+def parse_region_method(text: str) -> RegionSettings:
+    """METHOD[:BASE][:START-END] -> the settings. Raises InkstoneError."""
+    name, *rest = text.strip().split(":")
+    span = rest.pop().split("-") if rest and "-" in rest[-1][1:] else ["0", "1"]
+    try:
+        base = float(rest.pop(0)) if rest else USUAL_BASE
+        start, end = (float(number) for number in span)
+    except ValueError:
+        rest = [text]
+        base, start, end = USUAL_BASE, 0.0, 1.0
+    if rest:
+        raise InkstoneError(
+            f"{text!r} is no method of regions: expected METHOD, METHOD:BASE or "
+            f"METHOD:BASE:START-END, for example {COMPOSED}:{USUAL_BASE:g}:0-0.5 or {ELIGEN}."
+        )
+    return RegionSettings(name, base, start, end)

@@ -18,14 +18,13 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
-from .checks import check_request
+from .checks import check_guidance, check_request, check_text
 from .control import ActiveControls, acting, condition, log_controls
 from .control_checks import check_controls
 from .denoise import KeptRegion, euler
 from .denoise_run import DenoiseRun, Rows, row_of
 from .geometry import token_grid
 from .lightning import misfit
-from .nan_check import check
 from .noise import noise
 from .prefix_choices import AUTO
 from .region_run import check_regions, regions_of
@@ -62,10 +61,10 @@ def denoise(
     check_regions(model, r)
     if model.step_cache is not None:
         check_step_cache(model.step_cache, r.sigmas, model.trained_for)
-    _check_guidance(r.cfg, negative)
-    texts = {"positive": _check_text(positive, model, "positive")}
+    check_guidance(r.cfg, negative)
+    texts = {"positive": check_text(positive, model, "positive")}
     if r.cfg > 1 and negative is not None:
-        texts["negative"] = _check_text(negative, model, "negative")
+        texts["negative"] = check_text(negative, model, "negative")
     problem = _misfit(model, r)
     if problem:
         log.warning("%s", problem)
@@ -239,35 +238,3 @@ def raw_latents(model: Model, x: Tensor, request: Request) -> Tensor:
     z = model.latents.unpack(tokens, rows, columns) * model.latent_std + model.latent_mean
     frames = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)  # [B,C,F,h,w]
     return frames[:, :, 1:] if request.layers else frames
-
-
-def _check_guidance(cfg: float, negative: Tensor | None) -> None:
-    if not 0 <= cfg <= 100:
-        raise InkstoneError(
-            f"CFG is {cfg}: expected 0 to 100. Qwen-Image uses 4, Qwen-Image-2.1 and Lightning "
-            "models 1."
-        )
-    if cfg > 1 and negative is None:
-        raise InkstoneError(
-            f"CFG is {cfg}, but there is no negative prompt to guide away from. Connect a negative "
-            'prompt (a single space " " is the usual one), or set CFG to 1.'
-        )
-    if cfg <= 1 and negative is not None:
-        log.info("CFG %g is off: the negative prompt is skipped, each step runs once", cfg)
-
-
-def _check_text(text: Tensor, model: Model, name: str) -> Tensor:
-    joint = model.network.config.joint
-    if text.dim() != 3 or text.shape[0] != 1 or text.shape[1] == 0:
-        raise InkstoneError(
-            f"The {name} prompt has shape {list(text.shape)}: expected [1, tokens, {joint}]. "
-            "Encode one prompt with the Inkstone text encoder node."
-        )
-    if text.shape[2] != joint:
-        raise InkstoneError(
-            f"The {name} prompt was encoded {text.shape[2]} wide, this diffusion model expects "
-            f"{joint}. Load the text encoder that belongs to it: Qwen2.5-VL 7B for Qwen-Image, "
-            "Qwen3-VL 8B for Qwen-Image-2.1."
-        )
-    check(f"the {name} prompt", text, "of the text encoder")
-    return text

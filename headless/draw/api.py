@@ -35,6 +35,7 @@ _MODEL_OPTIONS = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "de
 _PICTURES = ("image", "mask")
 _EXPECTED = {  # of options that may be tuples
     "lora": "(path, strength), or a list of these",
+    "region": "(prompt, (x, y, width, height)), or a list of these",
     "control": '(type, picture), (type, picture, strength), (type, picture, strength, "START-END"),'
     " or a list of these",
 }
@@ -55,9 +56,9 @@ def draw(
 
     options: model, text_encoder, vae, lora, size, steps, cfg, schedule, negative, seed, batch,
     fast, enhance, instructions, image, mask, strength, layers, control, control_model, control_fit,
-    reference_cache, cache, variant, dtype, memory, device; see `inkstone draw --help` and
-    docs/api.md. on_step(done, total) is called after every step. Returns PIL pictures: `batch` of
-    them, of Qwen-Image-Layered `batch * layers` with alpha.
+    region, region_method, reference_cache, cache, variant, dtype, memory, device; see
+    `inkstone draw --help` and docs/api.md. on_step(done, total) is called after every step. Returns
+    PIL pictures: `batch` of them, of Qwen-Image-Layered `batch * layers` with alpha.
     Raises errors.CallError where the call is wrong, errors.InkstoneError where drawing failed.
     """
     with (
@@ -173,7 +174,11 @@ def _is_tuple_of_tuples(value: tuple[Option, ...]) -> bool:
 
 
 def _joined(name: str, value: tuple[Option, ...], folder: Path) -> str:
-    """(path, strength) of a LoRA or (type, picture, strength, "START-END") of a control."""
+    """(path, strength) of a LoRA, (prompt, box) of a region or (type, picture, strength,
+    "START-END") of a control.
+    """
+    if name == "region":
+        return _region(value)
     at, most = (0, 2) if name == "lora" else (1, 4)  # of the file, of parts
     parts = [
         _saved(name, part, folder) if isinstance(part, Image.Image) and k == at else part
@@ -183,6 +188,16 @@ def _joined(name: str, value: tuple[Option, ...], folder: Path) -> str:
     if not at < len(parts) <= most or not all(map(isinstance, parts, kinds)):
         raise CallError(f"{name} is {_short(value)}: expected {_EXPECTED[name]}.")
     return ":".join(_plain(part) for part in parts)
+
+
+def _region(value: tuple[Option, ...]) -> str:
+    """(prompt, box): the box as a text, or as four numbers or texts with percent."""
+    prompt, box = value if len(value) == 2 else (None, None)
+    sides = box.split(",") if isinstance(box, str) else box
+    if isinstance(sides, (tuple, list)) and isinstance(prompt, str) and len(sides) == 4:
+        if all(isinstance(side, (str, Real)) for side in sides):
+            return f"{prompt}:{','.join(_plain(side) for side in sides)}"
+    raise CallError(f"region is {_short(value)}: expected {_EXPECTED['region']}.")
 
 
 def _plain(part: Option) -> str:

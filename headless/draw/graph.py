@@ -18,10 +18,13 @@ from ...nodes.encode import EncodePrompt
 from ...nodes.enhance import EnhancePrompt
 from ...nodes.inpaint import Inpaint, StitchPart
 from ...nodes.preprocess import ControlPicture
+from ...nodes.regions import ROWS, RegionalPrompts
+from ...nodes.regions import row as region_row
 from ...nodes.sample import Denoise
 from ...nodes.sockets import FIXED, GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ...pipeline.enhance_choices import USUAL_TEMPERATURE
+from ...sampling.region_choices import RegionSettings
 from ..core_nodes.load_save import LoadFirstFrame
 from .api_builder import ApiBuilder, ApiGraph, Names, Ref
 from .control_option import MAP, ControlOption
@@ -69,6 +72,7 @@ def draw_graph(
     mask = graph.mask()
     part = graph.inpainted(models, images, mask)
     prompts, latent = graph.encoded(models, images, part)
+    prompts = graph.regional(prompts[0], models), prompts[1]
     positive = graph.controlled(prompts[0], models, images, mask)
     if drawing.size is not None:  # of an edit too: its references stay on the prompts
         latent = None
@@ -190,6 +194,23 @@ class _Pictures(ApiBuilder):
             **(pictures if enhance.pictures else {}),
         }
         return self.add(EnhancePrompt.ID, inputs)
+
+    def regional(self, positive: Ref, models: ModelRefs) -> Ref:
+        """The positive prompt with its regions behind it, some in each node."""
+        settings, regions = self.call.region_method or RegionSettings(), self.call.region
+        for at in range(0, len(regions), ROWS):
+            inputs: dict[str, object] = {
+                "positive": positive,
+                "text_encoder": models.text_encoder,
+                "method": settings.method,
+                "base": settings.base,
+                "start": settings.start,
+                "end": settings.end,
+            }
+            for number, region in enumerate(regions[at : at + ROWS], 1):
+                inputs |= region_row(number, region.prompt, region.box.words())
+            positive = self.add(RegionalPrompts.ID, inputs)
+        return positive
 
     def controlled(
         self, positive: Ref, models: ModelRefs, images: list[Ref], mask: Ref | None

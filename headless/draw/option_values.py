@@ -32,6 +32,7 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("prompt_extend", "enhance_prompt", "prompt_enhancer", "upsampling"), '"enhance"'
     ),
+    **dict.fromkeys(("regions", "regional_prompts", "eligen_entity_prompts"), '"region"'),
     **dict.fromkeys(("step_cache", "teacache", "fbcache", "easycache", "taylorseer"), '"cache"'),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
 }

@@ -7,6 +7,8 @@ import argparse
 from ...loaders.arch.variant import CHOICES
 from ...sampling.geometry import FITS
 from ...sampling.prefix_choices import KEEPS
+from ...sampling.region_choices import EXAMPLE, USUAL_BASE
+from ...sampling.region_choices import METHODS as REGION_METHODS
 from ...sampling.step_cache_choices import METHODS
 from ..arg_types import (
     Commands,
@@ -16,6 +18,8 @@ from ..arg_types import (
     file_path,
     lora,
     memory,
+    region,
+    region_method,
     size,
     step_cache,
 )
@@ -157,6 +161,7 @@ def add_draw(commands: Commands) -> None:
     _add_canvas(p)
     _add_sampling(p)
     _add_pictures(p)
+    _add_regions(p)
     _add_controls(p)
     _add_loras(p)
     add_machine(p)
@@ -270,6 +275,27 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         help="with Qwen-Image-Layered: number of layers to split the picture into (default 4)",
     )
     _add_variant(p)
+
+
+def _add_regions(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--region",
+        type=region,
+        action="append",
+        default=[],
+        metavar="PROMPT:X,Y,W,H",
+        help="a prompt for one part of the picture, a box in pixels or in percent, for example "
+        f"'{EXAMPLE}' or 'a cat:50%%,0,50%%,100%%'; may be repeated. The "
+        "prompt itself is that of the whole picture",
+    )
+    p.add_argument(
+        "--region-method",
+        type=region_method,
+        metavar="METHOD[:BASE][:START-END]",
+        help=f"how regions act: {REGION_METHODS[0]} (any model; BASE, the share of the whole "
+        f"picture in what a region sees, is usually {USUAL_BASE:g}) or {REGION_METHODS[1]} (with "
+        f"the EliGen LoRA); START-END are fractions of the steps (default: {REGION_METHODS[0]})",
+    )
 
 
 def _add_variant(p: argparse.ArgumentParser) -> None:

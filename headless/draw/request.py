@@ -9,6 +9,8 @@ from pathlib import Path
 from ...errors import CallError
 from ...files.paths import check_given, check_output, kind_of
 from ...sampling.geometry import FITS
+from ...sampling.region_choices import EXAMPLE, RegionOption, RegionSettings
+from ...sampling.region_choices import MOST as MOST_REGIONS
 from ...sampling.step_cache_choices import StepCache
 from ..arg_types import check_device
 from .control_option import ControlOption
@@ -49,6 +51,8 @@ class DrawCall:
     control_fit: str = FITS[0]
     reference_cache: str | None = None
     cache: StepCache | None = None
+    region: Sequence[RegionOption] = ()
+    region_method: RegionSettings | None = None
     enhance: bool = False
     instructions: Path | None = None
 
@@ -72,6 +76,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     _check_images(call)
     _check_controls(call)
     _check_enhance(call)
+    _check_regions(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None:
@@ -111,6 +116,19 @@ def parts_held(call: DrawCall) -> frozenset[str]:
     path = model_folder(call)
     given = call.text_encoder is not None and call.vae is not None
     return parts_beside(path) if path.is_file() and not given else frozenset(BESIDE)
+
+
+def _check_regions(call: DrawCall) -> None:
+    if call.region_method is not None and not call.region:
+        raise CallError(
+            "--region-method says how regions act, but there is none. Add --region "
+            f"PROMPT:x,y,width,height, for example --region '{EXAMPLE}'."
+        )
+    if len(call.region) > MOST_REGIONS:
+        raise CallError(
+            f"{len(call.region)} --region: expected at most {MOST_REGIONS}. Put some into one "
+            "prompt."
+        )
 
 
 def _check_images(call: DrawCall) -> None:

@@ -23,6 +23,7 @@ from ...nodes.control import ApplyControlNet
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from ...nodes.regions import RegionalPrompts
 from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
 from ...pipeline.ask_plan import plan_answer
@@ -57,6 +58,7 @@ class _Fields(TypedDict, total=False):
     batch: int
     pictures: int
     layers: int
+    regions: int
 
 
 def memory_lines(graph: Graph) -> list[str]:
@@ -137,7 +139,7 @@ def plan_request(
 def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
     latent = source(graph, node, "latent")
     schedule = source(graph, node, "sigmas") or node
-    encode, controlled = _encode(graph, node)
+    encode, controlled, regions = _encode(graph, node)
     batch = latent.inputs.get("batch_size") if latent is not None else None
     if latent is not None and latent.class_type == "RepeatLatentBatch":
         batch, latent = latent.inputs.get("amount"), source(graph, latent, "samples")
@@ -163,16 +165,24 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
         if _is_whole(latent.inputs.get("layers")):
             fields["layers"] = latent.inputs["layers"]
             words.append(f"{fields['layers']} layers")
+    if regions:
+        fields["regions"] = regions
+        words.append(f"{regions} region{'s' * (regions > 1)}")
     words += ["controls not counted"] if controlled else []
     return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**fields)
 
 
-def _encode(graph: Graph, node: Node) -> tuple[Node | None, bool]:
-    """(the node that encodes the prompt of a denoise node, whether controls are applied to it)"""
-    encode, controlled = source(graph, node, "positive"), False
-    while encode is not None and encode.class_type == ApplyControlNet.ID:
-        controlled, encode = True, source(graph, encode, "positive")
-    return encode, controlled
+def _encode(graph: Graph, node: Node) -> tuple[Node | None, bool, int]:
+    """(the node that encodes the prompt of a denoise node, whether controls are applied to it, how
+    many regions it has)
+    """
+    encode, controlled, regions = source(graph, node, "positive"), False, 0
+    while encode is not None and encode.class_type in (ApplyControlNet.ID, RegionalPrompts.ID):
+        controlled |= encode.class_type == ApplyControlNet.ID
+        rows = [text for name, text in encode.inputs.items() if name.startswith("prompt_")]
+        regions += sum(text != "" for text in rows)
+        encode = source(graph, encode, "positive")
+    return encode, controlled, regions
 
 
 def _canvas(

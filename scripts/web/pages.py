@@ -84,6 +84,17 @@ PAGES: dict[str, tuple[str, str]] = {
         "add up.",
         "连接在提示词与“采样器”之间。控制图的宽高比与结果不同时，可裁剪、拉伸、补边或报错（*适配*）。串接多个 ControlNet 时效果相加。",
     ),
+    "InkstoneRegionalPrompts": (
+        "Connect it between the prompt and the *Sampler*, before ControlNets. The prompt in front of it "
+        "is that of the whole picture; a region's prompt says what its part shows, with the background. "
+        "Write a box in pixels or percent, or connect a mask to the socket of the row's number. Regions may "
+        "overlap: such pixels follow both. Leave *base* near 0.1; raise it where borders show. With the EliGen "
+        "LoRA choose *eligen*. Several nodes in a row add up. For Qwen-Image; 2.1 has no regions.",
+        "连接在提示词与“采样器”之间，放在 ControlNet 之前。它前面的提示词说明整张图片；区域的提示词说明该部分的内容，包括背景。"
+        "方框可用像素或百分比，也可以把遮罩连接到同一编号的插口。区域可以重叠：重叠的像素同时遵循两者。"
+        "*基础比例* 保持在 0.1 左右，出现边界时调高。加载了 EliGen LoRA 时请选择 *eligen*。串接多个节点时区域相加。"
+        "适用于 Qwen-Image；2.1 没有区域。",
+    ),
     "InkstoneEmptyLatent": (
         "*the model's own* is right for every model. Qwen-Image works best at 1328x1328 and the six "
         "other sizes of the list; the embedded model was trained at 128x128, 160x96 and 96x160. The "

@@ -22,7 +22,7 @@ from inkstone.headless.workflow.to_ui import full_graph, ui_from_api
 from inkstone.nodes.canvas import sizes
 from inkstone.nodes.lora import row
 from scripts.package import ROOT
-from scripts.workflows import controls, edits, models, newer, tasks
+from scripts.workflows import controls, edits, models, newer, regions, tasks
 from scripts.workflows.parts import (
     FILES,
     LIGHTNING,
@@ -164,6 +164,7 @@ def graphs() -> dict[str, Example]:
             ),
             CACHE_NOTE,
         ),
+        **regions.embedded(),
         "text_to_image_qwen_image": (
             text_to_image(loaders(MODEL), split, (text, NEGATIVE), full, Run(steps=50, cfg=4.0)),
             FULL_NOTE,
@@ -181,6 +182,7 @@ def graphs() -> dict[str, Example]:
             ),
             note(TOGETHER, TOGETHER_ZH),
         ),
+        **regions.qwen_image(),
         **edits.embedded(),
         **edits.qwen_image(),
         **edits.edits(),

@@ -70,6 +70,20 @@ def boxed() -> Image.Image:
     return image
 
 
+def layout() -> Image.Image:
+    """Boxes with words in them: where a scene has its sun and its hills."""
+    image = Image.new("RGB", BOX, (48, 51, 60))
+    draw = ImageDraw.Draw(image)
+    for box, colour in (((86, 12, 142, 60), (250, 210, 80)), ((8, 72, 142, 142), (70, 130, 84))):
+        draw.rectangle(box, outline=colour, width=3)
+        left, top, right, _ = box
+        for n in range(2):
+            draw.rectangle(
+                (left + 9, top + 12 + 15 * n, right - 9 - 12 * n, top + 18 + 15 * n), fill=PALE
+            )
+    return image
+
+
 def moonlit() -> Image.Image:
     """A scene with another thing in the place of its sun."""
     image = scene(sun=scene().getpixel((0, 0)))
@@ -218,6 +232,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
         lambda: (words_box(), _night()),
         "Qwen-Image fp8\nand a Lightning LoRA",
     ),
+    "regions_qwen_image": (lambda: (layout(), scene()), "Qwen-Image fp8\nregional prompts"),
     "image_to_image_qwen_image": (lambda: (scene(), _evening()), "Qwen-Image\nimage to image"),
     "inpaint_qwen_image": (_mask, "Qwen-Image inpaint\nthe rest stays bit for bit"),
     "find_and_inpaint_qwen_image": (

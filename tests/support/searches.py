@@ -41,6 +41,12 @@ SEARCHES = {
     "fbcache": "InkstoneStepCache",
     "easycache": "InkstoneStepCache",
     "first block cache": "InkstoneStepCache",
+    # regions
+    "eligen": "InkstoneRegionalPrompts",
+    "regional prompt": "InkstoneRegionalPrompts",
+    "attention couple": "InkstoneRegionalPrompts",
+    "conditioning set area": "InkstoneRegionalPrompts",
+    "conditioning set mask": "InkstoneRegionalPrompts",
     # prompts
     "clip text encode": "InkstoneEncodePrompt",
     "negative prompt": "InkstoneEncodePrompt",
