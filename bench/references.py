@@ -1,7 +1,7 @@
 """Qwen-Image-2.1 at its real width: seconds per step with 0, 1 and 3 references of one megapixel,
 with the reference cache against without, and the peak of a whole run against its plan.
 
-Writes once, into --folder, a Q4_K_M file of full width, three layers and valid random blocks, which
+Writes once, into --folder, a file of full width, three layers and valid random blocks, which
 stands for any number of layers (bench/synthetic.py), and measures two numbers of them: the
 difference is the time of a layer, and 32 of them with the rest that of the whole model, which is
 what the table shows. The floor is the linear and attention work of the target alone at the speed
@@ -10,6 +10,7 @@ plan. On a card: bench/gpu_check.py.
 
 python bench/references.py --folder /tmp/inkstone-21
 python bench/references.py --folder /tmp/inkstone-21 --size 512x512 --references 0,1
+python bench/references.py --folder /tmp/inkstone-21 --kind int8_convrot --references 0
 python bench/references.py --folder /tmp/inkstone-21 --whole --size 512x512 --references 1
 """
 
@@ -27,7 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
-from bench.synthetic import config_21, file_of, model_of
+from bench.synthetic import KINDS, config_21, file_of, model_of
 from inkstone.kernels.linear import best_dtype
 from inkstone.loaders.models.diffusion_model import DiffusionModel
 from inkstone.loaders.models.weight_file import LoadOptions
@@ -74,7 +75,7 @@ def steps_of(
 
 def model_with(args: argparse.Namespace, layers: int, keep: str = "auto") -> DiffusionModel:
     """The model with this many layers; nothing is read yet."""
-    path = file_of(args.folder, "Q4_K_M", config_21(tiny=False))
+    path = file_of(args.folder, args.kind, config_21(tiny=False))
     return model_of(path, layers, LoadOptions(wait=True)).with_prefix_kept(keep)
 
 
@@ -102,7 +103,7 @@ def table(args: argparse.Namespace) -> None:
     dtype = best_dtype("cpu")[0]
     rate = common.product_rate(dtype)
     width, height = args.pixels
-    print(f"Qwen-Image-2.1 Q4_K_M, {width}x{height}, {TEXT} text rows, computed in {dtype}")
+    print(f"Qwen-Image-2.1 {args.kind}, {width}x{height}, {TEXT} text rows, computed in {dtype}")
     print("references  cache  first step s  later step s  later / off  / floor")
     for references in (int(n) for n in args.references.split(",")):
         floor, off = work(args.pixels, references) / rate, 0.0
@@ -136,6 +137,7 @@ def whole(args: argparse.Namespace) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--folder", type=Path, required=True)
+    p.add_argument("--kind", choices=KINDS, default="Q4_K_M", help="default: %(default)s")
     p.add_argument("--size", default="1024x1024")
     p.add_argument("--references", default="0,1,3")
     p.add_argument("--layers", default="3,5", help="two numbers of layers to measure")

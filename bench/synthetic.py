@@ -28,9 +28,10 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.gguf_recipes import mix_named, types_of
 
 ON_DISK = 3
-KINDS = ("Q4_K_M", "fp8", "bf16")
+KINDS = ("Q4_K_M", "fp8", "bf16", "int8_convrot")
 _LAYER = re.compile(r"(transformer_blocks\.)(\d+)(\..*)")
 _NOISE = 1 << 22  # floats that are repeated
+_CONVROT = b'{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}'
 _E4M3 = torch.float8_e4m3fn
 
 
@@ -124,6 +125,13 @@ def _tensors(layout: Layout, kind: str) -> dict[str, Tensor]:
                 codes[shape] = (pool[shape].float() / 0.001).to(_E4M3)
             tensors[name] = codes[shape]
             tensors[name.removesuffix("weight") + "scale_weight"] = torch.tensor(0.001)
+        if kind == "int8_convrot" and _LAYER.match(name) and len(shape) == 2:
+            if shape not in codes:
+                codes[shape] = (pool[shape].float() / 0.0008).round().clamp(-127, 127).char()
+            layer = name.removesuffix(".weight")
+            tensors[name] = codes[shape]
+            tensors[f"{layer}.weight_scale"] = torch.full((shape[0], 1), 0.0008)
+            tensors[f"{layer}.comfy_quant"] = torch.tensor(list(_CONVROT), dtype=torch.uint8)
     if kind == "fp8":
         tensors["scaled_fp8"] = torch.zeros(0, dtype=_E4M3)
     return tensors
