@@ -17,10 +17,10 @@ from ...errors import CallError, InkstoneError
 from ...files.json_text import parse_json
 from ...files.paths import read_regular
 from ...score.embedded_reader import EmbeddedReader
-from ...score.judge import MEASURES, Judgement, Readers, judge
+from ...score.judge import MEASURES, Finder, Judgement, Readers, TextReader, judge
 from ...score.ocr import OCRReader
 from ...score.task import Task
-from .call import READINGS, ScoreCall
+from .call import READINGS, ScoreCall, ScoredSet
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,17 @@ def open_readers(call: ScoreCall) -> Iterator[ReadersOf]:
             notes.append(f"Things are not counted: {reason}")
             log.warning("%s", notes[-1])
         by_set = {
-            given.prompts.name: Readers(own, own) if given.own else Readers(text, finder)
+            given.prompts.name: Readers(own, own) if given.own else _needed(given, text, finder)
             for given in call.given
         }
         yield ReadersOf(by_set, tuple(notes))
+
+
+def _needed(given: ScoredSet, text: TextReader | None, finder: Finder | None) -> Readers:
+    """The readers that a set has something for."""
+    tasks = given.prompts.tasks
+    words, things = any(t.texts or t.gone for t in tasks), any(t.things for t in tasks)
+    return Readers(text if words else None, finder if things else None)
 
 
 @contextmanager

@@ -63,6 +63,8 @@ def score(call: ScoreCall, on_step: OnStep | None = None) -> Result:
 def _settings(call: ScoreCall) -> dict[str, Json]:
     """The options as a result names them."""
     options = {k: v for k, v in call.options.items() if k not in _UNSAID and v not in (None, [])}
+    if "size" in options:
+        options["size"] = "{}x{}".format(*options["size"])
     return {"seed": call.seed, "limit": call.limit} | {k: str(v) for k, v in options.items()}
 
 

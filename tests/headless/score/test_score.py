@@ -43,7 +43,11 @@ def test_result(drawn):
     assert len(data["pictures"]) == 6 and not data["notes"]
     assert [p["seed"] for p in data["pictures"]] == list(range(6))
     assert all((drawn / p["file"]).exists() for p in data["pictures"])
-    assert data["settings"]["steps"] == "3" and data["name"] == "embedded model"
+    assert data["settings"] == {"seed": 0, "limit": 6, "steps": "3", "cfg": "1.0"}
+    assert (
+        set(data["readers"]) == {"embedded: words", "embedded: things"}
+        and data["name"] == "embedded model"
+    )
     truth = data["truth"]["embedded, rendered"]
     assert all(right == asked for right, asked in truth.values()) and truth["words"][1] > 0
     page = (drawn / "score.html").read_text()
@@ -127,7 +131,7 @@ def test_words_by_a_stub_reader(own_set, tmp_path, monkeypatch, capsys):
     assert main(call) == 0 and Stub.read == 4  # two pictures and their renderings
     assert "signs           words       100.0 %" in capsys.readouterr().out
     data = json.loads((tmp_path / "out" / "score.json").read_text())
-    assert data["readers"] == {"signs: words": "stub"}
+    assert data["readers"] == {"signs: words": "stub"}  # it has no things
     assert data["truth"]["signs, English"]["words"] == [6, 6]
     assert main(call) == 0 and Stub.read == 4  # kept
 
