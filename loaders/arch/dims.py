@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from ...kernels.configs import DeepVisionConfig, ResidualVAEConfig, VAEConfig, VisionConfig
 
+Tower = TypeVar("Tower", VisionConfig, DeepVisionConfig)
 Shapes = Mapping[str, tuple[int, ...]]  # our tensor names -> shapes
 
 # size -> (our name of the tensor that gives it, axis)
@@ -124,34 +126,44 @@ def vision_sizes(shapes: Shapes) -> VisionConfig | DeepVisionConfig | None:
         return None
     if "visual.pos_embed.weight" in shapes:
         return _deep_sizes(shapes, patch)
-    joined = size(shapes, "visual.merger.mlp.0.bias")
-    return VisionConfig(
-        depth=count(shapes, "visual.blocks."),
-        width=patch[0],
-        channels=patch[1],
-        ff=size(shapes, "visual.blocks.0.mlp.gate_proj.bias"),
-        frames=patch[2],
-        patch=patch[3],
-        merge=math.isqrt(joined // max(1, patch[0])),
-        out=size(shapes, "visual.merger.mlp.2.bias"),
-    )
+    return _tower(VisionConfig, shapes, patch, ("mlp.0", "mlp.2", "gate_proj"))
 
 
 def _deep_sizes(shapes: Shapes, patch: tuple[int, ...]) -> DeepVisionConfig:
     """The same of Qwen3-VL. The tensors show how many blocks are tapped, not which: they count up
     here from 0."""
-    joined = size(shapes, "visual.merger.linear_fc1.bias")
-    return DeepVisionConfig(
+    return _tower(
+        DeepVisionConfig,
+        shapes,
+        patch,
+        ("linear_fc1", "linear_fc2", "linear_fc1"),
+        places=size(shapes, "visual.pos_embed.weight"),
+        taps=tuple(range(count(shapes, DEEP))),
+    )
+
+
+def _tower(
+    kind: Callable[..., Tower],
+    shapes: Shapes,
+    patch: tuple[int, ...],
+    parts: tuple[str, str, str],
+    **more: object,
+) -> Tower:
+    """A config of either tower. patch: the shape of the patch embedding; parts: names of the layers
+    of the merger and of the first one of an MLP; more: fields that only one tower has.
+    """
+    join, out, up = parts
+    joined = size(shapes, f"visual.merger.{join}.bias")
+    return kind(
         depth=count(shapes, "visual.blocks."),
         width=patch[0],
         channels=patch[1],
-        ff=size(shapes, "visual.blocks.0.mlp.linear_fc1.bias"),
+        ff=size(shapes, f"visual.blocks.0.mlp.{up}.bias"),
         frames=patch[2],
         patch=patch[3],
         merge=math.isqrt(joined // max(1, patch[0])),
-        out=size(shapes, "visual.merger.linear_fc2.bias"),
-        places=size(shapes, "visual.pos_embed.weight"),
-        taps=tuple(range(count(shapes, DEEP))),
+        out=size(shapes, f"visual.merger.{out}.bias"),
+        **more,
     )
 
 
