@@ -47,7 +47,7 @@ class Matrices(Closable):
         self.source, self.role = source, facts.role
         try:
             names = view.names(mmdit_names if self.role == "diffusion_model" else head_names)
-            self.file = weight_file(source, view, names)
+            self.file = weight_file(source, view, names, cut=False)
         except BaseException:
             source.close()
             raise

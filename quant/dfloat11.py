@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import InkstoneError
 from . import huffman
+from .dfloat11_shapes import matrix_shape
 from .packed_layer import DOWNLOAD_AGAIN, PackedParts
 from .storage import PackedWeight, Storage, WeightSource
 
@@ -51,20 +52,6 @@ ORDER: dict[str, Sequence[str]] = {
 # all that patterns may consist of: others could take exponential time
 _MOST_NUMBERS = 4  # of a pattern: each multiplies the time that a long name takes
 _PATTERN = re.compile(r"(?:[\w-]|\\\.|\\d\+)*")
-
-# Matrices without bias, whose shape follows from the network: the axis that is its width.
-_WIDTH_AXIS = (
-    ("mlp.gate_proj", 1),
-    ("mlp.up_proj", 1),
-    ("mlp.down_proj", 0),
-    ("self_attn.q_proj", 1),  # of Qwen3; those of Qwen2.5 have biases
-    ("self_attn.k_proj", 1),
-    ("self_attn.v_proj", 1),
-    ("self_attn.o_proj", 0),
-    ("embed_tokens", 1),
-    ("lm_head", 1),
-)
-_WIDTH_OF = ("norm.weight", "layers.0.input_layernorm.weight")
 
 
 class Raw(NamedTuple):
@@ -116,6 +103,21 @@ class DFloat11Storage(Storage):
             self._join(exponent[: stop - begin], self.signs[begin:stop], target)
             begin = stop
         return out if out.is_contiguous() else out.copy_(flat.view(out.shape))
+
+    def rows(self, start: int, stop: int) -> DFloat11Storage:
+        columns = self.shape[1]
+        at, end = start * columns, stop * columns
+        first = bisect_right(self.positions, self.start + at) - 1
+        last = bisect_left(self.positions, self.start + end)
+        raw = Raw(
+            self.encoded[first * PIECE : last * PIECE + CHUNK_BYTES],
+            self.gaps[first * GAP_BYTES : last * GAP_BYTES],
+            self.signs[at:end],
+            self.luts,
+        )
+        positions, behind = self.positions[first : last + 1], self.chunks * CHUNK_BYTES
+        shape, begin = (stop - start, columns), self.start + at
+        return DFloat11Storage(shape, begin, positions, raw, behind - first * PIECE, self.where)
 
     def _decode(self, first: int, last: int) -> Tensor:
         """Exponents of pieces first .. last - 1."""
@@ -211,15 +213,21 @@ def _members(stream: _Stream, patterns: Mapping[str, Sequence[str]]) -> Sequence
         if re.fullmatch(pattern, theirs) or re.fullmatch(pattern, layer):
             return [f"{layer}.{name}" for name in names] or [layer]
     if layer + ".split_positions" in parts:
-        raise parts.fault(
-            layer,
-            "several matrices share its stream and nothing says which",
-            "Put the publisher's config.json into the same folder.",
-        )
+        raise _nobody_says(stream)
     return [layer]
 
 
-def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
+def _nobody_says(stream: _Stream) -> InkstoneError:
+    return stream.parts.fault(
+        stream.layer,
+        "several matrices share its stream and nothing says which",
+        "Put the publisher's config.json into the same folder.",
+    )
+
+
+def _bounds(
+    stream: _Stream, members: Sequence[str], patterns: Mapping[str, Sequence[str]]
+) -> list[int]:
     """First elements of a stream's matrices, and the end."""
     parts, layer = stream.parts, stream.layer
     inner = []
@@ -227,6 +235,9 @@ def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
         name = parts.need(layer, ".split_positions", dtypes={torch.int64})
         inner = parts.read(name).flatten().tolist()
     bounds = [0, *inner, stream.elements]
+    biased = any(f"{member}.bias" in parts for member in members)
+    if patterns is ORDER and len(members) > 1 and not biased:
+        raise _nobody_says(stream)  # it is of another network than those of this order
     if len(inner) + 1 != len(members) or any(a >= b for a, b in zip(bounds, bounds[1:])):
         raise parts.fault(
             layer,
@@ -234,23 +245,6 @@ def _bounds(stream: _Stream, members: Sequence[str]) -> list[int]:
             f"{len(members)} matrices",
         )
     return bounds
-
-
-def _shape(parts: PackedParts, layer: str, count: int) -> tuple[int, int]:
-    """Rows and columns of a matrix that the file has as a stream only: from its bias, or from the
-    width of the network."""
-    if layer + ".bias" in parts:
-        rows = parts.rows_of_bias(layer)
-        shape = (rows, count // max(1, rows))
-    else:
-        axis = next((axis for end, axis in _WIDTH_AXIS if layer.endswith(end)), None)
-        width = next((parts.shape(n)[0] for n in _WIDTH_OF if n in parts), None)
-        if axis is None or width is None:
-            raise parts.fault(layer, "neither a bias nor a norm gives the shape of its matrix")
-        shape = (count // width, width) if axis else (width, count // width)
-    if shape[0] * shape[1] != count or not count:
-        raise parts.fault(layer, f"{count} elements do not make a matrix with {shape[0]} rows")
-    return shape
 
 
 def _load(stream: _Stream, shape: tuple[int, int], start: int) -> DFloat11Storage:
@@ -297,10 +291,10 @@ def find_dfloat11(
     for layer in layers:
         stream = _open(parts, layer)
         members = _members(stream, patterns)
-        bounds = _bounds(stream, members)
+        bounds = _bounds(stream, members, patterns)
         part_names = stream.part_names + parts.present(layer, (".split_positions",))
         for member, start, end in zip(members, bounds, bounds[1:]):
-            shape = _shape(parts, member, end - start)
+            shape = matrix_shape(parts, member, end - start)
             first, last = _pieces(stream, start, end)
             size = (last - first) * (PIECE + GAP_BYTES) + CHUNK_BYTES + end - start
             size += parts.nbytes(layer + ".luts")

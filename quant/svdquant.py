@@ -83,6 +83,13 @@ class SvdqStorage(ChunkedStorage):
         self.fill_smoothed(rows, out)
         out.addmm_(self.up[rows].float(), self.down.float())
 
+    def rows(self, start: int, stop: int) -> SvdqStorage:
+        tensors = dict(self.named_buffers())
+        for name in ("codes", "scale", "rows_scale", "up"):
+            if name in tensors and tensors[name].dim():
+                tensors[name] = tensors[name][start:stop]
+        return SvdqStorage(self.format, tensors)
+
     def fill_smoothed(self, rows: Rows, out: Tensor) -> None:
         """The rows without the branch of low rank."""
         fp4 = self.scale.dtype == torch.uint8

@@ -105,7 +105,7 @@ def single_stream_layout(config: SingleStreamConfig) -> Layout:
 
 
 def joined_layout(layout: Layout, fused: Mapping[str, Sequence[str]]) -> Layout:
-    """A layout with matrices in place of the parts that they consist of, see KeyMap.fused."""
+    """A layout with matrices in place of the parts that they consist of, see `fused_parts`."""
     joined = dict(layout)
     for whole, parts in fused.items():
         shapes = [joined.pop(part) for part in parts if part in joined]

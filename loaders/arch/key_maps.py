@@ -121,8 +121,6 @@ class KeyMap:
     prefix: str = ""
     layout: str = "diffusers"
     marks: frozenset[str] = field(default_factory=frozenset)
-    # our name of a matrix -> those of its equal parts, one below the other, that networks have
-    fused: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def find_prefix(names: Iterable[str], anchors: Iterable[str], prefixes: Iterable[str]) -> str:
@@ -166,14 +164,10 @@ def mmdit_names(names: Iterable[str]) -> KeyMap:
     return replace(key_map, marks=_marks(names))
 
 
-def single_stream_names(names: Iterable[str]) -> KeyMap:
-    """Qwen-Image-2.1 in both spellings of its MLP: our names are the file's without the prefix."""
-    key_map = mmdit_names(names)
-    return replace(key_map, fused=fused_parts(key_map.table))
-
-
 def fused_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Those of the names that are matrices of several layers, with their parts, see FUSED_ROWS."""
+    """Those of the names that are matrices of several layers, with their equal parts, one below the
+    other, that networks have: see FUSED_ROWS. names: ours of all weights, packed ones too.
+    """
     return {
         name: tuple(name.removesuffix(f"{end}.weight") + f"{part}.weight" for part in parts)
         for name in names
@@ -191,8 +185,7 @@ def fun_names(names: Iterable[str]) -> KeyMap:
         matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in FUN_NAMES)
         return next((match.expand(ours) for match, ours in matches if match), None)
 
-    key_map = sort_names(names, prefix, "VideoX-Fun", rename, _is_mark)
-    return replace(key_map, fused=fused_parts(key_map.table))
+    return sort_names(names, prefix, "VideoX-Fun", rename, _is_mark)
 
 
 def _is_mark(name: str) -> bool:

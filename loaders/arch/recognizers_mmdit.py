@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from ...kernels.configs import MMDiTConfig, SingleStreamConfig
 from ..formats import gguf_metadata
@@ -39,7 +39,6 @@ from .key_maps import (
     fun_names,
     fused_parts,
     mmdit_names,
-    single_stream_names,
 )
 from .variant import VARIANT_KEY, variant_by_marks
 
@@ -154,7 +153,7 @@ def _union(view: HeaderView, names: KeyMap, shapes: Shapes) -> FileFacts:
         layers=config.layers,
         config=_config_facts(config),
     )
-    return complete(view, facts, names, _spelled(union_layout(config, config.channels), names))
+    return complete(view, facts, names, _spelled(union_layout(config, config.channels), shapes))
 
 
 def _stream_config(numbers: Mapping[str, int]) -> SingleStreamConfig:
@@ -174,7 +173,7 @@ def single_stream(view: HeaderView) -> FileFacts | None:
     """Recognizes Qwen-Image-2.1 in both spellings of its MLP."""
     if not view.has(*SINGLE_STREAM_MARKS):
         return None
-    names = view.names(single_stream_names)
+    names = view.names(mmdit_names)
     config = _stream_config(single_stream_sizes(view.shapes(names)))
     facts = FileFacts(
         "diffusion_model",
@@ -183,14 +182,13 @@ def single_stream(view: HeaderView) -> FileFacts | None:
         layers=config.layers,
         config=_config_facts(config),
     )
-    return complete(view, facts, names, _spelled(single_stream_layout(config), names))
+    return complete(view, facts, names, _spelled(single_stream_layout(config), view.shapes(names)))
 
 
-def _spelled(layout: Layout, names: KeyMap) -> Layout:
+def _spelled(layout: Layout, present: Container[str]) -> Layout:
     """The layout in the spelling of a file: with fused matrices where it has one, but for blocks
-    in which it has the parts."""
-    if not names.fused:
-        return layout
+    in which it has the parts. present: our names of all weights that it has.
+    """
     wholes = {
         name.replace(f"{parts[0]}.weight", f"{whole}.weight")
         for name in layout
@@ -198,5 +196,7 @@ def _spelled(layout: Layout, names: KeyMap) -> Layout:
         if name.endswith(f".{parts[0]}.weight")
     }
     fused = fused_parts(wholes)
-    own = {whole: p for whole, p in fused.items() if not any(part in names.table for part in p)}
+    if not any(whole in present for whole in fused):
+        return layout
+    own = {whole: p for whole, p in fused.items() if not any(part in present for part in p)}
     return joined_layout(layout, own)

@@ -27,6 +27,8 @@ CLASSES = frozenset(
         "QwenImageTransformer2DModel",
         "QwenImageControlNetModel",
         "AutoencoderKLQwenImage",
+        "QwenImage21Transformer2DModel",
+        "AutoencoderKLQwenImage21",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen2_5_VLModel",
         "Qwen2_5_VLTextModel",

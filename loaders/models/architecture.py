@@ -17,7 +17,7 @@ from ...kernels.shared_modulation import SharedModulation, shared_keys, shared_m
 from ...kernels.single_stream import SingleStream
 from ..arch.config import mmdit_config, single_stream_config
 from ..arch.expected_tensors import mmdit_layout, single_stream_layout
-from ..arch.key_maps import MMDIT_UNREAD, KeyMap, mmdit_names, single_stream_names
+from ..arch.key_maps import MMDIT_UNREAD, KeyMap, mmdit_names
 
 NetworkConfig = Any  # a record of kernels/configs.py, which only its own functions read
 
@@ -75,7 +75,7 @@ ARCHITECTURES = {
         table=_mmdit_table,
     ),
     "single-stream": Architecture(
-        names=single_stream_names,
+        names=mmdit_names,
         config=single_stream_config,
         build=SingleStream,
         layout=lambda config, layered: single_stream_layout(config),

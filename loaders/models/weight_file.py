@@ -20,7 +20,7 @@ from ...kernels.linear import best_dtype
 from ...quant.storage import PackedWeight, Storage
 from ..arch.dims import Shapes
 from ..arch.header_view import HeaderView
-from ..arch.key_maps import KeyMap
+from ..arch.key_maps import KeyMap, fused_parts
 from ..formats.weight_reader import WeightReader
 from ..memory.param_slots import WeightPolicy, dtype_name, read_weight, slots_of
 from ..memory.residency import FreeMemory, Residency, free_after_asking
@@ -61,7 +61,7 @@ class WeightFile:
     names: Mapping[str, str]  # our name -> the file's
     packed: Mapping[str, PackedWeight]
     shapes: Shapes  # of all weights, for packed ones those of the plain matrices
-    # plain matrices that are rows of a larger one in the file, see KeyMap.fused
+    # plain matrices that are rows of a larger one in the file, see `fused_parts`
     rows: Mapping[str, RowPart] = field(default_factory=dict)
 
     @cached_property
@@ -108,16 +108,17 @@ def weight_file(
     view: HeaderView,
     names: KeyMap,
     within: Callable[[str], bool] = lambda name: True,
+    cut: bool = True,
 ) -> WeightFile:
     """The file behind a view. within: which of our names belong to the network, where a file holds
-    more than one.
+    more than one; cut: matrices of several layers are cut into them, see `fused_parts`.
     """
     packed = view.packed(names)
     if packed.fault:
         raise InkstoneError(f"{source.path}: {packed.fault}.")
     weights = {name: weight for name, weight in packed.weights.items() if within(name)}
     shapes = {name: shape for name, shape in view.shapes(names).items() if within(name)}
-    parts = row_parts(names.fused, shapes)
+    parts = row_parts(fused_parts(shapes) if cut else {}, shapes)
     return WeightFile(
         source,
         {ours: file for ours, file in names.table.items() if within(ours)},

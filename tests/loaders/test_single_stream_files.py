@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -115,6 +116,19 @@ def test_safetensors(case, spelling, state, plain, tmp_path):
     if case not in ("float32", "bf16"):
         assert model.weights_format.split(" + ")[0] != "bfloat16", model.weights_format
     assert model.weights.nbytes < 1.02 * sum(p.nbytes for p in plain.network.parameters())
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_dfloat11(spelling, state, plain, tmp_path):
+    """A stream holds all matrices of a block, and config.json says which."""
+    tensors, config = files.dfloat11(SPELLINGS[spelling](state))
+    path = files.write(tmp_path / "m.safetensors", tensors)
+    with pytest.raises(InkstoneError, match="nothing says which. Put the publisher's config.json"):
+        load(path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = load(path)
+    assert model.weights_format.startswith("DFloat11"), model.weights_format
+    compare(model, state, plain, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,21 @@ def test_single_layers(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_rows_are_those_of_the_whole(case, tmp_path):
+    """Of a matrix that a file has for two layers (gate_up of Qwen-Image-2.1)."""
+    four, whole = CASES[case]
+    tensors, plain, *_ = layer(SINGLE, four=four, whole=whole)
+    storage = packed_weights(tmp_path, tensors)[SINGLE + ".weight"].load()
+    for start in (0, N // 2):
+        half = storage.rows(start, start + N // 2)
+        assert half.shape == (N // 2, K) and half.format == storage.format
+        matches(half, plain[start : start + N // 2])
+    inner = storage.rows(N // 4, N).rows(1, 9)
+    error = relative(inner.dequantize(), plain[N // 4 + 1 : N // 4 + 9])
+    assert error < 3e-7, f"rows of rows are off by {error:.1e}"
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_fused_layers_are_three(case, tmp_path):
     four, whole = CASES[case]
     expected = {}

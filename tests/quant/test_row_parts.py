@@ -13,6 +13,7 @@ from inkstone.quant.storage import PlainStorage, Storage
 from ..support.packed import check, packed_weights
 from .test_formats_bnb import X, four_bit, int8
 from .test_formats_comfy import CASES, LAYER, encoded, weight, with_mark
+from .test_formats_dfloat11 import normal, one
 
 FUSED = {"gate_up.weight": ("gate.weight", "up.weight")}
 
@@ -54,6 +55,10 @@ def gguf_factor(folder) -> Storage:
     return GGUFStorage(quantize_rows(weight(32), kind), kind, (32, 512), 0.3)
 
 
+def dfloat11(rows: int, columns: int, folder) -> Storage:
+    return packed_weights(folder, one(normal(rows, columns)))["a.weight"].load()
+
+
 MAKE = {case: (comfy, case) for case in CASES}
 MAKE |= {f"{case}, whole tiles": (comfy_tiles, case) for case in ("mxfp8", "nvfp4")}
 MAKE |= {name: (gguf, name) for name in ENCODE}
@@ -65,6 +70,8 @@ MAKE |= {
     "nf4, nested": (bnb, (1024, 64), True),
     "nf4, blocks over the ends of rows": (bnb, (400, 90), True),
     "bitsandbytes int8": (bnb8,),
+    "DFloat11, one piece": (dfloat11, 40, 64),
+    "DFloat11": (dfloat11, 300, 256),
 }
 
 
@@ -120,15 +127,15 @@ def test_odd_rows_are_refused():
 
 def test_a_format_without_rows_is_refused():
     class Whole(Storage):
-        format = "DFloat11"
+        format = "a new format"
 
     from inkstone.quant.storage import PackedWeight
 
     one = PackedWeight(
-        "gate_up.weight", (4, 8), "DFloat11", 9, ("gate_up.weight",), lambda: Whole((4, 8))
+        "gate_up.weight", (4, 8), "a new format", 9, ("gate_up.weight",), lambda: Whole((4, 8))
     )
     cut = cut_packed({"gate_up.weight": one}, row_parts(FUSED, {"gate_up.weight": (4, 8)}))
     with pytest.raises(
-        InkstoneError, match=r"format DFloat11, whose rows cannot be cut.*img_mlp.proj"
+        InkstoneError, match=r"format a new format, whose rows cannot be cut.*img_mlp.proj"
     ):
         cut["up.weight"].load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from inkstone.loaders.arch.expected_tensors import single_stream_layout
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.quant.gguf_quantizer import quantize_rows
 from inkstone.quant.gguf_types import BY_NAME
+
+from .dfloat11_encoder import encode
 
 CONFIG = SingleStreamConfig(layers=2, heads=2, head_dim=128, channels=64, joint=256, ff=512)
 LINEAR = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "img_mlp.out")
@@ -87,6 +90,21 @@ def nf4(state: Weights) -> Weights:
             name + ".weight.quant_state.bitsandbytes__nf4": as_bytes(conf),
         }
     return out
+
+
+def dfloat11(state: Weights) -> tuple[Weights, dict[str, object]]:
+    """(a file with a stream for each block, the config.json that says what is in it)."""
+    out, blocks = bf16(state), {}
+    for name in packed_layers(state):
+        block, layer = re.fullmatch(r"(transformer_blocks\.\d+)\.(.*)", name).groups()
+        blocks.setdefault(block, []).append(layer)
+    for block, layers in blocks.items():
+        matrices = [out.pop(f"{block}.{layer}.weight") for layer in layers]
+        ends = torch.tensor([m.numel() for m in matrices]).cumsum(0)[:-1]
+        out |= {block + end: t for end, t in encode(matrices).items()}
+        out[block + ".split_positions"] = ends
+    settings = {"pattern_dict": {r"transformer_blocks\.\d+": next(iter(blocks.values()))}}
+    return out, {"_class_name": "QwenImage21Transformer2DModel", "dfloat11_config": settings}
 
 
 def comfy(case: str) -> Callable[[Weights], Weights]:
