@@ -57,7 +57,7 @@ def look(picture: np.ndarray, scene: Scene) -> Reading:
     items: list[dict[str, bool | int]] = []
     for item in scene.items:
         if isinstance(item, Word):
-            letters, coloured = _read_word(p, item, ground)
+            letters, coloured = read_word(p, item, ground)
             whole = letters == len(item.text)
             items.append({"letters": letters, "words": whole, "word_colour": coloured})
         else:
@@ -93,7 +93,7 @@ def score(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, 
     return rates
 
 
-def _read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool]:
+def read_word(p: np.ndarray, word: Word, ground: np.ndarray) -> tuple[int, bool]:
     """(letters read right, colour right). The line must be at its place."""
     cells = p[word.y : word.y + CELL[1], word.x : word.x + CELL[0] * len(word.text)]
     base = ground
@@ -168,7 +168,7 @@ def _read_shape(
     """(kind, colour, place, size) right."""
     rows, columns = _window(shape, scene)
     mask = ink[rows, columns]
-    ys, xs = _extent(mask.sum(1)), _extent(mask.sum(0))
+    ys, xs = extent(mask.sum(1)), extent(mask.sum(0))
     if ys is None or xs is None:
         return False, False, False, False
     box = mask[ys[0] : ys[1], xs[0] : xs[1]]
@@ -182,7 +182,7 @@ def _read_shape(
     return kind_of(box) == shape.kind, colour == shape.colour, at_place, size == shape.size
 
 
-def _extent(ink: np.ndarray) -> tuple[int, int] | None:
+def extent(ink: np.ndarray) -> tuple[int, int] | None:
     """First and last line that hold more than a speck, of the ink in each line."""
     lines = np.flatnonzero(ink >= 2)
     return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else None
