@@ -62,6 +62,11 @@ def parse_box(text: str) -> BoxSpec:
         )
     x, y, width, height = numbers
     percent = tuple(bool(p) for p in match.groups()[1::2])
+    if any(n <= 1 and not p for n, p in zip(numbers[2:], percent[2:])):
+        raise InkstoneError(
+            f"The box {text.strip()} is a pixel wide or high: shares of a side are written in "
+            "percent, for example 50%,0,50%,100% for the right half."
+        )
     return BoxSpec((x, y, width, height), (percent[0], percent[1], percent[2], percent[3]))
 
 

@@ -312,6 +312,7 @@ def test_parse(text, prompt, box):
         ("a cat:0,0,-1,1", "is no box"),
         ("a cat:0,0,a,1", "is no box"),
         ("a cat:0,0,0,1", "is empty"),
+        ("a cat:0.5,0,0.5,1", "shares of a side are written in percent"),
     ],
 )
 def test_what_is_no_box(text, words):
@@ -319,7 +320,7 @@ def test_what_is_no_box(text, words):
         parse_region(text)
 
 
-@pytest.mark.parametrize("box", ["0,0,130,128", "128,0,10,10", "60%,0,60%,10", "0,200,1,1"])
+@pytest.mark.parametrize("box", ["0,0,130,128", "128,0,10,10", "60%,0,60%,10", "0,200,8,8"])
 def test_boxes_outside_of_the_picture(box):
     with pytest.raises(InkstoneError, match="the picture is 128x128"):
         parse_box(box).on(128, 128)
