@@ -21,6 +21,7 @@ from ..sampling.region_choices import (
     parse_region_method,
 )
 from ..sampling.step_cache_choices import StepCache, parse_step_cache
+from ..sampling.variety_choices import VarietyOption, parse_variety
 
 # what `add_subparsers` returns; argparse has no public name for it
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -122,6 +123,14 @@ def region_method(text: str) -> RegionSettings:
     """Parse METHOD[:BASE][:START-END]."""
     try:
         return parse_region_method(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def variety(text: str) -> VarietyOption:
+    """Parse NAME[:AMOUNT]."""
+    try:
+        return parse_variety(text)
     except InkstoneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -28,6 +28,7 @@ from .regions import RegionalPrompts
 from .sample import Denoise
 from .schedule import ScheduleSigmas
 from .step_cache import StepCacheNode
+from .variety import VarietyNode
 
 NODES: list[type[io.ComfyNode]] = [
     LoadAll,
@@ -51,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     Denoise,
     ReferenceCache,
     StepCacheNode,
+    VarietyNode,
     Decode,
     StitchPart,
     SplitLayers,

@@ -27,6 +27,7 @@ from .control import ActiveControls
 from .nan_check import check
 from .request import Hooks, Model, Request, placed
 from .step_cache import CacheTally, WholeSteps
+from .variety import Prompt
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Rows:
     prefixes: Mapping[str, PrefixStore | None]  # of each half of CFG
     controls: ActiveControls | None
     caches: Mapping[str, WholeSteps]  # of each half of CFG; empty = no step cache
+    noisy: Prompt | None = None  # the positive prompt of the first steps, where that has noise
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class DenoiseRun:
         which needs activations for one only.
         """
         network = self.model.network
-        pairs = [(half, rows) for half in self.texts for rows in self.rows]
+        guided = self.model.variety.guided(step, self._steps)
+        halves = [half for half in self.texts if guided or half == "positive"]
+        pairs = [(half, rows) for half in halves for rows in self.rows]
         streamed = network.stream is not None and network.stream.evicting
         velocities: list[Tensor] = []
         for group in [pairs] if streamed or self.together else [[pair] for pair in pairs]:
@@ -84,8 +88,9 @@ class DenoiseRun:
         known = None if cache is None else cache.begin(x, step, self._acting(step))
         if known is not None:
             return known
-        text, regional = self.texts[half], self.request.regional
-        regions = self._regions(step, half)
+        noisy = self._noisy(step, half, rows)
+        prompt = noisy or Prompt(self.texts[half], self.request.regional)
+        text, regional, regions = prompt.text, prompt.regional, self._regions(step, half)
         every = text if regional is None or regions is None else regional.joined(text)
         inputs = Inputs(
             img=x.to(model.dtype),
@@ -95,7 +100,7 @@ class DenoiseRun:
             grids=self.grids,
             references=rows.references,
             slots=placed(self.request.slots, len(self.grids) - self.drawn, text.shape[1]),
-            prefix=rows.prefixes[half],
+            prefix=None if noisy else rows.prefixes[half],  # it serves steps without noise
         )
         hooks = ForwardHooks(
             on_block=partial(self._on_block, step),
@@ -108,18 +113,27 @@ class DenoiseRun:
             cache.end(x, v.float())
         return v
 
+    @property
+    def _steps(self) -> int:
+        return len(self.request.sigmas) - 1
+
+    def _noisy(self, step: int, half: str, rows: Rows) -> Prompt | None:
+        """The prompt with noise in a step that has it; the negative one never has."""
+        noisy = half == "positive" and self.model.variety.noisy(step, self._steps)
+        return rows.noisy if noisy else None
+
     def _acting(self, step: int) -> tuple[bool, ...]:
-        """Which controls, and whether regions, act in a step."""
-        steps = len(self.request.sigmas) - 1
-        controls = (control.acts(step, steps) for control in self.request.controls)
-        return *controls, self._regions(step, "positive") is not None
+        """Which controls, and whether regions and noise on the words, act in a step."""
+        controls = (control.acts(step, self._steps) for control in self.request.controls)
+        noisy = self.model.variety.noisy(step, self._steps)
+        return *controls, self._regions(step, "positive") is not None, noisy
 
     def _regions(self, step: int, half: str) -> Regions | None:
         """The regions that act in a step; the negative prompt has none."""
         regional = self.request.regional
         if regional is None or half != "positive":
             return None
-        return self.regions if regional.settings.acts(step, len(self.request.sigmas) - 1) else None
+        return self.regions if regional.settings.acts(step, self._steps) else None
 
     def _on_block(self, step: int, block: int) -> None:
         self.tally.computed += 1

@@ -25,6 +25,7 @@ from .lightning import Distilled
 from .prefix_choices import Keep
 from .regions import Regional
 from .step_cache_choices import StepCache
+from .variety_choices import Variety
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ class Model(VariantModel, Protocol):
     latent_mean: Tensor  # [1,C,1,1]
     latent_std: Tensor
     step_cache: StepCache | None
+    variety: Variety
 
     @property
     def rescales(self) -> bool:

@@ -95,14 +95,14 @@ def _forward_size(
 ) -> ForwardSize:
     """The size of one forward. references: tokens of the images that are appended."""
     words = 0 if r.regional is None else r.regional.tokens
+    noisy = model.variety.noisy(0, len(r.sigmas) - 1)  # rows of their own, which no store serves
+    shared = model.network.keeps_prefix and not noisy
     return ForwardSize(
         target=drawn(r) * math.prod(token_grid(r.width, r.height)),
         prefix=max(t.shape[1] for t in texts.values()) + references + words,
         batch=r.batch,
-        rows=max(_prefix_rows(r, t) for t in texts.values())
-        if model.network.keeps_prefix
-        else r.batch,
-        stored=kept_on_device(model, r, texts) > 0,
+        rows=max(_prefix_rows(r, t) for t in texts.values()) if shared else r.batch,
+        stored=not noisy and kept_on_device(model, r, texts) > 0,
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,6 +41,7 @@ from .run_memory import (
     working_bytes,
 )
 from .step_cache import CacheContext, WholeSteps, cache_of, check_step_cache
+from .variety import Prompt, log_variety, noisy_prompt
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def denoise(
         log.info("%s", passes_words(passes_of(model, r, texts), together))
     with model.adapted(), torch.inference_mode():
         log_controls(r)
+        log_variety(model.variety, len(r.sigmas) - 1, r.cfg)
         grids = grids_of(model, r)
         run = DenoiseRun(
             model=model,
@@ -123,9 +126,20 @@ def _rows(
             prefixes=prefixes,
             controls=_controls(model, part, texts, hooks),
             caches=_caches(model, r, texts),
+            noisy=_noisy(model, replace(part, seed=r.seed + row), texts),
         )
         for row, part in enumerate(parts)
     ]
+
+
+def _noisy(model: Model, r: Request, texts: Mapping[str, Tensor]) -> Prompt | None:
+    """The positive prompt of some rows with the noise of the first steps; None where no step has
+    it.
+    """
+    if not model.variety.noisy(0, len(r.sigmas) - 1):
+        return None
+    prompt = Prompt(texts["positive"], r.regional)
+    return noisy_prompt(prompt, model.variety, r.seed, r.batch)
 
 
 def _caches(model: Model, r: Request, texts: Mapping[str, Tensor]) -> dict[str, WholeSteps]:

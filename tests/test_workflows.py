@@ -169,8 +169,8 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
     )
     Executor(node_classes()).run(parse_graph(graph), host)
     files = sorted((tmp_path / "inkstone").glob("*.png"))
-    assert len(files) == (4 if name == "layered" else 1)
-    drawn = name in ("transparent_2_1", "regions_qwen_image")  # on an empty canvas
+    assert len(files) == (4 if name in ("layered", "variety_qwen_image") else 1)
+    drawn = name in ("transparent_2_1", "regions_qwen_image", "variety_qwen_image")  # no picture
     picture = (64, 32) if drawn else (53, 37)
     wide, times = (21 if "outpaint" in name else 0), (2 if "super_resolution" in name else 1)
     for file in files:

@@ -19,6 +19,7 @@ from ...nodes.schedule import SCHEDULES
 from ...pipeline.edit import area_for, template_of
 from ...pipeline.edit_choices import AUTO
 from ...pipeline.enhance import read_instructions
+from ...pipeline.enhance_choices import USUAL_TEMPERATURE
 from ...pipeline.usual_settings import UsualSettings, log_usual_settings, usual_settings
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
@@ -78,6 +79,8 @@ class Enhancement:
 
     instructions: str
     pictures: bool  # those of the edit
+    temperature: float
+    seed: int  # the call's, so that all pictures of a batch have one prompt
     text: str = ""
 
 
@@ -98,7 +101,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         check_canvas(*size, model.latents.step)
     return Drawing(
         kind=kind,
-        prompt=call.prompt if call.enhance else as_encoded(call.prompt, models),
+        prompt=call.prompt if _rewrites(call) else as_encoded(call.prompt, models),
         negative=call.negative if call.negative is not None else usual.preset.negative,
         steps=call.steps if call.steps is not None else usual.preset.steps,
         cfg=call.cfg if call.cfg is not None else usual.preset.cfg,
@@ -119,17 +122,35 @@ def _draws_alpha(models: CallModels) -> bool:
     return vae is not None and vae.network.config.channels == 4
 
 
+def _rewrites(call: DrawCall) -> bool:
+    return call.enhance or call.rewrite > 0
+
+
+def calls_of(call: DrawCall) -> list[DrawCall]:
+    """The calls that a call is drawn as: one a picture where each has a prompt of its own."""
+    if not call.rewrite or call.batch == 1:
+        return [call]
+    seeds = [(call.seed + k) % 2**64 for k in range(call.batch)]
+    return [replace(call, seed=seed, batch=1) for seed in seeds]
+
+
 def _enhancement(call: DrawCall, kind: Kind, model: DiffusionModel) -> Enhancement | None:
     """How the prompt is enhanced; an edit's with its pictures, where the text encoder sees them."""
-    if not call.enhance:
+    if not _rewrites(call):
         return None
     if kind == "layers":
+        option = "--enhance" if call.enhance else "--variety rewrite"
         raise CallError(
-            "--enhance does not apply to Qwen-Image-Layered: its prompt describes a picture that "
+            f"{option} does not apply to Qwen-Image-Layered: its prompt describes a picture that "
             "exists. Leave it out, or describe the picture with `inkstone ask PICTURE --long`."
         )
     text = "" if call.instructions is None else read_instructions(call.instructions)
-    return Enhancement(text, kind == "edit" and template_of(model).sees)
+    return Enhancement(
+        instructions=text,
+        pictures=kind == "edit" and template_of(model).sees,
+        temperature=call.rewrite or USUAL_TEMPERATURE,
+        seed=call.seed,
+    )
 
 
 def with_enhanced(drawing: Drawing, text: str, models: CallModels) -> Drawing:

@@ -31,7 +31,7 @@ from ..graph.events import Event, NodeError
 from ..graph.executor import Executor
 from ..workflow.memory_estimate import plan_request
 from .api_builder import ApiGraph, Ref
-from .decide import Drawing, decide, with_enhanced
+from .decide import Drawing, calls_of, decide, with_enhanced
 from .file_names import FilePaths
 from .graph import DrawGraph, draw_graph, models_graph
 from .models import MODEL_NODES, CallModels, ModelRefs
@@ -54,15 +54,24 @@ _LOADERS = (LoadAll.ID, LoadDiffusionModel.ID)  # one of them in every call
 @dataclass(frozen=True)
 class Result:
     """A finished drawing. images [B,H,W,C] in 0..1, of the layered model [B*layers,H,W,4]; latent
-    raw [B,16,1,h,w]; seconds per stage.
+    raw [B,16,1,h,w]; seconds per stage. drawings: of all pictures, or of each.
     """
 
     call: DrawCall
-    drawing: Drawing
+    drawings: Sequence[Drawing]
     models: CallModels
     images: Tensor
     latent: Tensor
     seconds: Mapping[str, float]
+
+    @property
+    def drawing(self) -> Drawing:
+        """The drawing of the first picture."""
+        return self.drawings[0]
+
+    def drawing_of(self, picture: int) -> Drawing:
+        """The drawing of one picture: only its prompt may differ from the first one's."""
+        return self.drawings[picture if len(self.drawings) > 1 else 0]
 
 
 @dataclass
@@ -110,7 +119,7 @@ class Drawer:
 
     def plan(self, call: DrawCall, models: CallModels | None = None) -> Plan:
         """The memory plan of a call."""
-        models = models or self.load(call)
+        models, call = models or self.load(call), calls_of(call)[0]
         drawing = decide(call, models)
         return self._plan(call, models, drawing, _graph(call, drawing))
 
@@ -120,28 +129,35 @@ class Drawer:
         """
         stages = _Stages()
         models = self.load(call, stages)
-        drawing = self._decide(call, models, stages=stages)
-        graph = _graph(call, drawing)
-        self._announce(self._plan(call, models, drawing, graph))
+        calls = calls_of(call)
+        drawings = [self._decide(one, models, stages=stages) for one in calls]
+        graphs = [_graph(*pair) for pair in zip(calls, drawings)]
+        self._announce(self._plan(calls[0], models, drawings[0], graphs[0]))
         if self.once:
-            self._values(call, graph.api, _ahead(graph, *graph.prompts), None, stages)
+            for graph in graphs:
+                self._values(call, graph.api, _ahead(graph, *graph.prompts), None, stages)
             models.text_encoder.weights.park()
-        refs = (graph.image, graph.latent)
-        images, latent = self._values(call, graph.api, refs, progress, stages, last=self.once)
-        seconds = {name: round(stages.seconds[name], 3) for name in STAGES}
+        drawn = []
+        for k, graph in enumerate(graphs):
+            part = _part(progress, k, len(graphs))
+            refs, last = (graph.image, graph.latent), self.once and graph is graphs[-1]
+            drawn.append(self._values(call, graph.api, refs, part, stages, last=last))
+        images, latents = zip(*drawn)
         return Result(
             call=call,
-            drawing=drawing,
+            drawings=drawings,
             models=models,
-            images=images,
-            latent=restated(latent, models.vae),
-            seconds=seconds,
+            images=torch.cat(images),
+            latent=torch.cat([restated(latent, models.vae) for latent in latents]),
+            seconds={name: round(stages.seconds[name], 3) for name in STAGES},
         )
 
     def encode_ahead(self, call: DrawCall) -> None:
         """Encodes the prompts of a call that comes later."""
-        graph = _graph(call, self._decide(call, self.load(call), keep=True))
-        self._values(call, graph.api, _ahead(graph, *graph.prompts), None, None)
+        models = self.load(call)
+        for one in calls_of(call):
+            graph = _graph(one, self._decide(one, models, keep=True))
+            self._values(one, graph.api, _ahead(graph, *graph.prompts), None, None)
 
     def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
         acting = [m for m, option in zip(models.controls, call.control) if option.strength]
@@ -226,6 +242,11 @@ class Drawer:
 def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:
     """The graph that runs here: files by their paths, all pictures of the batch."""
     return draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
+
+
+def _part(progress: Progress, k: int, parts: int) -> Progress:
+    """The progress of the k-th of some parts of a drawing, as that of the whole."""
+    return lambda done, steps: progress(k * steps + done, parts * steps)
 
 
 def _ahead(graph: DrawGraph, *refs: Ref) -> list[Ref]:

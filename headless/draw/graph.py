@@ -23,7 +23,6 @@ from ...nodes.regions import row as region_row
 from ...nodes.sample import Denoise
 from ...nodes.sockets import FIXED, GROWN
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
-from ...pipeline.enhance_choices import USUAL_TEMPERATURE
 from ...sampling.region_choices import RegionSettings
 from ..core_nodes.load_save import LoadFirstFrame
 from .api_builder import ApiBuilder, ApiGraph, Names, Ref
@@ -178,9 +177,7 @@ class _Pictures(ApiBuilder):
         return (Ref(node, 0), Ref(node, 1)), None if kind == EncodePrompt.ID else Ref(node, 2)
 
     def _enhanced(self, models: ModelRefs, pictures: dict[str, Ref]) -> Ref | None:
-        """The prompt after it was enhanced; None where it is taken as it is. The seed is the
-        call's, so that all pictures of a batch have one prompt.
-        """
+        """The prompt after it was enhanced; None where it is taken as it is."""
         enhance = self.drawing.enhance
         if enhance is None:
             return None
@@ -189,8 +186,8 @@ class _Pictures(ApiBuilder):
             "prompt": self.drawing.prompt,
             "enhanced": enhance.text,
             "instructions": enhance.instructions,
-            "temperature": USUAL_TEMPERATURE,
-            "seed": self.call.seed,
+            "temperature": enhance.temperature,
+            "seed": enhance.seed,
             **(pictures if enhance.pictures else {}),
         }
         return self.add(EnhancePrompt.ID, inputs)

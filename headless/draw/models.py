@@ -13,6 +13,8 @@ from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextE
 from ...nodes.lora import ROWS, LoraLoader, row
 from ...nodes.reference_cache import ReferenceCache
 from ...nodes.step_cache import StepCacheNode
+from ...nodes.variety import VarietyNode
+from ...sampling.variety_choices import variety_of
 from .api_builder import ApiBuilder, Ref
 from .file_names import is_embedded
 from .request import DrawCall, model_folder, parts_held
@@ -78,6 +80,9 @@ def add_models(graph: ApiBuilder, call: DrawCall) -> ModelRefs:
         model = graph.add(ReferenceCache.ID, {"model": model, "keep": call.reference_cache})
     if call.cache is not None and call.cache.threshold:  # at 0 nothing is ever skipped
         model = graph.add(StepCacheNode.ID, {"model": model, **_cache_inputs(call.cache)})
+    variety = variety_of(call.variety)
+    if variety:
+        model = graph.add(VarietyNode.ID, {"model": model, **vars(variety)})
     return ModelRefs(model, text, vae, _controls(graph, call))
 
 

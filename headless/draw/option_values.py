@@ -34,6 +34,7 @@ _ELSEWHERE = {
     ),
     **dict.fromkeys(("regions", "regional_prompts", "eligen_entity_prompts"), '"region"'),
     **dict.fromkeys(("step_cache", "teacache", "fbcache", "easycache", "taylorseer"), '"cache"'),
+    **dict.fromkeys(("diversity", "seed_variance", "variance", "text_noise"), '"variety"'),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
 }
 _FLAGS = {"fast", "save_latent", "enhance"}

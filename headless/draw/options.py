@@ -24,6 +24,7 @@ from ..arg_types import (
     step_cache,
 )
 from .control_option import control, kinds
+from .variety_option import add_variety
 
 # --schedule; in the order of the node Schedule
 SCHEDULE_OPTIONS = (
@@ -228,6 +229,7 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
         help="let the text encoder rewrite the prompt in more detail first; text in quotes stays "
         "as it is",
     )
+    add_variety(p)
     add_instructions(p)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import CallError
+from ...errors import CallError, InkstoneError
 from ...files.paths import check_given, check_output, kind_of
 from ...sampling.geometry import FITS
 from ...sampling.region_choices import EXAMPLE, RegionOption, RegionSettings
 from ...sampling.region_choices import MOST as MOST_REGIONS
 from ...sampling.step_cache_choices import StepCache
+from ...sampling.variety_choices import REWRITE, VarietyOption, variety_of
 from ..arg_types import check_device
 from .control_option import ControlOption
 
@@ -53,8 +54,14 @@ class DrawCall:
     cache: StepCache | None = None
     region: Sequence[RegionOption] = ()
     region_method: RegionSettings | None = None
+    variety: Sequence[VarietyOption] = ()
     enhance: bool = False
     instructions: Path | None = None
+
+    @property
+    def rewrite(self) -> float:
+        """The temperature at which each picture's prompt is rewritten; 0 = it is not."""
+        return max((one.amount for one in self.variety if one.method == REWRITE), default=0.0)
 
     @property
     def models_key(self) -> Hashable:
@@ -77,6 +84,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     _check_controls(call)
     _check_enhance(call)
     _check_regions(call)
+    _check_variety(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None:
@@ -156,11 +164,27 @@ def _check_images(call: DrawCall) -> None:
 
 def _check_enhance(call: DrawCall) -> None:
     if call.instructions is not None:
-        if not call.enhance:
-            raise CallError("--instructions is for --enhance: add --enhance, or leave it out.")
+        if not call.enhance and not call.rewrite:
+            raise CallError(
+                "--instructions is for --enhance and --variety rewrite: add one of them, or leave "
+                "it out."
+            )
         check_given(call.instructions, "--instructions", kinds=("file",))
-    if call.enhance and not call.prompt.strip():
-        raise CallError("--enhance: the prompt is empty. Write what is to be drawn or changed.")
+    option = "--enhance" if call.enhance else "--variety rewrite"
+    if (call.enhance or call.rewrite) and not call.prompt.strip():
+        raise CallError(f"{option}: the prompt is empty. Write what is to be drawn or changed.")
+
+
+def _check_variety(call: DrawCall) -> None:
+    try:
+        variety_of(call.variety)
+    except InkstoneError as error:
+        raise CallError(f"--variety: {error}") from None
+    if call.enhance and call.rewrite:
+        raise CallError(
+            "--enhance and --variety rewrite both rewrite the prompt: once for all pictures, and "
+            "for each picture another way. Keep one of them."
+        )
 
 
 def _check_controls(call: DrawCall) -> None:

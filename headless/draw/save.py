@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ...errors import CallError
 from ...files.hashes import model_hash, picture_hash
 from ...files.png import ensure_writable, save_png
 from ...loaders.formats.safetensors import save_safetensors
+from .decide import Drawing
 from .drawer import Result
 from .png_metadata import graph_chunks
 from .request import DrawCall, control_file_of_each
@@ -61,9 +63,12 @@ def _save_images(result: Result, facts: dict[str, Any]) -> list[Path]:
     graph: dict[str, str] = {}
     for k, (path, image) in enumerate(zip(paths, result.images)):
         seed = call.seed + k // each
+        drawing = result.drawing_of(k // each)
         if k % each == 0:
-            graph = graph_chunks(call, result.drawing, seed, log_notes=k == 0)
+            graph = graph_chunks(call, drawing, seed, log_notes=k == 0)
         own = {**facts["call"], "seed": seed, "batch": 1} | about
+        if drawing.enhance:
+            own["enhanced"] = drawing.enhance.text
         chunks = {"inkstone": json.dumps(own, ensure_ascii=False)} | graph
         save_png(path, _rounded(image), chunks)
     return paths
@@ -101,7 +106,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     height, width = (8 * side for side in result.latent.shape[-2:])
     settings: dict[str, Any] = {
         "prompt": call.prompt,
-        **({"enhanced": drawing.enhance.text} if drawing.enhance else {}),
+        **_enhanced(result.drawings),
         "negative": drawing.negative if drawing.cfg > 1 else None,
         "size": f"{width}x{height}",
         "steps": drawing.steps,
@@ -110,6 +115,8 @@ def facts_of(result: Result) -> dict[str, Any]:
         "batch": call.batch,
         "dtype": str(bundle.model.dtype).removeprefix("torch."),
     }
+    if call.variety:
+        settings["variety"] = [option.words() for option in call.variety]
     if drawing.strength < 1:
         settings["strength"] = drawing.strength
     for name in ("variant", "layers"):
@@ -129,6 +136,12 @@ def facts_of(result: Result) -> dict[str, Any]:
     ]
     facts = {"call": settings, "models": models, "loras": loras, "seconds": result.seconds}
     return facts | _file_facts(call)
+
+
+def _enhanced(drawings: Sequence[Drawing]) -> dict[str, Any]:
+    """The prompt as it was enhanced, or those of all pictures."""
+    texts = [drawing.enhance.text for drawing in drawings if drawing.enhance]
+    return {"enhanced": texts if len(texts) > 1 else texts[0]} if texts else {}
 
 
 def _file_facts(call: DrawCall) -> dict[str, Any]:

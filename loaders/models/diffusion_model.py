@@ -24,6 +24,7 @@ from ...sampling.prefix_choices import AUTO, Keep
 from ...sampling.request import Network
 from ...sampling.schedule import Schedule
 from ...sampling.step_cache_choices import StepCache
+from ...sampling.variety_choices import Variety
 from ..arch.family import EditTemplate, Family, Preset
 from ..arch.variant import Variant
 from ..lora import adapters as lora_stack
@@ -61,6 +62,7 @@ class DiffusionModel:
     adapters: tuple[FittedAdapter, ...] = ()
     keep_prefix: Keep = AUTO
     step_cache: StepCache | None = None
+    variety: Variety = Variety()
     # shared with all copies of this model
     _prefixes: PrefixStores = field(default_factory=PrefixStores, repr=False)
     _tables: Recent[Modulation] = field(default_factory=lambda: Recent(_KEPT_TABLES), repr=False)

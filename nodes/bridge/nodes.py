@@ -53,6 +53,11 @@ class ToModel(io.ComfyNode):
                 "step",
                 model.step_cache.words(),
             )
+        if model.variety:
+            log.warning(
+                "variety (%s) works with Inkstone Sampler only: core's samplers draw without it",
+                model.variety.words(),
+            )
         return io.NodeOutput(core_model(model))
 
 

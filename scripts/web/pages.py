@@ -202,6 +202,17 @@ PAGES: dict[str, tuple[str, str]] = {
         "放在模型加载器（以及 LoRA）与“采样器”之间。控制台会写出省去了多少次块计算。先用常用阈值，只要图片满意就可以调高。"
         "可与控制、编辑、局部重绘和流式加载的模型一起使用；它保留的内容计入内存计划。",
     ),
+    "InkstoneVariety": (
+        "Put it between the model loader and *Inkstone Sampler*, behind LoRAs, and draw a batch: each picture has its "
+        "own seed. Long prompts, few steps and distilled models make seeds look alike; noise on the words in the "
+        "first steps sets them apart. If pictures leave the prompt, use less noise or fewer steps of it. No CFG in "
+        "the first steps is milder, and has no effect at CFG 1. A third way is *Inkstone Enhance Prompt*: another "
+        "seed there writes another prompt (`draw --variety rewrite` does so for each picture). Console lines say in "
+        "how many steps each acts.",
+        "放在模型加载器（以及 LoRA）与“采样器”之间，然后画一批图片：每张图片有自己的种子。提示词长、步数少和蒸馏模型会让不同种子的图片很像；"
+        "在前几步给文字加噪声可以把它们分开。如果图片偏离提示词，就减少噪声或缩短有噪声的步数。前几步不用 CFG 的作用较温和，CFG 为 1 时无效。"
+        "第三种办法是“增强提示词”：换一个种子就会写出另一个提示词（`draw --variety rewrite` 为每张图片这样做）。控制台会写出各在多少步中起作用。",
+    ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
         "to an hour; a stopped run resumes where it left off.",

@@ -81,6 +81,21 @@ CACHE_NOTE = note(
     "不适用于 Lightning 或 Turbo。",
     files=False,
 )
+VARIETY_NOTE = note(
+    "Four seeds of one prompt. Bypass *Variety* (Ctrl+B) to see how alike they are without it. "
+    "More noise, or in more of the steps: they differ more, and keep less of the prompt.",
+    "同一提示词的四个种子。用 Ctrl+B 绕过 *Variety*，可以看到没有它时有多相似。"
+    "噪声越强、步骤越多，差别越大，也越不遵循提示词。",
+)
+REWRITTEN_NOTE = note(
+    "*Enhance Prompt* writes one loose prompt out in two ways, by its seed; `inkstone draw "
+    "--variety rewrite` does so for each picture. *Variety* adds noise on the words in the first "
+    "steps; this small model draws what its words say, so only the words set its pictures apart.",
+    "*Enhance Prompt* 按种子把一个宽松的提示词写成两种；"
+    "`inkstone draw --variety rewrite` 为每张图片这样做。"
+    "*Variety* 在前几步给文字加噪声；这个小模型只画文字所说的，所以只有文字能让图片不同。",
+    files=False,
+)
 TOGETHER = (
     "8 steps, CFG 1 and the fixed shift 3 belong together; *coverage* says what the LoRA reached."
 )
@@ -119,6 +134,37 @@ def enhanced(ends: tuple[Link, Link, Link]) -> Graph:
 def with_lora(start: Graph) -> Graph:
     """Loaders and a Lightning LoRA on their model."""
     return {**start, "11": node("InkstoneLoraLoader", model=["1", 0], **row(1, LIGHTNING_LORA))}
+
+
+def varied(start: Graph, text: Graph) -> Graph:
+    """A graph of four pictures whose model goes through Variety, with its usual amounts."""
+    sampler = next(n for n in text.values() if n["class_type"] == "InkstoneDenoise")
+    variety = node("InkstoneVariety", model=sampler["inputs"]["model"])
+    sampler["inputs"]["model"] = ["10", 0]
+    text["5"]["inputs"]["batch_size"] = 4
+    return {**start, "10": variety, **text}
+
+
+def rewritten(ends: tuple[Link, Link, Link]) -> Graph:
+    """Two pictures of one loose prompt: each seed writes it out another way."""
+    model, encoder, vae = ends
+    graph: Graph = {"1": load_embedded(), "2": node("InkstoneVariety", model=model)}
+    graph["3"] = node("InkstoneEmptyLatent", batch_size=1, **SMALL_CANVAS)
+    for seed, start in ((1, 10), (2, 20)):
+        enhance, encode, image = str(start), str(start + 1), str(start + 3)
+        graph[enhance] = node(
+            "InkstoneEnhancePrompt",
+            f"{seed}: another prompt",
+            text_encoder=encoder,
+            prompt="star on cyan",
+            seed=seed,
+        )
+        graph[encode] = prompt(encoder, "", "", f"{seed}: prompt")
+        graph[encode]["inputs"]["prompt"] = [enhance, 0]
+        wires = Wires(["2", 0], vae, [encode, 0], ["3", 0])
+        graph |= draw(start + 1, wires, replace(SMALL_RUN, seed=seed), f"{seed}")
+        graph |= save(str(start + 4), [image, 0], f"picture {seed}")
+    return graph
 
 
 def packed_loaders() -> dict[str, Node]:
@@ -165,9 +211,17 @@ def graphs() -> dict[str, Example]:
             CACHE_NOTE,
         ),
         **regions.embedded(),
+        "variety_embedded": (rewritten(whole), REWRITTEN_NOTE),
         "text_to_image_qwen_image": (
             text_to_image(loaders(MODEL), split, (text, NEGATIVE), full, Run(steps=50, cfg=4.0)),
             FULL_NOTE,
+        ),
+        "variety_qwen_image": (
+            varied(
+                loaders(MODEL, variant="qwen-image"),
+                text_to_image({}, split, (text, NEGATIVE), full, Run(steps=50, cfg=4.0)),
+            ),
+            VARIETY_NOTE,
         ),
         "text_to_image_gguf_lightning_lora": (
             text_to_image(

@@ -158,6 +158,14 @@ def three() -> Image.Image:
     return image
 
 
+def four() -> Image.Image:
+    """Four different pictures."""
+    image = Image.new("RGB", BOX, GROUND)
+    for n, one in enumerate((scene(), _evening(), _night(), turned())):
+        image.paste(one.resize((72, 72), Image.Resampling.LANCZOS), (n % 2 * 78, n // 2 * 78))
+    return image
+
+
 def mapped(kind: str) -> Image.Image:
     """A control map, made by the pack's own preprocessor."""
     with tempfile.TemporaryDirectory() as folder:
@@ -224,6 +232,10 @@ def _evening() -> Image.Image:
 
 CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
     "text_to_image_qwen_image": (lambda: (words_box(), scene()), "Qwen-Image fp8\ntext to image"),
+    "variety_qwen_image": (
+        lambda: (words_box(), four()),
+        "Qwen-Image fp8\nfour seeds, with Variety",
+    ),
     "text_to_image_gguf_lightning_lora": (
         lambda: (words_box(), _evening()),
         "Qwen-Image GGUF\nand a Lightning LoRA",
@@ -300,6 +312,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
 
 
 EMBEDDED = {
+    "variety_embedded": "Embedded model\none prompt, written out twice",
     "edit_embedded": "Embedded model\nmake the star green",
     "image_to_image_embedded": "Embedded model\nimage to image",
     "inpaint_embedded": "Embedded model\ninpaint the left half",

@@ -12,8 +12,10 @@ from inkstone.loaders.arch.variant import VARIANTS
 from inkstone.loaders.memory import residency
 from inkstone.pipeline.edit import edit_states, locks_for, references, seen_pictures
 from inkstone.sampling.request import Request
+from inkstone.sampling.run_memory import working_bytes
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import TURBO_21, sigmas
+from inkstone.sampling.variety_choices import Variety
 
 from ..support import models_21
 from ..support.oracle import measured, relative
@@ -121,6 +123,30 @@ def test_kept_prefixes_change_nothing(bundle):
         for one, other in zip(runs["off"], runs[place], strict=True):
             assert torch.equal(one, other), f"{place}: {relative(one, other):.2e}"
     assert not torch.equal(runs["off"][1], runs["off"][2])
+
+
+def test_variety_and_kept_prefixes(bundle):
+    """Steps with noise on the words use no store, and the stores of the others stay right."""
+    pictures, variety = [image(64, 64, seed=5)[1]], Variety(2.0, 0.5, 0.4)
+    plain = ours(bundle, "a {b}", 4.0, (64, 96), pictures, batch=2)
+    for keep in ("off", "device"):
+        varied = replace(bundle.model.with_prefix_kept(keep), variety=variety)
+        own = replace(bundle, model=varied)
+        got = ours(own, "a {b}", 4.0, (64, 96), pictures, batch=2)
+        assert not torch.allclose(got, plain, atol=1e-3)
+        for k in range(2):
+            want = ours(own, "a {b}", 4.0, (64, 96), pictures, seed=3 + k)
+            error = relative(got[k : k + 1], want)
+            assert error < 1e-5, f"{keep}, row {k}: {error:.2e}"
+    again = ours(bundle, "a {b}", 4.0, (64, 96), pictures, batch=2)
+    assert torch.equal(again, plain), f"{relative(again, plain):.2e}"
+
+
+def test_the_plan_counts_noisy_words_for_each_row(bundle):
+    text = {"positive": torch.randn(1, 40, bundle.model.network.config.joint)}
+    request = Request(64, 96, torch.tensor([1.0, 0.5, 0.0]), batch=3)
+    noisy = replace(bundle.model, variety=Variety(1.0, 0.5))
+    assert working_bytes(noisy, request, text) > working_bytes(bundle.model, request, text)
 
 
 def test_stores_go_with_the_weights(bundle):

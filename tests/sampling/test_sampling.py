@@ -19,6 +19,7 @@ from inkstone.sampling.noise import noise
 from inkstone.sampling.request import Hooks, Request
 from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LIGHTNING, LINEAR, QWEN, sigmas
+from inkstone.sampling.variety_choices import Variety
 
 from ..support.oracle import fill, library
 from .test_schedule import PIPELINE, QWEN_CONFIG
@@ -152,6 +153,7 @@ def random_model(layers: int = 3):
         latent_std=torch.rand(1, 16, 1, 1) + 0.5,
         trained_for=None,
         step_cache=None,
+        variety=Variety(),
         variant=None,
         edit=None,
         apart=False,

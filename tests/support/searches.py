@@ -47,6 +47,10 @@ SEARCHES = {
     "attention couple": "InkstoneRegionalPrompts",
     "conditioning set area": "InkstoneRegionalPrompts",
     "conditioning set mask": "InkstoneRegionalPrompts",
+    # variety
+    "seed variance": "InkstoneVariety",
+    "variety": "InkstoneVariety",
+    "diversity": "InkstoneVariety",
     # prompts
     "clip text encode": "InkstoneEncodePrompt",
     "negative prompt": "InkstoneEncodePrompt",
