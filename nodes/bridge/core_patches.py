@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ..conditioning import REGIONS
 
 if TYPE_CHECKING:
     from ...kernels.forward import After
@@ -39,6 +40,15 @@ class CorePatches(TypedDict, total=False):
 
 CoreControl = Mapping[str, Sequence[Tensor | None]]
 """Residuals of core's ControlNet by the place where they are added."""
+
+
+def refuse_regions(prompt: Mapping[str, object]) -> None:
+    """Raise where a conditioning, as core's sampler sees it, has regional prompts."""
+    if prompt.get(REGIONS) is not None:
+        raise InkstoneError(
+            "The prompt has regions (Inkstone Regional Prompts), which core's samplers do not "
+            "read. Use Inkstone Sampler, or remove the regions."
+        )
 
 
 def core_control(control: CoreControl | None) -> list[After]:

@@ -19,6 +19,7 @@ from ...errors import InkstoneError
 from ...host.memory import guest_of
 from ...loaders.arch.key_maps import FUSED_ROWS
 from ..conditioning import SLOTS
+from .core_patches import refuse_regions
 from .network import LORAS, CoreNetwork
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _core(model: DiffusionModel) -> QwenImage:
         """
 
         def extra_conds(self, **prompt: object) -> dict[str, object]:
+            refuse_regions(prompt)
             found: dict[str, object] = super().extra_conds(**prompt)
             places = prompt.get(SLOTS)
             return found | ({SLOTS: conds.CONDConstant(places)} if places else {})

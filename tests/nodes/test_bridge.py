@@ -21,10 +21,11 @@ from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_all, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, head_tokens
-from inkstone.nodes.bridge.core_patches import block_patches, core_control
+from inkstone.nodes.bridge.core_patches import block_patches, core_control, refuse_regions
 from inkstone.nodes.bridge.model_patcher import _adapter
 from inkstone.nodes.bridge.network import _picked
 from inkstone.nodes.bridge.nodes import ToCLIP, ToModel, ToVAE
+from inkstone.nodes.conditioning import REGIONS
 
 from ..kernels.test_mmdit import CONFIGS, pair
 from ..support import models_21, tiny
@@ -303,3 +304,9 @@ def test_core_nodes_on_our_vae_and_text_encoder(found):
 @pytest.mark.comfyui
 def test_the_host_knows_what_our_weights_take(found):
     assert found["held"] == [True]
+
+
+def test_regions_are_refused_by_core_s_samplers_not_dropped():
+    refuse_regions({"cross_attn": torch.zeros(1)})
+    with pytest.raises(InkstoneError, match="core's samplers do not read"):
+        refuse_regions({REGIONS: object()})
