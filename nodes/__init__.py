@@ -28,6 +28,7 @@ from .regions import RegionalPrompts
 from .sample import Denoise
 from .schedule import ScheduleSigmas
 from .step_cache import StepCacheNode
+from .upscale import UpscalePicture
 from .variety import VarietyNode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -60,6 +61,7 @@ NODES: list[type[io.ComfyNode]] = [
     AskPicture,
     FindInPicture,
     CameraAngle,
+    UpscalePicture,
     Quantize,
     ToModel,
     ToCLIP,

@@ -180,6 +180,11 @@ def prompt_of(prompt: Conditioning) -> str | None:
     return _positive(prompt).get(PROMPT)
 
 
+def controls_on(prompt: Conditioning) -> int:
+    """How many controls a conditioning carries."""
+    return len(_positive(prompt).get(CONTROLS, ()))
+
+
 def controls(prompt: Conditioning, latent: Latent) -> tuple[Control | InContext, ...]:
     """The controls of a conditioning, their pictures encoded at the size of a LATENT."""
     inputs = _positive(prompt).get(CONTROLS, ())

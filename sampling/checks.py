@@ -158,6 +158,19 @@ def _check_repaint(mask: Tensor, r: Request, latents: LatentSpec) -> None:
         )
 
 
+def texts_of(
+    model: Model, positive: Tensor, negative: Tensor | None, cfg: float
+) -> dict[str, Tensor]:
+    """The states [1,L,J] of each half of CFG that is computed, positive first. Raises InkstoneError
+    where they are not this model's, or where CFG above 1 has no negative prompt.
+    """
+    check_guidance(cfg, negative)
+    texts = {"positive": check_text(positive, model, "positive")}
+    if cfg > 1 and negative is not None:
+        texts["negative"] = check_text(negative, model, "negative")
+    return texts
+
+
 def check_guidance(cfg: float, negative: Tensor | None) -> None:
     """Raises InkstoneError where CFG is no number for it, or has nothing to guide away from."""
     if not 0 <= cfg <= 100:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..errors import InkstoneError
 from ..kernels.prefix_store import Place, PrefixStore
 from ..kernels.references import NO_REFERENCES, ReferenceContext, References
-from .checks import check_guidance, check_request, check_text
+from .checks import check_request, texts_of
 from .control import ActiveControls, acting, condition, log_controls
 from .control_checks import check_controls
 from .denoise import KeptRegion, euler
@@ -63,14 +64,25 @@ def denoise(
     check_regions(model, r)
     if model.step_cache is not None:
         check_step_cache(model.step_cache, r.sigmas, model.trained_for)
-    check_guidance(r.cfg, negative)
-    texts = {"positive": check_text(positive, model, "positive")}
-    if r.cfg > 1 and negative is not None:
-        texts["negative"] = check_text(negative, model, "negative")
+    texts = texts_of(model, positive, negative, r.cfg)
     problem = _misfit(model, r)
     if problem:
         log.warning("%s", problem)
-    start, kept_region = _start(model, r)
+    start, kept_region = start_of(model, r)
+    with running(model, texts, r, hooks) as run:
+        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
+        if model.step_cache is not None:
+            log.info("%s", run.tally.words(model.step_cache))
+        return raw_latents(model, x, r)
+
+
+@contextmanager
+def running(
+    model: Model, texts: Mapping[str, Tensor], r: Request, hooks: Hooks
+) -> Iterator[DenoiseRun]:
+    """The run of a checked request, with the weights and the room that it needs. texts: see
+    `texts_of`.
+    """
     branches = {id(c.branch): c.branch for c in acting(r)}.values()
     weights = [branch.weights for branch in branches if branch.weights is not None]
     prefixes = prefixes_of(model, r, texts, prefix_place(model, r, texts))
@@ -82,7 +94,7 @@ def denoise(
         log_controls(r)
         log_variety(model.variety, len(r.sigmas) - 1, r.cfg)
         grids = grids_of(model, r)
-        run = DenoiseRun(
+        yield DenoiseRun(
             model=model,
             texts=texts,
             hooks=hooks,
@@ -94,10 +106,6 @@ def denoise(
             together=together,
             regions=regions_of(model, r, texts["positive"].shape[1], grids),
         )
-        x = euler(run.velocity, start, r.sigmas, r.cfg, hooks.on_step, kept_region, model.rescales)
-        if model.step_cache is not None:
-            log.info("%s", run.tally.words(model.step_cache))
-        return raw_latents(model, x, r)
 
 
 def _misfit(model: Model, r: Request) -> str | None:
@@ -212,7 +220,7 @@ def _normalised(model: Model, latent: Tensor) -> Tensor:
     return model.latents.pack(model.latents.whole(z))  # other nodes' pictures may have odd sides
 
 
-def _start(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
+def start_of(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     """(noise [B,S,64], mixed with the latent where the schedule starts below 1; the kept region)"""
     latents = model.latents
     rows, columns = latents.sides(r.width, r.height)

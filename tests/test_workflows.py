@@ -131,7 +131,7 @@ def on_tiny(name: str, tiny_folder, tiny_control) -> dict:
     for key, field in (("1", "model"), ("2", "text_encoder"), ("3", "vae")):
         graph[key]["inputs"][field] = folder
     for entry in graph.values():
-        if entry["class_type"] == "InkstoneDenoise":
+        if entry["class_type"] in ("InkstoneDenoise", "InkstoneUpscalePicture"):
             entry["inputs"]["steps"] = 2
         if entry["class_type"] == "InkstoneLoadControlNet":
             entry["inputs"]["control"] = tiny_control(name)
@@ -172,7 +172,8 @@ def test_graph_runs_on_tiny_models(name, tiny_folder, tiny_control, tmp_path, mo
     assert len(files) == (4 if name in ("layered", "variety_qwen_image") else 1)
     drawn = name in ("transparent_2_1", "regions_qwen_image", "variety_qwen_image")  # no picture
     picture = (64, 32) if drawn else (53, 37)
-    wide, times = (21 if "outpaint" in name else 0), (2 if "super_resolution" in name else 1)
+    twice = "super_resolution" in name or "upscale" in name
+    wide, times = (21 if "outpaint" in name else 0), (2 if twice else 1)
     for file in files:
         width, height = picture
         assert Image.open(file).size == ((width + wide) * times, height * times), name

@@ -56,9 +56,10 @@ def draw(
 
     options: model, text_encoder, vae, lora, size, steps, cfg, schedule, negative, seed, batch,
     fast, enhance, instructions, image, mask, strength, layers, control, control_model, control_fit,
-    region, region_method, reference_cache, cache, variety, variant, dtype, memory, device; see
-    `inkstone draw --help` and docs/api.md. on_step(done, total) is called after every step. Returns
-    PIL pictures: `batch` of them, of Qwen-Image-Layered `batch * layers` with alpha.
+    region, region_method, reference_cache, cache, variety, upscale, upscale_strength, variant,
+    dtype, memory, device; see `inkstone draw --help` and docs/api.md. on_step(done, total) is
+    called after every step. Returns PIL pictures: `batch` of them, of Qwen-Image-Layered
+    `batch * layers` with alpha.
     Raises errors.CallError where the call is wrong, errors.InkstoneError where drawing failed.
     """
     with (

@@ -20,6 +20,8 @@ from ...pipeline.edit import area_for, template_of
 from ...pipeline.edit_choices import AUTO
 from ...pipeline.enhance import read_instructions
 from ...pipeline.enhance_choices import USUAL_TEMPERATURE
+from ...pipeline.upscale import enlarged_size
+from ...pipeline.upscale_choices import USUAL_STRENGTH
 from ...pipeline.usual_settings import UsualSettings, log_usual_settings, usual_settings
 from ...sampling.geometry import check_canvas
 from ...sampling.pixel_lock import lock
@@ -52,6 +54,14 @@ class ControlWiring:
 
 
 @dataclass(frozen=True)
+class Upscaling:
+    """How a drawing is enlarged."""
+
+    factor: float
+    strength: float
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A drawing with every setting decided. `size`: of an empty canvas, for an edit too where
     --size is given; None = the size of the first image or map.
@@ -70,6 +80,7 @@ class Drawing:
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
     mask_channel: str = ""
     enhance: Enhancement | None = None
+    upscale: Upscaling | None = None
     own_alpha: bool = False  # the VAE draws alpha too: that of an image is not put in its place
 
 
@@ -114,7 +125,27 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         mask_channel="" if call.mask is None else mask_channel(call.mask),
         enhance=_enhancement(call, kind, model),
         own_alpha=_draws_alpha(models),
+        upscale=_upscaling(call, kind, size or _first_size(call, traits)),
     )
+
+
+def _first_size(call: DrawCall, traits: Mapping[Path, ImageTraits]) -> tuple[int, int]:
+    """The size of the picture whose place the result takes, else of the first map."""
+    return traits[call.image[0] if call.image else call.control[0].path].size
+
+
+def _upscaling(call: DrawCall, kind: Kind, size: tuple[int, int]) -> Upscaling | None:
+    """How the drawing of this size is enlarged; None where it is not."""
+    if call.upscale is None:
+        return None
+    if kind == "layers":
+        raise CallError(
+            "--upscale does not apply to Qwen-Image-Layered, whose layers are redrawn together. "
+            "Leave it out, or enlarge the picture first and split the result."
+        )
+    enlarged_size(size, call.upscale)  # refuses a size before anything is drawn
+    strength = call.upscale_strength
+    return Upscaling(call.upscale, USUAL_STRENGTH if strength is None else strength)
 
 
 def _draws_alpha(models: CallModels) -> bool:
@@ -175,6 +206,8 @@ def _kind(call: DrawCall, model: DiffusionModel) -> Kind:
         raise CallError("--layers is for Qwen-Image-Layered, this model draws one picture.")
     if not images:
         return "text"
+    if call.strength == 0:  # only enlarged
+        return "image"
     if not _edits(call, model):
         return "image"
     template_of(model).check(images)

@@ -22,9 +22,10 @@ from ...loaders.models.bundle import Bundle
 from ...nodes.latents import restated
 from ...nodes.load import LoadAll, LoadDiffusionModel
 from ...nodes.sample import Denoise
+from ...nodes.upscale import UpscalePicture
 from ...pipeline.answer_stages import PlannedAnswer
 from ...pipeline.enhance import EnhanceRequest, planned
-from ...pipeline.memory_plan import Plan, plan
+from ...pipeline.memory_plan import Plan, PlanRequest, plan
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Link, parse_graph, with_defaults
 from ..graph.events import Event, NodeError
@@ -54,14 +55,15 @@ _LOADERS = (LoadAll.ID, LoadDiffusionModel.ID)  # one of them in every call
 @dataclass(frozen=True)
 class Result:
     """A finished drawing. images [B,H,W,C] in 0..1, of the layered model [B*layers,H,W,4]; latent
-    raw [B,16,1,h,w]; seconds per stage. drawings: of all pictures, or of each.
+    raw [B,16,1,h,w], None where a picture was only enlarged; seconds per stage. drawings: of all
+    pictures, or of each.
     """
 
     call: DrawCall
     drawings: Sequence[Drawing]
     models: CallModels
     images: Tensor
-    latent: Tensor
+    latent: Tensor | None
     seconds: Mapping[str, float]
 
     @property
@@ -92,7 +94,7 @@ class _Stages:
     def _stage(self) -> str:
         if self._kind in MODEL_NODES:
             return "load"
-        if self._kind == Denoise.ID:
+        if self._kind in (Denoise.ID, UpscalePicture.ID):
             return "denoise"
         return "decode" if self._denoised else "encode"
 
@@ -140,15 +142,16 @@ class Drawer:
         drawn = []
         for k, graph in enumerate(graphs):
             part = _part(progress, k, len(graphs))
-            refs, last = (graph.image, graph.latent), self.once and graph is graphs[-1]
+            refs = [ref for ref in (graph.image, graph.latent) if ref is not None]
+            last = self.once and graph is graphs[-1]
             drawn.append(self._values(call, graph.api, refs, part, stages, last=last))
-        images, latents = zip(*drawn)
+        latents = [restated(latent, models.vae) for _, *one in drawn for latent in one]
         return Result(
             call=call,
             drawings=drawings,
             models=models,
-            images=torch.cat(images),
-            latent=torch.cat([restated(latent, models.vae) for latent in latents]),
+            images=torch.cat([images for images, *_ in drawn]),
+            latent=torch.cat(latents) if latents else None,
             seconds={name: round(stages.seconds[name], 3) for name in STAGES},
         )
 
@@ -161,9 +164,10 @@ class Drawer:
 
     def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
         acting = [m for m, option in zip(models.controls, call.control) if option.strength]
-        request = plan_request(
-            parse_graph(graph.api), graph.latent.node, models.bundle.model, acting
-        )
+        request = PlanRequest(steps=drawing.steps, cfg=drawing.cfg)  # of a tile: the model's size
+        if graph.latent is not None:
+            node, api = graph.latent.node, parse_graph(graph.api)
+            request = plan_request(api, node, models.bundle.model, acting)
         prompt = drawing.enhance.text if drawing.enhance else drawing.prompt
         prompts = (prompt or drawing.prompt, drawing.negative) if call.prompt else ()
         request = replace(request, memory=call.memory, once=self.once, prompts=prompts)

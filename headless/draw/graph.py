@@ -22,6 +22,7 @@ from ...nodes.regions import ROWS, RegionalPrompts
 from ...nodes.regions import row as region_row
 from ...nodes.sample import Denoise
 from ...nodes.sockets import FIXED, GROWN
+from ...nodes.upscale import UpscalePicture
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ...sampling.region_choices import RegionSettings
 from ..core_nodes.load_save import LoadFirstFrame
@@ -47,7 +48,7 @@ class DrawGraph:
     api: ApiGraph
     models: ModelRefs
     prompts: tuple[Ref, ...]  # positive, and negative where CFG is on
-    latent: Ref  # of the sampler
+    latent: Ref | None  # of the sampler; None where a picture is only enlarged
     image: Ref
     notes: tuple[str, ...] = ()
     grown: bool = False
@@ -68,9 +69,12 @@ def draw_graph(
     graph = _Pictures(names, call, drawing)
     models = add_models(graph, call)
     images = [graph.image(path, f"Picture {n}") for n, path in enumerate(call.image, 1)]
+    if drawing.strength == 0:
+        return graph.enlarged_only(models, images[0], seed, batch, save)
     mask = graph.mask()
     part = graph.inpainted(models, images, mask)
     prompts, latent = graph.encoded(models, images, part)
+    plain = prompts
     prompts = graph.regional(prompts[0], models), prompts[1]
     positive = graph.controlled(prompts[0], models, images, mask)
     if drawing.size is not None:  # of an edit too: its references stay on the prompts
@@ -92,7 +96,7 @@ def draw_graph(
         inputs["negative"] = prompts[1]
     sampled = graph.add(Denoise.ID, inputs)
     decoded = graph.add(Decode.ID, {"vae": models.vae, "latent": sampled})
-    image = graph.finished(decoded, part)
+    image = graph.upscaled(graph.finished(decoded, part), models, plain, seed)
     if save:
         graph.add("SaveImage", {"images": image, "filename_prefix": PREFIX})
     read = prompts if drawing.cfg > 1 else prompts[:1]
@@ -277,6 +281,50 @@ class _Pictures(ApiBuilder):
             alpha = {"image": self._images[path], "channel": "alpha"}
             mask = self.add("InvertMask", {"mask": self.add("ImageToMask", alpha)})
         return self.add("JoinImageWithAlpha", {"image": image, "alpha": mask})
+
+    def upscaled(self, image: Ref, models: ModelRefs, prompts: tuple[Ref, Ref], seed: int) -> Ref:
+        """Enlarged, where the call wants that. Its prompt is the text alone: references belong to
+        the canvas that was drawn.
+        """
+        drawing = self.drawing
+        if drawing.upscale is None:
+            return image
+        positive, negative = prompts
+        if drawing.kind == "edit":
+            texts = {"prompt": self.enhanced or drawing.prompt, "negative": drawing.negative}
+            inputs: dict[str, object] = {"text_encoder": models.text_encoder, **texts}
+            node = self.add(EncodePrompt.ID, inputs, "Prompt of the upscale").node
+            positive, negative = Ref(node, 0), Ref(node, 1)
+        inputs = {
+            "model": models.model,
+            "vae": models.vae,
+            "image": image,
+            "positive": positive,
+            "factor": drawing.upscale.factor,
+            "strength": drawing.upscale.strength,
+            "seed": seed % 2**64,
+            "cfg": drawing.cfg,
+            "steps": drawing.steps,
+            "schedule": drawing.schedule,
+            "tile": 0,
+        }
+        if drawing.cfg > 1:
+            inputs["negative"] = negative
+        return self.add(UpscalePicture.ID, inputs)
+
+    def enlarged_only(
+        self, models: ModelRefs, image: Ref, seed: int, batch: int, save: bool
+    ) -> DrawGraph:
+        """The graph of a picture that is enlarged as it is."""
+        prompts, _ = self.encoded(models, [image], None)
+        if batch > 1:
+            image = self.add("RepeatImageBatch", {"image": image, "amount": batch})
+        image = self.upscaled(image, models, prompts, seed)
+        if save:
+            self.add("SaveImage", {"images": image, "filename_prefix": PREFIX})
+        read = prompts if self.drawing.cfg > 1 else prompts[:1]
+        notes = self.notes(False, seed)
+        return DrawGraph(self.nodes, models, read, None, image, notes, enhanced=self.enhanced)
 
     def notes(self, grown: bool, seed: int) -> tuple[str, ...]:
         """Folders that files belong in, and settings that no node offers."""

@@ -16,6 +16,7 @@ from .options import add_draw
 
 _NOT_HERE = {"out", "plan", "json", "quiet", "help", "save_latent"}
 _NUMBERS = {"steps", "batch", "cfg", "seed", "strength", "layers"}
+_NUMBERS |= {"upscale", "upscale_strength"}
 # names that other programs (diffusers, ComfyUI, web interfaces) have for what an option here says
 _ELSEWHERE = {
     **dict.fromkeys(("width", "height", "w", "h", "resolution"), '"size": "WIDTHxHEIGHT"'),
@@ -35,6 +36,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("regions", "regional_prompts", "eligen_entity_prompts"), '"region"'),
     **dict.fromkeys(("step_cache", "teacache", "fbcache", "easycache", "taylorseer"), '"cache"'),
     **dict.fromkeys(("diversity", "seed_variance", "variance", "text_noise"), '"variety"'),
+    **dict.fromkeys(("upscale_factor", "scale_factor", "hires_fix", "scale_by"), '"upscale"'),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
 }
 _FLAGS = {"fast", "save_latent", "enhance"}

@@ -24,6 +24,7 @@ from ..arg_types import (
     step_cache,
 )
 from .control_option import control, kinds
+from .upscale_option import add_upscale
 from .variety_option import add_variety
 
 # --schedule; in the order of the node Schedule
@@ -163,6 +164,7 @@ def add_draw(commands: Commands) -> None:
     _add_sampling(p)
     _add_pictures(p)
     _add_regions(p)
+    add_upscale(p)
     _add_controls(p)
     _add_loras(p)
     add_machine(p)
@@ -264,10 +266,11 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--strength",
-        type=between(0.001, 1, float),
+        type=between(0, 1, float),
         metavar="S",
         help="denoising strength: near 0 keeps the picture, 1 ignores it (default 0.6; with an "
-        "edit model 1). The embedded model edits a picture; with --strength or --mask it starts "
+        "edit model 1); 0 is for --upscale, which then enlarges the picture itself. The embedded "
+        "model edits a picture; with --strength or --mask it starts "
         "from it",
     )
     p.add_argument(

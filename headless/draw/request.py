@@ -57,6 +57,8 @@ class DrawCall:
     variety: Sequence[VarietyOption] = ()
     enhance: bool = False
     instructions: Path | None = None
+    upscale: float | None = None
+    upscale_strength: float | None = None
 
     @property
     def rewrite(self) -> float:
@@ -85,6 +87,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
     _check_enhance(call)
     _check_regions(call)
     _check_variety(call)
+    _check_upscale(call)
     check_device(call.device)
     for path in (call.out, call.save_latent):
         if path is not None:
@@ -185,6 +188,37 @@ def _check_variety(call: DrawCall) -> None:
             "--enhance and --variety rewrite both rewrite the prompt: once for all pictures, and "
             "for each picture another way. Keep one of them."
         )
+
+
+def _check_upscale(call: DrawCall) -> None:
+    """--upscale follows the drawing; with --strength 0 nothing is drawn before it."""
+    if call.upscale is None:
+        if call.upscale_strength is not None:
+            raise CallError(
+                "--upscale-strength is for --upscale: add --upscale 2, or leave it out."
+            )
+        if call.strength == 0:
+            raise CallError(
+                "--strength 0 draws nothing. Raise it (0.6 is usual), or add --upscale 2 to "
+                "enlarge the picture as it is."
+            )
+        return
+    if call.save_latent is not None:
+        raise CallError(
+            "--save-latent and --upscale do not go together: the latents are those before the "
+            "picture is enlarged. Leave one of them out."
+        )
+    if call.strength == 0:
+        for name in ("mask", "control", "region"):
+            if getattr(call, name):
+                raise CallError(
+                    f"--{name} and --strength 0 do not go together: nothing is drawn, the picture "
+                    f"is only enlarged. Leave --{name} out, or raise the strength."
+                )
+        if len(call.image) > 1:
+            raise CallError(
+                f"{len(call.image)} --image with --strength 0: expected the one picture to enlarge."
+            )
 
 
 def _check_controls(call: DrawCall) -> None:

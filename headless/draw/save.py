@@ -47,7 +47,7 @@ def check_output(call: DrawCall) -> None:
 def save_result(result: Result) -> dict[str, Any]:
     """Writes the pictures (and the latents) of a drawing; returns its facts."""
     facts = facts_of(result)
-    if result.call.save_latent is not None:
+    if result.call.save_latent is not None and result.latent is not None:
         latent = {"samples": result.latent.float().contiguous()}
         save_safetensors(result.call.save_latent, latent, {"format": "pt"})
         facts["latent"] = str(result.call.save_latent)
@@ -103,7 +103,10 @@ def _free_name(path: Path) -> Path:
 def facts_of(result: Result) -> dict[str, Any]:
     """The settings of a drawing, its models and files by name and hash, seconds per stage."""
     call, drawing, bundle = result.call, result.drawing, result.models.bundle
-    height, width = (8 * side for side in result.latent.shape[-2:])
+    if drawing.upscale is not None or result.latent is None:
+        height, width = result.images.shape[1:3]
+    else:
+        height, width = (8 * side for side in result.latent.shape[-2:])
     settings: dict[str, Any] = {
         "prompt": call.prompt,
         **_enhanced(result.drawings),
@@ -119,6 +122,9 @@ def facts_of(result: Result) -> dict[str, Any]:
         settings["variety"] = [option.words() for option in call.variety]
     if drawing.strength < 1:
         settings["strength"] = drawing.strength
+    if drawing.upscale is not None:
+        settings["upscale"] = drawing.upscale.factor
+        settings["upscale_strength"] = drawing.upscale.strength
     for name in ("variant", "layers"):
         if getattr(call, name) is not None:
             settings[name] = getattr(call, name)

@@ -188,6 +188,16 @@ PAGES: dict[str, tuple[str, str]] = {
         "把 *提示词* 连接到“编码编辑指令”的提示词，并用“加载 LoRA”加载 Qwen-Image-Edit-2511-Multiple-Angles。"
         "96 个位置即其训练所用；其他写法效果较差。示例工作流 *Edit 2511, novel view* 两者都有。",
     ),
+    "InkstoneUpscalePicture": (
+        "Connect the models, the picture and its prompt from *Inkstone Encode Prompt*. Every tile is redrawn "
+        "as a picture of its own by the same prompt, so describe what is everywhere (style, material, light) "
+        "rather than one thing; with the embedded model keep *strength* at 0.1. LoRAs, Lightning and streamed "
+        "models work; controls, references and masks belong to a whole canvas: draw with them first, then "
+        "enlarge. Time grows with the number of tiles, memory does not.",
+        "连接模型、图片，以及“编码提示词”给出的提示词。每一块都按同一提示词当作单独的图片重绘，因此请描述处处都有的内容"
+        "（风格、材质、光线），而不是某一件东西；使用内置模型时，*重绘强度* 保持 0.1。LoRA、Lightning 和流式读取的模型都可用；"
+        "控制、参考图和遮罩属于整个画布：请先用它们绘图，再放大。耗时随块数增加，内存不会。",
+    ),
     "InkstoneReferenceCache": (
         "Put it between the model loader and *Inkstone Sampler*. Qwen-Image-2.1 reads prompt and reference "
         "images once; all steps use what it keeps, and so do new seeds. A reference of one megapixel "

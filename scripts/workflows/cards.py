@@ -195,10 +195,13 @@ def card(before: Image.Image, after: Image.Image, words: str, settings: str) -> 
     return image
 
 
+_SAMPLERS = ("InkstoneDenoise", "InkstoneUpscalePicture")
+
+
 def settings(name: str) -> str:
     """The last sampler's settings of a graph, in one line."""
     graph = json.loads((GRAPHS / "api" / f"{name}.json").read_text("utf-8"))
-    samplers = [n["inputs"] for n in graph.values() if n["class_type"] == "InkstoneDenoise"]
+    samplers = [n["inputs"] for n in graph.values() if n["class_type"] in _SAMPLERS]
     last = samplers[-1]
     words = [f"{last['steps']} steps", f"CFG {last['cfg']:g}"]
     words += [f"strength {last['strength']:g}"] if last["strength"] < 1 else []
@@ -270,6 +273,7 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
         lambda: (coarse(), scene()),
         "Qwen-Image-Edit-2511\nsuper-resolution",
     ),
+    "upscale_qwen_image": (lambda: (coarse(), scene()), "Qwen-Image\nupscale, any factor"),
     "text_to_image_2_1": (lambda: (words_box(), scene()), "Qwen-Image-2.1\ntext to image"),
     "text_to_image_2_1_turbo": (lambda: (words_box(), _evening()), "Qwen-Image-2.1-Turbo\n8 steps"),
     "transparent_2_1": (
@@ -316,6 +320,7 @@ EMBEDDED = {
     "edit_embedded": "Embedded model\nmake the star green",
     "image_to_image_embedded": "Embedded model\nimage to image",
     "inpaint_embedded": "Embedded model\ninpaint the left half",
+    "upscale_embedded": "Embedded model\nupscale, any factor",
     "find_embedded": "Embedded model\nfind, then inpaint",
     "controlnet_embedded": "Embedded model\nControlNet: the same edges",
 }

@@ -89,6 +89,10 @@ SEARCHES = {
     "pad image": "InkstonePadForOutpaint",
     "rgba": "InkstoneSplitLayers",
     "split alpha": "InkstoneSplitLayers",
+    "ultimate sd upscale": "InkstoneUpscalePicture",
+    "upscale": "InkstoneUpscalePicture",
+    "tiled diffusion": "InkstoneUpscalePicture",
+    "hires fix": "InkstoneUpscalePicture",
     # sampling
     "ksampler": "InkstoneDenoise",
     "ksampler advanced": "InkstoneDenoise",
