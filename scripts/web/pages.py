@@ -218,10 +218,11 @@ PAGES: dict[str, tuple[str, str]] = {
         "first steps sets them apart. If pictures leave the prompt, use less noise or fewer steps of it. No CFG in "
         "the first steps is milder, and has no effect at CFG 1. A third way is *Inkstone Enhance Prompt*: another "
         "seed there writes another prompt (`draw --variety rewrite` does so for each picture). Console lines say in "
-        "how many steps each acts.",
+        "how many steps each acts. On the small embedded model the usual noise sets seeds 35 % farther apart and "
+        "costs 2.5 points of correctness; rewriting open prompts makes them four times as far apart and costs none.",
         "放在模型加载器（以及 LoRA）与“采样器”之间，然后画一批图片：每张图片有自己的种子。提示词长、步数少和蒸馏模型会让不同种子的图片很像；"
         "在前几步给文字加噪声可以把它们分开。如果图片偏离提示词，就减少噪声或缩短有噪声的步数。前几步不用 CFG 的作用较温和，CFG 为 1 时无效。"
-        "第三种办法是“增强提示词”：换一个种子就会写出另一个提示词（`draw --variety rewrite` 为每张图片这样做）。控制台会写出各在多少步中起作用。",
+        "第三种办法是“增强提示词”：换一个种子就会写出另一个提示词（`draw --variety rewrite` 为每张图片这样做）。控制台会写出各在多少步中起作用。在内置小模型上，常用噪声让种子之间的差别增加 35%，正确率降低 2.5 个百分点；改写宽松的提示词使差别达到四倍，正确率不降。",
     ),
     "InkstoneQuantise": (
         "Makes a model small enough for your GPU; no other program is needed. It takes from minutes "
