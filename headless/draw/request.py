@@ -16,6 +16,7 @@ from ...sampling.variety_choices import REWRITE, VarietyOption, variety_of
 from ..arg_types import check_device
 from .control_option import ControlOption
 
+LEAST_STRENGTH = 0.001  # of a drawing
 MOST_IMAGES = 16  # pictures of an edit: what the node has sockets for
 MOST_COPIES = 64  # pictures of a batch that starts from a picture: what Repeat Latent Batch takes
 
@@ -192,15 +193,16 @@ def _check_variety(call: DrawCall) -> None:
 
 def _check_upscale(call: DrawCall) -> None:
     """--upscale follows the drawing; with --strength 0 nothing is drawn before it."""
+    whole = call.upscale is not None and call.strength == 0
+    if call.strength is not None and call.strength < LEAST_STRENGTH and not whole:
+        raise CallError(
+            f"--strength {call.strength:g} draws nothing: expected {LEAST_STRENGTH} to 1 (0.6 is "
+            "usual), or 0 with --upscale 2, which enlarges the picture as it is."
+        )
     if call.upscale is None:
         if call.upscale_strength is not None:
             raise CallError(
                 "--upscale-strength is for --upscale: add --upscale 2, or leave it out."
-            )
-        if call.strength == 0:
-            raise CallError(
-                "--strength 0 draws nothing. Raise it (0.6 is usual), or add --upscale 2 to "
-                "enlarge the picture as it is."
             )
         return
     if call.save_latent is not None:
