@@ -106,7 +106,8 @@ def facts_of(result: Result) -> dict[str, Any]:
     if drawing.upscale is not None or result.latent is None:
         height, width = result.images.shape[1:3]
     else:
-        height, width = (8 * side for side in result.latent.shape[-2:])
+        scale = bundle.model.latents.scale
+        height, width = (scale * side for side in result.latent.shape[-2:])
     settings: dict[str, Any] = {
         "prompt": call.prompt,
         **_enhanced(result.drawings),

@@ -4,6 +4,7 @@ ones RGB, and the alpha is that of the result, not of the picture that it was ma
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
@@ -66,5 +67,15 @@ def test_a_vae_of_the_other_family_is_refused_before_anything_is_drawn(place, ca
     save_safetensors("models/vae/newer.safetensors", network.state_dict(), {})
     assert main(["draw", PROMPT, "--vae", "models/vae/newer.safetensors", "-o", "made.png"]) == 1
     said = capsys.readouterr().err
-    assert "newer.safetensors is for 64 at 1/16 (Qwen-Image-2.1)" in said, said
+    assert "newer.safetensors is for 64 at 1/16 (of Qwen-Image-2.1)" in said, said
     assert "latents of 16 channels at 1/8 size" in said and "step 1" not in said, said
+
+
+def test_the_size_that_a_png_names_is_the_picture_s_in_both_families(place, tiny_folder):
+    for kind, size in (("2.1", (96, 64)), ("edit", (80, 64))):
+        options = ["--model", str(tiny_folder(kind)), "--size", "x".join(map(str, size))]
+        options += ["--image", "in.png"] if kind == "edit" else []
+        Image.new("RGB", size, "red").save("in.png")
+        assert main(["draw", PROMPT, *options, "--steps", "1", "--cfg", "1", "-o", "made.png"]) == 0
+        made = Image.open("made.png")
+        assert made.size == size and json.loads(made.text["inkstone"])["size"] == options[3]
