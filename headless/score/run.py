@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ...files.atomic import write_text
-from ...files.paths import kind_of
+from ...files.paths import check_given, kind_of
 from ...score.embedded_set import agreement
 from ...score.judge import Marks, Readers
 from ...score.page import page
@@ -34,6 +34,8 @@ def score(call: ScoreCall, on_step: OnStep | None = None) -> Result:
     Raises CallError before anything is drawn where the call is wrong; KeyboardInterrupt after a
     stop, and the same call then continues.
     """
+    if call.font is not None:
+        check_given(call.font, "--font", kinds=("file",))
     at_hand = fonts(call.font)
     for given in call.given:
         for task in given.prompts.tasks:

@@ -1,8 +1,9 @@
 """The stage of each node of a graph: models, pictures, prompt, draw, result.
 
-A sampler is a node that takes a conditioning and gives a latent. What comes out of the last one is
-the result; loaders are what gives models and takes nothing else. Pictures have a stage of their own
-where an earlier sampler draws them, or where they are many; else they stand with the prompt.
+A sampler is a node that takes a conditioning and gives a latent or a picture. What comes out of the
+last one is the result; loaders are what gives models and takes nothing else. Pictures have a stage
+of their own where an earlier sampler draws them, or where they are many; else they stand with the
+prompt.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def prompt_colors(graph: Graph, schemas: Schemas) -> dict[str, tuple[str, str]]:
 def _is_sampler(node: Node, graph: Graph, schemas: Schemas) -> bool:
     outputs = [socket_type(item) for item in schemas[node.class_type].outputs or []]
     kinds = {socket_type(i) for i in schemas[node.class_type].inputs or [] if i.id in node.links()}
-    return LATENT in outputs and CONDITIONING in kinds
+    return CONDITIONING in kinds and bool({LATENT, "IMAGE"} & {*outputs})
 
 
 def _first_output(node: Node, schemas: Schemas) -> str:

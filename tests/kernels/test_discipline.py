@@ -28,7 +28,7 @@ from inkstone.loaders.models import vae as vae_model
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.vae import VAEModel
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.sampling import denoise_run, sampler
+from inkstone.sampling import checks, denoise_run, sampler
 from inkstone.sampling.geometry import token_grid, unpack
 from inkstone.sampling.noise import noise
 from inkstone.sampling.schedule import sigmas
@@ -78,7 +78,7 @@ class OneDevice(TorchDispatchMode):
 def on_meta(folder, monkeypatch):
     """Loads the models on the meta device. What needs numbers (the finite checks, the way back to
     the CPU) is left out; latent statistics meet the result only there, so they move too."""
-    for module in (sampler, denoise_run):
+    for module in (checks, denoise_run):
         monkeypatch.setattr(module, "check", lambda where, x, weights: None)
     monkeypatch.setattr(vae_model, "is_finite", lambda x: True)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)

@@ -9,7 +9,7 @@ from inkstone.loaders.models import vae as vae_model
 from inkstone.loaders.models.load import load_all, load_vae
 from inkstone.loaders.models.vae import VAEModel
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.sampling import checks, denoise_run, sampler
+from inkstone.sampling import checks, denoise_run
 from inkstone.sampling.geometry import token_grid
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
@@ -74,10 +74,9 @@ KINDS = ("edit-2511", "edit-inpaint", "layered")
 def test_an_edit_on_the_meta_device(folder, kind, dtype, monkeypatch):
     """The meta device stands for a card. What needs numbers is left out: the finite checks, the
     way back to the CPU, and the vision tower, whose states are kept on the CPU of every host."""
-    for module in (sampler, denoise_run):
+    for module in (checks, denoise_run):
         monkeypatch.setattr(module, "check", lambda where, x, weights: None)
     monkeypatch.setattr(vae_model, "is_finite", lambda x: True)
-    monkeypatch.setattr(checks, "check", lambda where, x, weights: None)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: self)
     bundle = load_all(folder(kind), LoadOptions(dtype, "meta"))
     for place in (bundle.model, bundle.vae):

@@ -25,6 +25,17 @@ from ..support.allocated import allocated
 
 CONFIG = SingleStreamConfig(2, 2, 128, 64, 48, 768, (16, 56, 56))
 TARGET, REFERENCE, TEXT = (1, 32, 32), (1, 30, 34), 60
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What other threads allocate is not seen."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 CHUNKS = 4 * 4 << 17  # of loops that stay in a processor's cache: of the same size at every width
 
 

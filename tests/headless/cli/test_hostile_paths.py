@@ -35,6 +35,7 @@ CALLS = {
     "quantize": (WEIGHTS, "q.gguf", "--type", "Q4_K_M"),
     "preprocess": ("canny", "p.png", "m.png"),
     "train": ("--out", "trained", "--score"),
+    "score": ("embedded", "--limit", "1", "--output", "out", "--steps", "1"),
 }
 TEXTS = {"--object-info", "--keypoints"}  # paths too, of another type
 WRITTEN = {"-o", "--out", "out", "--save-latent", "--save-keypoints", "--output"}

@@ -32,8 +32,12 @@ def test_a_shipped_graph_reads_at_first_open(path):
     assert titles[0] == "1 Models" and titles[-1].endswith("Result")
 
 
+SEVERAL = {"Variety (no download)"}  # prompts and drawings
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_app_mode_names_prompt_picture_size_and_seed(path):
+    stem = path.stem
     ui = json.loads(path.read_text("utf-8"))
     nodes, app = {node["id"]: node for node in ui["nodes"]}, ui["extra"]["linearData"]
     names = [name for _, name in app["inputs"]]
@@ -44,12 +48,18 @@ def test_app_mode_names_prompt_picture_size_and_seed(path):
     view = ["around", "height", "distance"]  # of Camera Angle, which writes the prompt
     written = "InkstoneCameraAngle" in kinds
     assert names[: 3 if written else 1] == (view if written else ["prompt"])
-    seeds = 1 + kinds.count("InkstoneEnhancePrompt")  # of the drawing, and of the words
-    assert names.count("prompt") == (not written) and names.count("seed") == seeds
+    # of each drawing, and of each enhanced prompt, which the others are linked to
+    drawings = kinds.count("InkstoneDenoise")
+    words = kinds.count("InkstoneEnhancePrompt")
+    several = stem in SEVERAL
+    assert names.count("prompt") == (0 if written else drawings if several else 1)
+    assert names.count("seed") == (drawings if several else 1) + words
     assert names.count("image") == kinds.count("LoadImage")
     assert names.count("size") == kinds.count("InkstoneEmptyLatent")
     assert names == sorted(names, key=["prompt", *view, "image", "size", "seed"].index)
-    assert [nodes[key]["type"] for key in app["outputs"]] == ["SaveImage"]
+    assert [nodes[key]["type"] for key in app["outputs"]] == ["SaveImage"] * kinds.count(
+        "SaveImage"
+    )
     assert ui["extra"]["linearMode"] is False, "it opens as a graph"
 
 
