@@ -72,6 +72,15 @@ function refresh(node, rules) {
   node.graph?.setDirtyCanvas(true, true);
 }
 
+/** A saved node has the size that it was saved with: while its values come in, text boxes call back,
+ * and rows that appear would add to it.
+ */
+function keepSize(node, size) {
+  if (!size) return;
+  const least = node.computeSize();
+  node.setSize([Math.max(size[0], least[0]), Math.max(size[1], least[1])]);
+}
+
 /** Runs `then` after a method that the page, or another pack, may have put there. */
 function after(object, method, then) {
   const earlier = object[method];
@@ -98,7 +107,10 @@ export function hideUnused(nodeType, definition) {
     }
     refresh(node, rules);
   });
-  after(nodeType.prototype, "onConfigure", (node) => show(node, rules)); // sizes are saved
+  after(nodeType.prototype, "onConfigure", (node, saved) => {
+    show(node, rules);
+    keepSize(node, saved?.size);
+  });
   after(nodeType.prototype, "onConnectionsChange", (node, kind, index) => {
     const slot = kind === INPUT ? node.inputs?.[index] : undefined;
     if (!slot) return;

@@ -44,6 +44,7 @@ class Rows:
     sockets: list[SchemaInput]
     widgets: list[SchemaInput]
     outputs: list[str]
+    grows: bool  # it has a growing input
 
     @property
     def lines(self) -> int:
@@ -51,7 +52,7 @@ class Rows:
         as a host that cannot grow it.
         """
         grown = sum("." in item.id for item in self.sockets)
-        spare = max(FIXED - grown, 1) if grown else 0
+        spare = max(FIXED - grown, 1) if self.grows else 0
         return max(len(self.sockets) + spare, len(self.outputs))
 
 
@@ -63,7 +64,8 @@ def rows_of(node: Node, node_class: NodeClass) -> Rows:
     items = sorted(schema.inputs or [], key=lambda item: bool(item.optional))
     sockets = [i for i in items if not is_widget(i) and ("." not in i.id or i.id in node.inputs)]
     outputs = [item.display_name or socket_type(item) for item in schema.outputs or []]
-    return Rows(sockets, [i for i in items if is_widget(i)], outputs)
+    grows = any("." in item.id for item in items)
+    return Rows(sockets, [i for i in items if is_widget(i)], outputs, grows)
 
 
 def has_control(item: SchemaInput) -> bool:

@@ -180,7 +180,7 @@ BAD_CALLS = {
     "a set twice": (("embedded", "embedded", "--output", "out"), "named twice"),
     "a batch": (("--batch", "2", "--output", "out"), "--batch is not for scores"),
     "a limit": (("--limit", "0", "--output", "out"), "--limit"),
-    "a font": (("--font", "no.ttf", "--output", "out"), "is no font"),
+    "a missing font": (("--font", "no.ttf", "--output", "out"), "--font no.ttf: no such file"),
     "no result": (("--compare", "a.json", "b.json"), "no such file"),
     "sets and results": (("english", "--compare", "a", "b"), "no sets: leave them out"),
     "output is a file": (("--output", "taken"), "cannot be made"),
