@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from ...errors import CallError
 from ...files.atomic import write_text
 from ...files.paths import check_given, kind_of
 from ...score.embedded_set import agreement
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _SHAPES = "rendered shapes"
 _UNSAID = {"memory", "device", "seed"}  # options that change no picture, or are said elsewhere
 
+_LARGEST_FONT = 1 << 28  # bytes; those of all Chinese characters have 20 MB
+
 
 def score(call: ScoreCall, on_step: OnStep | None = None) -> Result:
     """Draws and counts; writes RESULT and PAGE into the output folder.
@@ -36,6 +39,8 @@ def score(call: ScoreCall, on_step: OnStep | None = None) -> Result:
     """
     if call.font is not None:
         check_given(call.font, "--font", kinds=("file",))
+        if call.font.stat().st_size > _LARGEST_FONT:
+            raise CallError(f"--font {call.font}: is no font: larger than 256 MB. Check the path.")
     at_hand = fonts(call.font)
     for given in call.given:
         for task in given.prompts.tasks:
