@@ -30,7 +30,15 @@ from .latents import (
     latent_samples,
     warn_of_batch_index,
 )
-from .schedule import OWN, SCHEDULES, is_asked, left_to_model, schedule_inputs, sigmas_for
+from .schedule import (
+    OWN,
+    SCHEDULES,
+    drawing_inputs,
+    is_asked,
+    left_to_model,
+    schedule_inputs,
+    sigmas_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,25 +93,7 @@ class Denoise(io.ComfyNode):
                     "is below 1, and outside its mask. Not connected: one picture in the model's "
                     "own size.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same seed gives the same picture on any machine. Picture k of a "
-                    "batch uses seed + k.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=float(OWN),
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
-                    "Qwen-Image, 1 for 2.1 and with Lightning). 1: off, twice as fast.",
-                ),
+                *drawing_inputs(),
                 *schedule_inputs(sampler=True),
             ],
             outputs=[io.Latent.Output("latent_out", display_name="latent")],

@@ -30,6 +30,31 @@ SCHEDULES = (
 OWN: Final = 0  # steps, CFG: as the model's card says
 
 
+def drawing_inputs() -> list[io.Input]:
+    """The seed and the CFG of a node that draws."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The same seed gives the same picture on any machine. Picture k of a "
+            "batch uses seed + k.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=float(OWN),
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
+            "Qwen-Image, 1 for 2.1 and with Lightning). 1: off, twice as fast.",
+        ),
+    ]
+
+
 def schedule_inputs(sampler: bool) -> list[io.Input]:
     """Steps, schedule and denoising strength. sampler: of a node that takes sigmas instead."""
     inputs = _schedule_inputs(optional=sampler)

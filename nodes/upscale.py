@@ -20,7 +20,7 @@ from .conditioning import (
     text_states,
 )
 from .sample import Denoise
-from .schedule import OWN, is_asked, left_to_model, schedule_inputs, sigmas_for
+from .schedule import drawing_inputs, is_asked, left_to_model, schedule_inputs, sigmas_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,25 +95,7 @@ class UpscalePicture(io.ComfyNode):
                     "picture is only resampled. 0.1 sharpens; 0.2 to 0.3 invents detail; more "
                     "repeats the prompt in every tile.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same seed gives the same picture on any machine. Picture k of a "
-                    "batch uses seed + k.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=float(OWN),
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance away from the negative prompt. 0: the model's own (4 for "
-                    "Qwen-Image, 1 for 2.1 and with Lightning). 1: off, twice as fast.",
-                ),
+                *drawing_inputs(),
                 *schedule_inputs(sampler=False)[:2],
                 io.Int.Input(
                     "tile",

@@ -82,7 +82,7 @@ def dequantize(
         if not out.is_contiguous():
             return out.copy_(dequantize(raw, kind, dtype=out.dtype, factor=factor))
         if usable(raw, out) and compiled(kind, out.dtype, out.numel()):
-            return unpack_blocks(raw, kind.name, out, factor)
+            return unpack_blocks(raw, kind, out, factor)
         return _by_torch(raw, kind, out, factor)
 
 
@@ -118,7 +118,7 @@ def _same_bits(name: str) -> bool:
         raw[:, place] = raw[:, place] % 100
     for dtype in (torch.float32, torch.bfloat16):
         ours, plain = (torch.empty(64, kind.block, dtype=dtype) for _ in range(2))
-        unpack_blocks(raw, name, ours)
+        unpack_blocks(raw, kind, ours)
         if not torch.equal(ours, _by_torch(raw, kind, plain, 1.0)):
             log.warning("the compiled library is wrong for %s here: torch unpacks it", name)
             return False

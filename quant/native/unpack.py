@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..gguf_types import BlockType
 from .build import library
 
 # as in the array BLOCKS of unpack.c
@@ -17,7 +19,14 @@ MAX_ROTATION = 256  # neighbours that unpack.c rotates at most
 WORTH = 1 << 20  # weights from which compiling is worth its second
 _wanted = False  # whether anybody has had weights enough
 
-_Pointer = ctypes.c_void_p
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_ROWS = (_POINTER, _LONG, _LONG, _POINTER, _INT, _INT, _POINTER, _INT)
+_ARGUMENTS = {
+    "inkstone_blocks": (_INT, _POINTER, _LONG, ctypes.c_float, _POINTER, _INT),
+    "inkstone_fp8": _ROWS,
+    "inkstone_int8": _ROWS,
+}
+_ONE = torch.ones(1)
 
 
 def available(dtype: torch.dtype, weights: int) -> bool:
@@ -40,58 +49,41 @@ def usable(packed: Tensor, out: Tensor) -> bool:
     )
 
 
-def unpack_blocks(raw: Tensor, kind: str, out: Tensor, factor: float = 1.0) -> Tensor:
+def unpack_blocks(raw: Tensor, kind: BlockType, out: Tensor, factor: float = 1.0) -> Tensor:
     """Bytes of whole blocks of one of KINDS -> weights times `factor`, in `out`."""
-    number = KINDS.index(kind)
-    function = _function("inkstone_blocks", _INT, _Pointer, _LONG, ctypes.c_float, _Pointer, _INT)
-    count = out.numel() // (64 if kind == "NVFP4" else 256 if kind.endswith(_WIDE) else 32)
-    function(number, raw.data_ptr(), count, factor, out.data_ptr(), _bf16(out))
+    number, count = KINDS.index(kind.name), raw.numel() // kind.bytes
+    at, to = raw.data_ptr(), out.data_ptr()
+    _function("inkstone_blocks")(number, at, count, factor, to, _bf16(out))
     return out
 
 
 def unpack_fp8(codes: Tensor, scale: Tensor | None, mantissa: int, out: Tensor) -> Tensor:
     """Bytes [n, K] of finite 8-bit floats times scale (none, one, or [n, 1]), into out [n, K]."""
-    scales, step = _scales(scale)
-    function = _function(
-        "inkstone_fp8", _Pointer, _LONG, _LONG, _Pointer, _INT, _INT, _Pointer, _INT
-    )
-    at, to = codes.data_ptr(), out.data_ptr()
-    function(at, *codes.shape, scales.data_ptr(), step, mantissa, to, _bf16(out))
-    return out
+    return _unpack_rows("inkstone_fp8", codes, _ONE if scale is None else scale, mantissa, out)
 
 
 def unpack_int8(codes: Tensor, scale: Tensor, group: int, out: Tensor) -> Tensor:
     """int8 [n, K] times scale (one, or [n, 1]), rotated back in groups where `group` > 0, into
     out [n, K]."""
-    scales, step = _scales(scale)
-    function = _function(
-        "inkstone_int8", _Pointer, _LONG, _LONG, _Pointer, _INT, _INT, _Pointer, _INT
-    )
+    return _unpack_rows("inkstone_int8", codes, scale, group, out)
+
+
+def _unpack_rows(name: str, codes: Tensor, scale: Tensor, setting: int, out: Tensor) -> Tensor:
+    scales = scale.float().contiguous()
+    step = int(scales.numel() > 1)  # from the scale of one row to that of the next
     at, to = codes.data_ptr(), out.data_ptr()
-    function(at, *codes.shape, scales.data_ptr(), step, group, to, _bf16(out))
+    _function(name)(at, *codes.shape, scales.data_ptr(), step, setting, to, _bf16(out))
     return out
-
-
-_INT, _LONG = ctypes.c_int, ctypes.c_int64
-_WIDE = ("_K", "XS", "TQ2_0")
-_ONE = torch.ones(1)
-
-
-def _scales(scale: Tensor | None) -> tuple[Tensor, int]:
-    """Scales in float32 and how many of them one row is from the next."""
-    if scale is None:
-        return _ONE, 0
-    scale = scale.float().contiguous()
-    return scale, int(scale.numel() > 1)
 
 
 def _bf16(out: Tensor) -> int:
     return int(out.dtype == torch.bfloat16)
 
 
-def _function(name: str, *types: type) -> Callable[..., None]:
+@functools.cache
+def _function(name: str) -> Callable[..., None]:
     loaded = library()[0]
     assert loaded is not None, "asked for without `usable`"
     function: Callable[..., None] = getattr(loaded, name)
-    function.argtypes, function.restype = types, None  # type: ignore[attr-defined]
+    function.argtypes, function.restype = _ARGUMENTS[name], None  # type: ignore[attr-defined]
     return function

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -18,7 +17,7 @@ from inkstone.kernels.block_streaming import in_step
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.residency import Prefetcher, Residency
 from inkstone.loaders.models.control import load_control
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.lightning import Distilled
 from inkstone.sampling.request import Control, Hooks, Request
@@ -27,6 +26,8 @@ from inkstone.sampling.sampler import denoise
 from inkstone.sampling.schedule import LINEAR, sigmas
 from inkstone.sampling.step_cache import extrapolated, relative_change
 from inkstone.sampling.step_cache_choices import METHODS, StepCache, parse_step_cache
+
+from ..support.embedded import prompts
 
 STEPS = 12
 SIZE = (96, 64)
@@ -38,14 +39,6 @@ NO_HOOKS = Hooks()
 @pytest.fixture(scope="module")
 def model():
     return load_diffusion_model(EMBEDDED_FOLDER, LoadOptions(torch.float32, wait=True))
-
-
-@cache
-def prompts() -> dict[str, torch.Tensor]:
-    """Encoded prompts of the halves of CFG."""
-    text = load_text_encoder(EMBEDDED_FOLDER, LoadOptions(torch.float32, wait=True))
-    words = {"positive": "a red circle on a white background", "negative": ""}
-    return {half: text.encode(prompt).states for half, prompt in words.items()}
 
 
 def latent(seed: int, batch: int = 1) -> torch.Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from inkstone.errors import InkstoneError
 from inkstone.loaders.memory import residency
 from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.control import load_control
-from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.regions import Region, Regional
 from inkstone.sampling.request import Control, Hooks, Request
@@ -36,6 +35,8 @@ from inkstone.sampling.variety_choices import (
     variety_of,
 )
 
+from ..support.embedded import prompts
+
 STEPS = 10
 SIZE = (64, 48)
 NOISE = Variety(text_noise=2.0, noise_steps=0.5)
@@ -52,14 +53,6 @@ def model():
 @pytest.fixture(scope="module")
 def branch():
     return load_control(EMBEDDED_FOLDER)
-
-
-@cache
-def prompts() -> dict[str, torch.Tensor]:
-    """Encoded prompts of the halves of CFG."""
-    text = load_text_encoder(EMBEDDED_FOLDER, LoadOptions(torch.float32, wait=True))
-    words = {"positive": "a red circle on a white background", "negative": ""}
-    return {half: text.encode(prompt).states for half, prompt in words.items()}
 
 
 def latent(seed: int, batch: int = 1) -> torch.Tensor:

@@ -1,12 +1,24 @@
-"""The embedded model's text encoder, changed."""
+"""The embedded model's text encoder, changed, and prompts that it encoded."""
 
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
+import torch
+
 from inkstone.loaders.formats.safetensors import SafetensorsFile, save_safetensors
-from inkstone.loaders.models.load import EMBEDDED_FOLDER
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
+from inkstone.loaders.models.weight_file import LoadOptions
+
+
+@cache
+def prompts() -> dict[str, torch.Tensor]:
+    """Encoded prompts of the halves of CFG."""
+    text = load_text_encoder(EMBEDDED_FOLDER, LoadOptions(torch.float32, wait=True))
+    words = {"positive": "a red circle on a white background", "negative": ""}
+    return {half: text.encode(prompt).states for half, prompt in words.items()}
 
 
 def without_head(folder: Path) -> Path:
