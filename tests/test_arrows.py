@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "pipeline": BELOW_LOADERS | LOADERS | {"controlnet"},
     "host": BELOW_LOADERS | LOADERS,
     "training": BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "embedded"},
+    "training/lora": BELOW_LOADERS | LOADERS | {"pipeline", "training"},
     "score": BELOW_LOADERS | LOADERS | {"pipeline", "training"},
     "nodes": BELOW_NODES | {"nodes/bridge"},  # the list of nodes names those of the bridge
     "nodes/bridge": BELOW_NODES | {"nodes"},  # the sockets
@@ -51,7 +52,11 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
 MAY_IMPORT["headless/score"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "score"}
-MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {"headless/score", "training"}
+MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {
+    "headless/score",
+    "training",
+    "training/lora",
+}
 # the one file that knows comfy-kitchen, and only inside a function
 ALLOWED = {Path("quant/comfy_kitchen.py"): {"torch", "comfy_kitchen"}}
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfyui_version", "folder_paths", "server"}
