@@ -74,7 +74,7 @@ def below(folder: Path, name: object) -> Path:
     fault = name_fault(name)
     if fault is None:
         path = folder / PurePosixPath(str(name).replace("\\", "/"))
-        if _stays(folder, path):
+        if stays_in(folder, path):
             return path
         fault = "leads out of its folder by a link"
     raise InkstoneError(
@@ -83,7 +83,8 @@ def below(folder: Path, name: object) -> Path:
     )
 
 
-def _stays(folder: Path, path: Path) -> bool:
+def stays_in(folder: Path, path: Path) -> bool:
+    """True where a path leads to something in a folder, links followed."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     except (OSError, ValueError):

@@ -1,0 +1,144 @@
+"""The pictures and captions of a training: a folder, or a JSONL file.
+
+Conventions are those of the usual trainers (kohya's scripts, musubi-tuner, ai-toolkit, diffusers):
+
+- A folder holds pictures, and beside each a `.txt` of the same stem with its caption. Subfolders
+  are read too; names that begin with a dot are not.
+- `control_dir` holds the references of edits, under the picture's own stem, or stem_0, stem_1,
+  stem_2 ... for more than one; `mask_dir` a mask under the picture's stem: what is white is
+  learned, what is black is not. Both have the same subfolders as the pictures.
+- A JSONL file has one object a line: see jsonl.py.
+
+Every picture is decoded once, so that a damaged file is named before a model is loaded. Nothing
+outside the folders is opened: links that lead out of them are left out, and said.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import CallError
+from ...files.paths import check_given, kind_of
+from .captions import Unusable, read_caption
+from .findings import Finding
+from .folders import Listing, Name, listing, stem
+from .items import Dataset, Sources, finished
+from .jsonl import read_jsonl
+from .pictures import NO_PROGRESS, OnItem
+
+_NUMBERED = re.compile(r"(.+)_(\d{1,4})")
+
+
+def read(
+    data: Path,
+    control_dir: Path | None = None,
+    mask_dir: Path | None = None,
+    on_item: OnItem = NO_PROGRESS,
+) -> Dataset:
+    """A folder of pictures, or a JSONL file. Raises CallError where a path is none of these, and
+    InkstoneError where no example is left; everything else becomes a finding.
+    """
+    check_given(data, "DATA", kinds=("folder", "JSONL file"))
+    sides = {"--control-dir": control_dir, "--mask-dir": mask_dir}
+    if kind_of(data) == "a file":
+        given = [option for option, path in sides.items() if path is not None]
+        if given:
+            raise CallError(
+                f"{data.name} is a file, a JSONL names references and masks itself: remove "
+                f"{' and '.join(given)}, or give a folder of pictures."
+            )
+        return read_jsonl(data, on_item)
+    for option, path in sides.items():
+        if path is not None:
+            check_given(path, option, kinds=("folder",))
+            if os.path.realpath(path) == os.path.realpath(data):
+                raise CallError(f"{option} {path} is the folder of the pictures: name another.")
+    return _read_folder(data, control_dir, mask_dir, on_item)
+
+
+@dataclass
+class _Side:
+    """Files that belong to pictures of the same stem, and what was found of them."""
+
+    files: dict[Name, list[Path]] = field(default_factory=dict)  # by the picture's stem
+    findings: list[Finding] = field(default_factory=list)
+
+
+def _read_folder(
+    data: Path, control_dir: Path | None, mask_dir: Path | None, on_item: OnItem
+) -> Dataset:
+    main = listing(data, [path for path in (control_dir, mask_dir) if path is not None])
+    stems = Counter(map(stem, main.pictures))
+    controls = None if control_dir is None else _references(listing(control_dir, [data]), stems)
+    masks = None if mask_dir is None else _masks(listing(mask_dir, [data]), stems)
+    findings = [*main.findings, *_about(main, stems)]
+    findings += [finding for side in (controls, masks) if side for finding in side.findings]
+    captions, usable = {stem(name): path for name, path in main.texts.items()}, []
+    for name, path in main.pictures.items():
+        own = stem(name)
+        try:
+            caption = read_caption(captions[own]) if own in captions else None
+        except Unusable as fault:
+            findings.append(Finding("bad caption", str(name), str(fault)))
+            continue
+        if controls is not None and own not in controls.files:
+            findings.append(Finding("no reference", str(name)))
+            continue
+        if masks is not None and own not in masks.files:
+            findings.append(Finding("no mask", str(name)))
+        references = controls.files[own] if controls is not None else []
+        mask = masks.files[own][0] if masks is not None and own in masks.files else None
+        usable.append(Sources(str(name), path, caption, tuple(references), mask))
+    return finished(data, usable, findings, on_item)
+
+
+def _about(main: Listing, stems: Counter[Name]) -> Iterable[Finding]:
+    """What is strange about the names in the folder of the pictures."""
+    for own, count in stems.items():
+        if count > 1:
+            yield Finding("same name", str(own), f"{count} pictures")
+    for name in main.texts:
+        if stem(name) not in stems:
+            yield Finding("lone caption", str(name))
+    for name in main.others:
+        jsonl = "to use it, give it in place of the folder" if name.suffix == ".jsonl" else ""
+        yield Finding("other file", str(name), jsonl)
+
+
+def _references(side: Listing, stems: Collection[Name]) -> _Side:
+    """The references of each picture in order: that of its own stem, then numbered ones."""
+    numbered: dict[Name, list[tuple[int, Path]]] = defaultdict(list)
+    lone = []
+    for name, path in side.pictures.items():
+        own, number = stem(name), -1
+        if own not in stems and (match := _NUMBERED.fullmatch(own.name)):
+            own, number = own.with_name(match[1]), int(match[2])
+        if own in stems:
+            numbered[own].append((number, path))
+        else:
+            lone.append(Finding("lone reference", str(name)))
+    files = {own: [path for _, path in sorted(pairs)] for own, pairs in numbered.items()}
+    twice = [own for own, pairs in numbered.items() if len({n for n, _ in pairs}) < len(pairs)]
+    for own in twice:
+        names = ", ".join(path.name for path in files.pop(own))
+        lone.append(Finding("same reference", str(own), names))
+    return _Side(files, [*side.findings, *lone])
+
+
+def _masks(side: Listing, stems: Collection[Name]) -> _Side:
+    """The mask of each picture."""
+    files: dict[Name, list[Path]] = defaultdict(list)
+    lone = []
+    for name, path in side.pictures.items():
+        if stem(name) in stems:
+            files[stem(name)].append(path)
+        else:
+            lone.append(Finding("lone mask", str(name)))
+    for own in [own for own, paths in files.items() if len(paths) > 1]:
+        lone.append(Finding("same mask", str(own), ", ".join(path.name for path in files[own])))
+    return _Side(files, [*side.findings, *lone])
