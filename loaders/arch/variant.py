@@ -34,20 +34,38 @@ class Variant:
     distilled: bool = False  # its schedule is the family's `turbo`
     hint: str = ""  # in a file's name, where nothing else tells it from the family's first variant
     offered: bool = True  # the user may choose it for a file that does not show its variant
+    spec: str = ""  # what LoRAs for it are labelled with (modelspec.architecture), as by others
 
 
 _ALL = (
-    Variant("qwen-image", "Qwen-Image and 2512: text to image"),
-    Variant("edit", "Qwen-Image-Edit: one picture", edit="edit"),
-    Variant("edit-2509", "Qwen-Image-Edit-2509: numbered pictures", edit="edit-plus"),
-    Variant("edit-2511", "Qwen-Image-Edit-2511: numbered pictures", "edit-plus", zero_cond_t=True),
-    Variant("layered", "Qwen-Image-Layered: a picture into layers", layered=True),
+    Variant("qwen-image", "Qwen-Image and 2512: text to image", spec="Qwen-Image"),
+    Variant("edit", "Qwen-Image-Edit: one picture", edit="edit", spec="Qwen-Image-Edit"),
+    Variant(
+        "edit-2509",
+        "Qwen-Image-Edit-2509: numbered pictures",
+        edit="edit-plus",
+        spec="Qwen-Image-Edit-Plus",
+    ),
+    Variant(
+        "edit-2511",
+        "Qwen-Image-Edit-2511: numbered pictures",
+        "edit-plus",
+        zero_cond_t=True,
+        spec="Qwen-Image-Edit-2511",
+    ),
+    Variant(
+        "layered",
+        "Qwen-Image-Layered: a picture into layers",
+        layered=True,
+        spec="Qwen-Image-Layered",
+    ),
     Variant(
         "2.1",
         "Qwen-Image-2.1: text to image, and numbered pictures",
         edit="edit-2.1",
         draws=True,
         family="qwen-image-2.1",
+        spec="Qwen-Image-2.1",
     ),
     Variant(
         "2.1-turbo",
@@ -57,9 +75,14 @@ _ALL = (
         family="qwen-image-2.1",
         hint="turbo",
         distilled=True,
+        spec="Qwen-Image-2.1",
     ),
     Variant(
-        "embedded", "the embedded model: text to image", family="inkstone-embedded", offered=False
+        "embedded",
+        "the embedded model: text to image",
+        family="inkstone-embedded",
+        offered=False,
+        spec="Inkstone-Embedded",
     ),
     Variant(
         "embedded-edit",
@@ -69,6 +92,7 @@ _ALL = (
         draws=True,
         family="inkstone-embedded",
         offered=False,
+        spec="Inkstone-Embedded",
     ),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}

@@ -3,9 +3,10 @@
 Data is read by file_reader.py; all checks of a header are in safetensors_header.py.
 """
 
+import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -221,11 +222,28 @@ def save_safetensors(
     item sizes come first, for alignment.
     """
     path = Path(path)
-    ordered = dict(sorted(tensors.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])))
+    ordered = _as_stored(tensors)
     header = write_header(ordered, metadata)
     with atomic(path) as file:
         file.write(header)
-        for tensor in ordered.values():
-            if tensor.numel():
-                file.write(bytes_of(tensor.to("cpu").contiguous()))
+        for chunk in _contents(ordered):
+            file.write(chunk)
     log.debug("wrote %d tensors to %s", len(ordered), path)
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256, in hexadecimal, of what `save_safetensors` writes behind the header."""
+    digest = hashlib.sha256()
+    for chunk in _contents(_as_stored(tensors)):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _as_stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return dict(sorted(tensors.items(), key=lambda kv: (-kv[1].dtype.itemsize, kv[0])))
+
+
+def _contents(ordered: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    for tensor in ordered.values():
+        if tensor.numel():
+            yield bytes_of(tensor.to("cpu").contiguous())
