@@ -17,7 +17,7 @@ from ..graph.input_values import SEED_NAMES, is_widget, schema_of, socket_type
 from ..node_types import NodeClass, SchemaInput
 
 TITLE, ROW, WIDGET, EDGE = 30, 20, 24, 14  # heights on the canvas, in the page's units
-NEWER_WIDGET, NEWER_SWITCH, NEWER_EDGE = 28, 44, 38  # in "Nodes 2.0"
+NEWER_WIDGET, NEWER_SWITCH, NEWER_FIELD, NEWER_EDGE = 28, 44, 36, 38  # in "Nodes 2.0"
 PICTURE, PREVIEW = 236, 120
 TEXT_LINE, TEXT_EDGE, TEXT_BOX = 15, 26, (68, 100)  # a line of text, its box: least and most
 SLOT = 14  # the middle of the first socket, below the title
@@ -90,6 +90,8 @@ def size_of(node: Node, node_class: NodeClass) -> Size:
     switches = sum(socket_type(item) == "BOOLEAN" for item in shown)
     newer = NEWER_EDGE + ROW * rows.lines + NEWER_WIDGET * (plain + uploads)
     newer += (NEWER_SWITCH - NEWER_WIDGET) * switches
+    if not picture:  # which is lower by what the fields need
+        newer += (NEWER_FIELD - NEWER_WIDGET) * sum(_is_field(item) for item in shown)
     canvas, newer = (edge + boxes + picture for edge in (canvas, newer))
     height = newer if texts or picture else canvas  # boxes and pictures fill what is there
     return Size(_width(node, node_class, rows, shown), height, max(canvas, newer))
@@ -123,6 +125,11 @@ def _shown(node: Node, widgets: list[SchemaInput]) -> list[SchemaInput]:
 
 def _is_text(item: SchemaInput) -> bool:
     return bool(getattr(item, "multiline", False))
+
+
+def _is_field(item: SchemaInput) -> bool:
+    """True for a text of one line."""
+    return socket_type(item) == "STRING" and not _is_text(item)
 
 
 def _is_upload(item: SchemaInput) -> bool:
