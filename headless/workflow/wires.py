@@ -1,7 +1,8 @@
 """The course of each wire on ComfyUI's page, and bends where it would run under a foreign node.
 
 The page draws a wire as one Bezier curve from socket to socket, or through points that it calls
-reroutes; those are drawing only and change no graph. The curves here are the page's own formulas.
+reroutes; those are drawing only and change no graph. The curves here are the page's own formulas,
+in both of its looks: in "Nodes 2.0" sockets are at the very edge of a node.
 A bend lies in the space between columns, and wires run through free lanes above, between and below
 nodes.
 """
@@ -23,6 +24,7 @@ SAME = 30  # two spaces that are not further apart are one
 DROP = 40  # from a socket to the bend below or above it
 BEND, SHUT = 60, 500  # what a bend, and a lane through a frame's title, costs as a length
 MOST = 200  # wires of a graph that is drawn with bends; larger ones are nobody's first graph
+INSIDE, HIGHER = 9, 2  # where a socket of "Nodes 2.0" is: nearer to the edge, and up
 SPLINE, LEAST, FURTHEST = 0.25, 30.0, 80.0  # of the page's curves
 
 
@@ -47,9 +49,14 @@ class Course:
     lanes: list[tuple[Point, Point, tuple[str, int]]] = field(default_factory=list)
 
     def hit(self, wire: Wire, points: Sequence[Point], pad: int = NEAR) -> float:
-        """The length of the wire under foreign nodes."""
+        """The length of the wire under foreign nodes, in the look where it is longer."""
         others = [b for key, b in self.boxes.items() if key not in (wire.origin[0], wire.target)]
-        return length_under(list(curve(wire.start, points, wire.end)), others, pad)
+        (x, y), (to, level) = wire.start, wire.end
+        newer = (x + INSIDE, y - HIGHER), (to - INSIDE, level - HIGHER)
+        return max(
+            length_under(list(curve(wire.start, points, wire.end)), others, pad),
+            length_under(list(curve(newer[0], points, newer[1])), others, 0),
+        )
 
     def bends(self, wire: Wire) -> tuple[Point, ...]:
         """The fewest bends with which a wire meets no foreign node, on the shortest course."""

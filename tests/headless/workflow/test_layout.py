@@ -63,6 +63,15 @@ def test_app_mode_names_prompt_picture_size_and_seed(path):
     assert ui["extra"]["linearMode"] is False, "it opens as a graph"
 
 
+@pytest.mark.parametrize(
+    ("title", "height"), [("Regional prompts (no download)", 582), ("Regional prompts", 686)]
+)
+def test_texts_of_one_line_are_as_high_as_the_newer_look_draws_them(title, height):
+    """The heights are those that page_layout measured."""
+    sizes = {node["type"]: node["size"] for node in shipped(title)["nodes"]}
+    assert sizes["InkstoneRegionalPrompts"][1] == height
+
+
 def test_prompts_have_the_pages_colours():
     colors = {n["type"]: n.get("color") for n in shipped("Text to image")["nodes"]}
     assert colors["InkstoneEncodePrompt"] == "#232" and colors["InkstoneDenoise"] is None
