@@ -10,7 +10,7 @@ one walk's own tensor, in the shape that it has in a forward alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,18 @@ from .interrupt import beat
 from .linear import Linear
 
 Result = TypeVar("Result")
+
+
+class Asked(Protocol):
+    """Something that a walk asks for, and stops until it is there."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for what is computed together."""
+
+    @staticmethod
+    def compute(group: Sequence[Any]) -> None:
+        """Answers all of a group with one key."""
 
 
 class Product:
@@ -47,9 +59,20 @@ class Product:
         """The product, which is not held here any longer."""
         return self._tensors.pop()
 
+    @staticmethod
+    def compute(group: Sequence[Product]) -> None:
+        """Answers products with one layer. One goes through the module itself, with its hooks."""
+        layer, gelu = group[0].layer, group[0].gelu
+        if len(group) == 1:
+            group[0].answer(layer.gelu(group[0].x) if gelu else layer(group[0].x))
+            return
+        ys = layer.each([product.x for product in group], gelu)
+        for product in group:
+            product.answer(ys.pop(0))
 
-Asking = Generator[Product | None, None, Result]
-"""A part of a walk. It stops for a product that it asks for, or (None) before a block."""
+
+Asking = Generator[Asked | None, None, Result]
+"""A part of a walk. It stops for what it asks for, or (None) before a block."""
 Walk = Asking[Tensor]
 """A forward that stops before each of its blocks and returns its result after the last that it
 computes."""
@@ -71,9 +94,9 @@ class BlockStream(Protocol):
     def evicting(self) -> bool:
         """True if some blocks are evicted after use, so that each forward reads them again."""
 
-    def enter(self, index: int, stop: int | None = None) -> None:
+    def enter(self, index: int, stop: int | None = None, back: bool = False) -> None:
         """Returns once the weights of block `index` are in place. stop: the first block that this
-        forward does not need; None = it runs all."""
+        forward does not need; None = it runs all. back: the one before it follows."""
 
     def close(self) -> None:
         """Frees the blocks that were loaded."""
@@ -111,13 +134,21 @@ def in_step(
     return [results[number] for number in range(len(walks))]
 
 
+def side_by_side(parts: Sequence[Asking[Result]]) -> list[Result]:
+    """The results of parts of walks that have no stop before a block; what they ask for is computed
+    together."""
+    results: dict[int, Result] = {}
+    _to_next_block(dict(enumerate(parts)), results, together=True)
+    return [results[number] for number in range(len(parts))]
+
+
 def _to_next_block(
     walking: dict[int, Asking[Result]], results: dict[int, Result], together: bool
 ) -> None:
     """Each walk to its stop before a block, or to its end: then it leaves `walking`."""
     numbers = list(walking)
     for group in [numbers] if together else [[number] for number in numbers]:
-        asked: dict[int, Product] = {}
+        asked: dict[int, Asked] = {}
         order: dict[object, None] = {}  # keys of products, those that were asked for first first
         ready = group
         while ready:
@@ -133,7 +164,7 @@ def _to_next_block(
             ready = _answered(asked, order)
 
 
-def _answered(asked: dict[int, Product], order: dict[object, None]) -> list[int]:
+def _answered(asked: dict[int, Asked], order: dict[object, None]) -> list[int]:
     """The walks whose products were computed, which leave `asked`: all that stand at the layer that
     the block reads first, so that walks of different lengths meet again behind it.
     """
@@ -141,18 +172,7 @@ def _answered(asked: dict[int, Product], order: dict[object, None]) -> list[int]
     waiting = {product.key for product in asked.values()}
     key = next((key for key in order if key in waiting), None)
     numbers = [number for number, product in asked.items() if product.key == key]
-    compute([asked.pop(number) for number in numbers])
+    group = [asked.pop(number) for number in numbers]
+    if group:
+        group[0].compute(group)
     return numbers
-
-
-def compute(products: Sequence[Product]) -> None:
-    """Answers products with one layer. One goes through the module itself, with its hooks."""
-    if not products:
-        return
-    layer, gelu = products[0].layer, products[0].gelu
-    if len(products) == 1:
-        products[0].answer(layer.gelu(products[0].x) if gelu else layer(products[0].x))
-        return
-    ys = layer.each([product.x for product in products], gelu)
-    for product in products:
-        product.answer(ys.pop(0))

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .block_streaming import Asking
 from .configs import MMDiTConfig
 from .modulation import Modulation
 from .prefix_store import PrefixStore
+from .recompute import Part, Recompute, Streams
 from .references import NO_REFERENCES, ReferenceContext, References
 from .regions import Regions
 from .rope import Grid, joint_rope
@@ -83,7 +85,8 @@ class ForwardHooks:
     """Callbacks of one forward.
 
     on_block(i) may raise to stop between blocks; probe(i, name, tensor) sees intermediate results;
-    after: what controls add to the image stream after each block; shortcut: a step cache.
+    after: what controls add to the image stream after each block; shortcut: a step cache;
+    recompute: how blocks run in training.
     """
 
     def __init__(
@@ -92,14 +95,21 @@ class ForwardHooks:
         probe: Callable[[int, str, Tensor], None] | None = None,
         after: Sequence[After] = (),
         shortcut: Shortcut | None = None,
+        recompute: Recompute | None = None,
     ) -> None:
         self._on_block, self._probe, self._after = on_block, probe, after
-        self._shortcut = shortcut
+        self._shortcut, self._recompute = shortcut, recompute
 
     def on_block(self, index: int) -> None:
         """Callback before block `index`; it may raise to stop."""
         if self._on_block is not None:
             self._on_block(index)
+
+    def run_block(self, index: int, part: Part, *streams: Tensor) -> Asking[Streams]:
+        """part(*streams), the streams behind block `index`: a part of a walk."""
+        if self._recompute is None:
+            return part(*streams)
+        return self._recompute.run_block(index, part, *streams)
 
     def probe_of(self, index: int) -> Probe | None:
         """The probe bound to one block."""

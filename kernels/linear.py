@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..errors import InkstoneError
 from ..quant.comfy_kitchen import matmul_of
 from ..quant.storage import Storage
+from .frozen import frozen_products, passes_gradients
 from .interrupt import beat
 from .spread import Buffers, spread, threads
 
@@ -134,13 +135,18 @@ class Linear(nn.Linear):
         those of single calls: each x is multiplied by itself.
         """
         beat()
-        ys = self._products(xs, gelu and not self.branches)
-        for at, x in enumerate(xs if self.branches else ()):
+        frozen = passes_gradients(self, xs)
+        fused = gelu and not self.branches and not frozen
+        ys = frozen_products(self, self._plainly, xs) if frozen else self._products(xs, fused)
+        for at, x in enumerate(xs if self.branches or frozen else ()):
             for branch in self.branches:
                 ys[at] = branch(x, ys[at])
             if gelu:
                 ys[at] = F.gelu(ys[at], approximate="tanh")
         return ys
+
+    def _plainly(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        return self._products(xs, gelu=False)
 
     def _products(self, xs: Sequence[Tensor], gelu: bool) -> list[Tensor]:
         if self.few is not None:

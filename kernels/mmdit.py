@@ -13,6 +13,7 @@ Module names are the published key names.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -207,7 +208,8 @@ class MMDiT(nn.Module):
             fixed = references is not None and references.fixed and i == 0
             block_ctx = replace(ctx, probe=hooks.probe_of(i), cached=references if fixed else None)
             queries = ctx.tokens if block.last else img.shape[1]
-            img, txt = yield from block(img, txt, mod.block(i, ctx.tokens), queries, block_ctx)
+            part = partial(block, rows=mod.block(i, ctx.tokens), queries=queries, ctx=block_ctx)
+            img, txt = yield from hooks.run_block(i, part, img, txt)
             img, final = hooks.after_block(i, self.config.layers, img)
         scale, shift = mod.out.unbind(1)
         out = modulated_norm(img[:, : ctx.tokens], Row(shift), Row(scale), ctx.dtype)

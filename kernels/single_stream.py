@@ -15,7 +15,9 @@ output. Module names are the published key names, the SwiGLU in its split spelli
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -173,6 +175,24 @@ class SingleBlock(nn.Module):
         del attended
         return ctx.look("image", (yield from self._feed_forward(x, rows, ctx)))
 
+    def both(
+        self,
+        prefix: Tensor,
+        x: Tensor,
+        rows: tuple[SharedRows, SharedRows],
+        ctx: StreamContext,
+        last: bool,
+        keep: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Asking[Pair]:
+        """Prefix [n,P,D] and target [B,S,D] -> both behind the block. rows: of each; keep: gets the
+        prefix's keys and values."""
+        prefix, own = yield from self.prefix(prefix, rows[0], ctx, last)
+        if keep is not None:
+            keep(*own)
+        asked = self(x, own, rows[1], ctx)
+        del own
+        return prefix, (yield from asked)
+
     def _feed_forward(self, x: Tensor, rows: SharedRows, ctx: StreamContext) -> Walk:
         if torch.is_grad_enabled():
             more = yield from self.img_mlp(modulated_norm(x, None, rows.scale2, ctx.dtype))
@@ -268,17 +288,14 @@ class SingleStream(nn.Module):
             assert isinstance(block, SingleBlock)
             block_ctx = replace(ctx, probe=hooks.probe_of(i))
             if kept is not None:
-                own = kept.read(i, x.device)
+                x = yield from block(x, kept.read(i, x.device), rows, block_ctx)
             else:
                 assert prefix is not None
                 last = i == self.config.layers - 1
-                prefix, own = yield from block.prefix(prefix, still, block_ctx, last)
+                keep = None if store is None else partial(store.keep, i)
+                part = partial(block.both, rows=(still, rows), ctx=block_ctx, last=last, keep=keep)
+                prefix, x = yield from hooks.run_block(i, part, prefix, x)
                 prefix = hooks.after_prefix(i, self.config.layers, prefix)
-                if store is not None:
-                    store.keep(i, *own)
-            asked = block(x, own, rows, block_ctx)
-            del own
-            x = yield from asked
             x, final = hooks.after_block(i, self.config.layers, x)
         return self.proj_out(modulated_norm(x, None, Row(mod.out[:, 0]), ctx.dtype))
 

@@ -77,6 +77,13 @@ def sigmas(schedule: Schedule, steps: int, tokens: int) -> Tensor:
     return torch.cat([s, torch.zeros(1, dtype=torch.float64)]).float()
 
 
+def shifted(schedule: Schedule, level: float, tokens: int, shift: float | None = None) -> float:
+    """A noise level in 0..1 as a schedule shifts it for a canvas of `tokens` tokens, without its
+    stretch to a terminal. shift: a factor of one's own."""
+    factor = _factor(schedule, tokens) if shift is None else shift
+    return factor * level / (1 + (factor - 1) * level)
+
+
 def _fixed(levels: tuple[float, ...], steps: int) -> Tensor:
     """Fixed sigmas; for another number of steps than theirs, points of the line through them."""
     line = torch.tensor([*levels, 0.0], dtype=torch.float64)

@@ -82,8 +82,9 @@ class Prefetcher:
         """Some blocks are freed after use, so every further forward reads them again."""
         return self._resident < len(self._groups)
 
-    def enter(self, index: int, stop: int | None = None) -> None:
-        """Waits until block `index` is loaded, and starts to read the next ones, up to `stop`."""
+    def enter(self, index: int, stop: int | None = None, back: bool = False) -> None:
+        """Waits until block `index` is loaded, and starts to read the next ones, up to `stop`, or
+        the one before it where a backward pass goes `back`."""
         for block in range(self.loaded, min(index + 1, self._resident)):
             self._load(block)
             self.loaded = block + 1
@@ -91,7 +92,7 @@ class Prefetcher:
             self._free()
             self._load(index)
             self._current = index
-        self._prefetch([i for i in self._ahead(index) if stop is None or i < stop])
+        self._prefetch([i for i in self._ahead(index, back) if stop is None or i < stop])
 
     def close(self) -> None:
         """Frees the streamed block and stops reading."""
@@ -99,12 +100,14 @@ class Prefetcher:
         self._prefetch(())
         self._reader.shutdown(wait=True, cancel_futures=True)
 
-    def _ahead(self, index: int) -> Sequence[int]:
+    def _ahead(self, index: int, back: bool) -> Sequence[int]:
         """The blocks to read while block `index` computes: two resident ones or one streamed."""
         if self.loaded < self._resident:
             return range(self.loaded, min(self.loaded + _AHEAD, self._resident))
         if not self.evicting:
             return ()
+        if back:  # the first streamed block stays for the next forward
+            return (index - 1,) if index > self._resident else ()
         return (index + 1 if self._resident <= index < len(self._groups) - 1 else self._resident,)
 
     def _load(self, index: int) -> None:

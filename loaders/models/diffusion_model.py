@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.lora import attached
 from ...kernels.memory import free_bytes
-from ...kernels.modulation import Modulation, time_embedding
+from ...kernels.modulation import NONE, Branches, Modulation, time_embedding
 from ...kernels.prefix_store import Place, PrefixStore, PrefixStores
 from ...kernels.spread import apart
 from ...quant.storage import Storage
@@ -153,17 +153,19 @@ class DiffusionModel:
         """Modulation rows for sigmas [n], and for references where they have a time of their own
         (0). The last tables are kept, so a new seed costs nothing.
         """
-        config = self.network.config
-        keys = self.architecture.table_keys(config.layers, False)
+        keys = self.architecture.table_keys(self.network.config.layers, False)
         loras = lora_stack.TableBranches(self.adapters, keys)
+        return self._tables.get(
+            (tuple(sigmas.tolist()), loras.key),
+            lambda: self.new_table(sigmas, loras.at(self.read, self.device)),
+        )
 
-        def table() -> Modulation:
-            branches = loras.at(self.read, self.device)
-            options = TableOptions(self.dtype, self.layered, self.apart, branches)
-            with apart(self.device):
-                return self.architecture.table(self.read, sigmas.to(self.device), config, options)
-
-        return self._tables.get((tuple(sigmas.tolist()), loras.key), table)
+    def new_table(self, sigmas: Tensor, branches: Branches = NONE) -> Modulation:
+        """Modulation rows for sigmas [n], which are not kept. branches: of LoRAs."""
+        config = self.network.config
+        options = TableOptions(self.dtype, self.layered, self.apart, branches)
+        with apart(self.device):
+            return self.architecture.table(self.read, sigmas.to(self.device), config, options)
 
     def time(self, sigmas: Tensor) -> Tensor:
         """Embedded timesteps [n,D] float32, for a control that has no embedding of its own."""

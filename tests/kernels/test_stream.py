@@ -35,7 +35,7 @@ class Counting:
     def __init__(self) -> None:
         self.entered: list[int] = []
 
-    def enter(self, index: int, stop: int | None = None) -> None:
+    def enter(self, index: int, stop: int | None = None, back: bool = False) -> None:
         self.entered.append(index)
 
     def close(self) -> None:

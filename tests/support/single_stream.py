@@ -43,6 +43,12 @@ def tiny_pair(config: SingleStreamConfig, seed: int = 0):
 
 def reference_velocity(ref, inputs: Inputs, sigma: Tensor) -> Tensor:
     """The velocity of the target by diffusers' network. sigma [B]."""
+    with torch.no_grad():
+        return trained_velocity(ref, inputs, sigma)
+
+
+def trained_velocity(ref, inputs: Inputs, sigma: Tensor) -> Tensor:
+    """`reference_velocity` with gradients."""
     batch, tokens = inputs.img.shape[:2]
     target, *grids = inputs.grids
     clean = inputs.references.references
@@ -62,12 +68,11 @@ def reference_velocity(ref, inputs: Inputs, sigma: Tensor) -> Tensor:
         read = slot
     txt.append(inputs.txt[:, read:])
     mask += [False] * (inputs.txt.shape[1] - read) + [True] * (math.prod(target) // 4)
-    with torch.no_grad():
-        out = ref(
-            hidden_states=img,
-            encoder_hidden_states=torch.cat(txt, dim=1),
-            timestep=sigma,
-            img_shapes=[[*grids, target]] * batch,
-            img_mask=torch.tensor([mask] * batch),
-        ).sample
+    out = ref(
+        hidden_states=img,
+        encoder_hidden_states=torch.cat(txt, dim=1),
+        timestep=sigma,
+        img_shapes=[[*grids, target]] * batch,
+        img_mask=torch.tensor([mask] * batch),
+    ).sample
     return out[:, -tokens:]
