@@ -197,7 +197,7 @@ def _references(model: Model, r: Request) -> ReferenceContext:
     if not r.appended:
         return NO_REFERENCES
     count = max(map(len, r.appended))  # maps may be one for each image
-    latents = [_normalised(model, z).expand(count, -1, -1) for z in r.appended]
+    latents = [normalised(model, z).expand(count, -1, -1) for z in r.appended]
     tokens = torch.cat(latents, dim=1)  # [n,R,64]
     references = References(tokens.to(model.device, model.dtype), fixed=model.apart)
     return ReferenceContext(references, drawn(r) if model.layered else 0)
@@ -210,11 +210,11 @@ def _controls(
     controls = acting(r)
     if not controls:
         return None
-    conditions = [condition(c, partial(_normalised, model), model.latents) for c in controls]
+    conditions = [condition(c, partial(normalised, model), model.latents) for c in controls]
     return ActiveControls(controls, conditions, texts, r, model, hooks)
 
 
-def _normalised(model: Model, latent: Tensor) -> Tensor:
+def normalised(model: Model, latent: Tensor) -> Tensor:
     """Raw latents [n,C,1,h,w] -> normalised tokens, as the network reads them [n,S,64]."""
     z = (latent[:, :, 0].float().cpu() - model.latent_mean) / model.latent_std
     return model.latents.pack(model.latents.whole(z))  # other nodes' pictures may have odd sides
@@ -234,7 +234,7 @@ def start_of(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
             f"The schedule starts at sigma {first:g}, but there is no latent to start from. "
             "Pass a latent, or use a schedule that starts at 1."
         )
-    picture = _normalised(model, r.latent).to(model.device)
+    picture = normalised(model, r.latent).to(model.device)
     mixed = first * x + (1 - first) * picture
     if r.repaint is None:
         return mixed, None

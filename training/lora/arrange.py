@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from ...errors import InkstoneError
 from ...kernels.rope import Grid
+from ...loaders.arch.chat import PICTURE_PAD
 from ...loaders.arch.family import EditTemplate
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...pipeline.edit import area_for, template_of
@@ -44,6 +44,7 @@ class Work:
     fit: Fit
     locks: tuple[Lock, ...]  # of the references: their canvases
     latents: LatentSpec
+    edit: EditTemplate | None = None  # of the prompt, where there are references
 
     @property
     def drawn(self) -> int:
@@ -75,11 +76,6 @@ class Arranged:
     dataset: Dataset
     works: tuple[Work, ...]
     findings: tuple[Finding, ...]  # of the dataset too
-
-    @cached_property
-    def edit(self) -> EditTemplate | None:
-        """The template of examples with references; None where there are none."""
-        return template_of(self.model) if any(w.item.references for w in self.works) else None
 
     def buckets(self) -> dict[tuple[Grid, ...], list[int]]:
         """The examples that may share a batch, because all their images have the same sizes."""
@@ -151,6 +147,8 @@ def _fault(item: Item, model: DiffusionModel, settings: CacheSettings) -> Findin
     if _needs_references(model) and not item.references:
         return Finding("no reference", item.name)
     if item.references:
+        if PICTURE_PAD in (item.caption or ""):
+            return Finding("bad caption", item.name, f"{PICTURE_PAD} marks the place of a picture")
         try:
             _check_references(item, template_of(model))
         except InkstoneError as error:
@@ -170,7 +168,8 @@ def _work(item: Item, model: DiffusionModel, settings: CacheSettings) -> Work | 
         locks = tuple(reference_lock(model, picture.size, settings) for picture in item.references)
     except InkstoneError as error:  # more pixels on a side than any canvas has
         return Finding("bad reference", item.name, str(error))
-    return Work(item, fit, locks, model.latents)
+    edit = template_of(model) if item.references else None
+    return Work(item, fit, locks, model.latents, edit)
 
 
 def reference_lock(model: DiffusionModel, size: tuple[int, int], settings: CacheSettings) -> Lock:

@@ -4,7 +4,8 @@ A bucket has about resolution x resolution pixels, never more, and sides that ar
 model's step. A picture is scaled until it covers its bucket and cropped around its middle, so
 nothing is distorted. A picture with fewer pixels than the resolution is not enlarged beyond NEAR:
 its bucket has the picture's own number of pixels (kohya's and musubi-tuner's `bucket_no_upscale`).
-There is one bucket for each width and each height, which keeps the crop to a few percent.
+There is one bucket for each width and each height, which keeps the crop to a few percent; where it
+does not, because the steps are coarse for the resolution, smaller buckets are tried too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Size = tuple[int, int]
 
 MOST_RATIO = 4.0  # of the sides of a bucket
 MOST_CROPPED = 0.5  # share of a picture that a bucket may cut off; beyond, it is left out
+FEW = 0.04  # share that may be cropped before smaller buckets are tried
+LEAST_AREA = 0.7  # of those, of the pixels of the others
 LEAST_STEPS = 2  # of a side: smaller pictures are left out
 
 
@@ -87,23 +90,36 @@ def _fit(size: Size, resolution: int, step: int) -> Fit:
 
 
 def _best(ratio: float, area: int, step: int) -> Size:
-    """The bucket that keeps most of a picture; of equal ones the largest."""
+    """The bucket that keeps most of a picture; where steps are too coarse for that, one that loses
+    least of picture and resolution together.
+    """
 
-    def rank(bucket: Size) -> tuple[float, int]:
+    def cropped(bucket: Size) -> float:
         own = bucket[0] / bucket[1]
-        return round(min(own / ratio, ratio / own), 6), math.prod(bucket)
+        return round(1 - min(own / ratio, ratio / own), 6)
 
-    return max(_buckets(area, step), key=rank)
+    def lost(bucket: Size) -> tuple[float, int]:
+        pixels = math.prod(bucket)
+        return cropped(bucket) + (1 - pixels / area) / 2, -pixels
+
+    best = min(_buckets(area, step), key=lambda bucket: (cropped(bucket), -math.prod(bucket)))
+    return best if cropped(best) <= FEW else min(_buckets(area, step, LEAST_AREA), key=lost)
 
 
 @lru_cache(maxsize=1 << 12)
-def _buckets(area: int, step: int) -> tuple[Size, ...]:
-    """All buckets of at most `area` pixels: for each width the largest height, and the reverse."""
+def _buckets(area: int, step: int, least: float = 1.0) -> tuple[Size, ...]:
+    """Buckets of at most `area` pixels: for each width the largest height and the reverse, and
+    smaller ones of at least this share of the area.
+    """
     longest = math.isqrt(int(area * MOST_RATIO)) // step
     found: dict[Size, None] = {}
     for steps in range(1, longest + 1):
         side = steps * step
-        other = area // side // step * step
-        if other >= step and max(side, other) <= MOST_RATIO * min(side, other):
-            found |= {(side, other): None, (other, side): None}
+        largest = area // side // step
+        for other in range(largest, 0, -1):
+            size = side, other * step
+            if other < largest and math.prod(size) < least * area:
+                break
+            if max(size) <= MOST_RATIO * min(size):
+                found |= {size: None, size[::-1]: None}
     return tuple(found)

@@ -11,62 +11,300 @@ How a training calls this, step by step:
 - `prepare(arranged, Encoders(load_text_encoder, load_vae), folder, on_item) -> Cache`
 - `cache.buckets() -> {grids: [index, ...]}`, `cache.example(index) -> Example`, `len(cache)`,
   `cache.nbytes`
+
+Pictures and texts are files of their own, named by a digest of all that they depend on: bytes of
+the pictures, bucket, caption with its template as tokens, weights and type of the model that
+encodes. So another caption encodes no picture again, and equal captions are encoded once. A file
+is written whole or not at all; one that does not match its own digest is made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
+from ...files.paths import check_given, kind_of
+from ...kernels.memory import hand_back
 from ...kernels.rope import Grid
-from ...loaders.models.text_encoder import TextEncoderModel
+from ...loaders.memory.lru import Recent
+from ...loaders.models.bundle import check_latents, check_prompts
+from ...loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ...loaders.models.vae import VAEModel
 from .arrange import Arranged, Work
+from .encode import (
+    LATENTS,
+    REFERENCES,
+    SLOTS,
+    STATES,
+    WEIGHT,
+    encoded_pictures,
+    encoded_text,
+    prompt_text,
+    sees,
+)
 from .example import Example
+from .findings import shown
+from .outline import expected, outline
 from .pictures import NO_PROGRESS, OnItem
+from .stored import Stored, model_stamp
+
+__all__ = ["Cache", "Encoders", "expected", "outline", "prepare"]
+
+log = logging.getLogger(__name__)
+
+_KEPT_TEXTS = 2  # that were read: the empty caption of descriptions is one file for all
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """How text encoder and VAE are loaded: each when it is needed, and not kept."""
+    """How text encoder and VAE are loaded. Neither is kept, the weights of both leave memory."""
 
     text_encoder: Callable[[], TextEncoderModel]
     vae: Callable[[], VAEModel]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """The files of one example."""
+
+    work: Work
+    pictures: Stored
+    text: Stored
+    dropped: Stored | None  # None where captions are never dropped
+
+
 class Cache:
-    """The examples of a dataset, encoded, each read from its files when it is asked for."""
+    """The examples of a dataset, encoded; each is read from its files when it is asked for."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = tuple(entries)
+        self._texts: Recent[tuple[Tensor, tuple[int, ...]]] = Recent(_KEPT_TEXTS)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+        """Bytes of all files; one that several examples share counts once."""
+        return sum(stored.nbytes for stored in dict.fromkeys(files_of(self.entries)))
 
     def buckets(self) -> dict[tuple[Grid, ...], list[int]]:
         """The examples that may share a batch: all their images have the same sizes."""
-        raise NotImplementedError
+        groups: dict[tuple[Grid, ...], list[int]] = {}
+        for index, entry in enumerate(self.entries):
+            groups.setdefault(entry.work.grids, []).append(index)
+        return groups
 
     def example(self, index: int) -> Example:
-        """One example; InkstoneError where its file was damaged since."""
-        raise NotImplementedError
+        """One example; InkstoneError where its file was lost or damaged since `prepare`."""
+        entry = self.entries[index]
+        work = entry.work
+        pictures = _again(entry.pictures, work)
+        text, slots = self._text(entry.text, work)
+        dropped, dropped_slots = text[:0], tuple[int, ...]()
+        if entry.dropped is not None:
+            dropped, dropped_slots = self._text(entry.dropped, work)
+        return Example(
+            name=work.item.name,
+            latents=pictures[LATENTS],
+            grids=work.grids,
+            text=text,
+            dropped=dropped,
+            drawn=work.drawn,
+            references=pictures.get(REFERENCES),
+            slots=slots,
+            dropped_slots=dropped_slots,
+            weight=pictures.get(WEIGHT),
+            layers=work.drawn if work.item.layers else 0,
+        )
+
+    def _text(self, stored: Stored, work: Work) -> tuple[Tensor, tuple[int, ...]]:
+        """States [L,J] float32, and the places of pictures among them."""
+
+        def read() -> tuple[Tensor, tuple[int, ...]]:
+            tensors = _again(stored, work)
+            return tensors[STATES].float(), tuple(tensors[SLOTS].tolist())
+
+        return self._texts.get(stored.key, read)
+
+
+def files_of(entries: Iterable[Entry]) -> Iterable[Stored]:
+    """The files of examples."""
+    for entry in entries:
+        yield from (entry.pictures, entry.text)
+        if entry.dropped is not None:
+            yield entry.dropped
+
+
+def _again(stored: Stored, work: Work) -> dict[str, Tensor]:
+    try:
+        return stored.read()
+    except InkstoneError as error:
+        raise InkstoneError(
+            f"The encoded {shown(work.item.name)} cannot be read: {error} Start the same command "
+            "again: it encodes this file again and goes on."
+        ) from None
 
 
 def prepare(
     arranged: Arranged, encoders: Encoders, folder: Path, on_item: OnItem = NO_PROGRESS
 ) -> Cache:
-    """Encodes what is not in the folder yet; then both models leave memory."""
-    raise NotImplementedError
+    """Encodes what is not in the folder yet, pictures first, then captions, and lets both models
+    leave memory. A run that was stopped goes on where it was. InkstoneError where a file cannot be
+    read or the disk has no room; nothing is half written. on_item may raise to stop.
+    """
+    _make_folder(folder)
+    text_encoder, vae = encoders.text_encoder(), encoders.vae()
+    check_prompts(arranged.model, text_encoder)
+    check_latents(arranged.model, vae)
+    try:
+        cache = Cache(_entries(arranged, text_encoder, vae, folder))
+        missing = _missing(cache, on_item)
+        _check_room(folder, missing, arranged, text_encoder)
+        _encode_pictures(cache, missing, arranged, vae, on_item)
+        del vae  # its weights leave before those of the text encoder are read
+        _hand_back()
+        _encode_texts(cache, missing, text_encoder, on_item)
+    finally:
+        _park(text_encoder, any(map(sees, arranged.works)))
+    return cache
 
 
-def expected(arranged: Arranged, text_encoder: TextEncoderModel) -> int:
-    """Bytes of the files of all examples. No weight is read."""
-    raise NotImplementedError
+def _make_folder(folder: Path) -> None:
+    if kind_of(folder):
+        check_given(folder, kinds=("folder",))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InkstoneError(
+            f"The folder {folder} for encoded pictures cannot be made: {error.strerror}. Check its "
+            "path and the free space."
+        ) from None
 
 
-def outline(work: Work, text_encoder: TextEncoderModel) -> Example:
-    """An example with its shapes and no data, on the meta device."""
-    raise NotImplementedError
+def _entries(
+    arranged: Arranged, text_encoder: TextEncoderModel, vae: VAEModel, folder: Path
+) -> list[Entry]:
+    """The files of all examples, there or not."""
+    model = arranged.model
+    statistics = [model.latent_mean.flatten().tolist(), model.latent_std.flatten().tolist()]
+    pixels = {"vae": model_stamp(vae.path, vae.dtype), "statistics": statistics}
+    language = {"text encoder": model_stamp(text_encoder.path, text_encoder.dtype)}
+    entries = []
+    for work in arranged.works:
+        texts = [work.item.caption or "", *([""] if arranged.settings.dropped else [])]
+        stored = [
+            Stored.of(folder, "text", language | _text_facts(work, text, text_encoder))
+            for text in texts
+        ]
+        pictures = Stored.of(folder, "picture", pixels | _picture_facts(work))
+        entries.append(Entry(work, pictures, stored[0], stored[1] if len(stored) > 1 else None))
+    return entries
+
+
+def _picture_facts(work: Work) -> dict[str, object]:
+    item = work.item
+    return {
+        "drawn": [picture.digest for picture in (item.picture, *item.layers)],
+        "part": [work.fit.box, work.fit.bucket],
+        "references": [picture.digest for picture in item.references],
+        "canvases": [[own.picture, own.work, own.canvas] for own in work.locks],
+        "mask": item.mask.digest if item.mask is not None else None,
+    }
+
+
+def _text_facts(work: Work, caption: str, text_encoder: TextEncoderModel) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "tokens": text_encoder.tokenizer.encode(prompt_text(work, caption, text_encoder)),
+        "drop": text_encoder.family.drop,
+    }
+    if work.edit is not None and sees(work):
+        tower = text_encoder.tower("edits")
+        facts |= {
+            "tower": model_stamp(tower.path, tower.dtype),
+            "edit": [work.edit.name, work.edit.area, work.edit.drop],
+            "references": [picture.digest for picture in work.item.references],
+        }
+        if work.edit.shares_copy:
+            facts["canvases"] = [[own.picture, own.work, own.canvas] for own in work.locks]
+    return facts
+
+
+def _missing(cache: Cache, on_item: OnItem) -> dict[Stored, bool]:
+    """The files that have to be made: not there, or (True) damaged."""
+    files, missing = list(dict.fromkeys(files_of(cache.entries))), dict[Stored, bool]()
+    for number, stored in enumerate(files, 1):
+        fault = stored.fault()
+        if fault is not None:
+            missing[stored] = bool(fault)
+        if fault:
+            log.warning("%s is damaged and is made again: %s", stored.path.name, fault)
+        on_item("checking encoded files", number, len(files))
+    return missing
+
+
+def _check_room(
+    folder: Path, missing: Mapping[Stored, bool], arranged: Arranged, text_encoder: TextEncoderModel
+) -> None:
+    """Raises where the disk has too little room for what is missing."""
+    if not missing:
+        return
+    every, free = expected(arranged, text_encoder), shutil.disk_usage(folder).free
+    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    need = every - min(every, there)
+    log.info("encoded pictures and captions take about %.2f GB in %s", every / 1e9, folder)
+    if need > free:
+        raise InkstoneError(
+            f"The encoded pictures and captions take about {every / 1e9:.2f} GB, and {folder} has "
+            f"{free / 1e9:.2f} GB free. Free {(need - free) / 1e9:.2f} GB, give another folder, or "
+            "train at a lower resolution."
+        )
+
+
+def _encode_pictures(
+    cache: Cache, missing: Mapping[Stored, bool], arranged: Arranged, vae: VAEModel, on_item: OnItem
+) -> None:
+    todo = {e.pictures: e.work for e in cache.entries if e.pictures in missing}
+    for number, (stored, work) in enumerate(todo.items(), 1):
+        stored.save(work.item.name, encoded_pictures(work, arranged.model, vae))
+        on_item("encoding pictures", number, len(todo))
+
+
+def _encode_texts(
+    cache: Cache, missing: Mapping[Stored, bool], text_encoder: TextEncoderModel, on_item: OnItem
+) -> None:
+    todo: dict[Stored, tuple[Work, str]] = {}
+    for entry in cache.entries:
+        if entry.text in missing:
+            todo[entry.text] = entry.work, entry.work.item.caption or ""
+        if entry.dropped in missing and entry.dropped is not None:
+            todo.setdefault(entry.dropped, (entry.work, ""))
+    for number, (stored, (work, caption)) in enumerate(todo.items(), 1):
+        stored.save(work.item.name, _text_tensors(encoded_text(work, caption, text_encoder)))
+        on_item("encoding captions", number, len(todo))
+
+
+def _text_tensors(text: EncodedText) -> dict[str, Tensor]:
+    slots = torch.tensor(text.slots, dtype=torch.int64)
+    return {STATES: text.states[0].detach().cpu(), SLOTS: slots}
+
+
+def _park(text_encoder: TextEncoderModel, tower: bool) -> None:
+    """Frees the weights of a text encoder, and of its tower where that was used."""
+    text_encoder.weights.park()
+    if tower:
+        text_encoder.tower("edits").weights.park()
+    _hand_back()
+
+
+def _hand_back() -> None:
+    gc.collect()
+    hand_back()

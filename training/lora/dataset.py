@@ -5,8 +5,9 @@ Conventions are those of the usual trainers (kohya's scripts, musubi-tuner, ai-t
 - A folder holds pictures, and beside each a `.txt` of the same stem with its caption. Subfolders
   are read too; names that begin with a dot are not.
 - `control_dir` holds the references of edits, under the picture's own stem, or stem_0, stem_1,
-  stem_2 ... for more than one; `mask_dir` a mask under the picture's stem: what is white is
-  learned, what is black is not. Both have the same subfolders as the pictures.
+  stem_2 ... for more than one; or there are several such folders, for Picture 1, 2, 3. `mask_dir`
+  holds a mask under the picture's stem: what is white is learned, what is black is not. All have
+  the same subfolders as the pictures.
 - A JSONL file has one object a line: see jsonl.py.
 
 Every picture is decoded once, so that a damaged file is named before a model is loaded. Nothing
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,7 @@ _NUMBERED = re.compile(r"(.+)_(\d{1,4})")
 
 def read(
     data: Path,
-    control_dir: Path | None = None,
+    control_dir: Path | Sequence[Path] | None = None,
     mask_dir: Path | None = None,
     on_item: OnItem = NO_PROGRESS,
 ) -> Dataset:
@@ -44,21 +45,22 @@ def read(
     InkstoneError where no example is left; everything else becomes a finding.
     """
     check_given(data, "DATA", kinds=("folder", "JSONL file"))
-    sides = {"--control-dir": control_dir, "--mask-dir": mask_dir}
+    several = [control_dir] if isinstance(control_dir, Path) else [*(control_dir or ())]
+    sides = [("--control-dir", path) for path in several]
+    sides += [("--mask-dir", mask_dir)] if mask_dir is not None else []
     if kind_of(data) == "a file":
-        given = [option for option, path in sides.items() if path is not None]
+        given = list(dict.fromkeys(option for option, _ in sides))
         if given:
             raise CallError(
                 f"{data.name} is a file, a JSONL names references and masks itself: remove "
                 f"{' and '.join(given)}, or give a folder of pictures."
             )
         return read_jsonl(data, on_item)
-    for option, path in sides.items():
-        if path is not None:
-            check_given(path, option, kinds=("folder",))
-            if os.path.realpath(path) == os.path.realpath(data):
-                raise CallError(f"{option} {path} is the folder of the pictures: name another.")
-    return _read_folder(data, control_dir, mask_dir, on_item)
+    for option, path in sides:
+        check_given(path, option, kinds=("folder",))
+        if os.path.realpath(path) == os.path.realpath(data):
+            raise CallError(f"{option} {path} is the folder of the pictures: name another.")
+    return _read_folder(data, several, mask_dir, on_item)
 
 
 @dataclass
@@ -70,14 +72,14 @@ class _Side:
 
 
 def _read_folder(
-    data: Path, control_dir: Path | None, mask_dir: Path | None, on_item: OnItem
+    data: Path, control_dirs: Sequence[Path], mask_dir: Path | None, on_item: OnItem
 ) -> Dataset:
-    main = listing(data, [path for path in (control_dir, mask_dir) if path is not None])
+    main = listing(data, [*control_dirs, *([mask_dir] if mask_dir is not None else [])])
     stems = Counter(map(stem, main.pictures))
-    controls = None if control_dir is None else _references(listing(control_dir, [data]), stems)
-    masks = None if mask_dir is None else _masks(listing(mask_dir, [data]), stems)
+    controls = [_references(listing(path, [data]), stems) for path in control_dirs]
+    masks = [_masks(listing(path, [data]), stems) for path in (mask_dir,) if path is not None]
     findings = [*main.findings, *_about(main, stems)]
-    findings += [finding for side in (controls, masks) if side for finding in side.findings]
+    findings += [finding for side in (*controls, *masks) for finding in side.findings]
     captions, usable = {stem(name): path for name, path in main.texts.items()}, []
     for name, path in main.pictures.items():
         own = stem(name)
@@ -86,15 +88,27 @@ def _read_folder(
         except Unusable as fault:
             findings.append(Finding("bad caption", str(name), str(fault)))
             continue
-        if controls is not None and own not in controls.files:
-            findings.append(Finding("no reference", str(name)))
+        references = [side.files.get(own, []) for side in controls]
+        lack = _lack(references)
+        if lack is not None:
+            findings.append(Finding("no reference", str(name), lack))
             continue
-        if masks is not None and own not in masks.files:
+        if masks and own not in masks[0].files:
             findings.append(Finding("no mask", str(name)))
-        references = controls.files[own] if controls is not None else []
-        mask = masks.files[own][0] if masks is not None and own in masks.files else None
-        usable.append(Sources(str(name), path, caption, tuple(references), mask))
+        mask = masks[0].files[own][0] if masks and own in masks[0].files else None
+        every = tuple(path for paths in references for path in paths)
+        usable.append(Sources(str(name), path, caption, every, mask))
     return finished(data, usable, findings, on_item)
+
+
+def _lack(references: Sequence[Sequence[Path]]) -> str | None:
+    """What a picture lacks whose references are these, by folder; None where nothing. Without a
+    Picture 1 the others would get other numbers.
+    """
+    present = [bool(paths) for paths in references]
+    if not references or any(present) and present == sorted(present, reverse=True):
+        return None
+    return f"of Picture {present.index(False) + 1}" if any(present) else ""
 
 
 def _about(main: Listing, stems: Counter[Name]) -> Iterable[Finding]:

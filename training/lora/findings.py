@@ -51,6 +51,10 @@ KINDS = {
         "caption is longer than the text encoder takes, its end is not used",
         "captions are longer than the text encoder takes, their ends are not used",
     ),
+    "tags": (
+        "caption has marks of other programs, which are read as plain words",
+        "captions have marks of other programs, which are read as plain words",
+    ),
     "duplicate": (
         "picture is there more than once, with the same bytes, and counts as often",
         "pictures are there more than once, with the same bytes, and count as often",

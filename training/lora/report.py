@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ...loaders.models.text_encoder import TextEncoderModel
+from ...sampling.prompt_tags import prompt_tags
 from .arrange import Arranged, Work
 from .findings import Finding, lines, shown
 
@@ -29,7 +30,7 @@ class Report:
 
 def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> Report:
     """text_encoder: for the length of captions; its weights are not read."""
-    works, findings = arranged.works, list(arranged.findings)
+    works, findings = arranged.works, [*arranged.findings, *tags(arranged)]
     if text_encoder is not None:
         findings += too_long(arranged, text_encoder)
     most = max(works, key=lambda work: work.fit.cropped)
@@ -72,6 +73,12 @@ def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work)
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def tags(arranged: Arranged) -> list[Finding]:
+    """Captions with LoRA tags, weights in brackets and the like."""
+    marks = ((work.item.name, prompt_tags(work.item.caption or "")) for work in arranged.works)
+    return [Finding("tags", name, ", ".join(found[:3])) for name, found in marks if found]
 
 
 def too_long(arranged: Arranged, text_encoder: TextEncoderModel) -> list[Finding]:
