@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from ..errors import CallError, InkstoneError
+from ..errors import InkstoneError
 from ..files.paths import kind_of, path_fault
 from ..sampling.geometry import parse_size
 from ..sampling.region_choices import (
@@ -62,24 +62,6 @@ def device(text: str) -> str:
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
     return text
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that this torch does not have. Raises CallError."""
-    import torch
-
-    kind, _, index = (device or "cpu").partition(":")
-    counts = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "xpu": torch.xpu.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if int(index or 0) >= counts[kind]:
-        raise CallError(
-            f"--device {device}: this torch ({torch.__version__}) has {counts[kind]} {kind} "
-            "devices. Use --device cpu, or install the torch build of your card."
-        )
 
 
 def file_path(text: str) -> Path:

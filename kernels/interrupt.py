@@ -7,9 +7,15 @@ host of its context). Helper threads do not call it: what a listener raises must
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, TimeoutError
+from contextlib import contextmanager
 from typing import TypeVar
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Listener = Callable[[str, float, float], None]
@@ -41,3 +47,32 @@ def waited(future: Future[Result]) -> Result:
             if future.done():  # the work itself raised it
                 raise
             beat()
+
+
+@contextmanager
+def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
+    """Within it Ctrl-C and SIGTERM set the event, and work ends after its step; a second one ends
+    it at once. impatient=False: it does not, because one request to stop sends both.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set():
+            if impatient:
+                raise KeyboardInterrupt
+            return
+        stop.set()
+        again = "; interrupt again to stop at once" if impatient else ""
+        log.info("stopping after this step%s", again)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -18,13 +18,13 @@ from .train_option import MOST_RANK, Option, flag_of, shown
 KINDS = ("lora", "lokr", "dora")
 SCHEDULES = ("constant", "cosine", "linear")
 OPTIMIZERS = ("adamw", "adamw8bit")
-TIMESTEPS = ("shifted", "logit-normal", "uniform")
-WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
+TIMESTEPS = ("logit-normal", "uniform", "mode")
+WEIGHTINGS = ("none", "sigma-sqrt", "cosmap")
 CAPTIONS = ("files", "ask")
 DTYPES = ("float32", "bfloat16")
+SAVED = ("bfloat16", "float32")
 SEEN = 100  # times that each picture is seen, where no number of steps is given
 FEWEST_STEPS, MOST_STEPS = 500, 3000  # of that default
-MOST_REFERENCES = 3
 
 Value = TypeVar("Value")
 
@@ -88,14 +88,10 @@ class TrainSettings:
     variant: str | None = _choice(
         None, VARIANTS, "variant of the model, if the file does not name it"
     )
-    control_dir: tuple[Path, ...] = _of(
-        Option(
-            "paths",
-            "folder with the picture that each picture of DATA was edited from, by the same name: "
-            "an edit is trained; repeat it for Picture 2 and 3",
-            metavar="DIR",
-        ),
-        (),
+    control_dir: Path | None = _path(
+        "folder of references, to train an edit: for each picture of DATA the picture before the "
+        "edit, by the same name, or NAME_0, NAME_1 and NAME_2 for Picture 1, 2 and 3",
+        "DIR",
     )
     mask_dir: Path | None = _path(
         "folder with masks by the names of the pictures: the loss counts where they are white",
@@ -113,6 +109,12 @@ class TrainSettings:
         4096,
         "side of a square of as many pixels as each picture is scaled to (default: the model's "
         "usual size)",
+    )
+    reference_resolution: int | None = _whole(
+        None,
+        64,
+        4096,
+        "side of a square of as many pixels as references have at most (default: as drawn)",
     )
     steps: int | None = _whole(
         None,
@@ -138,11 +140,14 @@ class TrainSettings:
     alpha: float | None = _number(
         None, 1e-3, 1e5, "the LoRA acts with strength alpha / rank (default: the rank)"
     )
+    factor: int = _whole(
+        -1, -1, 1024, "of LoKr: rows of its first matrix; -1 = as square as can be"
+    )
     targets: tuple[str, ...] = _of(
         Option(
             "texts",
-            "pattern of layers that get a LoRA, such as 'transformer_blocks.*.attn.*'; may be "
-            "repeated (default: attention and MLP of both streams)",
+            "layers that are trained: attention, mlp, or a pattern of their names such as "
+            "'*.attn.to_q'; may be repeated (default: attention and MLP of both streams)",
             metavar="PATTERN",
         ),
         (),
@@ -150,20 +155,24 @@ class TrainSettings:
     ranks: tuple[tuple[str, int], ...] = _of(
         Option(
             "ranks",
-            "another rank for the layers of a pattern, such as 'transformer_blocks.0.*=32'; may "
-            "be repeated",
+            "another rank for some layers: a range of blocks or a pattern, such as 0-9=32; 0 = not "
+            "trained; may be repeated",
             metavar="PATTERN=RANK",
         ),
         (),
     )
-    timesteps: str = _choice(
-        "shifted",
-        TIMESTEPS,
-        "noise levels to train on: logit-normal, shifted by the number of pixels as when a "
-        "picture is drawn; logit-normal; uniform",
+    timesteps: str = _choice("logit-normal", TIMESTEPS, "how noise levels are drawn")
+    timestep_mean: float = _number(0.0, -10, 10, "mean of the normal behind logit-normal")
+    timestep_spread: float = _number(
+        1.0, 1e-3, 10, "its standard deviation; of mode its scale, 1.29 is usual"
     )
-    logit_mean: float = _number(0.0, -10, 10, "mean of the normal that is behind logit-normal")
-    logit_std: float = _number(1.0, 1e-3, 10, "standard deviation of that normal")
+    shift: float | None = _number(
+        None,
+        1e-2,
+        100,
+        "shift of the drawn levels towards noise; 1 = none (default: by the number of pixels, as "
+        "when a picture is drawn)",
+    )
     weighting: str = _choice("none", WEIGHTINGS, "weight of the loss by noise level")
     caption_dropout: float = _number(
         0.05, 0, 1, "share of pictures that are shown without their caption"
@@ -181,6 +190,10 @@ class TrainSettings:
         250, 1, 10**6, "steps between two rows of pictures of --sample-prompts"
     )
     tensorboard: bool = _flag("also write events for TensorBoard (needs the package tensorboard)")
+    trigger: str = _of(
+        Option("text", "word that prompts need, noted in the file", metavar="TEXT"), ""
+    )
+    save_dtype: str = _choice("bfloat16", SAVED, "type of the numbers in the file")
     list_captions: bool = _flag("list the words of the captions in the file, as other trainers do")
     dtype: str | None = _choice(None, DTYPES, "type to compute in (default: the fastest safe one)")
     memory: int | None = _of(
@@ -206,11 +219,6 @@ class TrainSettings:
             fault = None if unset else option.fault(value)
             if fault is not None:
                 raise CallError(f"{flag_of(name)} is {shown(value)}: {fault}.")
-        if len(self.control_dir) > MOST_REFERENCES:
-            raise CallError(
-                f"--control-dir is given {len(self.control_dir)} times: expected at most "
-                f"{MOST_REFERENCES} reference pictures for a picture."
-            )
         if self.output.suffix != ".safetensors":
             raise CallError(
                 f"--output {self.output}: a LoRA is a .safetensors file. Name one, such as "
@@ -235,5 +243,6 @@ DEFAULTS: dict[str, object] = {
 }
 # settings that change nothing in the result: a run may be continued with others
 FREE = (
-    "output save_every keep sample_prompts sample_every tensorboard list_captions memory device"
+    "output save_every keep sample_prompts sample_every tensorboard trigger save_dtype "
+    "list_captions memory device"
 ).split()

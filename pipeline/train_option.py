@@ -52,7 +52,7 @@ _EXPECTED = {
     "flag": "true or false",
     "memory": "a number of bytes above 0",
     "device": "a text such as cuda or cpu",
-    "ranks": 'ranks of layers from 1 to 1024, such as {"transformer_blocks.0.*": 32}',
+    "ranks": 'ranks of layers from 0 to 1024, such as {"0-9": 32}',
 }
 
 
@@ -79,14 +79,16 @@ def _is_text(_: Option, value: object) -> bool:
     return isinstance(value, str) and "\0" not in value
 
 
+def is_rank(pair: object) -> bool:
+    """True for a pattern and its rank."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        return False
+    pattern, rank = pair
+    return isinstance(pattern, str) and type(rank) is int and 0 <= rank <= MOST_RANK
+
+
 def _is_ranks(_: Option, value: object) -> bool:
-    return isinstance(value, (tuple, list)) and all(
-        len(pair) == 2
-        and isinstance(pair[0], str)
-        and type(pair[1]) is int
-        and 0 < pair[1] <= MOST_RANK
-        for pair in value
-    )
+    return isinstance(value, (tuple, list)) and all(map(is_rank, value))
 
 
 _CHECKS: dict[str, _Check] = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,18 +19,24 @@ from torch import Tensor, nn
 from ..errors import CallError, InkstoneError
 from ..files.atomic import write_text
 from ..files.json_text import parse_json
-from ..loaders.formats.safetensors import SafetensorsFile, save_safetensors
+from ..loaders.formats.safetensors import SafetensorsFile, TensorEntry, save_safetensors
 
 RUN = "run.json"  # the arguments of the run that a folder's checkpoints belong to
+Argument: TypeAlias = "str | int | float | None"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "state1", "state2")  # AdamW's, and its 8-bit form's
+_FEW = 3  # arguments that a message repeats whole
 
 
-def require_same_run(folder: Path, arguments: Mapping[str, str | int | None]) -> None:
+def require_same_run(
+    folder: Path, arguments: Mapping[str, Argument], option: str = "--out"
+) -> None:
     """Remembers the arguments of a run in the folder of its checkpoints. Raises CallError where
     those that are there come from other arguments: they would be continued with the wrong data.
+    option: that of the run's result.
     """
     path = folder / RUN
     try:
-        old = parse_json(path.read_text("utf-8")) if path.exists() else arguments
+        old = parse_json(path.read_text("utf-8")) if path.exists() else dict(arguments)
         if not isinstance(old, dict):
             raise ValueError(f"it holds {type(old).__name__}, expected an object")
     except (OSError, ValueError) as error:
@@ -37,17 +44,21 @@ def require_same_run(folder: Path, arguments: Mapping[str, str | int | None]) ->
             f"{path}: cannot be read: {error}. Remove {folder} to start over."
         ) from None
     if old != arguments and any(folder.glob("*.safetensors")):
-        before, now = (_as_options(each) for each in (old, arguments))
+        names = list(dict.fromkeys((*old, *arguments)))
+        if len(names) > _FEW:  # those that differ
+            names = [name for name in names if old.get(name) != arguments.get(name)]
+        before, now = (_as_options(each, names) for each in (old, arguments))
         raise CallError(
             f"{folder} has checkpoints of a run with {before}; this run has {now}. Give the same "
-            "arguments to resume it, or choose another --out."
+            f"arguments to resume it, or choose another {option}."
         )
     write_text(path, json.dumps(arguments, indent=2) + "\n")
 
 
-def _as_options(arguments: Mapping[str, str | int | None]) -> str:
-    given = [f"--{name} {value}" for name, value in arguments.items() if value is not None]
-    return " ".join(given) or "no options"
+def _as_options(arguments: Mapping[str, Argument], names: Sequence[str]) -> str:
+    values = {name: arguments.get(name) for name in names}
+    given = [f"--{name} {value}" for name, value in values.items() if value is not None]
+    return " ".join(given) or "no " + (" ".join(f"--{n}" for n in names) if names else "options")
 
 
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -85,32 +96,39 @@ def warm_constant_linear(step: int, total: int, warm: int = 80, floor: float = 0
 
 
 class Checkpoint:
-    """Saves and restores (module, EMA, AdamW, step) under one file."""
+    """Saves and restores (module, EMA, optimiser, step) under one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def save(
-        self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer, step: int
+        self, module: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer, step: int
     ) -> None:
         """Writes the file; it is replaced whole or not at all."""
         tensors: dict[str, Tensor] = {}
         for name, p in module.named_parameters():
             tensors["model." + name] = p.detach()
-            tensors["ema." + name] = ema.shadow[name]
+            if ema is not None:
+                tensors["ema." + name] = ema.shadow[name]
             for key, value in optimiser.state.get(p, {}).items():
                 tensors[f"adam.{key}.{name}"] = torch.as_tensor(value).detach()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_safetensors(self.path, tensors, {"step": json.dumps(step)})
 
+    def step(self) -> int:
+        """The steps that the file holds (0 without one)."""
+        if not self.path.exists():
+            return 0
+        with SafetensorsFile(self.path) as file:
+            return self._step(file)
+
     def finished(self, steps: int) -> bool:
         """True if the file holds at least `steps` steps."""
-        if not self.path.exists():
-            return False
-        with SafetensorsFile(self.path) as file:
-            return self._step(file) >= steps
+        return self.path.exists() and self.step() >= steps
 
-    def restore(self, module: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer | None) -> int:
+    def restore(
+        self, module: nn.Module, ema: EMA | None, optimiser: torch.optim.Optimizer | None
+    ) -> int:
         """Fills all three and returns the next step (0 without a file)."""
         if not self.path.exists():
             return 0
@@ -118,13 +136,34 @@ class Checkpoint:
             step = self._step(file)
             for name, p in module.named_parameters():
                 p.copy_(self._read(file, "model." + name, p))
-                ema.shadow[name].copy_(self._read(file, "ema." + name, p))
-                if optimiser is not None and f"adam.step.{name}" in file.entries:
-                    like = {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}
-                    optimiser.state[p] = {
-                        k: self._read(file, f"adam.{k}.{name}", x) for k, x in like.items()
-                    }
+                if ema is not None:
+                    ema.shadow[name].copy_(self._read(file, "ema." + name, p))
+            if optimiser is not None:
+                self._restore_moments(file, dict(module.named_parameters()), optimiser)
         return step
+
+    def _restore_moments(
+        self,
+        file: SafetensorsFile,
+        parameters: Mapping[str, Tensor],
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
+        """The optimiser's state as it was, on the devices of the parameters."""
+        keys: dict[str, list[str]] = {}
+        for entry in file.entries:
+            parts = entry.split(".", 2)
+            if len(parts) == 3 and parts[0] == "adam":
+                keys.setdefault(parts[2], []).append(parts[1])
+        for name, p in parameters.items():
+            like = {"step": torch.zeros(()), **dict.fromkeys(_MOMENTS, p)}
+            own = keys.get(name, [])
+            own += [] if "state1" in own or "step" not in own else ["exp_avg", "exp_avg_sq"]
+            state = {
+                key: self._read(file, f"adam.{key}.{name}", like.get(key)).to(p.device)
+                for key in own
+            }
+            if "step" in state:
+                optimiser.state[p] = state | {"step": _count(state["step"], optimiser)}
 
     def _step(self, file: SafetensorsFile) -> int:
         text = file.metadata.get("step", "")
@@ -132,11 +171,19 @@ class Checkpoint:
             raise self._fault(f"its number of steps is {text[:20]!r}, expected a whole number")
         return int(text)
 
-    def _read(self, file: SafetensorsFile, name: str, like: Tensor) -> Tensor:
+    def _read(self, file: SafetensorsFile, name: str, like: Tensor | None) -> Tensor:
+        """A tensor of the shape of `like`; of any without one, and floats or 8-bit codes."""
         entry = file.entries.get(name)
-        if entry is None or entry.shape != tuple(like.shape) or not entry.dtype.is_floating_point:
+        shape = None if like is None else tuple(like.shape)
+        fit = entry is not None and shape in (None, entry.shape)
+        if (
+            entry is None
+            or not fit
+            or not (entry.dtype.is_floating_point or _is_coded(name, entry))
+        ):
             got = f"{list(entry.shape)} of {entry.type_name}" if entry is not None else "nothing"
-            raise self._fault(f"{name} is {got}, expected floats {list(like.shape)}")
+            wanted = "" if shape is None else f" {list(shape)}"
+            raise self._fault(f"{name} is {got}, expected floats{wanted}")
         return file.read(name)
 
     def _fault(self, problem: str) -> InkstoneError:
@@ -144,3 +191,16 @@ class Checkpoint:
             f"{self.path}: {problem}. It is damaged, or of another version: remove "
             f"{self.path.parent} to start over."
         )
+
+
+def _count(step: Tensor, optimiser: torch.optim.Optimizer) -> Tensor | int:
+    """The step as an optimiser keeps it: bitsandbytes as a number, a fused one on the device."""
+    if not step.is_floating_point():
+        return int(step)
+    return step if optimiser.defaults.get("fused") else step.cpu()
+
+
+def _is_coded(name: str, entry: TensorEntry) -> bool:
+    """True for what an 8-bit optimiser keeps in whole numbers."""
+    codes = entry.dtype == torch.uint8 and name.startswith(("adam.state1.", "adam.state2."))
+    return codes or (entry.dtype == torch.int64 and name.startswith("adam.step."))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from ...errors import CallError
 from ...files.paths import check_given
 from ...pipeline.ask_choices import ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS
+from ...pipeline.devices import check_device
 from ...sampling.next_token_limits import MOST_TOKENS, USUAL_TOKENS
-from ..arg_types import between, check_device, file_path, lora
+from ..arg_types import between, file_path, lora
 from ..draw.options import add_machine
 from .shared import as_text
 

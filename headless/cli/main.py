@@ -16,7 +16,12 @@ from ...errors import CallError, InkstoneError, bounded
 from .parser import build_parser
 from .streams import Results, standard_streams
 
-RESUMABLE = ("quantize", "batch", "score")  # the same call continues from their journals
+RESUMABLE = (
+    "quantize",
+    "batch",
+    "score",
+    "train-lora",
+)  # the same call continues from their journals
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.paths import check_given, check_output, kind_of
+from ...pipeline.devices import check_device
 from ...sampling.geometry import FITS
 from ...sampling.region_choices import EXAMPLE, RegionOption, RegionSettings
 from ...sampling.region_choices import MOST as MOST_REGIONS
 from ...sampling.step_cache_choices import StepCache
 from ...sampling.variety_choices import REWRITE, VarietyOption, variety_of
-from ..arg_types import check_device
 from .control_option import ControlOption
 
 LEAST_STRENGTH = 0.001  # of a drawing

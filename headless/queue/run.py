@@ -7,16 +7,16 @@ the output folder: see journal.py (journal and files) and metrics.py.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import CallError
+from ...kernels.interrupt import stoppable
 from .jobs import Job, in_order, read_jobs
 from .journal import DONE, FolderFull, Outcome, Results
 from .metrics import Metrics
@@ -139,29 +139,3 @@ def _announce(call: BatchCall, jobs: Sequence[Job], left: Sequence[Job], results
         log.info(
             "%d failed in an earlier run and are skipped: --retry-failed runs them again", failed
         )
-
-
-@contextmanager
-def stoppable() -> Iterator[threading.Event]:
-    """Within it Ctrl-C and SIGTERM set the event, and work ends after its step; a second one ends
-    it at once.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        log.info("stopping after this step; interrupt again to stop at once")
-
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -181,7 +181,7 @@ def fuzz_train_state(data: bytes) -> None:
     (home / "run.json").write_bytes(arguments)
     (home / "stage.safetensors").write_bytes(state)
     checkpoint, module = Checkpoint(home / "stage.safetensors"), nn.Linear(3, 2)
-    optimiser = SimpleNamespace(state={})  # a real one takes seconds to import
+    optimiser = SimpleNamespace(state={}, defaults={})  # a real one takes seconds to import
     checkpoint.finished(10)
     checkpoint.restore(module, EMA(module), optimiser)
     require_same_run(home, {"seed": 1, "start": None})
