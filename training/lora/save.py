@@ -28,6 +28,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...loaders.arch.key_maps_lora import understand
 from ...loaders.formats.safetensors import content_hash, save_safetensors
+from .adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ _SCALED = ("up", "lokr_w1", "lokr_w1_a")  # the first of these is multiplied by 
 _FULL = ("alpha", "magnitude")  # kept in float32
 # settings that a file may repeat: none names a folder, a file or a caption
 SHARED = (
-    "kind rank alpha targets ranks steps batch accumulate lr lr_schedule warmup optimizer "
-    "weight_decay clip resolution seed timesteps weighting caption_dropout ema"
+    "kind rank alpha factor targets ranks steps batch accumulate lr lr_schedule warmup optimizer "
+    "weight_decay clip resolution reference_resolution seed timesteps timestep_mean "
+    "timestep_spread shift weighting caption_dropout ema"
 ).split()
 # the same under the names of kohya's trainers, which people's tools list
 _NOTES = {
@@ -89,13 +91,23 @@ class Origin:
 def save_lora(
     path: Path, tensors: Mapping[str, Tensor], origin: Origin, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Writes the file, whole or not at all. tensors: of an adapter, in any spelling that loads.
+    """Writes the file, whole or not at all. tensors: see `trained_tensors`; any spelling will do.
 
     Raises InkstoneError where a value is NaN or infinite: the training has diverged.
     """
     written = file_tensors(tensors, dtype)
     save_safetensors(path, written, metadata(written, origin))
     log.info("wrote %s: %d modules", path.name, sum(n.endswith(".alpha") for n in written))
+
+
+def trained_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The parameters of an adapter with the alpha of each layer, for `save_lora`."""
+    tensors = {}
+    for name, change in adapter.by_name().items():
+        for part, value in change.named_parameters():
+            tensors[f"{name}.{_ENDS.get(part, part)}"] = value.detach()
+        tensors[f"{name}.alpha"] = torch.tensor(change.alpha)
+    return tensors
 
 
 def file_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -13,7 +13,14 @@ from inkstone.loaders.arch.variant import CHOICES, VARIANTS
 from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.loaders.lora.adapters import Adapter, fit
 from inkstone.loaders.lora.file import load_lora
-from inkstone.training.lora.save import DTYPES, Origin, metadata, save_lora
+from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise
+from inkstone.sampling.schedule import sigmas
+from inkstone.training.lora.adapter import Adapter as Trained
+from inkstone.training.lora.adapter import AdapterSettings
+from inkstone.training.lora.save import DTYPES, Origin, metadata, save_lora, trained_tensors
 
 from ...support import lora_files as files
 from ...support.oracle import relative
@@ -66,6 +73,37 @@ def test_it_loads_whole_and_as_strong_as_it_was_trained(tmp_path, method):
     if method.startswith("dora"):
         for module, parts in layers.items():
             assert torch.equal(lora.model[module].change.magnitude, parts["dora_scale"])
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load_all(None, LoadOptions(torch.float32))
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "dora"])
+@pytest.mark.parametrize("ranks", [{}, {"0": 8}])
+def test_the_file_draws_what_was_trained(tmp_path, bundle, kind, ranks):
+    """The network with what is trained, and with the file: one forward, float32."""
+    model = bundle.model
+    trained = Trained.create(
+        model.network, AdapterSettings(kind=kind, rank=4, alpha=6.0, ranks=ranks, seed=5)
+    )
+    trained.start(model.read)
+    torch.manual_seed(6)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    path = tmp_path / "x.safetensors"
+    save_lora(path, trained_tensors(trained), ORIGIN, torch.float32)
+    request = Request(64, 64, sigmas(model.schedule, 2, 16), seed=5)
+    text = bundle.text_encoder.encode("a red circle").states
+    plain = denoise(model, text, None, request)
+    with trained.on(model.network):
+        want = denoise(model, text, None, request)
+    adapted = model.with_loras([Adapter(load_lora(path))])
+    assert len(adapted.adapters[0].layers) == len(trained.names) and not adapted.adapters[0].misses
+    error, effect = relative(denoise(adapted, text, None, request), want), relative(plain, want)
+    assert error < 1e-5 and effect > 0.05, f"error {error:.1e}, effect {effect:.1e}"
 
 
 @pytest.mark.parametrize("method", KINDS)
