@@ -168,5 +168,6 @@ def read_regular(path: Path, most: int) -> bytes:
             chunks.append(chunk)
             left -= len(chunk)
     if not left:
-        raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB")
+        limit = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+        raise OSError(errno.EFBIG, f"it is larger than {limit}")
     return b"".join(chunks)

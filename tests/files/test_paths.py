@@ -105,6 +105,10 @@ def test_files_are_read_up_to_a_limit(tmp_path):
     assert read_regular(tmp_path / "x", 5) == b"12345"
     with pytest.raises(OSError, match="larger than"):
         read_regular(tmp_path / "x", 4)
+    (tmp_path / "x").write_bytes(bytes(3 << 20))
+    for most, words in ((2 << 10, "larger than 2 KiB"), (2 << 20, "larger than 2 MiB")):
+        with pytest.raises(OSError, match=words):
+            read_regular(tmp_path / "x", most)
 
 
 def test_a_new_file_replaces_files_only(tmp_path):

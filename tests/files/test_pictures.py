@@ -11,11 +11,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from inkstone.errors import InkstoneError
 from inkstone.files import opening
-from inkstone.files.images import channel, frames, glance, read_picture
+from inkstone.files.images import channel, frames, glance, read_picture, sound
 
 from ..conftest import ROOT
 
@@ -229,3 +229,20 @@ def test_bytes_become_floats_in_place(tmp_path, count):
     want = pixels.astype(np.float32) / 255
     assert np.array_equal(colours, want[..., :3]) and np.array_equal(alpha, want[..., 3])
     assert np.array_equal(channel(tmp_path / "a.png", "green"), want[..., 1])
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_picture_is_sound_or_said_to_be_damaged(tmp_path, form):
+    path = tmp_path / "a"
+    Image.effect_noise((90, 70), 80).convert("RGB").save(path, form)
+    assert sound(path) == glance(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InkstoneError, match="cannot be read as a picture"):
+        sound(path)
+
+
+def test_a_sound_photo_has_its_upright_size(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (90, 70)).save(tmp_path / "a.jpg", exif=exif)
+    assert sound(tmp_path / "a.jpg") == ((70, 90), False, False)

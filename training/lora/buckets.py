@@ -43,8 +43,8 @@ class Fit:
 
 
 def assign(sizes: Sequence[Size], resolution: int, step: int) -> list[Fit]:
-    """The bucket of each picture. step: pixels that sides of canvases are multiples of
-    (`LatentSpec.step`). CallError for a resolution that no bucket has.
+    """The bucket of each picture, which has to have one (see `fault`). step: pixels that sides of
+    canvases are multiples of (`LatentSpec.step`). CallError for a resolution that no bucket has.
     """
     check_resolution(resolution, step)
     return [_fit(size, resolution, step) for size in sizes]

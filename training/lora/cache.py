@@ -47,6 +47,7 @@ from .encode import (
     WEIGHT,
     encoded_pictures,
     encoded_text,
+    leaving,
     prompt_text,
     sees,
 )
@@ -165,16 +166,15 @@ def prepare(
     text_encoder, vae = encoders.text_encoder(), encoders.vae()
     check_prompts(arranged.model, text_encoder)
     check_latents(arranged.model, vae)
-    try:
+    with leaving():
         cache = Cache(_entries(arranged, text_encoder, vae, folder))
         missing = _missing(cache, on_item)
         _check_room(folder, missing, arranged, text_encoder)
         _encode_pictures(cache, missing, arranged, vae, on_item)
         del vae  # its weights leave before those of the text encoder are read
-        _hand_back()
+        gc.collect()
+        hand_back()
         _encode_texts(cache, missing, text_encoder, on_item)
-    finally:
-        _park(text_encoder, any(map(sees, arranged.works)))
     return cache
 
 
@@ -295,16 +295,3 @@ def _encode_texts(
 def _text_tensors(text: EncodedText) -> dict[str, Tensor]:
     slots = torch.tensor(text.slots, dtype=torch.int64)
     return {STATES: text.states[0].detach().cpu(), SLOTS: slots}
-
-
-def _park(text_encoder: TextEncoderModel, tower: bool) -> None:
-    """Frees the weights of a text encoder, and of its tower where that was used."""
-    text_encoder.weights.park()
-    if tower:
-        text_encoder.tower("edits").weights.park()
-    _hand_back()
-
-
-def _hand_back() -> None:
-    gc.collect()
-    hand_back()

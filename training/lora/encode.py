@@ -7,6 +7,7 @@ tensors that a drawing would get, bit for bit. References lie on the canvases th
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.images import channel, read_picture
+from ...kernels.memory import hand_back
+from ...loaders.memory.residency import residencies
 from ...loaders.models import text_encoder as text_encoders
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...loaders.models.text_encoder import EncodedText, TextEncoderModel
@@ -98,6 +101,20 @@ def prompt_text(work: Work, caption: str, text_encoder: TextEncoderModel) -> str
     if work.edit is not None and work.edit.sees:
         return work.edit.text(caption, len(work.item.references))
     return text_encoder.family.template.format(caption)
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """What is loaded within it leaves memory behind it."""
+    before = {id(weights) for weights in residencies() if weights.reserved}
+    try:
+        yield
+    finally:
+        for weights in residencies():
+            if weights.reserved and id(weights) not in before:
+                weights.park()
+        gc.collect()
+        hand_back()
 
 
 @contextmanager

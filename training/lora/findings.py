@@ -46,6 +46,10 @@ KINDS = {
     ),
     # used, and said
     "no caption": ("picture has no caption", "pictures have no caption"),
+    "asked": (
+        "caption was written by the text encoder, beside its picture",
+        "captions were written by the text encoder, beside their pictures",
+    ),
     "empty caption": ("caption is empty", "captions are empty"),
     "long caption": (
         "caption is longer than the text encoder takes, its end is not used",

@@ -60,8 +60,8 @@ def read_jsonl(path: Path, on_item: OnItem) -> Dataset:
             continue
         try:
             values = _object(line)
-            for key in values.keys() - _KEYS.keys():
-                if not _NUMBERED.fullmatch(key):
+            for key in values:
+                if key not in _KEYS and not _NUMBERED.fullmatch(key):
                     unknown.setdefault(key, number)
             sources.append(_sources(values, path.parent))
         except (_Refused, Unusable) as fault:
