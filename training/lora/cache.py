@@ -162,7 +162,7 @@ def prepare(
     leave memory. A run that was stopped goes on where it was. InkstoneError where a file cannot be
     read or the disk has no room; nothing is half written. on_item may raise to stop.
     """
-    _make_folder(folder)
+    make_folder(folder)
     text_encoder, vae = encoders.text_encoder(), encoders.vae()
     check_prompts(arranged.model, text_encoder)
     check_latents(arranged.model, vae)
@@ -178,7 +178,8 @@ def prepare(
     return cache
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes the folder of encoded files where it is not there. Raises CallError, InkstoneError."""
     if kind_of(folder):
         check_given(folder, kinds=("folder",))
     try:

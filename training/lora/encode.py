@@ -39,7 +39,7 @@ def encoded_pictures(work: Work, model: DiffusionModel, vae: VAEModel) -> dict[s
     the references [R,C] and the loss weight [S] where there are such. Raises InkstoneError.
     """
     drawn = [work.item.picture, *work.item.layers]
-    latents = [normalised(model, _target(work, vae, picture))[0] for picture in drawn]
+    latents = [normalised(model, target_latents(work, vae, picture))[0] for picture in drawn]
     tensors = {LATENTS: torch.cat(latents)}
     pictures = [read_picture(reference.path) for reference in work.item.references]
     clean = [normalised(model, z)[0] for z in references(vae, pictures, work.locks)]
@@ -52,7 +52,7 @@ def encoded_pictures(work: Work, model: DiffusionModel, vae: VAEModel) -> dict[s
     return tensors
 
 
-def _target(work: Work, vae: VAEModel, picture: Picture) -> Tensor:
+def target_latents(work: Work, vae: VAEModel, picture: Picture) -> Tensor:
     """Raw latents [1,C,1,h,w] of the part of a picture that is used, scaled to its bucket."""
     box, bucket = work.fit.box, work.fit.bucket
     return encode_on_canvas(
