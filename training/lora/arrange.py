@@ -190,5 +190,8 @@ def _of_size(work: Work, resolution: int) -> Iterator[Finding]:
     sizes = "{}x{} at {}x{}".format(*fit.picture, *fit.bucket)
     if buckets.is_smaller(fit, resolution):
         yield Finding("smaller", name, sizes)
+    count = len(work.item.references)
+    if work.edit is not None and count > work.edit.usual:
+        yield Finding("many references", name, f"{count}, tried with {work.edit.usual}")
     if fit.cropped > MUCH_CROPPED:
         yield Finding("cropped", name, f"{sizes}, {fit.cropped:.0%}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...errors import InkstoneError
 from ...files.atomic import replacement
 from ...files.images import read_picture
-from ...files.paths import read_regular
+from ...files.paths import kind_of, read_regular
 from ...loaders.models.text_encoder import TextEncoderModel
 from ...pipeline.ask import ask, question_of
 from ...pipeline.ask_choices import FREE
@@ -77,6 +77,8 @@ def ask_captions(
         words = question_of(FREE if question.strip() else USUAL, question, model.family)
         for number, (path, name) in enumerate(missing.items(), 1):
             target = path.with_suffix(".txt")
+            if kind_of(target) and target not in answers:  # another process wrote it meanwhile
+                answers[target] = read_caption(target)
             if target not in answers:
                 answer = ask(model, words, [read_picture(path)], GREEDY)
                 if not answer.ended:

@@ -71,6 +71,10 @@ KINDS = {
         "picture has another number of references than most",
         "pictures have another number of references than most",
     ),
+    "many references": (
+        "picture has more references than the model was tried with",
+        "pictures have more references than the model was tried with",
+    ),
     "no mask": (
         "picture has no mask of its name: all of it is learned",
         "pictures have no mask of their name: all of them is learned",

@@ -12,6 +12,7 @@ from ...loaders.models.text_encoder import TextEncoderModel
 from ...sampling.prompt_tags import prompt_tags
 from .arrange import Arranged, Work
 from .findings import Finding, lines, shown
+from .outline import expected
 
 _SHOWN = 12  # buckets in the line
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
@@ -29,10 +30,12 @@ class Report:
 
 
 def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> Report:
-    """text_encoder: for the length of captions; its weights are not read."""
+    """text_encoder: for the length of captions and the size on disk; its weights are not read."""
     works, findings = arranged.works, [*arranged.findings, *tags(arranged)]
+    nbytes = None
     if text_encoder is not None:
         findings += too_long(arranged, text_encoder)
+        nbytes = expected(arranged, text_encoder)
     most = max(works, key=lambda work: work.fit.cropped)
     counts = Counter(work.fit.bucket for work in works)
     facts: dict[str, Json] = {
@@ -43,12 +46,15 @@ def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> 
         "layers": sum(bool(work.item.layers) for work in works),
         "buckets": {f"{w}x{h}": n for (w, h), n in counts.most_common()},
         "cropped_at_most": round(most.fit.cropped, 4),
+        "encoded_bytes": nbytes,
         "findings": [
             {"kind": one.kind, "name": shown(one.name), "detail": shown(one.detail, 400)}
             for one in findings
         ],
     }
-    return Report((*_head(works, counts, most), *lines(findings)), facts)
+    head = _head(works, counts, most)
+    head += [f"encoded, they take about {size_words(nbytes)} on disk"] if nbytes else []
+    return Report((*head, *lines(findings)), facts)
 
 
 def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work) -> list[str]:
@@ -69,6 +75,11 @@ def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work)
         f"{_count(len(counts), 'bucket')}: {', '.join(sizes)}{more}; "
         + (f"{crop} ({shown(most.item.name)})" if cropped else "nothing is cropped"),
     ]
+
+
+def size_words(nbytes: int) -> str:
+    """ "1.50 GB", "3.2 MB"."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _count(number: int, noun: str) -> str:
