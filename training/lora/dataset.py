@@ -33,6 +33,11 @@ from .jsonl import read_jsonl
 from .pictures import NO_PROGRESS, OnItem
 
 _NUMBERED = re.compile(r"(.+)_(\d{1,4})")
+_REPEATED = re.compile(r"\d{1,4}_.+")  # kohya's name of a folder: how often its pictures count
+_ADVICE = {
+    ".jsonl": "to use it, give it in place of the folder",
+    ".caption": "rename it to .txt to use it",
+}
 
 
 def read(
@@ -120,8 +125,11 @@ def _about(main: Listing, stems: Counter[Name]) -> Iterable[Finding]:
         if stem(name) not in stems:
             yield Finding("lone caption", str(name))
     for name in main.others:
-        jsonl = "to use it, give it in place of the folder" if name.suffix == ".jsonl" else ""
-        yield Finding("other file", str(name), jsonl)
+        yield Finding("other file", str(name), _ADVICE.get(name.suffix.lower(), ""))
+    folders = {name.parent for name in main.pictures}
+    for folder in sorted(folders):
+        if _REPEATED.fullmatch(folder.name or os.path.basename(os.path.realpath(main.folder))):
+            yield Finding("repeats", str(folder))
 
 
 def _references(side: Listing, stems: Collection[Name]) -> _Side:

@@ -95,6 +95,10 @@ KINDS = {
     ),
     "lone mask": ("mask has no picture", "masks have no picture"),
     "other file": ("file is neither picture nor caption", "files are neither picture nor caption"),
+    "repeats": (
+        "folder has a number of repeats in its name, which is not read: its pictures count once",
+        "folders have a number of repeats in their names, which is not read: pictures count once",
+    ),
     "unknown key": ("key of the JSONL is not read", "keys of the JSONL are not read"),
     "smaller": (
         "picture is smaller than the resolution and is learned at its own size",

@@ -66,7 +66,7 @@ def _picture(path: Path) -> Picture | str:
         facts = sound(path)
         return Picture(path, facts.size, picture_hash(path), facts.animated)
     except InkstoneError as error:
-        return reason(error)
+        return reason(error, path)
     except OSError as error:  # between the two, another took its place
         return (error.strerror or str(error)).lower()
 
@@ -77,15 +77,13 @@ def _mask(path: Path) -> Picture | str:
         try:
             grey = channel(path, "red")
         except InkstoneError as error:
-            return reason(error)
+            return reason(error, path)
         if grey is None or grey.max() <= NEARLY:
             return "it is black: nothing of the picture would be learned"
     return facts
 
 
-def reason(error: InkstoneError) -> str:
+def reason(error: InkstoneError, path: Path) -> str:
     """The part of a picture's error that says why, for a line that has its name."""
-    text = str(error)
-    if _BEFORE in text:
-        text = text.split(_BEFORE, 1)[1]
+    text = str(error).removeprefix(f"{path} ").removeprefix(_BEFORE)
     return text.removesuffix(_ADVICE)

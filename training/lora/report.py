@@ -78,8 +78,8 @@ def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work)
 
 
 def size_words(nbytes: int) -> str:
-    """ "1.50 GB", "3.2 MB"."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+    """ "1.50 GB", "3.20 MB", "0.05 MB"."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _count(number: int, noun: str) -> str:
