@@ -205,7 +205,8 @@ class MMDiT(nn.Module):
                 break
             hooks.on_block(i)
             yield None
-            fixed = references is not None and references.fixed and i == 0
+            kept = not torch.is_grad_enabled()  # gradients would end at what is kept
+            fixed = references is not None and references.fixed and i == 0 and kept
             block_ctx = replace(ctx, probe=hooks.probe_of(i), cached=references if fixed else None)
             queries = ctx.tokens if block.last else img.shape[1]
             part = partial(block, rows=mod.block(i, ctx.tokens), queries=queries, ctx=block_ctx)

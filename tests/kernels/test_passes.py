@@ -16,7 +16,7 @@ from inkstone.kernels import linear
 from inkstone.kernels.block_streaming import ask, in_step
 from inkstone.kernels.configs import MMDiTConfig, SingleStreamConfig
 from inkstone.kernels.control_instantx import Spread
-from inkstone.kernels.forward import ForwardHooks, ForwardSize, Inputs
+from inkstone.kernels.forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from inkstone.kernels.linear import Linear
 from inkstone.kernels.lora import attached
 from inkstone.kernels.mmdit import MLP, MMDiT
@@ -120,14 +120,14 @@ class Passes:
         self.added = torch.randn(2, 24, config.width, generator=g)
         self.stores = [PrefixStore(config.layers) for _ in TEXTS]
 
-    def walks(self):
-        """The walks of one step."""
+    def walks(self, plain=NO_HOOKS):
+        """The walks of one step. plain: hooks of those that have none of their own."""
         grids, slots, context = [GRID], (), ReferenceContext()
         if self.kind == "references":
             grids, slots = [GRID, (1, 2, 6)], (2,)
             context = ReferenceContext(References(self.clean, fixed=self.first))
         for number, text in enumerate(self.texts):
-            hooks = ForwardHooks()
+            hooks = plain
             if self.kind == "controls" and number == 1:
                 hooks = ForwardHooks(after=[Spread([self.added])])
             if self.kind == "ends early":
