@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .block_streaming import Asking, Streamed, side_by_side
 
+_FULL, _TYPED = 5, 6  # [tokens, width] alive in a block's backward pass: float32, and typed
+
 Streams = tuple[Tensor, ...]
 Part = Callable[..., Asking[Streams]]  # (streams of one walk) -> the same behind the block
 
@@ -107,3 +109,16 @@ class _Recomputed(torch.autograd.Function):
         del pairs
         torch.autograd.backward(ys, dys)
         return None, *(stream.grad for stream in entered)
+
+
+def training_bytes(
+    width: int, ff: int, tokens: tuple[int, int], hidden: tuple[int, int], dtype: torch.dtype
+) -> int:
+    """Bytes of one block while its gradient is computed, beside its weights and what enters it.
+
+    tokens: of target and prefix, in all rows; hidden: numbers [.., ff] of a token of each that are
+    alive at once. The rest is measured: streams in float32 and others in `dtype`, per token.
+    """
+    each, (target, prefix) = dtype.itemsize, tokens
+    inner = ff * each * (hidden[0] * target + hidden[1] * prefix)
+    return inner + width * (target + prefix) * (_FULL * 4 + _TYPED * each) + ff * width * each

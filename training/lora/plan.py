@@ -1,0 +1,107 @@
+"""The memory of a training, before it begins: the same figures decide where the weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...errors import InkstoneError
+from ...kernels.forward import ForwardSize
+from ...loaders.memory.placement import NotEnoughMemory, PlannedWeights, place, what_helps
+from ...loaders.models.diffusion_model import DiffusionModel
+from ...pipeline.memory_plan import memory_now
+from .adapter import Adapter
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Bytes of each part of a training, and the peak."""
+
+    weights: int  # as placed
+    placed: str
+    activations: int  # of a step with the largest bucket
+    table: int  # modulation of several steps
+    adapter: int  # what is trained, its gradients, averages, and the optimizer's state
+    program: int
+    budget: int
+
+    @property
+    def working(self) -> int:
+        """Bytes beside the weights."""
+        return self.activations + self.table + self.adapter
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once."""
+        return self.program + self.weights + self.working
+
+    def sentence(self) -> str:
+        """One line for people."""
+        parts = {
+            "activations": self.activations,
+            "modulation of several steps": self.table,
+            "LoRA, gradients and optimizer": self.adapter,
+            "program": self.program,
+        }
+        rest = ", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in parts.items())
+        return (
+            f"plan for a step: weights {self.weights / 1e9:.2f} GB ({self.placed}), {rest}: at "
+            f"most {self.peak / 1e9:.2f} GB of {self.budget / 1e9:.2f} GB"
+        )
+
+
+@dataclass(frozen=True)
+class Working:
+    """What a step holds beside the weights."""
+
+    target: int  # tokens of the largest example
+    prefix: int  # its text and references
+    batch: int = 1
+    sigmas: int = 32  # rows of the modulation table
+    moments: float = 2.0  # of the optimizer, in float32 numbers per parameter
+    average: bool = False  # EMA
+
+    def parts(self, model: DiffusionModel, adapter: Adapter) -> tuple[int, int, int]:
+        """(activations, table, adapter) in bytes."""
+        size = ForwardSize(self.target, self.prefix, self.batch, self.batch)
+        network, trained = model.network, sum(p.numel() for p in adapter.parameters())
+        copies = 2 + self.moments + self.average
+        return (
+            network.training_bytes(size, model.dtype, adapter.first_block),
+            network.table_bytes(self.sigmas + model.apart, model.dtype),
+            int(trained * 4 * copies),
+        )
+
+
+def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> TrainPlan:
+    """Plans a step from what is free now, or the model's budget. The adapter may be on the meta
+    device. Raises InkstoneError where the weights do not fit even when streamed.
+    """
+    activations, table, own = working.parts(model, adapter)
+    now, planned = memory_now(model.weights, model.budget), PlannedWeights.of(model.weights)
+    free = now.room - activations - table - own
+    try:
+        placement = place(*planned.sizes, free)
+    except NotEnoughMemory as lack:
+        advice = what_helps(lack.missing, None, now.limit)
+        need = (lack.need + activations + table + own) / 1e9
+        raise InkstoneError(
+            f"This training needs at least {need:.2f} GB even when weights are streamed block by "
+            f"block, beside {now.fixed / 1e9:.2f} GB of the program, and may use "
+            f"{now.budget / 1e9:.2f} GB. {advice} A smaller --resolution, --batch or --rank takes "
+            "less too."
+        ) from None
+    return TrainPlan(
+        weights=placement.nbytes,
+        placed=placement.words(),
+        activations=activations,
+        table=table,
+        adapter=own,
+        program=now.runtime,
+        budget=now.budget,
+    )
+
+
+def largest(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Of (target, prefix) tokens of all examples those whose step takes most."""
+    return max(sizes, key=sum, default=(0, 0))
