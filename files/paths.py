@@ -51,6 +51,15 @@ def name_fault(name: object) -> str | None:
     return _length_fault(parts)
 
 
+def is_plain_name(name: str, beside: str = "") -> bool:
+    """True for the name of a file without folders that every system takes. beside: what is added to
+    it, in front and behind, for the longest name of a file next to it, with {} for the name.
+    """
+    bad = name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|')
+    longest = beside.format(name) if beside else name
+    return not bad and name_fault(name) is None and name_fault(longest) is None
+
+
 def path_fault(path: str) -> str | None:
     """Why no file can have a path that a user gives, as the end of a sentence; else None."""
     if not path.strip():

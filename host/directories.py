@@ -22,6 +22,17 @@ def temp_directory() -> Path:
     return _directory("temp")
 
 
+def base_directory() -> Path:
+    """The host's own folder, in which its models and results usually are; without ComfyUI the
+    folder that the command was called in.
+    """
+    if headless_host() is not None:
+        return Path.cwd()
+    import folder_paths
+
+    return Path(folder_paths.base_path)
+
+
 def _directory(kind: str) -> Path:
     headless = headless_host()
     if headless is not None:

@@ -28,6 +28,7 @@ from .regions import RegionalPrompts
 from .sample import Denoise
 from .schedule import ScheduleSigmas
 from .step_cache import StepCacheNode
+from .train import TrainLora
 from .upscale import UpscalePicture
 from .variety import VarietyNode
 
@@ -63,6 +64,7 @@ NODES: list[type[io.ComfyNode]] = [
     CameraAngle,
     UpscalePicture,
     Quantize,
+    TrainLora,
     ToModel,
     ToCLIP,
     ToVAE,

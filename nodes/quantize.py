@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import InkstoneError
-from ..files.paths import name_fault
+from ..files.paths import is_plain_name
 from ..host import model_folders
 from ..host.api import io, schema
 from ..host.progress import Progress
@@ -39,8 +39,7 @@ def output_file(name: str, kind: str) -> Path:
     """
     suffix = ".safetensors" if kind == "fp8_scaled" else ".gguf"
     plain = name.strip().removesuffix(suffix)
-    bad = plain.startswith(".") or any(mark in plain for mark in '/\\:*?"<>|')
-    if bad or not plain or name_fault(plain) or name_fault(f".{plain}{suffix}{_PARTIAL}"):
+    if not is_plain_name(plain, f".{{}}{suffix}{_PARTIAL}"):
         raise InkstoneError(
             f"{name!r} is not a file name: expected a plain name without folders. Enter for "
             "example qwen-image-Q4_K_M."

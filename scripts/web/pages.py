@@ -230,6 +230,21 @@ PAGES: dict[str, tuple[str, str]] = {
         "to an hour; a stopped run resumes where it left off.",
         "不用其他程序，就能把模型变小到适合你的显卡。需要几分钟到一小时；中途停止后会从停下处继续。",
     ),
+    "InkstoneTrainLora": (
+        "Connect the loaders that you draw with, enter the folder of your pictures and press Run: the node writes a "
+        "settings file to ComfyUI's output folder and shows the command to copy. Nothing is trained or read here: a "
+        "training takes long, needs the memory that ComfyUI uses, and goes on after a restart. Every picture needs a "
+        "caption in a `.txt` file of the same name. The command reports on the pictures first, prints the memory "
+        "plan, draws the sample prompts while it trains, and resumes when it is called again. The finished LoRA is in "
+        "`models/loras`: *Inkstone Load LoRA* lists it. If the command is not found, install the pack once with "
+        "ComfyUI's Python: `python -m pip install custom_nodes/inkstone`. All further settings are options of the "
+        "command: `inkstone train-lora --help`.",
+        "连接绘图时使用的加载器，填写图片所在的文件夹并运行：节点把设置文件写到 ComfyUI 的 output 文件夹，并显示可复制的命令。"
+        "这里不训练，也不读取图片：训练时间长，需要 ComfyUI 占用的内存，并且重启后可以继续。每张图片需要一个同名的 `.txt` 文件写说明。"
+        "命令会先报告图片的情况、打印内存计划，训练时画出示例提示词，再次运行则从停下处继续。训练好的 LoRA 在 `models/loras` 中，“加载 LoRA”会列出它。"
+        "如果找不到该命令，请用 ComfyUI 的 Python 安装一次本包：`python -m pip install custom_nodes/inkstone`。其他设置都是命令的选项："
+        "`inkstone train-lora --help`。",
+    ),
     "InkstoneToModel": (
         "For graphs of core nodes: KSampler runs our network, with any sampler and scheduler. Add "
         "*ModelSamplingAuraFlow* with shift 3.1, as the official workflows do.",

@@ -22,7 +22,7 @@ from inkstone.headless.workflow.to_ui import full_graph, ui_from_api
 from inkstone.nodes.canvas import sizes
 from inkstone.nodes.lora import row
 from scripts.package import ROOT
-from scripts.workflows import controls, edits, models, newer, regions, tasks, upscales
+from scripts.workflows import controls, edits, models, newer, regions, tasks, training, upscales
 from scripts.workflows.parts import (
     FILES,
     LIGHTNING,
@@ -242,6 +242,7 @@ def graphs() -> dict[str, Example]:
         **edits.edits(),
         **tasks.tasks(),
         **upscales.upscales(),
+        **training.training(),
         **edits.layered(),
         **newer.family(),
         **controls.embedded(),

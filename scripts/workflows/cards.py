@@ -166,6 +166,16 @@ def four() -> Image.Image:
     return image
 
 
+def falling(colour: Colour) -> Image.Image:
+    """A loss that falls."""
+    image = Image.new("RGB", BOX, (48, 51, 60))
+    draw = ImageDraw.Draw(image)
+    heights = [128 - 100 * 0.93**n + 9 * (-1) ** n * 0.97**n for n in range(36)]
+    draw.line([(14, 12), (14, 136), (138, 136)], fill=PALE, width=2)
+    draw.line([(16 + 3.4 * n, h) for n, h in enumerate(heights)], fill=colour, width=3)
+    return image
+
+
 def mapped(kind: str) -> Image.Image:
     """A control map, made by the pack's own preprocessor."""
     with tempfile.TemporaryDirectory() as folder:
@@ -274,6 +284,10 @@ CARDS: dict[str, tuple[Callable[[], tuple[Image.Image, Image.Image]], str]] = {
         "Qwen-Image-Edit-2511\nsuper-resolution",
     ),
     "upscale_qwen_image": (lambda: (coarse(), scene()), "Qwen-Image\nupscale, any factor"),
+    "train_embedded": (
+        lambda: (four(), falling((250, 210, 80))),
+        "Embedded model\ntrain a LoRA: the command",
+    ),
     "text_to_image_2_1": (lambda: (words_box(), scene()), "Qwen-Image-2.1\ntext to image"),
     "text_to_image_2_1_turbo": (lambda: (words_box(), _evening()), "Qwen-Image-2.1-Turbo\n8 steps"),
     "transparent_2_1": (

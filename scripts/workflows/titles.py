@@ -16,6 +16,7 @@ TITLES = {
     "regions_embedded": "Regional prompts (no download)",
     "variety_embedded": "Variety (no download)",
     "upscale_embedded": "Upscale a picture (no download)",
+    "train_embedded": "Train a LoRA (no download)",
     "text_to_image_qwen_image": "Text to image",
     "regions_qwen_image": "Regional prompts",
     "variety_qwen_image": "Text to image, variety",

@@ -116,6 +116,10 @@ SEARCHES = {
     "vram": "InkstoneModelInfo",
     "quantize": "InkstoneQuantise",
     "convert gguf": "InkstoneQuantise",
+    "train lora": "InkstoneTrainLora",
+    "lora training": "InkstoneTrainLora",
+    "dreambooth": "InkstoneTrainLora",
+    "fine tune": "InkstoneTrainLora",
 }
 # The page of ComfyUI 0.3.64 looks in class names and titles only, and so finds these.
 BY_NAME = (
@@ -132,6 +136,7 @@ BY_NAME = (
     "outpaint",
     "quantize",
     "scheduler",
+    "train lora",
 )
 FIRST = 3  # of our nodes that a search lists
 # The page weighs where in a text a word begins, and gives up after about this many letters.
