@@ -1,19 +1,21 @@
 """Inkstone: Qwen-Image on its own kernels, in ComfyUI, on the command line and in Python.
 
-ComfyUI calls `comfy_entrypoint`; Python calls `draw` and `load` (docs/api.md). Nothing heavy is
-imported before one of them is used.
+ComfyUI calls `comfy_entrypoint`; Python calls `draw`, `load` and `train_lora` (docs/api.md).
+Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .headless.draw.api import draw, load
     from .nodes import InkstoneExtension
+    from .training.lora.api import train_lora
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "draw", "load"]
+__all__ = ["__version__", "draw", "load", "train_lora"]
 WEB_DIRECTORY = "./web"  # help pages, and what the page does for our nodes
 
 
@@ -27,9 +29,13 @@ async def comfy_entrypoint() -> InkstoneExtension:
 
 
 def __getattr__(name: str) -> object:
-    """`draw` and `load`, imported when they are first used."""
+    """`draw`, `load` and `train_lora`, imported when they are first used."""
     if name in ("draw", "load"):
         from .headless.draw import api
 
         return getattr(api, name)
+    if name == "train_lora":
+        from .training.lora.api import train_lora
+
+        return train_lora
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ..errors import InkstoneError
 from ..files.paths import kind_of, path_fault
+from ..pipeline.devices import parse_memory
 from ..sampling.geometry import parse_size
 from ..sampling.region_choices import (
     RegionOption,
@@ -26,17 +27,6 @@ from ..sampling.variety_choices import VarietyOption, parse_variety
 # what `add_subparsers` returns; argparse has no public name for it
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-
 
 def size(text: str) -> tuple[int, int]:
     """Parse WIDTHxHEIGHT; both must be multiples of 16."""
@@ -48,13 +38,10 @@ def size(text: str) -> tuple[int, int]:
 
 def memory(text: str) -> int:
     """Parse an amount of memory: 12GB -> bytes."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or not 0 < float(match[1]) < 1e18:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an amount of memory: write for example 12GB"
-        )
-    return int(float(match[1]) * unit)
+    try:
+        return parse_memory(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def device(text: str) -> str:

@@ -1,8 +1,30 @@
-"""The device that a user names."""
+"""The device and the amount of memory that a user names."""
 
 from __future__ import annotations
 
-from ..errors import CallError
+import re
+
+from ..errors import CallError, InkstoneError
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+
+
+def parse_memory(text: str) -> int:
+    """An amount of memory: 12GB -> bytes. Raises InkstoneError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None or not 0 < float(match[1]) < 1e18:
+        raise InkstoneError(f"{text!r} is not an amount of memory: write for example 12GB")
+    return int(float(match[1]) * unit)
 
 
 def check_device(device: str | None) -> None:

@@ -116,6 +116,11 @@ class TrainSettings:
         4096,
         "side of a square of as many pixels as references have at most (default: as drawn)",
     )
+    cache_dir: Path | None = _path(
+        "folder for encoded pictures and captions, which later trainings use again (default: "
+        ".inkstone-cache beside the pictures)",
+        "DIR",
+    )
     steps: int | None = _whole(
         None,
         1,
@@ -243,6 +248,6 @@ DEFAULTS: dict[str, object] = {
 }
 # settings that change nothing in the result: a run may be continued with others
 FREE = (
-    "output save_every keep sample_prompts sample_every tensorboard trigger save_dtype "
+    "output cache_dir save_every keep sample_prompts sample_every tensorboard trigger save_dtype "
     "list_captions memory device"
 ).split()

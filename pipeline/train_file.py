@@ -14,6 +14,7 @@ from ..errors import CallError, InkstoneError, shorten
 from ..files.atomic import write_text
 from ..files.json_text import parse_json
 from ..files.paths import check_given, read_regular
+from .devices import parse_memory
 from .train_choices import OPTIONS, TrainSettings
 from .train_option import Option, shown
 
@@ -76,6 +77,14 @@ def settings_from(values: Mapping[str, object]) -> dict[str, object]:
     return {name: _value(name, OPTIONS[name], value) for name, value in given.items()}
 
 
+def _memory(text: str) -> int | str:
+    """Bytes; a text that is no amount stays one, and is refused."""
+    try:
+        return parse_memory(text)
+    except InkstoneError:
+        return text
+
+
 def _value(name: str, option: Option, given: object) -> object:
     """One value; its limits are the record's."""
     value = given
@@ -91,6 +100,8 @@ def _value(name: str, option: Option, given: object) -> object:
         value = tuple(value.items())
     elif option.kind == "number" and type(value) is int:
         value = float(value)
+    elif option.kind == "memory" and isinstance(value, str):
+        value = _memory(value)
     fault = option.fault(value)
     if fault is not None:
         raise CallError(f"{name} is {shown(given)}: {fault}.")

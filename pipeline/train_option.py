@@ -50,7 +50,7 @@ _EXPECTED = {
     "text": "a text",
     "texts": "a list of texts",
     "flag": "true or false",
-    "memory": "a number of bytes above 0",
+    "memory": "an amount of memory such as '12GB', or bytes",
     "device": "a text such as cuda or cpu",
     "ranks": 'ranks of layers from 0 to 1024, such as {"0-9": 32}',
 }

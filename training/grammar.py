@@ -25,6 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (70, 205, 220),
 }
 KINDS = ("circle", "square", "triangle", "star")
+TAUGHT = ("hexagon",)  # not of the grammar: rendered and read to see what a LoRA learns
 SIZES = {"small": 24, "": 40, "large": 60}  # diameters in pixels
 PLACES = ("left", "right", "top", "bottom", "center")
 PLACE_WORDS = {

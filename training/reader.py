@@ -50,8 +50,8 @@ def ground_and_ink(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ground, np.linalg.norm(p - ground, axis=2) > FAR
 
 
-def look(picture: np.ndarray, scene: Scene) -> Reading:
-    """uint8 [H,W,3] against a scene, item by item."""
+def look(picture: np.ndarray, scene: Scene, kinds: Sequence[str] = KINDS) -> Reading:
+    """uint8 [H,W,3] against a scene, item by item. kinds: of shapes that it may show."""
     p = picture.astype(np.float32)
     ground, ink = ground_and_ink(p)
     items: list[dict[str, bool | int]] = []
@@ -61,16 +61,16 @@ def look(picture: np.ndarray, scene: Scene) -> Reading:
             whole = letters == len(item.text)
             items.append({"letters": letters, "words": whole, "word_colour": coloured})
         else:
-            facts = _read_shape(p, ink, item, scene)
+            facts = _read_shape(p, ink, item, scene, kinds)
             items.append(dict(zip(("kind", "colour", "place", "size"), facts)))
     return Reading(nearest_colour(ground) == scene.ground, items, _stray(ink, scene) <= STRAY)
 
 
-def read(picture: np.ndarray, scene: Scene) -> Verdict:
+def read(picture: np.ndarray, scene: Scene, kinds: Sequence[str] = KINDS) -> Verdict:
     """uint8 [H,W,3] -> verdicts: ground, words, letters (share), word_colour, kind, colour, place,
     size, stray, all. None where the scene has no such item.
     """
-    reading = look(picture, scene)
+    reading = look(picture, scene, kinds)
     verdict: Verdict = {"ground": reading.ground}
     lines = [item for item in scene.items if isinstance(item, Word)]
     for key in ("words", "letters", "word_colour", "kind", "colour", "place", "size"):
@@ -83,9 +83,11 @@ def read(picture: np.ndarray, scene: Scene) -> Verdict:
     return verdict
 
 
-def score(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, float]:
+def score(
+    pictures: Sequence[np.ndarray], scenes: Sequence[Scene], kinds: Sequence[str] = KINDS
+) -> dict[str, float]:
     """Rates over all pictures that have the item."""
-    verdicts = [read(p, s) for p, s in zip(pictures, scenes)]
+    verdicts = [read(p, s, kinds) for p, s in zip(pictures, scenes)]
     rates = {}
     for key in verdicts[0]:
         values = [float(value) for v in verdicts if (value := v[key]) is not None]
@@ -163,7 +165,7 @@ def _window(shape: Shape, scene: Scene) -> tuple[slice, slice]:
 
 
 def _read_shape(
-    p: np.ndarray, ink: np.ndarray, shape: Shape, scene: Scene
+    p: np.ndarray, ink: np.ndarray, shape: Shape, scene: Scene, kinds: Sequence[str]
 ) -> tuple[bool, bool, bool, bool]:
     """(kind, colour, place, size) right."""
     rows, columns = _window(shape, scene)
@@ -179,7 +181,7 @@ def _read_shape(
     y, x = rows.start + sum(ys) / 2, columns.start + sum(xs) / 2
     size = min(SIZES, key=lambda name: abs(SIZES[name] - max(box.shape)))
     at_place = _place(shape, scene, x, y)
-    return kind_of(box) == shape.kind, colour == shape.colour, at_place, size == shape.size
+    return kind_of(box, kinds) == shape.kind, colour == shape.colour, at_place, size == shape.size
 
 
 def extent(ink: np.ndarray) -> tuple[int, int] | None:
@@ -188,10 +190,10 @@ def extent(ink: np.ndarray) -> tuple[int, int] | None:
     return (int(lines[0]), int(lines[-1]) + 1) if len(lines) else None
 
 
-def kind_of(box: np.ndarray) -> str:
+def kind_of(box: np.ndarray, kinds: Sequence[str] = KINDS) -> str:
     """The kind whose mask, stretched to the box, overlaps best; "" below ALIKE."""
     best = ("", ALIKE)
-    for kind in KINDS:
+    for kind in kinds:
         template = shape_mask(kind, 64) > 0.5
         template = template[template.any(1)][:, template.any(0)]
         ys = (np.arange(box.shape[0]) + 0.5) * template.shape[0] / box.shape[0]

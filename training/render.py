@@ -60,10 +60,18 @@ def shape_mask(kind: str, diameter: int) -> np.ndarray:
         draw.rectangle((inset, inset, d - 1 - inset, d - 1 - inset), fill=255)
     elif kind == "triangle":
         draw.polygon([(d / 2, 0), (d - 1, d - 1), (0, d - 1)], fill=255)
+    elif kind == "hexagon":
+        draw.polygon([_corner(i, d / 2) for i in range(6)], fill=255)
     else:
         draw.polygon([_star_point(i, d / 2) for i in range(10)], fill=255)
     small = image.resize((diameter, diameter), Image.Resampling.BOX)
     return np.asarray(small, np.float32) / 255
+
+
+def _corner(i: int, r: float) -> tuple[float, float]:
+    """Of a regular hexagon, one corner at the left and one at the right."""
+    angle = math.pi * i / 3
+    return r + (r - 0.5) * math.cos(angle), r + (r - 0.5) * math.sin(angle)
 
 
 def _star_point(i: int, r: float) -> tuple[float, float]:

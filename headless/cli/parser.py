@@ -25,6 +25,7 @@ from . import (
     run,
     score,
     train,
+    train_lora,
 )
 
 COMMANDS = (
@@ -41,6 +42,7 @@ COMMANDS = (
     preprocess,
     score,
     train,
+    train_lora,
     doctor,
 )
 

@@ -21,6 +21,7 @@ FULL = {
     "variant": "edit-2511",
     "control_dir": Path("before"),
     "mask_dir": Path("masks"),
+    "cache_dir": Path("cache"),
     "captions": "ask",
     "resolution": 512,
     "reference_resolution": 256,
@@ -80,8 +81,8 @@ def test_the_defaults_survive_too():
 
 
 def test_null_is_the_default():
-    given = settings_from({"alpha": None, "rank": 8, "lr": 1, "targets": "mlp"})
-    assert given == {"rank": 8, "lr": 1.0, "targets": ("mlp",)}
+    given = settings_from({"alpha": None, "rank": 8, "lr": 1, "targets": "mlp", "memory": "2GB"})
+    assert given == {"rank": 8, "lr": 1.0, "targets": ("mlp",), "memory": 2 * 10**9}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_null_is_the_default():
         ('{"data": 3}', "data is 3: expected a path."),
         ('{"data": "a\\u0000b"}', "data is 'a\\x00b': expected a path."),
         ('{"tensorboard": 1}', "tensorboard is 1: expected true or false."),
-        ('{"memory": "12GB"}', "memory is '12GB': expected a number of bytes above 0."),
+        ('{"memory": "12GX"}', "memory is '12GX': expected an amount of memory such as '12GB'"),
         ("[1]", "expected a JSON object with settings"),
         ("{", "expected a JSON object with settings"),
         ("[" * 5000, "expected a JSON object with settings"),

@@ -83,6 +83,11 @@ def _read_folder(
     stems = Counter(map(stem, main.pictures))
     controls = [_references(listing(path, [data]), stems) for path in control_dirs]
     masks = [_masks(listing(path, [data]), stems) for path in (mask_dir,) if path is not None]
+    if masks and main.pictures and not masks[0].files:
+        raise CallError(
+            f"--mask-dir {mask_dir}: no picture has a mask there. Expected a picture with the name "
+            f"of each that has one, such as {next(iter(main.pictures))}."
+        )
     findings = [*main.findings, *_about(main, stems)]
     findings += [finding for side in (*controls, *masks) for finding in side.findings]
     captions, usable = {stem(name): path for name, path in main.texts.items()}, []

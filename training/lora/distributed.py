@@ -11,12 +11,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import CallError, InkstoneError
+
+_PATIENCE = timedelta(hours=12)  # while the first process encodes pictures or draws samples
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def joined(group: Group, device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InkstoneError(
             f"The {group.size} processes of this run cannot connect: "

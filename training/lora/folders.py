@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ...errors import InkstoneError
+from ...errors import CallError, InkstoneError
 from ...files.paths import stays_in
 from .findings import Finding
 
@@ -40,9 +40,12 @@ def stem(name: Name) -> Name:
 
 
 def listing(folder: Path, apart: Sequence[Path] = ()) -> Listing:
-    """All files below a folder, without those below the folders `apart`. InkstoneError where there
-    are more than MOST_FILES.
+    """All files below a folder, without those below the folders `apart`. CallError for a whole
+    disk, InkstoneError where there are more than MOST_FILES.
     """
+    real = Path(os.path.realpath(folder))
+    if real.parent == real:
+        raise CallError(f"{folder} is a whole disk: give the folder that holds only the pictures.")
     found, todo, count = Listing(folder), [folder], 0
     skipped = {os.path.realpath(path) for path in apart} - {os.path.realpath(folder)}
     while todo:

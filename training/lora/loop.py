@@ -62,7 +62,8 @@ def _nothing(_: object) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A training, ready to run. `draws`: (step, indices of its pictures) -> their choices; `write`
-    writes the LoRA of the weights as they are; `on_step` and `on_save` (step) watch.
+    writes the LoRA of the weights as they are, and `sample` (step) draws with them; `on_step` and
+    `on_save` (step) watch.
     """
 
     settings: TrainSettings
@@ -78,6 +79,7 @@ class Task:
     group: Group = Group()
     on_step: Callable[[StepReport], None] = _nothing
     on_save: Callable[[int], None] = _nothing
+    sample: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Loop:
         before = task.folder.log.resumed(first) if task.group.first else []
         if first:
             log.info("resuming after step %d of %d", first, task.steps)
+        if not first:
+            self._sample(0)
         meter = Meter(task.steps, self._weights[0].device, before)
         for step in range(first, task.steps):
             losses, ended = self._gradients(step, stop)
@@ -126,11 +130,11 @@ class Loop:
                 task.folder.log.add(report.line)
                 task.on_step(report)
             done = step + 1
-            if done % task.settings.save_every == 0 and done < task.steps:
+            if done % task.settings.save_every == 0 or done == task.steps:
                 self._save(done)
-                meter.skip()
-        if task.steps > first:
-            self._save(task.steps)
+            if done % task.settings.sample_every == 0 or done == task.steps:
+                self._sample(done)
+            meter.skip()
         if task.group.first:
             self._write(task.folder.output, task.steps)
 
@@ -222,6 +226,12 @@ class Loop:
             self._write(task.folder.lora_at(done), done)
             task.folder.prune()
         task.on_save(done)
+
+    def _sample(self, done: int) -> None:
+        """Pictures, by the first process; the others wait for its next gradient."""
+        if self._task.sample is not None and self._task.group.first:
+            with averaged(self._task.adapter, self._ema):
+                self._task.sample(done)
 
     def _write(self, path: Path, done: int) -> None:
         with averaged(self._task.adapter, self._ema):

@@ -13,6 +13,7 @@ from ...errors import CallError
 from ...pipeline.train_choices import TrainSettings
 
 BETAS = (0.9, 0.999)  # of torch, and of every trainer of LoRAs
+MOMENTS = {"adamw": 2.0, "adamw8bit": 0.52}  # float32 numbers for each weight
 
 
 def optimizer_of(settings: TrainSettings, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

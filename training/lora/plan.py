@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ...errors import InkstoneError
 from ...kernels.forward import ForwardSize
@@ -34,6 +34,10 @@ class TrainPlan:
     def peak(self) -> int:
         """The most bytes at once."""
         return self.program + self.weights + self.working
+
+    def facts(self) -> dict[str, int | str]:
+        """All figures, for JSON."""
+        return {**asdict(self), "working": self.working, "peak": self.peak}
 
     def sentence(self) -> str:
         """One line for people."""

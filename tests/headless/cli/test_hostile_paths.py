@@ -35,10 +35,12 @@ CALLS = {
     "quantize": (WEIGHTS, "q.gguf", "--type", "Q4_K_M"),
     "preprocess": ("canny", "p.png", "m.png"),
     "train": ("--out", "trained", "--score"),
+    "train-lora": ("pictures", "-o", "lora.safetensors", "--steps", "1"),
     "score": ("embedded", "--limit", "1", "--output", "out", "--steps", "1"),
 }
 TEXTS = {"--object-info", "--keypoints"}  # paths too, of another type
 WRITTEN = {"-o", "--out", "out", "--save-latent", "--save-keypoints", "--output"}
+WRITTEN |= {"--cache-dir"}
 FOLDERS = {"--models", "--input"}  # a graph that needs none of it runs
 WITH = {
     "--mask": ("--image", "p.png"),
@@ -76,6 +78,9 @@ def bad(tmp_path, monkeypatch) -> dict[str, str]:
     Image.new("RGB", (64, 64)).save("p.png")
     Path("jobs.jsonl").write_text('{"id": "a", "prompt": "x", "steps": 1, "size": "64x64"}\n')
     Path("prompts.txt").write_text("a red circle\n")
+    Path("pictures").mkdir()
+    Image.new("RGB", (128, 128)).save("pictures/p.png")
+    Path("pictures/p.txt").write_text("a red circle\n")
     os.mkfifo("fifo")
     Path("loop").symlink_to("loop")
     Path("empty").touch()
@@ -134,6 +139,7 @@ FOUND_POSITIONALS = {
     "inspect": ["files"],
     "quantize": ["source", "out"],
     "preprocess": ["type", "source", "out"],
+    "train-lora": ["data"],
 }
 
 

@@ -638,3 +638,19 @@ def test_wrong_calls_are_call_errors(tmp_path):
         read(tmp_path / "missing")
     with pytest.raises(CallError):
         read(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["DATA", "control_dir", "mask_dir"])
+def test_a_whole_disk_is_not_searched(option, tmp_path):
+    pair(tmp_path)
+    places = {"data": tmp_path, "control_dir": None, "mask_dir": None}
+    places[option.lower()] = Path(os.path.abspath(os.sep))
+    with pytest.raises(CallError, match="is a whole disk: give the folder that holds only"):
+        read(**places)
+
+
+def test_a_folder_without_a_mask_is_refused(tmp_path):
+    pair(tmp_path / "pictures")
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(CallError, match="--mask-dir .*: no picture has a mask there. .* as a.png"):
+        read(tmp_path / "pictures", None, tmp_path / "masks")

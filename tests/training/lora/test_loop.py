@@ -201,6 +201,26 @@ def test_the_last_files_of_earlier_steps_are_kept(tmp_path):
         assert file.metadata["step"] == "15"
 
 
+def test_samples_are_drawn_with_the_weights_that_are_saved(tmp_path):
+    settings = settings_of(tmp_path, sample_every=8, save_every=8, ema=0.9)
+    module, drawn, saved = [], {}, {}
+
+    def sample(step):
+        drawn[step] = {n: p.detach().clone() for n, p in module[0].named_parameters()}
+
+    reports = train_toy(
+        settings, prepare=lambda trainer, _: module.append(trainer.module), sample=sample
+    )
+    assert len(reports) == 20 and list(drawn) == [0, 8, 16, 20]
+    for step in (8, 16):
+        saved[step] = settings.folder / f"toy-step-{step:06}.safetensors"
+    saved[20] = settings.output
+    for step, path in saved.items():
+        with SafetensorsFile(path) as file:
+            assert all(file.read(n).equal(value) for n, value in drawn[step].items()), step
+    assert not drawn[20]["a"].equal(module[0].a), "the average is not what is trained"
+
+
 def test_a_finished_run_is_not_run_again(tmp_path, caplog):
     settings = settings_of(tmp_path)
     train_toy(settings)

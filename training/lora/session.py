@@ -1,0 +1,290 @@
+"""`inkstone train-lora` from its settings to the file: pictures, models, cache, loop.
+
+`prepared` reads pictures and headers of models, no weights: a report and a plan need no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...kernels.interrupt import stoppable
+from ...loaders.models.diffusion_model import DiffusionModel
+from ...pipeline.train_choices import TrainSettings
+from ..checkpoint import Argument
+from . import dataset
+from .adapter import Adapter, AdapterSettings
+from .arrange import Arranged, CacheSettings, arrange
+from .cache import Cache, prepare
+from .captions import ask_captions
+from .distributed import Group, group_in_environment, joined, own_device
+from .events import require_tensorboard
+from .example import Example
+from .loop import AHEAD, Loop, Task
+from .models import ModelFiles, device_of, model_files, resolution_of
+from .objective import Draws, Objective, draw
+from .optimizer import MOMENTS, check_optimizer, optimizer_of
+from .order import Order
+from .outline import outline
+from .pictures import NO_PROGRESS, OnItem
+from .plan import TrainPlan, Working, largest, train_plan
+from .progress import StepReport
+from .report import Report, report
+from .result import Result
+from .samples import SAMPLES, Samples, encode_samples
+from .state import RunFolder, check_result, identity, opened, stamp_of
+from .step import Trainer
+
+log = logging.getLogger(__name__)
+
+CACHE = ".inkstone-cache"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training of which pictures and headers are read."""
+
+    settings: TrainSettings
+    group: Group
+    device: torch.device
+    files: ModelFiles
+    model: DiffusionModel
+    arranged: Arranged
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        settings = self.settings
+        per_step = settings.batch * settings.accumulate * self.group.size
+        return settings.steps_for(len(self.arranged.works), per_step)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of encoded pictures."""
+        root = self.arranged.dataset.root
+        folder = root if root.is_dir() else root.parent
+        return self.settings.cache_dir or folder / CACHE
+
+    def identity(self) -> dict[str, Argument]:
+        """What decides the result, to be the same in a run that resumes."""
+        works = self.arranged.works
+        pictures = [
+            [
+                work.item.caption,
+                [p.digest for p in (work.item.picture, *work.item.references, *work.item.layers)],
+                work.item.mask.digest if work.item.mask is not None else None,
+            ]
+            for work in works
+        ]
+        facts: dict[str, Argument] = {
+            "pictures": len(works),
+            "pictures-digest": stamp_of(pictures),
+            "steps": self.steps,
+            "resolution": self.arranged.settings.resolution,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+        return identity(self.settings, facts, self.group)
+
+
+def is_first() -> bool:
+    """True for the process that writes and says what is done."""
+    return group_in_environment().first
+
+
+def prepared(settings: TrainSettings, on_item: OnItem = NO_PROGRESS) -> Prepared:
+    """Reads pictures and headers. Raises CallError where the call is wrong, InkstoneError where
+    files cannot be used.
+    """
+    group = group_in_environment()
+    device = own_device(group, device_of(settings))
+    check_result(settings)
+    check_optimizer(settings)
+    if settings.tensorboard:
+        require_tensorboard()
+    files = model_files(settings, device)
+    pictures = dataset.read(settings.data, settings.control_dir, settings.mask_dir, on_item)
+    model = files.diffusion_model()
+    cached = CacheSettings(
+        resolution=resolution_of(settings, model),
+        reference_resolution=settings.reference_resolution,
+        dropped=settings.caption_dropout > 0,
+    )
+    return Prepared(settings, group, device, files, model, arrange(pictures, model, cached))
+
+
+def report_of(settings: TrainSettings) -> Report:
+    """What the pictures are and lack."""
+    return _report(prepared(settings))
+
+
+def _report(run: Prepared) -> Report:
+    return report(run.arranged, run.files.encoders().text_encoder())
+
+
+def plan_of(settings: TrainSettings) -> TrainPlan:
+    """The memory of a step with the largest pictures. Raises InkstoneError where it is too little
+    even when weights are streamed.
+    """
+    return _plan(prepared(settings))
+
+
+def _plan(run: Prepared) -> TrainPlan:
+    text_encoder = run.files.encoders().text_encoder()
+    shapes = [outline(work, text_encoder) for work in run.arranged.works]
+    sizes = [(len(one.latents), _prefix(one)) for one in shapes]
+    target, prefix = largest(sizes)
+    settings = run.settings
+    with torch.device("meta"):
+        adapter = _new_adapter(settings, run.model)
+    working = Working(
+        target=target,
+        prefix=prefix,
+        batch=settings.batch,
+        sigmas=max(AHEAD, settings.batch * settings.accumulate * run.group.size),
+        moments=MOMENTS[settings.optimizer],
+        average=settings.ema > 0,
+    )
+    return train_plan(run.model, adapter, working)
+
+
+def _prefix(example: Example) -> int:
+    """Tokens of the longer caption and of the references."""
+    references = 0 if example.references is None else len(example.references)
+    return max(len(example.text), len(example.dropped)) + references
+
+
+def train(
+    settings: TrainSettings,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_item: OnItem | None = None,
+) -> Path:
+    """Trains a LoRA, or resumes it, and returns its file. on_step: after each step; on_item: while
+    pictures are read and encoded. KeyboardInterrupt after Ctrl-C or SIGTERM: the state is saved,
+    the same call continues. Raises CallError and InkstoneError.
+    """
+    on_item = on_item or NO_PROGRESS
+    run = prepared(settings, on_item)
+    for line in (*_report(run).lines, _plan(run).sentence()):
+        log.info("%s", line)
+    with joined(run.group, run.device):
+        with run.group.in_turn():
+            run = _with_captions(run, on_item)
+        with opened(settings, run.identity(), run.group) as folder:
+            with run.group.in_turn():
+                cache = prepare(run.arranged, run.files.encoders(), run.cache, on_item)
+            with stoppable(impatient=run.group.size == 1) as stop:
+                _train(run, cache, folder, stop, on_step)
+    return settings.output
+
+
+def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:
+    """The run with the captions that are asked for."""
+    if run.settings.captions != "ask":
+        return run
+    pictures = ask_captions(
+        run.arranged.dataset, run.files.encoders().text_encoder, on_item=on_item
+    )
+    arranged = arrange(pictures, run.model, run.arranged.settings)
+    return Prepared(run.settings, run.group, run.device, run.files, run.model, arranged)
+
+
+def _samples(run: Prepared, folder: RunFolder) -> Samples | None:
+    """The pictures that are drawn while it trains, encoded; by the first process only."""
+    prompts, encoders = run.settings.sample_prompts, run.files.encoders()
+    if not prompts or not run.group.first:
+        return None
+    encoded = encode_samples(prompts, run.arranged, encoders, run.cache)
+    return Samples(run.model, encoded, encoders.vae, folder.path / SAMPLES, run.settings.seed)
+
+
+def adapter_of(settings: TrainSettings, model: DiffusionModel) -> Adapter:
+    """The weights that are trained, as they start, on the model's device."""
+    adapter = _new_adapter(settings, model)
+    adapter.start(model.read)
+    return adapter.to(model.device)
+
+
+def _new_adapter(settings: TrainSettings, model: DiffusionModel) -> Adapter:
+    return Adapter.create(
+        model.network,
+        AdapterSettings(
+            kind=settings.kind,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            targets=settings.targets,
+            ranks=dict(settings.ranks),
+            factor=settings.factor,
+            seed=settings.seed,
+        ),
+    )
+
+
+def objective_of(settings: TrainSettings) -> Objective:
+    """How a step is drawn and weighed."""
+    return Objective(
+        timesteps=settings.timesteps,
+        mean=settings.timestep_mean,
+        spread=settings.timestep_spread,
+        shift=settings.shift,
+        weighting=settings.weighting,
+        caption_dropout=settings.caption_dropout,
+    )
+
+
+def _train(
+    run: Prepared,
+    cache: Cache,
+    folder: RunFolder,
+    stop: threading.Event,
+    on_step: Callable[[StepReport], None] | None,
+) -> None:
+    """The loop, with its parts."""
+    settings, model, steps = run.settings, run.model, run.steps
+    samples = _samples(run, folder)
+    working = _plan(run).working  # planned again: the encoders have left
+    model.ready(working)
+    adapter, objective = adapter_of(settings, model), objective_of(settings)
+    buckets = cache.buckets()
+    tokens = {i: math.prod(grids[0]) for grids, indices in buckets.items() for i in indices}
+
+    def draws(step: int, indices: Sequence[int]) -> list[Draws]:
+        sizes = [tokens[index] for index in indices]
+        return draw(objective, model.schedule, settings.seed, step, sizes)
+
+    with Result(settings, run.arranged, adapter, folder) as result:
+
+        def watch(report: StepReport) -> None:
+            result.step(report)
+            if on_step is not None:
+                on_step(report)
+
+        task = Task(
+            settings=settings,
+            steps=steps,
+            examples=cache,
+            order=Order(buckets.values(), settings.batch, settings.seed),
+            draws=draws,
+            trainer=Trainer(model, adapter, objective),
+            adapter=adapter,
+            optimizer=optimizer_of(settings, adapter.parameters()),
+            folder=folder,
+            write=result.write,
+            group=run.group,
+            on_step=watch,
+            on_save=result.saved,
+            sample=result.sampler(samples, lambda: model.ready(working)) if samples else None,
+        )
+        log.info(
+            "training %d modules of rank %d: %d steps of %d pictures",
+            len(adapter.names),
+            settings.rank,
+            steps,
+            settings.batch * settings.accumulate * run.group.size,
+        )
+        Loop(task).run(stop)

@@ -1,0 +1,3 @@
+"""The version of Inkstone; pyproject.toml names it too."""
+
+__version__ = "0.1.0"
