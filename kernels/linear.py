@@ -106,6 +106,7 @@ class Linear(nn.Linear):
 
     branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()  # (x, y) -> y, in order
     few: Callable[[Tensor], Tensor] | None = None  # x W^T of few tokens, see few_tokens.py
+    last = False  # of a block: its values reach nothing but the block's output
 
     def __init__(
         self,
@@ -144,6 +145,11 @@ class Linear(nn.Linear):
             if gelu:
                 ys[at] = F.gelu(ys[at], approximate="tanh")
         return ys
+
+    @property
+    def ends_block(self) -> bool:
+        """Nothing of its block reads its values, nor does a branch."""
+        return self.last and not any(getattr(b, "reads_output", True) for b in self.branches)
 
     def _plainly(self, xs: Sequence[Tensor]) -> list[Tensor]:
         return self._products(xs, gelu=False)

@@ -66,6 +66,7 @@ class MLP(nn.Module):
     def __init__(self, d: int, ff: int) -> None:
         super().__init__()
         self.net = nn.ModuleList([_Up(d, ff), nn.Identity(), Linear(ff, d)])
+        self.net[2].last = True
 
     def forward(self, x: Tensor) -> Walk:
         """A part of a walk: x [B,N,D] -> [B,N,D]."""

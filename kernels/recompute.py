@@ -8,6 +8,7 @@ unpacking of each weight. Blocks in front of the first that is trained need no g
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .block_streaming import Asking, Streamed, side_by_side
+from .frozen import again
 
 _FULL, _TYPED = 5, 6  # [tokens, width] alive in a block's backward pass: float32, and typed
 
@@ -23,10 +25,13 @@ Part = Callable[..., Asking[Streams]]  # (streams of one walk) -> the same behin
 
 
 class Recompute:
-    """How the blocks of one network run in training. first: the first one that is trained."""
+    """How the blocks of one network run in training. first: the first one that is trained; keep:
+    from this one on, all that a block's gradient needs is kept, so that it is not computed again.
+    The numbers are the same, bit for bit. Blocks that are kept must not be streamed.
+    """
 
-    def __init__(self, network: Streamed, first: int) -> None:
-        self.network, self.first = network, first
+    def __init__(self, network: Streamed, first: int, keep: int = sys.maxsize) -> None:
+        self.network, self.first, self.keep = network, first, keep
 
     def run_block(self, index: int, part: Part, *streams: Tensor) -> Asking[Streams]:
         """part(*streams), as a part of a walk."""
@@ -60,10 +65,11 @@ class BlockCall:
         streams = [stream for call in calls for stream in call.take()]
         if index < run.first:
             with torch.no_grad():
-                results = work(streams)
+                results = work(streams)  # in place: nobody else has them
         else:  # the first block's inputs have no gradient, which must not stop its weights' own
             entering = [s if s.requires_grad else s.detach().requires_grad_() for s in streams]
-            results = list(_Recomputed.apply(work, *entering))
+            kept = index >= run.keep
+            results = work(entering) if kept else list(_Recomputed.apply(work, *entering))
         for number, call in enumerate(calls):
             call._streams.append(tuple(results[number * work.each : (number + 1) * work.each]))
 
@@ -94,14 +100,16 @@ class _Recomputed(torch.autograd.Function):
         ctx.work = work
         ctx.save_for_backward(*streams)
         ctx.set_materialize_grads(False)
-        return tuple(work([stream.clone() for stream in streams]))  # they are changed in place
+        with torch.enable_grad():  # not the kernels of inference, which round elsewhere
+            left = work([stream.detach().requires_grad_() for stream in streams])
+        return tuple(stream.detach() for stream in left)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         work: _Work = ctx.work
         work.again()
         entered = [stream.detach().requires_grad_() for stream in ctx.saved_tensors]
-        with torch.enable_grad():
+        with torch.enable_grad(), again():
             left = work(entered)
         pairs = [(y, grad) for y, grad in zip(left, grads) if grad is not None and y.requires_grad]
         del left, grads
@@ -114,7 +122,8 @@ class _Recomputed(torch.autograd.Function):
 def training_bytes(
     width: int, ff: int, tokens: tuple[int, int], hidden: tuple[int, int], dtype: torch.dtype
 ) -> int:
-    """Bytes of one block while its gradient is computed, beside its weights and what enters it.
+    """Bytes of one block while its gradient is computed, beside its weights and what enters it. A
+    block that is kept has less: its gradients come later.
 
     tokens: of target and prefix, in all rows; hidden: numbers [.., ff] of a token of each that are
     alive at once. The rest is measured: streams in float32 and others in `dtype`, per token.

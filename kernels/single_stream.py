@@ -127,6 +127,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.proj, self.gate_layer = Linear(d, ff, bias=False), Linear(d, ff, bias=False)
         self.out = Linear(ff, d, bias=False)
+        self.out.last = True
 
     def forward(self, x: Tensor) -> Walk:
         """A part of a walk: x [B,N,D] -> [B,N,D]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InkstoneError
-from ...kernels.linear import Linear
+from ...kernels.linear import Linear, product
 from ...kernels.lora import attached
 from ...kernels.lora_delta import Delta, Kron, LowRank
 from ...kernels.modulation import Weights, plain
@@ -47,6 +47,7 @@ class TrainedLayer(nn.Module):
     """The change of one layer [N,K]: y + scale * up(down(x))."""
 
     kind = "LoRA"
+    reads_output = False  # of the layer: the change depends on x alone
 
     def __init__(self, layer: Linear, rank: int, scale: float, random: torch.Generator) -> None:
         super().__init__()
@@ -69,7 +70,12 @@ class TrainedLayer(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(x [...,K], y [...,N]) -> y with the change: a branch, see kernels/lora.py."""
-        return y + self.delta().to(x.device, x.dtype).apply(x).to(y.dtype)
+        delta = self.delta().to(x.device, x.dtype)
+        if not isinstance(delta, LowRank) or x.dtype != y.dtype:
+            return y + delta.apply(x).to(y.dtype)
+        h = product(x, delta.down) * delta.scale
+        flat = torch.addmm(y.reshape(-1, y.shape[-1]), h.reshape(-1, self.rank), delta.up.T)
+        return flat.view(y.shape)
 
 
 class TrainedKron(TrainedLayer):
@@ -99,6 +105,7 @@ class TrainedDora(TrainedLayer):
     go through the norm)."""
 
     kind = "DoRA LoRA"
+    reads_output = True
 
     def _make(self, n: int, k: int, random: torch.Generator) -> None:
         super()._make(n, k, random)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -20,6 +21,7 @@ class TrainPlan:
     weights: int  # as placed
     placed: str
     activations: int  # of a step with the largest bucket
+    kept: int  # of the last blocks all is kept that their gradients need
     table: int  # modulation of several steps
     adapter: int  # what is trained, its gradients, averages, and the optimizer's state
     program: int
@@ -41,8 +43,9 @@ class TrainPlan:
 
     def sentence(self) -> str:
         """One line for people."""
+        kept = f" ({self.kept} blocks are not computed again)" if self.kept else ""
         parts = {
-            "activations": self.activations,
+            f"activations{kept}": self.activations,
             "modulation of several steps": self.table,
             "LoRA, gradients and optimizer": self.adapter,
             "program": self.program,
@@ -64,6 +67,16 @@ class Working:
     sigmas: int = 32  # rows of the modulation table
     moments: float = 2.0  # of the optimizer, in float32 numbers per parameter
     average: bool = False  # EMA
+
+    def kept(self, model: DiffusionModel, adapter: Adapter, spare: int) -> tuple[int, int]:
+        """(blocks, bytes) that are kept from half of what is to spare: of the last ones."""
+        if spare <= 0:
+            return 0, 0
+        size = ForwardSize(self.target, self.prefix, self.batch, self.batch)
+        each = model.network.training_bytes(size, model.dtype, sys.maxsize)
+        count = max(0, model.network.config.layers - adapter.first_block)
+        number = min(count, spare // 2 // max(1, each))
+        return number, number * each
 
     def parts(self, model: DiffusionModel, adapter: Adapter) -> tuple[int, int, int]:
         """(activations, table, adapter) in bytes."""
@@ -95,10 +108,13 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
             f"{now.budget / 1e9:.2f} GB. {advice} A smaller --resolution, --batch or --rank takes "
             "less too."
         ) from None
+    spare = 0 if placement.streamed else free - placement.nbytes
+    kept, more = working.kept(model, adapter, spare)
     return TrainPlan(
         weights=placement.nbytes,
         placed=placement.words(),
-        activations=activations,
+        activations=activations + more,
+        kept=kept,
         table=table,
         adapter=own,
         program=now.runtime,

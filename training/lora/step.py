@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...kernels.block_streaming import in_step
 from ...kernels.forward import ForwardHooks, Inputs
+from ...kernels.frozen import backward_pass
 from ...kernels.modulation import Modulation
 from ...kernels.recompute import Recompute
 from ...kernels.references import NO_REFERENCES, ReferenceContext, References
@@ -31,6 +32,7 @@ class Trainer:
 
     def __init__(self, model: DiffusionModel, adapter: Adapter, objective: Objective) -> None:
         self.model, self.adapter, self.objective = model, adapter, objective
+        self.kept = 0  # of the last blocks all is kept that their gradients need, see `TrainPlan`
         self._table: Modulation | SharedModulation | None = None
         self._row: dict[float, int] = {}  # sigma -> its row of the table
 
@@ -52,7 +54,8 @@ class Trainer:
         # blocks are computed again in the backward pass, and need the changes there too
         with torch.enable_grad(), self.adapter.on(self.model.network):
             losses = self._losses(examples, draws)
-            (torch.stack(losses).sum() * share).backward()
+            with backward_pass():
+                (torch.stack(losses).sum() * share).backward()
         return [loss.item() for loss in losses]
 
     def losses(self, examples: Sequence[Example], draws: Sequence[Draws]) -> list[float]:
@@ -62,7 +65,8 @@ class Trainer:
 
     def _losses(self, examples: Sequence[Example], draws: Sequence[Draws]) -> list[Tensor]:
         network = self.model.network
-        recompute = Recompute(network, self.adapter.first_block)
+        keep = network.config.layers - self.kept
+        recompute = Recompute(network, self.adapter.first_block, keep)
         hooks = ForwardHooks(recompute=recompute if torch.is_grad_enabled() else None)
         pairs = list(zip(examples, draws, strict=True))
         noises = [noise_of(*pair) for pair in pairs]
