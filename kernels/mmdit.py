@@ -28,7 +28,7 @@ from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
 from .modulation import Modulation, table_bytes
 from .norm import RMSWeight
-from .recompute import training_bytes
+from .recompute import BlockMemory
 
 _SLABS = 8  # [tokens, D] alive at once in a block: stream, normed, q, k, v, one on its way, output
 _WAITING = 4  # those of a walk in its attention while another one is at work: normed, q, k, v
@@ -181,13 +181,12 @@ class MMDiT(nn.Module):
         """Bytes that every further forward needs, see `waiting_bytes`."""
         return waiting_bytes(self.config, size, dtype)
 
-    def training_bytes(self, size: ForwardSize, dtype: torch.dtype, first: int) -> int:
-        """Bytes that one step of training needs in addition to weights: what enters each block from
-        the first that is trained on, and one block's backward pass."""
-        kept = max(0, self.config.layers - first) + 1
-        tokens = size.batch * size.target, size.rows * size.prefix
-        block = training_bytes(self.config.width, self.config.ff, tokens, (4, 2), dtype)
-        return kept * sum(tokens) * self.config.width * 4 + block
+    def training_bytes(
+        self, size: ForwardSize, dtype: torch.dtype, first: int, kept: int = 0
+    ) -> int:
+        """Bytes that a step of training needs beside weights. first, kept: see `Recompute`."""
+        memory = BlockMemory(self.config.width, self.config.ff, (4, 2), 2)
+        return memory.training_bytes(size, dtype, max(0, self.config.layers - first), kept)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""

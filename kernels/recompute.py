@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ from torch import Tensor
 from .block_streaming import Asking, Streamed, side_by_side
 from .frozen import again
 
+if TYPE_CHECKING:
+    from .forward import ForwardSize
+
+_KEPT = 3  # [tokens, width] in float32 that a block keeps, beside what enters it
 _FULL, _TYPED = 5, 6  # [tokens, width] alive in a block's backward pass: float32, and typed
 
 Streams = tuple[Tensor, ...]
@@ -119,15 +124,28 @@ class _Recomputed(torch.autograd.Function):
         return None, *(stream.grad for stream in entered)
 
 
-def training_bytes(
-    width: int, ff: int, tokens: tuple[int, int], hidden: tuple[int, int], dtype: torch.dtype
-) -> int:
-    """Bytes of one block while its gradient is computed, beside its weights and what enters it. A
-    block that is kept has less: its gradients come later.
+@dataclass(frozen=True)
+class BlockMemory:
+    """Bytes of one block, beside its weights and what enters it.
 
-    tokens: of target and prefix, in all rows; hidden: numbers [.., ff] of a token of each that are
-    alive at once. The rest is measured: streams in float32 and others in `dtype`, per token.
+    hidden: numbers [.., ff] of a token of the target and of the prefix that are alive in its
+    backward pass; kept: of each token that is kept for it. The rest is measured: streams in float32
+    and others in `dtype`, per token.
     """
-    each, (target, prefix) = dtype.itemsize, tokens
-    inner = ff * each * (hidden[0] * target + hidden[1] * prefix)
-    return inner + width * (target + prefix) * (_FULL * 4 + _TYPED * each) + ff * width * each
+
+    width: int
+    ff: int
+    hidden: tuple[int, int]
+    kept: int
+
+    def training_bytes(self, size: ForwardSize, dtype: torch.dtype, inputs: int, kept: int) -> int:
+        """Bytes of a step. inputs: blocks whose inputs are kept; kept: blocks that keep all that
+        their gradients need, one of which is in its backward pass when they are most.
+        """
+        each, width = dtype.itemsize, self.width
+        target, prefix = size.batch * size.target, size.rows * size.prefix
+        inner = self.ff * each * (self.hidden[0] * target + self.hidden[1] * prefix)
+        block = inner + width * size.tokens * (_FULL * 4 + _TYPED * each) + self.ff * width * each
+        typed = _TYPED + self.kept // 4
+        whole = size.tokens * (self.ff * each * self.kept + width * (_KEPT * 4 + typed * each))
+        return (inputs + 1) * size.tokens * width * 4 + block + max(0, kept - 1) * whole

@@ -31,7 +31,7 @@ from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from .joint_attention import norm_rotate
 from .linear import UNPACKED, Linear
 from .norm import RMSWeight
-from .recompute import training_bytes
+from .recompute import BlockMemory
 from .shared_modulation import SharedModulation, SharedRows, shared_table_bytes
 from .stream_context import StreamContext, stream_context
 
@@ -332,13 +332,12 @@ class SingleStream(nn.Module):
         """Bytes that a store keeps of `tokens` tokens of text and references, for one prompt."""
         return 2 * self.config.layers * tokens * self.config.width * dtype.itemsize
 
-    def training_bytes(self, size: ForwardSize, dtype: torch.dtype, first: int) -> int:
-        """Bytes that one step of training needs in addition to weights: what enters each block from
-        the first that is trained on, and one block's backward pass."""
-        kept = max(0, self.config.layers - first) + 1
-        tokens = size.batch * size.target, size.rows * size.prefix
-        block = training_bytes(self.config.width, self.config.ff, tokens, (6, 4), dtype)
-        return kept * sum(tokens) * self.config.width * 4 + block
+    def training_bytes(
+        self, size: ForwardSize, dtype: torch.dtype, first: int, kept: int = 0
+    ) -> int:
+        """Bytes that a step of training needs beside weights. first, kept: see `Recompute`."""
+        memory = BlockMemory(self.config.width, self.config.ff, (6, 4), 4)
+        return memory.training_bytes(size, dtype, max(0, self.config.layers - first), kept)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -68,23 +67,26 @@ class Working:
     moments: float = 2.0  # of the optimizer, in float32 numbers per parameter
     average: bool = False  # EMA
 
+    @property
+    def size(self) -> ForwardSize:
+        """The size of a step's forward."""
+        return ForwardSize(self.target, self.prefix, self.batch, self.batch)
+
     def kept(self, model: DiffusionModel, adapter: Adapter, spare: int) -> tuple[int, int]:
-        """(blocks, bytes) that are kept from half of what is to spare: of the last ones."""
-        if spare <= 0:
-            return 0, 0
-        size = ForwardSize(self.target, self.prefix, self.batch, self.batch)
-        each = model.network.training_bytes(size, model.dtype, sys.maxsize)
-        count = max(0, model.network.config.layers - adapter.first_block)
-        number = min(count, spare // 2 // max(1, each))
-        return number, number * each
+        """(blocks, bytes more) that keep all from half of what is to spare: the last ones. The
+        first of them costs nothing."""
+        network, first = model.network, adapter.first_block
+        one, two = (network.training_bytes(self.size, model.dtype, first, n) for n in (1, 2))
+        count = max(0, network.config.layers - first)
+        number = min(count, 1 + max(0, spare) // 2 // max(1, two - one))
+        return number, max(0, number - 1) * (two - one)
 
     def parts(self, model: DiffusionModel, adapter: Adapter) -> tuple[int, int, int]:
         """(activations, table, adapter) in bytes."""
-        size = ForwardSize(self.target, self.prefix, self.batch, self.batch)
         network, trained = model.network, sum(p.numel() for p in adapter.parameters())
         copies = 2 + self.moments + self.average
         return (
-            network.training_bytes(size, model.dtype, adapter.first_block),
+            network.training_bytes(self.size, model.dtype, adapter.first_block),
             network.table_bytes(self.sigmas + model.apart, model.dtype),
             int(trained * 4 * copies),
         )
@@ -108,8 +110,9 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
             f"{now.budget / 1e9:.2f} GB. {advice} A smaller --resolution, --batch or --rank takes "
             "less too."
         ) from None
-    spare = 0 if placement.streamed else free - placement.nbytes
-    kept, more = working.kept(model, adapter, spare)
+    kept, more = 0, 0
+    if not placement.streamed:
+        kept, more = working.kept(model, adapter, free - placement.nbytes)
     return TrainPlan(
         weights=placement.nbytes,
         placed=placement.words(),

@@ -25,8 +25,9 @@ CONFIGS = {
 
 @pytest.mark.parametrize("size", [(1024, 64, 1), (1024, 512, 1), (512, 64, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("keep", [0, 3], ids=["recomputed", "kept"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_step_takes_what_is_planned(family, dtype, size):
+def test_a_step_takes_what_is_planned(family, keep, dtype, size):
     (target, text, batch), (kind, config) = size, CONFIGS[family]
     torch.manual_seed(0)
     whole = kind(config).requires_grad_(False).to(dtype)
@@ -42,14 +43,14 @@ def test_a_step_takes_what_is_planned(family, dtype, size):
     )
 
     def step():
-        hooks = ForwardHooks(recompute=Recompute(whole, 0))
+        hooks = ForwardHooks(recompute=Recompute(whole, 0, 3 - keep))
         with adapter.on(whole), torch.enable_grad():
             walks = [whole.walk(inputs, hooks) for _ in range(batch)]
             sum(v.float().square().mean() for v in in_step(whole, walks)).backward()
 
     step()
     got = allocated(step)
-    want = whole.training_bytes(ForwardSize(target, text, batch, batch), dtype, 0)
+    want = whole.training_bytes(ForwardSize(target, text, batch, batch), dtype, 0, keep)
     want -= config.ff * config.width * dtype.itemsize  # nothing is unpacked here
     assert 0.85 < got / want < 1.08, f"{got / 1e6:.1f} MB of {want / 1e6:.1f} planned"
 
