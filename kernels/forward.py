@@ -60,9 +60,19 @@ class ForwardSize:
     stored: bool = False  # a store on the device keeps the prefix's keys and values, counted there
 
     @property
+    def targets(self) -> int:
+        """Tokens that are drawn, of all rows."""
+        return self.batch * self.target
+
+    @property
+    def prefixes(self) -> int:
+        """Tokens of text and references, of all rows."""
+        return self.rows * self.prefix
+
+    @property
     def tokens(self) -> int:
         """Tokens of all rows."""
-        return self.batch * self.target + self.rows * self.prefix
+        return self.targets + self.prefixes
 
 
 class Shortcut(Protocol):

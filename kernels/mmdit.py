@@ -65,8 +65,9 @@ class MLP(nn.Module):
 
     def __init__(self, d: int, ff: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([_Up(d, ff), nn.Identity(), Linear(ff, d)])
-        self.net[2].last = True
+        down = Linear(ff, d)
+        down.last = True
+        self.net = nn.ModuleList([_Up(d, ff), nn.Identity(), down])
 
     def forward(self, x: Tensor) -> Walk:
         """A part of a walk: x [B,N,D] -> [B,N,D]."""
@@ -186,7 +187,8 @@ class MMDiT(nn.Module):
     ) -> int:
         """Bytes that a step of training needs beside weights. first, kept: see `Recompute`."""
         memory = BlockMemory(self.config.width, self.config.ff, (4, 2), 2)
-        return memory.training_bytes(size, dtype, max(0, self.config.layers - first), kept)
+        inputs = max(0, self.config.layers - first)
+        return memory.training_bytes(size.targets, size.prefixes, dtype, inputs, kept)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""

@@ -11,16 +11,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .block_streaming import Asking, Streamed, side_by_side
 from .frozen import again
-
-if TYPE_CHECKING:
-    from .forward import ForwardSize
 
 _KEPT = 3  # [tokens, width] in float32 that a block keeps, beside what enters it
 _FULL, _TYPED = 5, 6  # [tokens, width] alive in a block's backward pass: float32, and typed
@@ -138,14 +135,16 @@ class BlockMemory:
     hidden: tuple[int, int]
     kept: int
 
-    def training_bytes(self, size: ForwardSize, dtype: torch.dtype, inputs: int, kept: int) -> int:
-        """Bytes of a step. inputs: blocks whose inputs are kept; kept: blocks that keep all that
-        their gradients need, one of which is in its backward pass when they are most.
+    def training_bytes(
+        self, target: int, prefix: int, dtype: torch.dtype, inputs: int, kept: int
+    ) -> int:
+        """Bytes of a step. target, prefix: tokens of all rows; inputs: blocks whose inputs are
+        kept; kept: blocks that keep all that their gradients need, one of which is in its backward
+        pass when they are most.
         """
-        each, width = dtype.itemsize, self.width
-        target, prefix = size.batch * size.target, size.rows * size.prefix
+        each, width, tokens = dtype.itemsize, self.width, target + prefix
         inner = self.ff * each * (self.hidden[0] * target + self.hidden[1] * prefix)
-        block = inner + width * size.tokens * (_FULL * 4 + _TYPED * each) + self.ff * width * each
+        block = inner + width * tokens * (_FULL * 4 + _TYPED * each) + self.ff * width * each
         typed = _TYPED + self.kept // 4
-        whole = size.tokens * (self.ff * each * self.kept + width * (_KEPT * 4 + typed * each))
-        return (inputs + 1) * size.tokens * width * 4 + block + max(0, kept - 1) * whole
+        whole = tokens * (self.ff * each * self.kept + width * (_KEPT * 4 + typed * each))
+        return (inputs + 1) * tokens * width * 4 + block + max(0, kept - 1) * whole

@@ -337,7 +337,8 @@ class SingleStream(nn.Module):
     ) -> int:
         """Bytes that a step of training needs beside weights. first, kept: see `Recompute`."""
         memory = BlockMemory(self.config.width, self.config.ff, (6, 4), 4)
-        return memory.training_bytes(size, dtype, max(0, self.config.layers - first), kept)
+        inputs = max(0, self.config.layers - first)
+        return memory.training_bytes(size.targets, size.prefixes, dtype, inputs, kept)
 
     def table_bytes(self, sigmas: int, dtype: torch.dtype) -> int:
         """Bytes of the modulation table for this many sigmas."""
