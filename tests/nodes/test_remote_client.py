@@ -58,8 +58,11 @@ def ours(known: dict[str, Any]) -> list[str]:
 
 def answer(server: ComfyServer, graph: hostile.Graph) -> str:
     """All that a client learns: the refusal, or messages and outputs of the run. Tracebacks are
-    left out: ComfyUI sends the places of its own code for every pack.
+    left out: ComfyUI sends the places of its own code for every pack. Settings of an earlier answer
+    go first: Train LoRA replaces none.
     """
+    for old in (server.base / "output").glob("*.json"):
+        old.unlink()
     try:
         queued = server.post("/prompt", {"prompt": graph, "client_id": "evil"})
     except ServerError as error:
