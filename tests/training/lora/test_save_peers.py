@@ -5,6 +5,7 @@ it draws what Inkstone draws with it.
 import json
 import logging
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -114,49 +115,41 @@ def test_diffusers_loads_every_module_at_the_same_strength(
     assert error < LIMIT and effect > 0.05, f"error {error:.2e}, effect {effect:.2e}"
 
 
+DOCS = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text("utf-8")
+
+
+def as_docs_say(path, monkeypatch):
+    """The tensors that the Python block of docs/training.md makes of a file."""
+    (block,) = re.findall(r"```python\n(.*?)```", DOCS, re.S)
+    found = {}
+    monkeypatch.chdir(path.parent)
+    exec(block.replace("zkcat.safetensors", path.name), found)
+    return found["state"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lokr", "whole"])
-def test_diffusers_takes_a_lokr_as_docs_say(folder, tmp_path, kind):
+def test_diffusers_takes_a_lokr_as_docs_say(folder, tmp_path, kind, monkeypatch):
     """Its pipelines refuse LoKr for this model; its network takes one without alpha."""
     pipe = opened(folder)
     # PEFT finds one factor of all modules, where their sizes have one
     path = write(tmp_path, pipe, kind, lambda n: n.endswith(("to_q", "to_k", "to_out.0")))
     with pytest.raises(ValueError):
         pipe.load_lora_weights(tmp_path, weight_name=path.name)
-    state = {
-        name.replace("diffusion_model.", "transformer."): tensor
-        for name, tensor in load_file(path).items()
-        if not name.endswith(".alpha")
-    }
     plain = theirs(pipe)
-    pipe.transformer.load_lora_adapter(state)
+    pipe.transformer.load_lora_adapter(as_docs_say(path, monkeypatch))
     want = theirs(pipe)
     error, effect = measured(ours(folder, path), want), relative(plain, want)
     assert error < LIMIT and effect > 0.02, f"error {error:.2e}, effect {effect:.2e}"
 
 
 @pytest.mark.slow
-def test_diffusers_takes_a_dora_as_docs_say(folder, tmp_path, caplog):
+def test_diffusers_takes_a_dora_as_docs_say(folder, tmp_path, monkeypatch):
     """It drops `dora_scale` with a warning; under PEFT's names it reads the lengths."""
     pipe = opened(folder)
     path = write(tmp_path, pipe, "dora")
-    names = {
-        "diffusion_model.": "transformer.",
-        ".lora_down.": ".lora_A.",
-        ".lora_up.": ".lora_B.",
-        ".dora_scale": ".lora_magnitude_vector",
-    }
-    state = {}
-    for name, tensor in load_file(path).items():
-        if name.endswith(".alpha"):
-            continue
-        if name.endswith(".dora_scale"):
-            tensor = tensor[:, 0]
-        for old, new in names.items():
-            name = name.replace(old, new)
-        state[name] = tensor
     plain = theirs(pipe)
-    pipe.load_lora_weights(state)
+    pipe.load_lora_weights(as_docs_say(path, monkeypatch))
     want = theirs(pipe)
     error, effect = measured(ours(folder, path), want), relative(plain, want)
     assert error < LIMIT and effect > 0.05, f"error {error:.2e}, effect {effect:.2e}"
