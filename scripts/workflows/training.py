@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scripts.workflows.parts import (
-    SMALL_CANVAS,
     SMALL_RUN,
     SMALL_SIDE,
     Example,
@@ -40,10 +39,9 @@ def training() -> dict[str, Example]:
     graph: Graph = {
         "1": load_embedded(),
         "2": prompt(encoder, PROMPT, ""),
-        "3": node("InkstoneEmptyLatent", batch_size=1, **SMALL_CANVAS),
-        **draw(3, Wires(model, vae, ["2", 0], ["3", 0]), replace(SMALL_RUN, seed=7)),
-        **save("6", ["5", 0], "before"),
-        "7": node(
+        **draw(2, Wires(model, vae, ["2", 0]), replace(SMALL_RUN, seed=7)),
+        **save("5", ["4", 0], "before"),
+        "6": node(
             "InkstoneTrainLora",
             model=model,
             text_encoder=encoder,
