@@ -92,7 +92,7 @@ class Result(AbstractContextManager["Result"]):
         return Origin(
             name=path.stem,
             kind=settings.kind,
-            spec=model.variant.name if model.variant is not None else model.family.name,
+            spec=model.variant.spec if model.variant is not None else model.family.title,
             base=model.path.name,
             base_hash=model_hash(model.path),
             version=__version__,
