@@ -66,14 +66,18 @@ class Setting:
 
 
 def draw_controlled(
-    bundle: Bundle, branch: ControlModel | None, scenes: Sequence[Scene], setting: Setting
+    bundle: Bundle,
+    branch: ControlModel | None,
+    scenes: Sequence[Scene],
+    setting: Setting,
+    first: int = 0,
 ) -> list[np.ndarray]:
-    """Draws all scenes with the control on their maps; seeds count from 0."""
+    """Draws all scenes with the control on their maps; seeds count from `first`."""
     models = Models.of(bundle)
     encode = models.text_encoder.encode
     negative = encode(setting.preset.negative).states
     pictures = []
-    for seed, scene in enumerate(scenes):
+    for seed, scene in enumerate(scenes, first):
         controls: tuple[Control, ...] = ()
         if branch is not None:
             controls = (Control(branch, models.encode(setting.map_of(render(scene)))),)

@@ -81,12 +81,14 @@ def moved(picture: np.ndarray, before: np.ndarray, edit: Edit) -> float | None:
     return float(np.abs(picture.astype(float) - before.astype(float))[free].mean())
 
 
-def draw_edits(bundle: Bundle, edits: Sequence[Edit], preset: Preset) -> list[np.ndarray]:
-    """Draws all edits; seeds count from 0."""
+def draw_edits(
+    bundle: Bundle, edits: Sequence[Edit], preset: Preset, first: int = 0
+) -> list[np.ndarray]:
+    """Draws all edits; seeds count from `first`."""
     models, template = Models.of(bundle), bundle.model.edit
     assert template is not None  # `report` asks
     pictures = []
-    for seed, edit in enumerate(edits):
+    for seed, edit in enumerate(edits, first):
         source = render(edit.source)
         image = torch.from_numpy(source).float() / 255
         positive, negative = (

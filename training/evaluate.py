@@ -106,14 +106,16 @@ def test_scenes(count: int) -> list[Scene]:
     return [sample(rng, "scenes", None, "test") for _ in range(count)]
 
 
-def draw_scenes(bundle: Bundle, scenes: Sequence[Scene], preset: Preset) -> list[np.ndarray]:
-    """Draws all scenes from their prompts; seeds count from 0."""
+def draw_scenes(
+    bundle: Bundle, scenes: Sequence[Scene], preset: Preset, first: int = 0
+) -> list[np.ndarray]:
+    """Draws all scenes from their prompts; seeds count from `first`."""
     models = Models.of(bundle)
     encode = models.text_encoder.encode
     negative = encode(preset.negative).states
     return [
         models.draw(Draft(scene, encode(prompt(scene)).states, negative, preset, seed))
-        for seed, scene in enumerate(scenes)
+        for seed, scene in enumerate(scenes, first)
     ]
 
 
