@@ -6,9 +6,11 @@ model; the rest stays as shipped) and loaded as any user's file, with two except
 embedded model are shorter than the 256 weights of a K type's block, so a K file of it would hold
 other types. There the weights alone go through the type, two rows a block, and every block of the
 network gets what an inner block of the real one gets. DFloat11 has no encoder of ours but that of
-the tests.
+the tests. TYPE+int8 computes with dtype int8, which rounds the products of the blocks: of all of
+them here, though a real picture has them only from some tokens on.
 
 python bench/formats.py --prompts 200
+python bench/formats.py --prompts 400 --types as,as+int8,Q4_K_M,Q4_K_M+int8 --keep /tmp/formats
 python bench/formats.py --prompts 400 --fast --keep /tmp/formats --types Q8_0,Q4_K_M  # goes on
 """
 
@@ -30,9 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
 from bench.format_files import write_packed
+from inkstone.kernels import int8
 from inkstone.kernels.linear import Linear
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline import gguf_recipes
 from inkstone.pipeline.quantize import quantize
 from inkstone.pipeline.quantize_request import QuantizeCall
@@ -59,6 +63,7 @@ TYPES = (
     "Q3_K_M",
     "Q2_K",
 )
+INT8 = "+int8"
 SHOWN = ("ground", "kind", "colour", "place", "size", "words", "letters", "stray", "all")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 K_BLOCK = 256
@@ -128,13 +133,17 @@ def _linears(network: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
 
 def measured(kind: str, prompts: int, fast: bool, keep: Path) -> dict:
     """Size, error, verdicts and a digest of the pictures of one type, from `keep` where it is."""
-    path = keep / f"{kind.split()[0]}-{prompts}{'-fast' if fast else ''}.json"
+    path = (
+        keep / f"{kind.split()[0]}{INT8 * (INT8 in kind)}-{prompts}{'-fast' if fast else ''}.json"
+    )
     if path.exists():
         return json.loads(path.read_text("utf-8"))
     scenes = evaluate.test_scenes(prompts)
     with tempfile.TemporaryDirectory() as work:
-        folder, size = folder_of(kind, Path(work))
-        error, models = weight_error(folder), load_all(folder)
+        folder, size = folder_of(kind.removesuffix(INT8), Path(work))
+        error, models = weight_error(folder), load_all(folder, LoadOptions(int8=INT8 in kind))
+        if models.model.network.int8 != (INT8 in kind):
+            raise SystemExit("This machine does not compute in int8, see above.")
         family = models.model.family
         pictures = evaluate.draw_scenes(models, scenes, family.fast if fast else family.preset)
     digest = hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest()
@@ -167,7 +176,9 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(args.threads)
     known = {kind.split()[0].lower(): kind for kind in TYPES}
+    known |= {f"{name}{INT8}": f"{kind}{INT8}" for name, kind in known.items()}
     kinds = [known[kind.split()[0].lower()] for kind in args.types.split(",")]
+    int8.TOKENS = 1
     cells: common.Cells = [("type", "file kB", "weights", *SHOWN, "lost", "won")]
     alike: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as work:

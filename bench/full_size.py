@@ -10,6 +10,8 @@ is a step's products alone at the speed of this CPU's largest ones.
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256
 python bench/full_size.py --folder /tmp/inkstone-full --size 512x512 --cfg 4 --sides ours
 python bench/full_size.py --folder /tmp/inkstone-full --size 256x256 --memory 10GB --sides ours
+python bench/full_size.py --folder /tmp/inkstone-full --size 512x512 --sides ours --int8
+python bench/full_size.py --folder /tmp/inkstone-full --steps 20 --cache easycache --sides ours
 python bench/full_size.py --folder /tmp/inkstone-full --comfyui PYTHON,COMFYUI,COMFYUI-GGUF
 """
 
@@ -60,6 +62,7 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
     from inkstone.sampling.request import Hooks, Request
     from inkstone.sampling.sampler import denoise
     from inkstone.sampling.schedule import sigmas
+    from inkstone.sampling.step_cache_choices import parse_step_cache
 
     size = parse_size(args.size)
     call = DrawCall(
@@ -71,6 +74,8 @@ def ours(folder: Path, args: argparse.Namespace) -> Ran:
         steps=args.steps,
         cfg=args.cfg,
         memory=memory(args.memory) if args.memory else None,
+        dtype="int8" if args.int8 else None,
+        cache=parse_step_cache(args.cache) if args.cache else None,
     )
     start = time.perf_counter()
     loaded = Drawer(once=True).load(call)
@@ -199,6 +204,8 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=2)
     p.add_argument("--cfg", type=float, default=1.0, help="above 1: both halves (not ComfyUI-GGUF)")
     p.add_argument("--memory", help="as in `inkstone draw` (ours only)")
+    p.add_argument("--cache", help="as in `inkstone draw` (ours only)")
+    p.add_argument("--int8", action="store_true", help="with dtype int8 (ours only)")
     p.add_argument(
         "--comfyui",
         metavar="PYTHON,TREE,PACK",
@@ -217,6 +224,8 @@ def main() -> None:
         rows.append(_child("ComfyUI-GGUF", comfyui(args)))
     facts = common.facts(args)
     limit = f", --memory {args.memory}" if args.memory else ""
+    limit += f", --cache {args.cache}" if args.cache else ""
+    limit += ", --int8" if args.int8 else ""
     title = f"Q4_K_M 20B, {args.size}, {args.steps} steps, CFG {args.cfg:g}{limit}"
     if args.json:
         print(json.dumps({"title": title, **facts, "rows": [asdict(r) for r in rows]}, indent=1))

@@ -33,9 +33,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
+from inkstone.kernels.compute_type import best_dtype
 from inkstone.kernels.configs import MMDiTConfig
 from inkstone.kernels.forward import Inputs
-from inkstone.kernels.linear import best_dtype, cpu_backend, onednn_linear
+from inkstone.kernels.linear import cpu_backend, onednn_linear
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.modulation import Modulation, modulation
 from inkstone.kernels.references import NO_REFERENCES, ReferenceContext, References

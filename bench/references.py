@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import scripts.package  # noqa: F401  makes this tree importable as `inkstone`
 from bench import common, harness
 from bench.synthetic import KINDS, config_21, file_of, model_of
-from inkstone.kernels.linear import best_dtype
+from inkstone.kernels.compute_type import best_dtype
 from inkstone.loaders.models.diffusion_model import DiffusionModel
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.sampling.request import Hooks, Request

@@ -1,12 +1,10 @@
-"""One door for linear layers, and the choice of arithmetic on this machine.
+"""One door for linear layers.
 
 Large products without gradients on an x86 CPU go to oneDNN: for float32 torch by itself calls MKL,
 which does not use the full vectors of processors of other makers, and oneDNN applies the GELU while
-a result is still in registers. Half types on a CPU are 2 times faster than float32 where it has the
-instructions and 5-13 times slower where it has not, so that choice is measured once, never guessed
-from flags (virtual machines report wrong ones). Weights may stay packed as in their file: they are
-unpacked a chunk at a time for every product, or for several inputs together, which share the
-unpacking and nothing else. Every choice is returned with its reason.
+a result is still in registers. Weights may stay packed as in their file: they are unpacked a chunk
+at a time for every product, or for several inputs together, which share the unpacking and nothing
+else. Every choice is returned with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +24,7 @@ from ..errors import InkstoneError
 from ..quant.comfy_kitchen import matmul_of
 from ..quant.storage import Storage
 from .frozen import frozen_products, passes_gradients
+from .int8 import int8_products, takes_int8
 from .interrupt import beat
 from .spread import Buffers, spread, threads
 
@@ -107,6 +105,7 @@ class Linear(nn.Linear):
     branches: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()  # (x, y) -> y, in order
     few: Callable[[Tensor], Tensor] | None = None  # x W^T of few tokens, see few_tokens.py
     last = False  # of a block: its values reach nothing but the block's output
+    int8 = False  # products of many tokens without gradients are computed in int8, see int8.py
 
     def __init__(
         self,
@@ -152,14 +151,28 @@ class Linear(nn.Linear):
         return self.last and not any(getattr(b, "reads_output", True) for b in self.branches)
 
     def _plainly(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        return self._products(xs, gelu=False)
+        """In floats, as the backward pass."""
+        return self._in_floats(xs, gelu=False)
 
     def _products(self, xs: Sequence[Tensor], gelu: bool) -> list[Tensor]:
         if self.few is not None:
             return [self._few_or_many(x, self.few, gelu) for x in xs]
+        if self.int8 and not torch.is_grad_enabled():
+            return self._by_tokens(xs, gelu)
+        return self._in_floats(xs, gelu)
+
+    def _in_floats(self, xs: Sequence[Tensor], gelu: bool) -> list[Tensor]:
         if self.storage is None:
             return [product(x, self.weight, self.bias, gelu) for x in xs]
         return packed_products(xs, self.storage, self.bias, gelu)
+
+    def _by_tokens(self, xs: Sequence[Tensor], gelu: bool) -> list[Tensor]:
+        """Inputs of many tokens in int8, the others in floats."""
+        many, few = [x for x in xs if takes_int8(x)], [x for x in xs if not takes_int8(x)]
+        weight = self.weight if self.storage is None else self.storage
+        ours = iter(int8_products(many, weight, self.bias, gelu) if many else ())
+        theirs = iter(self._in_floats(few, gelu) if few else ())
+        return [next(ours) if takes_int8(x) else next(theirs) for x in xs]
 
     def _few_or_many(self, x: Tensor, few: Callable[[Tensor], Tensor], gelu: bool) -> Tensor:
         if x.numel() > FEW * x.shape[-1]:
@@ -308,41 +321,3 @@ def _in_pieces(
                 out[..., part] = product(x, weight, own, gelu, piece=True)
 
     spread(multiply, math.ceil(rows / step), workers)
-
-
-_HOPELESS = 3  # times slower at the first try: no warm-up makes up for that
-
-
-def _seconds(dtype: torch.dtype, against: float = math.inf) -> float:
-    """Seconds of a product of a typical size (512 tokens, 2048 wide), best of three; of one try
-    where that is far slower than `against`."""
-    a, b = torch.ones(512, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
-    times = []
-    with torch.no_grad():
-        for _ in range(4):
-            start = time.perf_counter()
-            product(a, b)
-            times.append(time.perf_counter() - start)
-            if times[0] > _HOPELESS * against:
-                return times[0]
-    return min(times[1:])
-
-
-@functools.cache
-def best_dtype(device_type: str) -> tuple[torch.dtype, str]:
-    """The fastest exact-enough type for large products on this device, and why.
-
-    CPU: bfloat16 if a measured product is at least 1.3 times faster than float32.
-    CUDA: bfloat16 where the card has it, else float32 (float16 overflows in this model).
-    """
-    if device_type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "bf16 units"
-        return torch.float32, "no bf16 units, fp16 overflows"
-    if device_type != "cpu":
-        return torch.float32, f"unmeasured device {device_type}"
-    plain = _seconds(torch.float32)
-    ratio = plain / _seconds(torch.bfloat16, plain)
-    if ratio >= 1.3:
-        return torch.bfloat16, f"bf16 products measured {ratio:.1f}x as fast as fp32 on this CPU"
-    return torch.float32, f"bf16 products measured only {ratio:.2f}x as fast as fp32 on this CPU"

@@ -24,6 +24,7 @@ from .adaln import BlockRows, Row, gated_add, modulated_norm
 from .block_streaming import Asking, BlockStream, Walk, ask, in_step
 from .configs import QWEN_IMAGE, MMDiTConfig
 from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs, PassContext, pass_context
+from .int8 import int8_bytes
 from .joint_attention import JointAttention
 from .linear import UNPACKED, Linear
 from .modulation import Modulation, table_bytes
@@ -167,6 +168,7 @@ class MMDiT(nn.Module):
         )
         self.proj_out = Linear(config.width, config.channels)
         self.stream: BlockStream | None = None  # loads weights that are not resident
+        self.int8 = False  # its blocks compute in int8, see compute_type.py
 
     keeps_prefix = False  # text and references change with every step
 
@@ -176,7 +178,10 @@ class MMDiT(nn.Module):
 
     def activation_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `activation_bytes`."""
-        return activation_bytes(self.config, size, dtype)
+        c, tokens = self.config, size.target + size.prefix
+        most = size.batch * max(tokens * c.width, min(tokens, MLP.ROWS) * c.ff)
+        own = int8_bytes(most, c.ff) if self.int8 else 0
+        return activation_bytes(c, size, dtype) + own
 
     def waiting_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that every further forward needs, see `waiting_bytes`."""

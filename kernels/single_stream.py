@@ -28,6 +28,7 @@ from .attention import attention, scratch_bytes
 from .block_streaming import Asking, BlockStream, Walk, ask, in_step
 from .configs import QWEN_IMAGE_21, SingleStreamConfig
 from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
+from .int8 import int8_bytes
 from .joint_attention import norm_rotate
 from .linear import UNPACKED, Linear
 from .norm import RMSWeight
@@ -266,6 +267,7 @@ class SingleStream(nn.Module):
         self.transformer_blocks = nn.ModuleList(SingleBlock(config) for _ in range(config.layers))
         self.proj_out = Linear(config.width, config.channels, bias=False)
         self.stream: BlockStream | None = None  # loads weights that are not resident
+        self.int8 = False  # its blocks compute in int8, see compute_type.py
 
     def forward(self, inputs: Inputs, hooks: ForwardHooks = NO_HOOKS) -> Tensor:
         """Velocity (noise - data) [B,S,64] of the target tokens."""
@@ -320,7 +322,10 @@ class SingleStream(nn.Module):
 
     def activation_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that one forward needs in addition to weights, see `stream_bytes`."""
-        return stream_bytes(self.config, size, dtype)
+        c, target, prefix = self.config, size.batch * size.target, size.rows * size.prefix
+        chunk = max(size.batch * min(size.target, SwiGLU.ROWS), size.rows * SwiGLU.ROWS)
+        own = int8_bytes(max(max(target, prefix) * c.width, chunk * c.ff), c.ff) if self.int8 else 0
+        return stream_bytes(c, size, dtype) + own
 
     def waiting_bytes(self, size: ForwardSize, dtype: torch.dtype) -> int:
         """Bytes that every further forward needs where several go through each layer together."""

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from .interrupt import beat
 
 Work = Callable[[int], None]
+Scratch = TypeVar("Scratch")
 
 _FEW = 4  # threads up to which what is not spread may run on one
 _BEAT = 0.05  # seconds between two beats while threads work
@@ -102,15 +103,15 @@ def spread(work: Work, count: int, most: int | None = None) -> None:
             raise failure
 
 
-class Buffers:
-    """Scratch tensors, one for each thread that works at a time."""
+class Buffers(Generic[Scratch]):
+    """Scratch tensors, or records of them, one for each thread that works at a time."""
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
+    def __init__(self, make: Callable[[], Scratch]) -> None:
         self._make = make
-        self._free: list[Tensor] = []
+        self._free: list[Scratch] = []
 
     @contextmanager
-    def one(self) -> Iterator[Tensor]:
+    def one(self) -> Iterator[Scratch]:
         """A buffer of this thread's own, with numbers of earlier pieces in it."""
         try:
             buffer = self._free.pop()

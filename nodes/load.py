@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16")
+INT8 = "int8"  # of diffusion models only: floats as with auto, but products of the blocks in int8
 AUTO = "auto"
 EMBEDDED = "embedded (ships with Inkstone)"
 
@@ -33,6 +34,18 @@ def dtype_input(auto: str = "the fastest that is safe on this machine, see the l
         options=list(DTYPES),
         default="auto",
         tooltip=f"Precision to compute in. auto: {auto}.",
+    )
+
+
+def _model_dtype_input() -> io.Input:
+    """The precision of a diffusion model."""
+    return io.Combo.Input(
+        "dtype",
+        options=[*DTYPES, INT8],
+        default="auto",
+        tooltip="Precision to compute in. auto: the fastest that is safe on this machine, see the "
+        "log. int8: as auto, but a CPU with VNNI multiplies in int8 in the blocks of the diffusion "
+        "model: faster, less exact. Other machines compute as with auto and say so in the log.",
     )
 
 
@@ -59,17 +72,22 @@ def torch_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
 
 
+def _fingerprint(dtype: str) -> str:
+    """What a choice stands for."""
+    return precision() if dtype == AUTO else f"{INT8} {precision()}" if dtype == INT8 else dtype
+
+
 def load_options(dtype: str, variant: str = AUTO, own: bool = False) -> LoadOptions:
     """Options to load weights lazily, in memory that the host frees. own: auto is not the user's
     default precision, but what the model needs.
     """
     from ..loaders.models.weight_file import LoadOptions
 
-    chosen = None if variant == AUTO else variant
-    if dtype == AUTO and not own:
+    chosen, int8 = None if variant == AUTO else variant, dtype == INT8
+    if dtype == INT8 or (dtype == AUTO and not own):
         dtype = precision()
     return LoadOptions(
-        torch_dtype(dtype), memory.torch_device(), memory_budget(), True, make_room, chosen
+        torch_dtype(dtype), memory.torch_device(), memory_budget(), True, make_room, chosen, int8
     )
 
 
@@ -115,7 +133,7 @@ class LoadDiffusionModel(io.ComfyNode):
                     "models/diffusers. Qwen-Image is free for any use (Apache 2.0); Qwen-Image-2.1 "
                     "is for research only (Qwen Research License).",
                 ),
-                dtype_input(),
+                _model_dtype_input(),
                 _variant_input(),
             ],
             outputs=[sockets.Model.Output(display_name="model")],
@@ -127,7 +145,7 @@ class LoadDiffusionModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, dtype: str, variant: str = AUTO) -> str:
-        return precision() if dtype == AUTO else dtype
+        return _fingerprint(dtype)
 
     @classmethod
     def execute(cls, model: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:
@@ -256,7 +274,7 @@ class LoadAll(io.ComfyNode):
                     tooltip="The embedded model, a Hugging Face folder in models/diffusers, or a "
                     "file in models/checkpoints that has all three models.",
                 ),
-                dtype_input(),
+                _model_dtype_input(),
                 _variant_input(),
             ],
             outputs=[
@@ -272,7 +290,7 @@ class LoadAll(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, dtype: str, variant: str = AUTO) -> str:
-        return precision() if dtype == AUTO else dtype
+        return _fingerprint(dtype)
 
     @classmethod
     def execute(cls, folder: str, dtype: str, variant: str = AUTO) -> io.NodeOutput:

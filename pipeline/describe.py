@@ -19,7 +19,7 @@ def describe_model(model: DiffusionModel, request: PlanRequest) -> str:
         f"file: {model.path}",
         f"family: {model.family.name}, {c.layers} blocks, {c.heads} heads of {c.head_dim}",
         f"weights: {_formats(model)}; computed in {str(model.dtype).removeprefix('torch.')} on "
-        f"{model.device}",
+        f"{model.device}{', products of its blocks in int8' * model.network.int8}",
         *_backends(model),
         *(f"LoRA {f.adapter.lora.path.name}: {f.sentence()}" for f in model.adapters),
         *_in_memory(model),

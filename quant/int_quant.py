@@ -25,6 +25,7 @@ from .chunked_storage import (
     scale_groups,
 )
 from .fp8 import E4M3, IGNORED
+from .int8_rows import Int8Rows
 from .native.unpack import MAX_ROTATION, available, unpack_int8, usable
 from .packed_layer import BYTES, FLOATS, PackedParts
 from .storage import PackedWeight
@@ -57,6 +58,12 @@ class RowScaledStorage(ChunkedStorage):
             return super().rows_into(start, out)
         rows = slice(start, start + len(out))
         return unpack_int8(self.codes[rows], self._scale_of(rows), self.rotated, out)
+
+    def int8_rows(self) -> Int8Rows | None:
+        if self.bits != 8:
+            return None
+        scales = self.scale.float().reshape(-1).expand(len(self.codes)).contiguous()
+        return Int8Rows(self.codes, scales, self.rotated)
 
     def fill(self, rows: Rows, out: Tensor) -> None:
         codes = self.codes[rows]

@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .int8_rows import Int8Rows
+
 # weights unpacked at once on a device, where each operation is launched, which costs microseconds;
 # on a CPU each format takes as many as stay in the cache
 ON_DEVICE = 1 << 22
@@ -80,6 +82,10 @@ class Storage(nn.Module):
         """True if `rows_into` is one call of code that needs no threads of torch's, so that several
         of them run side by side."""
         return False
+
+    def int8_rows(self) -> Int8Rows | None:
+        """Its own codes where they are int8 with a scale for each row."""
+        return None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The whole matrix [out, in]."""

@@ -11,7 +11,7 @@ from bench.gpu.run import Run
 from bench.gpu.steps import options
 from bench.references import LAYERS, REFERENCE, TEXT, request, steps_of, work
 from bench.synthetic import config_21, file_of, model_of
-from inkstone.kernels.linear import best_dtype
+from inkstone.kernels.compute_type import best_dtype
 from inkstone.sampling.prefix_choices import Keep
 
 KEPT: tuple[Keep, ...] = ("off", "device")

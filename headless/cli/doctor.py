@@ -42,7 +42,7 @@ def machine_facts() -> dict[str, str]:
     from ... import __version__
     from ...host.api import versions
     from ...kernels import attention
-    from ...kernels.linear import best_dtype
+    from ...kernels.compute_type import best_dtype, int8_refusal
     from ...kernels.memory import available_ram
     from ...loaders.models.load import EMBEDDED_FOLDER
     from ...quant.native.build import library
@@ -58,6 +58,7 @@ def machine_facts() -> dict[str, str]:
         "memory free": f"{available_ram() / 1e9:.1f} GB",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "compute type": f"{str(dtype).removeprefix('torch.')} ({reason})",
+        "int8 products": int8_refusal(device.type, dtype) or "faster here, with --dtype int8",
         "unpacking": f"{'compiled' if library()[0] else 'torch'} ({library()[1]})",
         "attention": " ".join(attention.backend(device)),
         "host": versions(),

@@ -45,7 +45,7 @@ def add_text_encoder(p: argparse.ArgumentParser) -> None:
         metavar="F[:STRENGTH]",
         help="LoRA file with text encoder modules and its strength; may be repeated",
     )
-    add_machine(p)
+    add_machine(p, draws=False)
 
 
 def add_answer_limits(p: argparse.ArgumentParser, tokens: int = USUAL_TOKENS) -> None:

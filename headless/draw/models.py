@@ -9,7 +9,15 @@ from ...errors import InkstoneError
 from ...files.paths import kind_of
 from ...loaders.arch.identify import BESIDE
 from ...nodes.control import LoadControlNet
-from ...nodes.load import AUTO, EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
+from ...nodes.load import (
+    AUTO,
+    EMBEDDED,
+    INT8,
+    LoadAll,
+    LoadDiffusionModel,
+    LoadTextEncoder,
+    LoadVAE,
+)
 from ...nodes.lora import ROWS, LoraLoader, row
 from ...nodes.reference_cache import ReferenceCache
 from ...nodes.step_cache import StepCacheNode
@@ -96,10 +104,15 @@ def _cache_inputs(cache: StepCache) -> dict[str, object]:
     }
 
 
+def _float_dtype(call: DrawCall) -> dict[str, object]:
+    """The dtype of models that are no diffusion model, which alone computes in int8."""
+    return {"dtype": AUTO if call.dtype in (None, INT8) else call.dtype}
+
+
 def _parts(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, Ref | None, Ref | None]:
     """Model, text encoder and VAE: from one folder or checkpoint, or each from its own file."""
-    names, dtype = graph.names, {"dtype": call.dtype or "auto"}
-    options = {**dtype, "variant": call.variant or AUTO}
+    names, dtype = graph.names, _float_dtype(call)
+    options = {"dtype": call.dtype or AUTO, "variant": call.variant or AUTO}
     embedded = is_embedded(call.model)
     file, held = model_folder(call), parts_held(call)
     whole = call.text_encoder is None and call.vae is None and held == {*BESIDE}
@@ -145,7 +158,7 @@ def _controls(graph: ApiBuilder, call: DrawCall) -> tuple[Ref, ...]:
     if count and not paths:  # the control in the model's own folder
         own = is_embedded(call.model)
         names = [EMBEDDED if own else graph.names.of("controlnet", model_folder(call))]
-    dtype = {"dtype": call.dtype or "auto"}
+    dtype = _float_dtype(call)
     loaders = {
         name: graph.add(LoadControlNet.ID, {"control": name, **dtype})
         for name in dict.fromkeys(names)

@@ -15,6 +15,7 @@ from ...errors import CallError
 from ...files.hashes import model_hash, picture_hash
 from ...files.png import ensure_writable, save_png
 from ...loaders.formats.safetensors import save_safetensors
+from ...nodes.load import INT8
 from .decide import Drawing
 from .drawer import Result
 from .png_metadata import graph_chunks
@@ -117,7 +118,9 @@ def facts_of(result: Result) -> dict[str, Any]:
         "cfg": drawing.cfg,
         "seed": call.seed,
         "batch": call.batch,
-        "dtype": str(bundle.model.dtype).removeprefix("torch."),
+        "dtype": INT8
+        if bundle.model.network.int8
+        else str(bundle.model.dtype).removeprefix("torch."),
     }
     if call.variety:
         settings["variety"] = [option.words() for option in call.variety]

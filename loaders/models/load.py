@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...errors import InkstoneError
+from ...kernels.compute_type import HasBlocks, compute_in_int8, int8_refusal
 from ...kernels.text_encoder import TextEncoder
 from ...sampling.schedule import Schedule
 from ..arch.config import text_config, vae_config, with_family
@@ -72,16 +73,18 @@ def load_diffusion_model(
     refuse_unknown(folder.part, [*(n for n in file.shapes if n not in known), *names.others])
     check_table(folder.part, file.shapes, architecture.layout(config, layered), table_keys)
     loaded = file.load_into(network, network.transformer_blocks, options)
+    products = _int8(network, loaded.dtype, device) if options.int8 else ""
     if family.licence:
         log.info("%s: %s", short(folder.root), family.licence)
     mean, std = folder.latent_statistics(family)
     log.info(
-        "diffusion model %s: %s, %s, %d blocks, %s",
+        "diffusion model %s: %s, %s, %d blocks, %s%s",
         short(folder.root),
         family.name,
         f"variant {variant.name}" if variant else "variant not known",
         config.layers,
         loaded.summary,
+        products,
     )
     return DiffusionModel(
         network=network.eval(),
@@ -98,6 +101,16 @@ def load_diffusion_model(
         budget=options.budget,
         preview=folder.preview_factors(family.latents.channels),
     )
+
+
+def _int8(network: HasBlocks, dtype: torch.dtype, device: torch.device) -> str:
+    """Lets a network compute in int8 where that is faster, and says so; else warns why not."""
+    refusal = int8_refusal(device.type, dtype)
+    if refusal:
+        log.warning("dtype int8 is not used, all is computed in %s: %s", dtype_name(dtype), refusal)
+        return ""
+    compute_in_int8(network)
+    return ", products of its blocks in int8"
 
 
 def _schedule(folder: ModelFolder, family: Family, variant: Variant | None) -> Schedule:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InkstoneError
-from ...kernels.linear import best_dtype
+from ...kernels.compute_type import best_dtype
 from ...quant.storage import PackedWeight, Storage
 from ..arch.dims import Shapes
 from ..arch.header_view import HeaderView
@@ -39,6 +39,7 @@ class LoadOptions:
     wait: bool = False  # only headers are read until the model is used
     free: FreeMemory = free_after_asking  # asks the host for room
     variant: str | None = None  # the user's choice for a diffusion model; None = detect it
+    int8: bool = False  # products in the blocks of a diffusion model in int8, where that is faster
 
 
 AS_FOUND = LoadOptions()

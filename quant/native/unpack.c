@@ -428,3 +428,93 @@ void inkstone_int8(const int8_t *in, int64_t rows, int64_t columns, const float 
     }
   }
 }
+
+/* Products in int8: inputs to codes, and the sums of codes back to floats */
+
+INLINE float from_bf16(uint16_t bits) { return from_bits((uint32_t)bits << 16); }
+
+/* n floats times `factor`, to the nearest integer of a byte, ties to even: adding 1.5 * 2^23 leaves
+   the integer in the low bits. |w * factor| is at most 127. */
+INLINE void to_codes(const float *restrict w, int64_t n, float factor, int8_t *restrict codes) {
+  for (int64_t i = 0; i < n; i++) codes[i] = (int8_t)to_bits(w[i] * factor + 0x1.8p23f);
+}
+
+/* Rows of float32 or bfloat16, `stride` numbers from each to the next -> int8 codes [rows, columns]
+   and the scale of each row, so that code * scale is the number and the largest one has code 127.
+   group: rows are turned by ConvRot's matrix first (0: not), divided by the root of group. work:
+   room for one row. */
+void inkstone_quantize(const void *in, int bf16, int64_t rows, int64_t columns, int64_t stride,
+                       int group, float *restrict work, int8_t *restrict codes, float *scales) {
+  float root = 1;
+  while (root * root < (float)group) root *= 2;
+  for (int64_t row = 0; row < rows; row++) {
+    if (bf16) {
+      const uint16_t *restrict from = (const uint16_t *)in + row * stride;
+      for (int64_t i = 0; i < columns; i++) work[i] = from_bf16(from[i]);
+    } else {
+      memcpy(work, (const float *)in + row * stride, (size_t)columns * 4);
+    }
+    if (group)
+      for (int64_t at = 0; at < columns; at += group) rotate(work + at, group);
+    uint32_t most = 0; /* of numbers without a sign the bits have the same order */
+    for (int64_t i = 0; i < columns; i++) {
+      const uint32_t bits = to_bits(work[i]) & 0x7fffffff;
+      most = bits > most ? bits : most;
+    }
+    const float peak = from_bits(most);
+    to_codes(work, columns, peak > 0 ? 127.0f / peak : 0.0f, codes + row * columns);
+    scales[row] = peak / 127.0f / root;
+  }
+}
+
+/* e to the power of x within [-87, 87], to 2e-7 of it */
+INLINE float exponential(float x) {
+  const float turns = x * 0x1.715476p0f + 0x1.8p23f; /* the integer is in its low bits */
+  const float n = turns - 0x1.8p23f;
+  const float r = (x - n * 0x1.62e4p-1f) - n * -0x1.7f7d1cp-20f;
+  float p = 0x1.6c16c2p-10f;
+  p = p * r + 0x1.111112p-7f;
+  p = p * r + 0x1.555556p-5f;
+  p = p * r + 0x1.555556p-3f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * from_bits((to_bits(turns) << 23) + 0x3f800000);
+}
+
+/* n numbers through GELU in its tanh form: x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))) */
+INLINE void gelu(float *restrict w, int n) {
+  for (int i = 0; i < n; i++) {
+    const float x = w[i];
+    float z = -0x1.988454p0f * (x + 0.044715f * x * x * x);
+    z = z > 87.0f ? 87.0f : z;
+    z = z < -87.0f ? -87.0f : z;
+    w[i] = x / (1.0f + exponential(z));
+  }
+}
+
+/* sums [rows, columns] of products of codes -> floats times the scales of row and column, plus
+   bias[column] where there is one, then GELU where it is wanted, in rows `stride` apart of float32
+   or bfloat16 */
+void inkstone_dequantize(const int32_t *restrict sums, int64_t rows, int64_t columns,
+                         const float *restrict of_rows, const float *restrict of_columns,
+                         const float *restrict bias, int with_gelu, void *out, int64_t stride,
+                         int bf16) {
+  float work[WIDEST];
+  for (int64_t row = 0; row < rows; row++) {
+    const float own = of_rows[row];
+    for (int64_t at = 0; at < columns; at += WIDEST) {
+      const int n = columns - at < WIDEST ? (int)(columns - at) : WIDEST;
+      const int32_t *restrict s = sums + row * columns + at;
+      float *restrict w = place(out, row * stride + at, work, bf16);
+      for (int i = 0; i < n; i++) {
+        const float product = (float)s[i] * own;
+        w[i] = product * of_columns[at + i];
+      }
+      if (bias)
+        for (int i = 0; i < n; i++) w[i] += bias[at + i];
+      if (with_gelu) gelu(w, n);
+      if (bf16) round_to_bf16(work, (uint16_t *)out + row * stride + at, n);
+    }
+  }
+}

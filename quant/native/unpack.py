@@ -25,6 +25,8 @@ _ARGUMENTS = {
     "inkstone_blocks": (_INT, _POINTER, _LONG, ctypes.c_float, _POINTER, _INT),
     "inkstone_fp8": _ROWS,
     "inkstone_int8": _ROWS,
+    "inkstone_quantize": (_POINTER, _INT, _LONG, _LONG, _LONG, _INT, _POINTER, _POINTER, _POINTER),
+    "inkstone_dequantize": (_POINTER, _LONG, _LONG, *[_POINTER] * 3, _INT, _POINTER, _LONG, _INT),
 }
 _ONE = torch.ones(1)
 
@@ -74,6 +76,39 @@ def _unpack_rows(name: str, codes: Tensor, scale: Tensor, setting: int, out: Ten
     at, to = codes.data_ptr(), out.data_ptr()
     _function(name)(at, *codes.shape, scales.data_ptr(), step, setting, to, _bf16(out))
     return out
+
+
+def quantizes(x: Tensor, group: int) -> bool:
+    """True if the library can make int8 codes of these rows [n,K]."""
+    rows = x.stride(-1) == 1 and x.device.type == "cpu" and group <= MAX_ROTATION
+    return rows and available(x.dtype, WORTH)
+
+
+def quantize_into(x: Tensor, group: int, codes: Tensor, scales: Tensor) -> None:
+    """Rows x [n,K] -> codes int8 [n,K] and scales float32 [n], see `inkstone_quantize`."""
+    (rows, columns), work = x.shape, torch.empty(x.shape[1])
+    at, stride, room = x.data_ptr(), x.stride(0), work.data_ptr()
+    to = codes.data_ptr(), scales.data_ptr()
+    _function("inkstone_quantize")(at, _bf16(x), rows, columns, stride, group, room, *to)
+
+
+def dequantizes(sums: Tensor, out: Tensor) -> bool:
+    """True if the library can make floats of these sums int32 [n,N]."""
+    rows = out.stride(-1) == 1 and sums.is_contiguous() and sums.device.type == "cpu"
+    return rows and available(out.dtype, WORTH)
+
+
+def dequantize_into(
+    sums: Tensor, scales: tuple[Tensor, Tensor], bias: Tensor | None, gelu: bool, out: Tensor
+) -> None:
+    """Sums int32 [n,N] times float32 scales [n] and [N], plus bias float32 [N], then GELU (tanh
+    form) if `gelu`, into out [n,N]."""
+    of_rows, of_columns = (scale.data_ptr() for scale in scales)
+    given, to = 0 if bias is None else bias.data_ptr(), out.data_ptr()
+    at, stride = sums.data_ptr(), out.stride(0)
+    _function("inkstone_dequantize")(
+        at, *sums.shape, of_rows, of_columns, given, gelu, to, stride, _bf16(out)
+    )
 
 
 def _bf16(out: Tensor) -> int:

@@ -22,6 +22,7 @@ from inkstone.nodes import NODES, extension
 from inkstone.nodes.canvas import CUSTOM, EmptyLatent
 from inkstone.nodes.decode import Decode
 from inkstone.nodes.encode import EncodePrompt
+from inkstone.nodes.load import LoadAll, LoadDiffusionModel, load_options
 from inkstone.nodes.sample import Denoise
 from inkstone.nodes.schedule import SCHEDULES, ScheduleSigmas
 
@@ -44,6 +45,19 @@ def prepared(models, steps=3, size=("custom", 96, 64), batch=1):
         EncodePrompt.execute(models.text_encoder, "a red circle on a white background", "")
     )
     return latent, sigmas, positive, negative
+
+
+def test_int8_is_offered_where_a_diffusion_model_is_loaded():
+    offered = {}
+    for node in NODES:
+        inputs = {i.id: i for i in node.define_schema().inputs}
+        if "dtype" in inputs:
+            offered[node.ID] = "int8" in inputs["dtype"].options
+    assert {name for name, int8 in offered.items() if int8} == {LoadAll.ID, LoadDiffusionModel.ID}
+    assert len(offered) == 5
+    options = load_options("int8")
+    assert options.int8 and options.dtype is None and not load_options("auto").int8
+    assert LoadAll.fingerprint_inputs("x", "int8") != LoadAll.fingerprint_inputs("x", "auto")
 
 
 def test_listening_starts_with_the_extension_or_an_executor_not_at_import():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from inkstone.files.png import read_text_chunks
 from inkstone.loaders.formats.safetensors import save_safetensors
+from inkstone.loaders.models import load
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 
 from ...support.draw_graphs import check, drawn, folders, kinds
@@ -126,6 +127,21 @@ def test_files_of_their_own(files):
     assert kinds("made.png")[:3] == ["LoadDiffusionModel", "LoadTextEncoder", "LoadVAE"]
     check(drawn(PROMPT, "--cfg", "1", *vae))
     assert kinds("made.png")[:2] == ["LoadAll", "LoadVAE"]
+
+
+@pytest.mark.slow
+def test_int8_is_of_the_diffusion_model_alone(files, monkeypatch):
+    monkeypatch.setattr(load, "int8_refusal", lambda *_: "")
+    Path("models/vae/own").symlink_to(EMBEDDED_FOLDER)
+    call = (PROMPT, "--size", "256x256", "--cfg", "1", "--vae", "models/vae/own")
+    made = drawn(*call, "--dtype", "int8")
+    check(made)
+    text = read_text_chunks("made.png")
+    nodes = json.loads(text["prompt"]).values()
+    types = [n["inputs"]["dtype"] for n in nodes if n["class_type"].startswith("InkstoneLoad")]
+    assert types == ["int8", "auto"]
+    assert json.loads(text["inkstone"])["dtype"] == "int8"
+    assert not np.array_equal(made["made.png"], drawn(*call)["made.png"])
 
 
 @pytest.mark.slow
