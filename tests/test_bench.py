@@ -52,7 +52,7 @@ def test_commands_in_documents_exist():
             if path not in SCRIPTS:
                 faults.append(f"{where} is no script")
                 continue
-            named = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", rest.split("#")[0]))
+            named = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", rest.split("#")[0]))
             faults += [f"{where} has no {option}" for option in named - options(path)]
     assert not faults, "\n".join(faults)
     assert commands > 60, f"{commands} commands: the pages name more"
