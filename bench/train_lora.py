@@ -14,13 +14,14 @@ python bench/train_lora.py edit
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,10 +31,13 @@ from bench import common
 
 if TYPE_CHECKING:
     from inkstone.loaders.models.bundle import Bundle
+    from inkstone.training.edits import Edit
     from inkstone.training.grammar import Scene
 
 SEED = 60
-SHAPE = "hexagon"
+SHAPE, REQUEST = "hexagon", "make it a hexagon"
+Report: TypeAlias = "Callable[[Bundle, Bundle], common.Cells]"
+"""(model before, model after) -> a table."""
 
 
 def hexagons(rng: np.random.Generator, split: str) -> Scene:
@@ -59,44 +63,53 @@ def with_hexagon(scene: Scene, index: int) -> Scene:
     return replace(scene, items=tuple(items), text=text)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Pictures of a folder, and what they were made of."""
+def scenes(count: int, split: str, seed: int, without: Sequence[str] = ()) -> dict[str, Scene]:
+    """Scenes with a hexagon by their prompts, none of which is in `without`."""
+    from inkstone.training.grammar import prompt
 
-    folder: Path
-    texts: frozenset[str]
+    rng, found = np.random.default_rng(seed), dict[str, "Scene"]()
+    while len(found) < count:
+        scene = hexagons(rng, split)
+        if prompt(scene) not in without:
+            found.setdefault(prompt(scene), scene)
+    return found
 
 
-def write_pictures(folder: Path, count: int) -> Data:
-    """Pictures and captions."""
+def others(count: int, seed: int) -> dict[str, Scene]:
+    """Scenes with the shapes that the model knows."""
+    from inkstone.training.grammar import Shape, prompt, sample
+
+    rng, found = np.random.default_rng(seed), dict[str, "Scene"]()
+    while len(found) < count:
+        scene = sample(rng, "scenes")
+        if any(isinstance(item, Shape) for item in scene.items):
+            found.setdefault(prompt(scene), scene)
+    return found
+
+
+def edits(count: int, split: str, seed: int) -> list[Edit]:
+    """The edit that makes the only shape of a scene a hexagon."""
+    from inkstone.training.edits import Edit
+    from inkstone.training.grammar import Shape, prompt, sample
+
+    rng, found = np.random.default_rng(seed), dict[str, "Edit"]()
+    while len(found) < count:
+        scene = sample(rng, "scenes", None, split)
+        shapes = [i for i, item in enumerate(scene.items) if isinstance(item, Shape)]
+        if len(shapes) == 1:
+            target = with_hexagon(scene, shapes[0])
+            found[prompt(scene)] = Edit(scene, target, REQUEST, "kind", shapes[0])
+    return list(found.values())
+
+
+def write(folder: Path, name: str, picture: np.ndarray, text: str = "") -> None:
+    """A picture, and its caption."""
     from PIL import Image
 
-    from inkstone.training.grammar import prompt
-    from inkstone.training.render import render
-
-    rng = np.random.default_rng(SEED)
-    scenes: dict[str, Scene] = {}
-    while len(scenes) < count:
-        scene = hexagons(rng, "train")
-        scenes.setdefault(prompt(scene), scene)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (text, scene) in enumerate(scenes.items()):
-        Image.fromarray(render(scene)).save(folder / f"{number:02}.png")
-        (folder / f"{number:02}.txt").write_text(text + "\n")
-    return Data(folder, frozenset(scenes))
-
-
-def unseen(data: Data, count: int) -> list[Scene]:
-    """Scenes with a hexagon of which no text was trained on."""
-    from inkstone.training.grammar import prompt
-
-    rng = np.random.default_rng(SEED + 1)
-    scenes: dict[str, Scene] = {}
-    while len(scenes) < count:
-        scene = hexagons(rng, "test")
-        if prompt(scene) not in data.texts:
-            scenes.setdefault(prompt(scene), scene)
-    return list(scenes.values())
+    Image.fromarray(picture).save(folder / f"{name}.png")
+    if text:
+        (folder / f"{name}.txt").write_text(text + "\n")
 
 
 def rates(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, float]:
@@ -107,22 +120,74 @@ def rates(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> dict[str, 
     return {k: 100 * v for k, v in score(pictures, scenes, (*KINDS, *TAUGHT)).items()}
 
 
-def hexagon_report(bundle: Bundle, after: Bundle, data: Data, count: int) -> common.Cells:
-    """Scores of hexagons and of all else, before and after."""
+def hexagon(args: argparse.Namespace) -> tuple[float, Path, Report]:
+    """Trains the shape; minutes, file, and how it is scored."""
     from inkstone.training.evaluate import KEYS, draw_scenes, test_scenes
     from inkstone.training.render import render
 
-    new, old = unseen(data, count), test_scenes(2 * count)
-    preset = bundle.model.preset()
-    rows = [
-        ("hexagons, true renderings", rates([render(s) for s in new], new)),
-        ("hexagons, before", rates(draw_scenes(bundle, new, preset), new)),
-        ("hexagons, after", rates(draw_scenes(after, new, preset), new)),
-        ("others, true renderings", rates([render(s) for s in old], old)),
-        ("others, before", rates(draw_scenes(bundle, old, preset), old)),
-        ("others, after", rates(draw_scenes(after, old, preset), old)),
-    ]
-    return [("", *KEYS), *((name, *(f"{row[k]:.1f}" for k in KEYS)) for name, row in rows)]
+    taught, folder = scenes(args.pictures, "train", SEED), args.folder / "hexagon"
+    known = others(args.known, SEED + 2)
+    for number, (text, scene) in enumerate((taught | known).items()):
+        write(folder, f"{number:03}", render(scene), text)
+    output = args.folder / "hexagon.safetensors"
+    minutes = train(args, folder, output)
+
+    def report(before: Bundle, after: Bundle) -> common.Cells:
+        new = list(scenes(args.count, "test", SEED + 1, list(taught)).values())
+        old, preset = test_scenes(2 * args.count), before.model.preset()
+        rows = [
+            ("hexagons, true renderings", rates([render(s) for s in new], new)),
+            ("hexagons, before", rates(draw_scenes(before, new, preset), new)),
+            ("hexagons, after", rates(draw_scenes(after, new, preset), new)),
+            ("others, true renderings", rates([render(s) for s in old], old)),
+            ("others, before", rates(draw_scenes(before, old, preset), old)),
+            ("others, after", rates(draw_scenes(after, old, preset), old)),
+        ]
+        return [("", *KEYS), *((name, *(f"{row[k]:.1f}" for k in KEYS)) for name, row in rows)]
+
+    return minutes, output, report
+
+
+def edit(args: argparse.Namespace) -> tuple[float, Path, Report]:
+    """Trains the edit; minutes, file, and how it is scored."""
+    from inkstone.training.edit_scores import draw_edits, test_edits
+    from inkstone.training.edits import sample_edit
+    from inkstone.training.render import render
+
+    taught, folder = edits(args.pictures, "train", SEED), args.folder / "edit"
+    rng = np.random.default_rng(SEED + 2)
+    taught += [sample_edit(rng) for _ in range(args.known)]
+    for number, one in enumerate(taught):
+        write(folder, f"{number:03}", render(one.target), one.text)
+        write(args.folder / "edit-before", f"{number:03}", render(one.source))
+    output = args.folder / "edit.safetensors"
+    minutes = train(args, folder, output, control_dir=args.folder / "edit-before")
+
+    def report(before: Bundle, after: Bundle) -> common.Cells:
+        new, old = edits(args.count, "test", SEED + 1), test_edits(2 * args.count)
+        preset, cells = before.model.preset(1), [("", "asked", "rest", "both")]
+        for name, asked in (("hexagons", new), ("others", old)):
+            pictures = {
+                "true renderings": [render(one.target) for one in asked],
+                "before": draw_edits(before, asked, preset),
+                "after": draw_edits(after, asked, preset),
+            }
+            cells += [
+                (f"{name}, {when}", *judged(drawn, asked)) for when, drawn in pictures.items()
+            ]
+        return cells
+
+    return minutes, output, report
+
+
+def judged(pictures: Sequence[np.ndarray], asked: Sequence[Edit]) -> tuple[str, ...]:
+    """Percent of edits done, of all else as it was, of both."""
+    from inkstone.training.edit_scores import judge
+    from inkstone.training.grammar import KINDS, TAUGHT
+
+    verdicts = [judge(p, one, (*KINDS, *TAUGHT)) for p, one in zip(pictures, asked, strict=True)]
+    sums = [sum(v) for v in zip(*[(a, b, a and b) for a, b in verdicts])]
+    return tuple(f"{100 * one / len(verdicts):.1f}" for one in sums)
 
 
 def train(args: argparse.Namespace, data: Path, output: Path, **more: object) -> float:
@@ -159,7 +224,8 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("what", choices=("hexagon", "edit"))
     p.add_argument("--folder", type=Path, default=Path("hexagon-lora"), help="pictures and result")
-    p.add_argument("--pictures", type=int, default=60)
+    p.add_argument("--pictures", type=int, default=60, help="that teach the hexagon")
+    p.add_argument("--known", type=int, default=0, help="further pictures, of what it knows")
     p.add_argument("--count", type=int, default=100, help="unseen prompts; twice as many of others")
     p.add_argument("--steps", type=int, default=1000)
     p.add_argument("--batch", type=int, default=4)
@@ -179,14 +245,16 @@ def main() -> None:
     from inkstone.loaders.models.load import load_all
 
     torch.set_num_threads(args.threads)
-    bundle = load_all(None)
-    output = args.folder / f"{args.what}.safetensors"
-    data = write_pictures(args.folder / "pictures", args.pictures)
-    minutes = train(args, data.folder, output)
+    minutes, output, report = {"hexagon": hexagon, "edit": edit}[args.what](args)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    model = bundle.model.with_loras([Adapter(load_lora(output), 1.0)])
-    cells = hexagon_report(bundle, replace(bundle, model=model), data, args.count)
-    title = f"{args.pictures} pictures, {minutes:.1f} minutes, peak {peak:.2f} GB of the process"
+    before = load_all(None)
+    model = before.model.with_loras([Adapter(load_lora(output), 1.0)])
+    logging.disable(logging.WARNING)  # hexagon is no word of its grammar
+    cells = report(before, replace(before, model=model))
+    known = f" and {args.known} of what it knows" if args.known else ""
+    title = (
+        f"{args.pictures} pictures{known}: {minutes:.1f} minutes, peak {peak:.2f} GB of the process"
+    )
     print(common.report(title, cells, common.facts(args)))
 
 

@@ -20,7 +20,7 @@ from ..loaders.models.bundle import Bundle
 from ..loaders.models.load import load_all
 from .edits import SHARES, Edit, sample_edit
 from .evaluate import SEED, Draft, Models
-from .grammar import CELL, Shape, Word
+from .grammar import CELL, KINDS, Shape, Word
 from .reader import STRAY, ground_and_ink, look
 from .render import render
 
@@ -33,9 +33,11 @@ def test_edits(count: int) -> list[Edit]:
     return [sample_edit(rng, split="test") for _ in range(count)]
 
 
-def judge(picture: np.ndarray, edit: Edit) -> tuple[bool, bool]:
-    """uint8 [H,W,3] -> (the requested change is done, everything else is as it was)."""
-    reading = look(picture, edit.target)
+def judge(picture: np.ndarray, edit: Edit, kinds: Sequence[str] = KINDS) -> tuple[bool, bool]:
+    """uint8 [H,W,3] -> (the requested change is done, everything else is as it was). kinds: of
+    shapes that it may show.
+    """
+    reading = look(picture, edit.target, kinds)
     facts = [
         (i, key, bool(value))
         for i, item in enumerate(reading.items)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import inkstone
 from inkstone.errors import CallError
@@ -181,6 +181,58 @@ def test_two_processes_give_the_same_curve(pictures, tmp_path):
                 if name.startswith("model."):
                     error = (left.read(name) - right.read(name)).abs().max().item()
                     assert error < 1e-4, f"{name}: {error}"
+
+
+def test_an_interrupt_says_how_to_go_on(whole, pictures, tmp_path, monkeypatch, capsys, caplog):
+    output = tmp_path / "toy.safetensors"
+    arguments = call(pictures, output, "--steps", "16", "--save-every", "5", "--ema", "0.9")
+
+    def interrupt(self, value, total, detail=""):
+        if value == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with caplog.at_level("INFO"), monkeypatch.context() as patch:
+        patch.setattr("inkstone.headless.cli.train_lora.ProgressLine.__call__", interrupt)
+        assert main(arguments) == 1
+    assert "stopped; run the same command to continue" in capsys.readouterr().err
+    state = tmp_path / "toy-checkpoints" / STATE
+    assert f"step 2 of 16 is saved in {state}" in caplog.text and not output.exists()
+    assert main(arguments) == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_pairs_and_masks_train_an_edit(pictures, tmp_path):
+    before, masks = tmp_path / "before", tmp_path / "masks"
+    before.mkdir(), masks.mkdir()
+    losses = {}
+    for path in pictures.glob("*.png"):
+        with Image.open(path) as picture:
+            ImageOps.invert(picture).save(before / path.name)
+            half = Image.new("L", picture.size)
+            half.paste(255, (0, 0, picture.width // 2, picture.height))
+            half.save(masks / path.name)
+    for name, more in (
+        ("plain", {}),
+        ("pairs", {"control_dir": before}),
+        ("masked", {"control_dir": before, "mask_dir": masks}),
+    ):
+        reports = []
+        inkstone.train_lora(
+            pictures,
+            tmp_path / f"{name}.safetensors",
+            steps=2,
+            rank=2,
+            resolution=64,
+            caption_dropout=0.5,
+            cache_dir=tmp_path / "cache",
+            on_step=reports.append,
+            **more,
+        )
+        losses[name] = [report.line.loss for report in reports]
+    assert len({tuple(each) for each in losses.values()}) == 3, losses
+    with SafetensorsFile(tmp_path / "pairs.safetensors") as file:
+        up = [file.read(name) for name in file.entries if name.endswith("lora_up.weight")]
+    assert up and all(tensor.any() for tensor in up)
 
 
 # --- the call
