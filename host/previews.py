@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Decoder = Callable[[Tensor], Image]
 
+_LARGEST = 2048  # pixels on the longer side of a preview
 _SHARE = 0.05  # of a run's time that a costly preview decoder may take
 
 
@@ -93,6 +94,7 @@ def _enlarged(pixels: Tensor, scale: int) -> Image:
     from PIL import Image
 
     picture = Image.fromarray(pixels.numpy())
+    scale = max(1, min(scale, _LARGEST // max(picture.size)))
     size = picture.width * scale, picture.height * scale
     return picture.resize(size, Image.Resampling.BICUBIC)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InkstoneError
 from ..host.api import io, schema
-from ..host.previews import previewer
+from ..host.previews import preview_method, previewer
 from ..host.step_bar import StepBar
 from ..pipeline.upscale_choices import MOST_FACTOR, USUAL_FACTOR, USUAL_STRENGTH
 from . import sockets
@@ -169,7 +169,11 @@ def _hooks(redraw: Redraw) -> Hooks:
     bar = StepBar(steps, blocks, model.device)
     width, height = tiles.canvas
     look = previewer(model, Request(width=width, height=height, sigmas=redraw.sigmas))
-    return Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
+    return Hooks(
+        on_step=lambda step: bar.step(step, look(step)),
+        on_block=bar.block,
+        previews=preview_method() != "none",
+    )
 
 
 def _check_plain(

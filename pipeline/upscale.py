@@ -33,7 +33,7 @@ from ..sampling.pixel_lock import (
 )
 from ..sampling.request import NO_HOOKS, Hooks, Request
 from ..sampling.tiled import denoise_tiles
-from ..sampling.tiles import Tiles, tiles_of
+from ..sampling.tiles import Tile, Tiles, merged, tiles_of
 from ..sampling.variety_choices import Variety
 from .upscale_choices import MOST_FACTOR
 
@@ -141,15 +141,14 @@ def upscaled_batch(
 
 
 def redrawn(picture: Tensor, redraw: Redraw, hooks: Hooks = NO_HOOKS) -> Tensor:
-    """Bytes [1,H,W,3|4] of `enlarged`, which are written over -> redrawn, of the same size. Alpha
-    is redrawn where the VAE has it, else kept.
+    """Bytes [1,H,W,3|4] of `enlarged` -> redrawn, in the same memory. Alpha is redrawn where the
+    VAE has it, else kept.
     """
     model, vae, tiles = redraw.model, redraw.vae, redraw.tiles
     check_latents(model, vae)
-    width, height = size_of(picture)
     log.info(
         "redrawing %dx%d in %d steps: %d tiles of %dx%d, merged in every step",
-        *(width, height, len(redraw.sigmas) - 1, len(tiles), *tiles.size),
+        *(*size_of(picture), len(redraw.sigmas) - 1, len(tiles), *tiles.size),
     )
     if model.step_cache is not None:
         log.info("the step cache is off: it follows one canvas, and these are %d", len(tiles))
@@ -157,52 +156,51 @@ def redrawn(picture: Tensor, redraw: Redraw, hooks: Hooks = NO_HOOKS) -> Tensor:
         log.info("variety is off: the picture that it varied is there")
     model = replace(model, step_cache=None, variety=Variety())
     model = replace(model, latent_mean=vae.mean, latent_std=vae.std)
-    canvas = pad_edges(picture, tiles.canvas)
     request = Request(
         width=tiles.canvas[0],
         height=tiles.canvas[1],
         sigmas=redraw.sigmas,
         seed=redraw.seed,
         cfg=redraw.cfg,
-        latent=_encoded(vae, canvas, tiles, model.latents),
+        latent=_encoded(vae, picture, tiles, model.latents),
         encoded_for=redraw.encoded_for,
     )
     z = denoise_tiles(model, redraw.positive, redraw.negative, request, tiles, hooks)
-    _decoded(vae, z, tiles, canvas)
-    return canvas[:, :height, :width]
+    _decoded(vae, z, tiles, picture)
+    return picture
 
 
-def _encoded(vae: VAEModel, canvas: Tensor, tiles: Tiles, latents: LatentSpec) -> Tensor:
-    """Bytes [1,H,W,3|4] of the canvas -> its raw latent [1,C,1,h,w], merged from those of its
+def _encoded(vae: VAEModel, picture: Tensor, tiles: Tiles, latents: LatentSpec) -> Tensor:
+    """Bytes [1,H,W,3|4] -> the raw latent [1,C,1,h,w] of their canvas, merged from those of its
     tiles.
     """
-    alpha, scale = vae.network.config.channels == 4, latents.scale
-    z = torch.zeros(1, *latents.shape(*tiles.canvas))
-    for tile in tiles:
-        seen = visible(tile.box.of(canvas).float().div_(255))
-        own = vae.encode(seen if alpha else colour(seen))
-        left, top, right, bottom = (edge // scale for edge in tile.box)
-        z[..., top:bottom, left:right] += tiles.share(tile, scale) * own
+    alpha = vae.network.config.channels == 4
+
+    def encode(tile: Tile) -> Tensor:
+        seen = pad_edges(tile.box.of(picture), tiles.size)
+        seen = visible(seen.float().div_(255))
+        return vae.encode(seen if alpha else colour(seen))
+
+    z = torch.empty(1, *latents.shape(*tiles.canvas))
+    for (left, top, right, bottom), values in merged(tiles, encode, latents.scale):
+        z[..., top:bottom, left:right] = values
     return z
 
 
-def _decoded(vae: VAEModel, z: Tensor, tiles: Tiles, canvas: Tensor) -> None:
-    """Writes the picture of a raw latent over the bytes of the canvas. Alpha that the VAE does not
-    draw stays.
+def _decoded(vae: VAEModel, z: Tensor, tiles: Tiles, picture: Tensor) -> None:
+    """Writes the picture of a raw latent over these bytes. Alpha that the VAE does not draw
+    stays.
     """
-    scale, height = vae.network.config.scale, tiles.size[1]
-    channels = min(canvas.shape[-1], vae.network.config.channels)
-    band = torch.zeros(height, tiles.canvas[0], channels)  # of the row of tiles at work
-    ends = (*tiles.tops[1:], tiles.canvas[1])
-    for tile in tiles:
+    scale = vae.network.config.scale
+    channels = min(picture.shape[-1], vae.network.config.channels)
+
+    def decode(tile: Tile) -> Tensor:
         left, top, right, bottom = (edge // scale for edge in tile.box)
-        own = vae.decode(z[..., top:bottom, left:right])[0, ..., :channels]
-        band[:, tile.box.left : tile.box.right] += own * tiles.share(tile)[..., None]
-        if tile.column < len(tiles.lefts) - 1:
-            continue
-        done = ends[tile.row] - tile.box.top  # no tile below reaches these rows
-        rows = canvas[0, tile.box.top : ends[tile.row], :, :channels]
-        for part, values in zip(rows.split(_STRIP), band[:done].split(_STRIP), strict=True):
-            part.copy_((values * 255).round().clamp(0, 255))
-        rest = band[done:].clone()
-        band.zero_()[: len(rest)] = rest
+        part = vae.decode(z[..., top:bottom, left:right])[0, ..., :channels]
+        return part.permute(2, 0, 1)  # [C,h,w]
+
+    for box, values in merged(tiles, decode):
+        place = box.of(picture)[0, ..., :channels]  # without the padding
+        rows, columns, _ = place.shape
+        rounded = values[:, :rows, :columns].mul(255).round_().clamp_(0, 255)
+        place.copy_(rounded.permute(1, 2, 0))

@@ -216,10 +216,13 @@ class Model(VariantModel, Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """Callbacks: on_step gets every finished step; on_block(step, block) may raise to interrupt."""
+    """Callbacks: on_step gets every finished step; on_block(step, block) may raise to interrupt.
+    previews: on_step reads x0, which may be x where it does not.
+    """
 
     on_step: Callable[[Step], None] | None = None
     on_block: Callable[[int, int], None] | None = None
+    previews: bool = True
 
 
 NO_HOOKS = Hooks()

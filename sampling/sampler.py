@@ -229,18 +229,23 @@ def start_of(model: Model, r: Request) -> tuple[Tensor, KeptRegion | None]:
     first = r.sigmas[0].item()
     if first >= 1 and r.repaint is None:
         return x, None
-    if r.latent is None:
-        raise InkstoneError(
-            f"The schedule starts at sigma {first:g}, but there is no latent to start from. "
-            "Pass a latent, or use a schedule that starts at 1."
-        )
-    picture = normalised(model, r.latent).to(model.device)
+    picture = normalised(model, latent_to_start_from(r)).to(model.device)
     mixed = first * x + (1 - first) * picture
     if r.repaint is None:
         return mixed, None
     repainted = r.repaint.float().expand(-1, latents.channels, -1, -1)
     mask = latents.pack(repainted).to(model.device)
     return mixed, KeptRegion(picture, x, mask)
+
+
+def latent_to_start_from(r: Request) -> Tensor:
+    """The latent of a run that does not start from noise alone, or that keeps a part of it."""
+    if r.latent is None:
+        raise InkstoneError(
+            f"The schedule starts at sigma {r.sigmas[0].item():g}, but there is no latent to start "
+            "from. Pass a latent, or use a schedule that starts at 1."
+        )
+    return r.latent
 
 
 def normalised_latents(model: Model, x: Tensor, request: Request) -> Tensor:

@@ -3,27 +3,27 @@
 In each step every tile's velocity is computed as that of a canvas of its own, and merged by smooth
 shares into one velocity of the whole latent, which one Euler step follows (the idea:
 MultiDiffusion, 2023, there with equal shares). Tiles thus agree from the first step on. The network
-works on one tile at a time; what has the canvas's size are latents alone, a few bytes for each of
-its pixels.
+works on one tile at a time. One tensor has the canvas's size, the latent, which is in main memory
+and is changed in place: places follow their velocity as soon as no later tile of the step reads
+them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import InkstoneError
 from .checks import check_request, texts_of
-from .denoise import euler
+from .denoise import Step
 from .denoise_run import DenoiseRun
-from .geometry import TOKEN
 from .guidance import guide
+from .noise import noise
 from .request import NO_HOOKS, Hooks, Model, Request
-from .sampler import raw_latents, running, start_of
-from .tiles import Tile, Tiles
+from .sampler import latent_to_start_from, running
+from .tiles import Tile, Tiles, merged
 
 
 def denoise_tiles(
@@ -35,49 +35,66 @@ def denoise_tiles(
     hooks: Hooks = NO_HOOKS,
 ) -> Tensor:
     """`denoise` of one picture on the canvas of `tiles`, which is the request's: raw VAE latents
-    [1,C,1,h,w]. Raises InkstoneError for what belongs to a whole canvas: references, layers,
-    controls, regions, masks, a step cache.
+    [1,C,1,h,w]. The request's latent is written over where it is float32 in main memory.
+
+    Raises InkstoneError for what belongs to a whole canvas: references, layers, controls, regions,
+    masks, a step cache.
     """
     r = request
     _check(model, r, tiles)
     check_request(model, r)
     texts = texts_of(model, positive, negative, r.cfg)
-    start, _ = start_of(model, r)
+    z = _start(model, r)
     width, height = tiles.size
     one = replace(r, width=width, height=height, latent=None)
     with running(model, texts, one, hooks) as run:
-        velocity = partial(merged, run, tiles)
-        x = euler(velocity, start, r.sigmas, on_step=hooks.on_step)
-        return raw_latents(model, x, r)
+        clean = torch.empty_like(z) if hooks.on_step and hooks.previews else None
+        for step in range(len(r.sigmas) - 1):
+            _advance(run, tiles, z, step, clean)
+            if hooks.on_step is not None:
+                hooks.on_step(_finished(run, z, step, clean))
+        return z.mul_(model.latent_std).add_(model.latent_mean)[:, :, None]
 
 
-def merged(run: DenoiseRun, tiles: Tiles, x: Tensor, step: int) -> tuple[Tensor, None]:
-    """The velocity of the canvas's tokens x [1,S,F], guided, see `denoise.Velocity`: guidance is a
-    matter of each token, so it is done tile by tile, without copies of the canvas's size.
+def _start(model: Model, r: Request) -> Tensor:
+    """The state [1,C,h,w] at the first sigma: noise, mixed with the latent, in the latent's place
+    (the numbers of `start_of`).
     """
-    whole = torch.zeros_like(x)
-    for tile in tiles:
-        v, negative = run.velocity(_part(tiles, tile, x).flatten(1, 2), step)
+    latents, first = model.latents, r.sigmas[0].item()
+    x = noise(r.seed, 1, *latents.sides(r.width, r.height), latents.channels)
+    if first >= 1:
+        return x
+    z = latent_to_start_from(r)[:, :, 0].float().cpu()
+    z.sub_(model.latent_mean).div_(model.latent_std)
+    return z.mul_(1 - first).add_(x.mul_(first))
+
+
+def _advance(run: DenoiseRun, tiles: Tiles, z: Tensor, step: int, clean: Tensor | None) -> None:
+    """An Euler step of the state z [1,C,h,w] in place. clean: becomes the predicted clean latents.
+    Guidance is a matter of each token, so it is done tile by tile.
+    """
+    latents, sigmas = run.model.latents, run.request.sigmas
+
+    def velocity(tile: Tile) -> Tensor:
+        left, top, right, bottom = (edge // latents.scale for edge in tile.box)
+        tokens = latents.pack(z[..., top:bottom, left:right]).to(run.model.device)
+        v, negative = run.velocity(tokens, step)
         if negative is not None:
             v = guide(v, negative, run.request.cfg, run.model.rescales)
-        part = _part(tiles, tile, whole)
-        part += _token_shares(run.model, tiles, tile).to(x.device) * v.unflatten(1, part.shape[1:3])
-    return whole, None
+        grid = (side // latents.scale // latents.patch for side in reversed(tile.box.size))
+        return latents.unpack(v, *grid).cpu()
+
+    for (left, top, right, bottom), v in merged(tiles, velocity, latents.scale):
+        x = z[..., top:bottom, left:right]
+        if clean is not None:
+            clean[..., top:bottom, left:right] = x - sigmas[step].item() * v
+        x += (sigmas[step + 1] - sigmas[step]) * v
 
 
-def _part(tiles: Tiles, tile: Tile, x: Tensor) -> Tensor:
-    """A view of a tile's tokens in those of the canvas: [1,S,F] -> [1,rows,columns,F]."""
-    left, top, right, bottom = (edge // TOKEN for edge in tile.box)
-    grid = x.unflatten(1, (tiles.canvas[1] // TOKEN, tiles.canvas[0] // TOKEN))
-    return grid[:, top:bottom, left:right]
-
-
-def _token_shares(model: Model, tiles: Tiles, tile: Tile) -> Tensor:
-    """A tile's share in each latent pixel, as tokens [1,rows,columns,F]."""
-    latents = model.latents
-    share = tiles.share(tile, latents.scale).expand(1, latents.channels, -1, -1)
-    width, height = tiles.size
-    return latents.pack(share).unflatten(1, (height // TOKEN, width // TOKEN))
+def _finished(run: DenoiseRun, z: Tensor, step: int, clean: Tensor | None) -> Step:
+    sigmas, x = run.request.sigmas, run.model.latents.pack(z)
+    x0 = x if clean is None else run.model.latents.pack(clean)
+    return Step(step, len(sigmas) - 1, sigmas[step].item(), x, x0)
 
 
 def _check(model: Model, r: Request, tiles: Tiles) -> None:

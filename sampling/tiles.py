@@ -8,7 +8,7 @@ computed tile by tile is merged without a seam and without a normaliser of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,6 +81,36 @@ def shares(starts: Sequence[int], length: int, whole: int) -> list[Tensor]:
     for start in starts:
         total[start : start + length] += window
     return [(window / total[start : start + length]).float() for start in starts]
+
+
+def merged(
+    tiles: Tiles, part_of: Callable[[Tile], Tensor], unit: int = 1
+) -> Iterator[tuple[Box, Tensor]]:
+    """What tiles give [...,h,w], merged by their shares: (box, values) of each place as soon as no
+    later tile reaches it, so `part_of` may read what a reader has written there. Boxes count places
+    of `unit` pixels. What is kept is as wide as the canvas, and as high as tiles overlap.
+    """
+    lefts, tops = ([start // unit for start in starts] for starts in (tiles.lefts, tiles.tops))
+    whole, rights = tiles.canvas[0] // unit, [*lefts[1:], tiles.canvas[0] // unit]
+    bottoms = [*tops[1:], tiles.canvas[1] // unit]
+    height = tiles.size[1] // unit
+    overlaps = [height - (bottom - top) for top, bottom in zip(tops, bottoms, strict=True)]
+    aside = above = torch.empty(0)
+    for tile in tiles:
+        part = part_of(tile) * tiles.share(tile, unit)
+        box = Box(lefts[tile.column], tops[tile.row], rights[tile.column], bottoms[tile.row])
+        if tile.column:
+            part[..., : aside.shape[-1]] += aside
+        elif not tile.row:
+            above = part.new_empty(*part.shape[:-2], max(overlaps), whole)
+        width, down = box.size
+        done, aside = part.split([width, part.shape[-1] - width], dim=-1)
+        kept = above[..., box.left : box.right]
+        if tile.row:
+            rows = overlaps[tile.row - 1]
+            done[..., :rows, :] += kept[..., :rows, :]
+        kept[..., : overlaps[tile.row], :] = done[..., down:, :]
+        yield box, done[..., :down, :]
 
 
 def tiles_of(canvas: tuple[int, int], side: int, step: int) -> Tiles:
