@@ -1,12 +1,14 @@
 """Enlarging with the embedded model: seams, seconds, and the most memory by size.
 
-Seams: each picture is enlarged at every shift of the tiles' step, so that every column of what it
-shows lies once at a tile's border and once at every other place: the mean gradient at borders and
-elsewhere then differs by seams alone, and the ratio is 1 without them. `apart`: the same with tiles
-that are redrawn without overlap, for which the measure has to show a seam.
+Seams: each picture is enlarged at every shift of the tiles' step, with its noise, so that every
+column of what it shows lies once at a tile's border and once at every other place: the mean
+gradient at borders and elsewhere then differs by seams alone, and the ratio is 1 without them.
+Compared are places between the first border and the last one, as all of those lie in several
+tiles. The error is that of the mean over pictures (jackknife). `apart`: the same with tiles that
+are redrawn without overlap, for which the measure has to show a seam.
 
 Memory: a process of its own for each size, the most that it held above what it held before, less
-the bytes of the picture.
+the bytes of the pictures.
 
 python bench/upscale.py
 """
@@ -19,9 +21,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from unittest import mock
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,6 +39,8 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.upscale import Redraw, enlarged, enlarged_size, redrawn, tiles_for
 from inkstone.pipeline.upscale_choices import USUAL_STRENGTH
 from inkstone.pipeline.usual_settings import usual_settings
+from inkstone.sampling import tiled
+from inkstone.sampling.noise import noise
 from inkstone.sampling.pixel_lock import size_of
 from inkstone.sampling.schedule import sigmas, tail
 from inkstone.sampling.tiles import Tiles
@@ -61,7 +68,13 @@ class Upscaler:
         self.usual = usual_settings(self.bundle.model)
 
     def __call__(
-        self, text: str, picture: Tensor, factor: float, apart: bool = False, side: int = 0
+        self,
+        text: str,
+        picture: Tensor,
+        factor: float,
+        apart: bool = False,
+        side: int = 0,
+        seed: int = 1,
     ) -> Tensor:
         """Bytes of the enlarged picture. apart: tiles that do not overlap; side: of a tile."""
         model, preset = self.bundle.model, self.usual.preset
@@ -82,7 +95,7 @@ class Upscaler:
             positive=encode(text).states,
             negative=encode(preset.negative).states,
             sigmas=tail(sigmas(self.usual.schedule, preset.steps, grid), self.strength),
-            seed=1,
+            seed=seed,
             cfg=preset.cfg,
         )
         self.tiles = tiles
@@ -104,19 +117,33 @@ def at_borders(tiles: Tiles) -> list[Tensor]:
     return masks
 
 
-def seam(upscaler: Upscaler, pictures: list[tuple[str, Tensor]], apart: bool) -> float:
-    """Mean gradient at borders by that at other places of the tiles' step."""
-    total: list[Tensor] = []
-    for text, picture in pictures:
+def seam(
+    upscaler: Upscaler, pictures: list[tuple[str, Tensor]], apart: bool
+) -> tuple[float, float]:
+    """Mean gradient at borders by that at other places of the tiles' step, and its error."""
+    at, off = [], []
+    for k, (text, picture) in enumerate(pictures):
+        total = torch.zeros(2, picture.shape[1] * FACTOR - 1)
         for shift in range(0, picture.shape[1], SHIFT // FACTOR):
-            own = gradients(upscaler(text, picture.roll((shift, shift), (1, 2)), FACTOR, apart))
-            total = own if not total else [a + b for a, b in zip(total, own, strict=True)]
-    border, other = [], []
-    for mean, borders in zip(total, at_borders(upscaler.tiles), strict=True):
-        grid = torch.arange(1, len(mean) + 1) % SHIFT == 0
-        border.append(mean[borders])
-        other.append(mean[grid & ~borders])
-    return float(torch.cat(border).mean() / torch.cat(other).mean())
+            moved, places = picture.roll((shift, shift), (1, 2)), shift * FACTOR // 8
+            rolled = partial(_rolled_noise, places)
+            with mock.patch.object(tiled, "noise", rolled):
+                out = upscaler(text, moved, FACTOR, apart, seed=k)
+            total += torch.stack(gradients(out))
+        borders = torch.stack(at_borders(upscaler.tiles))
+        grid = torch.arange(1, total.shape[1] + 1) % SHIFT == 0
+        first, last = (f(borders[0].nonzero()).item() for f in (torch.min, torch.max))
+        grid[:first] = grid[last + 1 :] = False
+        at.append(total[borders].mean())
+        off.append(total[grid & ~borders].mean())
+    near, far = torch.stack(at), torch.stack(off)
+    ratios = (near.sum() - near) / (far.sum() - far)  # without each picture
+    error = ((ratios - ratios.mean()).square().sum() * (len(at) - 1) / len(at)).sqrt()
+    return float(near.sum() / far.sum()), float(error)
+
+
+def _rolled_noise(places: int, *shape: int) -> Tensor:
+    return noise(*shape).roll((places, places), (-2, -1))
 
 
 def memory(side: int, tile: int, strength: float) -> dict[str, float]:
@@ -131,11 +158,12 @@ def memory(side: int, tile: int, strength: float) -> dict[str, float]:
     out = upscaler("a red circle on a white background", picture, 2, side=tile)
     seconds = time.perf_counter() - start
     peak, tiles = harness.peak(), len(upscaler.tiles)
+    given = picture.numel() * picture.element_size()
     return {
         "MP": out[0, ..., 0].numel() / 1e6,
         "tiles": tiles,
         "seconds": seconds,
-        "process MB": (peak - out.numel()) / 1e6,
+        "process MB": (peak - out.numel() - given) / 1e6,
         "above the start MB": (peak - before - out.numel()) / 1e6,
     }
 
@@ -157,8 +185,12 @@ def main() -> None:
             pictures = drawn(models, args.pictures)
         upscaler = Upscaler(args.strength)
         for name, apart in (("merged in every step", False), ("apart", True)):
-            ratio = seam(upscaler, pictures, apart)
-            print(f"{len(pictures)} pictures, {name}: gradient at borders / elsewhere {ratio:.4f}")
+            ratio, error = seam(upscaler, pictures, apart)
+            print(
+                f"{len(pictures)} pictures, {name}: gradient at borders / elsewhere "
+                f"{ratio:.4f} +- {error:.4f}",
+                flush=True,
+            )
     for side in args.sides:
         call = [sys.executable, __file__, "--one", str(side), "--tile", str(args.tile)]
         call += ["--strength", str(args.strength)]

@@ -69,6 +69,23 @@ class Plan:
     passes: str = ""  # how the forwards of a step use packed weights, where there are several
     others: int = 0  # other models that are in memory now
     enhancing: int = 0  # output head and form for single tokens that write the enhanced prompt
+    tiles: int = 0  # of this size, of a picture that is enlarged; 0 = one picture
+    enlarging: str = ""  # how what is drawn is enlarged
+
+    def then(self, enlarging: Plan) -> Plan:
+        """The plan of what is drawn and enlarged. enlarging: of its tiles."""
+        return replace(
+            self,
+            peak=max(self.peak, enlarging.peak),
+            least=max(self.least, enlarging.least),
+            enlarging=f"enlarged in {enlarging.canvas()}, {enlarging.steps} steps: at most "
+            f"{enlarging.peak / 1e9:.2f} GB",
+        )
+
+    def canvas(self) -> str:
+        """What is drawn at a time."""
+        tiles = f"{self.tiles} tile{'s' * (self.tiles > 1)} of " if self.tiles else ""
+        return f"{tiles}{self.width}x{self.height}"
 
     def sentence(self) -> str:
         """One line for people."""
@@ -81,8 +98,9 @@ class Plan:
         loras += f"VAE {g['vae']}, " if self.vae else ""
         others = f", other models {g['others']}" if self.others else ""
         passes = f"; {self.passes}" if self.passes else ""
+        passes += f"; {self.enlarging}" if self.enlarging else ""
         return (
-            f"plan for {self.width}x{self.height}, {self.steps} steps, CFG {self.cfg:g}: "
+            f"plan for {self.canvas()}, {self.steps} steps, CFG {self.cfg:g}: "
             f"{tower}{text}diffusion model {self.formats} {g['diffusion_model']} (+ "
             f"{g['modulation_in_file']} modulation read from the file into a table of "
             f"{g['modulation_table']}), {loras}activations {g['activations']}, program "
@@ -176,6 +194,7 @@ def _plan(draw: PlannedDraw, now: MemoryNow, run: PlannedRun, least: int, decode
         controls=sum(control.nbytes for control in controls),
         passes=draw.passes(drawing),
         others=sum(weights.reserved for weights in others),
+        tiles=draw.request.tiles,
     )
 
 

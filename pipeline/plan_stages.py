@@ -52,6 +52,7 @@ class PlanRequest:
     regions: int = 0  # prompts of parts of the picture
     prompts: Sequence[str] = ()  # the prompt and the negative one; () = not known
     in_context: Sequence[Lora] = ()  # of in-context controls, one for each map
+    tiles: int = 0  # of this size, one at a time, of a picture that is enlarged; 0 = one picture
 
 
 @dataclass(frozen=True)

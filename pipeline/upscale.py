@@ -35,6 +35,7 @@ from ..sampling.request import NO_HOOKS, Hooks, Request
 from ..sampling.tiled import denoise_tiles
 from ..sampling.tiles import Tile, Tiles, merged, tiles_of
 from ..sampling.variety_choices import Variety
+from .plan_stages import PlanRequest
 from .upscale_choices import MOST_FACTOR
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def tiles_for(model: DiffusionModel, size: Size, side: int = 0) -> Tiles:
     if not side:
         side = math.isqrt(math.prod(model.preset().size)) // latents.step * latents.step
     return tiles_of(lock(*size, latents=latents).canvas, side, latents.step)
+
+
+def tile_request(tiles: Tiles, strength: float, steps: int, cfg: float) -> PlanRequest:
+    """The memory plan's request: one tile after the other. steps: of a whole schedule."""
+    return PlanRequest(size=tiles.size, strength=strength, steps=steps, cfg=cfg, tiles=len(tiles))
 
 
 def enlarged(picture: Tensor, size: Size) -> Tensor:

@@ -2,10 +2,11 @@
 
 In each step every tile's velocity is computed as that of a canvas of its own, and merged by smooth
 shares into one velocity of the whole latent, which one Euler step follows (the idea:
-MultiDiffusion, 2023, there with equal shares). Tiles thus agree from the first step on. The network
-works on one tile at a time. One tensor has the canvas's size, the latent, which is in main memory
-and is changed in place: places follow their velocity as soon as no later tile of the step reads
-them.
+MultiDiffusion, 2023, there with equal shares). Tiles thus agree from the first step on; they lie in
+other places in each step, because a model draws other things in the middle of what it sees than at
+its border. The network works on one tile at a time. One tensor has the canvas's size, the latent,
+which is in main memory and is changed in place: places follow their velocity as soon as no later
+tile of the step reads them.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def denoise_tiles(
     one = replace(r, width=width, height=height, latent=None)
     with running(model, texts, one, hooks) as run:
         clean = torch.empty_like(z) if hooks.on_step and hooks.previews else None
-        for step in range(len(r.sigmas) - 1):
-            _advance(run, tiles, z, step, clean)
+        for step in range(steps := len(r.sigmas) - 1):
+            _advance(run, tiles.moved(steps - 1 - step), z, step, clean)
             if hooks.on_step is not None:
                 hooks.on_step(_finished(run, z, step, clean))
         return z.mul_(model.latent_std).add_(model.latent_mean)[:, :, None]

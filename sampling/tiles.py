@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -39,6 +39,7 @@ class Tiles:
     size: tuple[int, int]  # of every tile
     lefts: tuple[int, ...]
     tops: tuple[int, ...]
+    step: int = 1  # places are multiples of it
 
     def __iter__(self) -> Iterator[Tile]:
         """Row by row, from the left."""
@@ -49,6 +50,20 @@ class Tiles:
 
     def __len__(self) -> int:
         return len(self.lefts) * len(self.tops)
+
+    def moved(self, turn: int) -> Tiles:
+        """As many tiles, those between the outer ones moved: in turn 1, 3, ... forwards, in turn
+        2, 4, ... backwards, as far as a quarter of a tile stays under the next; at most half of the
+        distance between tiles. What is particular to a place in a tile, its middle or its border,
+        then comes to other places of the canvas in each step.
+        """
+        if not turn:
+            return self
+        lefts, tops = (
+            _moved(starts, side, self.step, turn % 2 > 0)
+            for starts, side in zip((self.lefts, self.tops), self.size, strict=True)
+        )
+        return replace(self, lefts=lefts, tops=tops)
 
     def share(self, tile: Tile, unit: int = 1) -> Tensor:
         """[h,w] float32 above 0: the share of a tile in each place it covers, a place for every
@@ -124,7 +139,18 @@ def tiles_of(canvas: tuple[int, int], side: int, step: int) -> Tiles:
         )
     width, height = (min(side, whole) for whole in canvas)
     lefts, tops = (_starts(whole, side, step) for whole in canvas)
-    return Tiles(canvas, (width, height), lefts, tops)
+    return Tiles(canvas, (width, height), lefts, tops, step)
+
+
+def _moved(starts: tuple[int, ...], side: int, step: int, forwards: bool) -> tuple[int, ...]:
+    """Where tiles start whose inner ones are moved."""
+    if len(starts) < 3:
+        return starts
+    before, after = starts[1] - starts[0], starts[-1] - starts[-2]
+    wider, narrower = (before, after) if forwards else (after, before)
+    room = min(side - side // OVERLAP - wider, narrower - step, wider // 2)
+    by = max(room // step * step, 0) * (1 if forwards else -1)
+    return (starts[0], *(start + by for start in starts[1:-1]), starts[-1])
 
 
 def _starts(whole: int, side: int, step: int) -> tuple[int, ...]:

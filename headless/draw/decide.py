@@ -59,6 +59,7 @@ class Upscaling:
 
     factor: float
     strength: float
+    size: tuple[int, int]  # of the result
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ def _upscaling(call: DrawCall, kind: Kind, size: tuple[int, int]) -> Upscaling |
             "--upscale does not apply to Qwen-Image-Layered, whose layers are redrawn together. "
             "Leave it out, or enlarge the picture first and split the result."
         )
-    enlarged_size(size, call.upscale)  # refuses a size before anything is drawn
+    target = enlarged_size(size, call.upscale)  # refuses a size before anything is drawn
     strength = call.upscale_strength
-    return Upscaling(call.upscale, USUAL_STRENGTH if strength is None else strength)
+    return Upscaling(call.upscale, USUAL_STRENGTH if strength is None else strength, target)
 
 
 def _draws_alpha(models: CallModels) -> bool:

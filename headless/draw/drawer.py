@@ -26,6 +26,7 @@ from ...nodes.upscale import UpscalePicture
 from ...pipeline.answer_stages import PlannedAnswer
 from ...pipeline.enhance import EnhanceRequest, planned
 from ...pipeline.memory_plan import Plan, PlanRequest, plan
+from ...pipeline.upscale import tile_request, tiles_for
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Link, parse_graph, with_defaults
 from ..graph.events import Event, NodeError
@@ -164,14 +165,22 @@ class Drawer:
 
     def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
         acting = [m for m, option in zip(models.controls, call.control) if option.strength]
-        request = PlanRequest(steps=drawing.steps, cfg=drawing.cfg)  # of a tile: the model's size
+        request, upscale = PlanRequest(steps=drawing.steps, cfg=drawing.cfg), drawing.upscale
         if graph.latent is not None:
             node, api = graph.latent.node, parse_graph(graph.api)
             request = plan_request(api, node, models.bundle.model, acting)
         prompt = drawing.enhance.text if drawing.enhance else drawing.prompt
         prompts = (prompt or drawing.prompt, drawing.negative) if call.prompt else ()
         request = replace(request, memory=call.memory, once=self.once, prompts=prompts)
-        return plan(models.bundle, request, _enhancing(call, drawing, models))
+        enhancing = _enhancing(call, drawing, models)
+        if upscale is None or not upscale.strength:
+            return plan(models.bundle, request, enhancing)
+        tiles = tiles_for(models.bundle.model, upscale.size)
+        own = tile_request(tiles, upscale.strength, drawing.steps, drawing.cfg)
+        own = replace(own, memory=call.memory, once=self.once, prompts=prompts)
+        if graph.latent is None:
+            return plan(models.bundle, own, enhancing)
+        return plan(models.bundle, request, enhancing).then(plan(models.bundle, own))
 
     def _announce(self, plan: Plan) -> None:
         if self.once:

@@ -20,16 +20,19 @@ from ...loaders.models.bundle import Bundle
 from ...loaders.models.weight_file import LoadOptions
 from ...nodes.canvas import MODELS_SIZE, EmptyLatent, sizes
 from ...nodes.control import ApplyControlNet
+from ...nodes.decode import Decode
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from ...nodes.inpaint import Inpaint
 from ...nodes.load import EMBEDDED, LoadAll, LoadDiffusionModel, LoadTextEncoder, LoadVAE
 from ...nodes.regions import RegionalPrompts
 from ...nodes.sample import Denoise
 from ...nodes.sockets import GROWN
+from ...nodes.upscale import UpscalePicture
 from ...pipeline.ask_plan import plan_answer
 from ...pipeline.edit import area_for
 from ...pipeline.edit_choices import AUTO, LAYER_AREAS, WORK_SIZES
 from ...pipeline.memory_plan import PlanRequest, plan
+from ...pipeline.upscale import enlarged_size, tiles_for
 from ...sampling.pixel_lock import lock
 from ..core_nodes.load_save import LoadFirstFrame
 from ..graph.api_graph import Graph, Node
@@ -45,7 +48,15 @@ if TYPE_CHECKING:
 # class -> the input whose picture gives the canvas
 _CANVASES = {node.ID: node.CANVAS for node in (EncodeEdit, ImageToLatent, EncodeLayers, Inpaint)}
 # classes that keep the size of a picture -> its input
-_SAME_SIZE = {"JoinImageWithAlpha": "image", "ImageFromBatch": "image"}
+_SAME_SIZE = {
+    "JoinImageWithAlpha": "image",
+    "ImageFromBatch": "image",
+    "RepeatImageBatch": "image",
+    "SplitImageWithAlpha": "image",
+}
+
+
+_DRAWS = (Denoise.ID, UpscalePicture.ID)
 
 
 class _Fields(TypedDict, total=False):
@@ -66,12 +77,13 @@ def memory_lines(graph: Graph) -> list[str]:
     each question about pictures. Raises InkstoneError.
     """
     bundle, text = _models(graph)
-    draws = [node for node in graph.values() if node.class_type == Denoise.ID and bundle]
+    draws = [node for node in graph.values() if node.class_type in _DRAWS and bundle]
     writers = [prompt_writer(graph, _encode(graph, node)[0]) for node in draws]
     lines: list[str] = []
     for node, writer in zip(draws, writers):
         assert bundle is not None  # else nothing draws
-        label, request = _request(graph, node, bundle.model)
+        request_of = _tiled if node.class_type == UpscalePicture.ID else _request
+        label, request = request_of(graph, node, bundle.model)
         written = planned_answer(graph, writer, text)
         label += ", with a prompt that is enhanced" if written else ""
         lines.append(f"{label}: {plan(bundle, request, written).sentence()}")
@@ -172,6 +184,49 @@ def _request(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, Plan
     return ", ".join(words) + (f" ({why})" if why else ""), PlanRequest(**fields)
 
 
+def _tiled(graph: Graph, node: Node, model: DiffusionModel) -> tuple[str, PlanRequest]:
+    """Of a node that enlarges: its tiles, one after the other."""
+    inputs, (size, why) = node.inputs, _picture(graph, node, "image", model)
+    factor, side = inputs.get("factor"), inputs.get("tile")
+    if size is not None and _is_number(factor):
+        size = enlarged_size(size, factor)
+    tiles = tiles_for(model, size or model.preset().size, side if _is_whole(side) else 0)
+    steps, cfg, strength = inputs.get("steps"), inputs.get("cfg"), inputs.get("strength")
+    request = PlanRequest(
+        size=tiles.size,
+        steps=steps if _is_whole(steps) and steps else None,
+        cfg=float(cfg) if _is_number(cfg) and cfg else None,
+        strength=strength if _is_number(strength) and strength else 1.0,
+        tiles=len(tiles) if size else 1,
+    )
+    words = f"{len(tiles)} tiles of an enlarged {size[0]}x{size[1]}" if size else "enlarged tiles"
+    return words + (f" ({why})" if why else ""), request
+
+
+def _picture(
+    graph: Graph, node: Node, name: str, model: DiffusionModel
+) -> tuple[tuple[int, int] | None, str]:
+    """(size of the picture at an input, or None; why it is not known): of a file, or drawn."""
+    picture = source(graph, node, name)
+    while picture is not None and picture.class_type in _SAME_SIZE:
+        picture = source(graph, picture, _SAME_SIZE[picture.class_type])
+    if picture is not None and picture.class_type == Decode.ID:
+        sampler = source(graph, picture, "latent")
+        latent = None if sampler is None else source(graph, sampler, "latent")
+        if sampler is None or sampler.class_type != Denoise.ID:
+            return None, "its latent is another node's"
+        if latent is not None and latent.class_type in _CANVASES:
+            return _picture(graph, latent, _CANVASES[latent.class_type], model)
+        size, words = _canvas(graph, latent, model)
+        return (size, words) if size or words else (model.preset().size, "")
+    if picture is None or picture.class_type not in ("LoadImage", LoadFirstFrame.ID):
+        maker = "nothing" if picture is None else picture.class_type
+        return None, f"its picture comes from {maker}"
+    file = str(picture.inputs.get("image")).removesuffix(" [input]")
+    size = picture_size(file)
+    return size, f"of {file}" if size else f"{file} is not in the input folder"
+
+
 def _encode(graph: Graph, node: Node) -> tuple[Node | None, bool, int]:
     """(the node that encodes the prompt of a denoise node, whether controls are applied to it, how
     many regions it has)
@@ -199,19 +254,12 @@ def _canvas(
         return (width // step * step, height // step * step), ""
     if latent.class_type not in _CANVASES:
         return None, f"{latent.class_type} decides its canvas during the run"
-    picture = source(graph, latent, _CANVASES[latent.class_type])
-    while picture is not None and picture.class_type in _SAME_SIZE:
-        picture = source(graph, picture, _SAME_SIZE[picture.class_type])
-    if picture is None or picture.class_type not in ("LoadImage", LoadFirstFrame.ID):
-        maker = "nothing" if picture is None else picture.class_type
-        return None, f"its picture comes from {maker}"
-    file = str(picture.inputs.get("image")).removesuffix(" [input]")
-    size = picture_size(file)
+    size, words = _picture(graph, latent, _CANVASES[latent.class_type], model)
     if size is None:
-        return None, f"{file} is not in the input folder"
+        return None, words
     if latent.class_type == EncodeLayers.ID:
-        return _layer_canvas(size, str(latent.inputs.get("area"))), f"of {file}"
-    return _locked(model, size, str(latent.inputs.get("work_size", "auto"))), f"of {file}"
+        return _layer_canvas(size, str(latent.inputs.get("area"))), words
+    return _locked(model, size, str(latent.inputs.get("work_size", "auto"))), words
 
 
 def _layer_canvas(size: tuple[int, int], area: str) -> tuple[int, int] | None:
@@ -223,6 +271,10 @@ def _locked(model: DiffusionModel, size: tuple[int, int], work: str) -> tuple[in
     """The canvas for a picture of this size."""
     work = work if work in WORK_SIZES else AUTO
     return lock(*size, area_for(model.family, work, size), latents=model.latents).canvas
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

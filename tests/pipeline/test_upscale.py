@@ -1,5 +1,6 @@
 """Enlarging: exact sizes, strength 0, alpha, batches, and what is refused."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -170,3 +171,24 @@ def test_calls_that_cannot_be_are_refused_before_anything_is_loaded(
     status, image = drawn(tmp_path, *(option.format(own=own) for option in options))
     assert status == 2 and image is None
     assert words in capsys.readouterr().err
+
+
+def planned(capsys, *options):
+    status = main(["draw", "a red circle", "--plan", "--json", *options])
+    out = capsys.readouterr().out
+    return status, json.loads(out)
+
+
+def test_the_plan_is_that_of_the_tiles(tmp_path, capsys):
+    _, plain = planned(capsys)
+    status, facts = planned(capsys, "--upscale", "4")
+    assert (
+        status == 0 and "; enlarged in 49 tiles of 128x128, 2 steps: at most" in facts["sentence"]
+    )
+    assert abs(facts["peak"] / plain["peak"] - 1) < 0.02, "tiles are as large as the drawing"
+    own = tmp_path / "own.png"
+    Image.new("RGB", (256, 256)).save(own)
+    call = ("--image", str(own), "--strength", "0", "--upscale", "4")
+    status, facts = planned(capsys, *call, "--upscale-strength", "0.3")
+    assert status == 0 and facts["sentence"].startswith("plan for 225 tiles of 128x128, 6 steps")
+    assert abs(facts["peak"] / plain["peak"] - 1) < 0.02

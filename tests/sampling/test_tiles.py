@@ -9,12 +9,13 @@ import torch
 from inkstone.errors import InkstoneError
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.sampling.noise import noise
-from inkstone.sampling.request import Request
-from inkstone.sampling.sampler import denoise
+from inkstone.sampling.request import Hooks, Request
+from inkstone.sampling.sampler import denoise, raw_latents
 from inkstone.sampling.schedule import LINEAR, sigmas, tail
 from inkstone.sampling.tiled import denoise_tiles
-from inkstone.sampling.tiles import LEAST_OVERLAP, OVERLAP, tiles_of
+from inkstone.sampling.tiles import LEAST_OVERLAP, OVERLAP, merged, tiles_of
+
+from ..support.tiles import merged_by_hand
 
 CANVASES = [
     ((256, 256), 128, 16),
@@ -59,6 +60,24 @@ def test_shares_sum_to_one_and_fall_to_nothing_at_inner_borders(canvas, side, st
     assert error < 1e-6, f"shares sum to 1 but for {error:.1e}"
 
 
+@pytest.mark.parametrize(("canvas", "side", "step"), CANVASES)
+def test_tiles_lie_in_other_places_in_each_step(canvas, side, step):
+    tiles = tiles_of(canvas, side, step)
+    assert tiles.moved(0) is tiles
+    for turn in (1, 2, 3):
+        moved = tiles.moved(turn)
+        assert len(moved) == len(tiles) and moved.size == tiles.size
+        pairs = ((moved.lefts, tiles.lefts), (moved.tops, tiles.tops))
+        for (starts, before), own in zip(pairs, tiles.size, strict=True):
+            assert (starts[0], starts[-1]) == (before[0], before[-1]), "the canvas is covered"
+            assert all(start % step == 0 for start in starts)
+            assert all(0 < b - a <= max(own - own // OVERLAP, step) for a, b in pairwise(starts))
+            ways = {(b > a) - (b < a) for a, b in zip(before[1:-1], starts[1:-1], strict=True)}
+            assert ways <= {1 if turn % 2 else -1} or ways == {0}
+    three = tiles_of((256, 256), 128, 16)
+    assert [three.moved(turn).lefts[1] for turn in range(4)] == [64, 96, 32, 96]
+
+
 def test_a_tile_that_is_no_multiple_of_the_step_is_refused():
     with pytest.raises(InkstoneError, match="The tile is 1000 pixels: expected a multiple of 32"):
         tiles_of((2048, 2048), 1000, 32)
@@ -100,29 +119,47 @@ def test_one_tile_is_image_to_image_bit_by_bit(loaded):
     assert torch.equal(got, denoise(loaded.model, *texts, r))
 
 
-def test_the_velocity_is_the_mean_of_the_tiles_by_their_shares(loaded):
-    """One step over two tiles, against each tile denoised alone."""
-    texts, r = states(loaded), start(192, 128, strength=0.1)
-    r = replace(r, cfg=1.0)
-    tiles = tiles_of((192, 128), 128, 16)
-    assert tiles.lefts == (0, 64) and len(r.sigmas) == 2
-    got = denoise_tiles(loaded.model, texts[0], None, spared(r), tiles)
-    model, first = loaded.model, r.sigmas[0]
-    clean = (r.latent[:, :, 0] - model.latent_mean) / model.latent_std
-    x = first * noise(r.seed, 1, 16, 24) + (1 - first) * clean
-    want = torch.zeros_like(x)
-    for tile in tiles:
-        columns = slice(tile.box.left // 8, tile.box.right // 8)
-        # the noise of a run of its own is subtracted: its start is made that of the canvas
-        own = noise(r.seed, 1, 16, 16)
-        latent = (x[..., columns] - first * own) / (1 - first)
-        raw = (latent * model.latent_std + model.latent_mean)[:, :, None]
-        alone = denoise(model, texts[0], None, replace(r, width=128, latent=raw))
-        z = (alone[:, :, 0] - model.latent_mean) / model.latent_std
-        want[..., columns] += tiles.share(tile, 8) * z
-    want = want * model.latent_std + model.latent_mean
-    error = (got[:, :, 0] - want).abs().max().item()
+@pytest.mark.parametrize("size", [(192, 128), (208, 240)])
+def test_each_step_is_the_mean_of_the_tiles_by_their_shares(loaded, size):
+    """Three steps, against each step of each tile denoised alone."""
+    texts, r, tiles = states(loaded), start(*size), tiles_of(size, 128, 16)
+    assert len(tiles) == (2 if size == (192, 128) else 9) and len(r.sigmas) == 4
+    got = denoise_tiles(loaded.model, *texts, spared(r), tiles)
+    want = merged_by_hand(loaded.model, *texts, r, tiles)
+    error = ((got - want).abs().max() / want.abs().max()).item()
     assert error < 1e-4, f"differs by {error:.1e}"
+
+
+@pytest.mark.parametrize("previews", [True, False])
+def test_callers_see_every_step_with_the_clean_latents_where_they_read_them(loaded, previews):
+    texts, r, tiles = states(loaded), start(192, 128), tiles_of((192, 128), 128, 16)
+    steps = []
+    hooks = Hooks(on_step=steps.append, previews=previews)
+    got = denoise_tiles(loaded.model, *texts, spared(r), tiles, hooks)
+    assert [(step.index, step.total) for step in steps] == [(0, 3), (1, 3), (2, 3)]
+    model, last = loaded.model, steps[-1]
+    assert torch.equal(raw_latents(model, last.x, r), got)
+    error = (last.x0 - last.x).abs().max().item()
+    assert error < 1e-5, f"the last step ends in the clean latents: {error:.1e}"
+    assert torch.equal(steps[0].x0, steps[0].x) != previews
+
+
+def test_parts_are_merged_as_soon_as_nothing_reaches_them():
+    """Random parts over tiles of many overlaps, against a sum over the whole canvas."""
+    generator = torch.Generator().manual_seed(2)
+    for canvas, side in (((400, 144), 128), ((256, 336), 128), ((112, 96), 128), ((96, 96), 32)):
+        tiles = tiles_of(canvas, side, 16)
+        parts = {t: torch.rand(3, *reversed(tiles.size), generator=generator) for t in tiles}
+        want = torch.zeros(3, *reversed(canvas))
+        for tile, part in parts.items():
+            left, top, right, bottom = tile.box
+            want[:, top:bottom, left:right] += tiles.share(tile) * part
+        got = torch.full_like(want, torch.nan)
+        for (left, top, right, bottom), values in merged(tiles, parts.__getitem__):
+            assert got[:, top:bottom, left:right].isnan().all(), "a place comes once"
+            got[:, top:bottom, left:right] = values
+        error = (got - want).abs().max().item()
+        assert error < 1e-6, f"differs by {error:.1e}"
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,23 @@ def test_memory_of_answers(tmp_path):
     assert written.startswith("node 4 (") and "vision tower" not in written
 
 
+def test_memory_of_enlarged_pictures_is_that_of_their_tiles(tmp_path):
+    own, tiles = check(find_graph(Path("upscale_embedded")), "--memory")[1]["memory"]
+    assert own.startswith("the model's own size, 20 steps: ")
+    assert tiles.startswith("9 tiles of an enlarged 256x256: plan for 9 tiles of 128x128, 2 steps")
+    graph = json.loads((ROOT / "workflows/api/upscale_embedded.json").read_text("utf-8"))
+    graph["9"]["inputs"] |= {"image": ["11", 0], "factor": 3.0, "tile": 64, "strength": 0.5}
+    graph["11"] = {"class_type": "LoadImage", "inputs": {"image": "own.png"}}
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph), "utf-8")
+    Image.new("RGB", (61, 43)).save(tmp_path / "own.png")
+    status, facts = check(path, "--memory", "--input", str(tmp_path))
+    assert status == 0, facts
+    assert facts["memory"][-1].startswith(
+        "20 tiles of an enlarged 183x129 (of own.png): plan for 20 tiles of 64x64, 20 steps"
+    )
+
+
 def test_memory_of_canvases_that_come_from_pictures(tmp_path):
     from inkstone.headless.graph.api_graph import parse_graph
     from inkstone.headless.workflow.memory_estimate import plan_requests
@@ -132,7 +149,7 @@ def test_memory_of_canvases_that_come_from_pictures(tmp_path):
     label, request = last_request("layered")
     assert request.layers == 4 and "4 layers" in label
     label, request = last_request("edit_embedded")
-    assert "comes from InkstoneDecode" in label and request.size is None
+    assert label.startswith("128x128, ") and request.size == (128, 128), "of the drawn source"
     preset = "16:9 (1664x928)"
     label, request = last_request(
         "text_to_image_qwen_image", size=preset, width=64, height=64, batch_size=2

@@ -52,7 +52,9 @@ def test_app_mode_names_prompt_picture_size_and_seed(path):
     drawings = kinds.count("InkstoneDenoise")
     words = kinds.count("InkstoneEnhancePrompt")
     several = stem in SEVERAL
-    assert names.count("prompt") == (0 if written else drawings if several else 1)
+    enlarged_source = "InkstoneUpscalePicture" in kinds and drawings > 0  # its prompt too
+    prompts = 0 if written else drawings if several else 1 + enlarged_source
+    assert names.count("prompt") == prompts
     assert names.count("seed") == (drawings if several else 1) + words
     assert names.count("image") == kinds.count("LoadImage")
     assert names.count("size") == kinds.count("InkstoneEmptyLatent")
