@@ -8,8 +8,7 @@ cannot move, merge or save them; LoRAs of core's loader become side branches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +18,7 @@ from ...errors import InkstoneError
 from ...host.memory import guest_of
 from ...loaders.arch.key_maps import FUSED_ROWS
 from ..conditioning import SLOTS
+from .core_loras import Patches, adapter_of
 from .core_patches import refuse_regions
 from .network import LORAS, CoreNetwork
 
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from comfy.model_base import QwenImage
     from comfy.model_patcher import ModelPatcher
 
-    from ...loaders.lora.adapters import Adapter
     from ...loaders.models.diffusion_model import DiffusionModel
 
-Patches = Mapping[str | tuple[str, ...], object]  # core: a key, or key and part -> its change
 _START = "diffusion_model."
 _NO_WEIGHTS = (
     "{} needs the weights of the model, which Inkstone keeps packed. Remove that node; LoRAs work "
@@ -91,7 +89,7 @@ def _patcher_class(model: DiffusionModel) -> type[ModelPatcher]:
         def add_patches(
             self, patches: Patches, strength_patch: float = 1.0, strength_model: float = 1.0
         ) -> list[object]:
-            adapter = _adapter(patches, strength_patch, strength_model)
+            adapter = adapter_of(patches, strength_patch, strength_model)
             if adapter is not None:
                 model.with_loras([adapter])  # refuses a LoRA that does not fit
                 adapters = self.attachments.get(LORAS, ())
@@ -162,46 +160,3 @@ def _weights(model: DiffusionModel) -> dict[str, Tensor]:
                 own = name.replace(f".{parts[0]}.", f".{fused}.")
                 shapes[own] = (shape[0] * len(parts), *shape[1:])
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
-def _unfused(layer: str, up: Tensor) -> dict[str, Tensor]:
-    """The layers of ours that a LoRA's layer is, each with its rows of the second matrix."""
-    for fused, parts in FUSED_ROWS.items():
-        if layer.endswith(f".{fused}"):
-            names = (layer.removesuffix(fused) + part for part in parts)
-            return dict(zip(names, up.chunk(len(parts)), strict=True))
-    return {layer: up}
-
-
-def _adapter(patches: Patches, strength: float, weight_scale: float) -> Adapter | None:
-    """Core's LoRA patches as an adapter of ours; None if there are none."""
-    from ...kernels.lora import Change
-    from ...kernels.lora_delta import LowRank
-    from ...loaders.lora.adapters import Adapter
-    from ...loaders.lora.file import Lora
-    from ...loaders.lora.layer import LoraLayer
-
-    layers = {}
-    for key, patch in patches.items():
-        name = key if isinstance(key, str) else key[0]
-        parts = tuple(getattr(patch, "weights", ()))
-        plain = type(patch).__name__ == "LoRAAdapter" and len(parts) >= 2
-        if not plain or not isinstance(key, str) or any(p is not None for p in parts[3:]):
-            raise InkstoneError(
-                f"A core LoRA node changes {name} by {type(patch).__name__}: packed weights take "
-                "only plain LoRAs here. Connect Inkstone Load LoRA before the bridge, it also "
-                "reads LoKr, LoHa and DoRA."
-            )
-        up, down, alpha = parts[0], parts[1], parts[2] if len(parts) > 2 else None
-        up, down = up.flatten(1), down.flatten(1)
-        scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        layer = name.removeprefix(_START).removesuffix(".weight")
-        for ours, rows in _unfused(layer, up).items():
-            change, shape = Change(LowRank(down, rows, scale)), (rows.shape[0], down.shape[1])
-            layers[ours] = LoraLayer(change, "LoRA", shape, down.shape[0], alpha)
-    if weight_scale != 1.0 and layers:
-        raise InkstoneError(
-            f"A node scales the weights of the model by {weight_scale:g}: packed weights cannot "
-            "be changed. Remove that node."
-        )
-    return Adapter(Lora(Path("LoRA of a core node"), layers, {}), strength) if layers else None

@@ -21,8 +21,8 @@ from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.loaders.models.load import load_all, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.bridge.clip_vae import CoreCLIP, head_tokens
+from inkstone.nodes.bridge.core_loras import adapter_of
 from inkstone.nodes.bridge.core_patches import block_patches, core_control, refuse_regions
-from inkstone.nodes.bridge.model_patcher import _adapter
 from inkstone.nodes.bridge.network import _picked
 from inkstone.nodes.bridge.nodes import ToCLIP, ToModel, ToVAE
 from inkstone.nodes.conditioning import REGIONS
@@ -152,20 +152,42 @@ class LoKrAdapter(LoRAAdapter):
 def test_loras_of_core_become_branches(models):
     up, down = torch.randn(128, 4), torch.randn(4, 128)
     key = "diffusion_model.transformer_blocks.0.attn.to_q.weight"
-    made = _adapter({key: LoRAAdapter(up, down, 8.0, None, None, None)}, 0.5, 1.0)
+    made = adapter_of({key: LoRAAdapter(up, down, 8.0, None, None, None)}, 0.5, 1.0)
     layer = made.lora.model["transformer_blocks.0.attn.to_q"]
     assert made.strength == 0.5 and relative(layer.change.delta.dense(), 2 * up @ down) < 1e-6
     assert models.model.with_loras([made]).adapters[0].adapter is made
-    assert _adapter({}, 1.0, 1.0) is None
+    assert adapter_of({}, 1.0, 1.0) is None
     for patch in (
-        LoKrAdapter(up, down, None),
-        LoRAAdapter(up, down, 1.0, None, torch.ones(128)),
+        LoKrAdapter(up, down, None, None, None, None, None, torch.ones(1)),
+        LoRAAdapter(up, down, 1.0, torch.ones(128)),
+        LoRAAdapter(up, down, 1.0, None, None, None, None),
         (torch.zeros(2),),
     ):
-        with pytest.raises(InkstoneError, match="only plain LoRAs.*Inkstone Load LoRA"):
-            _adapter({key: patch}, 1.0, 1.0)
+        with pytest.raises(InkstoneError, match="only LoRA, LoKr.*Inkstone Load LoRA"):
+            adapter_of({key: patch}, 1.0, 1.0)
     with pytest.raises(InkstoneError, match="scales the weights of the model by 0.5"):
-        _adapter({key: LoRAAdapter(up, down, None)}, 1.0, 0.5)
+        adapter_of({key: LoRAAdapter(up, down, None)}, 1.0, 0.5)
+
+
+def test_lokr_and_dora_of_core_become_branches():
+    key = "diffusion_model.transformer_blocks.0.attn.to_q.weight"
+
+    def change(patch):
+        return adapter_of({key: patch}, 1.0, 1.0).lora.model["transformer_blocks.0.attn.to_q"]
+
+    w1, a, b = torch.randn(4, 4), torch.randn(32, 2), torch.randn(2, 32)
+    lokr = change(LoKrAdapter(w1, None, 1.0, None, None, a, b, None, None))
+    assert relative(lokr.change.delta.dense(), torch.kron(w1, 0.5 * a @ b)) < 1e-6
+    up, down, size = torch.randn(128, 4), torch.randn(4, 128), torch.rand(128, 1)
+    dora = change(LoRAAdapter(up, down, None, None, size, None))
+    assert dora.kind == "DoRA LoRA" and torch.equal(dora.change.magnitude, size)
+    fused = key.replace("attn.to_q", "img_mlp.gate_up")
+    layers = adapter_of({fused: LoRAAdapter(up, down, None)}, 1.0, 1.0).lora.model
+    parts = [layers[f"transformer_blocks.0.img_mlp.{n}"] for n in ("gate_layer", "proj")]
+    whole = torch.cat([part.change.delta.dense() for part in parts])
+    assert relative(whole, up @ down) < 1e-6
+    with pytest.raises(InkstoneError, match="LoRA of a core node.*ranks differ"):
+        change(LoRAAdapter(up, torch.randn(5, 128), None))
 
 
 def test_rows_of_a_batch_and_controls_of_core():

@@ -198,8 +198,8 @@ def test_comfyui_loads_every_module(in_comfyui, kind):
 
 
 @pytest.mark.comfyui
-def test_core_s_loader_works_on_the_bridge_or_says_what_does(in_comfyui):
-    plain = in_comfyui["lora.safetensors"]
-    assert plain["bridge"] < LIMIT and plain["said on the bridge"] == []
-    for kind in ("dora", "lokr", "whole"):
-        assert "Connect Inkstone Load LoRA" in in_comfyui[f"{kind}.safetensors"]["bridge"]
+@pytest.mark.parametrize("kind", METHODS)
+def test_core_s_loader_works_on_the_bridge(in_comfyui, kind):
+    found = in_comfyui[f"{kind}.safetensors"]
+    assert found["said on the bridge"] == []
+    assert found["bridge"] < LIMIT, f"latents differ by {found['bridge']:.2e} relative"
