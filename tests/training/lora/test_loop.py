@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections import Counter
 
 import pytest
@@ -18,6 +19,7 @@ from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.training.checkpoint import EMA
 from inkstone.training.lora import progress
 from inkstone.training.lora.loop import AHEAD
+from inkstone.training.lora.optimizer import check_optimizer
 from inkstone.training.lora.order import Order
 from inkstone.training.lora.state import STATE, check_result
 
@@ -341,3 +343,32 @@ def test_the_line_says_speed_time_and_memory(monkeypatch):
     now[0] += 20
     report = resumed.step(3, 0.4, 1e-4, 1.0)
     assert report.line.seconds == 70.0 and "20.0 s/it, 2:20 left" in report.text()
+
+
+# --- the optimizer with moments in 8 bits
+
+
+def test_moments_in_8_bits_are_resumed_too(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install bitsandbytes")
+    whole, cut = (run_of(tmp_path, name, optimizer="adamw8bit") for name in ("whole", "cut"))
+    reports = train_toy(whole)
+    assert reports[-1].line.loss < reports[0].line.loss / 2
+
+    def fail_late(trainer, examples):
+        batches = iter(range(17))
+        trainer.before = lambda _: next(batches)
+
+    with pytest.raises(StopIteration):
+        train_toy(cut, prepare=fail_late)
+    assert len(train_toy(cut)) == 14
+    assert cut.output.read_bytes() == whole.output.read_bytes()
+    state = [(one.folder / STATE).read_bytes() for one in (whole, cut)]
+    assert state[0] == state[1]
+    with SafetensorsFile(cut.folder / STATE) as file:
+        assert file.entries["adam.state1.b"].dtype == torch.uint8
+
+
+def test_without_bitsandbytes_the_command_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(CallError, match="needs bitsandbytes .*: pip install bitsandbytes, or use"):
+        check_optimizer(settings_of(tmp_path, optimizer="adamw8bit"))

@@ -20,7 +20,7 @@ from inkstone.training.lora.optimizer import optimizer_of
 from inkstone.training.lora.order import Order
 from inkstone.training.lora.state import opened
 
-WIDTH, PICTURES = 8, 7
+WIDTH, PICTURES = 72, 7  # a matrix of more than the 4096 numbers from which 8 bits are used
 ALONE = Group()
 
 
