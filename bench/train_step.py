@@ -35,7 +35,6 @@ from inkstone.training.lora.plan import Working, train_plan
 from inkstone.training.lora.step import Trainer
 
 TEXT = 40  # tokens of a caption
-STEPS = 2  # the first one reads the file
 
 
 def example(side: int, joint: int) -> Example:
@@ -59,12 +58,11 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     adapter = Adapter.create(model.network, AdapterSettings(rank=args.rank))
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-4)
     one = example(args.side, model.network.config.joint)
-    plan = train_plan(model, adapter, Working(len(one.latents), TEXT, sigmas=STEPS))
+    plan = train_plan(model, adapter, Working(len(one.latents), TEXT, sigmas=args.steps))
     print(plan.sentence(), flush=True)
-    trainer = Trainer(model, adapter, Objective())
-    trainer.kept = plan.kept
+    trainer = Trainer(model, adapter, Objective(), plan.kept)
     model.ready(plan.working)
-    draws = [Draws(0.3 + 0.2 * step, step, False) for step in range(STEPS)]
+    draws = [Draws(0.3 + 0.2 * step, step, False) for step in range(args.steps)]
     harness.resident()
     start = time.perf_counter()
     trainer.look_ahead(draws)
@@ -124,7 +122,7 @@ def theirs(args: argparse.Namespace, layers: int) -> float:
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     one, seconds = example(args.side, config.joint), []
-    for _ in range(STEPS):
+    for _ in range(2):
         start = time.perf_counter()
         noise = torch.randn_like(one.latents)
         out = network(
@@ -149,6 +147,7 @@ def main() -> None:
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--layers", type=int, help="default: all of the model")
     p.add_argument("--memory", help="for the whole process, e.g. 12GB; default: what is free")
+    p.add_argument("--steps", type=int, default=2, help="the first reads the file; %(default)s")
     p.add_argument("--peer", choices=("yes", "no"), default="yes")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--tiny", action="store_true", help="a narrow network: tries the script only")
@@ -166,7 +165,7 @@ def main() -> None:
         ("step, s", f"{step:.1f}", common.ratio(step, own["floor"]), common.ratio(step, peer))
     )
     cells.append(("first step, s", f"{own['first']:.1f}", "", ""))
-    cells.append((f"modulation of {STEPS} steps, s", f"{own['table']:.1f}", "", ""))
+    cells.append((f"modulation of {args.steps} steps, s", f"{own['table']:.1f}", "", ""))
     cells.append(("peak, GB", f"{own['peak'] / 1e9:.2f}", "", ""))
     cells.append(("planned, GB", f"{own['plan'] / 1e9:.2f}", "", ""))
     title = f"{args.family} {args.kind}, {own['layers']} layers, {args.side}x{args.side}, LoRA of "

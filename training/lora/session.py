@@ -247,9 +247,10 @@ def _train(
     """The loop, with its parts."""
     settings, model, steps = run.settings, run.model, run.steps
     samples = _samples(run, folder)
-    working = _plan(run).working  # planned again: the encoders have left
-    model.ready(working)
+    plan = _plan(run)  # again: the encoders have left
+    model.ready(plan.working)
     adapter, objective = adapter_of(settings, model), objective_of(settings)
+    trainer = Trainer(model, adapter, objective, plan.kept)
     buckets = cache.buckets()
     tokens = {i: math.prod(grids[0]) for grids, indices in buckets.items() for i in indices}
 
@@ -270,7 +271,7 @@ def _train(
             examples=cache,
             order=Order(buckets.values(), settings.batch, settings.seed),
             draws=draws,
-            trainer=Trainer(model, adapter, objective),
+            trainer=trainer,
             adapter=adapter,
             optimizer=optimizer_of(settings, adapter.parameters()),
             folder=folder,
@@ -278,7 +279,7 @@ def _train(
             group=run.group,
             on_step=watch,
             on_save=result.saved,
-            sample=result.sampler(samples, lambda: model.ready(working)) if samples else None,
+            sample=result.sampler(samples, lambda: model.ready(plan.working)) if samples else None,
         )
         log.info(
             "training %d modules of rank %d: %d steps of %d pictures",

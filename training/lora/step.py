@@ -30,9 +30,12 @@ class Trainer:
     (`DiffusionModel.ready`), and what it draws in between must not change where they are.
     """
 
-    def __init__(self, model: DiffusionModel, adapter: Adapter, objective: Objective) -> None:
+    def __init__(
+        self, model: DiffusionModel, adapter: Adapter, objective: Objective, kept: int = 0
+    ) -> None:
+        """kept: of so many last blocks all is kept that their gradients need, see `TrainPlan`."""
         self.model, self.adapter, self.objective = model, adapter, objective
-        self.kept = 0  # of the last blocks all is kept that their gradients need, see `TrainPlan`
+        self.kept = kept
         self._table: Modulation | SharedModulation | None = None
         self._row: dict[float, int] = {}  # sigma -> its row of the table
 
