@@ -118,8 +118,8 @@ class Loop:
         before = task.folder.log.resumed(first) if task.group.first else []
         if first:
             log.info("resuming after step %d of %d", first, task.steps)
-        if not first:
-            self._sample(0)
+        if self._shows(first):  # again where a kill came before its pictures
+            self._sample(first)
         meter = Meter(task.steps, self._weights[0].device, before)
         for step in range(first, task.steps):
             losses, ended = self._gradients(step, stop)
@@ -132,7 +132,7 @@ class Loop:
             done = step + 1
             if done % task.settings.save_every == 0 or done == task.steps:
                 self._save(done)
-            if done % task.settings.sample_every == 0 or done == task.steps:
+            if self._shows(done):
                 self._sample(done)
             meter.skip()
         if task.group.first:
@@ -226,6 +226,10 @@ class Loop:
             self._write(task.folder.lora_at(done), done)
             task.folder.prune()
         task.on_save(done)
+
+    def _shows(self, done: int) -> bool:
+        """True where samples are drawn after this number of steps."""
+        return done % self._task.settings.sample_every == 0 or done == self._task.steps
 
     def _sample(self, done: int) -> None:
         """Pictures, by the first process; the others wait for its next gradient."""

@@ -221,6 +221,10 @@ def test_samples_are_drawn_with_the_weights_that_are_saved(tmp_path):
         with SafetensorsFile(path) as file:
             assert all(file.read(n).equal(value) for n, value in drawn[step].items()), step
     assert not drawn[20]["a"].equal(module[0].a), "the average is not what is trained"
+    settings.output.unlink()  # as a kill behind the last checkpoint leaves it
+    last = drawn.pop(20)["a"]
+    train_toy(settings, prepare=lambda trainer, _: module.insert(0, trainer.module), sample=sample)
+    assert list(drawn) == [0, 8, 16, 20] and drawn[20]["a"].equal(last)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, caplog):
