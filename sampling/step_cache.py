@@ -271,7 +271,7 @@ def check_step_cache(settings: StepCache, levels: Tensor, distilled: Distilled |
     if settings.forced:
         return
     if distilled is not None:
-        why = f"{distilled.what} is {distilled.words()}"
+        why = f"{distilled.what} is {distilled.words()}, {distilled.why}"
     elif whole and steps < FEWEST_STEPS:
         why = f"this run has {steps} steps, expected at least {FEWEST_STEPS}"
     else:

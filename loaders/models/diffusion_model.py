@@ -34,6 +34,7 @@ from ..lora.hints import warn_of_distilled, warn_of_fp8
 from ..memory.lru import Recent
 from ..memory.residency import Residency, settle_together
 from .architecture import ARCHITECTURES, Architecture, TableOptions
+from .merged import merged
 from .weight_file import WeightFile
 
 log = logging.getLogger(__name__)
@@ -143,11 +144,13 @@ class DiffusionModel:
 
     @property
     def trained_for(self) -> Distilled | None:
-        """Set where a LoRA or the variant makes this a few-step model."""
-        if self.distilled is None and self.variant is not None and self.variant.distilled:
+        """Set where a LoRA, the variant, or what was merged into it makes this a few-step model."""
+        if self.distilled is not None:
+            return self.distilled
+        if self.variant is not None and self.variant.distilled:
             steps = len(self.schedule.levels)
             return Distilled(steps, "its variant", self.schedule, "this model")
-        return self.distilled
+        return merged(self.path, self.schedule, self.family)
 
     def modulation(self, sigmas: Tensor) -> Modulation:
         """Modulation rows for sigmas [n], and for references where they have a time of their own

@@ -46,10 +46,11 @@ class ModelFiles:
         few = model.trained_for
         if few is not None:
             log.warning(
-                "%s is distilled for %d steps: a LoRA that is trained on it tends to undo that; "
+                "%s is %s, %s: a LoRA that is trained on it tends to undo that; "
                 "train on the model that it was made of, and use the LoRA with this one",
                 model.path.name,
-                few.steps,
+                few.words(),
+                few.why,
             )
         return model
 

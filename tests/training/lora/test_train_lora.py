@@ -372,4 +372,4 @@ def test_a_distilled_model_warns(monkeypatch, caplog):
     monkeypatch.setattr(models, "load_diffusion_model", lambda *_: turbo)
     files = models.ModelFiles(Path("m"), Path("t"), Path("v"), None)
     assert files.diffusion_model() is turbo
-    assert "turbo.gguf is distilled for 8 steps" in caplog.text
+    assert "turbo.gguf is a distilled 2.1 Turbo one (8 steps), its variant: a LoRA" in caplog.text
