@@ -366,9 +366,12 @@ def test_the_python_call(pictures, tmp_path):
 def test_a_distilled_model_warns(monkeypatch, caplog):
     from types import SimpleNamespace
 
+    from inkstone.sampling.lightning import Distilled
+    from inkstone.sampling.schedule import TURBO_21
     from inkstone.training.lora import models
 
-    turbo = SimpleNamespace(trained_for=SimpleNamespace(steps=8), path=Path("turbo.gguf"))
+    few = Distilled(8, "its variant", TURBO_21, "this model")
+    turbo = SimpleNamespace(trained_for=few, path=Path("turbo.gguf"))
     monkeypatch.setattr(models, "load_diffusion_model", lambda *_: turbo)
     files = models.ModelFiles(Path("m"), Path("t"), Path("v"), None)
     assert files.diffusion_model() is turbo
