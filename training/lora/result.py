@@ -4,11 +4,16 @@ events.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ...errors import InkstoneError
 from ...files.hashes import model_hash
 from ...pipeline.train_choices import TrainSettings
 from ...pipeline.train_file import as_json
@@ -21,6 +26,8 @@ from .progress import StepReport, read_log
 from .samples import Samples
 from .save import DTYPES, Origin, save_lora, trained_tensors
 from .state import RunFolder
+
+log = logging.getLogger(__name__)
 
 PLOT = "loss.png"
 EVENTS = "tensorboard"
@@ -57,12 +64,19 @@ class Result(AbstractContextManager["Result"]):
             self._open_events(line.step - 1).scalars(line.step, values)
 
     def sampler(self, samples: Samples, ready: Callable[[], object]) -> Callable[[int], None]:
-        """Draws samples at a step with the weights as they are. ready: places the model's weights
-        for training again.
+        """Draws samples at a step with the weights as they are. Those before the first step must
+        succeed; later ones that fail cost a warning, not a training of hours. ready: places the
+        model's weights for training again.
         """
 
         def draw(step: int) -> None:
-            pictures = samples.draw(step, self._adapter)
+            pictures: dict[str, Tensor] = {}
+            try:
+                pictures = samples.draw(step, self._adapter)
+            except (InkstoneError, torch.OutOfMemoryError) as error:
+                if not step:
+                    raise
+                log.warning("step %d has no samples, the training goes on: %s", step, error)
             ready()
             if self._settings.tensorboard:
                 self._open_events(step).pictures(step, pictures)

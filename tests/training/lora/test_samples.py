@@ -20,14 +20,17 @@ from inkstone.nodes.decode import Decode
 from inkstone.nodes.edit import EncodeEdit
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.sample import Denoise
+from inkstone.pipeline.train_choices import TrainSettings
 from inkstone.training.lora import samples as module
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
 from inkstone.training.lora.arrange import CacheSettings, arrange
 from inkstone.training.lora.cache import Encoders
 from inkstone.training.lora.dataset import read
+from inkstone.training.lora.result import Result
 from inkstone.training.lora.samples import Samples, encode_samples
 from inkstone.training.lora.save import Origin, save_lora, trained_tensors
 from inkstone.training.lora.sheet import SHEET, sample_path
+from inkstone.training.lora.state import RunFolder
 
 from .test_encoding import bundle_of, image, picture
 
@@ -225,3 +228,23 @@ def test_a_folder_that_cannot_be_made_is_named(tiny_folder, tmp_path):
     (tmp_path / "samples").write_text("")
     with pytest.raises(InkstoneError, match="samples: samples cannot be written.*resumes"):
         samples.draw(1, changes_on(bundle))
+
+
+@pytest.mark.parametrize("fault", [InkstoneError("no room"), torch.OutOfMemoryError("no room")])
+def test_samples_that_fail_later_do_not_end_a_training(tiny_folder, tmp_path, caplog, fault):
+    bundle = bundle_of(tiny_folder, "embedded")
+    arranged = arranged_on(bundle, described(tmp_path / "data", (128, 128)))
+    settings = TrainSettings(data=tmp_path / "data", output=tmp_path / "x.safetensors")
+    placed = []
+
+    class Failing:
+        def draw(self, step, changes):
+            raise fault
+
+    result = Result(settings, arranged, changes_on(bundle), RunFolder(settings))
+    draw = result.sampler(Failing(), lambda: placed.append(True))
+    with pytest.raises(type(fault)):
+        draw(0)
+    draw(250)
+    assert "step 250 has no samples, the training goes on: no room" in caplog.text
+    assert placed == [True], "the weights are placed for training again"
