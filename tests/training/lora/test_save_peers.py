@@ -22,7 +22,7 @@ from inkstone.sampling.schedule import sigmas
 from inkstone.training.lora.save import DTYPES, Origin, save_lora
 
 from ...support import lora_files as files
-from ...support import tiny
+from ...support import models_21, tiny
 from ...support.comfy_install import (
     default_cache,
     given_source,
@@ -113,6 +113,23 @@ def test_diffusers_loads_every_module_at_the_same_strength(
     want = theirs(pipe)
     error, effect = measured(ours(folder, path, strength), want), relative(plain, want)
     assert error < LIMIT and effect > 0.05, f"error {error:.2e}, effect {effect:.2e}"
+
+
+@pytest.mark.slow
+def test_diffusers_loads_every_module_of_a_2_1(tmp_path):
+    """Each layer of its network gets the change that we read from the file."""
+    torch.manual_seed(3)
+    pipe = models_21.pipeline()
+    path = write(tmp_path, pipe, "lora", lambda name: name.startswith("transformer_blocks"))
+    pipe.load_lora_weights(tmp_path, weight_name=path.name)
+    read = load_lora(path)
+    layers = {n: m for n, m in pipe.transformer.named_modules() if hasattr(m, "lora_A")}
+    assert layers.keys() == read.model.keys() and len(layers) > 6
+    for name, layer in layers.items():
+        (a, b), scale = (layer.lora_A["default_0"], layer.lora_B["default_0"]), layer.scaling
+        got = scale["default_0"] * b.weight @ a.weight
+        error = relative(got, read.model[name].change.delta.dense())
+        assert error < 1e-6, f"{name}: {error:.1e}"
 
 
 DOCS = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text("utf-8")
