@@ -1,6 +1,7 @@
 """Inkstone: Qwen-Image on its own kernels, in ComfyUI, on the command line and in Python.
 
-ComfyUI calls `comfy_entrypoint`; Python calls `draw`, `load` and `train_lora` (docs/api.md).
+ComfyUI calls `comfy_entrypoint`; Python calls `draw`, `load`, `train_lora` and `score_model`
+(docs/api.md).
 Nothing heavy is imported before one of them is used.
 """
 
@@ -12,10 +13,11 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .headless.draw.api import draw, load
+    from .headless.score.api import score_model
     from .nodes import InkstoneExtension
     from .training.lora.api import train_lora
 
-__all__ = ["__version__", "draw", "load", "train_lora"]
+__all__ = ["__version__", "draw", "load", "score_model", "train_lora"]
 WEB_DIRECTORY = "./web"  # help pages, and what the page does for our nodes
 
 
@@ -29,11 +31,15 @@ async def comfy_entrypoint() -> InkstoneExtension:
 
 
 def __getattr__(name: str) -> object:
-    """`draw`, `load` and `train_lora`, imported when they are first used."""
+    """The functions of the Python API, imported when they are first used."""
     if name in ("draw", "load"):
         from .headless.draw import api
 
         return getattr(api, name)
+    if name == "score_model":
+        from .headless.score.api import score_model
+
+        return score_model
     if name == "train_lora":
         from .training.lora.api import train_lora
 

@@ -24,7 +24,7 @@ BELOW_HEADLESS = BELOW_NODES | {"nodes", "headless", "embedded"}
 # room -> the rooms it may import from, itself included; errors.py and the door are open to all.
 # A room is a package, or one folder of loaders/, headless/ or nodes/.
 MAY_IMPORT = {
-    "": {"nodes", "headless/draw", "headless/workflow", "training/lora"},
+    "": {"nodes", "headless/draw", "headless/score", "headless/workflow", "training/lora"},
     "files": {"files"},
     "quant": {"quant"},
     "kernels": {"quant"},

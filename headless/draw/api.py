@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL import Image, ImageOps
 
 from ...errors import CallError
+from ..node_types import Json
 from .drawer import Drawer, Progress, Result
 from .option_values import parse_values
 from .request import DrawCall, check_call
@@ -134,14 +135,18 @@ def _call(prompt: str, options: Mapping[str, Option], folder: Path) -> Iterator[
     if not isinstance(prompt, str):
         raise CallError(f"prompt is of type {type(prompt).__name__}, expected a text.")
     try:
-        texts = {name: _as_text(name, value, folder) for name, value in options.items()}
-        values = parse_values({name: text for name, text in texts.items() if text is not None})
-        call = replace(DrawCall(prompt), **values)
+        call = replace(DrawCall(prompt), **option_values(options, folder))
         check_call(call)
         yield call
     finally:
         for file in folder.iterdir():
             file.unlink(missing_ok=True)
+
+
+def option_values(options: Mapping[str, Option], folder: Path) -> dict[str, Json]:
+    """Options as the values of DrawCall. Raises CallError; pictures are saved into the folder."""
+    texts = {name: _as_text(name, value, folder) for name, value in options.items()}
+    return parse_values({name: text for name, text in texts.items() if text is not None})
 
 
 def _as_text(name: str, value: Option, folder: Path) -> Option:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import CallError
+from ...errors import CallError, shorten
 from ...files.atomic import write_text
 from ...files.json_text import parse_json
 from ..node_types import Json
@@ -17,6 +17,27 @@ from ..queue.worker import OnStep
 from .call import JOBS, PICTURES, SOURCES, ScoreCall
 
 log = logging.getLogger(__name__)
+
+
+def check_own_folder(folder: Path) -> None:
+    """CallError for a folder that has files, and none of a score: it would be filled with pictures,
+    and files that have our names be replaced.
+    """
+    try:
+        names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CallError(
+            f"--output {folder}: cannot be read: {error.strerror}. Choose another folder."
+        ) from None
+    if names and not {JOBS, PICTURES} <= set(names):
+        shown = ", ".join(map(shorten, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise CallError(
+            f"--output {folder}: this folder is not empty and is not that of a score: expected "
+            f"{JOBS} and {PICTURES} in it, got {shown}. Name a new or empty folder, or the one of "
+            "a score to continue it."
+        )
 
 
 def draw_all(call: ScoreCall, on_step: OnStep | None) -> dict[str, str]:

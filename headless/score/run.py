@@ -19,7 +19,7 @@ from ...score.task import LANGUAGES, Task, language_of
 from ..node_types import Json
 from ..queue.worker import OnStep
 from .call import PAGE, PICTURES, RESULT, ScoreCall, ScoredSet, read_pixels
-from .drawing import draw_all
+from .drawing import check_own_folder, draw_all
 from .reading import Counter, ReadersOf, Readings, open_readers
 from .thumbnails import thumbnails
 
@@ -37,6 +37,7 @@ def score(call: ScoreCall, on_step: OnStep | None = None) -> Result:
     Raises CallError before anything is drawn where the call is wrong; KeyboardInterrupt after a
     stop, and the same call then continues.
     """
+    check_own_folder(call.output)
     if call.font is not None:
         check_given(call.font, "--font", kinds=("file",))
         if call.font.stat().st_size > _LARGEST_FONT:

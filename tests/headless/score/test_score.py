@@ -183,7 +183,12 @@ BAD_CALLS = {
     "a missing font": (("--font", "no.ttf", "--output", "out"), "--font no.ttf: no such file"),
     "no result": (("--compare", "a.json", "b.json"), "no such file"),
     "sets and results": (("english", "--compare", "a", "b"), "no sets: leave them out"),
-    "output is a file": (("--output", "taken"), "cannot be made"),
+    "output is a file": (("--output", "taken"), "taken: cannot be read: Not a directory"),
+    "output has files": (
+        ("--output", "."),
+        "this folder is not empty and is not that of a score: expected prompts.jsonl and pictures "
+        "in it, got prompts.jsonl, taken. Name a new or empty folder",
+    ),
 }
 
 
@@ -191,6 +196,7 @@ BAD_CALLS = {
 def test_bad_calls(what, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("x")
+    (tmp_path / "prompts.jsonl").write_text("somebody's own")
     arguments, words = BAD_CALLS[what]
     try:
         status = main(["score", *arguments])
@@ -198,6 +204,7 @@ def test_bad_calls(what, tmp_path, monkeypatch, capsys):
         status = error.code
     assert status == 2 and words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "prompts.jsonl").read_text() == "somebody's own"
 
 
 def test_sets_of_one_name(tmp_path):
@@ -220,3 +227,16 @@ def test_sources_are_rendered_once(tmp_path):
     before = [(f, f.stat().st_mtime_ns) for f in (tmp_path / "sources").iterdir()]
     assert list(job_lines(call)) == lines
     assert [(f, f.stat().st_mtime_ns) for f in (tmp_path / "sources").iterdir()] == before
+
+
+def test_the_same_in_python(tmp_path):
+    import inkstone
+
+    result = inkstone.score_model(tmp_path / "out", "embedded", limit=2, seed=7, steps=1, cfg=1.0)
+    assert [picture.seed for picture in result.pictures] == [7, 8]
+    assert result.settings["steps"] == "1" and (tmp_path / "out" / "score.html").exists()
+    for options, words in (({"limit": 0}, "limit is 0"), ({"batch": 2}, "batch is not for scores")):
+        with pytest.raises(CallError, match=words):
+            inkstone.score_model(tmp_path / "out", **options)
+    with pytest.raises(CallError, match='Did you mean "steps"'):
+        inkstone.score_model(tmp_path / "out", step=2)
