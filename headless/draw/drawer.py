@@ -9,6 +9,7 @@ the diffusion model are then swapped once for many calls.
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from .models import MODEL_NODES, CallModels, ModelRefs
 from .request import DrawCall
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from ...loaders.models.diffusion_model import DiffusionModel
@@ -102,11 +104,18 @@ class _Stages:
 
 class Drawer:
     """Draws calls. `once`: for one call, so that the text encoder leaves as soon as the prompts are
-    encoded, and the memory plan is logged.
+    encoded, and the memory plan is logged. stop: once set, a drawing raises Interrupted, within a
+    step too, while weights are loaded or a picture is decoded.
     """
 
-    def __init__(self, once: bool = False, executor: Executor | None = None) -> None:
-        self.once = once
+    def __init__(
+        self,
+        once: bool = False,
+        executor: Executor | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.once, self.stop = once, stop or threading.Event()
+        self.on_preview: Callable[[Image], None] | None = None  # gets pictures of single steps
         self.executor = executor or Executor(node_classes())
         self.models_loaded = self.prompts_encoded = 0
         self._decided: dict[tuple[str, ...], tuple[weakref.ref[DiffusionModel], Drawing]] = {}
@@ -205,13 +214,33 @@ class Drawer:
             if stages is not None:
                 stages(event)
 
-        host = _host(call, progress)
+        host = self._host(call, progress)
         links = [Link(*ref) for ref in refs]
         graph = with_defaults(parse_graph(api), self.executor.nodes)
         try:
             return self.executor.values(graph, links, host, on_event, last)
         except NodeError as error:
             raise error.__cause__ or error from None
+
+    def _host(self, call: DrawCall, progress: Progress | None) -> HeadlessHost:
+        """The host of a call: its device, its memory, its progress."""
+
+        def report(done: int, of: int, preview: Image | None) -> None:
+            if preview is not None and self.on_preview is not None:
+                self.on_preview(preview)
+            if progress is not None:
+                progress(done, of)
+
+        return HeadlessHost(
+            device=call.device,
+            memory=call.memory,
+            on_progress=None if progress is None else report,
+            previews=self.on_preview is not None,
+            saves_previews=False,
+            states_plan=False,
+            any_path=True,
+            interrupt=self.stop,
+        )
 
     def _count(self, event: Event) -> None:
         kind = event.data["class_type"]
@@ -280,20 +309,6 @@ def _enhancing(call: DrawCall, drawing: Drawing, models: CallModels) -> PlannedA
         instructions=drawing.enhance.instructions,
     )
     return planned(models.text_encoder, request)
-
-
-def _host(call: DrawCall, progress: Progress | None) -> HeadlessHost:
-    """The host of a call: its device, its memory, its progress."""
-    report = None if progress is None else (lambda done, of, preview: progress(done, of))
-    return HeadlessHost(
-        device=call.device,
-        memory=call.memory,
-        on_progress=report,
-        previews=False,
-        saves_previews=False,
-        states_plan=False,
-        any_path=True,
-    )
 
 
 def _models(refs: ModelRefs, values: list[Any]) -> CallModels:

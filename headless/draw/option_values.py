@@ -15,8 +15,8 @@ from ..node_types import Json
 from .options import add_draw
 
 _NOT_HERE = {"out", "plan", "json", "quiet", "help", "save_latent"}
-_NUMBERS = {"steps", "batch", "cfg", "seed", "strength", "layers"}
-_NUMBERS |= {"upscale", "upscale_strength"}
+NUMBERS = {"steps", "batch", "cfg", "seed", "strength", "layers"}
+NUMBERS |= {"upscale", "upscale_strength"}
 # names that other programs (diffusers, ComfyUI, web interfaces) have for what an option here says
 _ELSEWHERE = {
     **dict.fromkeys(("width", "height", "w", "h", "resolution"), '"size": "WIDTHxHEIGHT"'),
@@ -39,7 +39,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("upscale_factor", "scale_factor", "hires_fix", "scale_by"), '"upscale"'),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
 }
-_FLAGS = {"fast", "save_latent", "enhance"}
+FLAGS = {"fast", "save_latent", "enhance"}
 
 
 def parse_values(data: Mapping[str, Json], others: Sequence[str] = ()) -> dict[str, Json]:
@@ -75,7 +75,7 @@ def _hint(name: str, names: Sequence[str]) -> str:
 def _convert(name: str, value: Json) -> Json:
     if value is None:
         return None
-    if name in _FLAGS:
+    if name in FLAGS:
         if not isinstance(value, bool):
             raise CallError(f'"{name}" is {kind_of(value)}, expected true or false.')
         return value
@@ -88,7 +88,7 @@ def _convert(name: str, value: Json) -> Json:
 
 def _convert_one(option: argparse.Action, name: str, value: Json) -> Json:
     """Convert a single value by the option's own type and choices."""
-    number = name in _NUMBERS
+    number = name in NUMBERS
     if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
         expected = "number" if number else "text"
         raise CallError(f'"{name}" is {kind_of(value)}, expected a {expected}.')

@@ -197,6 +197,11 @@ class Results:
             raise
         self._end = end + len(line)
 
+    def forget(self, name: str) -> None:
+        """Delete the files of a job and what is known of it; its line in the journal stays."""
+        record = self._records.pop(name, {})
+        self._drop(file for file in record.get("files", ()) if self._is_own(name, file))
+
     def _drop(self, names: Iterable[str]) -> None:
         """Delete files of earlier forms of jobs, unless a record still names them."""
         old = set(names)

@@ -98,6 +98,7 @@ class Metrics:
         self._folder, self._started, self._written = folder, time.monotonic(), 0.0
         self._jobs: Counter[str] = Counter()
         self._stages: dict[str, float] = {}
+        self._stage_times: dict[str, Histogram] = {}
         self._latency = Histogram()
         self._images = self._images_here = self.left = self.retries = 0
         self._peak: dict[tuple[str, str], int] = {}
@@ -119,15 +120,20 @@ class Metrics:
             self._latency.add(float(record["total_seconds"]))
         for stage, seconds in (record.get("seconds") or {}).items():
             self._stages[stage] = self._stages.get(stage, 0) + seconds
+            self._stage_times.setdefault(stage, Histogram()).add(seconds)
 
-    def add(self, record: Mapping[str, Json]) -> None:
-        """Write the line of a new record, and from time to time the exposition."""
+    def tally(self, record: Mapping[str, Json]) -> None:
+        """Count a new record, which `count` has counted, in the numbers of this run."""
         self._images_here += _count_pictures(record)
         worker = str(record.get("worker", "0"))
         for device, peak in (record.get("peak_memory_bytes") or {}).items():
             self._peak[worker, device] = max(peak, self._peak.get((worker, device), 0))
         counts = (record.get("prompts_encoded") or 0, record.get("models_opened") or 0)
         self._workers[worker] = counts
+
+    def add(self, record: Mapping[str, Json]) -> None:
+        """Count a new record, write its line, and from time to time the exposition."""
+        self.tally(record)
         self._write_line("job", _job_facts(record) | {"images_per_hour": self.images_per_hour})
         if time.monotonic() - self._written > _INTERVAL:
             self.write()
@@ -165,7 +171,13 @@ class Metrics:
         self._written = time.monotonic()
         if not self._exposes:
             return
-        snapshot = prometheus.Snapshot(
+        with replacement(self._folder / EXPOSITION) as file:
+            file.write(prometheus.exposition(self.snapshot()))
+
+    def snapshot(self, by_stage: bool = False) -> prometheus.Snapshot:
+        """All numbers of this moment. by_stage: with a histogram of each stage."""
+        times = self._stage_times if by_stage else {}
+        return prometheus.Snapshot(
             jobs=self._jobs,
             images=self._images,
             retries=self.retries,
@@ -177,9 +189,8 @@ class Metrics:
             left=self.left,
             images_per_hour=self.images_per_hour,
             peak_memory=self._peak,
+            stage_buckets={k: (h.cumulative(), h.total) for k, h in times.items()},
         )
-        with replacement(self._folder / EXPOSITION) as file:
-            file.write(prometheus.exposition(snapshot))
 
     def _write_line(self, event: str, facts: Mapping[str, Json]) -> None:
         """Append a line; a line that a kill cut off is ended first."""

@@ -32,6 +32,7 @@ class Snapshot:
     left: int
     images_per_hour: float
     peak_memory: Mapping[tuple[str, str], int]  # bytes by worker and device
+    stage_buckets: Mapping[str, tuple[Sequence[tuple[str, int]], float]]  # as buckets, and seconds
 
 
 def is_available() -> bool:
@@ -68,6 +69,13 @@ class _Collector:
         seconds.add_metric([], buckets=list(s.buckets), sum_value=s.job_seconds)
         yield seconds
         yield counter("stage_seconds", "Seconds by stage of the work.", stages, ["stage"])
+        times = HistogramMetricFamily(
+            f"{PREFIX}stage_duration_seconds", "Seconds of a job by stage.", labels=["stage"]
+        )
+        for stage, (buckets, total) in sorted(s.stage_buckets.items()):
+            times.add_metric([stage], buckets=list(buckets), sum_value=total)
+        if s.stage_buckets:
+            yield times
         yield counter("prompts_encoded", "Prompts encoded in this run.", {(): s.prompts})
         yield counter("models_opened", "Models opened in this run.", {(): s.models})
         yield gauge("jobs_left", "Jobs left to run.", {(): s.left})

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InkstoneError
 from ...host.exhaustion import memory_fault
+from ...host.headless import HeadlessHost, Interrupted
 from ...kernels.memory import process_bytes
 from ..draw.drawer import Drawer
 from ..draw.run import draw
@@ -27,7 +28,6 @@ from .journal import DONE, FAILED, GOES_ON, FolderFull, Outcome, no_room
 from .metrics import peak_memory
 
 if TYPE_CHECKING:
-    from ...host.headless import HeadlessHost
     from ..draw.request import DrawCall
     from ..node_types import NodeClasses
 
@@ -48,8 +48,6 @@ class Places:
 
     def host(self, output: Path, stop: threading.Event) -> HeadlessHost:
         """A host for graphs that write to this folder."""
-        from ...host.headless import HeadlessHost
-
         return HeadlessHost(
             (self.models,),
             self.input,
@@ -90,7 +88,7 @@ class Worker:
     def __init__(
         self, work: Path, places: Places, stop: threading.Event, on_step: OnStep | None = None
     ) -> None:
-        self.work, self.drawer = work, Drawer()
+        self.work, self.drawer = work, Drawer(stop=stop)
         self._places, self._stop, self._on_step = places, stop, on_step
 
     def run(self, job: Job) -> Outcome:
@@ -103,12 +101,14 @@ class Worker:
             self._clear()
             files, facts = self._run_call(job, job.call) if job.call else self._run_graph(job)
             status = DONE
+        except Interrupted:
+            raise KeyboardInterrupt from None
         except InkstoneError as error:
             self._require_room(error)
             facts, status = {"error": str(error)}, FAILED
         except Exception as error:  # an unexpected fault of one job must not cost the others
             self._require_room(error)
-            facts, status = {"error": self._sentence(job, error)}, FAILED
+            facts, status = {"error": self._sentence(job, error), "unexpected": True}, FAILED
         facts |= {
             "started": round(began, 3),
             "total_seconds": round(time.perf_counter() - started, 4),
@@ -135,6 +135,8 @@ class Worker:
                 raise KeyboardInterrupt
             try:
                 self.drawer.encode_ahead(call)
+            except Interrupted:
+                raise KeyboardInterrupt from None
             except Exception as error:  # the job itself reports it, if it happens again
                 log.debug("the prompt was not encoded ahead: %s", error)
 
@@ -163,23 +165,19 @@ class Worker:
         return files, facts
 
     def _run_graph(self, job: Job) -> tuple[list[Path], dict[str, Any]]:
-        from ...host.headless import Interrupted
         from ..workflow.run import run_file
 
         assert job.graph is not None  # a job has a call or a graph
         folder = self.work / job.name
         folder.mkdir(parents=True, exist_ok=True)
         host = self._places.host(folder, self._stop)
-        try:
-            facts = run_file(
-                job.graph,
-                job.settings,
-                host,
-                lambda done, of: self._step(job, done, of),
-                self.drawer.executor,
-            )
-        except Interrupted:
-            raise KeyboardInterrupt from None
+        facts = run_file(
+            job.graph,
+            job.settings,
+            host,
+            lambda done, of: self._step(job, done, of),
+            self.drawer.executor,
+        )
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         call = {"graph": str(job.graph), "set": list(job.settings)}
         return files, {"call": call, "seconds": {"run": facts["seconds"]}}
