@@ -52,8 +52,10 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
 MAY_IMPORT["headless/score"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "score"}
+MAY_IMPORT["headless/serve"] = MAY_IMPORT["headless/queue"] | {"headless/queue"}
 MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {
     "headless/score",
+    "headless/serve",
     "training",
     "training/lora",
 }

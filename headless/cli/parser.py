@@ -24,6 +24,7 @@ from . import (
     quantize,
     run,
     score,
+    serve,
     train,
     train_lora,
 )
@@ -41,6 +42,7 @@ COMMANDS = (
     quantize,
     preprocess,
     score,
+    serve,
     train,
     train_lora,
     doctor,

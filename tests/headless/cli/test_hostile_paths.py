@@ -36,11 +36,12 @@ CALLS = {
     "preprocess": ("canny", "p.png", "m.png"),
     "train": ("--out", "trained", "--score"),
     "train-lora": ("pictures", "-o", "lora.safetensors", "--steps", "1"),
+    "serve": ("--port", "0"),
     "score": ("embedded", "--limit", "1", "--output", "out", "--steps", "1"),
 }
 TEXTS = {"--object-info", "--keypoints"}  # paths too, of another type
 WRITTEN = {"-o", "--out", "out", "--save-latent", "--save-keypoints", "--output"}
-WRITTEN |= {"--cache-dir"}
+WRITTEN |= {"--cache-dir", "--state"}
 FOLDERS = {"--models", "--input"}  # a graph that needs none of it runs
 WITH = {
     "--mask": ("--image", "p.png"),

@@ -1,0 +1,111 @@
+"""`inkstone serve`: a server with OpenAI's image routes and a queue."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ..arg_types import Commands, between, command, file_path
+from ..draw.options import add_machine
+from ..serve.settings import HOST, KEEP, PORT, Limits, ServeCall
+
+_SHARED = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "device")
+_LIMITS = {  # field of Limits -> (most, help)
+    "queue": (10_000, "jobs that wait, of all keys"),
+    "per_key": (10_000, "jobs of one key that wait or run"),
+    "pixels": (1 << 26, "pixels of a picture that is drawn or sent"),
+    "steps": (1000, "steps of a drawing"),
+    "pictures": (64, "pictures of a request"),
+    "upload": (1 << 31, "bytes of a request"),
+}
+
+
+def add(commands: Commands) -> None:
+    """The options."""
+    p = command(
+        commands,
+        "serve",
+        "serve OpenAI's image routes and a queue of jobs",
+        "inkstone serve --models models --state jobs\n"
+        "  then OpenAI(base_url='http://127.0.0.1:8190/v1', api_key='none').images.generate(...)",
+    )
+    p.add_argument(
+        "--host", default=HOST, metavar="H", help=f"address to serve at (default {HOST})"
+    )
+    p.add_argument(
+        "--port",
+        type=between(0, 65535, int),
+        default=PORT,
+        metavar="N",
+        help=f"port; 0 = a free one (default {PORT})",
+    )
+    p.add_argument(
+        "--models",
+        type=file_path,
+        default=Path("models"),
+        metavar="DIR",
+        help="models folder, laid out as ComfyUI's: what is in it is offered by name "
+        "(default models)",
+    )
+    for name, text in (
+        ("--model", "diffusion model file, checkpoint or model folder that is drawn with where a "
+         "request names none (default: the embedded model)"),
+        ("--text-encoder", "text encoder file or folder"),
+        ("--vae", "VAE file or folder"),
+    ):  # fmt: skip
+        p.add_argument(name, type=file_path, metavar="F", help=text)
+    p.add_argument(
+        "--api-key-file",
+        type=file_path,
+        metavar="F",
+        help="file with one API key a line; without it the server answers this machine only",
+    )
+    p.add_argument(
+        "--state",
+        type=file_path,
+        metavar="DIR",
+        help="folder for accepted jobs and results: a job of /v1/jobs survives a restart or a kill",
+    )
+    p.add_argument(
+        "--keep",
+        type=between(1, 1e7, float),
+        default=KEEP,
+        metavar="SECONDS",
+        help=f"how long results are kept (default {KEEP:g})",
+    )
+    usual = Limits()
+    for field, (most, text) in _LIMITS.items():
+        p.add_argument(
+            f"--max-{field.replace('_', '-')}",
+            type=between(1, most, int),
+            default=getattr(usual, field),
+            metavar="N",
+            help=f"limit: {text} (default {getattr(usual, field)})",
+        )
+    add_machine(p)
+    p.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until it is stopped."""
+    from ..draw.request import DrawCall, check_call
+    from ..serve.run import serve
+
+    shared = {name: getattr(args, name, None) for name in _SHARED}
+    defaults = {name: value for name, value in shared.items() if value is not None}
+    check_call(DrawCall("", **defaults))
+    limits = {field: getattr(args, f"max_{field}") for field in _LIMITS}
+    serve(
+        ServeCall(
+            host=args.host,
+            port=args.port,
+            models=args.models,
+            defaults=defaults,
+            api_key_file=args.api_key_file,
+            state=args.state,
+            keep=args.keep,
+            limits=dataclasses.replace(Limits(), **limits),
+        )
+    )
+    return 0

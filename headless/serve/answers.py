@@ -1,0 +1,141 @@
+"""Answers of the image routes: pictures as base64 or addresses, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from ..node_types import Json
+from . import tickets
+from .desk import Desk
+from .refusal import Refusal, error_document
+from .requests import Wish
+from .tickets import Ticket
+
+Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
+
+
+async def ended(desk: Desk, ticket: Ticket, gone: Gone) -> None:
+    """Waits until a job is over; cancels it where its client has gone."""
+    async for _ in ticket.changes():
+        if not ticket.over and await gone():
+            await asyncio.to_thread(desk.cancel, ticket)
+
+
+def check_done(ticket: Ticket) -> None:
+    """Raises Refusal where a job has no pictures to give."""
+    if ticket.state == tickets.DONE:
+        return
+    if ticket.state == tickets.CANCELLED:
+        raise Refusal("The job was cancelled.", 409, code="cancelled")
+    raise Refusal(ticket.error or "The drawing failed.", 500 if ticket.unexpected else 400)
+
+
+def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
+    """OpenAI's answer, with what made the pictures."""
+    if wish.address:
+        data = [{"url": address} for address in ticket.addresses(base)]
+    else:
+        data = [{"b64_json": _as_text(path, wish)} for path in ticket.files]
+    return {
+        "created": int(time.time()),
+        "data": data,
+        "output_format": wish.format,
+        "inkstone": about(ticket),
+    }
+
+
+def about(ticket: Ticket) -> dict[str, Json]:
+    """The seed that draws the same picture again, and the time it took."""
+    return {"id": ticket.id, "seed": ticket.seed, "seconds": ticket.seconds}
+
+
+def _as_text(path: Path, wish: Wish) -> str:
+    return base64.b64encode(encoded(path, wish)).decode("ascii")
+
+
+def encoded(path: Path, wish: Wish) -> bytes:
+    """A result in the format that was asked for; of a PNG with the graph that made it."""
+    if wish.format == "png":
+        return path.read_bytes()
+    from PIL import Image
+
+    data = io.BytesIO()
+    with Image.open(path) as picture:  # our own file
+        mode = "RGB" if wish.format == "jpeg" else picture.mode
+        picture.convert(mode).save(data, wish.format.upper(), quality=wish.quality)
+    return data.getvalue()
+
+
+async def image_events(
+    desk: Desk, ticket: Ticket, wish: Wish, gone: Gone, kind: str
+) -> AsyncIterator[str]:
+    """The events of a stream: pictures of steps where they were asked for, then the results. kind:
+    image_generation or image_edit.
+    """
+    sent = 0
+    async for _ in ticket.changes():
+        if not ticket.over and await gone():
+            await asyncio.to_thread(desk.cancel, ticket)
+        preview, due = ticket.preview, (sent + 1) * ticket.steps / (wish.partial + 1)
+        if preview is not None and sent < wish.partial and 0 < due <= ticket.step < ticket.steps:
+            text = base64.b64encode(preview).decode("ascii")
+            facts = {"b64_json": text, "partial_image_index": sent, "output_format": "jpeg"}
+            yield _image_event(f"{kind}.partial_image", facts)
+            sent += 1
+    try:
+        check_done(ticket)
+    except Refusal as error:
+        yield event("error", {"type": "error", **error.document()})
+        return
+    for path in ticket.files:
+        text = await asyncio.to_thread(_as_text, path, wish)
+        facts = {"b64_json": text, "output_format": wish.format, "inkstone": about(ticket)}
+        yield _image_event(f"{kind}.completed", facts)
+    await asyncio.to_thread(desk.forget, ticket)
+
+
+def _image_event(kind: str, facts: dict[str, Json]) -> str:
+    usage: dict[str, Json] = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    usage |= {"input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
+    rest = {"size": "auto", "quality": "auto", "background": "opaque", "usage": usage}
+    return event(kind, {"type": kind, "created_at": int(time.time()), **rest, **facts})
+
+
+def event(kind: str, data: dict[str, Json]) -> str:
+    """One server-sent event."""
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def job_events(ticket: Ticket, document: Callable[[], dict[str, Json]]) -> AsyncIterator[str]:
+    """The states of a job as events, each with its preview, until it is over."""
+    last: tuple[Json, ...] = ()
+    beats = 0
+    async for _ in ticket.changes():
+        facts = document()
+        state = (facts["state"], facts["place"], facts["step"], ticket.previewed)
+        if state == last:
+            beats += 1
+            yield ": still here\n\n" if beats % 20 == 0 else ""
+            continue
+        last = state
+        yield event("job", facts | {"preview": preview_of(ticket)})
+    yield "data: [DONE]\n\n"
+
+
+def preview_of(ticket: Ticket) -> str | None:
+    """The picture of the last step as a data URL."""
+    preview = ticket.preview
+    return (
+        None
+        if preview is None
+        else "data:image/jpeg;base64," + base64.b64encode(preview).decode("ascii")
+    )
+
+
+__all__ = ["check_done", "ended", "error_document", "event", "image_events", "images_document"]

@@ -1,0 +1,237 @@
+"""Bodies of requests -> an order in the queue: JSON, or a form with files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import CallError
+from ..draw.option_values import FLAGS, NUMBERS
+from ..node_types import Json
+from ..queue.job_line import parse_object
+from .desk import Desk
+from .orders import Order, own_options, rows_of_controls, rows_of_loras
+from .pictures import picture_bytes, save_picture
+from .refusal import Refusal
+from .tickets import Ticket
+
+# what OpenAI's clients may send; the last row changes nothing here
+IMAGE_FIELDS = frozenset(
+    "model prompt n size response_format output_format output_compression stream partial_images "
+    "background inkstone quality style moderation user input_fidelity".split()
+)
+PICTURE_FIELDS = frozenset(("image", "images", "mask"))
+_EXTRAS = ("lora", "control", "control_model")
+FORMATS = ("png", "jpeg", "webp")
+MOST_IMAGES, _MOST_PARTIAL = 16, 3
+_BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\d*\])?")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The form in which a client wants its pictures."""
+
+    address: bool = False  # where they are, rather than themselves
+    format: str = "png"
+    quality: int = 100
+    stream: bool = False
+    partial: int = 0
+
+
+@dataclass
+class Body:
+    """A request: its texts and numbers, and the pictures that came with it."""
+
+    data: dict[str, Json]
+    images: list[bytes] = field(default_factory=list)
+    mask: bytes | None = None
+
+
+def json_body(raw: bytes) -> dict[str, Json]:
+    """The JSON object of a body. Raises Refusal."""
+    try:
+        return parse_object(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise Refusal("The body is not UTF-8: send JSON.") from None
+    except CallError as error:
+        raise Refusal(f"The body {error}") from None
+
+
+def with_pictures(data: dict[str, Json]) -> Body:
+    """A body of JSON whose pictures are base64. Raises Refusal."""
+    given = data.pop("image", None) or data.pop("images", None) or []
+    data.pop("images", None)
+    items = given if isinstance(given, list) else [given]
+    _check_count(len(items))
+    mask = data.pop("mask", None)
+    return Body(
+        data,
+        [picture_bytes(item, "image") for item in items],
+        None if mask is None else picture_bytes(mask, "mask"),
+    )
+
+
+def form_texts(fields: Mapping[str, str]) -> dict[str, Json]:
+    """The texts of a form as JSON has them: inkstone is JSON, or inkstone[NAME] a value each."""
+    data: dict[str, Json] = {}
+    own: dict[str, Json] = {}
+    for name, text in fields.items():
+        match = _BRACKETS.fullmatch(name)
+        if name == "inkstone":
+            own |= json_body(text.encode("utf-8", "surrogateescape"))
+        elif match:
+            own[match[1]] = _of_form(match[1], text)
+        elif name in ("n", "output_compression", "partial_images"):
+            data[name] = _number(name, text)
+        elif name == "stream":
+            data[name] = text.lower() == "true"
+        else:
+            data[name] = text
+    return data | ({"inkstone": own} if own else {})
+
+
+def _of_form(name: str, text: str) -> Json:
+    if name in FLAGS:
+        return text.lower() == "true"
+    if name in NUMBERS:
+        return _number(name, text)
+    return json.loads(text) if text[:1] in "[{" and _is_json(text) else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _number(name: str, text: str) -> float | int:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise Refusal(f"{name} is {text[:40]!r}: expected a number.", param=name) from None
+
+
+def wish_of(data: Mapping[str, Json]) -> Wish:
+    """The form of the answer. Raises Refusal."""
+    _one_of(data, "response_format", ("b64_json", "url"))
+    _one_of(data, "output_format", FORMATS)
+    _one_of(data, "background", ("auto", "opaque"))
+    quality = data.get("output_compression")
+    quality = 100 if quality is None else quality
+    partial = data.get("partial_images") or 0
+    for name, value, most in (
+        ("output_compression", quality, 100),
+        ("partial_images", partial, _MOST_PARTIAL),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise Refusal(f"{name}: expected a whole number from 0 to {most}.", param=name)
+    stream = data.get("stream")
+    if stream not in (None, True, False):
+        raise Refusal("stream: expected true or false.", param="stream")
+    return Wish(
+        address=data.get("response_format") == "url",
+        format=data.get("output_format") or "png",
+        quality=quality,
+        stream=bool(stream),
+        partial=partial,
+    )
+
+
+def _one_of(data: Mapping[str, Json], name: str, choices: tuple[str, ...]) -> None:
+    value = data.get(name)
+    if value is not None and value not in choices:
+        raise Refusal(
+            f"{name} is {str(value)[:60]!r}: expected {' or '.join(choices)}.", param=name
+        )
+
+
+def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket, Wish]:
+    """A request of OpenAI's image routes, in the queue. Raises Refusal."""
+    for name in body.data:
+        if name not in IMAGE_FIELDS:
+            raise Refusal(
+                f"Unknown parameter: '{str(name)[:60]}'. Inkstone's own options belong into "
+                'the object "inkstone".',
+                param=str(name)[:60],
+                code="unknown_parameter",
+            )
+    if edit and not body.images:
+        raise Refusal("image is missing: send the picture to edit.", param="image")
+    wish, own = wish_of(body.data), body.data.get("inkstone") or {}
+    if not isinstance(own, dict):
+        raise Refusal("inkstone: expected an object of options.", param="inkstone")
+    size = body.data.get("size")
+    options = dict(own) | ({} if size in (None, "auto") else {"size": size})
+    return _submit(desk, owner, body, options, lasting=False), wish
+
+
+def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
+    """A line of the queue, with pictures as base64; in the queue. Raises Refusal."""
+    body = with_pictures(data)
+    names = {"prompt": "prompt", "model": "model", "n": "n", "batch": "n"}
+    common = {names[key]: body.data.pop(key) for key in list(body.data) if key in names}
+    options = body.data
+    return _submit(desk, owner, Body(common, body.images, body.mask), options, lasting=True)
+
+
+def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lasting: bool) -> Ticket:
+    _check_count(len(body.images))
+    extras = {name: options.pop(name, None) for name in _EXTRAS}
+    n = body.data.get("n")
+    n = 1 if n is None else n
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise Refusal("n: expected a whole number.", param="n")
+    model = body.data.get("model")
+    if model is not None and not isinstance(model, str):
+        raise Refusal("model: expected the name of a model.", param="model")
+    order = Order(
+        prompt=body.data.get("prompt") or "",
+        options=own_options(options, "inkstone"),
+        batch=n,
+        model=model or None,
+        loras=rows_of_loras(extras["lora"]),
+        controls=rows_of_controls(extras["control"]),
+        control_models=_names(extras["control_model"]),
+    )
+    name, folder = desk.open(owner)
+    try:
+        _save_pictures(order, body, folder, desk)
+        return desk.submit(name, order if body.mask is None else _masked(order), lasting)
+    except BaseException:
+        desk.drop(name)
+        raise
+
+
+def _masked(order: Order) -> Order:
+    return Order(**{**order.as_json(), "mask": "mask.png"})
+
+
+def _save_pictures(order: Order, body: Body, folder: Path, desk: Desk) -> None:
+    for k, data in enumerate(body.images):
+        order.images.append(save_picture(data, folder, f"image_{k + 1}", desk.limits))
+    if body.mask is not None:
+        save_picture(body.mask, folder, "mask", desk.limits)
+    for k, row in enumerate(order.controls):
+        data = picture_bytes(row.get("picture"), "control")
+        row["picture"] = save_picture(data, folder, f"control_{k + 1}", desk.limits)
+
+
+def _names(value: Json) -> list[str]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, str) for item in items) or len(items) > MOST_IMAGES:
+        raise Refusal("control_model: expected a name or a list of names.", param="control_model")
+    return items
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_IMAGES:
+        raise Refusal(f"{count} pictures: expected at most {MOST_IMAGES}.", param="image")

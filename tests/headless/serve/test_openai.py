@@ -1,0 +1,167 @@
+"""The official client of OpenAI against the image routes, unchanged."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+import urllib.request
+
+import pytest
+from PIL import Image
+
+openai = pytest.importorskip("openai")
+
+from .conftest import QUICK, picture, png  # noqa: E402
+
+OWN = {"inkstone": QUICK}
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+def test_generate(client):
+    answer = client.images.generate(prompt="a red circle", size="64x64", extra_body=OWN)
+    (one,) = answer.data
+    image = picture(one.b64_json)
+    assert image.size == (64, 64) and image.format == "PNG"
+    assert json.loads(image.text["workflow"])["nodes"], "the graph is in it"
+    assert answer.inkstone["seed"] == 1 and answer.inkstone["seconds"]["denoise"] > 0
+
+
+def test_n_pictures_differ_and_a_seed_repeats(client):
+    answer = client.images.generate(prompt="a red circle", size="64x64", n=3, extra_body=OWN)
+    pixels = [picture(one.b64_json).tobytes() for one in answer.data]
+    assert len(set(pixels)) == 3
+    again = client.images.generate(prompt="a red circle", size="64x64", extra_body=OWN)
+    assert picture(again.data[0].b64_json).tobytes() == pixels[0]
+
+
+def test_a_seed_is_chosen_where_none_is_given(client):
+    seeds = {
+        client.images.generate(
+            prompt="x", size="64x64", extra_body={"inkstone": {"steps": 1}}
+        ).inkstone["seed"]
+        for _ in range(2)
+    }
+    assert len(seeds) == 2
+
+
+def test_a_result_at_an_address(client):
+    answer = client.images.generate(
+        prompt="a red circle", size="64x64", response_format="url", extra_body=OWN
+    )
+    with urllib.request.urlopen(answer.data[0].url) as file:
+        assert Image.open(io.BytesIO(file.read())).size == (64, 64)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_other_formats(client, form):
+    answer = client.images.generate(
+        prompt="x", size="64x64", output_format=form, output_compression=80, extra_body=OWN
+    )
+    assert picture(answer.data[0].b64_json).format == form.upper()
+
+
+def test_an_edit_with_a_mask_keeps_what_is_outside(client):
+    base = Image.effect_noise((64, 64), 60).convert("RGB")
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))  # transparent: what is edited
+    files = []
+    for name, image in (("a.png", base), ("m.png", mask)):
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        files.append((name, data.getvalue(), "image/png"))
+    answer = client.images.edit(
+        image=files[0], mask=files[1], prompt="a red circle", size="64x64", extra_body=OWN
+    )
+    result = picture(answer.data[0].b64_json).convert("RGB")
+    outside = (32, 0, 64, 64)
+    assert result.crop(outside).tobytes() == base.crop(outside).tobytes()
+    assert result.crop((0, 0, 24, 64)).tobytes() != base.crop((0, 0, 24, 64)).tobytes()
+
+
+def test_an_edit_of_two_pictures_reaches_the_model(client):
+    files = [("a.png", png(), "image/png"), ("b.png", png(colour=9), "image/png")]
+    with pytest.raises(openai.BadRequestError, match="take 1 picture, got 2"):
+        client.images.edit(image=files, prompt="put both together", extra_body=OWN)
+
+
+def test_a_stream_ends_with_the_picture(client):
+    events = list(
+        client.images.generate(
+            prompt="a red circle",
+            size="128x128",
+            stream=True,
+            partial_images=2,
+            extra_body={"inkstone": {"steps": 12, "seed": 1}},
+        )
+    )
+    kinds = [event.type for event in events]
+    assert kinds[-1] == "image_generation.completed"
+    assert set(kinds[:-1]) == {"image_generation.partial_image"} and len(kinds) <= 3
+    assert picture(events[-1].b64_json).size == (128, 128)
+    assert Image.open(io.BytesIO(base64.b64decode(events[0].b64_json))).format == "JPEG"
+
+
+def test_a_stream_says_why_it_failed(client):
+    with pytest.raises(openai.APIError, match="size"):
+        list(
+            client.images.edit(
+                image=("a.png", png(), "image/png"),
+                prompt="x",
+                stream=True,
+                size="96x64",
+                extra_body={"inkstone": {**QUICK, "strength": 0.5}},
+            )
+        )
+
+
+def test_models(client):
+    (model,) = client.models.list().data
+    assert model.id == "inkstone-embedded"
+    assert client.models.retrieve(model.id).object == "model"
+    with pytest.raises(openai.NotFoundError, match="gpt-image-1"):
+        client.images.generate(prompt="x", model="gpt-image-1")
+
+
+@pytest.mark.parametrize(
+    "wrong, param",
+    [
+        ({"n": 11}, "n"),
+        ({"n": 0}, "n"),
+        ({"size": "4096x4096"}, "size"),
+        ({"size": "large"}, None),
+        ({"response_format": "path"}, "response_format"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"background": "transparent"}, "background"),
+        ({"extra_body": {"steps": 3}}, "steps"),
+        ({"extra_body": {"inkstone": {"steps": 101}}}, "steps"),
+        ({"extra_body": {"inkstone": {"sampler": "euler"}}}, "sampler"),
+        ({"extra_body": {"inkstone": {"lora": "none"}}}, "lora"),
+        ({"extra_body": {"inkstone": {"vae": "/etc/passwd"}}}, "vae"),
+        ({"extra_body": {"inkstone": "x"}}, "inkstone"),
+        ({"prompt": "x" * 32_001}, "prompt"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_openais_form(client, wrong, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.generate(**{"prompt": "x", **wrong})
+    assert caught.value.type == "invalid_request_error" and caught.value.param == param
+    assert caught.value.body["message"].endswith((".", '"')), caught.value.body
+
+
+def test_a_client_that_goes_ends_its_job(server):
+    hasty = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.7)
+    with pytest.raises(openai.APITimeoutError):
+        hasty.images.generate(
+            prompt="x", size="256x256", extra_body={"inkstone": {"steps": 100, "seed": 1}}
+        )
+    until = time.monotonic() + 3
+    while server.desk.numbers()[2]:
+        assert time.monotonic() < until, "it still draws for nobody"
+        time.sleep(0.02)
