@@ -13,7 +13,7 @@ from pathlib import Path
 from ..node_types import Json
 from . import tickets
 from .desk import Desk
-from .refusal import Refusal, error_document
+from .refusal import Refusal
 from .requests import Wish
 from .tickets import Ticket
 
@@ -136,6 +136,3 @@ def preview_of(ticket: Ticket) -> str | None:
         if preview is None
         else "data:image/jpeg;base64," + base64.b64encode(preview).decode("ascii")
     )
-
-
-__all__ = ["check_done", "ended", "error_document", "event", "image_events", "images_document"]

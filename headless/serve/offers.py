@@ -8,7 +8,6 @@ from pathlib import Path
 from ...host.headless import HeadlessHost, using
 from ...host.model_folders import model_files, model_path
 from ...loaders.models.load import EMBEDDED_FOLDER
-from ..draw.request import DrawCall
 from ..node_types import Json
 from .refusal import Refusal
 
@@ -75,7 +74,3 @@ class Offers:
             param,
             "model_not_found" if status == 404 else None,
         )
-
-    def shares(self, call: DrawCall) -> bool:
-        """True where a call uses the default model."""
-        return call.model == self._defaults.get("model")

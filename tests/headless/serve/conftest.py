@@ -1,117 +1,17 @@
-"""A server of the embedded model on a free port, in a thread."""
+"""One server for all tests of a file."""
 
 from __future__ import annotations
 
-import base64
-import io
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-from PIL import Image
-
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-pytest.importorskip("python_multipart")
-pytest.importorskip("prometheus_client")
-httpx = pytest.importorskip("httpx")
-
-from inkstone.headless.serve.app import build_app  # noqa: E402
-from inkstone.headless.serve.desk import Desk  # noqa: E402
-from inkstone.headless.serve.keys import read_keys  # noqa: E402
-from inkstone.headless.serve.settings import ServeCall  # noqa: E402
-
-QUICK = {"steps": 1, "seed": 1}
-SLOW = {"prompt": "a red circle", "size": "64x64", "steps": 100}
-
-
-@dataclass
-class Served:
-    """A running server, and a client of it."""
-
-    desk: Desk
-    url: str
-    client: httpx.Client
-
-    def ended(self, name: str, seconds: float = 60) -> dict:
-        """The job once it is over."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            job = self.client.get(f"/v1/jobs/{name}").json()
-            if job["state"] in ("done", "failed", "cancelled"):
-                return job
-            time.sleep(0.02)
-        raise AssertionError(f"{name} did not end within {seconds} s: {job}")
-
-    def running(self, name: str, seconds: float = 60) -> None:
-        """Waits until a job has done a step."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if self.client.get(f"/v1/jobs/{name}").json()["step"]:
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"{name} did not begin within {seconds} s")
-
-
-@contextmanager
-def serving(call: ServeCall, start: bool = True) -> Iterator[Served]:
-    """A server of this call. start=False: nothing draws, so that jobs wait."""
-    import uvicorn
-
-    desk = Desk(call)
-    if not start:
-        desk._work = lambda worker: None
-    desk.start()
-    taken = socket.create_server(("127.0.0.1", 0))
-    app = build_app(desk, read_keys(call.api_key_file))
-    config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    try:
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-            while not server.started:
-                time.sleep(0.01)
-            yield Served(desk, url, client)
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        desk.close(10)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Served]:
-    """One for all tests of a file; its models folder has a file that no client may reach."""
+def server(tmp_path_factory):
+    """A `running.Served`, with an empty models folder."""
+    from inkstone.headless.serve.settings import ServeCall
+
+    from .running import serving
+
     folder = tmp_path_factory.mktemp("serve")
     with serving(ServeCall(models=folder / "models")) as served:
         yield served
-
-
-def png(width: int = 64, height: int = 64, mode: str = "RGB", colour: object = 128) -> bytes:
-    """A picture's bytes."""
-    data = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(data, "PNG")
-    return data.getvalue()
-
-
-def as_text(data: bytes) -> str:
-    """base64."""
-    return base64.b64encode(data).decode()
-
-
-def picture(text: str) -> Image.Image:
-    """The picture of a b64_json."""
-    return Image.open(io.BytesIO(base64.b64decode(text)))
-
-
-def keys_file(folder: Path, *keys: str) -> Path:
-    """A file of keys."""
-    path = folder / "keys.txt"
-    path.write_text("# ours\n" + "\n".join(keys) + "\n")
-    return path

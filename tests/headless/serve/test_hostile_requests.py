@@ -19,7 +19,7 @@ from inkstone.headless.serve.keys import Keys, read_keys
 from inkstone.headless.serve.settings import Limits, ServeCall, check_binding
 from inkstone.kernels.memory import process_bytes
 
-from .conftest import QUICK, as_text, keys_file, png, serving
+from .running import QUICK, as_text, keys_file, png, serving
 from .test_jobs import JOB, ROOT
 
 PATHS = ["/etc/passwd", "../../etc/passwd", "..\\..\\x", "file:///etc/passwd", "C:\\x", "a\0b"]

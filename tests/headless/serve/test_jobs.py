@@ -15,7 +15,7 @@ import pytest
 
 from inkstone.headless.serve.settings import Limits, ServeCall
 
-from .conftest import SLOW, as_text, httpx, keys_file, png, serving
+from .running import SLOW, as_text, httpx, keys_file, png, serving
 
 ROOT = Path(__file__).resolve().parents[3]
 JOB = {"prompt": "a red circle", "size": "64x64", "steps": 2, "seed": 1}

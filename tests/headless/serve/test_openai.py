@@ -13,7 +13,7 @@ from PIL import Image
 
 openai = pytest.importorskip("openai")
 
-from .conftest import QUICK, picture, png  # noqa: E402
+from .running import QUICK, picture, png  # noqa: E402
 
 OWN = {"inkstone": QUICK}
 
