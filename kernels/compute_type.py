@@ -17,23 +17,37 @@ from torch import nn
 
 from .linear import Linear, product
 
-_HOPELESS = 3  # times slower at the first try: no warm-up makes up for that
+_TURNS = 12  # of each type
+# of this thread's own work where that clock is fine enough, so that programs at work do not count
+_FINE = time.get_clock_info("thread_time").resolution < 1e-4
+_clock = time.thread_time if _FINE else time.perf_counter
+_HOPELESS = 3  # times slower in three turns: no warm-up makes up for that
 _FASTER = 1.2  # times as fast as floats, from which int8 is used
 
 
-def _seconds(dtype: torch.dtype, against: float = math.inf) -> float:
-    """Seconds of a product of a typical size (512 tokens, 2048 wide), best of three; of one try
-    where that is far slower than `against`."""
-    a, b = torch.ones(512, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
-    times = []
-    with torch.no_grad():
-        for _ in range(4):
-            start = time.perf_counter()
-            torch._int_mm(a, b.t()) if dtype == torch.int8 else product(a, b)
-            times.append(time.perf_counter() - start)
-            if times[0] > _HOPELESS * against:
-                return times[0]
-    return min(times[1:])
+def _seconds(dtype: torch.dtype) -> float:
+    """Seconds of a product of 256 tokens, 1024 wide."""
+    a, b = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    start = _clock()
+    torch._int_mm(a, b.t()) if dtype == torch.int8 else product(a, b)
+    return _clock() - start
+
+
+def _speed(dtype: torch.dtype, other: torch.dtype) -> float:
+    """How many times as fast products in `dtype` are as in `other`: both in turns on one thread,
+    the best of each."""
+    best, number = {dtype: math.inf, other: math.inf}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for turn in range(_TURNS):
+                for kind in best:
+                    best[kind] = min(best[kind], _seconds(kind))
+                if turn > 1 and best[dtype] > _HOPELESS * best[other]:
+                    break
+    finally:
+        torch.set_num_threads(number)
+    return best[other] / best[dtype]
 
 
 @functools.cache
@@ -49,8 +63,7 @@ def best_dtype(device_type: str) -> tuple[torch.dtype, str]:
         return torch.float32, "no bf16 units, fp16 overflows"
     if device_type != "cpu":
         return torch.float32, f"unmeasured device {device_type}"
-    plain = _seconds(torch.float32)
-    ratio = plain / _seconds(torch.bfloat16, plain)
+    ratio = _speed(torch.bfloat16, torch.float32)
     if ratio >= 1.3:
         return torch.bfloat16, f"bf16 products measured {ratio:.1f}x as fast as fp32 on this CPU"
     return torch.float32, f"bf16 products measured only {ratio:.2f}x as fast as fp32 on this CPU"
@@ -66,14 +79,13 @@ def int8_refusal(device_type: str, dtype: torch.dtype) -> str:
         x = torch.arange(-127, 128).to(torch.int8)[None]
         if torch._int_mm(x, x.t().contiguous()).item() != int((x.long() ** 2).sum()):
             return "this torch's int8 product failed its check"
-        floats = _seconds(dtype)
-        codes = _seconds(torch.int8, floats)
+        ratio = _speed(torch.int8, dtype)
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         return f"this torch has no int8 product for CPUs ({type(error).__name__})"
-    if floats < _FASTER * codes:
+    if ratio < _FASTER:
         name = str(dtype).removeprefix("torch.")
         return (
-            f"int8 products measured only {floats / codes:.2f}x as fast as {name} here: this CPU "
+            f"int8 products measured only {ratio:.2f}x as fast as {name} here: this CPU "
             "seems to have no VNNI instructions"
         )
     return ""

@@ -216,7 +216,7 @@ def test_only_matrices_of_the_blocks_and_it_is_said(willing, caplog):
 
 def test_a_machine_without_the_instructions_says_so(monkeypatch, caplog):
     speeds = {torch.float32: 0.01, torch.int8: 0.02}
-    monkeypatch.setattr(compute_type, "_seconds", lambda dtype, against=0.0: speeds[dtype])
+    monkeypatch.setattr(compute_type, "_seconds", lambda dtype: speeds[dtype])
     int8_refusal.cache_clear()
     try:
         model = load_all(None, LoadOptions(int8=True)).model
@@ -228,6 +228,23 @@ def test_a_machine_without_the_instructions_says_so(monkeypatch, caplog):
         in (caplog.text)
     )
     assert "in int8" not in describe_model(model, PlanRequest())
+
+
+def test_programs_at_work_do_not_decide(monkeypatch):
+    """Most turns of int8 are held up: the best of each type counts, on one thread."""
+    turns, before, threads = {torch.bfloat16: 0, torch.int8: 0}, torch.get_num_threads(), set()
+
+    def seconds(dtype):
+        turns[dtype] += 1
+        threads.add(torch.get_num_threads())
+        held = dtype == torch.int8 and turns[dtype] != 2
+        return 0.05 if held else {torch.bfloat16: 0.02, torch.int8: 0.01}[dtype]
+
+    monkeypatch.setattr(compute_type, "_seconds", seconds)
+    assert compute_type._speed(torch.int8, torch.bfloat16) == 2
+    assert threads == {1} and torch.get_num_threads() == before
+    monkeypatch.setattr(compute_type, "_seconds", lambda dtype: 4.0 if dtype == torch.int8 else 1.0)
+    assert compute_type._speed(torch.int8, torch.bfloat16) == 0.25
 
 
 def test_other_devices_and_a_faulty_product_refuse(monkeypatch):
