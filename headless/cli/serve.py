@@ -1,4 +1,4 @@
-"""`inkstone serve`: a server with OpenAI's image routes and a queue."""
+"""`inkstone serve`: a server with OpenAI's image routes, a queue and a page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     p = command(
         commands,
         "serve",
-        "serve OpenAI's image routes and a queue of jobs",
+        "serve OpenAI's image routes, a queue of jobs and a page to draw with",
         "inkstone serve --models models --state jobs\n"
         "  then OpenAI(base_url='http://127.0.0.1:8190/v1', api_key='none').images.generate(...)",
     )

@@ -13,6 +13,7 @@ from .desk import UNEXPECTED, Desk
 from .documents import OPERATIONS, SECURITY
 from .gate import Gate
 from .keys import Keys
+from .page import page
 from .refusal import Refusal, error_document
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", routes.health),
     ("GET", "/ready", routes.ready),
     ("GET", "/metrics", routes.metrics),
+    ("GET", "/", page),
 )
 
 

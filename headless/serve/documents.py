@@ -231,4 +231,8 @@ OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
         "responses": {200: {"description": "Metrics.", "content": {"text/plain": {}}}}
         | _errors(401, 403)
     },
+    ("GET", "/"): {
+        "responses": {200: {"description": "The page.", "content": {"text/html": {}}}},
+        "secured": False,
+    },
 }

@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Json]]]
 Send = Callable[[MutableMapping[str, Json]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = ("/health", "/ready", "/openapi.json")  # without a key; results have names of their own
+OPEN = ("/", "/health", "/ready", "/openapi.json")  # without a key; results have names of their own
 FILES = "/v1/files/"
 
 
