@@ -81,11 +81,14 @@ def step_cache(text: str) -> StepCache:
 
 
 def region(text: str) -> RegionOption:
-    """Parse "PROMPT":x,y,width,height."""
+    """Parse "PROMPT":x,y,width,height or "PROMPT":MASK."""
     try:
-        return parse_region(text)
+        option = parse_region(text)
     except InkstoneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if option.mask is not None:
+        file_path(str(option.mask))
+    return option
 
 
 def region_method(text: str) -> RegionSettings:

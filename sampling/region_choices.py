@@ -1,10 +1,13 @@
-"""Regional prompts as people write them: a method, its numbers, boxes; without torch."""
+"""Regional prompts as people write them: a method, its numbers, boxes, files of masks; without
+torch.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import InkstoneError
 from .geometry import Box
@@ -17,6 +20,12 @@ EXAMPLE = '"a red circle":0,0,64,128'
 
 _SIDE = r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*"
 _BOX = re.compile(",".join([_SIDE] * 4))
+_FILE = re.compile(r".*\.[A-Za-z]\w*")  # what ends as file names do; no box does
+_PARTS = (  # prompt and place: in quotes; before a drive; else the last colon counts
+    re.compile(r'\s*"([^"]*)"\s*:(.*)', re.DOTALL),
+    re.compile(r"(.*):([A-Za-z]:[\\/].*)", re.DOTALL),
+    re.compile(r"(.*):([^:]*)", re.DOTALL),
+)
 
 
 @dataclass(frozen=True)
@@ -72,28 +81,39 @@ def parse_box(text: str) -> BoxSpec:
 
 @dataclass(frozen=True)
 class RegionOption:
-    """One --region: a prompt and its box."""
+    """One --region: a prompt, and its box or the file of its mask."""
 
     prompt: str
-    box: BoxSpec
+    place: BoxSpec | Path
+
+    @property
+    def mask(self) -> Path | None:
+        """The file, where it is no box."""
+        return self.place if isinstance(self.place, Path) else None
+
+    @property
+    def box(self) -> str:
+        """The box as it is written; "" where it is a mask."""
+        return "" if isinstance(self.place, Path) else self.place.words()
 
     def words(self) -> str:
-        """As the command line writes it."""
+        """As the command line writes it, without the folder of a mask."""
         prompt = self.prompt if '"' in self.prompt else f'"{self.prompt}"'
-        return f"{prompt}:{self.box.words()}"
+        return f"{prompt}:{self.place.name if isinstance(self.place, Path) else self.box}"
 
 
 def parse_region(text: str) -> RegionOption:
-    """PROMPT:x,y,width,height -> the region; the prompt may be in quotes. Raises InkstoneError."""
-    prompt, _, box = text.rpartition(":")
-    prompt = prompt.strip()
-    if len(prompt) > 1 and prompt[0] == prompt[-1] == '"' and '"' not in prompt[1:-1]:
-        prompt = prompt[1:-1].strip()
+    """PROMPT:x,y,width,height or PROMPT:MASK -> the region; the prompt may be in quotes. Raises
+    InkstoneError.
+    """
+    match = next(filter(None, (parts.fullmatch(text) for parts in _PARTS)), None)
+    prompt, place = (part.strip() for part in match.groups()) if match else ("", "")
     if not prompt:
         raise InkstoneError(
-            f"{text!r} is no region: expected PROMPT:x,y,width,height, for example {EXAMPLE}."
+            f"{text!r} is no region: expected PROMPT:x,y,width,height or PROMPT:MASK, the file of "
+            f"a mask, for example {EXAMPLE}."
         )
-    return RegionOption(prompt, parse_box(box))
+    return RegionOption(prompt, Path(place) if _FILE.fullmatch(place) else parse_box(place))
 
 
 @dataclass(frozen=True)

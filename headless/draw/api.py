@@ -36,7 +36,7 @@ _MODEL_OPTIONS = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "de
 _PICTURES = ("image", "mask")
 _EXPECTED = {  # of options that may be tuples
     "lora": "(path, strength), or a list of these",
-    "region": "(prompt, (x, y, width, height)), or a list of these",
+    "region": "(prompt, (x, y, width, height)), (prompt, mask), or a list of these",
     "control": '(type, picture), (type, picture, strength), (type, picture, strength, "START-END"),'
     " or a list of these",
 }
@@ -184,7 +184,7 @@ def _joined(name: str, value: tuple[Option, ...], folder: Path) -> str:
     "START-END") of a control.
     """
     if name == "region":
-        return _region(value)
+        return _region(value, folder)
     at, most = (0, 2) if name == "lora" else (1, 4)  # of the file, of parts
     parts = [
         _saved(name, part, folder) if isinstance(part, Image.Image) and k == at else part
@@ -196,9 +196,14 @@ def _joined(name: str, value: tuple[Option, ...], folder: Path) -> str:
     return ":".join(_plain(part) for part in parts)
 
 
-def _region(value: tuple[Option, ...]) -> str:
-    """(prompt, box): the box as a text, or as four numbers or texts with percent."""
+def _region(value: tuple[Option, ...], folder: Path) -> str:
+    """(prompt, box): the box as a text, or as four numbers or texts with percent; (prompt, mask): a
+    picture or its path.
+    """
     prompt, box = value if len(value) == 2 else (None, None)
+    mask = _saved("region", box, folder) if isinstance(box, Image.Image) else box
+    if isinstance(prompt, str) and isinstance(mask, (str, os.PathLike)) and "," not in str(mask):
+        return f'"{prompt}":{os.fspath(mask)}' if '"' not in prompt else f"{prompt}:{mask}"
     sides = box.split(",") if isinstance(box, str) else box
     if isinstance(sides, (tuple, list)) and isinstance(prompt, str) and len(sides) == 4:
         if all(isinstance(side, (str, Real)) for side in sides):

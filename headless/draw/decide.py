@@ -80,6 +80,7 @@ class Drawing:
     controls: tuple[ControlWiring, ...] = ()
     traits: Mapping[Path, ImageTraits] = field(default_factory=dict)
     mask_channel: str = ""
+    region_channels: Mapping[Path, str] = field(default_factory=dict)  # of their masks
     enhance: Enhancement | None = None
     upscale: Upscaling | None = None
     own_alpha: bool = False  # the VAE draws alpha too: that of an image is not put in its place
@@ -124,6 +125,7 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         controls=_control_inputs(call, models),
         traits=traits,
         mask_channel="" if call.mask is None else mask_channel(call.mask),
+        region_channels={path: mask_channel(path) for path in call.region_masks},
         enhance=_enhancement(call, kind, model),
         own_alpha=_draws_alpha(models),
         upscale=_upscaling(call, kind, size or _first_size(call, traits)),

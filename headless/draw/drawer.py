@@ -257,7 +257,7 @@ class Drawer:
         """
         call = replace(call, out=None, save_latent=None)
         paths = [*call.image, *(control.path for control in call.control)]
-        paths += [] if call.mask is None else [call.mask]
+        paths += ([] if call.mask is None else [call.mask]) + call.region_masks
         key = (repr(call), *map(picture_hash, paths))
         model, drawing = self._decided.pop(key, (None, None))
         if drawing is None or model is None or model() is not models.bundle.model:

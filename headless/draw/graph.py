@@ -21,7 +21,7 @@ from ...nodes.preprocess import ControlPicture
 from ...nodes.regions import ROWS, RegionalPrompts
 from ...nodes.regions import row as region_row
 from ...nodes.sample import Denoise
-from ...nodes.sockets import FIXED, GROWN
+from ...nodes.sockets import FIXED, GROWN, GROWN_MASKS
 from ...nodes.upscale import UpscalePicture
 from ...pipeline.edit_choices import AUTO, CROPS, LAYER_AREAS
 from ...sampling.region_choices import RegionSettings
@@ -135,11 +135,12 @@ class _Pictures(ApiBuilder):
     def mask(self) -> Ref | None:
         """The mask of the call, by the channel that says what is inpainted (image_traits.py)."""
         path, channel = self.call.mask, self.drawing.mask_channel
-        if path is None:
-            return None
+        return None if path is None else self._mask_of(path, channel, "Mask")
+
+    def _mask_of(self, path: Path, channel: str, title: str) -> Ref:
         paint = channel == PAINT
         inputs = {"image": self.names.of(INPUT, path), "channel": "alpha" if paint else channel}
-        mask = self.add("LoadImageMask", inputs, "Mask")
+        mask = self.add("LoadImageMask", inputs, title)
         return self.add("InvertMask", {"mask": mask}) if paint else mask
 
     def inpainted(self, models: ModelRefs, images: list[Ref], mask: Ref | None) -> Ref | None:
@@ -209,7 +210,10 @@ class _Pictures(ApiBuilder):
                 "end": settings.end,
             }
             for number, region in enumerate(regions[at : at + ROWS], 1):
-                inputs |= region_row(number, region.prompt, region.box.words())
+                inputs |= region_row(number, region.prompt, region.box)
+                if (path := region.mask) is not None:
+                    channel, title = self.drawing.region_channels[path], f"Region {at + number}"
+                    inputs[f"{GROWN_MASKS}.mask_{number}"] = self._mask_of(path, channel, title)
             positive = self.add(RegionalPrompts.ID, inputs)
         return positive
 

@@ -289,10 +289,11 @@ def _add_regions(p: argparse.ArgumentParser) -> None:
         type=region,
         action="append",
         default=[],
-        metavar="PROMPT:X,Y,W,H",
-        help="a prompt for one part of the picture, a box in pixels or in percent, for example "
-        f"'{EXAMPLE}' or 'a cat:50%%,0,50%%,100%%'; may be repeated. The "
-        "prompt itself is that of the whole picture",
+        metavar="PROMPT:X,Y,W,H|MASK",
+        help="a prompt for one part of the picture: a box in pixels or in percent, for example "
+        f"'{EXAMPLE}' or 'a cat:50%%,0,50%%,100%%', or the file of a mask of any size, white where "
+        "the part is ('a cat:mask.png'); may be repeated. The prompt itself is that of the whole "
+        "picture",
     )
     p.add_argument(
         "--region-method",

@@ -67,6 +67,11 @@ class DrawCall:
         return max((one.amount for one in self.variety if one.method == REWRITE), default=0.0)
 
     @property
+    def region_masks(self) -> list[Path]:
+        """The files of masks of regions."""
+        return [region.mask for region in self.region if region.mask is not None]
+
+    @property
     def models_key(self) -> Hashable:
         """Equal where two calls load the same models in the same way."""
         files = (self.model, self.text_encoder, self.vae)
@@ -131,6 +136,8 @@ def parts_held(call: DrawCall) -> frozenset[str]:
 
 
 def _check_regions(call: DrawCall) -> None:
+    for path in call.region_masks:
+        check_given(path, "--region", kinds=("picture file",))
     if call.region_method is not None and not call.region:
         raise CallError(
             "--region-method says how regions act, but there is none. Add --region "

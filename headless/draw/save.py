@@ -161,6 +161,10 @@ def _file_facts(call: DrawCall) -> dict[str, Any]:
         facts["pictures"] = [{"name": p.name, "hash": picture_hash(p)} for p in call.image]
     if call.mask is not None:
         facts["mask"] = {"name": call.mask.name, "hash": picture_hash(call.mask)}
+    if call.region_masks:
+        facts["region_masks"] = [
+            {"name": path.name, "hash": picture_hash(path)} for path in call.region_masks
+        ]
     if call.control:
         facts["controls"] = [
             {

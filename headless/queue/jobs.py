@@ -161,6 +161,7 @@ def _job(data: dict[str, Json], line: int, defaults: Mapping[str, Json]) -> Job:
         if f.name not in MACHINE and getattr(call, f.name) not in (f.default, [])
     }
     files = [*call.image, *([call.mask] if call.mask else []), *(c.path for c in call.control)]
+    files += call.region_masks
     return Job(
         line=line,
         name=name,

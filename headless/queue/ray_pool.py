@@ -258,5 +258,9 @@ def _with_absolute_paths(job: Job) -> Job:
         "control_model": [path.absolute() for path in call.control_model],
         "lora": [(path.absolute(), strength) for path, strength in call.lora],
         "control": [replace(item, path=item.path.absolute()) for item in call.control],
+        "region": [
+            one if one.mask is None else replace(one, place=one.mask.absolute())
+            for one in call.region
+        ],
     }
     return replace(job, call=replace(call, **paths))

@@ -298,7 +298,7 @@ def test_settings(settings, words):
 def test_parse(text, prompt, box):
     region = parse_region(text)
     assert region.prompt == prompt
-    assert region.box.on(128, 128) == Box(*box)
+    assert region.place.on(128, 128) == Box(*box)
     assert parse_region(region.words()) == region
 
 

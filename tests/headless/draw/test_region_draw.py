@@ -63,6 +63,70 @@ def test_all_ways_draw_the_same(tmp_path, models):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "batch" / "a.png")), want)
 
 
+def test_masks_are_regions_by_every_way(tmp_path, models):
+    """A mask of the box's place, of another size, draws what the box does; paint on an empty layer
+    is read as other masks are.
+    """
+    want = np.asarray(models.draw(PROMPT, region=[LEFT, RIGHT], **CALL)[0])
+    mask = Image.new("L", (192, 128))
+    mask.paste(255, (96, 0, 192, 128))
+    file, paint = tmp_path / "right.png", tmp_path / "paint.png"
+    mask.save(file)
+    Image.merge("RGBA", [mask.point(lambda _: 255)] * 3 + [mask]).save(paint)
+    texts = [(TEXTS[0], f"{RIGHT[0]}:{path}") for path in (file, paint)]
+    for region in ([LEFT, (RIGHT[0], mask)], [LEFT, (RIGHT[0], file)], *map(list, texts)):
+        got = np.asarray(models.draw(PROMPT, region=region, **CALL)[0])
+        assert np.array_equal(got, want), region
+    out = tmp_path / "out.png"
+    call = ["draw", PROMPT, "-o", str(out), "--size", "96x64", "--steps", str(STEPS)]
+    assert main([*call, *(f"--region={text}" for text in texts[0])]) == 0
+    assert np.array_equal(np.asarray(Image.open(out)), want)
+    info = Image.open(out).info
+    assert "right.png" in info["prompt"] and str(tmp_path) not in info["prompt"] + info["inkstone"]
+    jobs = tmp_path / "jobs.jsonl"
+    line = {"id": "a", "prompt": PROMPT, "size": "96x64", "steps": STEPS, "region": texts[0]}
+    jobs.write_text(json.dumps(line))
+    batch = ["batch", str(jobs), "--output", str(tmp_path / "batch")]
+    for _ in range(2):  # the second time it is drawn already, until the mask is another one
+        assert main(batch) == 0
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "batch" / "a.png")), want)
+        drawn = (tmp_path / "batch" / "a.png").stat().st_mtime_ns
+    mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    assert main(batch) == 0
+    assert (tmp_path / "batch" / "a.png").stat().st_mtime_ns > drawn
+
+
+def test_masks_that_are_none(tmp_path, models):
+    (tmp_path / "text.png").write_text("no picture")
+    for place, words in (
+        ("missing.png", "--region missing.png: no such picture file"),
+        (tmp_path / "text.png", "text.png"),
+        (tmp_path / "a.folder", "no such"),
+    ):
+        with pytest.raises((CallError, InkstoneError), match=words):
+            models.draw(PROMPT, region=[("a cat", place)], **CALL)
+    Image.new("L", (96, 64)).save(tmp_path / "black.png")
+    with pytest.raises(InkstoneError, match="mask"):
+        models.draw(PROMPT, region=[("a cat", tmp_path / "black.png")], **CALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "place"),
+    [
+        ("a cat:mask.png", "a cat", "mask.png"),
+        ('"a cat: black":my mask.webp', "a cat: black", "my mask.webp"),
+        ('"a cat":10:30 mask.png', "a cat", "10:30 mask.png"),
+        ("a cat:C:\\masks\\one.png", "a cat", "C:\\masks\\one.png"),
+        ('the word "HI": red:dir/one.JPG', 'the word "HI": red', "dir/one.JPG"),
+    ],
+)
+def test_the_spelling_of_masks(text, prompt, place):
+    option = parse_region(text)
+    assert (option.prompt, str(option.mask)) == (prompt, place)
+    boxed = parse_region(f"{prompt}:0,0,50%,100%")
+    assert (boxed.prompt, boxed.box, boxed.mask) == (prompt, "0,0,50%,100%", None)
+
+
 def test_more_regions_than_a_node_has_rows(models):
     region = [("a red circle on a white background", (16 * (n % 6), 0, 16, 64)) for n in range(10)]
     assert ROWS < len(region)

@@ -19,6 +19,8 @@ from inkstone.nodes.enhance import EnhancePrompt
 from inkstone.nodes.variety import VarietyNode
 from inkstone.sampling.variety_choices import METHODS, TEXT_NOISE, Variety, parse_variety
 
+from ...support.embedded_loras import embedded_lora
+
 PROMPT, SIZE, STEPS = "a red circle on a white background", (64, 64), 4
 OPTION = ["text-noise:2:0.5", "no-early-cfg:0.25"]
 
@@ -91,6 +93,81 @@ def test_rewriting_gives_each_picture_a_prompt_of_its_seed(tmp_path, models):
         graph = json.loads(Image.open(file).info["prompt"])
         (node,) = [n for n in graph.values() if n["class_type"] == EnhancePrompt.ID]
         assert node["inputs"]["seed"] == 3 + k and node["inputs"]["enhanced"] == texts[k]
+
+
+def test_an_edit_is_rewritten_for_each_picture(models):
+    """With the edit's picture; each is the picture of its own seed."""
+    request, source = "make the circle blue", Image.fromarray(pictures(models)[0])
+    options = {"image": source, "steps": STEPS, "variety": "rewrite"}
+    both = [np.asarray(p) for p in models.draw(request, seed=3, batch=2, **options)]
+    assert len(both) == 2 and not np.array_equal(*both)
+    for k, picture in enumerate(both):
+        (single,) = models.draw(request, seed=3 + k, **options)
+        assert np.array_equal(picture, np.asarray(single)), f"picture {k}"
+        assert picture.shape == (64, 64, 3)
+
+
+def test_a_queue_rewrites_as_a_call_does(tmp_path, models):
+    """Beside lines with other variety; a second run draws nothing again."""
+    line = {"prompt": "star on cyan", "size": "64x64", "steps": STEPS, "seed": 3}
+    lines = [
+        {"id": "two", **line, "batch": 2, "variety": "rewrite"},
+        {"id": "both", **line, "variety": ["rewrite:0.5", "text-noise:1"]},
+        {"id": "plain", **line},
+    ]
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    jobs.write_text("\n".join(map(json.dumps, lines)))
+    assert main(["batch", str(jobs), "--output", str(out)]) == 0
+    files = sorted(out.glob("*.png"))
+    assert len(files) == 4
+    call = {"size": SIZE, "steps": STEPS, "seed": 3}
+    want = [
+        *models.draw("star on cyan", **call, variety=["rewrite:0.5", "text-noise:1"]),
+        *models.draw("star on cyan", **call),
+        *models.draw("star on cyan", **call, batch=2, variety="rewrite"),
+    ]
+    for file, picture in zip(files, want, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(picture)), file.name
+    before = [file.stat().st_mtime_ns for file in files]
+    assert main(["batch", str(jobs), "--output", str(out)]) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_loras_work_with_variety(tmp_path, models):
+    """Of strength 0 nothing changes; else both act, and a batch equals its singles."""
+    bundle = models._drawer.load(DrawCall(PROMPT)).bundle
+    path = embedded_lora(tmp_path / "lora.safetensors", bundle)
+    for variety in (*OPTION, "rewrite"):
+        off, on = (
+            pictures(models, variety=variety, lora=(path, strength), batch=2, seed=5)
+            for strength in (0.0, 0.7)
+        )
+        without = pictures(models, variety=variety, batch=2, seed=5)
+        plain = pictures(models, lora=(path, 0.7), batch=2, seed=5)
+        for k in range(2):
+            assert np.array_equal(off[k], without[k]), variety
+            assert not np.array_equal(on[k], off[k]) and not np.array_equal(on[k], plain[k])
+            (single,) = pictures(models, variety=variety, lora=(path, 0.7), seed=5 + k)
+            assert np.abs(on[k].astype(int) - single).max() <= 1, variety
+
+
+def test_the_bridge_says_that_cores_samplers_draw_without_variety(models, monkeypatch, caplog):
+    import sys
+    import types
+
+    from inkstone.nodes.bridge import nodes
+
+    core = types.ModuleType("model_patcher")
+    core.core_model = lambda model: model
+    monkeypatch.setitem(sys.modules, "inkstone.nodes.bridge.model_patcher", core)
+    monkeypatch.setattr(nodes.api, "require_comfyui", lambda _: None)
+    model = models._drawer.load(DrawCall(PROMPT)).bundle.model
+    nodes.ToModel.execute(model)
+    assert caplog.messages == []
+    nodes.ToModel.execute(replace(model, variety=Variety(2.0, 0.5, 0.25)))
+    (line,) = caplog.messages
+    assert "works with Inkstone Sampler only: core's samplers draw without it" in line
+    assert "text-noise:2:0.5 and no-early-cfg:0.25" in line
 
 
 @pytest.mark.parametrize(

@@ -266,3 +266,25 @@ def test_the_published_lightning_file_on_the_published_model(caplog):
         fitted = fit(Adapter(Lora(Path("l.safetensors"), layers, {})), "model", layout)
     assert fitted.sentence() == "720 of 720 modules, rank 64, alpha 64, strength 1"
     assert caplog.messages == [f"LoRA l.safetensors: {fitted.sentence()}"]
+
+
+ELIGEN = (  # the layers that DiffSynth-Studio's training of EliGen for Qwen-Image names
+    "attn.to_q attn.to_k attn.to_v attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_out.0 "
+    "attn.to_add_out img_mlp.net.2 img_mod.1 txt_mlp.net.2 txt_mod.1"
+).split()
+
+
+def test_a_file_with_the_names_of_eligen_reaches_all_its_layers(tmp_path):
+    """The names of the published file, on all 60 blocks of a narrow network."""
+    layout = mmdit_layout(MMDiTConfig(heads=1, head_dim=8, joint=12, ff=16, axes=(2, 2, 4)))
+    tensors = {}
+    for name in (f"transformer_blocks.{block}.{layer}" for block in range(60) for layer in ELIGEN):
+        n, k = layout[f"{name}.weight"]
+        tensors[f"{name}.lora_A.default.weight"] = torch.randn(2, k)
+        tensors[f"{name}.lora_B.default.weight"] = torch.randn(n, 2)
+    assert len(tensors) == 2 * 720
+    save_file(tensors, tmp_path / "model.safetensors")
+    lora = load_lora(tmp_path / "model.safetensors")
+    assert not lora.unknown_modules and not lora.text and lora.distilled is None
+    fitted = fit(Adapter(lora), "model", layout)
+    assert fitted.sentence() == "720 of 720 modules, rank 2, no alpha (factor 1), strength 1"
