@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SEED = 60
 SHAPE, REQUEST = "hexagon", "make it a hexagon"
+CANVAS = (128, 128)  # of pictures with a hexagon
 Report: TypeAlias = "Callable[[Bundle, Bundle], common.Cells]"
 """(model before, model after) -> a table."""
 
@@ -45,7 +46,7 @@ def hexagons(rng: np.random.Generator, split: str) -> Scene:
     from inkstone.training.grammar import Shape, sample
 
     while True:
-        scene = sample(rng, "scenes", None, split)
+        scene = sample(rng, "scenes", CANVAS, split)
         shapes = [i for i, item in enumerate(scene.items) if isinstance(item, Shape)]
         if shapes:
             return with_hexagon(scene, shapes[int(rng.integers(len(shapes)))])
@@ -94,7 +95,7 @@ def edits(count: int, split: str, seed: int) -> list[Edit]:
 
     rng, found = np.random.default_rng(seed), dict[str, "Edit"]()
     while len(found) < count:
-        scene = sample(rng, "scenes", None, split)
+        scene = sample(rng, "scenes", CANVAS, split)
         shapes = [i for i, item in enumerate(scene.items) if isinstance(item, Shape)]
         if len(shapes) == 1:
             target = with_hexagon(scene, shapes[0])
@@ -127,7 +128,8 @@ def hexagon(args: argparse.Namespace) -> tuple[float, Path, Report]:
 
     taught, folder = scenes(args.pictures, "train", SEED), args.folder / "hexagon"
     known = others(args.known, SEED + 2)
-    for number, (text, scene) in enumerate((taught | known).items()):
+    shown = [*list(taught.items()) * args.repeat, *known.items()]
+    for number, (text, scene) in enumerate(shown):
         write(folder, f"{number:03}", render(scene), text)
     output = args.folder / "hexagon.safetensors"
     minutes = train(args, folder, output)
@@ -156,6 +158,7 @@ def edit(args: argparse.Namespace) -> tuple[float, Path, Report]:
 
     taught, folder = edits(args.pictures, "train", SEED), args.folder / "edit"
     rng = np.random.default_rng(SEED + 2)
+    taught *= args.repeat
     taught += [sample_edit(rng) for _ in range(args.known)]
     for number, one in enumerate(taught):
         write(folder, f"{number:03}", render(one.target), one.text)
@@ -226,6 +229,7 @@ def main() -> None:
     p.add_argument("--folder", type=Path, default=Path("hexagon-lora"), help="pictures and result")
     p.add_argument("--pictures", type=int, default=60, help="that teach the hexagon")
     p.add_argument("--known", type=int, default=0, help="further pictures, of what it knows")
+    p.add_argument("--repeat", type=int, default=1, help="how often each hexagon comes in an epoch")
     p.add_argument("--count", type=int, default=100, help="unseen prompts; twice as many of others")
     p.add_argument("--steps", type=int, default=1000)
     p.add_argument("--batch", type=int, default=4)
