@@ -17,6 +17,7 @@ _LIMITS = {  # field of Limits -> (most, help)
     "pixels": (1 << 26, "pixels of a picture that is drawn or sent"),
     "steps": (1000, "steps of a drawing"),
     "pictures": (64, "pictures of a request"),
+    "seconds": (1_000_000, "seconds that a job may run"),
     "upload": (1 << 31, "bytes of a request"),
 }
 
@@ -74,6 +75,12 @@ def add(commands: Commands) -> None:
         metavar="SECONDS",
         help=f"how long results are kept (default {KEEP:g})",
     )
+    p.add_argument(
+        "--graphs",
+        action="store_true",
+        help="take graphs of ComfyUI too: sizes that a graph computes are bounded by memory and "
+        "--max-seconds only",
+    )
     usual = Limits()
     for field, (most, text) in _LIMITS.items():
         p.add_argument(
@@ -105,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
             api_key_file=args.api_key_file,
             state=args.state,
             keep=args.keep,
+            graphs=args.graphs,
             limits=dataclasses.replace(Limits(), **limits),
         )
     )

@@ -171,6 +171,9 @@ class Worker:
         folder = self.work / job.name
         folder.mkdir(parents=True, exist_ok=True)
         host = self._places.host(folder, self._stop)
+        show = self.drawer.on_preview
+        if show is not None:
+            host.previews, host.on_progress = True, lambda done, of, p: show(p) if p else None
         facts = run_file(
             job.graph,
             job.settings,

@@ -29,6 +29,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{name:path}", routes.model),
     ("GET", "/v1/loras", routes.loras),
     ("POST", "/v1/jobs", routes.new_job),
+    ("POST", "/v1/graphs", routes.new_graph),
     ("GET", "/v1/jobs/{id}", routes.job),
     ("GET", "/v1/jobs/{id}/events", routes.job_progress),
     ("DELETE", "/v1/jobs/{id}", routes.end_job),

@@ -26,6 +26,8 @@ from ..queue.metrics import Metrics
 from ..queue.worker import Places, Worker
 from . import tickets
 from .accepted import Accepted, Waiting
+from .deadline import Deadline, job_named
+from .graphs import GRAPH, forget_pictures
 from .offers import Offers
 from .orders import Order, call_of, in_request, order_from
 from .refusal import Full, Refusal
@@ -60,6 +62,8 @@ class Desk:
         self._results = Results(root / "results", self._on_record)
         self._metrics = Metrics(root / "results")
         self._accepted = Accepted(root / "accepted")
+        self.places = Places(call.models, root / "input", call.defaults.get("device"))
+        self.places.input.mkdir(exist_ok=True)
         self._thread: threading.Thread | None = None
 
     # --- start and end
@@ -68,7 +72,7 @@ class Desk:
         """Opens the default model, takes the state folder and what was left in it, and starts to
         draw. Raises InkstoneError.
         """
-        worker = Worker(self._results.work, Places(self.call.models), self._stop, self._on_step)
+        worker = Worker(self._results.work, self.places, self._stop, self._on_step)
         worker.drawer.load(DrawCall("", **self.offers.model(None)))
         try:
             self._results.__enter__()
@@ -87,10 +91,11 @@ class Desk:
             return
         ticket = Ticket(one.id, str(one.data.get("owner")), lasting=True)
         try:
-            self._fill(ticket, order_from(one.data["order"]), one.folder)
+            order = one.data["order"]
+            self._fill(ticket, None if order is None else order_from(order), one.folder)
         except InkstoneError as error:
             log.error("job %s of an earlier run cannot run here: %s", one.id, error)
-            ticket.job = _empty_job(one.id)
+            ticket.job = job_named(one.id)
             self._commit(ticket, Outcome(ticket.job, journal.FAILED, (), {"error": str(error)}))
             return
         self._tickets[one.id] = self._waiting[one.id] = ticket
@@ -150,13 +155,16 @@ class Desk:
         with self._lock:
             self._reserved.pop(name, None)
         self._accepted.remove(name)
+        forget_pictures(name, self.places.input)
 
-    def submit(self, name: str, order: Order, lasting: bool) -> Ticket:
-        """Makes an order a job, checked; a lasting one outlives this process. Raises Refusal."""
+    def submit(self, name: str, order: Order | None, lasting: bool) -> Ticket:
+        """Makes an order a job, checked; None: the graph in its folder. A lasting one outlives this
+        process. Raises Refusal.
+        """
         owner = self._reserved[name]
         ticket = Ticket(name, owner, lasting)
         self._fill(ticket, order, self._accepted.folder(name))
-        data = {"order": order.as_json(), "owner": owner, "lasting": lasting}
+        data = {"order": order and order.as_json(), "owner": owner, "lasting": lasting}
         folder = self._accepted.seal(name, data)
         self._fill(ticket, order, folder)
         with self._lock:
@@ -166,9 +174,12 @@ class Desk:
             self._lock.notify_all()
         return ticket
 
-    def _fill(self, ticket: Ticket, order: Order, folder: Path) -> None:
+    def _fill(self, ticket: Ticket, order: Order | None, folder: Path) -> None:
+        if order is None:
+            ticket.job = job_named(ticket.id, graph=folder / GRAPH)
+            return
         call = call_of(order, folder, self.offers, self.limits)
-        ticket.job, ticket.seed = _job_of(ticket.id, call), call.seed
+        ticket.job, ticket.seed = job_named(ticket.id, call=call), call.seed
 
     def ticket(self, name: str, owner: str) -> Ticket:
         """The job of an owner. Raises Refusal, also for the job of somebody else."""
@@ -250,11 +261,12 @@ class Desk:
     def _run(self, worker: Worker, ticket: Ticket) -> None:
         assert ticket.job is not None
         worker.drawer.on_preview = ticket.on_preview
-        began = time.monotonic()
+        began, deadline = time.monotonic(), Deadline(self.limits.seconds, self._stop)
         try:
-            outcome = worker.run(ticket.job)
+            with deadline:
+                outcome = worker.run(ticket.job)
         except KeyboardInterrupt:
-            outcome = Outcome(ticket.job, tickets.CANCELLED)
+            outcome = deadline.outcome(ticket.job)
         except InkstoneError as error:  # the disk
             log.error("%s", error)
             outcome = Outcome(ticket.job, journal.FAILED, (), {"error": str(error)})
@@ -289,6 +301,7 @@ class Desk:
             ticket.end(tickets.FAILED, "The result could not be kept: the server's disk failed.")
             return
         self._accepted.remove(ticket.id)
+        forget_pictures(ticket.id, self.places.input)
 
     def _on_record(self, record: dict[str, Json]) -> None:
         """Of every record, also those of earlier runs: what clients are given."""
@@ -313,12 +326,3 @@ class Desk:
         oldest = time.time() - self.call.keep
         for ticket in [t for t in self._tickets.values() if t.over and t.ended < oldest]:
             self.forget(ticket)
-
-
-def _job_of(name: str, call: DrawCall) -> Job:
-    """A job of the queue; a ticket's id is its key, since no two orders are the same job."""
-    return Job(line=0, name=name, key=name, content="", call=call)
-
-
-def _empty_job(name: str) -> Job:
-    return Job(line=0, name=name, key=name, content="")

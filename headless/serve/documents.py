@@ -206,6 +206,22 @@ OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
         "responses": _answer(_JOB, 400, 404, 408, 413, 415, 429, 503, status=202),
         "status": 202,
     },
+    ("POST", "/v1/graphs"): {
+        "requestBody": _body(
+            _json_of(
+                _object(
+                    {
+                        "graph": _is("object", "An API or UI graph of ComfyUI."),
+                        "set": _is("object", "NODE.INPUT: VALUE."),
+                        "pictures": _is("object", "Names in the graph: base64 or data URLs."),
+                    },
+                    ("graph",),
+                )
+            )
+        ),
+        "responses": _answer(_JOB, 400, 408, 413, 415, 429, 503, status=202),
+        "status": 202,
+    },
     ("GET", "/v1/jobs/{id}"): {
         "parameters": [*_path("id"), _PREVIEW],
         "responses": _answer(_JOB, 404),

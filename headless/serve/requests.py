@@ -13,6 +13,7 @@ from ..draw.option_values import FLAGS, NUMBERS
 from ..node_types import Json
 from ..queue.job_line import parse_object
 from .desk import Desk
+from .graphs import take_graph
 from .orders import Order, own_options, rows_of_controls, rows_of_loras
 from .pictures import picture_bytes, save_picture
 from .refusal import Refusal
@@ -181,6 +182,19 @@ def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
     common = {names[key]: body.data.pop(key) for key in list(body.data) if key in names}
     options = body.data
     return _submit(desk, owner, Body(common, body.images, body.mask), options, lasting=True)
+
+
+def take_graph_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
+    """A graph with its pictures, in the queue. Raises Refusal."""
+    if not desk.call.graphs:
+        raise Refusal("This server takes no graphs: it was started without --graphs.", 403)
+    name, folder = desk.open(owner)
+    try:
+        take_graph(data, name, folder, desk.places, desk.limits)
+        return desk.submit(name, None, lasting=True)
+    except BaseException:
+        desk.drop(name)
+        raise
 
 
 def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lasting: bool) -> Ticket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..node_types import Json
@@ -14,6 +15,7 @@ from .requests import (
     Body,
     form_texts,
     json_body,
+    take_graph_job,
     take_images,
     take_job,
     with_pictures,
@@ -94,10 +96,19 @@ async def loras(desk: Desk, request: Request) -> Response:
 
 async def new_job(desk: Desk, request: Request) -> Response:
     """POST /v1/jobs."""
+    return await _new(desk, request, take_job)
+
+
+async def new_graph(desk: Desk, request: Request) -> Response:
+    """POST /v1/graphs."""
+    return await _new(desk, request, take_graph_job)
+
+
+async def _new(desk: Desk, request: Request, take: Callable[..., Ticket]) -> Response:
     from starlette.responses import JSONResponse
 
     data = await _json(request)
-    ticket = await asyncio.to_thread(take_job, desk, _owner(request), data)
+    ticket = await asyncio.to_thread(take, desk, _owner(request), data)
     headers = {"Location": f"/v1/jobs/{ticket.id}", **_UNSTORED}
     return JSONResponse(_document(desk, request, ticket), 202, headers)
 

@@ -24,6 +24,7 @@ class Limits:
     steps: int = 100
     pictures: int = 10  # n, as OpenAI
     prompt: int = 32_000  # characters, as OpenAI
+    seconds: int = 1800  # that a job may run
     upload: int = 64 << 20  # bytes of a request
     wait: float = 20.0  # seconds until the next part of a request comes
     request: float = 120.0  # seconds until a request is whole
@@ -40,6 +41,7 @@ class ServeCall:
     api_key_file: Path | None = None
     state: Path | None = None
     keep: float = KEEP
+    graphs: bool = False  # clients may send graphs
     limits: Limits = Limits()
 
 

@@ -1,0 +1,142 @@
+"""Graphs of clients: what this server offers runs, everything else is refused before it waits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inkstone.headless.serve.settings import Limits, ServeCall
+from inkstone.nodes.quantize import Quantize
+from inkstone.nodes.train import TrainLora
+
+from .running import as_text, httpx, png, serving
+from .test_jobs import ROOT
+
+API = json.loads((ROOT / "workflows" / "api" / "text_to_image_embedded.json").read_text("utf-8"))
+SAVE = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("graphs")
+    call = ServeCall(models=folder / "models", state=folder / "state", graphs=True)
+    with serving(call) as served:
+        yield served
+
+
+def sent(server, graph: object, **more: object) -> httpx.Response:
+    return server.client.post("/v1/graphs", json={"graph": graph, **more})
+
+
+def quick(graph: dict) -> dict:
+    """NODE.INPUT values that make the shipped graph take a moment."""
+    return {f"{key}.steps": 1 for key, node in graph.items() if "steps" in node.get("inputs", {})}
+
+
+def test_an_api_graph_draws(server):
+    answer = sent(server, API, set=quick(API))
+    assert answer.status_code == 202, answer.text
+    job = server.ended(answer.json()["id"])
+    assert job["state"] == "done" and job["files"], job
+    assert server.client.get(job["files"][0]).content[:4] == b"\x89PNG"
+    again = server.ended(sent(server, API, set=quick(API)).json()["id"])
+    assert again["state"] == "done"
+    assert list((server.desk.places.input).iterdir()) == []
+
+
+def test_a_ui_graph_draws(server):
+    path = next(
+        file
+        for file in sorted((ROOT / "workflows").glob("*.json"))
+        if json.loads(file.read_text("utf-8"))["extra"]["inkstone"]["name"]
+        == "text_to_image_embedded"
+    )
+    answer = sent(server, json.loads(path.read_text("utf-8")))
+    assert answer.status_code == 202, answer.text
+    assert server.ended(answer.json()["id"])["state"] == "done"
+
+
+def test_a_graph_brings_its_pictures(server):
+    answer = sent(server, SAVE, pictures={"mine.png": as_text(png(48, 32, colour=7))})
+    assert answer.status_code == 202, answer.text
+    job = server.ended(answer.json()["id"])
+    assert job["state"] == "done" and len(job["files"]) == 1
+    assert list(server.desk.places.input.iterdir()) == [], "it leaves with its job"
+    assert sent(server, SAVE).status_code == 400, "the next one does not see it"
+
+
+def changed(**inputs: object) -> dict:
+    """The graph that saves, with other inputs of its nodes."""
+    graph = json.loads(json.dumps(SAVE))
+    for name, value in inputs.items():
+        node, _, key = name.partition("_")
+        graph[node.removeprefix("n")]["inputs"][key] = value
+    return graph
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        {},
+        {"1": 3},
+        {"nodes": []},
+        {"1": {"class_type": "ImageSaveToDisk", "inputs": {}}},
+        {"1": {"class_type": Quantize.ID, "inputs": {"model": "a", "type": "Q8_0", "name": "b"}}},
+        {"1": {"class_type": TrainLora.ID, "inputs": {"pictures": "/etc"}}},
+        changed(n1_image="/etc/passwd"),
+        changed(n1_image="../accepted/order.json"),
+        changed(n1_image="x.png [output]"),
+        {"1": {"class_type": "LoraLoader", "inputs": {"lora_name": "../../x"}}},
+        {
+            "1": {
+                "class_type": "EmptyImage",
+                "inputs": {"width": 16384, "height": 16384, "batch_size": 1, "color": 0},
+            },
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+        },
+    ],
+)
+def test_what_is_not_offered_is_refused(server, graph):
+    answer = sent(server, graph)
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]["message"]
+    assert message and "root:" not in message and "/state/" not in message, message
+    assert not list((server.desk.places.input.parent / "accepted").iterdir())
+
+
+@pytest.mark.parametrize("prefix", ["/tmp/evil", "../../../evil", "a/../../../evil", "C:\\evil"])
+def test_results_stay_in_their_folder(server, prefix):
+    picture = {"mine.png": as_text(png())}
+    answer = sent(server, changed(n2_filename_prefix=prefix), pictures=picture)
+    if answer.status_code == 202:
+        job = server.ended(answer.json()["id"])
+        assert job["state"] in ("failed", "done"), job
+    root = server.desk.places.input.parent
+    assert not list(Path("/tmp").glob("evil*")) and not list(root.parent.glob("evil*"))
+    assert {path.name for path in root.iterdir()} == {"accepted", "input", "results"}
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/tmp/x.png", "a\\b", ""])
+def test_names_of_pictures_are_only_names(server, name):
+    graph = changed(n1_image=name)
+    answer = sent(server, graph, pictures={name: as_text(png())})
+    if answer.status_code == 202:
+        assert server.ended(answer.json()["id"])["state"] == "done"
+    assert not Path("/tmp/x.png").exists()
+
+
+def test_graphs_are_taken_where_the_server_says_so(tmp_path):
+    with serving(ServeCall(models=tmp_path), start=False) as server:
+        assert sent(server, API).status_code == 403
+
+
+def test_a_job_ends_at_its_deadline(tmp_path):
+    with serving(ServeCall(models=tmp_path, limits=Limits(seconds=1, steps=1000))) as server:
+        job = {"prompt": "x", "size": "256x256", "steps": 1000}
+        job = server.ended(server.client.post("/v1/jobs", json=job).json()["id"], 20)
+        assert job["state"] == "failed" and "longer than 1 s" in job["error"]
