@@ -36,6 +36,7 @@ from .tickets import Ticket
 
 log = logging.getLogger(__name__)
 
+DRAWS = "inkstone-draws"  # the name of the thread
 _USUAL_SECONDS = 10.0  # of a job, until one has run
 _PRIVATE = ("prompt", "negative", "enhanced", "region")  # of a record: no log of prompts
 UNEXPECTED = "The drawing failed by a fault of the server. Its log says more."
@@ -81,7 +82,7 @@ class Desk:
         for one in self._accepted.waiting():
             self._take_up(one)
         self._metrics.left = len(self._waiting)
-        self._thread = threading.Thread(target=self._work, args=(worker,), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(worker,), name=DRAWS, daemon=True)
         self._thread.start()
 
     def _take_up(self, one: Waiting) -> None:

@@ -9,7 +9,7 @@ import threading
 
 from ...errors import CallError
 from ...kernels.interrupt import stoppable
-from .desk import Desk
+from .desk import DRAWS, Desk
 from .keys import Keys, read_keys
 from .settings import ServeCall, check_binding
 
@@ -26,6 +26,8 @@ def serve(call: ServeCall) -> None:
     check_extra()
     check_binding(call)
     keys = read_keys(call.api_key_file)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(WithoutPrompts())
     address = _socket(call)
     try:
         desk = Desk(call)
@@ -41,6 +43,17 @@ def serve(call: ServeCall) -> None:
     finally:
         address.close()
         desk.close(_DRAIN)
+
+
+class WithoutPrompts(logging.Filter):
+    """Keeps what drawing logs out of the server's log: it repeats words of prompts. Faults and the
+    queue's own lines stay.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True for lines that are kept."""
+        own = ".headless.queue." in record.name or ".headless.serve." in record.name
+        return own or record.levelno >= logging.ERROR or record.threadName != DRAWS
 
 
 def check_extra() -> None:

@@ -220,3 +220,18 @@ def test_a_stop_finishes_what_runs_and_hands_back_the_rest(tmp_path):
     assert first in records(tmp_path)
     left = os.listdir(tmp_path / "state" / "accepted")
     assert sorted(left + records(tmp_path)) == sorted([first, *rest]) and left
+
+
+@pytest.mark.slow
+def test_no_word_of_a_prompt_is_logged(tmp_path):
+    server = Process(tmp_path)
+    job = {
+        **JOB,
+        "prompt": "a red zyzzogeton",
+    }  # the embedded model warns of words it does not know
+    name = server.client.post("/v1/jobs", json=job).json()["id"]
+    while server.client.get(f"/v1/jobs/{name}").json()["state"] != "done":
+        time.sleep(0.05)
+    server.end(signal.SIGTERM)
+    text = (tmp_path / "log").read_text()
+    assert "serving at" in text and "zyzzogeton" not in text and name not in text
