@@ -100,8 +100,8 @@ class TrainSettings:
     captions: str = _choice(
         "files",
         CAPTIONS,
-        "files: pictures without a caption are an error; ask: the text encoder writes those that "
-        "are missing, beside the pictures",
+        "files: pictures without a caption are learned with an empty one; ask: the text encoder "
+        "writes those that are missing, beside the pictures",
     )
     resolution: int | None = _whole(
         None,
@@ -227,7 +227,7 @@ class TrainSettings:
         if self.output.suffix != ".safetensors":
             raise CallError(
                 f"--output {self.output}: a LoRA is a .safetensors file. Name one, such as "
-                f"{self.output.with_suffix('.safetensors').name or 'lora.safetensors'}."
+                f"{self.output.stem or 'lora'}.safetensors."
             )
 
     @property
