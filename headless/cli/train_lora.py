@@ -42,10 +42,11 @@ def add(commands: Commands) -> None:
         help="settings in a file, as the node Train LoRA writes it; options of the command line "
         "are used instead of its own",
     )
-    p.add_argument(
+    only = p.add_mutually_exclusive_group()
+    only.add_argument(
         "--report", action="store_true", help="print what the pictures are and lack, and stop"
     )
-    p.add_argument("--plan", action="store_true", help="print the memory plan and stop")
+    only.add_argument("--plan", action="store_true", help="print the memory plan and stop")
     add_json(p)
     p.set_defaults(handler=run)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ...errors import InkstoneError
+from ...errors import CallError, InkstoneError
 from ...kernels.linear import Linear, product
 from ...kernels.lora import attached
 from ...kernels.lora_delta import Delta, Kron, LowRank
@@ -53,7 +53,7 @@ class TrainedLayer(nn.Module):
         super().__init__()
         n, k = layer.out_features, layer.in_features
         if rank > min(n, k):
-            raise InkstoneError(
+            raise CallError(
                 f"rank {rank} is larger than a layer of {k} inputs and {n} outputs: expected at "
                 f"most {min(n, k)}."
             )

@@ -282,7 +282,7 @@ def _train(
             sample=result.sampler(samples, lambda: model.ready(plan.working)) if samples else None,
         )
         log.info(
-            "training %d modules of rank %d: %d steps of %d pictures",
+            "training %d modules of rank %d: %d steps, pictures a step: at most %d",
             len(adapter.names),
             settings.rank,
             steps,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from ...errors import InkstoneError
+from ...errors import CallError
 from ...kernels.linear import Linear
 
 ALL = ("attention", "mlp")  # attention and MLP of all streams
@@ -28,7 +28,7 @@ def choose(
 ) -> dict[str, int]:
     """Layer name -> rank. patterns: `attention`, `mlp`, or names with * and ?; without any, these
     two. ranks: other ranks for some, by ranges of blocks ("0-19") or patterns; the last that fits
-    a layer counts, 0 = it is not trained. Raises InkstoneError where something fits no layer.
+    a layer counts, 0 = it is not trained. Raises CallError where something fits no layer.
     """
     names = list(layers_of(network))
     chosen: dict[str, int] = {}
@@ -44,7 +44,7 @@ def choose(
         chosen |= dict.fromkeys(fitting, own)
     trained = {name: chosen[name] for name in names if chosen.get(name)}
     if not trained:
-        raise InkstoneError("All layers have rank 0: expected a rank of at least 1 for some.")
+        raise CallError("All layers have rank 0: expected a rank of at least 1 for some.")
     return trained
 
 
@@ -59,13 +59,13 @@ def _fitting(pattern: str, names: Sequence[str]) -> list[str]:
     return [name for name in inside if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
 
 
-def _nothing(option: str, pattern: str, names: Sequence[str]) -> InkstoneError:
+def _nothing(option: str, pattern: str, names: Sequence[str]) -> CallError:
     kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name, count=1) for name in names)
     if "_mod" in pattern or "modulation" in pattern:
         why = "modulation layers see only the timestep and are not trained"
     else:
         why = f"expected {', '.join(ALL)}, a range of blocks, or one of {', '.join(kinds)}"
-    return InkstoneError(f"{option}: no layer is named {pattern!r}: {why}.")
+    return CallError(f"{option}: no layer is named {pattern!r}: {why}.")
 
 
 def first_block(names: Sequence[str]) -> int:

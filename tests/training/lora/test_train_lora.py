@@ -269,6 +269,11 @@ def test_options_come_before_the_file_of_settings(pictures, tmp_path, caplog, ca
         (("DATA", "-o", "x.safetensors", "--ranks", "0-9=x"), "expected PATTERN=RANK, such as"),
         (("DATA", "-o", "x.safetensors", "--lr", "7"), "'7': expected a number from 1e-09 to 1"),
         (("DATA", "-o", "x.safetensors", "--settings", "s.json"), "--settings s.json: no such"),
+        (("DATA", "-o", "x.safetensors", "--targets", "*no*"), "no layer is named '*no*'"),
+        (("DATA", "-o", "x.safetensors", "--ranks", "7-9=4"), "no layer is named '7-9'"),
+        (("DATA", "-o", "x.safetensors", "--ranks", "0-5=0"), "All layers have rank 0"),
+        (("DATA", "-o", "x.safetensors", "--rank", "999"), "rank 999 is larger than a layer of"),
+        (("DATA", "-o", "x.safetensors", "--report", "--plan"), "--plan: not allowed with"),
     ],
 )
 def test_a_wrong_call_is_a_sentence(arguments, words, pictures, tmp_path, monkeypatch, capsys):
@@ -283,6 +288,13 @@ def test_a_wrong_call_is_a_sentence(arguments, words, pictures, tmp_path, monkey
     err = capsys.readouterr().err
     assert status == 2 and words in err, err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_name_in_a_settings_file_is_a_sentence(tmp_path, capsys):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"data": str(tmp_path), "output": ""}))
+    assert main(["train-lora", "--settings", str(path)]) == 2
+    assert "Name one, such as lora.safetensors." in capsys.readouterr().err
 
 
 def test_a_single_file_needs_its_parts(pictures, tmp_path, capsys):
