@@ -230,6 +230,28 @@ class TrainSettings:
                 f"{self.output.stem or 'lora'}.safetensors."
             )
 
+    def without_effect(self, steps: int) -> list[str]:
+        """A sentence for each setting that was changed and does nothing beside the others, or not
+        what it says. steps: those of the run."""
+        cases = (
+            ("factor", self.kind == "lokr", "only LoKr has a factor"),
+            (
+                "timestep_mean",
+                self.timesteps == "logit-normal",
+                f"timesteps of {self.timesteps} have no mean",
+            ),
+            ("timestep_spread", self.timesteps != "uniform", "uniform timesteps have no spread"),
+            ("sample_every", bool(self.sample_prompts), "there are no --sample-prompts"),
+        )
+        lines = [
+            f"{flag_of(name)} {shown(getattr(self, name))} has no effect: {why}"
+            for name, acts, why in cases
+            if not acts and getattr(self, name) != DEFAULTS[name]
+        ]
+        if self.warmup > steps:
+            lines.append(f"--warmup {self.warmup}: the run ends before it, after {steps} steps")
+        return lines
+
     @property
     def folder(self) -> Path:
         """The folder of checkpoints, log and samples."""

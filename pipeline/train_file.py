@@ -16,7 +16,7 @@ from ..files.json_text import parse_json
 from ..files.paths import check_given, read_regular
 from .devices import parse_memory
 from .train_choices import OPTIONS, TrainSettings
-from .train_option import Option, shown
+from .train_option import Option, flag_of, shown
 
 _MOST = 1 << 20  # bytes of a file
 
@@ -89,6 +89,8 @@ def _value(name: str, option: Option, given: object) -> object:
     """One value; its limits are the record's."""
     value = given
     if option.kind == "path" and isinstance(value, (str, Path)):
+        if not value:
+            raise CallError(f"{flag_of(name)} is empty: expected a path.")
         value = Path(value)
     elif option.kind in ("paths", "texts"):
         single = isinstance(value, (str, Path))

@@ -11,6 +11,7 @@ from ..errors import shorten
 from ..files.paths import path_fault
 
 MOST_RANK = 1024
+_LEAST_MEMORY = 10**8  # bytes: less is a number without its unit
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ _EXPECTED = {
     "text": "a text",
     "texts": "a list of texts",
     "flag": "true or false",
-    "memory": "an amount of memory such as '12GB', or bytes",
+    "memory": "an amount of memory such as '12GB', or bytes, 100 MB at least",
     "device": "a text such as cuda or cpu",
     "ranks": 'ranks of layers from 0 to 1024, such as {"0-9": 32}',
 }
@@ -100,7 +101,7 @@ _CHECKS: dict[str, _Check] = {
     "number": _is_number,
     "choice": lambda option, value: isinstance(value, str) and value in option.choices,
     "flag": lambda _, value: isinstance(value, bool),
-    "memory": lambda _, value: type(value) is int and value > 0,
+    "memory": lambda _, value: type(value) is int and value >= _LEAST_MEMORY,
     "device": _is_text,
     "ranks": _is_ranks,
 }

@@ -101,6 +101,7 @@ def test_null_is_the_default():
         ('{"data": 3}', "data is 3: expected a path."),
         ('{"data": "a\\u0000b"}', "data is 'a\\x00b': expected a path."),
         ('{"tensorboard": 1}', "tensorboard is 1: expected true or false."),
+        ('{"data": ""}', "DATA is empty: expected a path."),
         ('{"memory": "12GX"}', "memory is '12GX': expected an amount of memory such as '12GB'"),
         ("[1]", "expected a JSON object with settings"),
         ("{", "expected a JSON object with settings"),
@@ -123,12 +124,30 @@ def test_a_wrong_file_is_refused_by_name(text, words, tmp_path):
         ({"output": Path("lora.gguf")}, "--output lora.gguf: a LoRA is a .safetensors file."),
         ({"output": Path("out/lora")}, "Name one, such as lora.safetensors."),
         ({"data": "folder"}, "DATA is 'folder': expected a path."),
+        ({"memory": 12}, "--memory is 12: expected an amount of memory such as '12GB', or bytes"),
     ],
 )
 def test_wrong_values_are_refused_by_their_option(change, words):
     with pytest.raises(CallError) as fault:
         TrainSettings(**NEEDED | change)
     assert words in str(fault.value), str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"factor": 4, "kind": "dora"}, "--factor 4 has no effect: only LoKr has a factor"),
+        ({"factor": 4, "kind": "lokr"}, None),
+        ({"timestep_mean": 0.5, "timesteps": "mode"}, "timesteps of mode have no mean"),
+        ({"timestep_spread": 2.0, "timesteps": "uniform"}, "uniform timesteps have no spread"),
+        ({"sample_every": 5}, "there are no --sample-prompts"),
+        ({"sample_every": 5, "sample_prompts": ("a",)}, None),
+        ({"warmup": 30}, "--warmup 30: the run ends before it, after 20 steps"),
+    ],
+)
+def test_settings_that_do_nothing_are_said(change, line):
+    lines = TrainSettings(**NEEDED | change).without_effect(20)
+    assert len(lines) == (line is not None) and all(line in each for each in lines), lines
 
 
 @pytest.mark.parametrize(

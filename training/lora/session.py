@@ -172,6 +172,8 @@ def train(
     run = prepared(settings, on_item)
     for line in (*_report(run).lines, _plan(run).sentence()):
         log.info("%s", line)
+    for line in settings.without_effect(run.steps):
+        log.warning("%s", line)
     with joined(run.group, run.device):
         with run.group.in_turn():
             run = _with_captions(run, on_item)

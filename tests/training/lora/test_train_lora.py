@@ -332,7 +332,7 @@ def test_the_plan_counts_what_the_settings_ask_for(pictures, tmp_path, capsys):
 
 
 def test_too_little_memory_is_a_sentence_before_anything_runs(pictures, tmp_path, capsys):
-    base = ["train-lora", str(pictures), "-o", str(tmp_path / "x.safetensors"), "--memory", "1MB"]
+    base = ["train-lora", str(pictures), "-o", str(tmp_path / "x.safetensors"), "--memory", "110MB"]
     for more in ((), ("--plan",)):
         assert main([*base, *more]) == 1
         assert "This training needs at least" in capsys.readouterr().err
