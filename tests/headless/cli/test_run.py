@@ -43,7 +43,11 @@ def test_shipped_graph_draws_the_same_from_ui_api_and_picture(name, tmp_path, mo
     folder = ROOT / "workflows"
     api = json.loads((folder / "api" / f"{name}.json").read_text("utf-8"))
     steps = 10 if "step_cache" in name else 1  # a step cache refuses fewer
-    few = [f"{key}.steps={steps}" for key, entry in api.items() if "steps" in entry["inputs"]]
+    few = [
+        f"{key}.steps={steps}"
+        for key, entry in api.items()
+        if "steps" in entry["inputs"] and entry["class_type"] != "InkstoneTrainLora"
+    ]
     ui = run(Path(name), tmp_path / "ui", *few)
     plain = run(folder / "api" / f"{name}.json", tmp_path / "api", *few)
     saved = next(iter((tmp_path / "api").rglob("*.png")))
