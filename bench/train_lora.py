@@ -211,6 +211,7 @@ def train(args: argparse.Namespace, data: Path, output: Path, **more: object) ->
         seed=args.seed,
         ema=args.ema,
         caption_dropout=args.dropout,
+        shift=args.shift,
         save_every=args.steps,
         **more,
     )
@@ -238,6 +239,7 @@ def main() -> None:
     p.add_argument("--schedule", default="cosine")
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--ema", type=float, default=0.0)
+    p.add_argument("--shift", type=float, help="of noise levels (default: as it draws)")
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--progress", action="store_true")

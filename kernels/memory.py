@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-_MMAP_THRESHOLD = -3  # of glibc's mallopt
-_OWN_PAGES, _HEAP = 4 << 20, 32 << 20  # bytes; the second is where glibc's own threshold ends
 
 
 def free_bytes(device: torch.device) -> int:
@@ -93,24 +88,6 @@ def hand_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
         pass  # not glibc
-
-
-@contextmanager
-def pages_of_their_own() -> Iterator[None]:
-    """Within the block tensors of some MB on a CPU get pages of their own, which go back when they
-    are freed. For many that live long among others that do not: in one heap they would leave holes
-    that take half as much again. Getting pages costs time. Only with glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        yield
-        return
-    mallopt(_MMAP_THRESHOLD, _OWN_PAGES)
-    try:
-        yield
-    finally:
-        mallopt(_MMAP_THRESHOLD, _HEAP)
 
 
 def _container_room() -> int:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from .block_streaming import Asking, Streamed, side_by_side
 from .frozen import again
-from .memory import pages_of_their_own
 
 _KEPT = 3  # [tokens, width] in float32 that a block keeps, beside what enters it
 _FULL, _TYPED = 5, 6  # [tokens, width] alive in a block's backward pass: float32, and typed
@@ -72,7 +71,7 @@ class BlockCall:
         else:  # the first block's inputs have no gradient, which must not stop its weights' own
             entering = [s if s.requires_grad else s.detach().requires_grad_() for s in streams]
             kept = index >= run.keep
-            results = _kept(work, entering) if kept else list(_Recomputed.apply(work, *entering))
+            results = work(entering) if kept else list(_Recomputed.apply(work, *entering))
         for number, call in enumerate(calls):
             call._streams.append(tuple(results[number * work.each : (number + 1) * work.each]))
 
@@ -93,12 +92,6 @@ class _Work:
         stream = self.run.network.stream
         if stream is not None:
             stream.enter(self.index, back=True)
-
-
-def _kept(work: _Work, streams: Sequence[Tensor]) -> list[Tensor]:
-    """The streams behind a block, all of whose graph is kept."""
-    with pages_of_their_own():
-        return work(streams)
 
 
 class _Recomputed(torch.autograd.Function):
