@@ -294,7 +294,7 @@ def test_an_empty_name_in_a_settings_file_is_a_sentence(tmp_path, capsys):
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"data": str(tmp_path), "output": ""}))
     assert main(["train-lora", "--settings", str(path)]) == 2
-    assert "Name one, such as lora.safetensors." in capsys.readouterr().err
+    assert "--output is empty: expected a path." in capsys.readouterr().err
 
 
 def test_a_single_file_needs_its_parts(pictures, tmp_path, capsys):
