@@ -5,7 +5,6 @@ Nothing is read here but the records of the model, so a report and a plan cost n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,11 +60,6 @@ class Work:
         sizes = [self.fit.bucket] * self.drawn + canvases
         return tuple((1, height // token, width // token) for width, height in sizes)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all images."""
-        return sum(math.prod(grid) for grid in self.grids)
-
 
 @dataclass(frozen=True)
 class Arranged:
@@ -83,10 +77,6 @@ class Arranged:
         for index, work in enumerate(self.works):
             groups.setdefault(work.grids, []).append(index)
         return groups
-
-    def largest(self) -> Work:
-        """The example with the most tokens of images."""
-        return max(self.works, key=lambda work: work.tokens)
 
 
 def arrange(dataset: Dataset, model: DiffusionModel, settings: CacheSettings) -> Arranged:

@@ -5,9 +5,8 @@ How a training calls this, step by step:
 - `dataset.read(data, control_dir, mask_dir, on_item) -> Dataset`
 - `arrange.arrange(dataset, model, CacheSettings(resolution)) -> Arranged`; reads no weights
 - `report.report(arranged, text_encoder).lines`, one sentence a line; no weights either
-- `outline(work, text_encoder) -> Example` on the meta device, for a plan: of
-  `arranged.largest()`, or of each of `arranged.works`; `expected(arranged, text_encoder) -> int`:
-  bytes that the folder will take
+- `outline(work, text_encoder) -> Example` on the meta device, for a plan, of each of
+  `arranged.works`; `expected(arranged, text_encoder) -> int`: bytes that the folder will take
 - `prepare(arranged, Encoders(load_text_encoder, load_vae), folder, on_item) -> Cache`
 - `cache.buckets() -> {grids: [index, ...]}`, `cache.example(index) -> Example`, `len(cache)`,
   `cache.nbytes`
