@@ -1,4 +1,5 @@
-"""The desk of a server: takes orders, keeps them in a bounded line, and has one thread that draws.
+"""The desk of a server: takes orders, keeps them in a bounded line, and has a thread for each hand
+that draws.
 
 Jobs, their worker, journal and metrics are those of `inkstone batch` (headless/queue): a job runs
 in its Worker, ends with a record in its journal, and is counted in its metrics.
@@ -7,12 +8,10 @@ in its Worker, ends with a record in its journal, and is counted in its metrics.
 from __future__ import annotations
 
 import logging
-import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,24 +19,24 @@ from ...errors import CallError, InkstoneError
 from ..draw.request import DrawCall
 from ..node_types import Json
 from ..queue import journal
-from ..queue.jobs import Job
 from ..queue.journal import Outcome, Results
 from ..queue.metrics import Metrics
-from ..queue.worker import Places, Worker
+from ..queue.worker import Places
 from . import tickets
 from .accepted import Accepted, Waiting
 from .deadline import Deadline, job_named
 from .graphs import GRAPH, forget_pictures
+from .hand import Hand, Hands, one_here
+from .line import Line
 from .offers import Offers
 from .orders import Order, call_of, in_request, order_from
-from .refusal import Full, Refusal
+from .refusal import Refusal
 from .settings import ServeCall
 from .tickets import Ticket
 
 log = logging.getLogger(__name__)
 
-DRAWS = "inkstone-draws"  # the name of the thread
-_USUAL_SECONDS = 10.0  # of a job, until one has run
+DRAWS = "inkstone-draws"  # the name of the threads
 _PRIVATE = ("prompt", "negative", "enhanced", "region")  # of a record: no log of prompts
 UNEXPECTED = "The drawing failed by a fault of the server. Its log says more."
 
@@ -45,19 +44,13 @@ UNEXPECTED = "The drawing failed by a fault of the server. Its log says more."
 class Desk:
     """The queue of a server. Its methods may be called from every thread."""
 
-    def __init__(self, call: ServeCall) -> None:
+    def __init__(self, call: ServeCall, hands: Hands = one_here) -> None:
         self.call, self.limits = call, call.limits
         self.offers = Offers(call.models, call.defaults)
-        self.ready = False
         self._lock = threading.Condition(threading.RLock())
-        self._waiting: OrderedDict[str, Ticket] = OrderedDict()
-        self._running: Ticket | None = None
-        self._unwanted: Ticket | None = None  # the last that its client cancelled while it ran
-        self._reserved: dict[str, str] = {}  # orders whose files are still coming -> owner
+        self._unwanted: set[str] = set()  # cancelled by their clients while they ran
         self._tickets: dict[str, Ticket] = {}
-        self._stop = threading.Event()  # ends the job under way
         self._closing = False
-        self._mean = _USUAL_SECONDS
         self._temporary = None if call.state else tempfile.mkdtemp(prefix="inkstone-serve-")
         root = call.state or Path(str(self._temporary))
         self._results = Results(root / "results", self._on_record)
@@ -65,7 +58,15 @@ class Desk:
         self._accepted = Accepted(root / "accepted")
         self.places = Places(call.models, root / "input", call.defaults.get("device"))
         self.places.input.mkdir(exist_ok=True)
-        self._thread: threading.Thread | None = None
+        self._hands = hands(self._results.work, self.places)
+        self._line = Line(call.limits, len(self._hands))
+        self._threads: list[threading.Thread] = []
+        self._at_work = 0  # threads that draw
+
+    @property
+    def ready(self) -> bool:
+        """True while something draws."""
+        return self._at_work > 0
 
     # --- start and end
 
@@ -73,17 +74,20 @@ class Desk:
         """Opens the default model, takes the state folder and what was left in it, and starts to
         draw. Raises InkstoneError.
         """
-        worker = Worker(self._results.work, self.places, self._stop, self._on_step)
-        worker.drawer.load(DrawCall("", **self.offers.model(None)))
+        default = DrawCall("", **self.offers.model(None))
+        for hand in self._hands:
+            hand.open(default)
         try:
             self._results.__enter__()
         except CallError as error:
             raise CallError(str(error).replace("--output", "--state")) from None
         for one in self._accepted.waiting():
             self._take_up(one)
-        self._metrics.left = len(self._waiting)
-        self._thread = threading.Thread(target=self._work, args=(worker,), name=DRAWS, daemon=True)
-        self._thread.start()
+        self._metrics.left = len(self._line.waiting)
+        for hand in self._hands:
+            thread = threading.Thread(target=self._work, args=(hand,), name=DRAWS, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _take_up(self, one: Waiting) -> None:
         """An order of an earlier run: ended, or to be done now."""
@@ -99,27 +103,33 @@ class Desk:
             ticket.job = job_named(one.id)
             self._commit(ticket, Outcome(ticket.job, journal.FAILED, (), {"error": str(error)}))
             return
-        self._tickets[one.id] = self._waiting[one.id] = ticket
+        self._tickets[one.id] = ticket
+        self._line.join(ticket)
 
     def drain(self, seconds: float) -> None:
-        """Takes nothing more and finishes the job under way, for up to so many seconds. What waits
+        """Takes nothing more and finishes the jobs under way, for up to so many seconds. What waits
         is cancelled, but kept where it is lasting and there is a state folder: the next start does
         it.
         """
         with self._lock:
             self._closing = True
-            for ticket in [t for t in self._waiting.values() if not self._is_kept(t)]:
+            for ticket in [t for t in self._line.waiting.values() if not self._is_kept(t)]:
                 self._cancel(ticket)
             self._lock.notify_all()
-        if self._thread is not None:
-            self._thread.join(seconds)
-            self._stop.set()
-            self._thread.join()
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        for hand in self._hands:
+            hand.stop.set()
+        for thread in self._threads:
+            thread.join()
 
     def close(self, seconds: float) -> None:
         """Drains, and leaves the state folder."""
         self.drain(seconds)
-        if self._thread is not None:
+        for hand in self._hands:
+            hand.close()
+        if self._threads:
             self._results.__exit__()
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -134,27 +144,15 @@ class Desk:
         anything is read or loaded.
         """
         with self._lock:
-            held = [*self._reserved.values(), *(t.owner for t in self._waiting.values())]
             if self._closing:
                 raise Refusal("The server is stopping. Try again in a moment.", 503)
-            wait = self._mean * (len(self._waiting) + 1)
-            if len(held) >= self.limits.queue:
-                raise Full(f"The queue is full ({self.limits.queue} jobs). Try again later.", wait)
-            mine = held.count(owner) + (self._running is not None and self._running.owner == owner)
-            if mine >= self.limits.per_key:
-                raise Full(
-                    f"{mine} of your jobs wait or run, of at most {self.limits.per_key}. Wait for "
-                    "one of them.",
-                    self._mean,
-                )
-            name = secrets.token_hex(16)
-            self._reserved[name] = owner
+            name = self._line.reserve(owner)
         return name, self._accepted.open(name)
 
     def drop(self, name: str) -> None:
         """Gives back the place of an order that did not become a job."""
         with self._lock:
-            self._reserved.pop(name, None)
+            self._line.release(name)
         self._accepted.remove(name)
         forget_pictures(name, self.places.input)
 
@@ -162,16 +160,16 @@ class Desk:
         """Makes an order a job, checked; None: the graph in its folder. A lasting one outlives this
         process. Raises Refusal.
         """
-        owner = self._reserved[name]
+        owner = self._line.owner(name)
         ticket = Ticket(name, owner, lasting)
         self._fill(ticket, order, self._accepted.folder(name))
         data = {"order": order and order.as_json(), "owner": owner, "lasting": lasting}
         folder = self._accepted.seal(name, data)
         self._fill(ticket, order, folder)
         with self._lock:
-            del self._reserved[name]
-            self._tickets[name] = self._waiting[name] = ticket
-            self._metrics.left = len(self._waiting)
+            self._tickets[name] = ticket
+            self._line.join(ticket)
+            self._metrics.left = len(self._line.waiting)
             self._lock.notify_all()
         return ticket
 
@@ -199,8 +197,7 @@ class Desk:
     def place(self, ticket: Ticket) -> int | None:
         """The place in the queue from 1; None where it does not wait."""
         with self._lock:
-            names = list(self._waiting)
-        return names.index(ticket.id) + 1 if ticket.id in names else None
+            return self._line.place(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a job: at once where it waits, else within the step."""
@@ -208,10 +205,11 @@ class Desk:
             self._cancel(ticket)
 
     def _cancel(self, ticket: Ticket) -> None:
-        if ticket is self._running:
-            self._unwanted = ticket
-            self._stop.set()
-        elif self._waiting.pop(ticket.id, None) is not None and ticket.job is not None:
+        _, hand = self._line.running.get(ticket.id, (None, None))
+        if hand is not None:
+            self._unwanted.add(ticket.id)
+            hand.stop.set()
+        elif self._line.waiting.pop(ticket.id, None) is not None and ticket.job is not None:
             self._commit(ticket, Outcome(ticket.job, tickets.CANCELLED))
 
     def forget(self, ticket: Ticket) -> None:
@@ -220,72 +218,68 @@ class Desk:
             if self._tickets.pop(ticket.id, None) is not None:
                 self._results.forget(ticket.id)
 
-    def numbers(self) -> tuple[bytes, int, bool]:
-        """The metrics as Prometheus reads them; jobs that wait; True while one runs."""
+    def numbers(self) -> tuple[bytes, int, int]:
+        """The metrics as Prometheus reads them; jobs that wait; jobs at work."""
         from ..queue.prometheus import exposition
 
         with self._lock:
             return (
                 exposition(self._metrics.snapshot(by_stage=True)),
-                len(self._waiting),
-                bool(self._running),
+                len(self._line.waiting),
+                len(self._line.running),
             )
 
-    # --- the thread that draws
+    # --- the threads that draw, one for each hand
 
-    def _work(self, worker: Worker) -> None:
-        try:
-            self.ready = True
-            while (ticket := self._next()) is not None:
-                self._run(worker, ticket)
-        except Exception:
-            log.exception("the thread that draws has ended by a fault")
-        finally:
-            self.ready = False
-
-    def _next(self) -> Ticket | None:
+    def _work(self, hand: Hand) -> None:
         with self._lock:
-            while not self._waiting and not self._closing:
+            self._at_work += 1
+        try:
+            while (ticket := self._next(hand)) is not None:
+                self._run(hand, ticket)
+        except Exception:
+            log.exception("a thread that draws has ended by a fault")
+        finally:
+            with self._lock:
+                self._at_work -= 1
+
+    def _next(self, hand: Hand) -> Ticket | None:
+        with self._lock:
+            ticket = None
+            while not self._closing and (ticket := self._line.take(hand)) is None:
                 self._lock.wait(1.0)
                 self._expire()
-            if self._closing:
+            if ticket is None:
                 return None
-            _, ticket = self._waiting.popitem(last=False)
-            self._metrics.left = len(self._waiting)
-            self._running, ticket.state = ticket, tickets.RUNNING
-            self._stop.clear()
-        ticket.touch()
-        for other in list(self._waiting.values()):
-            other.touch()  # its place has changed
+            self._metrics.left = len(self._line.waiting)
+            ticket.state = tickets.RUNNING
+            hand.stop.clear()
+            behind = list(self._line.waiting.values())
+        for one in (ticket, *behind):
+            one.touch()  # its place has changed
         return ticket
 
-    def _run(self, worker: Worker, ticket: Ticket) -> None:
+    def _run(self, hand: Hand, ticket: Ticket) -> None:
         assert ticket.job is not None
-        worker.drawer.on_preview = ticket.on_preview
-        began, deadline = time.monotonic(), Deadline(self.limits.seconds, self._stop)
+        began, deadline = time.monotonic(), Deadline(self.limits.seconds, hand.stop)
         try:
             with deadline:
-                outcome = worker.run(ticket.job)
+                outcome = hand.run(ticket.job, ticket)
         except KeyboardInterrupt:
             outcome = deadline.outcome(ticket.job)
         except InkstoneError as error:  # the disk
             log.error("%s", error)
             outcome = Outcome(ticket.job, journal.FAILED, (), {"error": str(error)})
-        finally:
-            worker.drawer.on_preview = None
         with self._lock:
-            self._running = None
-            cancelled = outcome.status == tickets.CANCELLED and ticket is not self._unwanted
+            done = outcome.status == journal.DONE
+            self._line.end(ticket, time.monotonic() - began if done else None)
+            unwanted = ticket.id in self._unwanted
+            self._unwanted.discard(ticket.id)
+            cancelled = outcome.status == tickets.CANCELLED and not unwanted
             if self._closing and cancelled and self._is_kept(ticket):
                 return  # handed back: the next start does it
-            if outcome.status == journal.DONE:
-                self._mean += 0.3 * (time.monotonic() - began - self._mean)
             self._commit(ticket, outcome)
             self._expire()
-
-    def _on_step(self, job: Job, done: int, of: int) -> None:
-        if self._running is not None:
-            self._running.on_step(done, of)
 
     def _commit(self, ticket: Ticket, outcome: Outcome) -> None:
         """The end of a job: in the journal first, then for those who wait."""

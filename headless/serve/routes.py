@@ -181,7 +181,7 @@ async def metrics(desk: Desk, request: Request) -> Response:
 
     text, waiting, running = await asyncio.to_thread(desk.numbers)
     own = f"# TYPE inkstone_serve_waiting gauge\ninkstone_serve_waiting {waiting}\n"
-    own += f"# TYPE inkstone_serve_running gauge\ninkstone_serve_running {int(running)}\n"
+    own += f"# TYPE inkstone_serve_running gauge\ninkstone_serve_running {running}\n"
     return Response(text + own.encode(), media_type="text/plain; version=0.0.4")
 
 
