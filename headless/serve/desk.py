@@ -209,7 +209,7 @@ class Desk:
         if hand is not None:
             self._unwanted.add(ticket.id)
             hand.stop.set()
-        elif self._line.waiting.pop(ticket.id, None) is not None and ticket.job is not None:
+        elif self._line.leave(ticket) and ticket.job is not None:
             self._commit(ticket, Outcome(ticket.job, tickets.CANCELLED))
 
     def forget(self, ticket: Ticket) -> None:
