@@ -14,7 +14,7 @@ from .test_arrows import ROOT, modules
 DATA = {  # folder -> patterns of what is packed of it
     "controlnet/preprocess": ("pose_net.*",),
     "embedded": ("README.md", "model/**/*"),
-    "headless": ("serve/*.html",),
+    "headless": ("serve/web/*",),
     "locales": ("**/*.json",),
     "score": ("sets/*.jsonl",),
     "quant/native": ("unpack.c",),

@@ -13,7 +13,7 @@ from .desk import UNEXPECTED, Desk
 from .documents import OPERATIONS, SECURITY
 from .gate import Gate
 from .keys import Keys
-from .page import page
+from .page import page, page_file
 from .refusal import Refusal, error_document
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models", routes.models),
     ("GET", "/v1/models/{name:path}", routes.model),
     ("GET", "/v1/loras", routes.loras),
+    ("GET", "/v1/controls", routes.controls),
     ("POST", "/v1/jobs", routes.new_job),
     ("POST", "/v1/graphs", routes.new_graph),
     ("GET", "/v1/jobs/{id}", routes.job),
@@ -38,6 +39,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/ready", routes.ready),
     ("GET", "/metrics", routes.metrics),
     ("GET", "/", page),
+    ("GET", "/page/{name}", page_file),
 )
 
 

@@ -172,7 +172,13 @@ _EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 _DRAWN = _answer(_IMAGES, 400, 404, 408, 409, 413, 415, 429, 500, 503)
 _DRAWN[200]["content"] |= _EVENTS
 _LIST = _object({"object": _is("string"), "data": _is("array", items={"type": "object"})})
+_CONTROLS = _object(
+    {**_LIST["properties"], "types": _is("array", items={"type": "string"})}, ("data", "types")
+)
 _STATUS = _object({"status": _is("string")})
+_PAGE_FILES: dict[str, Json] = {
+    kind: {} for kind in ("text/css", "text/javascript", "application/json")
+}
 _PREVIEW = {
     "name": "preview",
     "in": "query",
@@ -197,6 +203,7 @@ OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
         "responses": _answer({"type": "object"}, 404),
     },
     ("GET", "/v1/loras"): {"responses": _answer(_LIST)},
+    ("GET", "/v1/controls"): {"responses": _answer(_CONTROLS)},
     ("POST", "/v1/jobs"): {
         "requestBody": _body(
             _json_of(
@@ -249,6 +256,12 @@ OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
     },
     ("GET", "/"): {
         "responses": {200: {"description": "The page.", "content": {"text/html": {}}}},
+        "secured": False,
+    },
+    ("GET", "/page/{name}"): {
+        "parameters": _path("name"),
+        "responses": {200: {"description": "A file of the page.", "content": _PAGE_FILES}}
+        | _errors(403, 404),
         "secured": False,
     },
 }

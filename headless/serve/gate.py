@@ -22,7 +22,7 @@ Send = Callable[[MutableMapping[str, Json]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/health", "/ready", "/openapi.json")  # without a key; results have names of their own
-FILES = "/v1/files/"
+FILES, PAGE = "/v1/files/", "/page/"
 
 
 class Gate:
@@ -48,7 +48,7 @@ class Gate:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         owner = self._keys.owner(headers.get(b"authorization"))
         path = scope["path"]
-        if owner is None and path not in OPEN and not path.startswith(FILES):
+        if owner is None and path not in OPEN and not path.startswith((FILES, PAGE)):
             refusal = Refusal(
                 "The API key is missing or wrong: send `Authorization: Bearer KEY`.",
                 401,

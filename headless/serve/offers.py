@@ -65,6 +65,11 @@ class Offers:
         with using(self._host):
             return model_files("loras")
 
+    def controls(self) -> list[str]:
+        """Names of the control models."""
+        with using(self._host):
+            return model_files("controlnet")
+
     @staticmethod
     def _absent(param: str, name: str | None, names: list[str], status: int) -> Refusal:
         known = ", ".join(names[:_LISTED]) or "none"

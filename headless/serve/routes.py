@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..draw.control_option import kinds
 from ..node_types import Json
 from .answers import check_done, ended, image_events, images_document, job_events, preview_of
 from .desk import Desk
@@ -92,6 +93,15 @@ async def loras(desk: Desk, request: Request) -> Response:
 
     names = await asyncio.to_thread(desk.offers.loras)
     return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
+
+
+async def controls(desk: Desk, request: Request) -> Response:
+    """GET /v1/controls: names of control models, and the types of control."""
+    from starlette.responses import JSONResponse
+
+    names = await asyncio.to_thread(desk.offers.controls)
+    data = [{"id": name} for name in names]
+    return JSONResponse({"object": "list", "data": data, "types": list(kinds())})
 
 
 async def new_job(desk: Desk, request: Request) -> Response:
