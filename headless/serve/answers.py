@@ -17,6 +17,7 @@ from .refusal import Refusal
 from .requests import Wish
 from .tickets import Ticket
 
+_LONGEST = {"jpeg": 65_535, "webp": 16_383}  # pixels of a side that the format has
 Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
 
 
@@ -38,10 +39,11 @@ def check_done(ticket: Ticket) -> None:
 
 def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
     """OpenAI's answer, with what made the pictures."""
+    data: list[dict[str, Json]]
     if wish.address:
         data = [{"url": address} for address in ticket.addresses(base)]
     else:
-        data = [{"b64_json": _as_text(path, wish)} for path in ticket.files]
+        data = [{"b64_json": as_text(path, wish)} for path in ticket.files]
     return {
         "created": int(time.time()),
         "data": data,
@@ -55,8 +57,12 @@ def about(ticket: Ticket) -> dict[str, Json]:
     return {"id": ticket.id, "seed": ticket.seed, "seconds": ticket.seconds}
 
 
-def _as_text(path: Path, wish: Wish) -> str:
-    return base64.b64encode(encoded(path, wish)).decode("ascii")
+def as_text(path: Path, wish: Wish) -> str:
+    """A result as base64. Raises Refusal."""
+    try:
+        return base64.b64encode(encoded(path, wish)).decode("ascii")
+    except FileNotFoundError:
+        raise Refusal("The result has expired before it was sent.", 409) from None
 
 
 def encoded(path: Path, wish: Wish) -> bytes:
@@ -67,6 +73,12 @@ def encoded(path: Path, wish: Wish) -> bytes:
 
     data = io.BytesIO()
     with Image.open(path) as picture:  # our own file
+        if max(picture.size) > _LONGEST[wish.format]:
+            raise Refusal(
+                f"{wish.format} has no pictures of {picture.width}x{picture.height}: expected "
+                f"sides of at most {_LONGEST[wish.format]}. Ask for png.",
+                param="output_format",
+            )
         mode = "RGB" if wish.format == "jpeg" else picture.mode
         picture.convert(mode).save(data, wish.format.upper(), quality=wish.quality)
     return data.getvalue()
@@ -76,8 +88,33 @@ async def image_events(
     desk: Desk, ticket: Ticket, wish: Wish, gone: Gone, kind: str
 ) -> AsyncIterator[str]:
     """The events of a stream: pictures of steps where they were asked for, then the results. kind:
-    image_generation or image_edit.
+    image_generation or image_edit. Where the client goes, its job ends.
     """
+    try:
+        async for text in _partial_images(desk, ticket, wish, gone, kind):
+            yield text
+        check_done(ticket)
+        for path in ticket.files:
+            picture = await asyncio.to_thread(as_text, path, wish)
+            facts = {"b64_json": picture, "output_format": wish.format, "inkstone": about(ticket)}
+            yield _image_event(f"{kind}.completed", facts)
+    except Refusal as error:
+        yield event("error", {"type": "error", **error.document()})
+    finally:  # here also where this is cancelled, since its client hung up: nothing is awaited
+        asyncio.get_running_loop().run_in_executor(None, _leave, desk, ticket)
+
+
+def _leave(desk: Desk, ticket: Ticket) -> None:
+    if ticket.over:
+        desk.forget(ticket)
+    else:
+        desk.cancel(ticket)
+
+
+async def _partial_images(
+    desk: Desk, ticket: Ticket, wish: Wish, gone: Gone, kind: str
+) -> AsyncIterator[str]:
+    """Pictures of steps, until the job is over."""
     sent = 0
     async for _ in ticket.changes():
         if not ticket.over and await gone():
@@ -88,16 +125,6 @@ async def image_events(
             facts = {"b64_json": text, "partial_image_index": sent, "output_format": "jpeg"}
             yield _image_event(f"{kind}.partial_image", facts)
             sent += 1
-    try:
-        check_done(ticket)
-    except Refusal as error:
-        yield event("error", {"type": "error", **error.document()})
-        return
-    for path in ticket.files:
-        text = await asyncio.to_thread(_as_text, path, wish)
-        facts = {"b64_json": text, "output_format": wish.format, "inkstone": about(ticket)}
-        yield _image_event(f"{kind}.completed", facts)
-    await asyncio.to_thread(desk.forget, ticket)
 
 
 def _image_event(kind: str, facts: dict[str, Json]) -> str:

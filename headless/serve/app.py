@@ -48,6 +48,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
     from fastapi import FastAPI
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 
     api = FastAPI(
         title="Inkstone",
@@ -55,6 +56,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         description="Qwen-Image behind OpenAI's image routes, and a queue of jobs.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
 
     async def on_refusal(request: Any, error: Any) -> Any:
@@ -66,11 +68,15 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         document = error_document(message, error.status_code)
         return JSONResponse(document, error.status_code, error.headers)
 
+    async def on_gone(request: Any, error: Any) -> Any:  # nobody reads this
+        return JSONResponse(error_document("The client has gone.", 499), 499)
+
     async def on_fault(request: Any, error: Any) -> Any:
         return JSONResponse(error_document(UNEXPECTED, 500), 500)
 
     api.add_exception_handler(Refusal, on_refusal)
     api.add_exception_handler(HTTPException, on_http)
+    api.add_exception_handler(ClientDisconnect, on_gone)
     api.add_exception_handler(Exception, on_fault)
     for method, path, handler in ROUTES:
         _add(api, desk, method, path, handler)

@@ -19,6 +19,7 @@ from ...nodes.quantize import Quantize
 from ...nodes.train import TrainLora
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Graph, to_api
+from ..graph.input_values import GraphError
 from ..graph.validation import validate
 from ..node_types import Json, NodeClasses
 from ..queue.worker import Places
@@ -53,7 +54,9 @@ def take_graph(
         if not isinstance(value, dict):
             raise Refusal(f"{key}: expected an object.", param=key)
     if len(pictures) > _MOST_PICTURES:
-        raise Refusal(f"{len(pictures)} pictures: expected at most {_MOST_PICTURES}.")
+        raise Refusal(
+            f"{len(pictures)} pictures: expected at most {_MOST_PICTURES}.", param="pictures"
+        )
     names = _keep_pictures(pictures, name, folder, places.input, limits)
     path = folder / GRAPH
     path.write_text(json.dumps(graph), encoding="utf-8", errors="backslashreplace")
@@ -68,11 +71,17 @@ def take_graph(
     except Refusal:
         raise
     except InkstoneError as error:
-        message = in_request(str(error), folder)
-        for root in (places.input, places.models):
-            message = message.replace(f"{root}/", "")
-        raise Refusal(message, param="graph") from None
+        message = in_request(str(error), folder, places.input, places.models)
+        raise Refusal(message, param=_place_of(error)) from None
     path.write_text(json.dumps(to_api(ready)), encoding="utf-8", errors="backslashreplace")
+
+
+def _place_of(error: InkstoneError) -> str:
+    """NODE or NODE.INPUT of the first fault of a graph."""
+    if not isinstance(error, GraphError):
+        return "graph"
+    first = error.problems[0]
+    return first.node if first.input is None else f"{first.node}.{first.input}"
 
 
 def _keep_pictures(
@@ -82,7 +91,8 @@ def _keep_pictures(
     names = {}
     for k, (given, value) in enumerate(pictures.items()):
         stem = f"{name}_{k + 1}"
-        names[given] = save_picture(picture_bytes(value, "pictures"), folder, stem, limits)
+        data = picture_bytes(value, "pictures")
+        names[given] = save_picture(data, folder, stem, limits, given)
         shutil.move(folder / names[given], places / names[given])
     return names
 
@@ -122,5 +132,5 @@ def check_graph(graph: Graph, limits: Limits) -> None:
                 raise Refusal(
                     f"Node {node.id} ({node.title}): {name} is {value}; this server does at most "
                     f"{most}.",
-                    param="graph",
+                    param=node.id,
                 )

@@ -20,6 +20,7 @@ class Offers:
     """What is below the models folder, and the model that the server was started with."""
 
     def __init__(self, models: Path, defaults: Mapping[str, Json]) -> None:
+        self.folder = models
         self._host, self._defaults = HeadlessHost(models=(models,)), dict(defaults)
         own = self._defaults.get("model")
         self.default = EMBEDDED if own is None else Path(own).name

@@ -6,6 +6,7 @@ An order is plain JSON and names of files in its own folder, so that it survives
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ OPTIONS = frozenset(
 )
 _MOST_ROWS = 16  # LoRAs, controls
 _SEEDS = 2**32
+_NAMED = re.compile(r'(?:--|")([a-z][a-z_-]+)')  # the option that a message begins with
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def rows_of_controls(value: Json) -> list[dict[str, Json]]:
 
 def call_of(order: Order, folder: Path, offers: Offers, limits: Limits) -> DrawCall:
     """The checked call of an order whose files are in a folder. Raises Refusal."""
-    _check_prompt(order.prompt, limits)
+    _check_texts(order, limits)
     if not 1 <= order.batch <= limits.pictures:
         raise Refusal(f"n is {order.batch}: expected 1 to {limits.pictures} pictures.", param="n")
     try:
@@ -159,18 +161,22 @@ def call_of(order: Order, folder: Path, offers: Offers, limits: Limits) -> DrawC
     except Refusal:
         raise
     except InkstoneError as error:
-        raise Refusal(in_request(str(error), folder)) from None
+        named = _NAMED.match(str(error))
+        message = in_request(str(error), folder, offers.folder)
+        raise Refusal(message, param=named and named[1].replace("-", "_")) from None
     return call
 
 
-def _check_prompt(prompt: Json, limits: Limits) -> None:
-    if not isinstance(prompt, str):
+def _check_texts(order: Order, limits: Limits) -> None:
+    if not isinstance(order.prompt, str):
         raise Refusal("prompt is no text: write what is to be drawn.", param="prompt")
-    if len(prompt) > limits.prompt:
-        raise Refusal(
-            f"prompt has {len(prompt)} characters: expected at most {limits.prompt}.",
-            param="prompt",
-        )
+    for name, value in {"prompt": order.prompt, **order.options}.items():
+        texts = [text for text in (value if isinstance(value, list) else [value])]
+        length = sum(len(text) for text in texts if isinstance(text, str))
+        if length > limits.prompt:
+            raise Refusal(
+                f"{name} has {length} characters: expected at most {limits.prompt}.", param=name
+            )
 
 
 def _without_own_size(call: DrawCall) -> DrawCall:
@@ -208,10 +214,11 @@ def check_limits(call: DrawCall, limits: Limits) -> None:
             )
 
 
-def in_request(message: str, folder: Path) -> str:
-    """A message without folders of this machine."""
-    for root in (folder, folder.parent, folder.parent.parent):
-        message = message.replace(f"{root}/", "").replace(f"{root}\\", "")
+def in_request(message: str, folder: Path, *others: Path) -> str:
+    """A message without folders of this machine: an order's, those above it, and others."""
+    for root in (folder, folder.parent, folder.parent.parent, *others):
+        for form in {str(root), str(root.absolute())} - {"."}:
+            message = message.replace(f"{form}/", "").replace(f"{form}\\", "")
     return message
 
 

@@ -13,26 +13,30 @@ from .refusal import Refusal
 from .settings import Limits
 
 
-def save_picture(data: bytes, folder: Path, name: str, limits: Limits) -> str:
+def save_picture(
+    data: bytes, folder: Path, name: str, limits: Limits, given: str | None = None
+) -> str:
     """Keeps a picture, once its header and then its pixels were found sound; returns its name.
-    Raises Refusal.
+    given: what the client calls it. Raises Refusal.
     """
+    param = "pictures" if given is not None else name.split("_")[0]
+    called = name if given is None else repr(given[:60])
     path = folder / f"{name}.png"  # whatever its format: it is found by its content
     path.write_bytes(data)
     try:
         width, height = glance(path).size
         if width * height > limits.pixels:
             raise Refusal(
-                f"{name} is {width}x{height}: this server takes at most {limits.pixels} pixels. "
+                f"{called} is {width}x{height}: this server takes at most {limits.pixels} pixels. "
                 "Make the picture smaller.",
-                param=name.split("_")[0],
+                param=param,
             )
         sound(path)
     except Refusal:
         raise
     except InkstoneError as error:
-        message = str(error).replace(str(path), name)
-        raise Refusal(message, param=name.split("_")[0]) from None
+        message = str(error).replace(str(path), called)
+        raise Refusal(message, param=param) from None
     return path.name
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import CallError
+from ...files.json_text import parse_json
 from ..draw.option_values import FLAGS, NUMBERS
 from ..node_types import Json
 from ..queue.job_line import parse_object
@@ -19,16 +19,19 @@ from .pictures import picture_bytes, save_picture
 from .refusal import Refusal
 from .tickets import Ticket
 
-# what OpenAI's clients may send; the last row changes nothing here
+_IGNORED = ("quality", "style", "moderation", "user", "input_fidelity")  # they change nothing here
+# what OpenAI's clients may send
 IMAGE_FIELDS = frozenset(
     "model prompt n size response_format output_format output_compression stream partial_images "
-    "background inkstone quality style moderation user input_fidelity".split()
-)
+    "background inkstone".split()
+) | set(_IGNORED)
 PICTURE_FIELDS = frozenset(("image", "images", "mask"))
 _EXTRAS = ("lora", "control", "control_model")
 FORMATS = ("png", "jpeg", "webp")
 MOST_IMAGES, _MOST_PARTIAL = 16, 3
-_BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\d*\])?")
+_BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\])?")
+_NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
+_MOST_VALUES = 200_000  # of JSON: three bytes may become a hundred
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Body:
 
 
 def json_body(raw: bytes) -> dict[str, Json]:
-    """The JSON object of a body. Raises Refusal."""
+    """The JSON object of a body. Raises Refusal, also where it would become many times its size."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Refusal(f"The body has too much in it: expected at most {_MOST_VALUES} values.")
     try:
         return parse_object(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -61,11 +66,19 @@ def json_body(raw: bytes) -> dict[str, Json]:
         raise Refusal(f"The body {error}") from None
 
 
+def body_of(raw: bytes, pictures: bool) -> Body:
+    """A request of OpenAI's image routes in JSON. Raises Refusal."""
+    data = json_body(raw)
+    return with_pictures(data) if pictures else Body(data)
+
+
 def with_pictures(data: dict[str, Json]) -> Body:
     """A body of JSON whose pictures are base64. Raises Refusal."""
-    given = data.pop("image", None) or data.pop("images", None) or []
-    data.pop("images", None)
-    items = given if isinstance(given, list) else [given]
+    one, several = data.pop("image", None), data.pop("images", None)
+    if one is not None and several is not None:
+        raise Refusal("image and images: send the pictures in one of them.", param="images")
+    given = several if one is None else one
+    items = given if isinstance(given, list) else [] if given is None else [given]
     _check_count(len(items))
     mask = data.pop("mask", None)
     return Body(
@@ -75,50 +88,55 @@ def with_pictures(data: dict[str, Json]) -> Body:
     )
 
 
-def form_texts(fields: Mapping[str, str]) -> dict[str, Json]:
-    """The texts of a form as JSON has them: inkstone is JSON, or inkstone[NAME] a value each."""
+def form_texts(fields: Mapping[str, list[str]]) -> dict[str, Json]:
+    """The texts of a form as JSON has them: inkstone is JSON, or inkstone[NAME] a value each, with
+    inkstone[NAME][] for one of a list. Raises Refusal.
+    """
     data: dict[str, Json] = {}
     own: dict[str, Json] = {}
-    for name, text in fields.items():
+    for name, texts in fields.items():
         match = _BRACKETS.fullmatch(name)
+        if len(texts) > 1 and not (match and match[2]):
+            raise Refusal(f"{name[:60]}: expected it once.", param=name[:60])
         if name == "inkstone":
-            own |= json_body(text.encode("utf-8", "surrogateescape"))
+            own |= json_body(texts[0].encode("utf-8", "surrogateescape"))
+        elif match and match[1] in own:
+            raise Refusal(f"inkstone: {match[1]} is given twice.", param=match[1])
         elif match:
-            own[match[1]] = _of_form(match[1], text)
+            values = [_of_form(match[1], text) for text in texts]
+            own[match[1]] = values if match[2] else values[0]
         elif name in ("n", "output_compression", "partial_images"):
-            data[name] = _number(name, text)
+            data[name] = _number(name, texts[0])
         elif name == "stream":
-            data[name] = text.lower() == "true"
+            data[name] = _flag(name, texts[0])
         else:
-            data[name] = text
+            data[name] = texts[0]
     return data | ({"inkstone": own} if own else {})
 
 
 def _of_form(name: str, text: str) -> Json:
     if name in FLAGS:
-        return text.lower() == "true"
+        return _flag(name, text)
     if name in NUMBERS:
         return _number(name, text)
-    return json.loads(text) if text[:1] in "[{" and _is_json(text) else text
-
-
-def _is_json(text: str) -> bool:
+    if text[:1] not in ("[", "{"):
+        return text
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise Refusal(f"{name} is {text[:40]!r}: expected true or false.", param=name)
+    return text.lower() == "true"
 
 
 def _number(name: str, text: str) -> float | int:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise Refusal(f"{name} is {text[:40]!r}: expected a number.", param=name) from None
+    if not _NUMBER.fullmatch(text):
+        raise Refusal(f"{name} is {text[:40]!r}: expected a number.", param=name)
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
 
 
 def wish_of(data: Mapping[str, Json]) -> Wish:
@@ -126,9 +144,13 @@ def wish_of(data: Mapping[str, Json]) -> Wish:
     _one_of(data, "response_format", ("b64_json", "url"))
     _one_of(data, "output_format", FORMATS)
     _one_of(data, "background", ("auto", "opaque"))
+    for name in _IGNORED:
+        if not isinstance(data.get(name, ""), (str, type(None))):
+            raise Refusal(f"{name}: expected a text.", param=name)
     quality = data.get("output_compression")
     quality = 100 if quality is None else quality
-    partial = data.get("partial_images") or 0
+    partial = data.get("partial_images")
+    partial = 0 if partial is None else partial
     for name, value, most in (
         ("output_compression", quality, 100),
         ("partial_images", partial, _MOST_PARTIAL),
@@ -136,7 +158,7 @@ def wish_of(data: Mapping[str, Json]) -> Wish:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
             raise Refusal(f"{name}: expected a whole number from 0 to {most}.", param=name)
     stream = data.get("stream")
-    if stream not in (None, True, False):
+    if stream is not None and not isinstance(stream, bool):
         raise Refusal("stream: expected true or false.", param="stream")
     return Wish(
         address=data.get("response_format") == "url",
@@ -167,7 +189,8 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
             )
     if edit and not body.images:
         raise Refusal("image is missing: send the picture to edit.", param="image")
-    wish, own = wish_of(body.data), body.data.get("inkstone") or {}
+    wish, own = wish_of(body.data), body.data.get("inkstone")
+    own = {} if own is None else own
     if not isinstance(own, dict):
         raise Refusal("inkstone: expected an object of options.", param="inkstone")
     size = body.data.get("size")
@@ -179,7 +202,11 @@ def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
     """A line of the queue, with pictures as base64; in the queue. Raises Refusal."""
     body = with_pictures(data)
     names = {"prompt": "prompt", "model": "model", "n": "n", "batch": "n"}
-    common = {names[key]: body.data.pop(key) for key in list(body.data) if key in names}
+    if None not in (body.data.get("n"), body.data.get("batch")):
+        raise Refusal("n and batch: they mean the same, send one of them.", param="n")
+    given = [key for key in names if body.data.get(key) is not None]
+    common = {names[key]: body.data[key] for key in given}
+    body.data = {key: value for key, value in body.data.items() if key not in names}
     options = body.data
     return _submit(desk, owner, Body(common, body.images, body.mask), options, lasting=True)
 
@@ -207,11 +234,14 @@ def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lastin
     model = body.data.get("model")
     if model is not None and not isinstance(model, str):
         raise Refusal("model: expected the name of a model.", param="model")
+    prompt = body.data.get("prompt")
+    if prompt is None:
+        raise Refusal("prompt is missing: write what is to be drawn.", param="prompt")
     order = Order(
-        prompt=body.data.get("prompt") or "",
+        prompt=prompt,
         options=own_options(options, "inkstone"),
         batch=n,
-        model=model or None,
+        model=model,
         loras=rows_of_loras(extras["lora"]),
         controls=rows_of_controls(extras["control"]),
         control_models=_names(extras["control_model"]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..draw.control_option import kinds
 from ..node_types import Json
@@ -14,12 +16,13 @@ from .refusal import Refusal
 from .requests import (
     PICTURE_FIELDS,
     Body,
+    Wish,
+    body_of,
     form_texts,
     json_body,
     take_graph_job,
     take_images,
     take_job,
-    with_pictures,
 )
 from .tickets import Ticket
 
@@ -28,28 +31,25 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _MOST_FIELDS, _MOST_TEXT = 64, 1 << 20  # of a form
+_UTF8 = re.compile(r'^(?!.*charset)|charset="?(utf-8|us-ascii)"?\s*(;|$)', re.I)
+_PART = 1 << 18  # bytes of a result that are read at a time
 _TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 
 
 async def generations(desk: Desk, request: Request) -> Response:
     """POST /v1/images/generations."""
-    body = Body(await _json(request))
-    return await _images(desk, request, body, edit=False)
+    return await _images(desk, request, edit=False)
 
 
 async def edits(desk: Desk, request: Request) -> Response:
     """POST /v1/images/edits: a form with files, or JSON with base64."""
-    if _media(request) == "multipart/form-data":
-        body = await _form(request)
-    else:
-        body = with_pictures(await _json(request))
-    return await _images(desk, request, body, edit=True)
+    return await _images(desk, request, edit=True)
 
 
-async def _images(desk: Desk, request: Request, body: Body, edit: bool) -> Response:
+async def _images(desk: Desk, request: Request, edit: bool) -> Response:
     from starlette.responses import JSONResponse, StreamingResponse
 
-    ticket, wish = await asyncio.to_thread(take_images, desk, _owner(request), body, edit)
+    ticket, wish = await _taken(desk, request, edit)
     if wish.stream:
         kind = "image_edit" if edit else "image_generation"
         events = image_events(desk, ticket, wish, request.is_disconnected, kind)
@@ -64,6 +64,17 @@ async def _images(desk: Desk, request: Request, body: Body, edit: bool) -> Respo
     if not wish.address:
         await asyncio.to_thread(desk.forget, ticket)
     return JSONResponse(document, headers=_UNSTORED)
+
+
+async def _taken(desk: Desk, request: Request, edit: bool) -> tuple[Ticket, Wish]:
+    """The request in the queue. Nothing of its body is held once this returns."""
+    if edit and _media(request) == "multipart/form-data":
+        body = await _form(request)
+        return await asyncio.to_thread(take_images, desk, _owner(request), body, edit)
+    raw = await _json(request)
+    return await asyncio.to_thread(
+        lambda: take_images(desk, _owner(request), body_of(raw, pictures=edit), edit)
+    )
 
 
 async def models(desk: Desk, request: Request) -> Response:
@@ -117,8 +128,8 @@ async def new_graph(desk: Desk, request: Request) -> Response:
 async def _new(desk: Desk, request: Request, take: Callable[..., Ticket]) -> Response:
     from starlette.responses import JSONResponse
 
-    data = await _json(request)
-    ticket = await asyncio.to_thread(take, desk, _owner(request), data)
+    raw = await _json(request)
+    ticket = await asyncio.to_thread(lambda: take(desk, _owner(request), json_body(raw)))
     headers = {"Location": f"/v1/jobs/{ticket.id}", **_UNSTORED}
     return JSONResponse(_document(desk, request, ticket), 202, headers)
 
@@ -159,15 +170,29 @@ async def end_job(desk: Desk, request: Request) -> Response:
 
 async def file(desk: Desk, request: Request) -> Response:
     """GET /v1/files/ID/NUMBER.SUFFIX: a result."""
-    from starlette.responses import FileResponse
+    from starlette.responses import StreamingResponse
 
-    number = request.path_params["name"].partition(".")[0]
+    number, _, suffix = request.path_params["name"].partition(".")
     if not number.isascii() or not number.isdecimal() or len(number) > 4:
         raise Refusal("There is no such file: the address is wrong.", 404)
     path = desk.file(request.path_params["id"], int(number))
+    if f".{suffix}" != path.suffix:
+        raise Refusal("There is no such file: the address is wrong.", 404)
     kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
     headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-    return FileResponse(path, media_type=kind, headers=headers)
+    try:
+        data = await asyncio.to_thread(open, path, "rb")
+    except OSError:  # it expired just now
+        raise Refusal("There is no such file: it has expired.", 404) from None
+    headers["Content-Length"] = str(os.fstat(data.fileno()).st_size)
+    return StreamingResponse(_parts(data), media_type=kind, headers=headers)
+
+
+async def _parts(data: BinaryIO) -> AsyncIterator[bytes]:
+    """An open file, which may be removed meanwhile."""
+    with data:
+        while part := await asyncio.to_thread(data.read, _PART):
+            yield part
 
 
 async def health(desk: Desk, request: Request) -> Response:
@@ -219,11 +244,13 @@ def _media(request: Request) -> str:
     return str(request.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-async def _json(request: Request) -> dict[str, Json]:
-    """The JSON object of a body. A form is refused: a page of another site could send one."""
+async def _json(request: Request) -> bytes:
+    """A body of JSON. A form is refused: a page of another site could send one. The request keeps
+    no copy, as `request.body()` would for as long as the job waits.
+    """
     if _media(request) != "application/json":
         raise Refusal("The body is no JSON: send it with Content-Type: application/json.", 415)
-    return json_body(await request.body())
+    return b"".join([part async for part in request.stream()])
 
 
 async def _form(request: Request) -> Body:
@@ -231,7 +258,9 @@ async def _form(request: Request) -> Body:
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
 
-    texts: dict[str, str] = {}
+    if not _UTF8.search(request.headers["content-type"]):
+        raise Refusal("The form has another charset: send it in UTF-8.", 415)
+    texts: dict[str, list[str]] = {}
     files: dict[str, list[Any]] = {"image": [], "mask": []}
     try:
         form = await request.form(max_files=20, max_fields=_MOST_FIELDS, max_part_size=_MOST_TEXT)
@@ -242,12 +271,11 @@ async def _form(request: Request) -> Body:
             plain = name.partition("[")[0]
             if isinstance(value, UploadFile) and plain in PICTURE_FIELDS:
                 files["mask" if plain == "mask" else "image"].append(await value.read())
-            elif isinstance(value, str) and name not in texts:
-                texts[name] = value
+            elif isinstance(value, str) and plain not in PICTURE_FIELDS:
+                texts.setdefault(name, []).append(value)
             else:
                 raise Refusal(
-                    f"{name[:60]}: expected image and mask as files, everything else as text and "
-                    "once.",
+                    f"{name[:60]}: expected image and mask as files, everything else as text.",
                     param=name[:60],
                 )
     if len(files["mask"]) > 1:

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _DRAIN = 30.0  # seconds for the job under way once the server is asked to stop
 _LAST_ANSWERS = 5  # seconds for the answers that are still being sent then
-_CONNECTIONS = 256
 
 
 def serve(call: ServeCall) -> None:
@@ -89,17 +88,9 @@ def _run(desk: Desk, keys: Keys, address: socket.socket) -> None:
     import uvicorn
 
     from .app import build_app
+    from .wire import server_config
 
-    config = uvicorn.Config(
-        build_app(desk, keys),
-        access_log=False,  # addresses of results are secrets
-        log_level="warning",
-        lifespan="off",
-        limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=_LAST_ANSWERS,
-        server_header=False,
-    )
+    config = server_config(build_app(desk, keys), timeout_graceful_shutdown=_LAST_ANSWERS)
     host, port = address.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     server = uvicorn.Server(config)

@@ -25,6 +25,7 @@ from inkstone.headless.serve.app import build_app  # noqa: E402
 from inkstone.headless.serve.desk import Desk  # noqa: E402
 from inkstone.headless.serve.keys import read_keys  # noqa: E402
 from inkstone.headless.serve.settings import ServeCall  # noqa: E402
+from inkstone.headless.serve.wire import server_config  # noqa: E402
 
 QUICK = {"steps": 1, "seed": 1}
 SLOW = {"prompt": "a red circle", "size": "64x64", "steps": 100}
@@ -69,8 +70,7 @@ def serving(call: ServeCall, start: bool = True) -> Iterator[Served]:
     desk.start()
     taken = socket.create_server(("127.0.0.1", 0))
     app = build_app(desk, read_keys(call.api_key_file))
-    config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{taken.getsockname()[1]}"

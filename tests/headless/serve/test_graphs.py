@@ -109,6 +109,36 @@ def test_what_is_not_offered_is_refused(server, graph):
     assert not list((server.desk.places.input.parent / "accepted").iterdir())
 
 
+@pytest.mark.parametrize(
+    "graph, param",
+    [
+        (changed(n1_image="x.png"), "1.image"),
+        (changed(n2_images=["9", 0]), "2.images"),
+        ({"7": {"class_type": "Nothing", "inputs": {}}}, "7"),
+        (
+            {
+                **SAVE,
+                "3": {"class_type": "EmptyImage", "inputs": {"width": 1 << 13, "height": 1 << 13}},
+            },
+            "3",
+        ),
+        ([], "graph"),
+    ],
+)
+def test_a_refusal_names_the_node_and_its_input(server, graph, param):
+    picture = {"mine.png": as_text(png())}
+    answer = sent(server, graph, pictures=picture)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param, answer.text
+
+
+def test_a_bad_picture_is_called_as_the_client_called_it(server):
+    answer = sent(server, SAVE, pictures={"mine.png": as_text(b"no picture")})
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and "'mine.png'" in error["message"], error
+    assert error["param"] == "pictures"
+
+
 @pytest.mark.parametrize("prefix", ["/tmp/evil", "../../../evil", "a/../../../evil", "C:\\evil"])
 def test_results_stay_in_their_folder(server, prefix):
     picture = {"mine.png": as_text(png())}

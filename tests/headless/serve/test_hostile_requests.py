@@ -73,7 +73,7 @@ def test_addresses_are_no_paths(server, path):
         assert server.client.get(address).status_code == 404
     name = server.client.post("/v1/jobs", json=JOB).json()["id"]
     server.ended(name)
-    for number in (quote(path, safe=""), "99.png", "-1.png", "٣.png", "0" * 5):
+    for number in (quote(path, safe=""), "99.png", "-1.png", "٣.png", "0" * 5, "0", "0.exe"):
         assert server.client.get(f"/v1/files/{name}/{number}").status_code == 404
 
 
@@ -238,7 +238,10 @@ def test_bad_pictures_are_refused(server, data):
     + [b'{"prompt":"x","seed":' + b"9" * 5000 + b"}", b'{"prompt":"\\ud800"}']
     + [b'{"prompt":"x","steps":"4"}', b'{"prompt":"x","size":["64x64"]}', b'{"prompt":"x","n":[]}']
     + [b'{"prompt":"x","control":{"type":"canny","strength":1e999,"picture":""}}']
-    + [b'{"prompt":"x","region":[["a"]]}', b'{"prompt":"x","model":7}', b'{"prompt":"x","lora":7}'],
+    + [b'{"prompt":"x","region":[["a"]]}', b'{"prompt":"x","model":7}', b'{"prompt":"x","lora":7}']
+    + [b"{}", b'{"prompt":null}', b'{"prompt":0}', b'{"prompt":[]}']
+    + [b'{"prompt":"x","a":[' + b"{}," * 200_000 + b"{}]}"]
+    + [b'{"prompt":"x","negative":"' + b"y" * 40_000 + b'"}'],
 )
 def test_bad_json_is_refused(server, body):
     for path in ("/v1/jobs", "/v1/images/generations"):

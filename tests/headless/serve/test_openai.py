@@ -135,7 +135,7 @@ def test_models(client):
         ({"n": 11}, "n"),
         ({"n": 0}, "n"),
         ({"size": "4096x4096"}, "size"),
-        ({"size": "large"}, None),
+        ({"size": "large"}, "size"),
         ({"response_format": "path"}, "response_format"),
         ({"output_format": "gif"}, "output_format"),
         ({"background": "transparent"}, "background"),
