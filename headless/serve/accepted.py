@@ -6,6 +6,7 @@ journal (headless/queue/journal.py); of a process that was killed in between, th
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -39,7 +40,7 @@ class Accepted:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._number = 0
+        self._numbers = itertools.count(1)
         root.mkdir(parents=True, exist_ok=True)
         for folder in root.glob(f"{_OPEN}*"):  # of a process that was killed
             shutil.rmtree(folder, ignore_errors=True)
@@ -57,9 +58,8 @@ class Accepted:
 
     def seal(self, name: str, data: dict[str, Json]) -> Path:
         """Keeps the order, on the disk when this returns; its folder from now on."""
-        self._number += 1
         folder = self._root / f"{_OPEN}{name}"
-        text = json.dumps({"number": self._number, **data}, ensure_ascii=False)
+        text = json.dumps({"number": next(self._numbers), **data}, ensure_ascii=False)
         (folder / ORDER).write_text(text, encoding="utf-8", errors="backslashreplace")
         for file in folder.iterdir():
             sync(file)
@@ -70,9 +70,13 @@ class Accepted:
         return place
 
     def remove(self, name: str) -> None:
-        """Removes an order, sealed or not."""
-        for folder in (self._root / name, self._root / f"{_OPEN}{name}"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Removes an order, sealed or not; killed meanwhile, it is not a half that stays."""
+        open_ = self._root / f"{_OPEN}{name}"
+        try:
+            (self._root / name).rename(open_)
+        except OSError:  # it was not sealed
+            pass
+        shutil.rmtree(open_, ignore_errors=True)
 
     def waiting(self) -> list[Waiting]:
         """All orders in their order; what cannot be read is logged and left."""
@@ -84,5 +88,5 @@ class Accepted:
             except (OSError, ValueError, TypeError, KeyError, AttributeError, InkstoneError):
                 log.warning("%s: cannot be read as an accepted job; it is left alone", folder)
         found.sort(key=lambda item: item[0])
-        self._number = max((number for number, _ in found), default=0)
+        self._numbers = itertools.count(1 + max((number for number, _ in found), default=0))
         return [one for _, one in found]

@@ -81,7 +81,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
     for method, path, handler in ROUTES:
         _add(api, desk, method, path, handler)
     api.openapi_schema = _described(api.openapi(), keys)
-    return Gate(api, desk.call, keys)
+    return Gate(api, desk.call, keys, desk.check_room)
 
 
 def _described(document: dict[str, Any], keys: Keys) -> dict[str, Any]:

@@ -144,10 +144,21 @@ class Desk:
         anything is read or loaded.
         """
         with self._lock:
+            self.check_room(owner)
+            name = self._line.reserve(owner)
+        try:
+            return name, self._accepted.open(name)
+        except OSError as error:
+            self.drop(name)
+            log.error("an order cannot be kept: %s", error)
+            raise Refusal("The disk of this server takes no more jobs.", 503) from None
+
+    def check_room(self, owner: str) -> None:
+        """Raises Refusal where an order would find no place now."""
+        with self._lock:
             if self._closing:
                 raise Refusal("The server is stopping. Try again in a moment.", 503)
-            name = self._line.reserve(owner)
-        return name, self._accepted.open(name)
+            self._line.check_room(owner)
 
     def drop(self, name: str) -> None:
         """Gives back the place of an order that did not become a job."""
@@ -167,6 +178,8 @@ class Desk:
         folder = self._accepted.seal(name, data)
         self._fill(ticket, order, folder)
         with self._lock:
+            if self._closing and not self._is_kept(ticket):
+                raise Refusal("The server is stopping. Try again in a moment.", 503)
             self._tickets[name] = ticket
             self._line.join(ticket)
             self._metrics.left = len(self._line.waiting)
@@ -308,9 +321,8 @@ class Desk:
         ticket.unexpected = bool(record.get("unexpected"))
         error = record.get("error")
         if error is not None:
-            error = (
-                UNEXPECTED if ticket.unexpected else in_request(error, self._accepted.folder(name))
-            )
+            places = (self._accepted.folder(name), self._results.work, self.call.models)
+            error = UNEXPECTED if ticket.unexpected else in_request(error, *places)
         status = record["status"]
         self._tickets[name] = ticket
         ticket.end(status if status in (tickets.DONE, tickets.CANCELLED) else tickets.FAILED, error)

@@ -40,8 +40,8 @@ class Line:
         self._overtaken: Counter[str] = Counter()
         self._places: dict[str, int] | None = None  # as long as nothing changes
 
-    def reserve(self, owner: str) -> str:
-        """A place for an order that is coming; its name. Raises Full."""
+    def check_room(self, owner: str) -> None:
+        """Raises Full where an owner's order would find no place."""
         held = [*self._reserved.values(), *(t.owner for t in self.waiting.values())]
         if len(held) >= self._limits.queue:
             wait = self._mean * (len(self.waiting) + 1) / self.hands
@@ -53,6 +53,10 @@ class Line:
                 "one of them.",
                 self._mean / self.hands,
             )
+
+    def reserve(self, owner: str) -> str:
+        """A place for an order that is coming; its name. Raises Full."""
+        self.check_room(owner)
         name = secrets.token_hex(16)
         self._reserved[name] = owner
         return name

@@ -23,6 +23,7 @@ from .refusal import error_document
 CONNECTIONS = 256  # at a time
 HEADERS = 10.0  # seconds from a connection, or from an answer's end, until a request is there
 UNREAD = 30.0  # seconds in which a client reads nothing of its answer
+LINGER = 1.0  # seconds until a refused connection is gone
 HEADER_BYTES = 32 << 10
 
 
@@ -48,14 +49,19 @@ class Connection(H11Protocol):
     _timer: asyncio.TimerHandle | None = None  # until its headers must be there
     _unread: asyncio.TimerHandle | None = None  # until its client must have read something
     _began = 0.0
+    _ended = False  # refused: what still comes is not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room where there is none, and waits for the headers."""
         super().connection_made(transport)
         self._began = time.monotonic()
-        if len(self.connections) > CONNECTIONS:
-            others = [each for each in self.connections if isinstance(each, Connection)]
-            idle = [each for each in others if each is not self and each.idle]
+        every = [each for each in self.connections if isinstance(each, Connection)]
+        others = [each for each in every if each is not self and not each._ended]
+        if len(others) >= CONNECTIONS:
+            idle = [each for each in others if each.idle]
+            if len(every) > 2 * CONNECTIONS:
+                self.transport.abort()
+                return
             if not idle:
                 self._refuse("All connections of this server are in use. Try again later.", 503)
                 return
@@ -69,7 +75,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """More of a request."""
-        if not self.transport.is_closing():
+        if not self._ended and not self.transport.is_closing():
             super().data_received(data)
             self._watch()
 
@@ -98,7 +104,7 @@ class Connection(H11Protocol):
         if not self.idle and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elif self.idle and self._timer is None and not self.transport.is_closing():
+        elif self.idle and self._timer is None and not self._ended:
             self._timer = self.loop.call_later(HEADERS, self._late)
 
     def _late(self) -> None:
@@ -125,9 +131,12 @@ class Connection(H11Protocol):
         )
 
     def _refuse(self, message: str, status: int) -> None:
-        """Answers where no request stands, and closes."""
-        if self.transport.is_closing():
+        """Answers where no request stands, and closes; not at once, since a client that is cut off
+        while it sends never reads its answer.
+        """
+        if self._ended or self.transport.is_closing():
             return
+        self._ended = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and self._speaks():
             body = json.dumps(error_document(message, status)).encode()
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -136,8 +145,9 @@ class Connection(H11Protocol):
             )
             for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-        self.loop.call_later(UNREAD, self.transport.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.abort)
 
     def _speaks(self) -> bool:
         """True where something of a request has come, or nothing was ever answered: a connection

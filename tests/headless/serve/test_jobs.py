@@ -86,9 +86,10 @@ def test_a_full_queue_answers_429_before_anything_is_read(tmp_path):
     with serving(ServeCall(models=tmp_path, limits=limits), start=False) as server:
         for _ in range(2):
             assert server.client.post("/v1/jobs", json=JOB).status_code == 202
-        answer = server.client.post("/v1/jobs", json={**JOB, "image": as_text(b"no picture")})
-        assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
-        assert answer.json()["error"]["type"] == "rate_limit_error"
+        for text in (b"no json", b"[" * 10_000, b"\xff" * (4 << 20)):
+            answer = server.client.post("/v1/jobs", content=text)
+            assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error"]["type"] == "rate_limit_error"
 
 
 def test_a_key_has_its_own_share_and_sees_its_own_jobs(tmp_path):

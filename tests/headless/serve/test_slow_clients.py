@@ -134,8 +134,9 @@ def test_connections_at_work_are_not_closed_for_others(monkeypatch, tmp_path):
         server.client.close()
         with linked(server) as one, linked(server) as two:
             for link in (one, two):
-                link.sendall(POST + b"Content-Length: 10\r\n\r\n")
-            until(lambda: b"503" in raw(server, GET, 1), "the third is not refused")
+                link.sendall(POST + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+                assert link.recv(100).startswith(b"HTTP/1.1 100")
+            assert raw(server, GET, 3).startswith(b"HTTP/1.1 503")
             for link in (one, two):
                 link.sendall(b"{}        ")
                 assert link.recv(100).startswith(b"HTTP/1.1 400")
