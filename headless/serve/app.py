@@ -60,6 +60,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
     )
 
     async def on_refusal(request: Any, error: Any) -> Any:
+        desk.refused[error.status] += 1
         return JSONResponse(error.document(), error.status, error.headers)
 
     async def on_http(request: Any, error: Any) -> Any:
@@ -72,6 +73,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         return JSONResponse(error_document("The client has gone.", 499), 499)
 
     async def on_fault(request: Any, error: Any) -> Any:
+        desk.refused[500] += 1
         return JSONResponse(error_document(UNEXPECTED, 500), 500)
 
     api.add_exception_handler(Refusal, on_refusal)
@@ -81,7 +83,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
     for method, path, handler in ROUTES:
         _add(api, desk, method, path, handler)
     api.openapi_schema = _described(api.openapi(), keys)
-    return Gate(api, desk.call, keys, desk.check_room)
+    return Gate(api, desk.call, keys, desk.check_room, desk.refused)
 
 
 def _described(document: dict[str, Any], keys: Keys) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Desk:
         self._unwanted: set[str] = set()  # cancelled by their clients while they ran
         self._tickets: dict[str, Ticket] = {}
         self._closing = False
+        self.refused: Counter[int] = Counter()  # answers that were errors, by status
         self._temporary = None if call.state else tempfile.mkdtemp(prefix="inkstone-serve-")
         root = call.state or Path(str(self._temporary))
         self._results = Results(root / "results", self._on_record)

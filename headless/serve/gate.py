@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from urllib.parse import urlsplit
 
@@ -41,8 +42,10 @@ class Gate:
         call: ServeCall,
         keys: Keys,
         check_room: Callable[[str], None] = lambda owner: None,
+        refused: Counter[int] | None = None,
     ) -> None:
         self._app, self._call, self._keys, self._check_room = app, call, keys, check_room
+        self._refused = Counter[int]() if refused is None else refused
         self._held = 0  # bytes of bodies that are being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +58,7 @@ class Gate:
         try:
             self._check(scope)
         except Refusal as error:
+            self._refused[error.status] += 1
             await _refuse(error, body.before_the_end(send))
             return
         try:

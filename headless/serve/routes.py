@@ -217,6 +217,9 @@ async def metrics(desk: Desk, request: Request) -> Response:
     text, waiting, running = await asyncio.to_thread(desk.numbers)
     own = f"# TYPE inkstone_serve_waiting gauge\ninkstone_serve_waiting {waiting}\n"
     own += f"# TYPE inkstone_serve_running gauge\ninkstone_serve_running {running}\n"
+    own += "# TYPE inkstone_serve_refused_total counter\n"
+    for status, count in sorted({400: 0, 401: 0, 429: 0, 500: 0, **desk.refused}.items()):
+        own += f'inkstone_serve_refused_total{{status="{status}"}} {count}\n'
     return Response(text + own.encode(), media_type="text/plain; version=0.0.4")
 
 
