@@ -20,9 +20,32 @@ def _register() -> None:
     spec.loader.exec_module(module)
 
 
+def share_cores() -> None:
+    """Each process of a run, and what it starts, computes on its share of the cores."""
+    processes = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if processes is not None:
+        share = (os.cpu_count() or 1) // int(processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+share_cores()  # before torch is imported
 if "inkstone" not in sys.modules:
     _register()
+
+
+class _Root:
+    """The checkout is a plain folder to pytest: as a package it needs a name that Python can
+    import, which `inkstone-main` is not."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # as a plugin of its own: hooks of a conftest.py do not see the folder above it
+    config.pluginmanager.register(_Root())
 
 
 # top-level modules that only tests need; where one is missing, what needs it is skipped

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import ORACLES
+from .conftest import ORACLES, share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -289,6 +290,21 @@ LIGHT = {
 }
 HEAVY = ("torch", "numpy", "PIL", "tokenizers", "safetensors", "transformers", "diffusers", "scipy")
 HEAVY += ("triton",)
+
+
+def test_a_checkout_may_have_any_name(request):
+    """`inkstone-main` of an archive is no name of a Python package."""
+    packages = [n.path for n in request.node.listchain() if isinstance(n, pytest.Package)]
+    assert packages == [ROOT / "tests"]
+
+
+@pytest.mark.parametrize("processes, share", [(2, 2), (4, 1), (8, 1)])
+def test_processes_of_a_run_share_the_cores(monkeypatch, processes, share):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", str(processes))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == str(share)
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -83,9 +83,9 @@ def test_many_readers_of_one_long_row_cost_it_once():
     ui = row(2000, "Reroute")
     ui["nodes"] += [save(10_000 + i, 10_000 + i) for i in range(2000)]
     ui["links"] += [[10_000 + i, 2001, 0, 10_000 + i, 0, IMAGE] for i in range(2000)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(converted(ui)) == 2002
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_circle_of_reroutes_is_refused():
@@ -140,9 +140,9 @@ def test_slot_of_a_link_that_no_node_has_leads_nowhere(slot, end):
 
 @pytest.mark.parametrize("piece", ["{", "{a|", "{{a}", "/*a", "}", "|", "\\"])
 def test_braces_and_comments_take_linear_time(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     expand_choices(piece * 20_000)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
 
 
 def test_deep_choices_give_the_first_of_each():
@@ -168,17 +168,17 @@ def test_cycle_in_a_long_api_graph_is_found_in_linear_time():
         "class_type": "SaveImage",
         "inputs": {"images": ["0", 0], "filename_prefix": "x"},
     }
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(GraphError, match=r"without a cycle, got .* more\) <- ") as caught:
         validate(parse_graph(entries), node_classes())
-    assert len(str(caught.value)) < 1000 and time.perf_counter() - started < 20
+    assert len(str(caught.value)) < 1000 and time.process_time() - started < 20
 
 
 def test_job_line_of_many_names_is_read_in_linear_time():
     line = json.dumps({f"k{i}": i for i in range(50_000)})
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(parse_object(line)) == 50_000
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     with pytest.raises(CallError, match='"k0" appears twice'):
         parse_object(line[:-1] + ', "k0": 1}')
 
