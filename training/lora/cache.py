@@ -123,7 +123,6 @@ class Cache:
             slots=slots,
             dropped_slots=dropped_slots,
             weight=pictures.get(WEIGHT),
-            layers=work.drawn if work.item.layers else 0,
         )
 
     def _text(self, stored: Stored, work: Work) -> tuple[Tensor, tuple[int, ...]]:

@@ -32,7 +32,6 @@ def outline(work: Work, text_encoder: TextEncoderModel) -> Example:
             drawn=work.drawn,
             references=torch.empty(clean, channels) if clean else None,
             weight=None if work.item.mask is None else torch.empty(drawn),
-            layers=work.drawn if work.item.layers else 0,
         )
 
 

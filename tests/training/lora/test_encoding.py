@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,15 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes import conditioning
 from inkstone.nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from inkstone.nodes.encode import EncodePrompt
+from inkstone.sampling.request import Request
+from inkstone.sampling.sampler import denoise
+from inkstone.training.lora.adapter import Adapter, AdapterSettings
 from inkstone.training.lora.arrange import CacheSettings, arrange
 from inkstone.training.lora.cache import Cache, Encoders, expected, outline, prepare
 from inkstone.training.lora.dataset import read
+from inkstone.training.lora.encode import target_latents
+from inkstone.training.lora.objective import Draws, Objective
+from inkstone.training.lora.step import Trainer
 
 WORDS = "a red circle on a white background"
 
@@ -50,9 +57,7 @@ def prepared(bundle: Bundle, resolution: int, folder: Path, data: Path, **sides)
             got, want = getattr(example, name), getattr(shapes, name)
             assert (got is None) == (want is None), name
             assert got is None or got.shape == want.shape, f"{name}: {got.shape} {want.shape}"
-        assert (example.grids, example.drawn, example.layers) == (
-            (shapes.grids, shapes.drawn, shapes.layers)
-        )
+        assert (example.grids, example.drawn) == (shapes.grids, shapes.drawn)
     size = expected(arranged, bundle.text_encoder)
     assert abs(size - cache.nbytes) <= 1500 * sum(1 for _ in folder.iterdir()), cache.nbytes
     return cache
@@ -90,7 +95,7 @@ def test_a_description(tiny_folder, tmp_path, kind, mode):
     assert torch.equal(example.latents, target_of(bundle, path))
     token = 16
     assert example.grids == ((1, 96 // token, 128 // token),) and example.drawn == 1
-    assert example.slots == () and example.references is None and example.layers == 0
+    assert example.slots == () and example.references is None
 
 
 EDITS = [("edit", 1), ("edit-2511", 1), ("edit-2511", 3), ("2.1", 1), ("2.1", 3), ("embedded", 1)]
@@ -139,9 +144,55 @@ def test_layers(tiny_folder, tmp_path):
     targets = [target_of(bundle, path) for path in paths]
     assert torch.equal(example.latents, torch.cat(targets))
     assert torch.equal(example.references, targets[0])
-    assert (example.drawn, example.layers) == (3, 3)
+    assert example.drawn == 3
     assert example.grids == ((1, 6, 8),) * 4
     prompt = EncodeLayers.execute(
         bundle.text_encoder, bundle.vae, image(paths[0]), WORDS, "", 2, "640x640"
     ).result[0]
     assert torch.equal(example.text, prompt[0][0][0])
+
+
+def test_a_step_sees_layers_as_a_drawing_does(tiny_folder, tmp_path, monkeypatch):
+    """Grids, the number of drawn images and the condition; an example without layers is no example
+    of such a model, so what is drawn says it all."""
+    bundle = bundle_of(tiny_folder, "layered")
+    for n, name in enumerate("abcd"):
+        picture(tmp_path / f"{name}.png", (128, 96), n, "RGBA")
+    lines = [{"image": "a.png", "layers": ["b.png", "c.png"]}, {"image": "d.png", "caption": "d"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = read(tmp_path / "list.jsonl")
+    arranged = arrange(dataset, bundle.model, CacheSettings(112))
+    assert [work.item.name for work in arranged.works] == ["a.png"]
+    assert ("bad layers", "d.png", "it has none") in map(astuple, arranged.findings)
+    cache = prepared(bundle, 112, tmp_path / "cache", tmp_path / "list.jsonl")
+    example, seen = cache.example(0), []
+    walk = type(bundle.model.network).walk
+    monkeypatch.setattr(
+        type(bundle.model.network),
+        "walk",
+        lambda self, inputs, *more: seen.append(inputs) or walk(self, inputs, *more),
+    )
+    adapter = Adapter.create(bundle.model.network, AdapterSettings(rank=2))
+    bundle.model.ready(0)
+    trainer, draws = Trainer(bundle.model, adapter, Objective()), [Draws(0.5, 1, False)]
+    trainer.look_ahead(draws)
+    trainer.losses([example], draws)
+    prompt, *_ = EncodeLayers.execute(
+        bundle.text_encoder, bundle.vae, image(tmp_path / "a.png"), WORDS, "", 2, "640x640"
+    ).result
+    raw = target_latents(arranged.works[0], bundle.vae, dataset.items[0].picture)
+    width, height = arranged.works[0].fit.bucket
+    request = Request(
+        width=width,
+        height=height,
+        sigmas=torch.tensor([1.0, 0.0]),
+        cfg=1.0,
+        references=(raw,),
+        layers=2,
+    )
+    denoise(bundle.model, prompt[0][0], None, request)
+    ours, theirs = seen
+    assert list(map(tuple, ours.grids)) == list(map(tuple, theirs.grids))
+    assert ours.img.shape == theirs.img.shape
+    assert ours.references.layers == theirs.references.layers == 3
+    assert torch.equal(ours.references.references.tokens, theirs.references.references.tokens)

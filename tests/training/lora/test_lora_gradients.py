@@ -24,7 +24,7 @@ RATE = 1e-3
 PLAIN = Objective()
 
 
-def first_family(zero_cond_t: bool = False):
+def first_family(**options):
     """diffusers' network with random weights."""
     diffusers = library("diffusers")
     torch.manual_seed(11)
@@ -35,7 +35,7 @@ def first_family(zero_cond_t: bool = False):
             num_attention_heads=2,
             joint_attention_dim=24,
             axes_dims_rope=(4, 6, 6),
-            zero_cond_t=zero_cond_t,
+            **options,
         )
     )
 
@@ -91,6 +91,17 @@ def their_velocity(ref, example, x, text, sigma):
         encoder_hidden_states=text[None],
         timestep=torch.tensor([sigma]),
         img_shapes=[list(example.grids)],
+    ).sample[0, : len(x)]
+
+
+def their_layered_velocity(ref, example, x, text, sigma):
+    """The same of a layered network: images that are drawn, then the one that is split."""
+    return ref(
+        torch.cat([x, example.references])[None],
+        encoder_hidden_states=text[None],
+        timestep=torch.tensor([sigma]),
+        img_shapes=[list(example.grids)],
+        additional_t_cond=torch.tensor([0]),
     ).sample[0, : len(x)]
 
 
@@ -211,6 +222,32 @@ def test_edit_2511_whose_references_have_a_time_of_their_own(tmp_path):
     adapter, theirs = paired(model, ref, AdapterSettings(rank=4))
     batches = batches_of([2], dict(references=((1, 3, 5), (1, 2, 2))))
     compare(model, ref, adapter, theirs, batches, their_velocity)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_layers_of_a_picture(layers, tmp_path):
+    """The picture is drawn too, before its layers, and stands behind them as their condition."""
+    ref = first_family(use_additional_t_cond=True, use_layer3d_rope=True)
+    model = opened(ref, tmp_path)
+    assert model.layered
+    adapter, theirs = paired(model, ref, AdapterSettings(rank=4, alpha=6))
+    g, grid = torch.Generator().manual_seed(31), (1, 4, 6)
+    drawn, made = 1 + layers, []
+    for n in range(3):
+        latents = torch.randn(24 * drawn, 64, generator=g)
+        made.append(
+            Example(
+                name=f"{n}.png",
+                latents=latents,
+                grids=(grid,) * (drawn + 1),
+                text=torch.randn(9 + 2 * n, 24, generator=g),
+                dropped=torch.randn(8, 24, generator=g),
+                drawn=drawn,
+                references=latents[:24],
+                weight=torch.rand(24, generator=g).repeat(drawn) if n else None,
+            )
+        )
+    compare(model, ref, adapter, theirs, [made[:1], made[1:]], their_layered_velocity)
 
 
 @pytest.mark.parametrize("references", [(), ((1, 4, 6),), ((1, 4, 4), (1, 2, 6))])
