@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .interrupt import beat
@@ -121,13 +122,16 @@ def in_step(
     """
     results: dict[int, Result] = {}
     walking = dict(enumerate(walks))
-    for index in range(len(network.transformer_blocks)):
+    last = len(network.transformer_blocks) - 1
+    for index in range(last + 1):
         beat()
         _to_next_block(walking, results, together)
         if not walking:
             break
         if network.stream is not None:
-            network.stream.enter(index)
+            # behind the last block a backward pass goes back; without one a forward begins again
+            back = index == last and torch.is_grad_enabled()
+            network.stream.enter(index, stop=0 if back else None)
     _to_next_block(walking, results, together)
     if walking:
         raise RuntimeError("a forward has more blocks than its network")

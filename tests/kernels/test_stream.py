@@ -2,6 +2,7 @@
 
 from collections import Counter
 from concurrent.futures import wait
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,9 +35,11 @@ class Counting:
 
     def __init__(self) -> None:
         self.entered: list[int] = []
+        self.stops: list[int | None] = []
 
     def enter(self, index: int, stop: int | None = None, back: bool = False) -> None:
         self.entered.append(index)
+        self.stops.append(stop)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -47,6 +50,22 @@ def network(name: str) -> tuple[MMDiT, MMDiTConfig, object]:
     _, ours, state = pair(config)
     table = modulation(state.__getitem__, torch.tensor([0.7, 0.0]), config.layers)
     return ours, config, table
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_behind_the_last_block_nothing_is_read_for_a_backward_pass(gradients):
+    """It goes back from there; the next forward begins with the first streamed block."""
+
+    def walk():
+        for _ in range(3):
+            yield
+        return torch.zeros(())
+
+    net = SimpleNamespace(stream=Counting(), transformer_blocks=[None] * 3)
+    with torch.set_grad_enabled(gradients):
+        in_step(net, [walk()])
+    assert net.stream.entered == [0, 1, 2]
+    assert net.stream.stops == [None, None, 0 if gradients else None]
 
 
 @pytest.mark.slow
