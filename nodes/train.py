@@ -163,7 +163,7 @@ class TrainLora(io.ComfyNode):
             **_models(model, text_encoder, vae, places),
             output=places.seen(places.lora),
             data=data,
-            control_dir=_folder(references),
+            control_dir=tuple(filter(None, [_folder(references)])),
             steps=steps or None,
             rank=rank,
             lr=lr,

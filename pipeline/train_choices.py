@@ -88,10 +88,15 @@ class TrainSettings:
     variant: str | None = _choice(
         None, VARIANTS, "variant of the model, if the file does not name it"
     )
-    control_dir: Path | None = _path(
-        "folder of references, to train an edit: for each picture of DATA the picture before the "
-        "edit, by the same name, or NAME_0, NAME_1 and NAME_2 for Picture 1, 2 and 3",
-        "DIR",
+    control_dir: tuple[Path, ...] = _of(
+        Option(
+            "paths",
+            "folder of references, to train an edit: for each picture of DATA the picture before "
+            "the edit, by the same name, or NAME_0, NAME_1 and NAME_2 for Picture 1, 2 and 3; may "
+            "be repeated: a folder for Picture 1, one for Picture 2 ...",
+            metavar="DIR",
+        ),
+        (),
     )
     mask_dir: Path | None = _path(
         "folder with masks by the names of the pictures: the loss counts where they are white",

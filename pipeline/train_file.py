@@ -97,6 +97,8 @@ def _value(name: str, option: Option, given: object) -> object:
         items = value if isinstance(value, (list, tuple)) else [value] if single else None
         paths = option.kind == "paths"
         if items is not None:
+            if paths and "" in items:
+                raise CallError(f"{flag_of(name)} has an empty path: expected folders.")
             value = tuple(Path(x) if paths and isinstance(x, str) else x for x in items)
     elif option.kind == "ranks" and isinstance(value, Mapping):
         value = tuple(value.items())

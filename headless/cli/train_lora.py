@@ -62,7 +62,7 @@ def _add(p: argparse.ArgumentParser, name: str, option: Option) -> None:
     elif option.kind == "choice":
         p.add_argument(flag_of(name), choices=option.choices, help=text)
     else:
-        many = option.kind in ("texts", "ranks")
+        many = option.kind in ("texts", "paths", "ranks")
         p.add_argument(
             *(["-o"] if name == "output" else []),
             flag_of(name),
@@ -76,9 +76,14 @@ def _add(p: argparse.ArgumentParser, name: str, option: Option) -> None:
 def _type(option: Option):  # type: ignore[no-untyped-def]  # whatever argparse takes
     if option.kind in ("whole", "number"):
         return between(option.low, option.high, int if option.kind == "whole" else float)
-    return {"path": file_path, "memory": memory, "device": device, "ranks": _rank}.get(
-        option.kind, str
-    )
+    kinds = {
+        "path": file_path,
+        "paths": file_path,
+        "memory": memory,
+        "device": device,
+        "ranks": _rank,
+    }
+    return kinds.get(option.kind, str)
 
 
 def _rank(text: str) -> tuple[str, int]:

@@ -95,7 +95,7 @@ def test_files_of_models_and_every_widget(bundle, place, tmp_path):
         model=Path("models/diffusion_models/q.gguf"),
         text_encoder=Path("models/text_encoders/t.gguf"),
         vae=far,
-        control_dir=Path("/data/before"),
+        control_dir=(Path("/data/before"),),
         steps=800,
         rank=32,
         lr=5e-5,

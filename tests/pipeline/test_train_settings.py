@@ -19,7 +19,7 @@ FULL = {
     "text_encoder": Path("t.gguf"),
     "vae": Path("v"),
     "variant": "edit-2511",
-    "control_dir": Path("before"),
+    "control_dir": (Path("before"), Path("scenes")),
     "mask_dir": Path("masks"),
     "cache_dir": Path("cache"),
     "captions": "ask",
@@ -85,6 +85,11 @@ def test_null_is_the_default():
     assert given == {"rank": 8, "lr": 1.0, "targets": ("mlp",), "memory": 2 * 10**9}
 
 
+@pytest.mark.parametrize("given, paths", [("a", ["a"]), (["a", "b"], ["a", "b"]), ([], [])])
+def test_one_folder_of_references_or_several(given, paths):
+    assert settings_from({"control_dir": given}) == {"control_dir": tuple(map(Path, paths))}
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -102,6 +107,9 @@ def test_null_is_the_default():
         ('{"data": "a\\u0000b"}', "data is 'a\\x00b': expected a path."),
         ('{"tensorboard": 1}', "tensorboard is 1: expected true or false."),
         ('{"data": ""}', "DATA is empty: expected a path."),
+        ('{"control_dir": ["a", ""]}', "--control-dir has an empty path: expected folders."),
+        ('{"control_dir": [3]}', "control_dir is [3]: expected a list of paths."),
+        ('{"dtype": "int8"}', "dtype is 'int8': expected one of float32, bfloat16."),
         ('{"memory": "12GX"}', "memory is '12GX': expected an amount of memory such as '12GB'"),
         ("[1]", "expected a JSON object with settings"),
         ("{", "expected a JSON object with settings"),
