@@ -50,6 +50,19 @@ def waited(future: Future[Result]) -> Result:
 
 
 @contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM ends work as Ctrl-C does, so that nothing is left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
     """Within it Ctrl-C and SIGTERM set the event, and work ends after its step; a second one ends
     it at once. impatient=False: it does not, because one request to stop sends both.

@@ -118,10 +118,12 @@ class Loop:
         before = task.folder.log.resumed(first) if task.group.first else []
         if first:
             log.info("resuming after step %d of %d", first, task.steps)
-        if self._shows(first):  # again where a kill came before its pictures
+        if self._shows(first) and not self._ends(stop):  # again where a kill came before them
             self._sample(first)
         meter = Meter(task.steps, self._weights[0].device, before)
         for step in range(first, task.steps):
+            if self._ends(stop):
+                self._stop(step)
             losses, ended = self._gradients(step, stop)
             if ended:
                 self._stop(step)
@@ -132,7 +134,7 @@ class Loop:
             done = step + 1
             if done % task.settings.save_every == 0 or done == task.steps:
                 self._save(done)
-            if self._shows(done):
+            if self._shows(done) and not (self._ends(stop) and done < task.steps):
                 self._sample(done)
             meter.skip()
         if task.group.first:
@@ -152,9 +154,13 @@ class Loop:
             own = task.trainer.backward(examples, plan.draws[part], 1 / len(plan.draws))
             losses[part] = own
             self._require_numbers(step, examples, own)
-            if stop.is_set() and task.group.size == 1:
+            if self._ends(stop):
                 return losses, True
         return self._agree(losses, stop)
+
+    def _ends(self, stop: threading.Event) -> bool:
+        """True where this process alone decides to stop, and is to; several agree in a step."""
+        return stop.is_set() and self._task.group.size == 1
 
     def _agree(self, losses: list[float], stop: threading.Event) -> tuple[list[float], bool]:
         """Gradients, losses and the wish to stop, summed over all processes."""

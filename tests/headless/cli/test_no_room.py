@@ -35,6 +35,7 @@ CALLS = {
     "quantize": ("quantize", WEIGHTS, "q.gguf", "--type", "Q8_0"),
     "batch": ("batch", "jobs.jsonl", "--output", "out"),
     "train": ("train", "--out", "trained"),
+    "train-lora": ("train-lora", ".", "-o", "l.safetensors", "--steps", "1", "--resolution", "64"),
 }
 KEPT = {"p.png", "jobs.jsonl", "run.json", "results.jsonl", "metrics.jsonl", "metrics.prom"}
 KEPT |= {".lock", ".q.gguf.part", ".q.gguf.part.journal"}  # the same command resumes with them

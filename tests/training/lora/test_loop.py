@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -156,6 +157,27 @@ def test_a_signal_saves_and_ends_as_an_interrupt(number, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert [r.line.step for r in train_toy(cut)] == list(range(8, 21))
     assert "resuming after step 7 of 20" in caplog.text
+    assert cut.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_a_stop_before_samples_draws_them_after_the_resume(tmp_path):
+    """No picture is drawn and no gradient computed for somebody who waits for the end."""
+    whole, cut = run_of(tmp_path, "whole", sample_every=7), run_of(tmp_path, "cut", sample_every=7)
+    train_toy(whole)
+    drawn, stop, batches = [], threading.Event(), []
+
+    def count(trainer, _):
+        trainer.before = batches.append
+
+    def watch(report):
+        if report.line.step == 7:
+            stop.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        train_toy(cut, stop=stop, prepare=count, sample=drawn.append, on_step=watch)
+    assert drawn == [0] and len(batches) == 7 * cut.accumulate
+    train_toy(cut, sample=drawn.append)
+    assert drawn == [0, 7, 14, 20]
     assert cut.output.read_bytes() == whole.output.read_bytes()
 
 
