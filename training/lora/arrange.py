@@ -71,13 +71,6 @@ class Arranged:
     works: tuple[Work, ...]
     findings: tuple[Finding, ...]  # of the dataset too
 
-    def buckets(self) -> dict[tuple[Grid, ...], list[int]]:
-        """The examples that may share a batch, because all their images have the same sizes."""
-        groups: dict[tuple[Grid, ...], list[int]] = {}
-        for index, work in enumerate(self.works):
-            groups.setdefault(work.grids, []).append(index)
-        return groups
-
 
 def arrange(dataset: Dataset, model: DiffusionModel, settings: CacheSettings) -> Arranged:
     """Raises CallError for a resolution that this model has not, and InkstoneError where the model

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InkstoneError
+from ...files.hashes import picture_hash
 from ...files.paths import check_given, kind_of
 from ...kernels.memory import hand_back
 from ...kernels.rope import Grid
@@ -97,10 +98,12 @@ class Cache:
         return sum(stored.nbytes for stored in dict.fromkeys(files_of(self.entries)))
 
     def buckets(self) -> dict[tuple[Grid, ...], list[int]]:
-        """The examples that may share a batch: all their images have the same sizes."""
+        """The examples of an epoch that may share a batch: all their images have the same sizes. An
+        example that is repeated is there more than once.
+        """
         groups: dict[tuple[Grid, ...], list[int]] = {}
         for index, entry in enumerate(self.entries):
-            groups.setdefault(entry.work.grids, []).append(index)
+            groups.setdefault(entry.work.grids, []).extend([index] * entry.work.item.repeats)
         return groups
 
     def example(self, index: int) -> Example:
@@ -272,9 +275,29 @@ def _encode_pictures(
     cache: Cache, missing: Mapping[Stored, bool], arranged: Arranged, vae: VAEModel, on_item: OnItem
 ) -> None:
     todo = {e.pictures: e.work for e in cache.entries if e.pictures in missing}
+    if todo:
+        log.info("encoding pictures: %d", len(todo))
     for number, (stored, work) in enumerate(todo.items(), 1):
-        stored.save(work.item.name, encoded_pictures(work, arranged.model, vae))
+        tensors = encoded_pictures(work, arranged.model, vae)
+        _require_unchanged(work)
+        stored.save(work.item.name, tensors)
         on_item("encoding pictures", number, len(todo))
+
+
+def _require_unchanged(work: Work) -> None:
+    """Raises where a picture is not the one whose digest names the file that is to be written."""
+    item = work.item
+    masks = [item.mask] if item.mask is not None else []
+    for picture in (item.picture, *item.layers, *item.references, *masks):
+        try:
+            same = picture_hash(picture.path) == picture.digest
+        except OSError:
+            same = False
+        if not same:
+            raise InkstoneError(
+                f"{picture.path} was changed while this command ran. Start it again: it goes on, "
+                "with the pictures as they are then."
+            )
 
 
 def _encode_texts(
@@ -286,6 +309,8 @@ def _encode_texts(
             todo[entry.text] = entry.work, entry.work.item.caption or ""
         if entry.dropped in missing and entry.dropped is not None:
             todo.setdefault(entry.dropped, (entry.work, ""))
+    if todo:
+        log.info("encoding captions: %d", len(todo))
     for number, (stored, (work, caption)) in enumerate(todo.items(), 1):
         stored.save(work.item.name, _text_tensors(encoded_text(work, caption, text_encoder)))
         on_item("encoding captions", number, len(todo))

@@ -8,6 +8,8 @@ Conventions are those of the usual trainers (kohya's scripts, musubi-tuner, ai-t
   stem_2 ... for more than one; or there are several such folders, for Picture 1, 2, 3. `mask_dir`
   holds a mask under the picture's stem: what is white is learned, what is black is not. All have
   the same subfolders as the pictures.
+- The pictures of a folder `10_name` (kohya's) are shown ten times as often as those of `1_name` or
+  of a folder without a number.
 - A JSONL file has one object a line: see jsonl.py.
 
 Every picture is decoded once, so that a damaged file is named before a model is loaded. Nothing
@@ -33,7 +35,8 @@ from .jsonl import read_jsonl
 from .pictures import NO_PROGRESS, OnItem
 
 _NUMBERED = re.compile(r"(.+)_(\d{1,4})")
-_REPEATED = re.compile(r"\d{1,4}_.+")  # kohya's name of a folder: how often its pictures count
+_REPEATED = re.compile(r"(\d{1,4})_.+")  # kohya's name of a folder: how often its pictures count
+MOST_REPEATS = 100  # of such a name; 2024_italy is none
 _ADVICE = {
     ".jsonl": "to use it, give it in place of the folder",
     ".caption": "rename it to .txt to use it",
@@ -107,7 +110,8 @@ def _read_folder(
             findings.append(Finding("no mask", str(name)))
         mask = masks[0].files[own][0] if masks and own in masks[0].files else None
         every = tuple(path for paths in references for path in paths)
-        usable.append(Sources(str(name), path, caption, every, mask))
+        repeats = _repeats(data, name.parent) or 1
+        usable.append(Sources(str(name), path, caption, every, mask, repeats=repeats))
     return finished(data, usable, findings, on_item)
 
 
@@ -131,10 +135,20 @@ def _about(main: Listing, stems: Counter[Name]) -> Iterable[Finding]:
             yield Finding("lone caption", str(name))
     for name in main.others:
         yield Finding("other file", str(name), _ADVICE.get(name.suffix.lower(), ""))
-    folders = {name.parent for name in main.pictures}
-    for folder in sorted(folders):
-        if _REPEATED.fullmatch(folder.name or os.path.basename(os.path.realpath(main.folder))):
-            yield Finding("repeats", str(folder))
+    for folder in sorted({name.parent for name in main.pictures}):
+        repeats = _repeats(main.folder, folder)
+        if repeats is not None:
+            yield Finding("repeats" if repeats else "no repeats", str(folder))
+
+
+def _repeats(root: Path, folder: Name) -> int | None:
+    """How often the pictures of a folder below the root count, as its name says; 0 where its number
+    is none of repeats, None where it has no number.
+    """
+    match = _REPEATED.fullmatch(folder.name or os.path.basename(os.path.realpath(root)))
+    if match is None:
+        return None
+    return int(match[1]) if int(match[1]) <= MOST_REPEATS else 0
 
 
 def _references(side: Listing, stems: Collection[Name]) -> _Side:

@@ -21,6 +21,7 @@ from ...files.images import channel, read_picture
 from ...kernels.memory import hand_back
 from ...loaders.memory.residency import residencies
 from ...loaders.models import text_encoder as text_encoders
+from ...loaders.models import vae as vaes
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...loaders.models.text_encoder import EncodedText, TextEncoderModel
 from ...loaders.models.vae import VAEModel
@@ -39,10 +40,11 @@ def encoded_pictures(work: Work, model: DiffusionModel, vae: VAEModel) -> dict[s
     the references [R,C] and the loss weight [S] where there are such. Raises InkstoneError.
     """
     drawn = [work.item.picture, *work.item.layers]
-    latents = [normalised(model, target_latents(work, vae, picture))[0] for picture in drawn]
-    tensors = {LATENTS: torch.cat(latents)}
-    pictures = [read_picture(reference.path) for reference in work.item.references]
-    clean = [normalised(model, z)[0] for z in references(vae, pictures, work.locks)]
+    with _without(vaes.log, logging.INFO):  # a line for each size
+        latents = [normalised(model, target_latents(work, vae, picture))[0] for picture in drawn]
+        tensors = {LATENTS: torch.cat(latents)}
+        pictures = [read_picture(reference.path) for reference in work.item.references]
+        clean = [normalised(model, z)[0] for z in references(vae, pictures, work.locks)]
     if work.item.layers:
         clean = latents[:1]  # the picture that is split
     if clean:
@@ -82,7 +84,7 @@ def encoded_text(work: Work, caption: str, text_encoder: TextEncoderModel) -> En
     """The states of a caption, [1,L,J], with the example's references where the template has them.
     Raises InkstoneError.
     """
-    with _without_warnings():
+    with _without(text_encoders.log, logging.WARNING):  # said of every prompt: the report has them
         if not sees(work) or work.edit is None:
             return text_encoder.encode(caption)
         pictures = [read_picture(reference.path) for reference in work.item.references]
@@ -118,14 +120,14 @@ def leaving() -> Iterator[None]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Hides what the text encoder says of every prompt: the report says it once for all."""
+def _without(log: logging.Logger, level: int) -> Iterator[None]:
+    """Hides the lines of a level that would come again with every example."""
 
     def passes(record: logging.LogRecord) -> bool:
-        return record.levelno != logging.WARNING
+        return record.levelno != level
 
-    text_encoders.log.addFilter(passes)
+    log.addFilter(passes)
     try:
         yield
     finally:
-        text_encoders.log.removeFilter(passes)
+        log.removeFilter(passes)

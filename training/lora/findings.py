@@ -63,6 +63,10 @@ KINDS = {
         "picture is there more than once, with the same bytes, and counts as often",
         "pictures are there more than once, with the same bytes, and count as often",
     ),
+    "alike": (
+        "picture looks the same as another, in other bytes, and counts as well",
+        "pictures look the same as others, in other bytes, and count as well",
+    ),
     "same name": (
         "name belongs to more than one picture, which share caption, references and mask",
         "names belong to more than one picture, which share caption, references and mask",
@@ -96,8 +100,12 @@ KINDS = {
     "lone mask": ("mask has no picture", "masks have no picture"),
     "other file": ("file is neither picture nor caption", "files are neither picture nor caption"),
     "repeats": (
-        "folder has a number of repeats in its name, which is not read: its pictures count once",
-        "folders have a number of repeats in their names, which is not read: pictures count once",
+        "folder has a number of repeats in its name: its pictures are shown as often",
+        "folders have numbers of repeats in their names: pictures are shown in these proportions",
+    ),
+    "no repeats": (
+        "folder begins with a number that is none of repeats, 1 to 100: its pictures count once",
+        "folders begin with numbers that are none of repeats, 1 to 100: their pictures count once",
     ),
     "unknown key": ("key of the JSONL is not read", "keys of the JSONL are not read"),
     "smaller": (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import InkstoneError
+from .alike import alike
 from .findings import Finding, lines, shown
 from .pictures import OnItem, Picture, Pictures
 
@@ -24,6 +26,7 @@ class Item:
     references: tuple[Picture, ...] = ()  # Picture 1, 2, 3 of an edit
     mask: Picture | None = None
     layers: tuple[Picture, ...] = ()  # from the lowest on, each of the picture's size
+    repeats: int = 1  # how often it is shown in an epoch
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Sources:
     references: tuple[Path, ...] = ()
     mask: Path | None = None
     layers: tuple[Path, ...] = ()
+    repeats: int = 1
 
 
 def finished(
@@ -66,6 +70,8 @@ def finished(
     found += _of_all(items)
     if not items:
         raise InkstoneError(nothing_left(root, found))
+    most = math.gcd(*(item.repeats for item in items))  # 10 and 20 are 1 and 2
+    items = [replace(item, repeats=item.repeats // most) for item in items]
     return Dataset(root, tuple(items), tuple(found))
 
 
@@ -103,6 +109,7 @@ def _item(one: Sources, pictures: Pictures, masks: Pictures) -> Item | Finding:
         references=tuple(p for p in references if isinstance(p, Picture)),
         mask=mask,
         layers=tuple(p for p in layers if isinstance(p, Picture)),
+        repeats=one.repeats,
     )
 
 
@@ -136,6 +143,8 @@ def _of_all(items: Sequence[Item]) -> Iterator[Finding]:
         same = first.setdefault(item.picture.digest, item)
         if same is not item:
             yield Finding("duplicate", item.name, f"as {shown(same.name)}")
+    for index, one in alike([item.picture for item in items]).items():
+        yield Finding("alike", items[index].name, f"as {shown(items[one].name)}")
     counts = Counter(len(item.references) for item in items)
     usual = counts.most_common(1)[0][0] if counts else 0
     for item in items:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InkstoneError
 from ...files.hashes import picture_hash
-from ...files.images import channel, sound
+from ...files.images import channel, look
 from ...sampling.masks import NEARLY
 
 OnItem = Callable[[str, int, int], None]
@@ -36,6 +36,7 @@ class Picture:
     size: tuple[int, int]  # upright
     digest: str  # of its bytes
     animated: bool = False
+    look: bytes = field(default=b"", repr=False)  # files/images.py: look
 
 
 class Pictures:
@@ -63,8 +64,8 @@ class Pictures:
 
 def _picture(path: Path) -> Picture | str:
     try:
-        facts = sound(path)
-        return Picture(path, facts.size, picture_hash(path), facts.animated)
+        facts, means = look(path)
+        return Picture(path, facts.size, picture_hash(path), facts.animated, means)
     except InkstoneError as error:
         return reason(error, path)
     except OSError as error:  # between the two, another took its place

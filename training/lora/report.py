@@ -40,10 +40,8 @@ def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> 
     counts = Counter(work.fit.bucket for work in works)
     facts: dict[str, Json] = {
         "pictures": len(works),
-        "captions": sum(bool(work.item.caption) for work in works),
-        "references": sum(bool(work.item.references) for work in works),
-        "masks": sum(work.item.mask is not None for work in works),
-        "layers": sum(bool(work.item.layers) for work in works),
+        "epoch": sum(work.item.repeats for work in works),
+        **_having(works),
         "buckets": {f"{w}x{h}": n for (w, h), n in counts.most_common()},
         "cropped_at_most": round(most.fit.cropped, 4),
         "encoded_bytes": nbytes,
@@ -59,13 +57,11 @@ def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> 
 
 def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work) -> list[str]:
     """The lines about what is used."""
-    parts = {
-        "captions": sum(bool(work.item.caption) for work in works),
-        "references": sum(bool(work.item.references) for work in works),
-        "masks": sum(work.item.mask is not None for work in works),
-        "layers": sum(bool(work.item.layers) for work in works),
-    }
-    having = ", ".join(f"{n:,} with {name}" for name, n in parts.items() if n)
+    parts = [f"{n:,} with {name}" for name, n in _having(works).items() if n]
+    epoch = sum(work.item.repeats for work in works)
+    if epoch > len(works):
+        parts.append(f"{epoch:,} in an epoch with repeats")
+    having = ", ".join(parts)
     sizes = [f"{w}x{h} ({n:,})" for (w, h), n in counts.most_common(_SHOWN)]
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     cropped = most.fit.cropped
@@ -75,6 +71,16 @@ def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work)
         f"{_count(len(counts), 'bucket')}: {', '.join(sizes)}{more}; "
         + (f"{crop} ({shown(most.item.name)})" if cropped else "nothing is cropped"),
     ]
+
+
+def _having(works: tuple[Work, ...]) -> dict[str, int]:
+    """How many pictures have what."""
+    return {
+        "captions": sum(bool(work.item.caption) for work in works),
+        "references": sum(bool(work.item.references) for work in works),
+        "masks": sum(work.item.mask is not None for work in works),
+        "layers": sum(bool(work.item.layers) for work in works),
+    }
 
 
 def size_words(nbytes: int) -> str:

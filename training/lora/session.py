@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.interrupt import stoppable
+from ...kernels.interrupt import stoppable, terminable
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...pipeline.train_choices import TrainSettings
 from ..checkpoint import Argument
@@ -79,6 +79,7 @@ class Prepared:
                 work.item.caption,
                 [p.digest for p in (work.item.picture, *work.item.references, *work.item.layers)],
                 work.item.mask.digest if work.item.mask is not None else None,
+                *([work.item.repeats] if work.item.repeats > 1 else []),
             ]
             for work in works
         ]
@@ -168,8 +169,16 @@ def train(
     pictures are read and encoded. KeyboardInterrupt after Ctrl-C or SIGTERM: the state is saved,
     the same call continues. Raises CallError and InkstoneError.
     """
-    on_item = on_item or NO_PROGRESS
-    run = prepared(settings, on_item)
+    with terminable():
+        _train_all(prepared(settings, on_item or NO_PROGRESS), on_step, on_item or NO_PROGRESS)
+    return settings.output
+
+
+def _train_all(
+    run: Prepared, on_step: Callable[[StepReport], None] | None, on_item: OnItem
+) -> None:
+    """What `train` does, after the pictures are read."""
+    settings = run.settings
     for line in (*_report(run).lines, _plan(run).sentence()):
         log.info("%s", line)
     for line in settings.without_effect(run.steps):
@@ -182,7 +191,6 @@ def train(
                 cache = prepare(run.arranged, run.files.encoders(), run.cache, on_item)
             with stoppable(impatient=run.group.size == 1) as stop:
                 _train(run, cache, folder, stop, on_step)
-    return settings.output
 
 
 def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:

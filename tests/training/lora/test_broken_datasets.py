@@ -139,11 +139,22 @@ def a_decompression_bomb(d):
     pair(d)
 
 
-@case("2 folders have a number of repeats in their names", "10_style, 2_more/3_x", "4 pictures to")
+@case(
+    "2 folders have numbers of repeats in their names: pictures are shown in these proportions: "
+    "10_style, 2_more/3_x",
+    "5 pictures to train on: 5 with captions, 16 in an epoch with repeats",
+    "1 folder begins with a number that is none of repeats, 1 to 100: its pictures count once: "
+    "2024_x",
+)
 def folders_with_repeats(d):
     pair(d)
-    for name in ("10_style", "2_more/3_x", "other_5"):
+    for name in ("10_style", "2_more/3_x", "other_5", "2024_x"):
         pair(d / name, name[:1])
+
+
+@case("1 folder has a number of repeats in its name", "1 picture to train on: 1 with captions\n")
+def repeats_of_all_pictures_alike(d):
+    pair(d / "10_style")
 
 
 @case("1 file is neither picture nor caption: a.caption (rename it to .txt to use it)")
@@ -618,8 +629,14 @@ def test_five_thousand_files_are_read_quickly(tmp_path, models):
     start = time.process_time()  # of all threads, whatever else runs here
     found = report(arrange(read(tmp_path), models[0], CacheSettings(64)), models[1])
     seconds = time.process_time() - start
-    (said,) = found.lines[3:]
-    assert said == "5,000 pictures have no caption: 0.png, 1.png, 10.png, 100.png and 4,996 more"
+    lacking, alike = found.lines[3:]
+    assert lacking == "5,000 pictures have no caption: 0.png, 1.png, 10.png, 100.png and 4,996 more"
+    assert alike.startswith("5,000 pictures look the same as others, in other bytes") and (
+        alike.endswith(
+            ": 1.png (as 0.png), 10.png (as 0.png), 100.png (as 0.png), 1000.png (as "
+            "0.png) and 4,996 more"
+        )
+    )
     assert found.facts["pictures"] == 5001
     assert seconds < 20, f"{seconds:.1f} s"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import weakref
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.training.lora.arrange import CacheSettings, arrange
 from inkstone.training.lora.cache import Encoders, prepare
 from inkstone.training.lora.dataset import read
+from inkstone.training.lora.order import Order
 
 OPTIONS = LoadOptions(torch.float32, wait=True)
 COLOURS = ("red", "green", "blue", "yellow")
@@ -110,6 +111,22 @@ def test_everything_is_encoded_once_and_leaves(model, data, counted, tmp_path):
     for index in range(4):
         one, other = cache.example(index), again.example(index)
         assert torch.equal(one.latents, other.latents) and torch.equal(one.text, other.text)
+
+
+def test_repeats_are_in_the_buckets_and_encoded_once(model, data, counted, tmp_path):
+    """10 and 20 repeats are 1 and 2; pictures in no such folder count once."""
+    for folder, names in (("10_a", ("blue", "green")), ("20_b", ("red", "yellow"))):
+        (data / folder).mkdir()
+        for name in names:
+            for path in data.glob(f"{name}.*"):
+                path.rename(data / folder / path.name)
+    cache = make(model, data, counted, tmp_path / "c")
+    assert [entry.work.item.repeats for entry in cache.entries] == [1, 1, 2, 2]
+    assert cache.buckets() == {((1, 4, 4),): [0, 2, 2], ((1, 4, 3),): [1, 3, 3]}
+    assert counted.took() == (4, 4) and len(cache) == 4
+    order = Order(cache.buckets().values(), 2, 5)
+    epoch = [i for n in range(order.per_epoch) for i in order.batch(n)]
+    assert Counter(epoch) == {0: 1, 1: 1, 2: 2, 3: 2}
 
 
 def change_caption(data: Path) -> None:
@@ -267,6 +284,25 @@ def test_a_picture_that_is_lost_after_the_report(model, data, counted, tmp_path)
     (data / "red.png").unlink()
     with pytest.raises(InkstoneError, match="red.png cannot be read as a picture: No such file"):
         prepare(arranged, counted.encoders, tmp_path / "c")
+
+
+def test_a_picture_that_changes_before_it_is_encoded(model, data, counted, tmp_path):
+    """The file of its digest would hold another picture."""
+    arranged = arrange(read(data), model, CacheSettings(64))
+    Image.new("RGB", (64, 64), "white").save(data / "red.png")
+    with pytest.raises(InkstoneError, match="red.png was changed while this command ran"):
+        prepare(arranged, counted.encoders, tmp_path / "c")
+    counted.took()
+    cache = make(model, data, counted, tmp_path / "c")
+    assert counted.took()[0] >= 1 and len(cache) == 4
+
+
+def test_lines_do_not_come_with_every_picture(model, data, counted, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        make(model, data, counted, tmp_path / "c")
+    lines = [record.getMessage() for record in caplog.records]
+    assert "encoding pictures: 4" in lines and "encoding captions: 4" in lines
+    assert not [line for line in lines if line.startswith("VAE encode")], lines
 
 
 def test_masks_become_the_weight_of_tokens(model, tmp_path, counted):

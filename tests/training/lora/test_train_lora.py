@@ -121,7 +121,31 @@ def test_other_pictures_are_another_run(whole, pictures, tmp_path, capsys):
     assert main(base) == 0, "the same pictures at another place"
     (other / "0.txt").write_text("another caption\n")
     assert main(base) == 2
-    assert "--pictures-digest" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "of a run on 6 pictures, and pictures, captions, references or masks were changed" in said
+    )
+    assert "there are 6 now. Put them back as they were to resume it, or choose another" in said
+    assert main([*base, "--rank", "8"]) == 2
+    assert "--rank 4" in capsys.readouterr().err, "other arguments are said by their names"
+    (other / "0.png").unlink()
+    assert main(base) == 2
+    assert "there are 5 now" in capsys.readouterr().err
+
+
+def test_other_repeats_are_another_run(whole, pictures, tmp_path, capsys):
+    """The number that a folder says; one for all pictures alike changes nothing."""
+    folder = tmp_path / "10_all"
+    folder.mkdir()
+    for path in pictures.glob("?.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    base = call(tmp_path, whole, "--steps", "16", "--ema", "0.9")
+    assert main(base) == 0
+    (tmp_path / "5_last").mkdir()
+    for path in folder.glob("5.*"):
+        path.rename(tmp_path / "5_last" / path.name)
+    assert main(base) == 2
+    assert "references or masks were changed since: there are 6 now" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -201,6 +225,30 @@ def test_an_interrupt_says_how_to_go_on(whole, pictures, tmp_path, monkeypatch, 
     assert output.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["checking pictures", "encoding pictures", "encoding captions"])
+def test_an_interrupt_before_the_training(
+    stage, number, pictures, tmp_path, monkeypatch, capsys, caplog
+):
+    """While pictures are read or encoded: a sentence, nothing half done, and it goes on."""
+    output, handlers = tmp_path / "toy.safetensors", signal.getsignal(signal.SIGTERM)
+    cache = tmp_path / "cache"
+    arguments = call(pictures, output, "--steps", "1", "--cache-dir", str(cache))
+
+    def interrupt(what, done, total):
+        if (what, done) == (stage, 2):
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inkstone.headless.cli.train_lora._show_item", interrupt)
+        assert main(arguments) == 1
+    assert "stopped; run the same command to continue" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is handlers
+    left = [path.name for path in tmp_path.rglob(".*")]
+    assert not left and not output.exists(), left
+    assert main(arguments) == 0 and output.exists()
+
+
 def test_pairs_and_masks_train_an_edit(pictures, tmp_path):
     before, masks = tmp_path / "before", tmp_path / "masks"
     before.mkdir(), masks.mkdir()
@@ -267,6 +315,11 @@ def test_options_come_before_the_file_of_settings(pictures, tmp_path, caplog, ca
             "--optimizer adamw8bit needs bitsandbytes",
         ),
         (("DATA", "-o", "x.safetensors", "--ranks", "0-9=x"), "expected PATTERN=RANK, such as"),
+        (("DATA", "-o", "x.safetensors", "--dtype", "int8"), "'int8' (choose from"),
+        (
+            ("DATA", "-o", "x.safetensors", "--control-dir", ".", "--control-dir", "no"),
+            "--control-dir no: no such folder",
+        ),
         (("DATA", "-o", "x.safetensors", "--lr", "7"), "'7': expected a number from 1e-09 to 1"),
         (("DATA", "-o", "x.safetensors", "--settings", "s.json"), "--settings s.json: no such"),
         (("DATA", "-o", "x.safetensors", "--targets", "*no*"), "no layer is named '*no*'"),
