@@ -188,12 +188,14 @@ def planned(models: Bundle, size: str, family: Published, cfg: float | None) -> 
     return plan(models, request)
 
 
-def rows(sizes: Sequence[str], cfg: float | None = None) -> list[tuple[str, str, list[Plan]]]:
+def rows(
+    sizes: Sequence[str], cfg: float | None = None, formats: Sequence[str] = FORMATS
+) -> list[tuple[str, str, list[Plan]]]:
     """(family, format, a plan for each size)."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for family in families():
-            for format in FORMATS:
+            for format in formats:
                 models = opened(family, format, Path(folder))
                 with endless_memory(parameter_bytes(models.vae.network)):
                     plans = [planned(models, size, family, cfg) for size in sizes]

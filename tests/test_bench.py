@@ -66,3 +66,25 @@ def test_every_kind_of_machine_has_its_section():
         assert re.search(rf"^## {kind}\b", current, re.M), kind
     rows = [line for line in current.splitlines() if line.startswith("| ")]
     assert all(len(line.split("|")) > 3 for line in rows)
+
+
+@pytest.mark.slow
+def test_the_sizing_table_is_that_of_the_memory_plan():
+    """docs/serving.md states what bench/sizing.py prints, to a tenth or 0.3 GB."""
+    sizing = importlib.import_module("bench.sizing")
+    head, _, *printed = sizing.table(
+        sizing.SIZES, sizing.rows(sizing.SIZES, formats=("Q4_K_M", "bf16"))
+    ).splitlines()
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8").splitlines()
+    assert head in page and len(printed) == 4
+    for line in printed:
+        name = line.split("|")[1]
+        (stated,) = [one for one in page if one.startswith(f"|{name}|")]
+        cells = zip(numbers_of(line), numbers_of(stated), strict=True)
+        off = [pair for pair in cells if abs(pair[0] - pair[1]) > max(0.3, 0.1 * pair[0])]
+        assert not off, f"{name}: (printed, stated) {off}; run python bench/sizing.py"
+
+
+def numbers_of(line: str) -> list[float]:
+    """The figures of a row, behind its name."""
+    return [float(text) for text in re.findall(r"\d+\.\d", line.split("|", 2)[2])]
