@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from . import routes
 from .desk import UNEXPECTED, Desk
-from .documents import OPERATIONS, SECURITY
+from .documents import OPERATIONS, SCHEMAS, SECURITY
 from .gate import Gate
 from .keys import Keys
 from .page import page, page_file
@@ -87,8 +87,9 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
 
 
 def _described(document: dict[str, Any], keys: Keys) -> dict[str, Any]:
-    """OpenAPI with the key, where one is asked for."""
+    """OpenAPI with the schemas, and with the key where one is asked for."""
     parts = document.setdefault("components", {})
+    parts["schemas"] = parts.get("schemas", {}) | SCHEMAS
     parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     if not keys.asked:
         for path in document["paths"].values():

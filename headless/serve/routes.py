@@ -138,9 +138,12 @@ async def job(desk: Desk, request: Request) -> Response:
     """GET /v1/jobs/ID; with ?preview=true the picture of the last step too."""
     from starlette.responses import JSONResponse
 
+    shown = request.query_params.get("preview", "false")
+    if shown not in ("true", "false"):
+        raise Refusal("preview: expected true or false.", param="preview")
     ticket = _ticket(desk, request)
     document = _document(desk, request, ticket)
-    if request.query_params.get("preview") == "true":
+    if shown == "true":
         document["preview"] = preview_of(ticket)
     return JSONResponse(document, headers=_UNSTORED)
 
