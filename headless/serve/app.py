@@ -49,6 +49,7 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
+    from starlette.routing import Match
 
     api = FastAPI(
         title="Inkstone",
@@ -67,7 +68,11 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         text = {404: "There is no such route.", 405: "This route has no such method."}
         message = text.get(error.status_code, str(error.detail))
         document = error_document(message, error.status_code)
-        return JSONResponse(document, error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # the framework names the methods of one route of the path
+            fits = [route for route in api.routes if route.matches(request.scope)[0] != Match.NONE]
+            headers["Allow"] = ", ".join(sorted({m for route in fits for m in route.methods or ()}))
+        return JSONResponse(document, error.status_code, headers)
 
     async def on_gone(request: Any, error: Any) -> Any:  # nobody reads this
         return JSONResponse(error_document("The client has gone.", 499), 499)
