@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
-from ...files.atomic import move_into_place, sync
+from ...files.atomic import move_into_place, replacement, sync
 from ...files.json_text import parse_json
 from ...files.lock import HeldLock, same_file
 from ...files.paths import below, kind_of
@@ -88,7 +88,7 @@ class Results:
     ) -> None:
         self.folder, self.work, self._on_record = folder, folder / WORK, on_record
         self._lock = HeldLock(folder / LOCK)
-        self._end = 0  # bytes of the journal
+        self._end = self.lines = 0  # bytes of the journal; its lines
         self._records: dict[str, Record] = {}  # name -> the needed fields of its last record
 
     def __enter__(self) -> Results:
@@ -195,12 +195,42 @@ class Results:
         except BaseException:
             self._journal.truncate(end)
             raise
-        self._end = end + len(line)
+        self._end, self.lines = end + len(line), self.lines + 1
 
     def forget(self, name: str) -> None:
         """Delete the files of a job and what is known of it; its line in the journal stays."""
+        self._drop(self._pop(name))
+
+    def compact(self, keep: Callable[[Record], bool]) -> None:
+        """Delete the files of jobs whose last record is not wanted, and write the journal without
+        them and without what cannot be read. The journal is the old one or the new one whenever
+        this is killed. Raises FolderLost, FolderFull.
+        """
+        self.require_own()
+        path = self.folder / JOURNAL
+        lines, last = [], {}
+        with self._writing():
+            for line in path.read_bytes().splitlines(keepends=True):
+                try:
+                    record = _record(line)
+                    last[record["id"]] = record
+                except (ValueError, TypeError, KeyError):
+                    continue
+                lines.append((record["id"], line))
+            gone = {name for name, record in last.items() if not keep(record)}
+            self._drop(file for name in gone for file in self._pop(name))
+            kept = [line for name, line in lines if name not in gone]
+            with replacement(path, sync=True) as file:
+                file.writelines(kept)
+            sync(self.folder)
+            self._journal.close()
+            self._journal = open(path, "ab", buffering=0)
+        self._end, self.lines = sum(map(len, kept)), len(kept)
+
+    def _pop(self, name: str) -> list[str]:
+        """Forget a job; its files."""
         record = self._records.pop(name, {})
-        self._drop(file for file in record.get("files", ()) if self._is_own(name, file))
+        return [file for file in record.get("files", ()) if self._is_own(name, file)]
 
     def _drop(self, names: Iterable[str]) -> None:
         """Delete files of earlier forms of jobs, unless a record still names them."""
@@ -255,12 +285,11 @@ class Results:
         if whole < len(data):
             log.info("%s: the last line is incomplete; its job runs again", path)
             self._journal.truncate(whole)
-        self._end = whole
+        self._end, self.lines = whole, data.count(b"\n", 0, whole)
         old: list[str] = []
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
-                record = parse_json(line)
-                old += self._remember({**record, "id": record["id"], "status": record["status"]})
+                old += self._remember(_record(line))
             except (ValueError, TypeError, KeyError):
                 log.warning("%s, line %d: cannot be read; its job runs again", path, number)
         self._drop(old)
@@ -279,3 +308,9 @@ class Results:
             return (self.folder / PID).read_text().strip() or "unknown"
         except OSError:
             return "unknown"
+
+
+def _record(line: bytes) -> Record:
+    """The record of a line. Raises ValueError, TypeError or KeyError where it is none."""
+    record = parse_json(line)
+    return {**record, "id": record["id"], "status": record["status"]}

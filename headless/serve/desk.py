@@ -28,6 +28,7 @@ from .accepted import Accepted, Waiting
 from .deadline import Deadline, job_named
 from .graphs import GRAPH, forget_pictures
 from .hand import Hand, Hands, one_here
+from .leftovers import clean, compact_long
 from .line import Line
 from .offers import Offers
 from .orders import Order, call_of, in_request, order_from
@@ -85,6 +86,8 @@ class Desk:
             raise CallError(str(error).replace("--output", "--state")) from None
         for one in self._accepted.waiting():
             self._take_up(one)
+        self._expire()
+        clean(self._results, self._tickets, self.places.input)
         self._metrics.left = len(self._line.waiting)
         for hand in self._hands:
             thread = threading.Thread(target=self._work, args=(hand,), name=DRAWS, daemon=True)
@@ -335,3 +338,4 @@ class Desk:
         oldest = time.time() - self.call.keep
         for ticket in [t for t in self._tickets.values() if t.over and t.ended < oldest]:
             self.forget(ticket)
+        compact_long(self._results, self._tickets)
