@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
@@ -89,6 +90,7 @@ class Results:
         self.folder, self.work, self._on_record = folder, folder / WORK, on_record
         self._lock = HeldLock(folder / LOCK)
         self._end = self.lines = 0  # bytes of the journal; its lines
+        self._journal: FileIO
         self._records: dict[str, Record] = {}  # name -> the needed fields of its last record
 
     def __enter__(self) -> Results:

@@ -71,7 +71,9 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         headers = dict(error.headers or {})
         if error.status_code == 405:  # the framework names the methods of one route of the path
             fits = [route for route in api.routes if route.matches(request.scope)[0] != Match.NONE]
-            headers["Allow"] = ", ".join(sorted({m for route in fits for m in route.methods or ()}))
+            headers["Allow"] = ", ".join(
+                sorted({m for route in fits for m in getattr(route, "methods", ())})
+            )
         return JSONResponse(document, error.status_code, headers)
 
     async def on_gone(request: Any, error: Any) -> Any:  # nobody reads this
