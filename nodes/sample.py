@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import InkstoneError
@@ -45,9 +46,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..controlnet.in_context import InContext
     from ..loaders.models.diffusion_model import DiffusionModel
+    from ..sampling.request import Control, Request
     from .conditioning import Conditioning
     from .latents import Latent
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a sampler draws. positive, negative: [1,L,J] text states."""
+
+    model: DiffusionModel
+    positive: Tensor
+    negative: Tensor | None
+    request: Request
+    controls: Sequence[Control | InContext]
+    latent: Latent
+
+    def output(self, result: Tensor) -> io.NodeOutput:
+        """The node's output, of the latents that were drawn."""
+        used = (self.model.latent_mean, self.model.latent_std)
+        return io.NodeOutput(self.latent | {SAMPLES: result, STATISTICS: used})
 
 
 class Denoise(io.ComfyNode):
@@ -123,7 +143,37 @@ class Denoise(io.ComfyNode):
         strength: float = 1.0,
     ) -> io.NodeOutput:
         from ..controlnet.denoise import denoise_with_controls
-        from ..sampling.request import Hooks, Request
+        from ..sampling.request import Hooks
+
+        p = cls.prepared(
+            model, positive, seed, cfg, negative, sigmas, latent, steps, schedule, strength
+        )
+        passes = 2 if p.request.cfg > 1 else 1
+        blocks = passes * p.model.network.config.layers
+        bar = StepBar(len(p.request.sigmas) - 1, blocks, p.model.device)
+        look = previewer(p.model, p.request)
+        hooks = Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
+        result = denoise_with_controls(
+            p.model, p.positive, p.negative, p.request, p.controls, hooks
+        )
+        return p.output(result)
+
+    @classmethod
+    def prepared(
+        cls,
+        model: DiffusionModel,
+        positive: Conditioning,
+        seed: int,
+        cfg: float,
+        negative: Conditioning | None = None,
+        sigmas: Tensor | None = None,
+        latent: Latent | None = None,
+        steps: int = OWN,
+        schedule: str = SCHEDULES[0],
+        strength: float = 1.0,
+    ) -> Prepared:
+        """What `execute` draws with these inputs. Raises InkstoneError where it cannot."""
+        from ..sampling.request import Request
 
         sockets.require_models(model=model)
         check_start(latent, 1.0 if sigmas is not None else strength)
@@ -161,17 +211,14 @@ class Denoise(io.ComfyNode):
             regional=regional(positive, negative if cfg > 1 else None, latent),
             encoded_for=encoded_for(positive, model.variant),
         )
-        positive_states = text_states(positive, "positive")
-        negative_states = None if negative is None else text_states(negative, "negative")
-        passes = 2 if cfg > 1 else 1
-        bar = StepBar(len(sigmas) - 1, passes * model.network.config.layers, model.device)
-        look = previewer(model, request)
-        hooks = Hooks(on_step=lambda step: bar.step(step, look(step)), on_block=bar.block)
-        result = denoise_with_controls(
-            model, positive_states, negative_states, request, controls(positive, latent), hooks
+        return Prepared(
+            model=model,
+            positive=text_states(positive, "positive"),
+            negative=None if negative is None else text_states(negative, "negative"),
+            request=request,
+            controls=controls(positive, latent),
+            latent=latent,
         )
-        statistics_used = (model.latent_mean, model.latent_std)
-        return io.NodeOutput(latent | {SAMPLES: result, STATISTICS: statistics_used})
 
 
 def _check_unused(steps: int, schedule: str, strength: float) -> None:

@@ -7,7 +7,7 @@ that is kept is put back after each step, at that step's noise level.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,6 +17,9 @@ from .guidance import guide
 Velocity = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
 """(x [B,S,64] float32, step) -> velocities [B,S,64] float32 of the positive and the negative
 prompt; None in place of the negative: no guidance."""
+Asks = Generator[tuple[Tensor, int], tuple[Tensor, Tensor | None], Tensor]
+"""A loop that stops for each velocity that it needs: yields (x, step), gets what Velocity returns,
+and returns the denoised latents."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,29 @@ def euler(
 
     `on_step` may raise to interrupt. cfg, rescale: see `guide`.
     """
+    loop = euler_asking(x, sigmas, cfg, on_step, kept_region, rescale)
+    try:
+        asked = next(loop)
+        while True:
+            asked = loop.send(velocity(*asked))
+    except StopIteration as end:
+        latents: Tensor = end.value
+        return latents
+
+
+def euler_asking(
+    x: Tensor,
+    sigmas: Tensor,
+    cfg: float = 1.0,
+    on_step: Callable[[Step], None] | None = None,
+    kept_region: KeptRegion | None = None,
+    rescale: bool = True,
+) -> Asks:
+    """The loop of `euler`, for whoever computes the velocities of several loops together."""
     total = len(sigmas) - 1
     for i in range(total):
         sigma = sigmas[i].item()
-        v, negative = velocity(x, i)
+        v, negative = yield x, i
         if negative is not None:
             v = guide(v, negative, cfg, rescale)
         x0 = x - sigma * v

@@ -66,19 +66,27 @@ class DenoiseRun:
         which needs activations for one only.
         """
         network = self.model.network
-        guided = self.model.variety.guided(step, self._steps)
-        halves = [half for half in self.texts if guided or half == "positive"]
-        pairs = [(half, rows) for half in halves for rows in self.rows]
+        walks = self.walks(x, step)
         streamed = network.stream is not None and network.stream.evicting
         velocities: list[Tensor] = []
-        for group in [pairs] if streamed or self.together else [[pair] for pair in pairs]:
-            walks = [self._walk(x[rows.at], step, half, rows) for half, rows in group]
-            velocities += [v.float() for v in in_step(network, walks, self.together)]
-        for v in velocities if step == 0 else ():
+        for group in [walks] if streamed or self.together else [[walk] for walk in walks]:
+            velocities += in_step(network, group, self.together)
+        return self.velocities(velocities, step)
+
+    def walks(self, x: Tensor, step: int) -> list[Walk]:
+        """The forwards of a step: of each half of CFG, and within it of each of `rows`."""
+        guided = self.model.variety.guided(step, self._steps)
+        halves = [half for half in self.texts if guided or half == "positive"]
+        return [self._walk(x[r.at], step, half, r) for half in halves for r in self.rows]
+
+    def velocities(self, results: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor | None]:
+        """What the walks of a step returned -> velocities, see `denoise.Velocity`."""
+        results = [v.float() for v in results]
+        for v in results if step == 0 else ():
             check("final projection", v, self.model.weights_format)
-        self.tally.whole += len(pairs) * network.config.layers
+        self.tally.whole += len(results) * self.model.network.config.layers
         count = len(self.rows)
-        positive, negative = _together(velocities[:count]), _together(velocities[count:])
+        positive, negative = _together(results[:count]), _together(results[count:])
         assert positive is not None, "a run has at least one row"
         return positive, negative
 

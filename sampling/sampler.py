@@ -93,19 +93,33 @@ def running(
     with model.adapted(), torch.inference_mode():
         log_controls(r)
         log_variety(model.variety, len(r.sigmas) - 1, r.cfg)
-        grids = grids_of(model, r)
-        yield DenoiseRun(
-            model=model,
-            texts=texts,
-            hooks=hooks,
-            table=model.modulation(r.sigmas[:-1]),
-            grids=grids,
-            drawn=drawn(r),
-            request=r,
-            rows=_rows(model, r, texts, hooks, prefixes),
-            together=together,
-            regions=regions_of(model, r, texts["positive"].shape[1], grids),
-        )
+        yield run_of(model, texts, r, hooks, prefixes, together)
+
+
+def run_of(
+    model: Model,
+    texts: Mapping[str, Tensor],
+    r: Request,
+    hooks: Hooks,
+    prefixes: Mapping[str, PrefixStore | None],
+    together: bool,
+) -> DenoiseRun:
+    """The run of a checked request, whose model is ready. prefixes: see `prefixes_of`; together:
+    its walks go through each layer together.
+    """
+    grids = grids_of(model, r)
+    return DenoiseRun(
+        model=model,
+        texts=texts,
+        hooks=hooks,
+        table=model.modulation(r.sigmas[:-1]),
+        grids=grids,
+        drawn=drawn(r),
+        request=r,
+        rows=_rows(model, r, texts, hooks, prefixes),
+        together=together,
+        regions=regions_of(model, r, texts["positive"].shape[1], grids),
+    )
 
 
 def _misfit(model: Model, r: Request) -> str | None:

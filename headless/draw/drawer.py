@@ -133,7 +133,7 @@ class Drawer:
         """The memory plan of a call."""
         models, call = models or self.load(call), calls_of(call)[0]
         drawing = decide(call, models)
-        return self._plan(call, models, drawing, _graph(call, drawing))
+        return self._plan(call, models, drawing, graph_of(call, drawing))
 
     def draw(self, call: DrawCall, progress: Progress) -> Result:
         """Draws a call. Raises InkstoneError, or CallError where the call asks for what its model
@@ -143,7 +143,7 @@ class Drawer:
         models = self.load(call, stages)
         calls = calls_of(call)
         drawings = [self._decide(one, models, stages=stages) for one in calls]
-        graphs = [_graph(*pair) for pair in zip(calls, drawings)]
+        graphs = [graph_of(*pair) for pair in zip(calls, drawings)]
         self._announce(self._plan(calls[0], models, drawings[0], graphs[0]))
         if self.once:
             for graph in graphs:
@@ -169,8 +169,24 @@ class Drawer:
         """Encodes the prompts of a call that comes later."""
         models = self.load(call)
         for one in calls_of(call):
-            graph = _graph(one, self._decide(one, models, keep=True))
+            graph = graph_of(one, self._decide(one, models, keep=True))
             self._values(one, graph.api, _ahead(graph, *graph.prompts), None, None)
+
+    def inputs_of_sampler(self, call: DrawCall) -> tuple[DrawGraph, dict[str, Any]]:
+        """The graph of a call of one picture, and the inputs of its sampler, prompts encoded."""
+        models = self.load(call)
+        graph = graph_of(call, self._decide(call, models, keep=True))
+        assert graph.latent is not None, "it is drawn, not only enlarged"
+        inputs = with_defaults(parse_graph(graph.api), self.executor.nodes)[
+            graph.latent.node
+        ].inputs
+        links = {name: Ref(v.node, v.slot) for name, v in inputs.items() if isinstance(v, Link)}
+        values = self._values(call, graph.api, _ahead(graph, *links.values()), None, None)
+        return graph, inputs | dict(zip(links, values))
+
+    def needs_encoder(self, call: DrawCall) -> bool:
+        """True where the text encoder of a call is not in memory."""
+        return not self.load(call).text_encoder.weights.in_memory
 
     def _plan(self, call: DrawCall, models: CallModels, drawing: Drawing, graph: DrawGraph) -> Plan:
         acting = [m for m, option in zip(models.controls, call.control) if option.strength]
@@ -214,7 +230,7 @@ class Drawer:
             if stages is not None:
                 stages(event)
 
-        host = self._host(call, progress)
+        host = self.host(call, progress)
         links = [Link(*ref) for ref in refs]
         graph = with_defaults(parse_graph(api), self.executor.nodes)
         try:
@@ -222,7 +238,7 @@ class Drawer:
         except NodeError as error:
             raise error.__cause__ or error from None
 
-    def _host(self, call: DrawCall, progress: Progress | None) -> HeadlessHost:
+    def host(self, call: DrawCall, progress: Progress | None) -> HeadlessHost:
         """The host of a call: its device, its memory, its progress."""
 
         def report(done: int, of: int, preview: Image | None) -> None:
@@ -274,14 +290,14 @@ class Drawer:
         """The drawing with its prompt enhanced, where the call wants that: its node runs, and the
         graph that draws gets its text.
         """
-        graph = _graph(call, drawing)
+        graph = graph_of(call, drawing)
         if graph.enhanced is None:
             return drawing
         text, *_ = self._values(call, graph.api, _ahead(graph, graph.enhanced), None, stages)
         return with_enhanced(drawing, text, models)
 
 
-def _graph(call: DrawCall, drawing: Drawing) -> DrawGraph:
+def graph_of(call: DrawCall, drawing: Drawing) -> DrawGraph:
     """The graph that runs here: files by their paths, all pictures of the batch."""
     return draw_graph(call, drawing, FilePaths(), call.seed, call.batch)
 

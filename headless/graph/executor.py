@@ -78,6 +78,18 @@ class Executor:
             run.execute()
             return [run.value(link) for link in links]
 
+    def give(
+        self, graph: Graph, links: Sequence[Link], host: HeadlessHost, node: str, values: Outputs
+    ) -> str:
+        """Keep the outputs of a node that were computed elsewhere, for runs of this graph with
+        these links and host; the key to drop them by.
+        """
+        with self._alone(), headless.using(host):
+            run = GraphRun(self.nodes, self.cache, graph, host, lambda event: None, links)
+            run.identify()
+            self.cache.store(run.keys[node], values, keep=True)
+            return run.keys[node]
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One run at a time: other threads wait; a run within a run would wait for itself."""

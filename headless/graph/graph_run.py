@@ -73,11 +73,7 @@ class GraphRun:
         started = time.perf_counter()
         if not self.links:
             self._check_output_folder(self.targets)
-        order = self._order(self.targets)
-        self.unread = self._unread(order)
-        for key in order:
-            self._refuse_unsupported(key)
-            self.keys[key] = self._content_key(key)
+        order = self.identify()
         self.emit(Event("start", data={"nodes": order}))
         self.cache.drop_unused({self.keys[key] for key in order})
         if self.last:
@@ -91,6 +87,15 @@ class GraphRun:
         self.result.seconds = time.perf_counter() - started
         self.emit(Event("done", data={"seconds": self.result.seconds}))
         return self.result
+
+    def identify(self) -> list[str]:
+        """The nodes that are needed, in their order, with their content keys."""
+        order = self._order(self.targets)
+        self.unread = self._unread(order)
+        for key in order:
+            self._refuse_unsupported(key)
+            self.keys[key] = self._content_key(key)
+        return order
 
     def _check_output_folder(self, targets: list[str]) -> None:
         """Fail early if a picture could not be saved after minutes of work."""

@@ -9,7 +9,7 @@ to a number of bytes; the least recently used is dropped first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ class ResultCache(Generic[Result]):
     def replace(self, key: str, result: Result) -> None:
         """Put another result in the place of one of `keys`."""
         self._results[key] = result
+
+    def drop(self, keys: Iterable[str | None]) -> None:
+        """Drop these, kept ones too."""
+        for key in keys:
+            if key is not None:
+                self._results.pop(key, None)
+                self._kept.pop(key, None)
 
     def clear(self) -> None:
         """Drop everything."""

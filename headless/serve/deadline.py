@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 from ..draw.request import DrawCall
@@ -12,11 +13,11 @@ from .tickets import CANCELLED
 
 
 class Deadline:
-    """A context: sets `stop` once a job has run for so many seconds."""
+    """A context: sets `stop` once a job has run for so many seconds. began: of time.monotonic."""
 
-    def __init__(self, seconds: float, stop: threading.Event) -> None:
+    def __init__(self, seconds: float, stop: threading.Event, began: float) -> None:
         self._seconds, self._stop, self._late = seconds, stop, False
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(max(0.0, began + seconds - time.monotonic()), self._end)
         self._timer.daemon = True
 
     def _end(self) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..queue.metrics import Metrics
 from ..queue.worker import Places
 from . import tickets
 from .accepted import Accepted, Waiting
-from .deadline import Deadline, job_named
+from .deadline import job_named
 from .graphs import GRAPH, forget_pictures
 from .hand import Hand, Hands, one_here
 from .leftovers import clean, compact_long
@@ -35,6 +36,7 @@ from .orders import Order, call_of, in_request, order_from
 from .refusal import Refusal
 from .settings import ServeCall
 from .tickets import Ticket
+from .turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Desk:
         self._lock = threading.Condition(threading.RLock())
         self._unwanted: set[str] = set()  # cancelled by their clients while they ran
         self._tickets: dict[str, Ticket] = {}
-        self._closing = False
+        self._closing = self._giving_up = False
         self.refused: Counter[int] = Counter()  # answers that were errors, by status
         self._temporary = None if call.state else tempfile.mkdtemp(prefix="inkstone-serve-")
         root = call.state or Path(str(self._temporary))
@@ -62,7 +64,7 @@ class Desk:
         self.places = Places(call.models, root / "input", call.defaults.get("device"))
         self.places.input.mkdir(exist_ok=True)
         self._hands = hands(self._results.work, self.places)
-        self._line = Line(call.limits, len(self._hands))
+        self._line = Line(call.limits, self._hands)
         self._threads: list[threading.Thread] = []
         self._at_work = 0  # threads that draw
 
@@ -124,8 +126,10 @@ class Desk:
         end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        for hand in self._hands:
-            hand.stop.set()
+        with self._lock:
+            self._giving_up = True
+            for hand in self._hands:
+                hand.stop.set()
         for thread in self._threads:
             thread.join()
 
@@ -224,7 +228,11 @@ class Desk:
 
     def _cancel(self, ticket: Ticket) -> None:
         _, hand = self._line.running.get(ticket.id, (None, None))
-        if hand is not None:
+        if hand is not None and ticket.shares and ticket.job is not None:
+            ticket.stop.set()  # the others go on
+            self._line.end(ticket, None)
+            self._commit(ticket, Outcome(ticket.job, tickets.CANCELLED))
+        elif hand is not None:
             self._unwanted.add(ticket.id)
             hand.stop.set()
         elif self._line.leave(ticket) and ticket.job is not None:
@@ -253,44 +261,48 @@ class Desk:
         with self._lock:
             self._at_work += 1
         try:
-            while (ticket := self._next(hand)) is not None:
-                self._run(hand, ticket)
+            while (turn := self._next(hand)) is not None:
+                for ticket, outcome in turn.outcomes(self.limits.seconds, self._begin(hand)):
+                    self._end(ticket, outcome, turn.seconds)
         except Exception:
             log.exception("a thread that draws has ended by a fault")
         finally:
             with self._lock:
                 self._at_work -= 1
 
-    def _next(self, hand: Hand) -> Ticket | None:
+    def _next(self, hand: Hand) -> Turn | None:
         with self._lock:
-            ticket = None
-            while not self._closing and (ticket := self._line.take(hand)) is None:
+            chosen: list[Ticket] = []
+            while not self._closing and not (chosen := self._line.take(hand)):
                 self._lock.wait(1.0)
                 self._expire()
-            if ticket is None:
+            if not chosen:
                 return None
             self._metrics.left = len(self._line.waiting)
-            ticket.state = tickets.RUNNING
+            for ticket in chosen:
+                ticket.state, ticket.shares = tickets.RUNNING, len(chosen) > 1
             hand.stop.clear()
-            behind = list(self._line.waiting.values())
-        for one in (ticket, *behind):
+            behind, near = list(self._line.waiting.values()), self._line.near(chosen[0])
+        for one in (*chosen, *behind):
             one.touch()  # its place has changed
-        return ticket
+        return Turn(hand, chosen, near)
 
-    def _run(self, hand: Hand, ticket: Ticket) -> None:
-        assert ticket.job is not None
-        began, deadline = time.monotonic(), Deadline(self.limits.seconds, hand.stop)
-        try:
-            with deadline:
-                outcome = hand.run(ticket.job, ticket)
-        except KeyboardInterrupt:
-            outcome = deadline.outcome(ticket.job)
-        except InkstoneError as error:  # the disk
-            log.error("%s", error)
-            outcome = Outcome(ticket.job, journal.FAILED, (), {"error": str(error)})
+    def _begin(self, hand: Hand) -> Callable[[Ticket], bool]:
+        """What a job's own work begins with."""
+
+        def begin(ticket: Ticket) -> bool:
+            with self._lock:
+                ticket.shares = False
+                if not self._giving_up and ticket.id not in self._unwanted:
+                    hand.stop.clear()  # of the job before
+                return not ticket.over
+
+        return begin
+
+    def _end(self, ticket: Ticket, outcome: Outcome, seconds: float) -> None:
         with self._lock:
             done = outcome.status == journal.DONE
-            self._line.end(ticket, time.monotonic() - began if done else None)
+            self._line.end(ticket, seconds if done else None)
             unwanted = ticket.id in self._unwanted
             self._unwanted.discard(ticket.id)
             cancelled = outcome.status == tickets.CANCELLED and not unwanted

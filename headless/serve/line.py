@@ -2,8 +2,9 @@
 
 Keys take turns: a job joins in the round after that of its key's last job, and no earlier than the
 round that is being served (start-time fair queueing). Out of that order goes a job whose models a
-hand has loaded already, since a swap may take longer than a picture: but no job is overtaken more
-than a few times. Plain data; the desk holds its lock around every call.
+hand has loaded already, since a swap may take longer than a picture, or that shares a pass with
+another: but no job is overtaken more than a few times. Plain data; the desk holds its lock around
+every call.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 
-from .hand import Hand
+from ..draw.company import company_key
+from ..queue.worker import AHEAD
+from .hand import Hand, Sharing
 from .refusal import Full
 from .settings import Limits
 from .tickets import Ticket
@@ -25,10 +28,10 @@ _LOOK = 64  # jobs among which one with these models is looked for
 
 
 class Line:
-    """A bounded line. `hands`: how many jobs are at work at a time."""
+    """A bounded line for some hands."""
 
-    def __init__(self, limits: Limits, hands: int = 1) -> None:
-        self._limits, self.hands = limits, hands
+    def __init__(self, limits: Limits, hands: Sequence[Hand]) -> None:
+        self._limits, self._hands = limits, hands
         self.waiting: OrderedDict[str, Ticket] = OrderedDict()
         self.running: dict[str, tuple[Ticket, Hand]] = {}
         self._reserved: dict[str, str] = {}  # orders whose files are still coming -> owner
@@ -44,14 +47,14 @@ class Line:
         """Raises Full where an owner's order would find no place."""
         held = [*self._reserved.values(), *(t.owner for t in self.waiting.values())]
         if len(held) >= self._limits.queue:
-            wait = self._mean * (len(self.waiting) + 1) / self.hands
+            wait = self._mean * (len(self.waiting) + 1) / len(self._hands)
             raise Full(f"The queue is full ({len(held)} jobs). Try again later.", wait)
         mine = held.count(owner) + [t.owner for t, _ in self.running.values()].count(owner)
         if mine >= self._limits.per_key:
             raise Full(
                 f"{mine} of your jobs wait or run, of at most {self._limits.per_key}. Wait for "
                 "one of them.",
-                self._mean / self.hands,
+                self._mean / len(self._hands),
             )
 
     def reserve(self, owner: str) -> str:
@@ -85,21 +88,30 @@ class Line:
         del self._overtaken[ticket.id]
         return self.waiting.pop(ticket.id, None) is not None
 
-    def take(self, hand: Hand) -> Ticket | None:
-        """The next job for a hand, at work from now on."""
+    def take(self, hand: Hand) -> list[Ticket]:
+        """The next job for a hand, at work from now on, and those that share a pass with it."""
         order = self._order()
         if not order:
-            return None
+            return []
         others = {models for other, models in self._loaded.items() if other is not hand}
         at = _choice(order, self._overtaken, self._loaded.get(hand), others)
-        ticket = order[at]
-        self._overtaken.update(passed.id for passed in order[:at])
+        chosen = [order[k] for k in _company(order, self._overtaken, at, _most(hand, order[at]))]
         self._round = max(self._round, self._ranks[order[0].id][0])
-        self._served[ticket.owner] = self._ranks[ticket.id][0]
-        self.leave(ticket)
-        self._loaded[hand] = _models(ticket)
-        self.running[ticket.id] = ticket, hand
-        return ticket
+        self._loaded[hand] = _models(order[at])
+        for ticket in chosen:
+            last = self._served.get(ticket.owner, 0)
+            self._served[ticket.owner] = max(last, self._ranks[ticket.id][0])
+            self.leave(ticket)
+            self.running[ticket.id] = ticket, hand
+        return chosen
+
+    def near(self, ticket: Ticket) -> list[Ticket]:
+        """Jobs that wait and come soon, drawn with the same models and LoRAs as this one."""
+        job = ticket.job
+        same = (
+            one for one in self._order()[:_LOOK] if one.job and job and one.job.group == job.group
+        )
+        return list(itertools.islice(same, AHEAD - 1))
 
     def end(self, ticket: Ticket, seconds: float | None) -> None:
         """A job is at work no more; seconds: that it took, where it was done."""
@@ -120,17 +132,17 @@ class Line:
     def _foreseen(self) -> Iterable[str]:
         """The ids in the order in which `take` will give them, to one hand after the other."""
         order, overtaken = self._order(), self._overtaken.copy()
-        loaded: list[Hashable] = [*self._loaded.values()][: self.hands]
-        loaded += [None] * (self.hands - len(loaded))
-        for turn in itertools.count():
+        loaded = self._loaded.copy()
+        for hand in itertools.cycle(self._hands):
             if not order:
                 return
-            hand = turn % self.hands
-            others = {models for other, models in enumerate(loaded) if other != hand}
-            at = _choice(order, overtaken, loaded[hand], others)
-            overtaken.update(passed.id for passed in order[:at])
+            others = {models for other, models in loaded.items() if other is not hand}
+            at = _choice(order, overtaken, loaded.get(hand), others)
             loaded[hand] = _models(order[at])
-            yield order.pop(at).id
+            chosen = _company(order, overtaken, at, _most(hand, order[at]))
+            yield from [order[k].id for k in chosen]
+            for k in sorted(chosen, reverse=True):
+                del order[k]
 
 
 def _models(ticket: Ticket) -> Hashable:
@@ -138,6 +150,11 @@ def _models(ticket: Ticket) -> Hashable:
     job = ticket.job
     assert job is not None, "only jobs wait"
     return job.call.models_key if job.call is not None else job.graph
+
+
+def _most(hand: Hand, ticket: Ticket) -> int:
+    """How many jobs like this one a hand does in one pass."""
+    return hand.most(ticket.job) if isinstance(hand, Sharing) and ticket.job else 1
 
 
 def _choice(
@@ -153,3 +170,27 @@ def _choice(
     models = [_models(job) for job in near[: last + 1]]
     rank = [0 if of == own else 2 if of in others else 1 for of in models]
     return rank.index(min(rank))
+
+
+def _company(order: Sequence[Ticket], overtaken: Counter[str], at: int, most: int) -> list[int]:
+    """The job at this place of the order and those that share a pass with it, `most` in all. Counts
+    those that they overtake.
+    """
+    chosen, kind = [at], _kind(order[at]) if most > 1 else None
+    overtaken.update(passed.id for passed in order[:at])
+    for k, ticket in enumerate(order[:_LOOK]):
+        if kind is None or len(chosen) == most:
+            break
+        if k == at or _kind(ticket) != kind:
+            continue
+        passed = [one.id for n, one in enumerate(order[:k]) if n not in chosen]
+        if any(overtaken[name] >= OVERTAKEN for name in passed):
+            break
+        overtaken.update(passed)
+        chosen.append(k)
+    return chosen
+
+
+def _kind(ticket: Ticket) -> object | None:
+    """Equal for jobs that can share a pass; None for one that cannot."""
+    return company_key(ticket.job.call) if ticket.job and ticket.job.call else None

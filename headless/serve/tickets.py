@@ -31,6 +31,8 @@ class Ticket:
         self.id, self.owner, self.lasting = name, owner, lasting
         self.job: Job | None = None
         self.state, self.created, self.ended = QUEUED, time.time(), 0.0
+        self.shares = False  # it is in a pass with others; its own work comes after that
+        self.stop = threading.Event()  # set: it leaves that pass
         self.step = self.steps = 0
         self.seed: int | None = None
         self.preview: bytes | None = None  # a JPEG

@@ -20,7 +20,7 @@ class Queue:
     """A line with hands that only have names. Jobs are words: key, model, number."""
 
     def __init__(self, *jobs: str, hands: str = "h") -> None:
-        self.line = Line(Limits(), len(hands))
+        self.line = Line(Limits(), list(hands))
         self.at_work: dict[str, Ticket] = {}
         self.tickets: dict[str, Ticket] = {}
         for job in jobs:
@@ -37,11 +37,11 @@ class Queue:
         before = self.at_work.pop(hand, None)
         if before is not None:
             self.line.end(before, 1.0)
-        ticket = self.line.take(hand)
-        if ticket is None:
+        taken = self.line.take(hand)
+        if not taken:
             return None
-        self.at_work[hand] = ticket
-        return ticket.id
+        (self.at_work[hand],) = taken
+        return taken[0].id
 
     def all(self) -> list[str]:
         """All jobs, as one hand takes them."""
