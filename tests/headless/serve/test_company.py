@@ -13,6 +13,7 @@ from inkstone.headless.queue.worker import Worker
 from inkstone.headless.serve import hand as hands
 from inkstone.headless.serve.hand import LocalHand
 from inkstone.headless.serve.settings import ServeCall
+from inkstone.loaders.memory.residency import Residency
 
 from .running import Served, httpx, serving
 
@@ -172,3 +173,25 @@ def test_one_prompt_of_many_requests_is_encoded_once(tmp_path):
         assert answer.status_code == httpx.codes.OK
         text = server.client.get("/metrics").text
         assert "\ninkstone_batch_prompts_encoded_total 1.0\n" in text, text
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_jobs_share_a_pass_where_the_models_weights_are_streamed(tmp_path, monkeypatch, streamed):
+    """A hand knows it once such a job has run."""
+    if streamed:
+        monkeypatch.setattr(Residency, "_room", two_blocks)
+    with serving(ServeCall(models=tmp_path)) as server:
+        jobs = [{**JOB, "prompt": text, "seed": 1} for text in PROMPTS]
+        first = server.client.post("/v1/jobs", json=jobs[0]).json()["id"]
+        assert server.ended(first)["state"] == "done"
+        names = sent(server, *jobs)
+        pictures = [pixels(server, server.ended(name)) for name in names]
+        assert passes(server, names) == ([3] * 3 if streamed else [None] * 3)
+        assert not ImageChops.difference(pictures[0], pixels(server, server.ended(first))).getbbox()
+
+
+def two_blocks(self: Residency, budget: object, working: int, makes: bool = True) -> int:
+    """Room for two blocks of each network, and for all of one that has none."""
+    rest, groups = self.sizes
+    others = sum(one.reserved for one in self._others())
+    return working + others + rest + 2 * max(groups, default=0)
