@@ -217,8 +217,9 @@ def check_limits(call: DrawCall, limits: Limits) -> None:
 def in_request(message: str, folder: Path, *others: Path) -> str:
     """A message without folders of this machine: an order's, those above it, and others."""
     for root in (folder, folder.parent, folder.parent.parent, *others):
-        for form in {str(root), str(root.absolute())} - {"."}:
-            message = message.replace(f"{form}/", "").replace(f"{form}\\", "")
+        for form in (str(root.absolute()), str(root)):  # the long form ends as the short one
+            if form != ".":
+                message = message.replace(f"{form}/", "").replace(f"{form}\\", "")
     return message
 
 

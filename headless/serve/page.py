@@ -22,7 +22,7 @@ INDEX, FACTS = "index.html", "facts.json"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
 SMALL = ((128, 128), (160, 96), (96, 160))  # canvases of the embedded model
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {

@@ -20,7 +20,7 @@ class Limits:
 
     queue: int = 32  # jobs that wait, of all keys
     per_key: int = 16  # jobs of one key that wait or run
-    pixels: int = 2048 * 2048  # of a picture that is drawn, and of one that is sent
+    pixels: int = 2400 * 1792  # of one that is drawn or sent: the largest size of Qwen-Image-2.1
     steps: int = 100
     pictures: int = 10  # n, as OpenAI
     prompt: int = 32_000  # characters, as OpenAI

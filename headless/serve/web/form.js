@@ -20,7 +20,7 @@ export async function load_offers() {
   $("addlora").hidden = !loras.length;
   $("nolora").hidden = loras.length > 0;
   kinds = control.types;
-  $("controlmodel").replaceChildren(new Option("—", ""), ...control.data.map(one => new Option(one.id, one.id)));
+  $("controlmodel").replaceChildren(new Option(t("own"), ""), ...control.data.map(one => new Option(one.id, one.id)));
   suit_model();
 }
 export async function load_facts() {
@@ -56,6 +56,7 @@ function examples() {
 }
 function texts() {
   $("prompt").placeholder = t("prompthint");
+  if ($("controlmodel").options.length) $("controlmodel").options[0].textContent = t("own");
   for (const id of ["steps", "cfg", "strength"]) $(id).placeholder = t("usual");
   $("paint").setAttribute("aria-label", t("mask"));
   examples();
@@ -142,14 +143,14 @@ $("picture").onchange = async () => {
 
 /* --- errors beside the fields */
 export function fail(name, text) {
-  const place = $(`${name}-error`), field = $(name === "size" ? "shape" : name);
+  const place = $(`${name}-error`), field = name === "form" ? null : $(name === "size" ? "shape" : name);
   place.textContent = text;
   place.hidden = !text;
-  field?.toggleAttribute?.("aria-invalid", false);
+  field?.removeAttribute("aria-invalid");
   if (text && field) field.setAttribute("aria-invalid", "true");
   if (!text) return;
   for (let node = place.parentElement; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
-  if (field && !field.hidden && name !== "form") field.focus();
+  if (field && !field.hidden) field.focus();
 }
 export function clear_failures() {
   for (const node of document.querySelectorAll(".error:not(#key-error)")) fail(node.id.slice(0, -6), "");

@@ -117,7 +117,8 @@ function render() {
   render_result();
 }
 function card(job) {
-  const name = element("p", { className: "name" }), state = element("p", { className: "state" });
+  const show = () => { [shown, number, picked] = [job, 0, true]; render(); };
+  const name = element("button", { type: "button", className: "name", onclick: show }), state = element("p", { className: "state" });
   const button = element("button", { type: "button", onclick: () => over(job) ? remove(job) : stop(job) });
   const bar = element("progress", { max: 1, value: 0 }), thumbs = element("div", { className: "thumbs" });
   const item = element("li", {}, element("div", {}, name, state), button, bar, thumbs);
@@ -129,6 +130,7 @@ function fill(job, { item, name, state, button, bar, thumbs }) {
   const act = over(job) ? "remove" : "stop";
   item.className = job.state;
   name.textContent = title(job);
+  name.setAttribute("aria-current", job === shown);
   state.textContent = sentence(job);
   button.textContent = t(act);
   button.setAttribute("aria-label", t(act + "one", title(job)));
@@ -170,6 +172,7 @@ $("tidy").onclick = () => { for (const job of jobs.filter(over)) remove(job); };
 /* the result */
 function render_result() {
   const done = shown?.state === "done", source = done ? address(shown, number) : shown?.preview;
+  $("view").hidden = Boolean(shown) && over(shown) && !done;
   $("empty").hidden = Boolean(shown);
   $("image").hidden = !source;
   $("wait").toggleAttribute("hidden", !shown || Boolean(source) || over(shown));

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from inkstone.errors import CallError
 from inkstone.headless.cli.main import main
 from inkstone.headless.serve import run
 from inkstone.headless.serve.keys import Keys, read_keys
+from inkstone.headless.serve.orders import in_request
 from inkstone.headless.serve.settings import Limits, ServeCall, check_binding
 from inkstone.kernels.memory import process_bytes
 
@@ -250,6 +252,21 @@ def test_bad_json_is_refused(server, body):
         )
         assert answer.status_code == 400, (path, answer.status_code, answer.text)
         assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("named", ["models", "a/models", "/srv/models"])
+def test_a_sentence_names_no_folder_of_the_machine(monkeypatch, tmp_path, named):
+    """Also where the folder is given as it lies below the one that the server was started in."""
+    monkeypatch.chdir(tmp_path)
+    models, order = Path(named), Path("/var/state/accepted/12ab")
+    for file in (
+        models / "loras" / "x.safetensors",
+        (models / "loras" / "x.safetensors").absolute(),
+    ):
+        text = in_request(
+            f"{file}: none of 9 modules fit, {order / 'mask.png'} too.", order, models
+        )
+        assert text == "loras/x.safetensors: none of 9 modules fit, mask.png too."
 
 
 def test_unknown_routes_answer_in_openais_form(server):

@@ -10,6 +10,7 @@ import pytest
 
 from inkstone.headless.serve.page import FACTS, FOLDER, INDEX, SMALL, facts
 from inkstone.headless.serve.settings import Limits
+from inkstone.sampling.geometry import SIZES, SIZES_21
 from inkstone.training.grammar import CANVASES
 
 FILES = {file.name: file.read_text("utf-8") for file in FOLDER.iterdir()}
@@ -126,7 +127,7 @@ def test_what_the_form_knows(server):
     assert server.client.get(f"/page/{FACTS}").json() == facts(Limits())
     known = facts(Limits(pixels=1_000_000))
     sizes = [tuple(map(int, size.split("x"))) for size in facts(Limits())["sizes"]]
-    assert (1328, 1328) in sizes and (2048, 2048) in sizes
+    assert set(sizes) == {*SIZES.values(), *SIZES_21.values()}
     assert (
         SMALL == CANVASES
         and known["sizes"] == []
