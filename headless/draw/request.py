@@ -72,6 +72,12 @@ class DrawCall:
         return [region.mask for region in self.region if region.mask is not None]
 
     @property
+    def pictures(self) -> list[Path]:
+        """All files of pictures that it reads."""
+        files = [*self.image, *([self.mask] if self.mask else [])]
+        return files + [control.path for control in self.control] + self.region_masks
+
+    @property
     def models_key(self) -> Hashable:
         """Equal where two calls load the same models in the same way."""
         files = (self.model, self.text_encoder, self.vae)

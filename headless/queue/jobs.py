@@ -160,13 +160,11 @@ def _job(data: dict[str, Json], line: int, defaults: Mapping[str, Json]) -> Job:
         for f in fields(call)
         if f.name not in MACHINE and getattr(call, f.name) not in (f.default, [])
     }
-    files = [*call.image, *([call.mask] if call.mask else []), *(c.path for c in call.control)]
-    files += call.region_masks
     return Job(
         line=line,
         name=name,
         key=_digest(parts | {"latent": latent}),
-        content=_content(files),
+        content=_content(call.pictures),
         call=call,
         latent=latent,
     )

@@ -125,6 +125,7 @@ class Metrics:
     def tally(self, record: Mapping[str, Json]) -> None:
         """Count a new record, which `count` has counted, in the numbers of this run."""
         self._images_here += _count_pictures(record)
+        self.retries += (record.get("attempts") or 1) - 1  # its worker was lost
         worker = str(record.get("worker", "0"))
         for device, peak in (record.get("peak_memory_bytes") or {}).items():
             self._peak[worker, device] = max(peak, self._peak.get((worker, device), 0))

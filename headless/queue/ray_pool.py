@@ -8,30 +8,25 @@ one retry, and is replaced as soon as the cluster has room.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
-from ...errors import CallError, InkstoneError
-from ..node_types import Json
+from ...errors import InkstoneError
+from .away import with_paths, write_files
 from .jobs import Job
-from .journal import FAILED, FolderFull, Outcome
-from .metrics import Metrics
+from .journal import FAILED, Outcome
+from .ray_cluster import connect, shares
 from .ray_worker import RayWorker
 from .share import Share
 from .worker import Places
 
 log = logging.getLogger(__name__)
 
-LOCAL = "local"
 _POLL = 0.2  # seconds between two looks at the stop switch
 _MAX_LOST = 5  # workers lost in a row before they were ready: something is wrong with all of them
-_STORE_BYTES = 256 << 20  # for results in transit, if we start the cluster
 
 
 @dataclass(frozen=True)
@@ -59,42 +54,28 @@ class _Actor(Protocol):
 
 
 def on_ray(
-    jobs: Sequence[Job], pool: Pool, work: Path, metrics: Metrics, stop: threading.Event
+    jobs: Sequence[Job], pool: Pool, work: Path, stop: threading.Event
 ) -> Generator[Outcome]:
     """Outcomes in the order of their arrival; files are below `work`."""
-    crew = _Crew(pool, jobs, metrics)
+    crew = _Crew(pool, jobs)
     try:
         while crew.is_busy:
             for outcome, files in crew.arrivals():
-                yield replace(outcome, files=_write(files, work))
+                yield replace(outcome, files=write_files(files, work))
             if stop.is_set():
                 raise KeyboardInterrupt
     finally:
         crew.close()
 
 
-def _write(files: Mapping[str, bytes], work: Path) -> list[Path]:
-    paths = []
-    try:
-        for name, data in files.items():
-            path = work / name
-            if path.parent != work:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            paths.append(path)
-    except OSError as error:
-        raise FolderFull.of(work.parent, error) from error
-    return paths
-
-
 class _Crew:
     """The workers of a run and their current jobs."""
 
-    def __init__(self, pool: Pool, jobs: Sequence[Job], metrics: Metrics) -> None:
-        self._ray, self._connected_here = _connect(pool)
-        self._pool, self._metrics = pool, metrics
-        self._count, self._needs = _workers(self._ray, pool)
-        self._share = Share([_with_absolute_paths(job) for job in jobs], self._count)
+    def __init__(self, pool: Pool, jobs: Sequence[Job]) -> None:
+        self._ray, self._connected_here = connect(pool.address, pool.workers)
+        self._pool = pool
+        self._count, self._needs = shares(self._ray, pool.workers, pool.places.device)
+        self._share = Share([with_paths(job, Path.absolute) for job in jobs], self._count)
         self._losses: dict[str, int] = {}  # job -> workers lost with it
         self._actors: list[_Actor | None] = [None] * self._count
         self._lost_in_a_row = 0
@@ -173,7 +154,6 @@ class _Crew:
         for idle in set(range(self._count)) - {n for n, _ in self._running.values()}:
             self._start_next(idle)
         if job is None or retry is not None:
-            self._metrics.retries += job is not None
             return None
         reason = f"its worker was lost {losses} times, most recently because: {error}".strip()
         facts = {"error": reason, "attempts": self._losses.pop(job.name)}
@@ -190,77 +170,3 @@ class _Crew:
             self._ray.kill(actor)
         if self._connected_here:
             self._ray.shutdown()
-
-
-def _connect(pool: Pool) -> tuple[ModuleType, bool]:
-    """(ray, whether we connected), with the signal handlers unchanged."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if pool.address == LOCAL:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 yields to everything else
-    try:
-        import ray
-    except ImportError:
-        raise CallError("--ray needs Ray: pip install 'inkstone[ray]'.") from None
-    if ray.is_initialized():
-        return ray, False
-    main = threading.current_thread() is threading.main_thread()
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if main else {}
-    # output of workers would appear on our stdout
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
-    try:
-        if pool.address == LOCAL:
-            cores = max(_cores(), pool.workers or 1)
-            ray.init(
-                num_cpus=cores, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet
-            )
-        else:
-            ray.init(address=pool.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise InkstoneError(
-            f"--ray {pool.address}: no cluster at this address ({error}). Expected auto, "
-            "HOST:PORT, ray://HOST:PORT, or local."
-        ) from None
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return ray, True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _workers(ray: ModuleType, pool: Pool) -> tuple[int, dict[str, int]]:
-    """(number of workers, what each needs of the cluster)."""
-    resources = ray.cluster_resources()
-    cards, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    count = pool.workers or max(cards, 1)
-    on_cards = cards and pool.places.device != "cpu"
-    if count > (cards if on_cards else cores):
-        raise CallError(
-            f"--workers {count}: the cluster has {cards} GPUs and {cores} CPU cores. Request "
-            f"at most {cards if on_cards else cores}."
-        )
-    if on_cards:
-        return count, {"num_gpus": 1, "num_cpus": min(1, cores // count)}
-    return count, {"num_cpus": max(1, cores // count)}
-
-
-def _with_absolute_paths(job: Job) -> Job:
-    """The job with paths that do not depend on the current folder."""
-    if job.call is None:
-        assert job.graph is not None
-        return replace(job, graph=job.graph.absolute())
-    call = job.call
-    values = {field.name: getattr(call, field.name) for field in fields(call)}
-    paths: dict[str, Json] = {k: v.absolute() for k, v in values.items() if isinstance(v, Path)}
-    paths |= {
-        "image": [path.absolute() for path in call.image],
-        "control_model": [path.absolute() for path in call.control_model],
-        "lora": [(path.absolute(), strength) for path, strength in call.lora],
-        "control": [replace(item, path=item.path.absolute()) for item in call.control],
-        "region": [
-            one if one.mask is None else replace(one, place=one.mask.absolute())
-            for one in call.region
-        ],
-    }
-    return replace(job, call=replace(call, **paths))

@@ -64,7 +64,7 @@ def batch(call: BatchCall, watch: QueueCallbacks = QueueCallbacks()) -> dict:
         _announce(call, jobs, left, results)
         metrics.left = len(left)
         try:
-            with closing(_outcomes(call, left, results, metrics, watch, stop)) as outcomes:
+            with closing(_outcomes(call, left, results, watch, stop)) as outcomes:
                 for outcome in outcomes:
                     _settle(outcome, results, metrics, watch)
             results.require_own()
@@ -85,7 +85,6 @@ def _outcomes(
     call: BatchCall,
     jobs: Sequence[Job],
     results: Results,
-    metrics: Metrics,
     watch: QueueCallbacks,
     stop: threading.Event,
 ) -> Generator[Outcome]:
@@ -94,7 +93,7 @@ def _outcomes(
     from .ray_pool import Pool, on_ray
 
     pool = Pool(call.ray, call.workers, call.retries, call.places)
-    return on_ray(jobs, pool, results.work, metrics, stop)
+    return on_ray(jobs, pool, results.work, stop)
 
 
 def _settle(outcome: Outcome, results: Results, metrics: Metrics, watch: QueueCallbacks) -> None:

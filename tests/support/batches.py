@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ def started(arguments: list[object], **more: object) -> subprocess.Popen:
     command = [sys.executable, "-c", _RUN, "batch", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more
     return subprocess.Popen(command, cwd=ROOT, **pipes)
+
+
+def importable(folder: Path) -> dict[str, str]:
+    """An environment in which every process, also a worker of Ray, can import this tree."""
+    folder.mkdir(exist_ok=True)
+    (folder / "inkstone").symlink_to(ROOT, target_is_directory=True)
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def records(folder: Path) -> list[dict]:

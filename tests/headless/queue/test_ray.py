@@ -16,7 +16,7 @@ import pytest
 from inkstone.headless.draw.request import DrawCall
 from inkstone.headless.queue.jobs import Job
 
-from ...support.batches import QUICK, check_whole, records, started, write_jobs
+from ...support.batches import QUICK, check_whole, importable, records, started, write_jobs
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
@@ -31,7 +31,8 @@ def test_a_killed_worker_costs_its_job_one_retry(tmp_path):
         for k in range(24)
     ]
     path, folder = write_jobs(tmp_path / "jobs.jsonl", jobs), tmp_path / "out"
-    process = started([path, "--output", folder, "--ray", "local", "--workers", "2", "--json"])
+    call = [path, "--output", folder, "--ray", "local", "--workers", "2", "--json"]
+    process = started(call, env=importable(tmp_path / "packages"))
     while len(records(folder)) < 4 and process.poll() is None:
         time.sleep(0.02)
     if process.poll() is None:
