@@ -122,6 +122,22 @@ def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[
     return parse
 
 
+def workers_range(text: str) -> tuple[int, int]:
+    """Parse N or MIN:MAX, numbers of workers."""
+    least, _, most = text.partition(":")
+    number = between(1, 10000, int)
+    try:
+        pair = int(number(least)), int(number(most if ":" in text else least))
+    except argparse.ArgumentTypeError:
+        pair = (1, 0)
+    if pair[0] > pair[1]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number of workers from 1 to 10000, or the fewest and the most, "
+            "such as 1:4"
+        )
+    return pair
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from ..draw.option_values import options
 from ..draw.options import add_for_all
 from ..node_types import Json
 from ..queue.job_line import read_defaults
-from .shared import add_folders, add_json, as_text
+from .shared import add_folders, add_json, add_ray, as_text
 
 if TYPE_CHECKING:
     from ..queue.jobs import Job
@@ -53,33 +53,17 @@ def add(commands: Commands) -> None:
         "both",
     )
     add_folders(p, "models", "input", prefix="for graphs: ")
-    _add_ray(p)
-    add_json(p, "print counts and metrics as JSON")
-    add_for_all(p)
-    unset: dict[str, Json] = {name: None for name in options()}  # None = not on this command line
-    p.set_defaults(handler=run, **unset)
-
-
-def _add_ray(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="run on a Ray cluster, one worker per GPU: auto, HOST:PORT, ray://HOST:PORT, or local "
-        "to start one on this machine",
-    )
+    add_ray(p, "auto, HOST:PORT, ray://HOST:PORT")
     p.add_argument(
         "--workers",
         type=between(1, 10000, int),
         metavar="N",
         help="with --ray: number of workers (default: one per GPU, or one without a GPU)",
     )
-    p.add_argument(
-        "--retries",
-        type=between(0, 100, int),
-        default=1,
-        metavar="N",
-        help="with --ray: how often a job is retried when its worker is lost (default 1)",
-    )
+    add_json(p, "print counts and metrics as JSON")
+    add_for_all(p)
+    unset: dict[str, Json] = {name: None for name in options()}  # None = not on this command line
+    p.set_defaults(handler=run, **unset)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ..arg_types import Commands, between, command, file_path
+from ...errors import CallError
+from ..arg_types import Commands, between, command, file_path, workers_range
 from ..draw.options import add_machine
-from ..serve.settings import HOST, KEEP, PORT, Limits, ServeCall
+from ..serve.settings import HOST, KEEP, PORT, Limits, RayCall, ServeCall
+from .shared import add_ray
 
 _SHARED = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "device")
 _LIMITS = {  # field of Limits -> (most, help)
@@ -31,6 +33,23 @@ def add(commands: Commands) -> None:
         "inkstone serve --models models --state jobs\n"
         "  then OpenAI(base_url='http://127.0.0.1:8190/v1', api_key='none').images.generate(...)",
     )
+    _add_address(p)
+    _add_models(p)
+    _add_jobs(p)
+    _add_limits(p)
+    add_ray(p, "auto, HOST:PORT")
+    p.add_argument(
+        "--workers",
+        type=workers_range,
+        metavar="N|MIN:MAX",
+        help="with --ray: number of workers, or the fewest and the most: more are started while "
+        "jobs wait (default: one per GPU, or one without a GPU)",
+    )
+    add_machine(p)
+    p.set_defaults(handler=run)
+
+
+def _add_address(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--host", default=HOST, metavar="H", help=f"address to serve at (default {HOST})"
     )
@@ -41,6 +60,15 @@ def add(commands: Commands) -> None:
         metavar="N",
         help=f"port; 0 = a free one (default {PORT})",
     )
+    p.add_argument(
+        "--api-key-file",
+        type=file_path,
+        metavar="F",
+        help="file with one API key a line; without it the server answers this machine only",
+    )
+
+
+def _add_models(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--models",
         type=file_path,
@@ -56,12 +84,9 @@ def add(commands: Commands) -> None:
         ("--vae", "VAE file or folder"),
     ):  # fmt: skip
         p.add_argument(name, type=file_path, metavar="F", help=text)
-    p.add_argument(
-        "--api-key-file",
-        type=file_path,
-        metavar="F",
-        help="file with one API key a line; without it the server answers this machine only",
-    )
+
+
+def _add_jobs(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--state",
         type=file_path,
@@ -81,6 +106,9 @@ def add(commands: Commands) -> None:
         help="take graphs of ComfyUI too: sizes that a graph computes are bounded by memory and "
         "--max-seconds only",
     )
+
+
+def _add_limits(p: argparse.ArgumentParser) -> None:
     usual = Limits()
     for field, (most, text) in _LIMITS.items():
         p.add_argument(
@@ -90,8 +118,6 @@ def add(commands: Commands) -> None:
             metavar="N",
             help=f"limit: {text} (default {getattr(usual, field)})",
         )
-    add_machine(p)
-    p.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,6 +140,15 @@ def run(args: argparse.Namespace) -> int:
             keep=args.keep,
             graphs=args.graphs,
             limits=dataclasses.replace(Limits(), **limits),
+            ray=_ray(args),
         )
     )
     return 0
+
+
+def _ray(args: argparse.Namespace) -> RayCall | None:
+    if args.ray is not None:
+        return RayCall(args.ray, args.workers, args.retries)
+    if args.workers is not None:
+        raise CallError("--workers is for --ray: without it one worker draws, this process.")
+    return None

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..arg_types import file_path
+from ..arg_types import between, file_path
 from ..node_types import Json
 
 FOLDERS = {
@@ -42,6 +42,23 @@ def add_folders(parser: argparse.ArgumentParser, *names: str, prefix: str = "") 
 def add_json(parser: argparse.ArgumentParser, text: str = "print facts as JSON") -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_ray(parser: argparse.ArgumentParser, addresses: str) -> None:
+    """--ray, --retries. addresses: what --ray takes beside local."""
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=f"run on a Ray cluster, one worker per GPU: {addresses}, or local to start one on "
+        "this machine",
+    )
+    parser.add_argument(
+        "--retries",
+        type=between(0, 100, int),
+        default=1,
+        metavar="N",
+        help="with --ray: how often a job is retried when its worker is lost (default 1)",
+    )
 
 
 def fields_of(record: type, args: argparse.Namespace) -> dict[str, Json]:

@@ -40,8 +40,8 @@ def connect(address: str, workers: int | None) -> tuple[ModuleType, bool]:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InkstoneError(
-            f"--ray {address}: no cluster at this address ({error}). Expected auto, "
-            "HOST:PORT, ray://HOST:PORT, or local."
+            f"--ray {address}: no cluster at this address ({error}). Expected auto, HOST:PORT, or "
+            "local to start one on this machine. A cluster with a token needs RAY_AUTH_MODE=token."
         ) from None
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -52,9 +52,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shares(ray: ModuleType, workers: int | None, device: str | None) -> tuple[int, dict[str, int]]:
-    """(number of workers, what each needs of the cluster). workers: None = one per GPU, or one.
-    Raises CallError where the cluster has less.
+def shares(
+    ray: ModuleType, workers: int | None, device: str | None, most: int = 0
+) -> tuple[int, dict[str, int]]:
+    """(number of workers, what each needs of the cluster). workers: None = one per GPU, or one;
+    most: that there may be later. Raises CallError where the cluster has less.
     """
     resources = ray.cluster_resources()
     cards, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
@@ -65,6 +67,7 @@ def shares(ray: ModuleType, workers: int | None, device: str | None) -> tuple[in
             f"--workers {count}: the cluster has {cards} GPUs and {cores} CPU cores. Request "
             f"at most {cards if on_cards else cores}."
         )
+    each = cores // max(count, most)
     if on_cards:
-        return count, {"num_gpus": 1, "num_cpus": min(1, cores // count)}
-    return count, {"num_cpus": max(1, cores // count)}
+        return count, {"num_gpus": 1, "num_cpus": min(1, each)}
+    return count, {"num_cpus": max(1, each)}

@@ -33,6 +33,7 @@ from .leftovers import clean, compact_long
 from .line import Line
 from .offers import Offers
 from .orders import Order, call_of, in_request, order_from
+from .quiet_log import DRAWS
 from .refusal import Refusal
 from .settings import ServeCall
 from .tickets import Ticket
@@ -40,7 +41,6 @@ from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-DRAWS = "inkstone-draws"  # the name of the threads
 _PRIVATE = ("prompt", "negative", "enhanced", "region")  # of a record: no log of prompts
 UNEXPECTED = "The drawing failed by a fault of the server. Its log says more."
 
@@ -69,9 +69,9 @@ class Desk:
         self._at_work = 0  # threads that draw
 
     @property
-    def ready(self) -> bool:
-        """True while something draws."""
-        return self._at_work > 0
+    def drawing(self) -> int:
+        """How many jobs could be drawn at a time just now."""
+        return min(self._at_work, sum(hand.able for hand in self._hands))
 
     # --- start and end
 

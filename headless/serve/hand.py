@@ -32,6 +32,10 @@ class Hand(Protocol):
 
     stop: threading.Event
 
+    @property
+    def able(self) -> bool:
+        """True while a job could be drawn at once."""
+
     def open(self, default: DrawCall) -> None:
         """Gets ready, with the models of a call. Raises InkstoneError."""
 
@@ -74,6 +78,11 @@ class LocalHand:
         self._worker = Worker(work, places, self.stop, self._on_step)
         self._gains: dict[Hashable, bool] = {}  # by models and size, of the jobs that were drawn
         self._passes: dict[str, tuple[float, int]] = {}  # job -> seconds of its pass, jobs in it
+
+    @property
+    def able(self) -> bool:
+        """As long as the process lives."""
+        return True
 
     def open(self, default: DrawCall) -> None:
         """Opens the models; their weights are read when they are used."""

@@ -209,8 +209,8 @@ async def ready(desk: Desk, request: Request) -> Response:
     """GET /ready: it draws."""
     from starlette.responses import JSONResponse
 
-    status = "ready" if desk.ready else "starting"
-    return JSONResponse({"status": status}, 200 if desk.ready else 503)
+    ready = desk.drawing > 0
+    return JSONResponse({"status": "ready" if ready else "starting"}, 200 if ready else 503)
 
 
 async def metrics(desk: Desk, request: Request) -> Response:
@@ -223,6 +223,7 @@ async def metrics(desk: Desk, request: Request) -> Response:
     own += "# TYPE inkstone_serve_refused_total counter\n"
     for status, count in sorted({400: 0, 401: 0, 429: 0, 500: 0, **desk.refused}.items()):
         own += f'inkstone_serve_refused_total{{status="{status}"}} {count}\n'
+    own += f"# TYPE inkstone_serve_workers gauge\ninkstone_serve_workers {desk.drawing}\n"
     return Response(text + own.encode(), media_type="text/plain; version=0.0.4")
 
 

@@ -1,4 +1,4 @@
-"""`inkstone serve`: one process, one thread that draws, uvicorn in front of it."""
+"""`inkstone serve`: one process, uvicorn in it, and what draws: a thread, or a cluster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import threading
 
 from ...errors import CallError
 from ...kernels.interrupt import stoppable
-from .desk import DRAWS, Desk
+from .desk import Desk
+from .hand import Hands, one_here
 from .keys import Keys, read_keys
+from .quiet_log import WithoutPrompts
 from .settings import ServeCall, check_binding
 
 log = logging.getLogger(__name__)
@@ -28,31 +30,34 @@ def serve(call: ServeCall) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(WithoutPrompts())
     address = _socket(call)
+    desk = None
     try:
-        desk = Desk(call)
-    except OSError as error:
-        address.close()
-        raise CallError(
-            f"--state {call.state}: cannot be written to: {error.strerror or error}. Choose "
-            "another folder."
-        ) from None
-    try:
+        desk = _desk(call)
         desk.start()
         _run(desk, keys, address)
     finally:
         address.close()
-        desk.close(_DRAIN)
+        if desk is not None:
+            desk.close(_DRAIN)
 
 
-class WithoutPrompts(logging.Filter):
-    """Keeps what drawing logs out of the server's log: it repeats words of prompts. Faults and the
-    queue's own lines stay.
-    """
+def _desk(call: ServeCall) -> Desk:
+    try:
+        return Desk(call, _hands(call))
+    except OSError as error:
+        raise CallError(
+            f"--state {call.state}: cannot be written to: {error.strerror or error}. Choose "
+            "another folder."
+        ) from None
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """True for lines that are kept."""
-        own = ".headless.queue." in record.name or ".headless.serve." in record.name
-        return own or record.levelno >= logging.ERROR or record.threadName != DRAWS
+
+def _hands(call: ServeCall) -> Hands:
+    """What draws: this process, or a cluster."""
+    if call.ray is None:
+        return one_here
+    from .ray_replicas import ray_hands
+
+    return ray_hands(call.ray, call.limits)
 
 
 def check_extra() -> None:

@@ -31,6 +31,17 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RayCall:
+    """A cluster. workers: the fewest and the most replicas, None = one per GPU; retries: of a job
+    whose replica was lost.
+    """
+
+    address: str
+    workers: tuple[int, int] | None = None
+    retries: int = 1
+
+
+@dataclass(frozen=True)
 class ServeCall:
     """The options of `inkstone serve`. defaults: values of DrawCall that all requests share."""
 
@@ -43,6 +54,7 @@ class ServeCall:
     keep: float = KEEP
     graphs: bool = False  # clients may send graphs
     limits: Limits = Limits()
+    ray: RayCall | None = None
 
 
 def is_loopback(host: str) -> bool:

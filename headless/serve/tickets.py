@@ -60,7 +60,11 @@ class Ticket:
         picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
         data = io.BytesIO()
         picture.save(data, "JPEG", quality=_PREVIEW_QUALITY)
-        self.preview = data.getvalue()
+        self.show(data.getvalue())
+
+    def show(self, preview: bytes) -> None:
+        """Keeps a preview that is a JPEG already."""
+        self.preview = preview
         self.previewed += 1
 
     def on_step(self, done: int, of: int) -> None:

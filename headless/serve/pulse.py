@@ -1,0 +1,29 @@
+"""How replicas of a server know that it lives; light, a process of the cluster has nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class Pulse:
+    """An actor that the server owns: Ray ends it when the server's process ends."""
+
+    async def until_gone(self) -> None:
+        """Never returns."""
+        await asyncio.Event().wait()
+
+
+def follow(name: str, space: str) -> None:
+    """Returns once the actor of this name and namespace has gone for good."""
+    import ray
+
+    while True:
+        try:
+            actor = ray.get_actor(name, namespace=space)
+        except ValueError:
+            return
+        try:
+            ray.get(actor.until_gone.remote())
+        except ray.exceptions.RayError:
+            time.sleep(1.0)  # it may be started again elsewhere: then the server lives
