@@ -179,7 +179,7 @@ def stops(visit: Visit, url: str) -> None:
     visit.expect("place 1" in page.locator("#jobs li.queued .state").inner_text(), "no place")
     page.wait_for_selector("#jobs li.running progress:not([hidden])")
     visit.look("queue")
-    page.click("#jobs li.running button")
+    page.click("#jobs li.running .act")
     page.wait_for_selector("#jobs li.cancelled", timeout=3000)
     visit.done()
 
@@ -292,7 +292,7 @@ def works_by_keyboard(visit: Visit, url: str) -> None:
     page.keyboard.type(CIRCLE)
     page.keyboard.press("Control+Enter")
     visit.done()
-    page.focus("#jobs button")
+    page.focus("#jobs .act")
     page.keyboard.press("Enter")
     page.wait_for_selector("#nojobs:not([hidden])")
     visit.expect(page.evaluate("() => document.activeElement.id") == "line", "the focus is lost")

@@ -119,7 +119,7 @@ function render() {
 function card(job) {
   const show = () => { [shown, number, picked] = [job, 0, true]; render(); };
   const name = element("button", { type: "button", className: "name", onclick: show }), state = element("p", { className: "state" });
-  const button = element("button", { type: "button", onclick: () => over(job) ? remove(job) : stop(job) });
+  const button = element("button", { type: "button", className: "act", onclick: () => over(job) ? remove(job) : stop(job) });
   const bar = element("progress", { max: 1, value: 0 }), thumbs = element("div", { className: "thumbs" });
   const item = element("li", {}, element("div", {}, name, state), button, bar, thumbs);
   const parts = { item, name, state, button, bar, thumbs };
