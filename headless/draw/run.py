@@ -17,4 +17,5 @@ def draw(call: DrawCall, progress: Progress, drawer: Drawer | None = None) -> di
     """
     check_call(call)
     check_output(call)
-    return save_result((drawer or Drawer(once=True)).draw(call, progress))
+    drawer = drawer or Drawer(once=True)
+    return save_result(drawer.draw(call, progress), drawer.stop)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import CallError
 from ...files.hashes import model_hash, picture_hash
 from ...files.png import ensure_writable, save_png
+from ...host.headless import Interrupted
 from ...loaders.formats.safetensors import save_safetensors
 from ...nodes.load import INT8
 from .decide import Drawing
@@ -45,24 +47,28 @@ def check_output(call: DrawCall) -> None:
         ensure_writable(folder)
 
 
-def save_result(result: Result) -> dict[str, Any]:
-    """Writes the pictures (and the latents) of a drawing; returns its facts."""
+def save_result(result: Result, stop: threading.Event) -> dict[str, Any]:
+    """Writes the pictures (and the latents) of a drawing; returns its facts. Raises Interrupted
+    between two pictures once `stop` is set.
+    """
     facts = facts_of(result)
     if result.call.save_latent is not None and result.latent is not None:
         latent = {"samples": result.latent.float().contiguous()}
         save_safetensors(result.call.save_latent, latent, {"format": "pt"})
         facts["latent"] = str(result.call.save_latent)
-    facts["files"] = [str(path) for path in _save_images(result, facts)]
+    facts["files"] = [str(path) for path in _save_images(result, facts, stop)]
     return facts
 
 
-def _save_images(result: Result, facts: dict[str, Any]) -> list[Path]:
+def _save_images(result: Result, facts: dict[str, Any], stop: threading.Event) -> list[Path]:
     """Writes each image with what made it: its call, and a graph that draws it again."""
     call, each = result.call, result.drawing.layers or 1
     about = {name: facts[name] for name in _IN_PNG if name in facts}
     paths = _output_names(call, len(result.images))
     graph: dict[str, str] = {}
     for k, (path, image) in enumerate(zip(paths, result.images)):
+        if stop.is_set():
+            raise Interrupted("The run was stopped.")
         seed = call.seed + k // each
         drawing = result.drawing_of(k // each)
         if k % each == 0:
