@@ -1,4 +1,6 @@
-"""Writes the help pages of ComfyUI's page, and locales/zh-TW: `python scripts/web/build.py`.
+"""Writes help pages and locales/zh-TW of ComfyUI's page, and zh-TW.json of the server's page.
+
+    python scripts/web/build.py
 
 Texts come from pages.py, names and tooltips from the node schemas and locales/zh/nodeDefs.json,
 pictures from docs/pictures (tests/support/help_pictures.py takes them from a running page). Every
@@ -21,6 +23,7 @@ from scripts.package import ROOT
 from scripts.web.pages import PAGES
 
 HERE = Path(__file__).resolve().parent
+SERVED = ROOT / "headless" / "serve" / "web"
 HEADS = {
     "en": ("Inputs", "| input | what it is |", "Outputs", "optional"),
     "zh": ("输入", "| 输入 | 说明 |", "输出", "可选"),
@@ -46,7 +49,14 @@ def _chinese(file: str) -> dict[str, Any]:
 def chinese_texts() -> list[str]:
     """Every text of zh, once each, in order."""
     texts = [text for file in LOCALES for text in _leaves(_chinese(file))]
-    return list(dict.fromkeys([*texts, *(zh for _, zh in PAGES.values())]))
+    texts += [zh for _, zh in PAGES.values()]
+    return list(dict.fromkeys([*texts, *_served().values()]))
+
+
+def _served() -> dict[str, str]:
+    """The Chinese texts of the server's page."""
+    texts: dict[str, str] = json.loads((SERVED / "zh.json").read_text("utf-8"))
+    return texts
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -139,8 +149,15 @@ def render_locales() -> dict[str, str]:
     }
 
 
+def render_served() -> dict[str, str]:
+    """File of the server's page -> text."""
+    texts = _mapped(_served(), taiwan())
+    return {"zh-TW.json": json.dumps(texts, ensure_ascii=False, indent=1) + "\n"}
+
+
 if __name__ == "__main__":
     for folder, files in (
+        (SERVED, render_served()),
         (ROOT / "web" / "docs", render_all()),
         (ROOT / "locales", render_locales()),
     ):

@@ -30,7 +30,7 @@ except ImportError:
 
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 STAR, CIRCLE = "a blue star on a yellow background", "a red circle on a white background"
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 COUNT_WHITE = """async text => {
     const image = new Image(); image.src = text; await image.decode();
     const c = new OffscreenCanvas(image.width, image.height).getContext('2d');
@@ -180,7 +180,7 @@ def stops(visit: Visit, url: str) -> None:
     page.wait_for_selector("#jobs li.running progress:not([hidden])")
     visit.look("queue")
     page.click("#jobs li.running .act")
-    page.wait_for_selector("#jobs li.cancelled", timeout=3000)
+    page.wait_for_selector("#jobs li.cancelled", timeout=10_000)
     visit.done()
 
 
@@ -270,7 +270,12 @@ def speaks_chinese(visit: Visit, url: str) -> None:
     words = set(re.findall(r"[A-Za-z]{2,}", visible))
     words -= {"LoRA", "CFG", "PNG", "ComfyUI", "Ctrl", "Enter", "Canny"}
     visit.expect(not words, f"English words: {words}")
-    page.click("#language")
+    page.select_option("#language", "zh-TW")
+    visit.expect(page.locator("#draw").inner_text() == "繪製", "the button is not Traditional")
+    page.reload()
+    visit.done()
+    visit.expect(page.locator("#draw").inner_text() == "繪製", "the language is not kept")
+    page.select_option("#language", "en")
     visit.expect(page.locator("#draw").inner_text() == "Draw", "the button is not English")
     visit.expect("Done" in page.locator("#jobs .state").inner_text(), "the list is not English")
 

@@ -1,10 +1,15 @@
-/* The texts of the page in the reader's language: en.json, zh.json. */
+/* The texts of the page in the reader's language: en.json, zh.json and zh-TW.json, which is made from zh.json. */
 export const $ = id => document.getElementById(id);
 
-const LANGUAGES = ["en", "zh"];
+const LANGUAGES = { en: "en", zh: "zh-CN", "zh-TW": "zh-TW" }; // name -> attribute lang
 const texts = {};
 const listeners = [];
-let language = stored("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = stored("language") || spoken(navigator.language);
+
+function spoken(locale) {
+  if (/^zh-(TW|HK|MO|Hant)/i.test(locale)) return "zh-TW";
+  return locale.startsWith("zh") ? "zh" : "en";
+}
 
 /* What the browser keeps; null where it keeps nothing for this page. */
 export function stored(name) {
@@ -26,19 +31,18 @@ export function speaking(listener) {
   listener();
 }
 function speak() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  document.documentElement.lang = LANGUAGES[language];
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
   for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
-  $("language").textContent = language === "zh" ? "English" : "中文";
-  $("language").lang = language === "zh" ? "en" : "zh-CN";
+  $("language").value = language;
   for (const listener of listeners) listener();
 }
 export async function load_words() {
-  for (const name of LANGUAGES) texts[name] = await (await fetch(`page/${name}.json`)).json();
+  for (const name in LANGUAGES) texts[name] = await (await fetch(`page/${name}.json`)).json();
   if (!(language in texts)) language = "en";
   speak();
-  $("language").onclick = () => {
-    language = language === "zh" ? "en" : "zh";
+  $("language").onchange = () => {
+    language = $("language").value;
     store("language", language);
     speak();
   };

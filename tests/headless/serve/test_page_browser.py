@@ -45,7 +45,7 @@ def results(server, tmp_path_factory):
         command = [PYTHON, SCRIPT, "--server", server.url, "--locked", locked.url, "--key", KEY]
         command += ["--axe", AXE] if AXE else []
         run = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=300, check=False
+            list(map(str, command)), capture_output=True, text=True, timeout=600, check=False
         )
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
