@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import InkstoneError, shorten
 from ..files.paths import kind_of, name_fault
+from ..files.stamps import Stamp, stamp_of
 from .headless import headless_host, is_own_path
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ KINDS = {
 
 
 _MAX_DEPTH = 6
+_MAX_FILES = 1000  # of a model folder
 
 
 _MODELS = ("a file", "a folder")
@@ -116,6 +119,20 @@ def model_path(kind: str, name: str) -> Path:
 def _choices(names: list[str]) -> str:
     """As ComfyUI shows the choices of a list."""
     return str(names) if len(names) <= 20 else f"(list of length {len(names)})"
+
+
+def model_stamp(kind: str, name: object) -> list[tuple[str, Stamp]]:
+    """What the system keeps of a model's files; another where one of them was replaced or written
+    to. Empty of what is no file of somebody's.
+    """
+    try:
+        path = model_path(kind, str(name))
+        if path.is_file():
+            return [("", stamp_of(path.stat()))]
+        files = itertools.islice((file for file in path.rglob("*") if file.is_file()), _MAX_FILES)
+        return sorted((str(file.relative_to(path)), stamp_of(file.stat())) for file in files)
+    except (OSError, InkstoneError):  # whoever opens it says what is wrong
+        return []
 
 
 def known_model(kind: str, name: str) -> bool | str:

@@ -23,11 +23,13 @@ from .result_cache import ResultCache
 
 
 class Executor:
-    """Runs graphs of these node classes and caches the results for the next run."""
+    """Runs graphs of these node classes and caches the results for the next run. models: see
+    `ResultCache`.
+    """
 
-    def __init__(self, nodes: NodeClasses) -> None:
+    def __init__(self, nodes: NodeClasses, models: int = 0) -> None:
         self.nodes = nodes
-        self.cache: ResultCache[Outputs] = ResultCache()
+        self.cache: ResultCache[Outputs] = ResultCache(models=models)
         self._lock = threading.Lock()
         self._thread: int | None = None  # of the run under way
         progress.listen()  # as ComfyUI's start does: long work reports and can be stopped

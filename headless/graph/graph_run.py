@@ -21,6 +21,7 @@ from ...host import directories, headless, progress
 from ...host.api import io
 from ...host.exhaustion import memory_fault
 from ...host.headless import HeadlessHost
+from ...host.model_folders import model_stamp
 from ..node_types import Json, NodeClass, NodeClasses, Value
 from .api_graph import Graph, Link, Node, to_api
 from .events import Event, NodeError, OnEvent, RunResult
@@ -158,12 +159,21 @@ class GraphRun:
             node.class_type,
             inputs,
             self._fingerprint(node),
+            self._stamps(node),
             key if fixed else None,
             [str(path) for path in (*self.host.models, self.host.input)],
             [self.host.device, self.host.memory],
             self.unread.get(key),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
+
+    def _stamps(self, node: Node) -> list[Json]:
+        """What the system keeps of the files that a loader names: a file that was replaced is
+        loaded again.
+        """
+        files = getattr(self.nodes[node.class_type], "FILES", {})
+        names = node.constants(list(files))
+        return [model_stamp(files[i].folder, name) for i, name in names.items() if name]
 
     def _fingerprint(self, node: Node) -> Value:
         node_class = self.nodes[node.class_type]
@@ -312,8 +322,13 @@ class GraphRun:
         else:
             self.values[key] = tuple(output.args) or (None,) * count
         if not schema.is_output_node:
-            keep = getattr(self.nodes[node.class_type], "KEEP_RESULTS", False)
-            self.cache.store(self.keys[key], self.values[key], keep)
+            node_class = self.nodes[node.class_type]
+            keep = getattr(node_class, "KEEP_RESULTS", False)
+            if hasattr(node_class, "FILES") and not node.links():
+                name = json.dumps([node.class_type, node.inputs], sort_keys=True, default=repr)
+                self.cache.store_model(self.keys[key], self.values[key], name)
+            else:
+                self.cache.store(self.keys[key], self.values[key], keep)
         self.result.executed.append(key)
         if output.ui is not None:
             self.result.outputs[key] = (

@@ -3,7 +3,9 @@
 A run keeps what it uses and drops the rest before it computes anything, so that the memory of a
 model that is no longer needed is free before the next one is loaded. Encoded prompts are small and
 slow to compute: results of nodes whose class has KEEP_RESULTS outlive runs that do not use them, up
-to a number of bytes; the least recently used is dropped first.
+to a number of bytes; the least recently used is dropped first. Whoever draws with several models in
+turn keeps some that a run does not use: their weights leave memory when others need it
+(loaders/memory/residency.py), least recently used first.
 """
 
 from __future__ import annotations
@@ -22,19 +24,31 @@ Result = TypeVar("Result")
 class ResultCache(Generic[Result]):
     """Results by content key."""
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, models: int = 0) -> None:
+        """models: how many results of loaders stay that a run does not use."""
         self._results: dict[str, Result] = {}
         self._kept: OrderedDict[str, Result] = OrderedDict()
-        self._max_bytes = kept_bytes
+        self._models: OrderedDict[str, Result] = OrderedDict()
+        self._names: dict[str, str] = {}  # of models, used or not, by their keys
+        self._max_bytes, self._max_models = kept_bytes, models
 
     def __contains__(self, key: str) -> bool:
-        return key in self._results or key in self._kept
+        return key in self._results or key in self._kept or key in self._models
 
     def __getitem__(self, key: str) -> Result:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        if key in self._models:
+            self._results[key] = self._models.pop(key)
         return self._results[key]
+
+    def store_model(self, key: str, result: Result, name: str) -> None:
+        """Add the result of a loader. name: equal for what takes its place, when its file is
+        another.
+        """
+        self.drop([old for old, known in self._names.items() if known == name])
+        self._results[key], self._names[key] = result, name
 
     def store(self, key: str, result: Result, keep: bool) -> None:
         """Add a result; keep: it may outlive runs that do not use it."""
@@ -47,8 +61,12 @@ class ResultCache(Generic[Result]):
 
     def drop_unused(self, used: Collection[str]) -> None:
         """Drop all results that are not in `used` and are not kept."""
-        for key in self._results.keys() - set(used):
-            del self._results[key]
+        for key in [key for key in self._results if key not in used]:
+            result = self._results.pop(key)
+            if key in self._names:
+                self._models[key] = result
+        while len(self._models) > self._max_models:
+            self.drop([next(iter(self._models))])
 
     def keys(self) -> Set[str]:
         """Of results that a later run drops where it does not use them."""
@@ -57,18 +75,19 @@ class ResultCache(Generic[Result]):
     def replace(self, key: str, result: Result) -> None:
         """Put another result in the place of one of `keys`."""
         self._results[key] = result
+        self._names.pop(key, None)  # a part of a model is not kept
 
     def drop(self, keys: Iterable[str | None]) -> None:
         """Drop these, kept ones too."""
         for key in keys:
             if key is not None:
-                self._results.pop(key, None)
-                self._kept.pop(key, None)
+                for place in (self._results, self._kept, self._models, self._names):
+                    place.pop(key, None)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._results.clear()
-        self._kept.clear()
+        for place in (self._results, self._kept, self._models, self._names):
+            place.clear()
 
 
 def _nbytes(result: object) -> int:

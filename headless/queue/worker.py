@@ -21,8 +21,10 @@ from ...errors import InkstoneError
 from ...host.exhaustion import memory_fault
 from ...host.headless import HeadlessHost, Interrupted
 from ...kernels.memory import process_bytes
+from ..core_nodes.registry import node_classes
 from ..draw.drawer import Drawer
 from ..draw.run import draw
+from ..graph.executor import Executor
 from .jobs import Job, check_files
 from .journal import DONE, FAILED, GOES_ON, FolderFull, Outcome, no_room
 from .metrics import peak_memory
@@ -83,12 +85,20 @@ class Checker:
 
 
 class Worker:
-    """Runs jobs. work: folder for their files; stop: set when the user wants an end."""
+    """Runs jobs. work: folder for their files; stop: set when the user wants an end; models: how
+    many stay open that the last job did not use, since jobs come in any order.
+    """
 
     def __init__(
-        self, work: Path, places: Places, stop: threading.Event, on_step: OnStep | None = None
+        self,
+        work: Path,
+        places: Places,
+        stop: threading.Event,
+        on_step: OnStep | None = None,
+        models: int = 0,
     ) -> None:
-        self.work, self.drawer = work, Drawer(stop=stop)
+        self.work = work
+        self.drawer = Drawer(executor=Executor(node_classes(), models), stop=stop)
         self._places, self._stop, self._on_step = places, stop, on_step
 
     def run(self, job: Job) -> Outcome:

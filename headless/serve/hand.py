@@ -26,6 +26,8 @@ from .tickets import Ticket
 
 log = logging.getLogger(__name__)
 
+_MODELS = 8  # that stay open when others are drawn with; memory decides whose weights stay
+
 
 class Hand(Protocol):
     """Does one job at a time. stop: set by the desk while a job is at work: it is given up."""
@@ -75,7 +77,7 @@ class LocalHand:
     def __init__(self, work: Path, places: Places) -> None:
         self.stop = threading.Event()
         self._ticket: Ticket | None = None
-        self._worker = Worker(work, places, self.stop, self._on_step)
+        self._worker = Worker(work, places, self.stop, self._on_step, _MODELS)
         self._gains: dict[Hashable, bool] = {}  # by models and size, of the jobs that were drawn
         self._passes: dict[str, tuple[float, int]] = {}  # job -> seconds of its pass, jobs in it
 
