@@ -48,8 +48,17 @@ def _clean_up() -> None:
         return  # only Linux has a simple way to see which processes are alive
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
-        if owner.isdecimal() and not Path("/proc", owner).exists():
+        if owner.isdecimal() and not _is_alive(owner):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: str) -> bool:
+    """False for one that has ended, also where nobody has asked for its status yet."""
+    try:
+        status = Path("/proc", process, "stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[:1] != ["Z"]
 
 
 def files_of(outcome: Outcome, work: Path) -> dict[str, bytes]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from inkstone.headless.serve.keys import read_keys  # noqa: E402
 from inkstone.headless.serve.settings import ServeCall  # noqa: E402
 from inkstone.headless.serve.wire import server_config  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = {"steps": 1, "seed": 1}
 SLOW = {"prompt": "a red circle", "size": "64x64", "steps": 100}
 
@@ -83,6 +86,43 @@ def serving(call: ServeCall, start: bool = True) -> Iterator[Served]:
         server.should_exit = True
         thread.join(10)
         desk.close(10)
+
+
+class Process:
+    """`inkstone serve` as a process of its own, with a state folder."""
+
+    def __init__(
+        self, folder: Path, *more: str, env: Mapping[str, str] | None = None, seconds: float = 60
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        code = (
+            "import sys; sys.path.insert(0, '.')\nimport tests.conftest\n"
+            "from inkstone.headless.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+        )
+        call = ["serve", "--port", str(port), "--state", str(folder / "state")]
+        call += ["--models", str(folder), *more]
+        self.log = open(folder / "log", "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *call], cwd=ROOT, env=env, stderr=self.log, stdout=self.log
+        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        until = time.monotonic() + seconds
+        while True:
+            assert time.monotonic() < until and self.process.poll() is None, "it does not start"
+            try:
+                self.client.get("/health")
+                return
+            except httpx.TransportError:
+                time.sleep(0.05)
+
+    def end(self, number: int) -> int:
+        """Sends a signal; the exit status."""
+        self.process.send_signal(number)
+        self.client.close()
+        status = self.process.wait(60)
+        self.log.close()
+        return status
 
 
 def png(width: int = 64, height: int = 64, mode: str = "RGB", colour: object = 128) -> bytes:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +12,8 @@ import pytest
 
 from inkstone.headless.serve.settings import Limits, ServeCall
 
-from .running import SLOW, as_text, httpx, keys_file, png, serving
+from .running import SLOW, Process, as_text, httpx, keys_file, png, serving
 
-ROOT = Path(__file__).resolve().parents[3]
 JOB = {"prompt": "a red circle", "size": "64x64", "steps": 2, "seed": 1}
 
 
@@ -145,41 +141,6 @@ def test_metrics_count(server):
     assert "\ninkstone_serve_waiting 0\n" in text
     assert server.client.get("/ready").json() == {"status": "ready"}
     assert server.client.get("/health").status_code == 200
-
-
-class Process:
-    """`inkstone serve` as a process of its own, with a state folder."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        code = (
-            "import sys; sys.path.insert(0, '.')\nimport tests.conftest\n"
-            "from inkstone.headless.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-        )
-        call = ["serve", "--port", str(port), "--state", str(folder / "state")]
-        call += ["--models", str(folder)]
-        self.log = open(folder / "log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *call], cwd=ROOT, stderr=self.log, stdout=self.log
-        )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
-        until = time.monotonic() + 60
-        while True:
-            assert time.monotonic() < until and self.process.poll() is None, "it does not start"
-            try:
-                self.client.get("/health")
-                return
-            except httpx.TransportError:
-                time.sleep(0.05)
-
-    def end(self, number: int) -> int:
-        """Sends a signal; the exit status."""
-        self.process.send_signal(number)
-        self.client.close()
-        status = self.process.wait(60)
-        self.log.close()
-        return status
 
 
 def records(folder: Path) -> list[str]:
