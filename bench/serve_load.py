@@ -70,7 +70,7 @@ def load(folder: Path, count: int, clients: int) -> common.Cells:
 def cancels(folder: Path, times: int) -> common.Cells:
     """Seconds from DELETE until a job is over, at random moments of its phases."""
     server, chance = Server(folder, *ROOM), random.Random(0)
-    line = {"prompt": "x", "size": "512x512", "seed": 1, "steps": 1}
+    line = {"prompt": "x", "size": "512x512", "steps": 1}
     cells: common.Cells = [("phase", "cancels", "median, s", "most, s")]
     phases = {  # a job, and the part of its time in which it is cancelled
         "waits": (line, 0.0, 0.0),
@@ -81,13 +81,16 @@ def cancels(folder: Path, times: int) -> common.Cells:
     }
     for phase, (body, least, most) in phases.items():
         values = []
+
+        def sent(body: dict = body) -> str:
+            own = {**body, "seed": chance.randrange(1 << 31)}  # what was drawn before is kept
+            return json.loads(server.ask("POST", "/v1/jobs", own)[1])["id"]
+
         start = time.perf_counter()
-        server.ended(json.loads(server.ask("POST", "/v1/jobs", body)[1])["id"])
+        server.ended(sent())
         whole = time.perf_counter() - start
         for _ in range(times):
-            names = [json.loads(server.ask("POST", "/v1/jobs", body)[1])["id"]]
-            if phase == "waits":
-                names.append(json.loads(server.ask("POST", "/v1/jobs", body)[1])["id"])
+            names = [sent() for _ in range(2 if phase == "waits" else 1)]
             while server.job(names[0])["state"] == "queued":
                 time.sleep(0.01)
             time.sleep(whole * chance.uniform(least, most))

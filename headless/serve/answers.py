@@ -95,8 +95,9 @@ async def image_events(
             yield text
         check_done(ticket)
         for path in ticket.files:
-            picture = await asyncio.to_thread(as_text, path, wish)
-            facts = {"b64_json": picture, "output_format": wish.format, "inkstone": about(ticket)}
+            facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket)}
+            facts["b64_json"] = await asyncio.to_thread(as_text, path, wish)
+            facts["usage"] = None  # OpenAI's events have it; tokens are not counted here
             yield _image_event(f"{kind}.completed", facts)
     except Refusal as error:
         yield event("error", {"type": "error", **error.document()})
@@ -128,9 +129,7 @@ async def _partial_images(
 
 
 def _image_event(kind: str, facts: dict[str, Json]) -> str:
-    usage: dict[str, Json] = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-    usage |= {"input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
-    rest = {"size": "auto", "quality": "auto", "background": "opaque", "usage": usage}
+    rest = {"size": "auto", "quality": "auto", "background": "opaque"}
     return event(kind, {"type": kind, "created_at": int(time.time()), **rest, **facts})
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -218,10 +220,26 @@ def bomb() -> bytes:
     )
 
 
+def webp_bomb() -> bytes:
+    """A WebP of 16384x16384 pixels in some bytes."""
+    size = 16383 | 16383 << 14
+    chunk = b"VP8L" + struct.pack("<IBI", 5, 0x2F, size) + bytes(9)
+    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+
+
+def zip_bomb() -> bytes:
+    """Megabytes of zeros in a ZIP."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.png", bytes(64 << 20))
+    return data.getvalue()
+
+
 @pytest.mark.parametrize(
     "data",
-    [bomb(), png(3000, 3000), png()[:60], b"GIF89a", b"%!PS", b"<svg/>", b"", bytes(1000)],
-    ids=["bomb", "large", "cut", "gif", "ps", "svg", "nothing", "zeros"],
+    [bomb(), png(3000, 3000), png()[:60], b"GIF89a", b"%!PS", b"<svg/>", b"", bytes(1000)]
+    + [webp_bomb(), zip_bomb()],
+    ids=["bomb", "large", "cut", "gif", "ps", "svg", "nothing", "zeros", "webp", "zip"],
 )
 def test_bad_pictures_are_refused(server, data):
     before = process_bytes()

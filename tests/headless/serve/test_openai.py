@@ -105,6 +105,7 @@ def test_a_stream_ends_with_the_picture(client):
     assert kinds[-1] == "image_generation.completed"
     assert set(kinds[:-1]) == {"image_generation.partial_image"} and len(kinds) <= 3
     assert picture(events[-1].b64_json).size == (128, 128)
+    assert events[-1].usage is None, "no number is made up"
     assert Image.open(io.BytesIO(base64.b64decode(events[0].b64_json))).format == "JPEG"
 
 
