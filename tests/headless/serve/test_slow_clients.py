@@ -53,7 +53,7 @@ def until(true: Callable[[], bool], what: str, seconds: float = 10) -> None:
 @pytest.fixture
 def hurried(monkeypatch):
     """Time limits of a test."""
-    monkeypatch.setattr(wire, "HEADERS", 0.6)
+    monkeypatch.setattr(wire, "HEADERS", 1.5)
     monkeypatch.setattr(wire, "UNREAD", 0.6)
     monkeypatch.setattr(gate, "_PAUSE", 0.2)
 
