@@ -126,13 +126,17 @@ def model_stamp(kind: str, name: object) -> list[tuple[str, Stamp]]:
     to. Empty of what is no file of somebody's.
     """
     try:
-        path = model_path(kind, str(name))
-        if path.is_file():
-            return [("", stamp_of(path.stat()))]
-        files = itertools.islice((file for file in path.rglob("*") if file.is_file()), _MAX_FILES)
-        return sorted((str(file.relative_to(path)), stamp_of(file.stat())) for file in files)
+        return stamps_of(model_path(kind, str(name)))
     except (OSError, InkstoneError):  # whoever opens it says what is wrong
         return []
+
+
+def stamps_of(path: Path) -> list[tuple[str, Stamp]]:
+    """What the system keeps of a file, or of the files in a folder. Raises OSError."""
+    if path.is_file():
+        return [("", stamp_of(path.stat()))]
+    files = itertools.islice((file for file in path.rglob("*") if file.is_file()), _MAX_FILES)
+    return sorted((str(file.relative_to(path)), stamp_of(file.stat())) for file in files)
 
 
 def known_model(kind: str, name: str) -> bool | str:

@@ -101,6 +101,12 @@ def _add_jobs(p: argparse.ArgumentParser) -> None:
         help=f"how long results are kept (default {KEEP:g})",
     )
     p.add_argument(
+        "--cache-results",
+        action="store_true",
+        help="answer a request that a key has sent before, its seed included, with the same files "
+        "while they are kept",
+    )
+    p.add_argument(
         "--graphs",
         action="store_true",
         help="take graphs of ComfyUI too: sizes that a graph computes are bounded by memory and "
@@ -139,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
             state=args.state,
             keep=args.keep,
             graphs=args.graphs,
+            cache_results=args.cache_results,
             limits=dataclasses.replace(Limits(), **limits),
             ray=_ray(args),
         )

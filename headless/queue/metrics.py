@@ -129,8 +129,9 @@ class Metrics:
         worker = str(record.get("worker", "0"))
         for device, peak in (record.get("peak_memory_bytes") or {}).items():
             self._peak[worker, device] = max(peak, self._peak.get((worker, device), 0))
-        counts = (record.get("prompts_encoded") or 0, record.get("models_opened") or 0)
-        self._workers[worker] = counts
+        if "prompts_encoded" in record:  # a job that was cancelled says nothing of its worker
+            counts = (record["prompts_encoded"] or 0, record.get("models_opened") or 0)
+            self._workers[worker] = counts
 
     def add(self, record: Mapping[str, Json]) -> None:
         """Count a new record, write its line, and from time to time the exposition."""

@@ -13,8 +13,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
@@ -26,6 +26,7 @@ from ..queue.metrics import Metrics
 from ..queue.worker import Places
 from . import tickets
 from .accepted import Accepted, Waiting
+from .again import Again
 from .deadline import job_named
 from .graphs import GRAPH, forget_pictures
 from .hand import Hand, Hands, one_here
@@ -64,6 +65,7 @@ class Desk:
         self.places = Places(call.models, root / "input", call.defaults.get("device"))
         self.places.input.mkdir(exist_ok=True)
         self._hands = hands(self._results.work, self.places)
+        self.again = Again(call.cache_results, self._results.work, self._tickets.get)
         self._line = Line(call.limits, self._hands)
         self._threads: list[threading.Thread] = []
         self._at_work = 0  # threads that draw
@@ -249,20 +251,18 @@ class Desk:
         from ..queue.prometheus import exposition
 
         with self._lock:
-            return (
-                exposition(self._metrics.snapshot(by_stage=True)),
-                len(self._line.waiting),
-                len(self._line.running),
-            )
+            waiting, running = len(self._line.waiting), len(self._line.running)
+            return exposition(self._metrics.snapshot(by_stage=True)), waiting, running
 
     # --- the threads that draw, one for each hand
 
     def _work(self, hand: Hand) -> None:
         with self._lock:
             self._at_work += 1
+        begin = partial(self._begin, hand)
         try:
             while (turn := self._next(hand)) is not None:
-                for ticket, outcome in turn.outcomes(self.limits.seconds, self._begin(hand)):
+                for ticket, outcome in turn.outcomes(self.limits.seconds, begin):
                     self._end(ticket, outcome, turn.seconds)
         except Exception:
             log.exception("a thread that draws has ended by a fault")
@@ -285,19 +285,15 @@ class Desk:
             behind, near = list(self._line.waiting.values()), self._line.near(chosen[0])
         for one in (*chosen, *behind):
             one.touch()  # its place has changed
-        return Turn(hand, chosen, near)
+        return Turn(hand, chosen, near, self.again.answer)
 
-    def _begin(self, hand: Hand) -> Callable[[Ticket], bool]:
-        """What a job's own work begins with."""
-
-        def begin(ticket: Ticket) -> bool:
-            with self._lock:
-                ticket.shares = False
-                if not self._giving_up and ticket.id not in self._unwanted:
-                    hand.stop.clear()  # of the job before
-                return not ticket.over
-
-        return begin
+    def _begin(self, hand: Hand, ticket: Ticket) -> bool:
+        """What a job's own work begins with; False where it is over."""
+        with self._lock:
+            ticket.shares = False
+            if not self._giving_up and ticket.id not in self._unwanted:
+                hand.stop.clear()  # of the job before
+            return not ticket.over
 
     def _end(self, ticket: Ticket, outcome: Outcome, seconds: float) -> None:
         with self._lock:
@@ -309,6 +305,7 @@ class Desk:
             if self._closing and cancelled and self._is_kept(ticket):
                 return  # handed back: the next start does it
             self._commit(ticket, outcome)
+            self.again.keep(ticket)
             self._expire()
 
     def _commit(self, ticket: Ticket, outcome: Outcome) -> None:
@@ -335,7 +332,7 @@ class Desk:
         ticket = self._tickets.get(name) or Ticket(name, str(record.get("owner")), lasting=True)
         ticket.seconds, ticket.seed = record.get("seconds") or {}, record.get("seed")
         ticket.files = [self._results.folder / file for file in record.get("files") or ()]
-        ticket.unexpected = bool(record.get("unexpected"))
+        ticket.unexpected, ticket.cached = "unexpected" in record, "cached" in record
         error = record.get("error")
         if error is not None:
             places = (self._accepted.folder(name), self._results.work, self.call.models)

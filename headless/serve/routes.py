@@ -223,6 +223,8 @@ async def metrics(desk: Desk, request: Request) -> Response:
     own += "# TYPE inkstone_serve_refused_total counter\n"
     for status, count in sorted({400: 0, 401: 0, 429: 0, 500: 0, **desk.refused}.items()):
         own += f'inkstone_serve_refused_total{{status="{status}"}} {count}\n'
+    own += "# TYPE inkstone_serve_cached_total counter\n"
+    own += f"inkstone_serve_cached_total {desk.again.answered}\n"
     own += f"# TYPE inkstone_serve_workers gauge\ninkstone_serve_workers {desk.drawing}\n"
     return Response(text + own.encode(), media_type="text/plain; version=0.0.4")
 

@@ -160,12 +160,13 @@ JOB = an_object(
         "steps": a("integer"),
         "seed": {"type": ["integer", "null"]},
         "seconds": {"anyOf": [_SECONDS, a("null")]},
+        "cached": a("boolean"),
         "error": {"type": ["string", "null"]},
         "files": a("array", items=a("string")),
         "preview": maybe("string", "Where it is asked for with ?preview=true."),
     },
     *("id", "object", "created", "state", "place", "step", "steps", "seed", "seconds", "error"),
-    "files",
+    *("cached", "files"),
 )
 IMAGES = an_object(
     {

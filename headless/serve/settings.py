@@ -53,6 +53,7 @@ class ServeCall:
     state: Path | None = None
     keep: float = KEEP
     graphs: bool = False  # clients may send graphs
+    cache_results: bool = False  # the same request of a key is answered with the same files
     limits: Limits = Limits()
     ray: RayCall | None = None
 

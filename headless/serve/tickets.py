@@ -39,6 +39,7 @@ class Ticket:
         self.previewed = 0  # previews so far
         self.error: str | None = None
         self.unexpected = False  # the fault is the server's
+        self.cached = False  # its files are copies of an earlier job's
         self.files: list[Path] = []
         self.seconds: dict[str, float] = {}
         self._shown = 0.0
@@ -120,6 +121,7 @@ class Ticket:
             "steps": self.steps,
             "seed": self.seed,
             "seconds": self.seconds or None,
+            "cached": self.cached,
             "error": self.error,
             "files": self.addresses(base),
         }

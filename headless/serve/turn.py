@@ -25,19 +25,27 @@ class Turn:
     hand: Hand
     tickets: Sequence[Ticket]
     near: Sequence[Ticket]
+    known: Callable[[Ticket], Outcome | None]  # the outcome of one that need not be drawn
     began: float = field(default_factory=time.monotonic)
 
     def outcomes(
         self, limit: float, begin: Callable[[Ticket], bool]
     ) -> Iterator[tuple[Ticket, Outcome]]:
         """Does the jobs. limit: seconds that each may take; begin: False for one that is over."""
+        left = []
+        for ticket in self.tickets:
+            known = self.known(ticket)
+            if known is None:
+                left.append(ticket)
+            elif begin(ticket):
+                yield ticket, known
         with ExitStack() as stack:
-            if isinstance(self.hand, Sharing):
+            if left and isinstance(self.hand, Sharing):
                 with Deadline(limit, self.hand.stop, self.began):
-                    self.hand.ahead([job_of(one) for one in (*self.tickets, *self.near)])
-                    if len(self.tickets) > 1:
-                        stack.enter_context(self.hand.together(self.tickets))
-            for ticket in self.tickets:
+                    self.hand.ahead([job_of(one) for one in (*left, *self.near)])
+                    if len(left) > 1:
+                        stack.enter_context(self.hand.together(left))
+            for ticket in left:
                 if begin(ticket):
                     yield ticket, self._outcome(ticket, limit)
 
