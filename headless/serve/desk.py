@@ -42,7 +42,6 @@ from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-_PRIVATE = ("prompt", "negative", "enhanced", "region")  # of a record: no log of prompts
 UNEXPECTED = "The drawing failed by a fault of the server. Its log says more."
 
 
@@ -107,10 +106,12 @@ class Desk:
         try:
             order = one.data["order"]
             self._fill(ticket, None if order is None else order_from(order), one.folder)
-        except InkstoneError as error:
-            log.error("job %s of an earlier run cannot run here: %s", one.id, error)
+        except (InkstoneError, KeyError, TypeError, ValueError, AttributeError) as error:
+            known = isinstance(error, InkstoneError)  # else the file is not what was written
+            why = str(error) if known else "What was kept of this order cannot be read."
+            log.error("job %s of an earlier run cannot run here: %s", one.id, why)
             ticket.job = job_named(one.id)
-            self._commit(ticket, Outcome(ticket.job, journal.FAILED, (), {"error": str(error)}))
+            self._commit(ticket, Outcome(ticket.job, journal.FAILED, (), {"error": why}))
             return
         self._tickets[one.id] = ticket
         self._line.join(ticket)
@@ -310,15 +311,11 @@ class Desk:
 
     def _commit(self, ticket: Ticket, outcome: Outcome) -> None:
         """The end of a job: in the journal first, then for those who wait."""
-        facts = dict(outcome.facts)
-        call = facts.get("call") or {}
-        facts["call"] = {k: v for k, v in call.items() if k not in _PRIVATE}
-        facts |= {"owner": ticket.owner, "ended": round(time.time(), 3), "seed": ticket.seed}
         self._tickets[ticket.id] = ticket
         try:
-            record = self._results.commit(replace(outcome, facts=facts))
+            record = self._results.commit(replace(outcome, facts=ticket.facts(outcome.facts)))
             self._metrics.tally(record)
-        except InkstoneError as error:
+        except (InkstoneError, OSError) as error:
             log.error("%s", error)
             ticket.end(tickets.FAILED, "The result could not be kept: the server's disk failed.")
             return

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 _BEAT = 0.5  # seconds after which a watcher looks up in any case
 _PREVIEW_SIDE, _PREVIEWS_APART = 512, 0.2  # pixels; seconds
 _PREVIEW_QUALITY = 80  # of JPEG
+_PRIVATE = ("prompt", "negative", "enhanced", "region")  # of a record: no log of prompts
 
 
 class Ticket:
@@ -108,6 +109,13 @@ class Ticket:
         finally:
             with self._lock:
                 self._watchers.discard(watcher)
+
+    def facts(self, outcome: Mapping[str, Json]) -> dict[str, Json]:
+        """What the journal keeps of its end: no prompts."""
+        call = outcome.get("call") or {}
+        kept = {name: value for name, value in call.items() if name not in _PRIVATE}
+        own = {"owner": self.owner, "ended": round(time.time(), 3), "seed": self.seed}
+        return {**outcome, "call": kept, **own}
 
     def document(self, base: str, place: int | None) -> dict[str, Json]:
         """The job as JSON. base: the server's address; place: in the queue, from 1."""

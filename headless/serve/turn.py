@@ -59,6 +59,10 @@ class Turn:
         except InkstoneError as error:  # the disk
             log.error("%s", error)
             return Outcome(job, FAILED, (), {"error": str(error)})
+        except Exception as error:  # of the hand, not of the job: the next job is not lost with it
+            log.exception("job %s: its drawing failed by a fault", job.name)
+            facts = {"error": f"{type(error).__name__}: {error}", "unexpected": True}
+            return Outcome(job, FAILED, (), facts)
 
     @property
     def seconds(self) -> float:

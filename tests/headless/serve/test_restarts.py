@@ -12,6 +12,7 @@ from inkstone.headless.queue.jobs import Job
 from inkstone.headless.queue.journal import DONE, JOURNAL, Outcome, Results
 from inkstone.headless.serve import leftovers
 from inkstone.headless.serve.accepted import Accepted
+from inkstone.headless.serve.hand import LocalHand
 from inkstone.headless.serve.settings import ServeCall
 
 from .running import QUICK, serving
@@ -127,3 +128,35 @@ def test_orders_keep_their_order_through_restarts(tmp_path):
         assert [one.id for one in accepted.waiting()] == names[:k]
         accepted.open(name)
         accepted.seal(name, {"order": None})
+
+
+def test_an_order_that_cannot_be_read_fails_and_the_others_are_drawn(tmp_path):
+    call = ServeCall(models=tmp_path, state=tmp_path / "state")
+    with serving(call, start=False) as server:
+        names = [server.client.post("/v1/jobs", json=JOB).json()["id"] for _ in range(4)]
+    damages = ({"number": 1, "lasting": True}, {"order": 5}, {"order": {"prompt": "x", "loras": 3}})
+    for name, damage in zip(names, damages):
+        path = tmp_path / "state" / "accepted" / name / "order.json"
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps(damage if "number" in damage else kept | damage))
+    with serving(call) as server:
+        assert server.ended(names[3])["state"] == "done"
+    lines = (tmp_path / "state" / "results" / JOURNAL).read_text().splitlines()
+    failed = {one["id"]: one["error"] for one in map(json.loads, lines) if one.get("error")}
+    assert set(failed) == set(names[:3]) and "cannot be read" in failed[names[0]]
+
+
+def test_a_fault_of_what_draws_ends_its_job_and_no_other(tmp_path, monkeypatch):
+    run, faults = LocalHand.run, [RuntimeError("lost")]
+
+    def once(self: LocalHand, *given: object) -> Outcome:
+        if faults:
+            raise faults.pop()
+        return run(self, *given)
+
+    monkeypatch.setattr(LocalHand, "run", once)
+    with serving(ServeCall(models=tmp_path)) as server:
+        names = [server.client.post("/v1/jobs", json=JOB).json()["id"] for _ in range(2)]
+        ended = [server.ended(name) for name in names]
+        assert [one["state"] for one in ended] == ["failed", "done"]
+        assert "fault of the server" in ended[0]["error"] and "lost" not in ended[0]["error"]
