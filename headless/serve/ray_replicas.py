@@ -37,7 +37,7 @@ from .settings import Limits, RayCall
 log = logging.getLogger(__name__)
 
 DRAWS_HERE = "Drawing"  # the deployment
-_LOOK = 1.0  # seconds between two looks at the replicas
+_LOOK = 2.0  # seconds between two looks at the replicas
 _STALE = 30.0  # seconds after which the last look says nothing
 _END = 20.0  # seconds for the end of all
 _READY = 120.0  # seconds for the answers of replicas that have started

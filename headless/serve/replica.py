@@ -28,7 +28,7 @@ from .parcel import Finished, Parcel, Progress, unpack
 from .quiet_log import DRAWS, keep_quiet
 from .tickets import CANCELLED, DONE, Ticket
 
-_APART = 0.1  # seconds between two messages
+_APART = 0.2  # seconds between two messages
 
 
 class Replica:

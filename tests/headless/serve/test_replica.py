@@ -109,10 +109,10 @@ def test_a_replica_draws_the_picture_of_this_process(replica, tmp_path):
 
 
 def test_a_replica_sends_steps_and_previews(replica, tmp_path):
-    parcel = parcel_of(replace(CALL, steps=60), tmp_path)
+    parcel = parcel_of(replace(CALL, steps=100, size=(128, 128)), tmp_path)
     *progress, end = asyncio.run(items_of(replica, parcel))
     steps = [item.step for item in progress]
-    assert steps == sorted(steps) and progress[-1].steps == 60 and end.status == "done"
+    assert steps == sorted(steps) and progress[-1].steps == 100 and end.status == "done"
     previews = [item.preview for item in progress if item.preview]
     assert previews and previews[0].startswith(b"\xff\xd8"), "JPEG"
     assert len(set(previews)) == len(previews), "each once"
