@@ -13,9 +13,12 @@ from .tickets import CANCELLED
 
 
 class Deadline:
-    """A context: sets `stop` once a job has run for so many seconds. began: of time.monotonic."""
+    """A context: sets `stop` once a job has run for so many seconds. began: of time.monotonic;
+    None: now.
+    """
 
-    def __init__(self, seconds: float, stop: threading.Event, began: float) -> None:
+    def __init__(self, seconds: float, stop: threading.Event, began: float | None = None) -> None:
+        began = time.monotonic() if began is None else began
         self._seconds, self._stop, self._late = seconds, stop, False
         self._timer = threading.Timer(max(0.0, began + seconds - time.monotonic()), self._end)
         self._timer.daemon = True

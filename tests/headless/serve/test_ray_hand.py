@@ -230,7 +230,7 @@ def test_the_time_to_wait_is_shared_by_the_hands():
 
     waits = []
     for hands in (1, 5):
-        line = Line(Limits(queue=1), hands)
+        line = Line(Limits(queue=1), [RayHand] * hands)
         line.reserve("a")
         with pytest.raises(Full) as full:
             line.reserve("a")
