@@ -11,8 +11,7 @@ from inkstone.headless.serve.settings import Limits, ServeCall
 from inkstone.nodes.quantize import Quantize
 from inkstone.nodes.train import TrainLora
 
-from .running import as_text, httpx, png, serving
-from .test_jobs import ROOT
+from .running import ROOT, as_text, httpx, png, serving
 
 API = json.loads((ROOT / "workflows" / "api" / "text_to_image_embedded.json").read_text("utf-8"))
 SAVE = {

@@ -23,8 +23,8 @@ from inkstone.headless.serve.orders import in_request
 from inkstone.headless.serve.settings import Limits, ServeCall, check_binding
 from inkstone.kernels.memory import process_bytes
 
-from .running import QUICK, as_text, keys_file, png, serving
-from .test_jobs import JOB, ROOT
+from .running import QUICK, ROOT, as_text, keys_file, png, serving
+from .test_jobs import JOB
 
 PATHS = ["/etc/passwd", "../../etc/passwd", "..\\..\\x", "file:///etc/passwd", "C:\\x", "a\0b"]
 KEY = "a-key-of-twenty-letters"
