@@ -23,6 +23,7 @@ from .example import Example
 TIMESTEPS = ("logit-normal", "uniform", "mode")
 WEIGHTINGS = ("none", "sigma-sqrt", "cosmap")
 _LEAST = 1e-3  # sigma-sqrt weighs by 1 / sigma^2
+_OF_TEXT = 0x5EED  # makes another seed of that of a picture's noise
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Objective:
     shift: float | None = None  # None = by resolution, as at inference; 1 = none
     weighting: str = "none"  # one of WEIGHTINGS
     caption_dropout: float = 0.0  # share of examples that are trained without their caption
+    caption_noise: float = 0.0  # on the states of a caption, as a share of their root mean square
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ def noise_of(example: Example, draws: Draws) -> Tensor:
     """[S,C] float32."""
     generator = torch.Generator().manual_seed(draws.noise)
     return torch.randn(example.latents.shape, generator=generator)
+
+
+def text_of(objective: Objective, example: Example, draws: Draws) -> Tensor:
+    """[L,J]: the states of the caption, or of the empty one. Noise on them stands for the sentences
+    in which the same words come with other states: few captions are else learned by heart (the idea
+    of NEFTune, arXiv 2310.05914, which adds it to a language model's embeddings).
+    """
+    text = example.dropped if draws.dropped else example.text
+    if not objective.caption_noise:
+        return text
+    generator = torch.Generator().manual_seed(draws.noise ^ _OF_TEXT)
+    size = objective.caption_noise * text.float().square().mean().sqrt()
+    return text + size * torch.randn(text.shape, generator=generator)
 
 
 def loss_of(

@@ -244,6 +244,7 @@ def objective_of(settings: TrainSettings) -> Objective:
         shift=settings.shift,
         weighting=settings.weighting,
         caption_dropout=settings.caption_dropout,
+        caption_noise=settings.caption_noise,
     )
 
 

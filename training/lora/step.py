@@ -22,7 +22,7 @@ from ...kernels.shared_modulation import SharedModulation
 from ...loaders.models.diffusion_model import DiffusionModel
 from .adapter import Adapter
 from .example import Example
-from .objective import Draws, Objective, loss_of, noise_of
+from .objective import Draws, Objective, loss_of, noise_of, text_of
 
 
 class Trainer:
@@ -84,7 +84,7 @@ class Trainer:
         """Inputs of a forward, a batch of one row."""
         model = self.model
         assert self._table is not None, "look_ahead has these draws"
-        text = example.dropped if draw.dropped else example.text
+        text = text_of(self.objective, example, draw)
         img = (1 - draw.sigma) * example.latents + draw.sigma * noise
         tokens = example.references
         references = NO_REFERENCES

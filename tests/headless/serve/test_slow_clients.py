@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+pytest.importorskip("uvicorn")
+
 from inkstone.headless.serve import gate, wire
 from inkstone.headless.serve.settings import Limits, ServeCall
 from inkstone.kernels.memory import process_bytes
