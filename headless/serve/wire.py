@@ -50,12 +50,14 @@ class Connection(H11Protocol):
     _unread: asyncio.TimerHandle | None = None  # until its client must have read something
     _began = 0.0
     _ended = False  # refused: what still comes is not read
+    _gone = False  # made room for another one; the loop takes it out a moment later
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room where there is none, and waits for the headers."""
         super().connection_made(transport)
         self._began = time.monotonic()
-        every = [each for each in self.connections if isinstance(each, Connection)]
+        known = [each for each in self.connections if isinstance(each, Connection)]
+        every = [each for each in known if not each._gone]
         others = [each for each in every if each is not self and not each._ended]
         if len(others) >= CONNECTIONS:
             idle = [each for each in others if each.idle]
@@ -65,7 +67,9 @@ class Connection(H11Protocol):
             if not idle:
                 self._refuse("All connections of this server are in use. Try again later.", 503)
                 return
-            min(idle, key=lambda each: each._began).transport.abort()
+            oldest = min(idle, key=lambda each: each._began)
+            oldest._gone = True
+            oldest.transport.abort()
         self._watch()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 import pytest
 
 pytest.importorskip("uvicorn")
+
+from uvicorn.server import ServerState
 
 from inkstone.headless.serve import gate, wire
 from inkstone.headless.serve.settings import Limits, ServeCall
@@ -128,6 +131,33 @@ def test_idle_connections_make_room(monkeypatch, tmp_path):
         finally:
             for link in links:
                 link.close()
+
+
+def test_connections_that_come_at_once_each_take_another_ones_place(monkeypatch):
+    monkeypatch.setattr(wire, "CONNECTIONS", 8)
+    server, config = ServerState(), wire.server_config(lambda *_: None)
+    config.load()
+
+    class Line(asyncio.Transport):
+        """Is taken out of the connections when the loop comes to it: after this test."""
+
+        gone = False
+
+        def abort(self):
+            self.gone = True
+
+        def is_closing(self):
+            return self.gone
+
+    async def connect(count: int) -> list[Line]:
+        loop, lines = asyncio.get_running_loop(), [Line() for _ in range(count)]
+        for line in lines:
+            one = wire.Connection(config, server, {}, loop)
+            one.connection_made(line)
+        return lines
+
+    lines = asyncio.run(connect(100))
+    assert [line.gone for line in lines] == [True] * 92 + [False] * 8
 
 
 def test_connections_at_work_are_not_closed_for_others(monkeypatch, tmp_path):
