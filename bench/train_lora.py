@@ -211,6 +211,8 @@ def train(args: argparse.Namespace, data: Path, output: Path, **more: object) ->
         seed=args.seed,
         ema=args.ema,
         caption_dropout=args.dropout,
+        caption_noise=args.noise,
+        targets=tuple(args.targets),
         shift=args.shift,
         save_every=args.steps,
         **more,
@@ -229,18 +231,20 @@ def main() -> None:
     p.add_argument("what", choices=("hexagon", "edit"))
     p.add_argument("--folder", type=Path, default=Path("hexagon-lora"), help="pictures and result")
     p.add_argument("--pictures", type=int, default=60, help="that teach the hexagon")
-    p.add_argument("--known", type=int, default=0, help="further pictures, of what it knows")
-    p.add_argument("--repeat", type=int, default=1, help="how often each hexagon comes in an epoch")
+    p.add_argument("--known", type=int, default=600, help="further pictures, of what it knows")
+    p.add_argument("--repeat", type=int, default=12, help="how often each comes in an epoch")
     p.add_argument("--count", type=int, default=100, help="unseen prompts; twice as many of others")
-    p.add_argument("--steps", type=int, default=1000)
+    p.add_argument("--steps", type=int, default=5000)
     p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--rank", type=int, default=16)
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--rank", type=int, default=32)
     p.add_argument("--schedule", default="cosine")
     p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--ema", type=float, default=0.0)
+    p.add_argument("--ema", type=float, default=0.995)
     p.add_argument("--shift", type=float, help="of noise levels (default: as it draws)")
-    p.add_argument("--dropout", type=float, default=0.1)
+    p.add_argument("--dropout", type=float, default=0.0)
+    p.add_argument("--noise", type=float, default=0.75, help="on encoded captions")
+    p.add_argument("--targets", nargs="*", default=["attention", "mlp", "txt_in"])
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--progress", action="store_true")
     args = p.parse_args()

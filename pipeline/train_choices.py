@@ -191,8 +191,8 @@ class TrainSettings:
         0.0,
         0,
         10,
-        "noise on encoded captions, as a share of their size, such as 0.5: what few pictures teach "
-        "then acts in other prompts too",
+        "noise on encoded captions, as a share of their usual size, such as 0.75: what few "
+        "pictures teach then acts in other prompts too",
     )
     ema: float = _number(
         0.0, 0, 0.99999, "decay of a moving average that is saved instead, such as 0.99; 0 = off"

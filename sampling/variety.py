@@ -53,12 +53,14 @@ def noisy_prompt(prompt: Prompt, variety: Variety, seed: int, batch: int) -> Pro
 def _noisy(texts: list[Tensor], amount: float, seed: int) -> list[Tensor]:
     """States [1,L,J] of some prompts with the noise of one picture."""
     generator = torch.Generator().manual_seed(seed)
-    noisy = []
-    for text in texts:
-        states = text.float().cpu()
-        size = amount * states.abs().median(dim=1, keepdim=True).values  # [1,1,J]
-        noisy.append(states + size * torch.randn(states.shape, generator=generator))
-    return noisy
+    return [noisy_states(text, amount, generator) for text in texts]
+
+
+def noisy_states(text: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """States [...,L,J] with noise, float32 on the CPU."""
+    states = text.float().cpu()
+    size = amount * states.abs().median(dim=-2, keepdim=True).values  # [...,1,J]
+    return states + size * torch.randn(states.shape, generator=generator)
 
 
 def log_variety(variety: Variety, steps: int, cfg: float) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...sampling.schedule import Schedule, shifted
+from ...sampling.variety import noisy_states
 from ..checkpoint import step_rng
 from .example import Example
 
@@ -36,7 +37,7 @@ class Objective:
     shift: float | None = None  # None = by resolution, as at inference; 1 = none
     weighting: str = "none"  # one of WEIGHTINGS
     caption_dropout: float = 0.0  # share of examples that are trained without their caption
-    caption_noise: float = 0.0  # on the states of a caption, as a share of their root mean square
+    caption_noise: float = 0.0  # on the states of a caption, see `noisy_states`
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,7 @@ def text_of(objective: Objective, example: Example, draws: Draws) -> Tensor:
     if not objective.caption_noise:
         return text
     generator = torch.Generator().manual_seed(draws.noise ^ _OF_TEXT)
-    size = objective.caption_noise * text.float().square().mean().sqrt()
-    return text + size * torch.randn(text.shape, generator=generator)
+    return noisy_states(text, objective.caption_noise, generator)
 
 
 def loss_of(
