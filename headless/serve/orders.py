@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...errors import CallError, InkstoneError
 from ...files.images import glance
+from ...sampling.region_choices import EXAMPLE
 from ..draw.control_option import ControlOption, kinds
 from ..draw.option_values import parse_values
 from ..draw.request import DrawCall, check_call
@@ -155,6 +156,12 @@ def call_of(order: Order, folder: Path, offers: Offers, limits: Limits) -> DrawC
         if loras:
             given["lora"] = loras
         call = DrawCall(**{**offers.model(order.model), **values, **given})
+        if call.region_masks:  # files of this machine
+            raise Refusal(
+                "region: expected PROMPT:x,y,width,height, for example "
+                f"{EXAMPLE}. Masks of regions are files, which a request cannot name.",
+                param="region",
+            )
         call = _without_own_size(call)
         check_limits(call, limits)
         check_call(call)

@@ -156,6 +156,15 @@ def test_a_wrong_request_is_refused_in_openais_form(client, wrong, param):
     assert caught.value.body["message"].endswith((".", '"')), caught.value.body
 
 
+def test_a_region_names_no_file_of_the_server(client, tmp_path):
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(png())
+    region = {"inkstone": {**QUICK, "region": f'"a red circle":{mask}'}}
+    with pytest.raises(openai.BadRequestError, match="a request cannot name") as caught:
+        client.images.generate(prompt="x", size="64x64", extra_body=region)
+    assert caught.value.param == "region" and "mask.png" not in str(caught.value)
+
+
 def test_a_client_that_goes_ends_its_job(server):
     hasty = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=0.7)
     with pytest.raises(openai.APITimeoutError):
