@@ -57,17 +57,18 @@ def _option_names(data: Mapping[str, Json], others: Sequence[str]) -> dict[str, 
     for key, value in data.items():
         name = key.removeprefix("--").replace("-", "_")
         if name not in names:
-            raise CallError(f'unknown name "{key}". {_hint(name, [*names, *others])}')
+            raise CallError(f'unknown name "{key}". {hint(name, [*names, *others])}')
         if name in values:
             raise CallError(f'"{name}" appears twice: keep one.')
         values[name] = value
     return values
 
 
-def _hint(name: str, names: Sequence[str]) -> str:
-    """What to write for a name that does not exist."""
-    if name.casefold() in _ELSEWHERE:
-        return f"Did you mean {_ELSEWHERE[name.casefold()]}?"
+def hint(name: str, names: Sequence[str]) -> str:
+    """What to write for a name that does not exist, of those that do."""
+    here = _ELSEWHERE.get(name.casefold())
+    if here is not None and here.split('"')[1] in names:
+        return f"Did you mean {here}?"
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(sorted(names))}."
 

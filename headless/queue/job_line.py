@@ -23,8 +23,8 @@ _NOT_IN_ID = re.compile(r'[\ud800-\udfff\x00-\x1f\x7f/\\:*?"<>|]')
 _RESERVED = re.compile(r".*\.(png|safetensors|jsonl|prom)", re.I)
 
 
-def parse_object(text: str) -> dict[str, Json]:
-    """A JSON object without duplicate names. Raises CallError."""
+def parse_object(text: str, example: str = '{"prompt": "a red circle"}') -> dict[str, Json]:
+    """A JSON object without duplicate names; example: what a message shows. Raises CallError."""
     try:
         data = parse_json(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
@@ -36,16 +36,14 @@ def parse_object(text: str) -> dict[str, Json]:
     except json.JSONDecodeError as error:
         raise CallError(
             f"is not JSON: {error.msg} at column {error.colno}. Expected an object such as "
-            '{"prompt": "a red circle"}.'
+            f"{example}."
         ) from None
     except ValueError as error:  # a number of more than 4300 digits
         raise CallError(f"is not JSON: {error}. Write a smaller number.") from None
     if re.search("[\ud800-\udfff]", json.dumps(data, ensure_ascii=False)):
         raise CallError("has half a character (\\ud800 to \\udfff alone). Remove it.")
     if not isinstance(data, dict):
-        raise CallError(
-            f'is {kind_of(data)}, expected a JSON object such as {{"prompt": "a red circle"}}.'
-        )
+        raise CallError(f"is {kind_of(data)}, expected a JSON object such as {example}.")
     return data
 
 

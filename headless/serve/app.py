@@ -65,16 +65,16 @@ def build_app(desk: Desk, keys: Keys) -> Gate:
         return JSONResponse(error.document(), error.status, error.headers)
 
     async def on_http(request: Any, error: Any) -> Any:
-        text = {404: "There is no such route.", 405: "This route has no such method."}
-        message = text.get(error.status_code, str(error.detail))
-        document = error_document(message, error.status_code)
-        headers = dict(error.headers or {})
+        message, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 404:
+            message = "There is no such route: GET /openapi.json lists them."
         if error.status_code == 405:  # the framework names the methods of one route of the path
             fits = [route for route in api.routes if route.matches(request.scope)[0] != Match.NONE]
             headers["Allow"] = ", ".join(
                 sorted({m for route in fits for m in getattr(route, "methods", ())})
             )
-        return JSONResponse(document, error.status_code, headers)
+            message = f"This route has no such method: expected {headers['Allow']}."
+        return JSONResponse(error_document(message, error.status_code), error.status_code, headers)
 
     async def on_gone(request: Any, error: Any) -> Any:  # nobody reads this
         return JSONResponse(error_document("The client has gone.", 499), 499)

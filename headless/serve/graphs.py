@@ -48,7 +48,11 @@ def take_graph(
     """Checks a graph and keeps it in the order's folder. Raises Refusal."""
     for key in data:
         if key not in ("graph", "set", "pictures"):
-            raise Refusal(f"Unknown parameter: '{str(key)[:60]}'.", param=str(key)[:60])
+            raise Refusal(
+                f"Unknown parameter: '{str(key)[:60]}'. Expected "
+                '{"graph": GRAPH, "set": {"NODE.INPUT": VALUE}, "pictures": {NAME: BASE64}}.',
+                param=str(key)[:60],
+            )
     graph, settings, pictures = data.get("graph"), data.get("set") or {}, data.get("pictures") or {}
     for key, value in (("graph", graph), ("set", settings), ("pictures", pictures)):
         if not isinstance(value, dict):

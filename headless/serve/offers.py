@@ -73,9 +73,9 @@ class Offers:
 
     @staticmethod
     def _absent(param: str, name: str | None, names: list[str], status: int) -> Refusal:
-        known = ", ".join(names[:_LISTED]) or "none"
+        known = f"It has: {', '.join(names[:_LISTED])}." if names else "Its models folder has none."
         return Refusal(
-            f'This server has no {param} "{str(name)[:120]}". It has: {known}.',
+            f'This server has no {param} "{str(name)[:120]}". {known}',
             status,
             param,
             "model_not_found" if status == 404 else None,

@@ -16,7 +16,7 @@ from ...errors import CallError, InkstoneError
 from ...files.images import glance
 from ...sampling.region_choices import EXAMPLE
 from ..draw.control_option import ControlOption, kinds
-from ..draw.option_values import parse_values
+from ..draw.option_values import hint, parse_values
 from ..draw.request import DrawCall, check_call
 from ..node_types import Json
 from .offers import Offers
@@ -30,7 +30,11 @@ OPTIONS = frozenset(
 )
 _MOST_ROWS = 16  # LoRAs, controls
 _SEEDS = 2**32
+EXTRAS = ("lora", "control", "control_model")  # options of ours that name what is offered
 _NAMED = re.compile(r'(?:--|")([a-z][a-z_-]+)')  # the option that a message begins with
+# options of the command line that requests have too; the others are of who runs the server
+_SHARED = "|".join(sorted({*OPTIONS, *EXTRAS, "image", "mask", "batch", "set"}))
+_FLAG = re.compile(rf"--({_SHARED.replace('_', '-')})(?![\w-])( F\b)?")
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,10 @@ def own_options(data: Mapping[str, Json], where: str) -> dict[str, Json]:
     """
     for name in data:
         if name not in OPTIONS:
-            raise Refusal(
-                f'{where} has no option "{str(name)[:60]}". Known: {", ".join(sorted(OPTIONS))}, '
-                "lora, control, control_model.",
-                param=str(name)[:60],
-            )
+            shown = str(name)[:60]
+            near = hint(shown, [*OPTIONS, *EXTRAS])
+            near += " GET /openapi.json lists all." if near.endswith("?") else ""
+            raise Refusal(f'{where} has no option "{shown}". {near}', param=shown)
     options = {name: value for name, value in data.items() if value is not None}
     return {"seed": secrets.randbelow(_SEEDS)} | options
 
@@ -222,12 +225,20 @@ def check_limits(call: DrawCall, limits: Limits) -> None:
 
 
 def in_request(message: str, folder: Path, *others: Path) -> str:
-    """A message without folders of this machine: an order's, those above it, and others."""
+    """A message as a client reads it: options by their names in a request, and without folders of
+    this machine: an order's, those above it, and others.
+    """
+    message = _FLAG.sub(_in_json, message)
     for root in (folder, folder.parent, folder.parent.parent, *others):
         for form in (str(root.absolute()), str(root)):  # the long form ends as the short one
             if form != ".":
                 message = message.replace(f"{form}/", "").replace(f"{form}\\", "")
     return message
+
+
+def _in_json(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return f'"{"n" if name == "batch" else name}"'
 
 
 def order_from(data: Mapping[str, Json]) -> Order:

@@ -14,7 +14,7 @@ from ..node_types import Json
 from ..queue.job_line import parse_object
 from .desk import Desk
 from .graphs import take_graph
-from .orders import Order, own_options, rows_of_controls, rows_of_loras
+from .orders import EXTRAS, Order, own_options, rows_of_controls, rows_of_loras
 from .pictures import picture_bytes, save_picture
 from .refusal import Refusal
 from .tickets import Ticket
@@ -26,7 +26,6 @@ IMAGE_FIELDS = frozenset(
     "background inkstone".split()
 ) | set(_IGNORED)
 PICTURE_FIELDS = frozenset(("image", "images", "mask"))
-_EXTRAS = ("lora", "control", "control_model")
 FORMATS = ("png", "jpeg", "webp")
 MOST_IMAGES, _MOST_PARTIAL = 16, 3
 _BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\])?")
@@ -54,16 +53,20 @@ class Body:
     mask: bytes | None = None
 
 
-def json_body(raw: bytes) -> dict[str, Json]:
-    """The JSON object of a body. Raises Refusal, also where it would become many times its size."""
+def json_body(raw: bytes, param: str | None = None) -> dict[str, Json]:
+    """The JSON object of a body, or of one field of a form. Raises Refusal, also where it would
+    become many times its size.
+    """
+    where = "The body" if param is None else f"The field {param}"
     if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise Refusal(f"The body has too much in it: expected at most {_MOST_VALUES} values.")
+        raise Refusal(f"{where} has too much in it: expected at most {_MOST_VALUES} values.")
     try:
-        return parse_object(raw.decode("utf-8-sig"))
+        text = raw.decode("utf-8-sig")
+        return parse_object(text) if param is None else parse_object(text, '{"steps": 8}')
     except UnicodeDecodeError:
-        raise Refusal("The body is not UTF-8: send JSON.") from None
+        raise Refusal(f"{where} is not UTF-8: send JSON.", param=param) from None
     except CallError as error:
-        raise Refusal(f"The body {error}") from None
+        raise Refusal(f"{where} {error}", param=param) from None
 
 
 def body_of(raw: bytes, pictures: bool) -> Body:
@@ -99,7 +102,7 @@ def form_texts(fields: Mapping[str, list[str]]) -> dict[str, Json]:
         if len(texts) > 1 and not (match and match[2]):
             raise Refusal(f"{name[:60]}: expected it once.", param=name[:60])
         if name == "inkstone":
-            own |= json_body(texts[0].encode("utf-8", "surrogateescape"))
+            own |= json_body(texts[0].encode("utf-8", "surrogateescape"), "inkstone")
         elif match and match[1] in own:
             raise Refusal(f"inkstone: {match[1]} is given twice.", param=match[1])
         elif match:
@@ -182,8 +185,8 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
     for name in body.data:
         if name not in IMAGE_FIELDS:
             raise Refusal(
-                f"Unknown parameter: '{str(name)[:60]}'. Inkstone's own options belong into "
-                'the object "inkstone".',
+                f"Unknown parameter: '{str(name)[:60]}'. Inkstone's own options belong in "
+                'the object "inkstone", such as {"inkstone": {"steps": 8}}.',
                 param=str(name)[:60],
                 code="unknown_parameter",
             )
@@ -200,6 +203,12 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
 
 def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
     """A line of the queue, with pictures as base64; in the queue. Raises Refusal."""
+    if "inkstone" in data:
+        raise Refusal(
+            'A job has its options beside the prompt, such as {"prompt": "a red circle", "steps": '
+            '8}: expected no object "inkstone".',
+            param="inkstone",
+        )
     body = with_pictures(data)
     names = {"prompt": "prompt", "model": "model", "n": "n", "batch": "n"}
     if None not in (body.data.get("n"), body.data.get("batch")):
@@ -226,7 +235,7 @@ def take_graph_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
 
 def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lasting: bool) -> Ticket:
     _check_count(len(body.images))
-    extras = {name: options.pop(name, None) for name in _EXTRAS}
+    extras = {name: options.pop(name, None) for name in EXTRAS}
     n = body.data.get("n")
     n = 1 if n is None else n
     if isinstance(n, bool) or not isinstance(n, int):

@@ -131,6 +131,13 @@ def test_a_refusal_names_the_node_and_its_input(server, graph, param):
     assert answer.json()["error"]["param"] == param, answer.text
 
 
+def test_a_graph_by_itself_is_no_request(server):
+    error = server.client.post("/v1/graphs", json=SAVE).json()["error"]
+    assert 'Expected {"graph": GRAPH' in error["message"] and error["param"] in SAVE
+    answer = sent(server, SAVE, set={"2.nothing": 1})
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith('"set" 2.')
+
+
 def test_a_bad_picture_is_called_as_the_client_called_it(server):
     answer = sent(server, SAVE, pictures={"mine.png": as_text(b"no picture")})
     error = answer.json()["error"]

@@ -288,9 +288,12 @@ def test_a_sentence_names_no_folder_of_the_machine(monkeypatch, tmp_path, named)
 
 
 def test_unknown_routes_answer_in_openais_form(server):
-    for method, path, status in (("GET", "/v1/x", 404), ("PUT", "/v1/jobs", 405)):
+    for method, path, status, said in (
+        ("GET", "/v1/x", 404, "There is no such route: GET /openapi.json lists them."),
+        ("PUT", "/v1/jobs", 405, "This route has no such method: expected POST."),
+    ):
         answer = server.client.request(method, path)
-        assert answer.status_code == status and answer.json()["error"]["message"]
+        assert answer.status_code == status and answer.json()["error"]["message"] == said
 
 
 def test_a_second_server_stays_out_of_a_state_folder(tmp_path):

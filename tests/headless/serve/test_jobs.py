@@ -39,6 +39,13 @@ def test_a_job_with_pictures_and_two_results(server):
     assert len(server.ended(name)["files"]) == 2
 
 
+def test_a_jobs_options_stand_beside_its_prompt(server):
+    answer = server.client.post("/v1/jobs", json={"prompt": "x", "inkstone": {"steps": 2}})
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == "inkstone"
+    assert "beside the prompt" in error["message"] and "no option" not in error["message"]
+
+
 def test_events_end_with_the_state(server):
     name = server.client.post("/v1/jobs", json={**SLOW, "steps": 30}).json()["id"]
     states, previews = [], 0

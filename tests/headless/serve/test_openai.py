@@ -156,6 +156,33 @@ def test_a_wrong_request_is_refused_in_openais_form(client, wrong, param):
     assert caught.value.body["message"].endswith((".", '"')), caught.value.body
 
 
+@pytest.mark.parametrize(
+    "own, said",
+    [
+        ({"stesp": 3}, 'no option "stesp". Did you mean "steps"?'),
+        ({"num_inference_steps": 3}, 'Did you mean "steps"?'),
+        ({"guidance_scale": 3}, 'Did you mean "cfg"?'),
+        ({"num_images": 3}, "Known: "),  # "batch" is no option here
+        ({"strength": 0.5}, '"strength" works on a picture: give it with "image".'),
+        ({"steps": 2.5}, "expected a whole number from 1 to 1000"),
+        ({"lora": "none"}, "Its models folder has none."),
+    ],
+)
+def test_a_refusal_says_what_to_write(client, own, said):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.generate(prompt="x", extra_body={"inkstone": own})
+    message = caught.value.body["message"]
+    assert said in message and "--" not in message and caught.value.param == next(iter(own))
+
+
+def test_an_object_of_a_form_that_is_no_json_is_named(client):
+    with pytest.raises(openai.BadRequestError, match="The field inkstone is not JSON") as caught:
+        client.images.edit(
+            image=("a.png", png(), "image/png"), prompt="x", extra_body={"inkstone": '{"steps": 3'}
+        )
+    assert caught.value.param == "inkstone" and '{"steps": 8}' in str(caught.value)
+
+
 def test_a_region_names_no_file_of_the_server(client, tmp_path):
     mask = tmp_path / "mask.png"
     mask.write_bytes(png())
