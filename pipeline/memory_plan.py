@@ -246,7 +246,7 @@ def _too_little(now: MemoryNow, least: int, lack: NotEnoughMemory) -> InkstoneEr
     advice = what_helps(missing, enough if now.limited else None, now.limit)
     return InkstoneError(
         f"This drawing needs at least {least / 1e9:.2f} GB even when streamed block by block, of "
-        f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {now.budget / 1e9:.2f} GB. "
+        f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {max(now.budget, 0) / 1e9:.2f} GB. "
         f"{advice}"
     )
 

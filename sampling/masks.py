@@ -82,8 +82,8 @@ def bounds(mask: Tensor) -> Box:
     rows, columns = (marked.any(d).nonzero().flatten() for d in (1, 0))
     if not len(rows):
         raise InkstoneError(
-            "The mask is empty. Paint the area to change (a picture without an alpha channel is "
-            "loaded with an empty mask)."
+            "The mask is empty: it marks nothing to change. Paint the area white, or make it "
+            "transparent in a picture with an alpha channel (ComfyUI's Load Image knows only that)."
         )
     return Box(*(int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
 

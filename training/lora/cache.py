@@ -55,6 +55,7 @@ from .example import Example
 from .findings import shown
 from .outline import expected, outline
 from .pictures import NO_PROGRESS, OnItem
+from .report import size_words
 from .stored import Stored, model_stamp
 
 __all__ = ["Cache", "Encoders", "expected", "outline", "prepare"]
@@ -262,7 +263,7 @@ def _check_room(
     every, free = expected(arranged, text_encoder), shutil.disk_usage(folder).free
     there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     need = every - min(every, there)
-    log.info("encoded pictures and captions take about %.2f GB in %s", every / 1e9, folder)
+    log.info("encoded pictures and captions take about %s in %s", size_words(every), folder)
     if need > free:
         raise InkstoneError(
             f"The encoded pictures and captions take about {every / 1e9:.2f} GB, and {folder} has "
