@@ -244,9 +244,10 @@ def _too_little(now: MemoryNow, least: int, lack: NotEnoughMemory) -> InkstoneEr
     missing = max(lack.missing, least - now.budget)
     enough = least + max(_GROWTH[0], int(_GROWTH[1] * least))
     advice = what_helps(missing, enough if now.limited else None, now.limit)
+    budget = max(now.budget, 0)  # the program alone may need more than the limit
     return InkstoneError(
         f"This drawing needs at least {least / 1e9:.2f} GB even when streamed block by block, of "
-        f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {max(now.budget, 0) / 1e9:.2f} GB. "
+        f"which the program takes {now.fixed / 1e9:.2f} GB, and may use {budget / 1e9:.2f} GB. "
         f"{advice}"
     )
 
