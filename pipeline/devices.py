@@ -18,13 +18,22 @@ _UNITS = {
 }
 
 
+LEAST_MEMORY = 10**8  # bytes: less is a number without its unit
+
+
 def parse_memory(text: str) -> int:
     """An amount of memory: 12GB -> bytes. Raises InkstoneError."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or not 0 < float(match[1]) < 1e18:
         raise InkstoneError(f"{text!r} is not an amount of memory: write for example 12GB")
-    return int(float(match[1]) * unit)
+    amount = int(float(match[1]) * unit)
+    if not match[2] and amount < LEAST_MEMORY:
+        raise InkstoneError(
+            f"{text.strip()} is {amount} bytes, less than any model needs: write the unit, for "
+            f"example {amount}GB"
+        )
+    return amount
 
 
 def check_device(device: str | None) -> None:

@@ -9,9 +9,9 @@ from typing import TypeAlias, cast
 
 from ..errors import shorten
 from ..files.paths import path_fault
+from .devices import LEAST_MEMORY
 
 MOST_RANK = 1024
-_LEAST_MEMORY = 10**8  # bytes: less is a number without its unit
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ _CHECKS: dict[str, _Check] = {
     "number": _is_number,
     "choice": lambda option, value: isinstance(value, str) and value in option.choices,
     "flag": lambda _, value: isinstance(value, bool),
-    "memory": lambda _, value: type(value) is int and value >= _LEAST_MEMORY,
+    "memory": lambda _, value: type(value) is int and value >= LEAST_MEMORY,
     "device": _is_text,
     "ranks": _is_ranks,
 }

@@ -72,7 +72,6 @@ def _add_models(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--models",
         type=file_path,
-        default=Path("models"),
         metavar="DIR",
         help="models folder, laid out as ComfyUI's: what is in it is offered by name "
         "(default models)",
@@ -131,6 +130,11 @@ def run(args: argparse.Namespace) -> int:
     from ..draw.request import DrawCall, check_call
     from ..serve.run import serve
 
+    if args.models is not None and not args.models.is_dir():
+        raise CallError(
+            f"--models {args.models}: there is no such folder. Expected one laid out as ComfyUI's "
+            "models folder; without the option it is models, if that is there."
+        )
     shared = {name: getattr(args, name, None) for name in _SHARED}
     defaults = {name: value for name, value in shared.items() if value is not None}
     check_call(DrawCall("", **defaults))
@@ -139,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         ServeCall(
             host=args.host,
             port=args.port,
-            models=args.models,
+            models=args.models or Path("models"),
             defaults=defaults,
             api_key_file=args.api_key_file,
             state=args.state,

@@ -134,6 +134,24 @@ def test_others_are_served_with_a_key_only(host, capsys, tmp_path):
     assert "asks for no key" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (("--models", "nowhere"), "--models nowhere: there is no such folder"),
+        (("--memory", "12"), "12 is 12 bytes, less than any model needs: write the unit"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_at_the_start(
+    given, said, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(["serve", "--port", "0", *given])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2 and said in " ".join(capsys.readouterr().err.split())
+
+
 def test_without_the_extra_there_is_the_command(monkeypatch, capsys):
     monkeypatch.setattr(run, "NEEDED", ("a_package_nobody_has",))
     assert main(["serve"]) == 2
