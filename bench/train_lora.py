@@ -164,7 +164,7 @@ def edit(args: argparse.Namespace) -> tuple[float, Path, Report]:
         write(folder, f"{number:03}", render(one.target), one.text)
         write(args.folder / "edit-before", f"{number:03}", render(one.source))
     output = args.folder / "edit.safetensors"
-    minutes = train(args, folder, output, control_dir=args.folder / "edit-before")
+    minutes = train(args, folder, output, control_dir=[args.folder / "edit-before"])
 
     def report(before: Bundle, after: Bundle) -> common.Cells:
         new, old = edits(args.count, "test", SEED + 1), test_edits(2 * args.count)

@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -28,7 +30,17 @@ def share_cores() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
+def heed_interrupts() -> None:
+    """A run that a shell starts in the background ignores Ctrl-C, which tests send themselves."""
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+heed_interrupts()
 share_cores()  # before torch is imported
 if "inkstone" not in sys.modules:
     _register()

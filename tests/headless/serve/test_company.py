@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 
 import pytest
@@ -33,9 +34,18 @@ def server(tmp_path, monkeypatch):
 def sent(server: Served, *jobs: dict) -> list[str]:
     """The ids of jobs that came while another one ran, which is over now."""
     first = server.client.post("/v1/jobs", json={**LONG, "seed": 0}).json()["id"]
+    ticket, here = server.desk._tickets[first], threading.Event()
+    step = ticket.on_step
+
+    def hold(done: int, of: int) -> None:
+        step(done, of)
+        assert here.wait(60)
+
+    ticket.on_step = hold
     server.running(first)
     names = [server.client.post("/v1/jobs", json=job).json()["id"] for job in jobs]
     server.client.delete(f"/v1/jobs/{first}")
+    here.set()
     return names
 
 
