@@ -229,7 +229,12 @@ def in_request(message: str, folder: Path, *others: Path) -> str:
     this machine: an order's, those above it, and others.
     """
     message = _FLAG.sub(_in_json, message)
-    for root in (folder, folder.parent, folder.parent.parent, *others):
+    return without_folders(message, folder, folder.parent, folder.parent.parent, *others)
+
+
+def without_folders(message: str, *folders: Path) -> str:
+    """A message without these folders of this machine."""
+    for root in folders:
         for form in (str(root.absolute()), str(root)):  # the long form ends as the short one
             if form != ".":
                 message = message.replace(f"{form}/", "").replace(f"{form}\\", "")

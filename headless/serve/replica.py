@@ -24,6 +24,7 @@ from ..queue.away import files_of, own_folder
 from ..queue.journal import FAILED
 from ..queue.worker import Places
 from .hand import LocalHand
+from .orders import without_folders
 from .parcel import Finished, Parcel, Progress, unpack
 from .quiet_log import DRAWS, keep_quiet
 from .tickets import CANCELLED, DONE, Ticket
@@ -136,9 +137,8 @@ def _in_order(facts: dict[str, Json], folder: Path) -> dict[str, Json]:
     error = facts.get("error")
     if not isinstance(error, str):
         return facts
-    for root in (folder / "order", folder / "input", folder / "work", folder):
-        error = error.replace(f"{root}{os.sep}", "")
-    return {**facts, "error": error}
+    inside = (folder / name for name in ("order", "input", "work"))
+    return {**facts, "error": without_folders(error, *inside, folder)}
 
 
 def _card_fault() -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,10 +225,17 @@ def take_graph_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
     """A graph with its pictures, in the queue. Raises Refusal."""
     if not desk.call.graphs:
         raise Refusal("This server takes no graphs: it was started without --graphs.", 403)
-    name, folder = desk.open(owner)
-    try:
+    with _place(desk, owner) as (name, folder):
         take_graph(data, name, folder, desk.places, desk.limits)
         return desk.submit(name, None, lasting=True)
+
+
+@contextmanager
+def _place(desk: Desk, owner: str) -> Iterator[tuple[str, Path]]:
+    """A place in the queue and its folder; given back where no job comes of it."""
+    name, folder = desk.open(owner)
+    try:
+        yield name, folder
     except BaseException:
         desk.drop(name)
         raise
@@ -255,13 +263,9 @@ def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lastin
         controls=rows_of_controls(extras["control"]),
         control_models=_names(extras["control_model"]),
     )
-    name, folder = desk.open(owner)
-    try:
+    with _place(desk, owner) as (name, folder):
         _save_pictures(order, body, folder, desk)
         return desk.submit(name, order if body.mask is None else _masked(order), lasting)
-    except BaseException:
-        desk.drop(name)
-        raise
 
 
 def _masked(order: Order) -> Order:

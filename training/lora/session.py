@@ -169,8 +169,9 @@ def train(
     pictures are read and encoded. KeyboardInterrupt after Ctrl-C or SIGTERM: the state is saved,
     the same call continues. Raises CallError and InkstoneError.
     """
+    on_item = on_item or NO_PROGRESS
     with terminable():
-        _train_all(prepared(settings, on_item or NO_PROGRESS), on_step, on_item or NO_PROGRESS)
+        _train_all(prepared(settings, on_item), on_step, on_item)
     return settings.output
 
 
