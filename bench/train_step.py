@@ -28,8 +28,8 @@ from bench import common, harness
 from bench.cfg import LAYERS
 from bench.synthetic import KINDS, config_20b, config_21, file_of, model_of
 from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.training.dataset.example import Example
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
-from inkstone.training.lora.example import Example
 from inkstone.training.lora.objective import Draws, Objective
 from inkstone.training.lora.plan import Working, train_plan
 from inkstone.training.lora.step import Trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InkstoneError
 from ..host.api import io, schema
@@ -129,25 +129,12 @@ class Denoise(io.ComfyNode):
         return not off and "negative" not in inputs
 
     @classmethod
-    def execute(
-        cls,
-        model: DiffusionModel,
-        positive: Conditioning,
-        seed: int,
-        cfg: float,
-        negative: Conditioning | None = None,
-        sigmas: Tensor | None = None,
-        latent: Latent | None = None,
-        steps: int = OWN,
-        schedule: str = SCHEDULES[0],
-        strength: float = 1.0,
-    ) -> io.NodeOutput:
+    def execute(cls, *inputs: Any, **named: Any) -> io.NodeOutput:
+        """Draws; its inputs are those of `prepared`."""
         from ..controlnet.denoise import denoise_with_controls
         from ..sampling.request import Hooks
 
-        p = cls.prepared(
-            model, positive, seed, cfg, negative, sigmas, latent, steps, schedule, strength
-        )
+        p = cls.prepared(*inputs, **named)
         passes = 2 if p.request.cfg > 1 else 1
         blocks = passes * p.model.network.config.layers
         bar = StepBar(len(p.request.sigmas) - 1, blocks, p.model.device)

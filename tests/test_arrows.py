@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "pipeline": BELOW_LOADERS | LOADERS | {"controlnet"},
     "host": BELOW_LOADERS | LOADERS,
     "training": BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "embedded"},
-    "training/lora": BELOW_LOADERS | LOADERS | {"pipeline", "training"},
+    "training/dataset": BELOW_LOADERS | LOADERS | {"pipeline"},
+    "training/lora": BELOW_LOADERS | LOADERS | {"pipeline", "training", "training/dataset"},
     "score": BELOW_LOADERS | LOADERS | {"pipeline", "training"},
     "nodes": BELOW_NODES | {"nodes/bridge"},  # the list of nodes names those of the bridge
     "nodes/bridge": BELOW_NODES | {"nodes"},  # the sockets
@@ -58,6 +59,7 @@ MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {
     "headless/score",
     "headless/serve",
     "training",
+    "training/dataset",
     "training/lora",
 }
 # the one file that knows comfy-kitchen, and only inside a function

@@ -23,8 +23,8 @@ from ...errors import InkstoneError
 from ...files.paths import kind_of
 from ...pipeline.train_choices import TrainSettings
 from ..checkpoint import EMA
+from ..dataset.example import Example
 from .distributed import Group
-from .example import Example
 from .objective import Draws
 from .optimizer import limit_gradient, rate_factor, set_rate
 from .order import Order

@@ -24,7 +24,7 @@ from ...loaders.models.vae import VAEModel
 from ...loaders.models.weight_file import LoadOptions
 from ...pipeline.devices import check_device
 from ...pipeline.train_choices import TrainSettings
-from .cache import Encoders
+from ..dataset.cache import Encoders
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ModelFiles:
         return model
 
     def encoders(self) -> Encoders:
-        """Text encoder and VAE."""
+        """Text encoder and VAE, not loaded yet."""
         return Encoders(self._text_encoder, self._vae)
 
     def _text_encoder(self) -> TextEncoderModel:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...sampling.schedule import Schedule, shifted
 from ...sampling.variety import noisy_states
 from ..checkpoint import step_rng
-from .example import Example
+from ..dataset.example import Example
 
 TIMESTEPS = ("logit-normal", "uniform", "mode")
 WEIGHTINGS = ("none", "sigma-sqrt", "cosmap")

@@ -18,8 +18,8 @@ from ...files.hashes import model_hash
 from ...pipeline.train_choices import TrainSettings
 from ...pipeline.train_file import as_json
 from ...version import __version__
+from ..dataset.arrange import Arranged
 from .adapter import Adapter
-from .arrange import Arranged
 from .events import Events
 from .plot import Curve, write_plot
 from .progress import StepReport, read_log

@@ -39,11 +39,11 @@ from ...sampling.masks import without_opaque
 from ...sampling.request import Request
 from ...sampling.sampler import denoise
 from ...sampling.schedule import sigmas
-from .arrange import Arranged, Work
-from .cache import Encoders, make_folder
-from .encode import encoded_text, leaving, prompt_text, target_latents
+from ..dataset.arrange import Arranged, Work
+from ..dataset.cache import Encoders, make_folder
+from ..dataset.encode import encoded_text, leaving, prompt_text, target_latents
+from ..dataset.stored import Stored, model_stamp
 from .sheet import sample_path, write_sheet
-from .stored import Stored, model_stamp
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,24 +19,24 @@ from ...kernels.interrupt import stoppable, terminable
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...pipeline.train_choices import TrainSettings
 from ..checkpoint import Argument
-from . import dataset
+from ..dataset.arrange import Arranged, CacheSettings, arrange
+from ..dataset.cache import Cache, Encoders, prepare
+from ..dataset.captions import ask_captions
+from ..dataset.example import Example
+from ..dataset.outline import outline
+from ..dataset.pictures import NO_PROGRESS, OnItem
+from ..dataset.read import read
+from ..dataset.report import Report, report
 from .adapter import Adapter, AdapterSettings
-from .arrange import Arranged, CacheSettings, arrange
-from .cache import Cache, prepare
-from .captions import ask_captions
 from .distributed import Group, group_in_environment, joined, own_device
 from .events import require_tensorboard
-from .example import Example
 from .loop import AHEAD, Loop, Task
-from .models import ModelFiles, device_of, model_files, resolution_of
+from .models import device_of, model_files, resolution_of
 from .objective import Draws, Objective, draw
 from .optimizer import MOMENTS, check_optimizer, optimizer_of
 from .order import Order
-from .outline import outline
-from .pictures import NO_PROGRESS, OnItem
 from .plan import TrainPlan, Working, largest, train_plan
 from .progress import StepReport
-from .report import Report, report
 from .result import Result
 from .samples import SAMPLES, Samples, encode_samples
 from .state import RunFolder, check_result, identity, opened, stamp_of
@@ -53,9 +54,17 @@ class Prepared:
     settings: TrainSettings
     group: Group
     device: torch.device
-    files: ModelFiles
+    encoders: Encoders
     model: DiffusionModel
     arranged: Arranged
+
+    @cached_property
+    def largest(self) -> tuple[int, int]:
+        """Tokens of the largest picture; those of captions and references that go with it at most.
+        """
+        text_encoder = self.encoders.text_encoder()
+        shapes = [outline(work, text_encoder) for work in self.arranged.works]
+        return largest([(len(one.latents), _prefix(one)) for one in shapes])
 
     @property
     def steps(self) -> int:
@@ -109,14 +118,15 @@ def prepared(settings: TrainSettings, on_item: OnItem = NO_PROGRESS) -> Prepared
     if settings.tensorboard:
         require_tensorboard()
     files = model_files(settings, device)
-    pictures = dataset.read(settings.data, settings.control_dir, settings.mask_dir, on_item)
+    pictures = read(settings.data, settings.control_dir, settings.mask_dir, on_item)
     model = files.diffusion_model()
     cached = CacheSettings(
         resolution=resolution_of(settings, model),
         reference_resolution=settings.reference_resolution,
         dropped=settings.caption_dropout > 0,
     )
-    return Prepared(settings, group, device, files, model, arrange(pictures, model, cached))
+    arranged = arrange(pictures, model, cached)
+    return Prepared(settings, group, device, files.encoders(), model, arranged)
 
 
 def report_of(settings: TrainSettings) -> Report:
@@ -125,7 +135,7 @@ def report_of(settings: TrainSettings) -> Report:
 
 
 def _report(run: Prepared) -> Report:
-    return report(run.arranged, run.files.encoders().text_encoder())
+    return report(run.arranged, run.encoders.text_encoder())
 
 
 def plan_of(settings: TrainSettings) -> TrainPlan:
@@ -136,11 +146,7 @@ def plan_of(settings: TrainSettings) -> TrainPlan:
 
 
 def _plan(run: Prepared) -> TrainPlan:
-    text_encoder = run.files.encoders().text_encoder()
-    shapes = [outline(work, text_encoder) for work in run.arranged.works]
-    sizes = [(len(one.latents), _prefix(one)) for one in shapes]
-    target, prefix = largest(sizes)
-    settings = run.settings
+    settings, (target, prefix) = run.settings, run.largest
     with torch.device("meta"):
         adapter = _new_adapter(settings, run.model)
     working = Working(
@@ -189,7 +195,7 @@ def _train_all(
             run = _with_captions(run, on_item)
         with opened(settings, run.identity(), run.group) as folder:
             with run.group.in_turn():
-                cache = prepare(run.arranged, run.files.encoders(), run.cache, on_item)
+                cache = prepare(run.arranged, run.encoders, run.cache, on_item)
             with stoppable(impatient=run.group.size == 1) as stop:
                 _train(run, cache, folder, stop, on_step)
 
@@ -198,16 +204,13 @@ def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:
     """The run with the captions that are asked for."""
     if run.settings.captions != "ask":
         return run
-    pictures = ask_captions(
-        run.arranged.dataset, run.files.encoders().text_encoder, on_item=on_item
-    )
-    arranged = arrange(pictures, run.model, run.arranged.settings)
-    return Prepared(run.settings, run.group, run.device, run.files, run.model, arranged)
+    pictures = ask_captions(run.arranged.dataset, run.encoders.text_encoder, on_item=on_item)
+    return replace(run, arranged=arrange(pictures, run.model, run.arranged.settings))
 
 
 def _samples(run: Prepared, folder: RunFolder) -> Samples | None:
     """The pictures that are drawn while it trains, encoded; by the first process only."""
-    prompts, encoders = run.settings.sample_prompts, run.files.encoders()
+    prompts, encoders = run.settings.sample_prompts, run.encoders
     if not prompts or not run.group.first:
         return None
     encoded = encode_samples(prompts, run.arranged, encoders, run.cache)
@@ -259,6 +262,7 @@ def _train(
     """The loop, with its parts."""
     settings, model, steps = run.settings, run.model, run.steps
     samples = _samples(run, folder)
+    run.encoders.forget()
     plan = _plan(run)  # again: the encoders have left
     model.ready(plan.working)
     adapter, objective = adapter_of(settings, model), objective_of(settings)

@@ -20,8 +20,8 @@ from ...kernels.recompute import Recompute
 from ...kernels.references import NO_REFERENCES, ReferenceContext, References
 from ...kernels.shared_modulation import SharedModulation
 from ...loaders.models.diffusion_model import DiffusionModel
+from ..dataset.example import Example
 from .adapter import Adapter
-from .example import Example
 from .objective import Draws, Objective, loss_of, noise_of, text_of
 
 

@@ -37,6 +37,12 @@ BAD_CALLS = {
     "output is a folder": ((*DRAW[:3], "."), ("is a folder", "name a file in it")),
     "output is a JPEG": ((*DRAW[:3], "x.jpg"), ("saved as PNG", "Name it x.png")),
     "latent is a folder": ((*DRAW, "--save-latent", "."), ("is a folder", "name a file in it")),
+    "misspelt option": (
+        ("train-lora", "x", "-o", "y.safetensors", "--sample", "a b"),
+        ("there is no option --sample; did you mean --sample-prompts or --sample-every?", "train-lora --help"),
+    ),
+    "no such option": ((*DRAW, "--xyzzy=3"), ("there is no option --xyzzy. `inkstone draw --help`",)),
+    "prompt without quotes": (("draw", "a", "cat"), ("'cat' is one argument too many", "quotes")),
     "missing graph": (("run", "no.json"), ("no.json: no such graph file", "Check the path")),
     "graph is a folder": (("run", "."), ("no such graph file", "Check the path")),
     "missing file": (("inspect", "no.safetensors"), ("no.safetensors: no such file", "Check the")),

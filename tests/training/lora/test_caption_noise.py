@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inkstone.training.lora.example import Example
+from inkstone.training.dataset.example import Example
 from inkstone.training.lora.objective import Draws, Objective, noise_of, text_of
 
 STATES = torch.randn(40, 96, generator=torch.Generator().manual_seed(3)) * 7

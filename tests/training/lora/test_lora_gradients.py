@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from inkstone.loaders.models.load import load_diffusion_model
 from inkstone.loaders.models.weight_file import LoadOptions
+from inkstone.training.dataset.example import Example
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
-from inkstone.training.lora.example import Example
 from inkstone.training.lora.objective import Draws, Objective, noise_of, weight_of
 from inkstone.training.lora.step import Trainer
 

@@ -21,18 +21,18 @@ from inkstone.nodes.edit import EncodeEdit
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.nodes.sample import Denoise
 from inkstone.pipeline.train_choices import TrainSettings
+from inkstone.training.dataset.arrange import CacheSettings, arrange
+from inkstone.training.dataset.cache import Encoders
+from inkstone.training.dataset.read import read
 from inkstone.training.lora import samples as module
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
-from inkstone.training.lora.arrange import CacheSettings, arrange
-from inkstone.training.lora.cache import Encoders
-from inkstone.training.lora.dataset import read
 from inkstone.training.lora.result import Result
 from inkstone.training.lora.samples import Samples, encode_samples
 from inkstone.training.lora.save import Origin, save_lora, trained_tensors
 from inkstone.training.lora.sheet import SHEET, sample_path
 from inkstone.training.lora.state import RunFolder
 
-from .test_encoding import bundle_of, image, picture
+from ..dataset.test_encoding import bundle_of, image, picture
 
 WORDS = "a red circle on a white background"
 OTHER = "a blue star on a white background"

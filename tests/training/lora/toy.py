@@ -13,8 +13,8 @@ from torch import nn
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.pipeline.train_choices import TrainSettings
 from inkstone.training.checkpoint import step_rng
+from inkstone.training.dataset.example import Example
 from inkstone.training.lora.distributed import Group
-from inkstone.training.lora.example import Example
 from inkstone.training.lora.loop import Loop, Task
 from inkstone.training.lora.optimizer import optimizer_of
 from inkstone.training.lora.order import Order

@@ -9,7 +9,13 @@ import pytest
 
 from inkstone.errors import CallError
 from inkstone.sampling.geometry import NEAR
-from inkstone.training.lora.buckets import MOST_RATIO, assign, check_resolution, fault, is_smaller
+from inkstone.training.dataset.buckets import (
+    MOST_RATIO,
+    assign,
+    check_resolution,
+    fault,
+    is_smaller,
+)
 
 GRIDS = [(512, 16), (1024, 16), (1328, 16), (1024, 32), (2048, 32), (128, 16), (256, 32)]
 

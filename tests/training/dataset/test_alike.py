@@ -9,10 +9,10 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw
 
 from inkstone.files.images import look
-from inkstone.training.lora.alike import alike
-from inkstone.training.lora.dataset import read
-from inkstone.training.lora.findings import lines
-from inkstone.training.lora.pictures import Picture
+from inkstone.training.dataset.alike import alike
+from inkstone.training.dataset.findings import lines
+from inkstone.training.dataset.pictures import Picture
+from inkstone.training.dataset.read import read
 
 
 def photo(seed: int, size: tuple[int, int] = (331, 243), mode: str = "RGB") -> Image.Image:

@@ -51,6 +51,7 @@ def report(arranged: Arranged, text_encoder: TextEncoderModel | None = None) -> 
         ],
     }
     head = _head(works, counts, most)
+    head += _rounded(arranged.settings.resolution, arranged.model.latents.step)
     head += [f"encoded, they take about {size_words(nbytes)} on disk"] if nbytes else []
     return Report((*head, *lines(findings)), facts)
 
@@ -71,6 +72,15 @@ def _head(works: tuple[Work, ...], counts: Counter[tuple[int, int]], most: Work)
         f"{_count(len(counts), 'bucket')}: {', '.join(sizes)}{more}; "
         + (f"{crop} ({shown(most.item.name)})" if cropped else "nothing is cropped"),
     ]
+
+
+def _rounded(resolution: int, step: int) -> list[str]:
+    """What becomes of a resolution that no square bucket has."""
+    side = resolution // step * step
+    if side == resolution:
+        return []
+    square = f"{side}x{side}"
+    return [f"--resolution {resolution}: sides are multiples of {step}, a square has {square}"]
 
 
 def _having(works: tuple[Work, ...]) -> dict[str, int]:

@@ -22,9 +22,9 @@ from inkstone.loaders.models.load import (
 from inkstone.loaders.models.text_encoder import TextEncoderModel
 from inkstone.loaders.models.vae import VAEModel
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.training.lora.arrange import CacheSettings, arrange
-from inkstone.training.lora.cache import Encoders, prepare
-from inkstone.training.lora.dataset import read
+from inkstone.training.dataset.arrange import CacheSettings, arrange
+from inkstone.training.dataset.cache import Encoders, prepare
+from inkstone.training.dataset.read import read
 from inkstone.training.lora.order import Order
 
 OPTIONS = LoadOptions(torch.float32, wait=True)
@@ -91,6 +91,7 @@ def counted(monkeypatch) -> Counted:
 
 def make(model, data, counted, folder, resolution=64, on_item=lambda *_: None, **settings):
     arranged = arrange(read(data), model, CacheSettings(resolution, **settings))
+    counted.encoders.forget()  # each is a run of its own
     return prepare(arranged, counted.encoders, folder, on_item)
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from inkstone.errors import InkstoneError
 from inkstone.loaders.models.load import load_all
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.training.lora.arrange import CacheSettings, arrange
-from inkstone.training.lora.dataset import read
-from inkstone.training.lora.report import report
+from inkstone.training.dataset.arrange import CacheSettings, arrange
+from inkstone.training.dataset.read import read
+from inkstone.training.dataset.report import report
 
 SIZES = [(128, 128), (256, 192), (192, 256), (300, 200), (100, 50)]
 

@@ -18,11 +18,11 @@ from inkstone.nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
 from inkstone.nodes.encode import EncodePrompt
 from inkstone.sampling.request import Request
 from inkstone.sampling.sampler import denoise
+from inkstone.training.dataset.arrange import CacheSettings, arrange
+from inkstone.training.dataset.cache import Cache, Encoders, expected, outline, prepare
+from inkstone.training.dataset.encode import target_latents
+from inkstone.training.dataset.read import read
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
-from inkstone.training.lora.arrange import CacheSettings, arrange
-from inkstone.training.lora.cache import Cache, Encoders, expected, outline, prepare
-from inkstone.training.lora.dataset import read
-from inkstone.training.lora.encode import target_latents
 from inkstone.training.lora.objective import Draws, Objective
 from inkstone.training.lora.step import Trainer
 

@@ -65,12 +65,26 @@ log = logging.getLogger(__name__)
 _KEPT_TEXTS = 2  # that were read: the empty caption of descriptions is one file for all
 
 
-@dataclass(frozen=True)
 class Encoders:
-    """How text encoder and VAE are loaded. Neither is kept, the weights of both leave memory."""
+    """Text encoder and VAE, given as what loads them. The weights of both leave memory after use;
+    of the text encoder the rest, its tokenizer above all, stays for the next use until `forget`.
+    """
 
-    text_encoder: Callable[[], TextEncoderModel]
-    vae: Callable[[], VAEModel]
+    def __init__(
+        self, text_encoder: Callable[[], TextEncoderModel], vae: Callable[[], VAEModel]
+    ) -> None:
+        self._load, self.vae = text_encoder, vae
+        self._text_encoder: TextEncoderModel | None = None
+
+    def text_encoder(self) -> TextEncoderModel:
+        """Loaded at the first call."""
+        if self._text_encoder is None:
+            self._text_encoder = self._load()
+        return self._text_encoder
+
+    def forget(self) -> None:
+        """Lets the text encoder go."""
+        self._text_encoder = None
 
 
 @dataclass(frozen=True)

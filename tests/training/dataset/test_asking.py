@@ -15,10 +15,10 @@ from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.ask import ask
 from inkstone.sampling.next_token import GREEDY
-from inkstone.training.lora import captions
-from inkstone.training.lora.captions import ask_captions
-from inkstone.training.lora.dataset import read
-from inkstone.training.lora.findings import lines
+from inkstone.training.dataset import captions
+from inkstone.training.dataset.captions import ask_captions
+from inkstone.training.dataset.findings import lines
+from inkstone.training.dataset.read import read
 
 
 def encoder():

@@ -19,10 +19,10 @@ from PIL import Image
 from inkstone.errors import CallError, InkstoneError
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
-from inkstone.training.lora.arrange import CacheSettings, arrange
-from inkstone.training.lora.dataset import read
-from inkstone.training.lora.findings import KINDS, Finding, lines
-from inkstone.training.lora.report import Report, report
+from inkstone.training.dataset.arrange import CacheSettings, arrange
+from inkstone.training.dataset.findings import KINDS, Finding, lines
+from inkstone.training.dataset.read import read
+from inkstone.training.dataset.report import Report, report
 
 OPTIONS = LoadOptions(torch.float32, wait=True)
 CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {}
