@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,11 +28,15 @@ _FEW = 3  # arguments that a message repeats whole
 
 
 def require_same_run(
-    folder: Path, arguments: Mapping[str, Argument], option: str = "--out"
+    folder: Path,
+    arguments: Mapping[str, Argument],
+    option: str = "--out",
+    why: Callable[[Mapping[str, Argument]], str] = lambda _: "",
 ) -> None:
     """Remembers the arguments of a run in the folder of its checkpoints. Raises CallError where
     those that are there come from other arguments: they would be continued with the wrong data.
-    option: that of the run's result.
+    option: that of the run's result; why: of the arguments that are there, a sentence that says
+    more than the two lists, or "".
     """
     path = folder / RUN
     try:
@@ -44,6 +48,8 @@ def require_same_run(
             f"{path}: cannot be read: {error}. Remove {folder} to start over."
         ) from None
     if old != arguments and any(folder.glob("*.safetensors")):
+        if sentence := why(old):
+            raise CallError(sentence)
         names = list(dict.fromkeys((*old, *arguments)))
         if len(names) > _FEW:  # those that differ
             names = [name for name in names if old.get(name) != arguments.get(name)]

@@ -67,7 +67,8 @@ class _Parser(argparse.ArgumentParser):
     def _not_known(self, left: Sequence[str]) -> str:
         name = next((text.partition("=")[0] for text in left if text.startswith("-")), None)
         if name is None:
-            return f"{shorten(left[0])!r} is one argument too many. Put texts with spaces in quotes."
+            extra = repr(shorten(left[0]))
+            return f"{extra} is one argument too many. Put texts with spaces in quotes."
         names = [option for action in self._actions for option in action.option_strings]
         begin = [one for one in names if one.startswith(name) and len(name) > 3]
         near = begin or difflib.get_close_matches(name, names, 1, 0.6)

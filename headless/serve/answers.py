@@ -96,7 +96,8 @@ async def image_events(
         check_done(ticket)
         for path in ticket.files:
             facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket)}
-            facts["b64_json"] = await asyncio.to_thread(as_text, path, wish)
+            facts["b64_json"] = text = await asyncio.to_thread(as_text, path, wish)
+            facts["size"] = _size_of(text)
             facts["usage"] = None  # OpenAI's events have it; tokens are not counted here
             yield _image_event(f"{kind}.completed", facts)
     except Refusal as error:
@@ -124,12 +125,27 @@ async def _partial_images(
         if preview is not None and sent < wish.partial and 0 < due <= ticket.step < ticket.steps:
             text = base64.b64encode(preview).decode("ascii")
             facts = {"b64_json": text, "partial_image_index": sent, "output_format": "jpeg"}
+            facts["size"] = _asked_size(ticket)
             yield _image_event(f"{kind}.partial_image", facts)
             sent += 1
 
 
+def _asked_size(ticket: Ticket) -> str:
+    """The size that a request names, for a picture that is not ready."""
+    size = None if ticket.job is None or ticket.job.call is None else ticket.job.call.size
+    return "auto" if size is None else f"{size[0]}x{size[1]}"
+
+
+def _size_of(text: str) -> str:
+    """That of a picture as base64."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+        return f"{picture.width}x{picture.height}"
+
+
 def _image_event(kind: str, facts: dict[str, Json]) -> str:
-    rest = {"size": "auto", "quality": "auto", "background": "opaque"}
+    rest = {"quality": "auto", "background": "opaque"}
     return event(kind, {"type": kind, "created_at": int(time.time()), **rest, **facts})
 
 

@@ -95,12 +95,6 @@ class RayHand:
                 attempts += 1
                 ticket.on_step(0, ticket.steps)
                 continue
-            except InkstoneError:
-                raise
-            except Exception as error:  # of the replica's own, none of the job's
-                log.exception("a replica failed")
-                facts = {"error": type(error).__name__, "unexpected": True, "attempts": attempts}
-                return Outcome(job, FAILED, (), facts)
             facts = {**end.facts, "attempts": attempts}
             return Outcome(job, end.status, write_files(end.files, self._work), facts)
 

@@ -60,8 +60,7 @@ class Prepared:
 
     @cached_property
     def largest(self) -> tuple[int, int]:
-        """Tokens of the largest picture; those of captions and references that go with it at most.
-        """
+        """Tokens of the largest picture, and the most that its caption and references have."""
         text_encoder = self.encoders.text_encoder()
         shapes = [outline(work, text_encoder) for work in self.arranged.works]
         return largest([(len(one.latents), _prefix(one)) for one in shapes])

@@ -26,12 +26,11 @@ from torch import nn
 
 from ...errors import CallError, InkstoneError
 from ...files.atomic import write_text
-from ...files.json_text import parse_json
 from ...files.lock import HeldLock
 from ...files.paths import check_output, kind_of
 from ...pipeline.train_choices import FREE, OPTIONS, TrainSettings
 from ...pipeline.train_file import as_json
-from ..checkpoint import EMA, RUN, Argument, Checkpoint, require_same_run
+from ..checkpoint import EMA, Argument, Checkpoint, require_same_run
 from .distributed import Group
 from .progress import LOG, Log
 
@@ -149,33 +148,33 @@ def opened(
     except OSError as error:
         raise InkstoneError(f"{folder.path}: cannot be written: {error.strerror}.") from None
     try:
-        _require_same_pictures(settings, folder.path, arguments)
-        require_same_run(folder.path, arguments, "--output")
+        require_same_run(
+            folder.path,
+            arguments,
+            "--output",
+            lambda old: _other_pictures(settings, folder.path, old, arguments),
+        )
         yield folder
     finally:
         lock.release(remove=True)
 
 
-def _require_same_pictures(
-    settings: TrainSettings, folder: Path, arguments: Mapping[str, Argument]
-) -> None:
-    """Raises CallError where only the pictures are others than those of the folder's checkpoints:
-    a sentence, in place of two digests."""
-    try:
-        old = parse_json((folder / RUN).read_text("utf-8"))
-    except (OSError, ValueError):
-        return  # require_same_run says so, where it matters
-    if not isinstance(old, dict) or not any(folder.glob("*.safetensors")):
-        return
-    others = {name for name in {*old, *arguments} if old.get(name) != arguments.get(name)}
+def _other_pictures(
+    settings: TrainSettings, folder: Path, old: Mapping[str, Argument], new: Mapping[str, Argument]
+) -> str:
+    """A sentence, in place of two digests, where only the pictures are others than those of the
+    folder's checkpoints; "" where more is.
+    """
+    others = {name for name in {*old, *new} if old.get(name) != new.get(name)}
     follow = {"pictures", *(["steps"] if settings.steps is None else [])}
-    if _PICTURES in others and others <= {_PICTURES, *follow}:
-        raise CallError(
-            f"{folder} has checkpoints of a run on {old.get('pictures')} pictures, and pictures, "
-            "captions, references or masks were changed since: there are "
-            f"{arguments.get('pictures')} now. Put them back as they were to resume it, or choose "
-            "another --output."
-        )
+    if _PICTURES not in others or not others <= {_PICTURES, *follow}:
+        return ""
+    return (
+        f"{folder} has checkpoints of a run on {old.get('pictures')} pictures, and pictures, "
+        "captions, references or masks were changed since: there are "
+        f"{new.get('pictures')} now. Put them back as they were to resume it, or choose another "
+        "--output."
+    )
 
 
 @contextmanager

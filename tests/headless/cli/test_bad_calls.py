@@ -39,9 +39,9 @@ BAD_CALLS = {
     "latent is a folder": ((*DRAW, "--save-latent", "."), ("is a folder", "name a file in it")),
     "misspelt option": (
         ("train-lora", "x", "-o", "y.safetensors", "--sample", "a b"),
-        ("there is no option --sample; did you mean --sample-prompts or --sample-every?", "train-lora --help"),
+        ("no option --sample; did you mean --sample-prompts or --sample-every?", "lora --help"),
     ),
-    "no such option": ((*DRAW, "--xyzzy=3"), ("there is no option --xyzzy. `inkstone draw --help`",)),
+    "no such option": ((*DRAW, "--xyzzy=3"), ("no option --xyzzy. `inkstone draw --help`",)),
     "prompt without quotes": (("draw", "a", "cat"), ("'cat' is one argument too many", "quotes")),
     "missing graph": (("run", "no.json"), ("no.json: no such graph file", "Check the path")),
     "graph is a folder": (("run", "."), ("no such graph file", "Check the path")),

@@ -223,14 +223,28 @@ def test_a_slow_client_is_given_up(tmp_path):
             assert link.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def animated(side: int) -> bytes:
+    """An animated PNG of 16x16 that says it has two thousand million frames, one of which is of
+    this side and holds megabytes of zeros.
+    """
+    data, pixels = png(16, 16), zlib.compress(bytes(64 << 20), 9)
+    start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+
+    def control(number: int, side: int) -> bytes:
+        return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, side, side, 0, 0, 1, 9, 0, 0))
+
+    first = chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)) + control(0, 16)
+    second = control(1, side) + chunk(b"fdAT", struct.pack(">I", 2) + pixels)
+    return data[:start] + first + data[start:end] + second + data[end:]
+
+
 def bomb() -> bytes:
     """A PNG of 60000x60000 pixels in some bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(1 << 20), 9)
     return (
@@ -266,6 +280,16 @@ def test_bad_pictures_are_refused(server, data):
         answer = server.client.post("/v1/images/edits", data={"prompt": "x"}, files=files)
         assert answer.status_code == 400, answer.text
         assert "/accepted/" not in answer.text and "Traceback" not in answer.text
+    assert process_bytes() - before < 64 << 20
+
+
+@pytest.mark.parametrize("side", [16, 60000])
+def test_of_an_animation_one_frame_is_read(server, side):
+    before = process_bytes()
+    files = {"image": ("a.png", animated(side), "image/png")}
+    data = {"prompt": "x", "inkstone": '{"steps": 1}'}
+    answer = server.client.post("/v1/images/edits", data=data, files=files)
+    assert answer.status_code in (200, 400), answer.text
     assert process_bytes() - before < 64 << 20
 
 

@@ -105,8 +105,15 @@ def test_a_stream_ends_with_the_picture(client):
     assert kinds[-1] == "image_generation.completed"
     assert set(kinds[:-1]) == {"image_generation.partial_image"} and len(kinds) <= 3
     assert picture(events[-1].b64_json).size == (128, 128)
+    assert {event.size for event in events} == {"128x128"}
     assert events[-1].usage is None, "no number is made up"
     assert Image.open(io.BytesIO(base64.b64decode(events[0].b64_json))).format == "JPEG"
+
+
+def test_a_stream_says_the_size_that_was_chosen(client):
+    *_, last = client.images.generate(prompt="x", stream=True, extra_body=OWN)
+    width, height = picture(last.b64_json).size
+    assert last.size == f"{width}x{height}"
 
 
 def test_a_stream_says_why_it_failed(client):

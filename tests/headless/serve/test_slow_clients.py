@@ -187,6 +187,26 @@ def test_who_reads_nothing_is_cut_off(hurried, tmp_path):
         assert server.client.get("/health").status_code == 200
 
 
+def test_who_reads_no_events_is_cut_off(hurried, tmp_path):
+    """The job is not disturbed, and of its previews no more is kept than the last."""
+    with serving(ServeCall(models=tmp_path), start=False) as server:
+        name = server.client.post("/v1/jobs", json={"prompt": "x"}).json()["id"]
+        ticket = server.desk.ticket(name, "anybody")
+        before = process_bytes()
+        with linked(server) as link:
+            link.sendall(GET.replace(b"/health", f"/v1/jobs/{name}/events".encode()))
+            until(lambda: ticket._watchers, "nobody watches")
+            for step in range(1000):
+                ticket.show(bytes(1 << 20))
+                ticket.on_step(step, 1000)
+                time.sleep(0.01)
+                if not ticket._watchers:
+                    break
+            assert not ticket._watchers, "it still waits for its reader"
+            assert process_bytes() - before < 64 << 20
+        assert not ticket.over and server.client.get("/health").status_code == 200
+
+
 def test_a_stream_ends_its_job_when_the_client_goes(tmp_path):
     body = json.dumps({"prompt": "x", "stream": True}).encode()
     head = POST.replace(b"/v1/jobs", b"/v1/images/generations")
