@@ -1,8 +1,9 @@
 """`inkstone serve --ray local`: pictures per hour of one worker and of two, each with one core, and
 one of two killed during work.
 
-python bench/serve_ray.py --jobs 24 --steps 80
-python bench/serve_ray.py --jobs 24 --kill
+python bench/serve_ray.py
+python bench/serve_ray.py --size 128x128 --steps 80
+python bench/serve_ray.py --kill
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from bench import common, harness
 from tests.support.batches import importable, records
 
 _TURNS = (1, 2, 2, 1)  # workers: a shared machine's speed moves from minute to minute
-_JOB = {"prompt": "a red circle on a white background", "size": "128x128"}
+_PROMPT = "a red circle on a white background"
 _START = 120  # seconds at most
 
 
@@ -85,14 +86,10 @@ def server(folder: Path, workers: int) -> Iterator[Client]:
         process.wait(60)
 
 
-def draw(folder: Path, workers: int, jobs: tuple[int, int], kill: bool) -> dict:
-    """Jobs per hour, without the first job of each worker. jobs: how many, and their steps."""
-    count, steps = jobs
+def draw(folder: Path, workers: int, count: int, job: dict, kill: bool) -> dict:
+    """Jobs per hour, without the first job of each worker."""
     with server(folder, workers) as client:
-        names = [
-            json.loads(client("/v1/jobs", _JOB | {"seed": k, "steps": steps}))["id"]
-            for k in range(count)
-        ]
+        names = [json.loads(client("/v1/jobs", job | {"seed": k}))["id"] for k in range(count)]
         journal = folder / "state" / "results"
         killed = False
         while len(records(journal)) < count:
@@ -115,13 +112,15 @@ def main() -> None:
     """Measures and prints."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--jobs", type=int, default=24)
-    p.add_argument("--steps", type=int, default=20)
+    p.add_argument("--steps", type=int, default=16)
+    p.add_argument("--size", default="512x512")
     p.add_argument("--kill", action="store_true", help="two workers, one killed during work")
     args = p.parse_args()
+    job = {"prompt": _PROMPT, "size": args.size, "steps": args.steps}
     runs = []
     for workers in (2,) if args.kill else _TURNS:
         with tempfile.TemporaryDirectory(prefix="inkstone-bench-") as folder:
-            runs.append(draw(Path(folder), workers, (args.jobs, args.steps), args.kill))
+            runs.append(draw(Path(folder), workers, args.jobs, job, args.kill))
     result: dict = {"jobs": args.jobs, "runs": runs}
     if not args.kill:
         one, two = (median(r["per hour"] for r in runs if r["workers"] == n) for n in (1, 2))

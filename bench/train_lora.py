@@ -1,5 +1,6 @@
 """Does a LoRA learn? The embedded model is taught a shape that it does not know, a hexagon, by 60
-pictures with captions, and the edit "make it a hexagon" by 60 pairs.
+pictures with captions; and an edit that it does not know, "make it a star", by 60 pairs. "make it a
+hexagon" is a new edit and a new shape at once.
 
 Pictures are the grammar's scenes with a hexagon in the place of one shape. Right is a picture of an
 unseen prompt in which the checker finds everything, the hexagon included; `kind` is the share in
@@ -9,6 +10,7 @@ on true renderings.
 
 python bench/train_lora.py hexagon
 python bench/train_lora.py edit
+python bench/train_lora.py edit --shape hexagon
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
     from inkstone.training.grammar import Scene
 
 SEED = 60
-SHAPE, REQUEST = "hexagon", "make it a hexagon"
+SHAPE = "hexagon"
 CANVAS = (128, 128)  # of pictures with a hexagon
-Report: TypeAlias = "Callable[[Bundle, Bundle], common.Cells]"
-"""(model before, model after) -> a table."""
+Models: TypeAlias = "dict[str, Bundle]"
+Report: TypeAlias = "Callable[[Models], common.Cells]"
+"""Models by what a row says of them, the first without the LoRA -> a table."""
 
 
 def hexagons(rng: np.random.Generator, split: str) -> Scene:
@@ -49,18 +52,18 @@ def hexagons(rng: np.random.Generator, split: str) -> Scene:
         scene = sample(rng, "scenes", CANVAS, split)
         shapes = [i for i, item in enumerate(scene.items) if isinstance(item, Shape)]
         if shapes:
-            return with_hexagon(scene, shapes[int(rng.integers(len(shapes)))])
+            return with_kind(scene, shapes[int(rng.integers(len(shapes)))])
 
 
-def with_hexagon(scene: Scene, index: int) -> Scene:
+def with_kind(scene: Scene, index: int, kind: str = SHAPE) -> Scene:
     """The scene with another kind of shape, in its text too."""
     items = list(scene.items)
     old = items[index]
-    items[index] = replace(old, kind=SHAPE)
+    items[index] = replace(old, kind=kind)
     name = f"{old.size} {old.colour} {old.kind}".strip()
     front, found, back = (scene.text.rpartition if index else scene.text.partition)(name)
     assert found, scene.text
-    text = front + name.removesuffix(old.kind) + SHAPE + back
+    text = front + name.removesuffix(old.kind) + kind + back
     return replace(scene, items=tuple(items), text=text)
 
 
@@ -76,6 +79,42 @@ def scenes(count: int, split: str, seed: int, without: Sequence[str] = ()) -> di
     return found
 
 
+FORMS = {"small": 10, "large": 12, "alone": 8, "two": 10, "word": 20}
+"""Of 60 pictures: how many show what (a dataset that a person makes shows what is to be learned in
+each way that will be asked for)."""
+
+
+def form(scene: Scene) -> str:
+    """Which of FORMS a scene has."""
+    from inkstone.training.grammar import Shape
+
+    shapes = [item for item in scene.items if isinstance(item, Shape)]
+    if len(shapes) < len(scene.items):
+        return "word"
+    return "two" if len(shapes) == 2 else shapes[0].size or "alone"
+
+
+def shown(count: int, seed: int) -> dict[str, Scene]:
+    """Scenes with a hexagon to learn from, by their prompts: each form as often as FORMS says, and
+    in half of those with two shapes both are hexagons.
+    """
+    from inkstone.training.grammar import prompt
+
+    rng, found, left = np.random.default_rng(seed), dict[str, "Scene"](), dict(FORMS)
+    left = {k: round(v * count / 60) for k, v in left.items()}
+    while any(left.values()):
+        scene = hexagons(rng, "train")
+        of = form(scene)
+        if of == "two" and left[of] % 2:
+            for index in (0, 1):
+                if scene.items[index].kind != SHAPE:
+                    scene = with_kind(scene, index)
+        if left[of] and prompt(scene) not in found:
+            found[prompt(scene)] = scene
+            left[of] -= 1
+    return found
+
+
 def others(count: int, seed: int) -> dict[str, Scene]:
     """Scenes with the shapes that the model knows."""
     from inkstone.training.grammar import Shape, prompt, sample
@@ -88,18 +127,27 @@ def others(count: int, seed: int) -> dict[str, Scene]:
     return found
 
 
-def edits(count: int, split: str, seed: int) -> list[Edit]:
-    """The edit that makes the only shape of a scene a hexagon."""
+def edits(count: int, kind: str, split: str, seed: int, even: bool = False) -> list[Edit]:
+    """The edit that makes the only shape of a scene one of another kind. even: each form as often
+    as FORMS says.
+    """
     from inkstone.training.edits import Edit
     from inkstone.training.grammar import Shape, prompt, sample
 
     rng, found = np.random.default_rng(seed), dict[str, "Edit"]()
+    most = {k: round(count * v / (60 - FORMS["two"])) for k, v in FORMS.items() if k != "two"}
     while len(found) < count:
         scene = sample(rng, "scenes", CANVAS, split)
         shapes = [i for i, item in enumerate(scene.items) if isinstance(item, Shape)]
-        if len(shapes) == 1:
-            target = with_hexagon(scene, shapes[0])
-            found[prompt(scene)] = Edit(scene, target, REQUEST, "kind", shapes[0])
+        if len(shapes) != 1 or prompt(scene) in found or scene.items[shapes[0]].kind == kind:
+            continue
+        if even:
+            of = form(scene)
+            if not most[of]:
+                continue
+            most[of] -= 1
+        target = with_kind(scene, shapes[0], kind)
+        found[prompt(scene)] = Edit(scene, target, f"make it a {kind}", "kind", shapes[0])
     return list(found.values())
 
 
@@ -126,26 +174,25 @@ def hexagon(args: argparse.Namespace) -> tuple[float, Path, Report]:
     from inkstone.training.evaluate import KEYS, draw_scenes, test_scenes
     from inkstone.training.render import render
 
-    taught, folder = scenes(args.pictures, "train", SEED), args.folder / "hexagon"
+    taught, folder = shown(args.pictures, SEED), args.folder / "hexagon"
     known = others(args.known, SEED + 2)
-    shown = [*list(taught.items()) * args.repeat, *known.items()]
-    for number, (text, scene) in enumerate(shown):
+    every = [*list(taught.items()) * args.repeat, *known.items()]
+    for number, (text, scene) in enumerate(every):
         write(folder, f"{number:03}", render(scene), text)
-    output = args.folder / "hexagon.safetensors"
+    output = args.file or args.folder / "hexagon.safetensors"
     minutes = train(args, folder, output)
 
-    def report(before: Bundle, after: Bundle) -> common.Cells:
+    def report(models: Models) -> common.Cells:
         new = list(scenes(args.count, "test", SEED + 1, list(taught)).values())
-        old, preset = test_scenes(2 * args.count), before.model.preset()
-        rows = [
-            ("hexagons, true renderings", rates([render(s) for s in new], new)),
-            ("hexagons, before", rates(draw_scenes(before, new, preset), new)),
-            ("hexagons, after", rates(draw_scenes(after, new, preset), new)),
-            ("others, true renderings", rates([render(s) for s in old], old)),
-            ("others, before", rates(draw_scenes(before, old, preset), old)),
-            ("others, after", rates(draw_scenes(after, old, preset), old)),
-        ]
-        return [("", *KEYS), *((name, *(f"{row[k]:.1f}" for k in KEYS)) for name, row in rows)]
+        cells: common.Cells = [("", *KEYS)]
+        for name, asked in (("hexagons", new), ("others", test_scenes(2 * args.count))):
+            pictures = {"true renderings": [render(one) for one in asked]}
+            for when, bundle in models.items():
+                pictures[when] = draw_scenes(bundle, asked, bundle.model.preset())
+            for when, drawn in pictures.items():
+                row = rates(drawn, asked)
+                cells.append((f"{name}, {when}", *(f"{row[k]:.1f}" for k in KEYS)))
+        return cells
 
     return minutes, output, report
 
@@ -156,25 +203,23 @@ def edit(args: argparse.Namespace) -> tuple[float, Path, Report]:
     from inkstone.training.edits import sample_edit
     from inkstone.training.render import render
 
-    taught, folder = edits(args.pictures, "train", SEED), args.folder / "edit"
+    taught, folder = edits(args.pictures, args.shape, "train", SEED, True), args.folder / "edit"
     rng = np.random.default_rng(SEED + 2)
     taught *= args.repeat
     taught += [sample_edit(rng) for _ in range(args.known)]
     for number, one in enumerate(taught):
         write(folder, f"{number:03}", render(one.target), one.text)
         write(args.folder / "edit-before", f"{number:03}", render(one.source))
-    output = args.folder / "edit.safetensors"
+    output = args.file or args.folder / "edit.safetensors"
     minutes = train(args, folder, output, control_dir=[args.folder / "edit-before"])
 
-    def report(before: Bundle, after: Bundle) -> common.Cells:
-        new, old = edits(args.count, "test", SEED + 1), test_edits(2 * args.count)
-        preset, cells = before.model.preset(1), [("", "asked", "rest", "both")]
-        for name, asked in (("hexagons", new), ("others", old)):
-            pictures = {
-                "true renderings": [render(one.target) for one in asked],
-                "before": draw_edits(before, asked, preset),
-                "after": draw_edits(after, asked, preset),
-            }
+    def report(models: Models) -> common.Cells:
+        new, old = edits(args.count, args.shape, "test", SEED + 1), test_edits(2 * args.count)
+        cells: common.Cells = [("", "asked", "rest", "both")]
+        for name, asked in ((f"make it a {args.shape}", new), ("others", old)):
+            pictures = {"true renderings": [render(one.target) for one in asked]}
+            for when, bundle in models.items():
+                pictures[when] = draw_edits(bundle, asked, bundle.model.preset(1))
             cells += [
                 (f"{name}, {when}", *judged(drawn, asked)) for when, drawn in pictures.items()
             ]
@@ -195,6 +240,8 @@ def judged(pictures: Sequence[np.ndarray], asked: Sequence[Edit]) -> tuple[str, 
 
 def train(args: argparse.Namespace, data: Path, output: Path, **more: object) -> float:
     """Trains, in this process; the minutes."""
+    if args.file:
+        return 0.0
     from inkstone.pipeline.train_choices import TrainSettings
     from inkstone.training.lora.session import train as train_lora
 
@@ -227,9 +274,13 @@ def _show(report) -> None:
 
 
 def main() -> None:
+    from inkstone.training.grammar import KINDS
+
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("what", choices=("hexagon", "edit"))
     p.add_argument("--folder", type=Path, default=Path("hexagon-lora"), help="pictures and result")
+    p.add_argument("--file", type=Path, help="scores this LoRA, nothing is trained")
+    p.add_argument("--shape", default="star", choices=(SHAPE, *KINDS), help="of the edit")
     p.add_argument("--pictures", type=int, default=60, help="that teach the hexagon")
     p.add_argument("--known", type=int, default=600, help="further pictures, of what it knows")
     p.add_argument("--repeat", type=int, default=12, help="how often each comes in an epoch")
@@ -245,6 +296,7 @@ def main() -> None:
     p.add_argument("--dropout", type=float, default=0.0)
     p.add_argument("--noise", type=float, default=0.75, help="on encoded captions")
     p.add_argument("--targets", nargs="*", default=["attention", "mlp", "txt_in"])
+    p.add_argument("--strength", type=float, default=1.2, help="of the LoRA, scored beside 1")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--progress", action="store_true")
     args = p.parse_args()
@@ -258,13 +310,16 @@ def main() -> None:
     minutes, output, report = {"hexagon": hexagon, "edit": edit}[args.what](args)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     before = load_all(None)
-    model = before.model.with_loras([Adapter(load_lora(output), 1.0)])
+    models, lora = {"before": before}, load_lora(output)
+    for strength in dict.fromkeys((1.0, args.strength)):
+        model = before.model.with_loras([Adapter(lora, strength)])
+        models[f"LoRA {strength:g}"] = replace(before, model=model)
     logging.disable(logging.WARNING)  # hexagon is no word of its grammar
-    cells = report(before, replace(before, model=model))
+    cells = report(models)
     known = f" and {args.known} of what it knows" if args.known else ""
-    title = (
-        f"{args.pictures} pictures{known}: {minutes:.1f} minutes, peak {peak:.2f} GB of the process"
-    )
+    title = f"{args.pictures} pictures{known}"
+    if not args.file:
+        title += f": {minutes:.1f} minutes, peak {peak:.2f} GB of the process"
     print(common.report(title, cells, common.facts(args)))
 
 

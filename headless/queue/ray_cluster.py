@@ -19,6 +19,8 @@ def connect(address: str, workers: int | None) -> tuple[ModuleType, bool]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 yields to everything else
+        # Ray Serve looks ten times a second otherwise, on a core that draws
+        os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "1")
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports listen on all addresses
     try:
         import ray

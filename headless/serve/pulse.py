@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 
 
 class Pulse:
     """An actor that the server owns: Ray ends it when the server's process ends."""
 
-    async def until_gone(self) -> None:
-        """Never returns."""
-        await asyncio.Event().wait()
+    def until_gone(self) -> None:
+        """Never returns. It blocks: the event loop of an asynchronous actor wakes up 100 times a
+        second, on a core that draws.
+        """
+        threading.Event().wait()
 
 
 def follow(name: str, space: str) -> None:
