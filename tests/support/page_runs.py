@@ -158,7 +158,7 @@ def _freed(desk: Desk) -> str:
     while time.monotonic() < deadline:
         text = desk.log.read_bytes()[start:].decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if "is unloaded" in line]
-        if any("MMDiT" in line for line in lines):
+        if any("diffusion model" in line for line in lines):
             return f"/free: {len(lines)} lines such as {lines[0].strip()!r}"
         time.sleep(0.2)
-    raise Wrong("after POST /free the log does not say that the MMDiT left memory")
+    raise Wrong("after POST /free the log does not say that the diffusion model left memory")

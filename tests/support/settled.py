@@ -12,6 +12,7 @@ import torch
 
 from inkstone.loaders.formats.safetensors import save_safetensors
 from inkstone.nodes.canvas import CUSTOM
+from inkstone.sampling.step_cache_choices import FEWEST_STEPS
 
 from .answers import scripted
 
@@ -36,11 +37,12 @@ def settled(graph: Api, name: str, models: Path, tiny: Tiny) -> Api:
     nodes = list(graph.values())
     variant = next((n["inputs"]["variant"] for n in nodes if "variant" in n["inputs"]), "auto")
     embedded = "embedded" in name
+    caches = any(node["class_type"] == "InkstoneStepCache" for node in nodes)
     kind = "layered" if name == "layered" else "qwen-image" if variant == "auto" else variant
     for node in nodes:
         values, wanted = node["inputs"], node["class_type"].removeprefix("Inkstone")
         if wanted == "Denoise":
-            values["steps"] = STEPS
+            values["steps"] = FEWEST_STEPS if caches else STEPS
         if embedded:
             continue
         if wanted.startswith("Load") and FILES & values.keys():
