@@ -5,6 +5,7 @@ events.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from .adapter import Adapter
 from .events import Events
 from .plot import Curve, write_plot
 from .progress import StepReport, read_log
-from .samples import Samples
+from .samples import Samples, Stopped
 from .save import DTYPES, Origin, save_lora, trained_tensors
 from .state import RunFolder
 
@@ -63,16 +64,21 @@ class Result(AbstractContextManager["Result"]):
             values = {"loss": line.loss, "lr": line.lr, "grad_norm": line.grad}
             self._open_events(line.step - 1).scalars(line.step, values)
 
-    def sampler(self, samples: Samples, ready: Callable[[], object]) -> Callable[[int], None]:
+    def sampler(
+        self, samples: Samples, ready: Callable[[], object], stop: threading.Event
+    ) -> Callable[[int], None]:
         """Draws samples at a step with the weights as they are. Those before the first step must
         succeed; later ones that fail cost a warning, not a training of hours. ready: places the
-        model's weights for training again.
+        model's weights for training again; stop: once it is set, no more is drawn.
         """
 
         def draw(step: int) -> None:
             pictures: dict[str, Tensor] = {}
             try:
-                pictures = samples.draw(step, self._adapter)
+                pictures = samples.draw(step, self._adapter, stop)
+            except Stopped:
+                log.info("stopped before the samples of step %d were drawn", step)
+                return
             except (InkstoneError, torch.OutOfMemoryError) as error:
                 if not step:
                     raise

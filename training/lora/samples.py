@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -36,7 +37,7 @@ from ...pipeline.edit import references
 from ...pipeline.usual_settings import usual_settings
 from ...sampling.geometry import token_grid
 from ...sampling.masks import without_opaque
-from ...sampling.request import Request
+from ...sampling.request import Hooks, Request
 from ...sampling.sampler import denoise
 from ...sampling.schedule import sigmas
 from ..dataset.arrange import Arranged, Work
@@ -50,6 +51,10 @@ log = logging.getLogger(__name__)
 MOST_STEPS = 20  # of a sample, where the model's usual number is larger: they are for comparison
 SAMPLES = "samples"  # folder of the pictures
 _POSITIVE, _NEGATIVE, _SLOTS, _REFERENCE = "positive", "negative", "slots", "reference_{}"
+
+
+class Stopped(Exception):
+    """The run is to stop: samples are not drawn to their end."""
 
 
 class Changes(Protocol):
@@ -190,13 +195,23 @@ class Samples:
         self._samples, self._load_vae = tuple(samples), load_vae
         self._folder, self._seed = folder, seed
 
-    def draw(self, step: int, changes: Changes) -> dict[str, Tensor]:
+    def draw(
+        self, step: int, changes: Changes, stop: threading.Event | None = None
+    ) -> dict[str, Tensor]:
         """Draws every prompt with these weights, writes the pictures and the sheet, and returns the
         pictures [H,W,3 or 4] by their prompt's number and text. The model's weights are placed for
-        drawing: whoever trains on places them again (`DiffusionModel.ready`). Raises InkstoneError.
+        drawing: whoever trains on places them again (`DiffusionModel.ready`). Raises InkstoneError,
+        and Stopped once `stop` is set; nothing is written then.
         """
+
+        def check(*_: object) -> None:
+            if stop is not None and stop.is_set():
+                raise Stopped
+
+        hooks = Hooks(on_block=check, previews=False)
         with changes.on(self._model.network):
-            latents = [self._latent(sample) for sample in self._samples]
+            latents = [self._latent(sample, hooks) for sample in self._samples]
+        check()
         vae = self._load_vae()
         pictures = [_flat(vae.decode(latent)) for latent in latents]
         del vae
@@ -206,7 +221,7 @@ class Samples:
         names = (f"{n} {one.prompt}" for n, one in enumerate(self._samples, 1))
         return dict(zip(names, pictures))
 
-    def _latent(self, sample: Sample) -> Tensor:
+    def _latent(self, sample: Sample, hooks: Hooks) -> Tensor:
         model, (width, height) = self._model, sample.size
         usual = usual_settings(model, len(sample.references))
         _, rows, columns = token_grid(width, height)
@@ -221,7 +236,7 @@ class Samples:
             slots=sample.slots,
             layers=sample.layers,
         )
-        return denoise(model, sample.positive, sample.negative, request)
+        return denoise(model, sample.positive, sample.negative, request, hooks)
 
     def _write(self, step: int, pictures: Sequence[Tensor]) -> None:
         try:

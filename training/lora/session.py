@@ -263,7 +263,11 @@ def _train(
     samples = _samples(run, folder)
     run.encoders.forget()
     plan = _plan(run)  # again: the encoders have left
-    model.ready(plan.working)
+
+    def place() -> None:
+        model.ready(plan.working)
+
+    place()
     adapter, objective = adapter_of(settings, model), objective_of(settings)
     trainer = Trainer(model, adapter, objective, plan.kept)
     buckets = cache.buckets()
@@ -294,7 +298,7 @@ def _train(
             group=run.group,
             on_step=watch,
             on_save=result.saved,
-            sample=result.sampler(samples, lambda: model.ready(plan.working)) if samples else None,
+            sample=result.sampler(samples, place, stop) if samples else None,
         )
         log.info(
             "training %d modules of rank %d: %d steps, pictures a step: at most %d",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import weakref
 
 import numpy as np
@@ -27,7 +28,7 @@ from inkstone.training.dataset.read import read
 from inkstone.training.lora import samples as module
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
 from inkstone.training.lora.result import Result
-from inkstone.training.lora.samples import Samples, encode_samples
+from inkstone.training.lora.samples import Samples, Stopped, encode_samples
 from inkstone.training.lora.save import Origin, save_lora, trained_tensors
 from inkstone.training.lora.sheet import SHEET, sample_path
 from inkstone.training.lora.state import RunFolder
@@ -221,6 +222,33 @@ def test_what_a_picture_says(tiny_folder, tmp_path):
     assert json.loads(text) == {"prompt": WORDS, "step": 12, "seed": 9}
 
 
+def test_a_stop_ends_samples_within_a_block(tiny_folder, tmp_path, caplog):
+    """Nothing is written, the changes have left the network, and the run is told at once."""
+    caplog.set_level("INFO")
+    bundle = bundle_of(tiny_folder, "embedded")
+    arranged = arranged_on(bundle, described(tmp_path / "data", (128, 128)))
+    samples, changes = samples_of(bundle, arranged, tmp_path), changes_on(bundle)
+
+    class Late(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked > 7  # in the second step of six blocks
+
+    late, placed = Late(), []
+    settings = TrainSettings(data=tmp_path / "data", output=tmp_path / "x.safetensors")
+    result = Result(settings, arranged, changes, RunFolder(settings))
+    result.sampler(samples, lambda: placed.append(1), late)(500)
+    assert late.asked == 8 and not placed
+    assert "stopped before the samples of step 500 were drawn" in caplog.text
+    assert not (tmp_path / "samples").exists()
+    late.asked = 7
+    with pytest.raises(Stopped):
+        samples.draw(500, changes, late)
+    assert len(samples.draw(500, changes, threading.Event())) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_named(tiny_folder, tmp_path):
     bundle = bundle_of(tiny_folder, "embedded")
     arranged = arranged_on(bundle, described(tmp_path / "data", (128, 128)))
@@ -238,11 +266,11 @@ def test_samples_that_fail_later_do_not_end_a_training(tiny_folder, tmp_path, ca
     placed = []
 
     class Failing:
-        def draw(self, step, changes):
+        def draw(self, step, changes, stop):
             raise fault
 
     result = Result(settings, arranged, changes_on(bundle), RunFolder(settings))
-    draw = result.sampler(Failing(), lambda: placed.append(True))
+    draw = result.sampler(Failing(), lambda: placed.append(True), threading.Event())
     with pytest.raises(type(fault)):
         draw(0)
     draw(250)
