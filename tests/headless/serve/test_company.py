@@ -44,8 +44,8 @@ def sent(server: Served, *jobs: dict) -> list[str]:
     ticket.on_step = hold
     server.running(first)
     names = [server.client.post("/v1/jobs", json=job).json()["id"] for job in jobs]
+    here.set()  # before it is cancelled, which waits for its end
     server.client.delete(f"/v1/jobs/{first}")
-    here.set()
     return names
 
 
