@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 Listener = Callable[[str, float, float], None]
 """(task, amount done, total); 0 of 0 for a beat without progress."""
 
+_HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 _WAIT = 0.2  # seconds between two beats while waiting for a thread
 _listener: Listener | None = None
 
@@ -51,31 +52,45 @@ def waited(future: Future[Result]) -> Result:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it SIGTERM ends work as Ctrl-C does, so that nothing is left half done."""
+    """Within it SIGTERM, and a terminal that closes, end work as Ctrl-C does, so that nothing is
+    left half done.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in _ends()}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ends() -> list[int]:
+    """Signals beside Ctrl-C's that end a process; not that of a terminal where it is not heeded, as
+    below `nohup`.
+    """
+    if _HANG_UP is None or signal.getsignal(_HANG_UP) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, _HANG_UP]
 
 
 @contextmanager
 def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
-    """Within it Ctrl-C and SIGTERM set the event, and work ends after its step; a second one ends
-    it at once. impatient=False: it does not, because one request to stop sends both.
+    """Within it Ctrl-C and what ends a process set the event, and work ends after its step; a
+    second one ends it at once. impatient=False: it does not, because one request to stop sends both.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ends())}
 
     def on_signal(number: int, frame: object) -> None:
         if stop.is_set():
-            if impatient:
+            if impatient and number != _HANG_UP:  # a terminal that closes may send it twice
                 raise KeyboardInterrupt
             return
         stop.set()

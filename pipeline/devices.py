@@ -47,6 +47,8 @@ def check_device(device: str | None) -> None:
         "xpu": torch.xpu.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
+    if kind not in counts or not (index or "0").isdecimal():
+        raise CallError(f"--device {device}: expected cpu, cuda, cuda:1, xpu or mps.")
     if int(index or 0) >= counts[kind]:
         raise CallError(
             f"--device {device}: this torch ({torch.__version__}) has {counts[kind]} {kind} "

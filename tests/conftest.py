@@ -31,12 +31,16 @@ def share_cores() -> None:
 
 
 def heed_interrupts() -> None:
-    """A run that a shell starts in the background ignores Ctrl-C, which tests send themselves."""
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A run that a shell starts in the background ignores Ctrl-C, and one below nohup the end of its
+    terminal; tests send both themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for name, handler in usual.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

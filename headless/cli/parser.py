@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ... import __version__
 from ...errors import shorten
+from ..draw.option_values import elsewhere
 from . import (
     ask,
     batch,
@@ -54,26 +55,60 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but an option that is not known is named with the nearest one in place of the usage
-    of all."""
+    """argparse, but what is wrong is one sentence, without the usage of all options, and names that
+    are not known come with the nearest one.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse; nothing is left over."""
         known, left = super().parse_known_args(args, namespace)
         if left:
-            self.exit(2, f"{self.prog}: {self._not_known(left)}\n")
+            self._end(self._not_known(left))
         return known, left
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the call."""
+        self._end(f"error: {message.rstrip('.')}. `{self.prog} --help` lists all.")
+
+    def _end(self, sentence: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {sentence}\n")
+        raise AssertionError("exit has raised")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            meant = _meant(str(value).replace("_", "-"), list(action.choices))
+            raise argparse.ArgumentError(
+                None,
+                f"there is no command {shorten(str(value))!r}{meant or '. '}The command comes "
+                'first, its options after it: inkstone draw "a red circle" -o circle.png',
+            )
+        super()._check_value(action, value)
 
     def _not_known(self, left: Sequence[str]) -> str:
         name = next((text.partition("=")[0] for text in left if text.startswith("-")), None)
         if name is None:
             extra = repr(shorten(left[0]))
-            return f"{extra} is one argument too many. Put texts with spaces in quotes."
+            if left[0][:1] in "\u2013\u2014":
+                return f"{extra} begins with a long dash: options begin with two hyphens, --."
+            return (
+                f"{extra} is one argument too many. Put texts with spaces in quotes, and repeat an "
+                "option that takes several values."
+            )
         names = [option for action in self._actions for option in action.option_strings]
-        begin = [one for one in names if one.startswith(name) and len(name) > 3]
-        near = begin or difflib.get_close_matches(name, names, 1, 0.6)
-        meant = f"; did you mean {' or '.join(near)}?" if near else "."
-        return f"there is no option {shorten(name)}{meant} `{self.prog} --help` lists all."
+        if name in names:
+            return f"{name} stands after --, where options are none. Put it before."
+        meant = _meant(name, names) or ". "
+        return f"there is no option {shorten(name)}{meant}`{self.prog} --help` lists all."
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    """ "; did you mean NAME? ", or "" where none is near."""
+    bare, plain = name.strip("-").casefold(), {one.strip("-"): one for one in names}
+    here = elsewhere(bare.replace("-", "_"), list(plain))
+    begin = [one for one in plain if one.startswith(bare) and len(bare) > 1]
+    near = [here[0]] if here else begin or difflib.get_close_matches(bare, plain, 1, 0.7)
+    near = [plain[one] for one in near]
+    return f"; did you mean {' or '.join(near)}? " if near else ""
 
 
 def build_parser() -> argparse.ArgumentParser:

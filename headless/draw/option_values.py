@@ -38,6 +38,10 @@ _ELSEWHERE = {
     **dict.fromkeys(("diversity", "seed_variance", "variance", "text_noise"), '"variety"'),
     **dict.fromkeys(("upscale_factor", "scale_factor", "hires_fix", "scale_by"), '"upscale"'),
     **dict.fromkeys(("controlnet", "control_net"), '"control_model" and "control"'),
+    **dict.fromkeys(("learning_rate", "unet_lr"), '"lr"'),
+    **dict.fromkeys(("network_dim", "lora_rank"), '"rank"'),
+    **dict.fromkeys(("network_alpha", "lora_alpha"), '"alpha"'),
+    **dict.fromkeys(("max_train_steps", "max_steps"), '"steps"'),
 }
 FLAGS = {"fast", "save_latent", "enhance"}
 
@@ -64,11 +68,18 @@ def _option_names(data: Mapping[str, Json], others: Sequence[str]) -> dict[str, 
     return values
 
 
+def elsewhere(name: str, names: Sequence[str]) -> tuple[str, str] | None:
+    """(its name of those here, how it is written) of what another program calls so."""
+    here = _ELSEWHERE.get(name.casefold())
+    own = here.split('"')[1] if here else ""
+    return (own, here) if here and own in names else None
+
+
 def hint(name: str, names: Sequence[str]) -> str:
     """What to write for a name that does not exist, of those that do."""
-    here = _ELSEWHERE.get(name.casefold())
-    if here is not None and here.split('"')[1] in names:
-        return f"Did you mean {here}?"
+    here = elsewhere(name, names)
+    if here is not None:
+        return f"Did you mean {here[1]}?"
     near = difflib.get_close_matches(name, names, 1, 0.5)
     return f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(sorted(names))}."
 

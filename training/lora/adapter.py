@@ -152,6 +152,11 @@ class Adapter(nn.Module):
         return cls(settings, layers)
 
     @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of its layers."""
+        return tuple(layer.rank for layer in self._layers)
+
+    @property
     def first_block(self) -> int:
         """The first block that is trained: those before it need no gradients."""
         return targets.first_block(self.names)

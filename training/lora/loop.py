@@ -113,7 +113,12 @@ class Loop:
         task = self._task
         first = task.folder.checkpoint.restore(task.adapter, self._ema, task.optimizer)
         if first >= task.steps and kind_of(task.folder.output):
-            log.info("%s is finished: %d steps", task.folder.output, first)
+            log.info(
+                "%s is finished: %d steps. Options that are others now change nothing in it: "
+                "choose another --output for them",
+                task.folder.output,
+                first,
+            )
             return
         before = task.folder.log.resumed(first) if task.group.first else []
         if first:

@@ -301,9 +301,9 @@ def _train(
             sample=result.sampler(samples, place, stop) if samples else None,
         )
         log.info(
-            "training %d modules of rank %d: %d steps, pictures a step: at most %d",
+            "training %d modules of rank %s: %d steps, pictures a step: at most %d",
             len(adapter.names),
-            settings.rank,
+            " to ".join(map(str, dict.fromkeys((min(adapter.ranks), max(adapter.ranks))))),
             steps,
             settings.batch * settings.accumulate * run.group.size,
         )

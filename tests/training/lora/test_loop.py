@@ -134,7 +134,7 @@ def test_tables_are_prepared_for_the_same_steps_after_a_resume(tmp_path):
     assert windows == [[per_window, per_window], [per_window, 20]], "21 steps: 8, 8 and 5"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_ends_as_an_interrupt(number, tmp_path, caplog):
     whole, cut = run_of(tmp_path, "whole"), run_of(tmp_path, "cut")
     train_toy(whole)

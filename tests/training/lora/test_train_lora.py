@@ -225,7 +225,7 @@ def test_an_interrupt_says_how_to_go_on(whole, pictures, tmp_path, monkeypatch, 
     assert output.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("stage", ["checking pictures", "encoding pictures", "encoding captions"])
 def test_an_interrupt_before_the_training(
     stage, number, pictures, tmp_path, monkeypatch, capsys, caplog
