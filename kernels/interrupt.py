@@ -80,7 +80,8 @@ def _ends() -> list[int]:
 @contextmanager
 def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
     """Within it Ctrl-C and what ends a process set the event, and work ends after its step; a
-    second one ends it at once. impatient=False: it does not, because one request to stop sends both.
+    second one ends it at once. impatient=False: it does not, because one request to stop sends
+    both.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -31,8 +31,8 @@ def share_cores() -> None:
 
 
 def heed_interrupts() -> None:
-    """A run that a shell starts in the background ignores Ctrl-C, and one below nohup the end of its
-    terminal; tests send both themselves.
+    """A run that a shell starts in the background ignores Ctrl-C, and one below nohup the end of
+    its terminal; tests send both themselves.
     """
     if threading.current_thread() is not threading.main_thread():
         return
