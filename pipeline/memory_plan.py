@@ -239,10 +239,15 @@ def memory_now(main: Residency, limit: int | None, whole: int = 0) -> MemoryNow:
     )
 
 
+def with_growth(least: int) -> int:
+    """The least memory, with what the program grows by until it works."""
+    return least + max(_GROWTH[0], int(_GROWTH[1] * least))
+
+
 def _too_little(now: MemoryNow, least: int, lack: NotEnoughMemory) -> InkstoneError:
     """The error where a draw does not fit: how much it needs and what helps."""
     missing = max(lack.missing, least - now.budget)
-    enough = least + max(_GROWTH[0], int(_GROWTH[1] * least))
+    enough = with_growth(least)
     advice = what_helps(missing, enough if now.limited else None, now.limit)
     budget = max(now.budget, 0)  # the program alone may need more than the limit
     return InkstoneError(

@@ -53,9 +53,13 @@ class NotEnoughMemory(InkstoneError):
         )
 
 
-def what_helps(missing: int, whole: int | None, limit: str) -> str:
+_SMALLER = "draw a smaller picture or fewer at a time"
+
+
+def what_helps(missing: int, whole: int | None, limit: str, smaller: str = _SMALLER) -> str:
     """The advice where memory is short. missing: bytes; whole: the least --memory that is enough,
-    None where that is not in the way; limit: another limit that is, see `limit_in_the_way`.
+    None where that is not in the way; limit: another limit that is, see `limit_in_the_way`;
+    smaller: what takes less.
     """
     first = (
         f"{_rounded_up(missing)} GB more must be free: "
@@ -63,7 +67,7 @@ def what_helps(missing: int, whole: int | None, limit: str) -> str:
         if whole is None
         else f"Set --memory to {_rounded_up(whole)}GB or more,"
     )
-    return f"{first} draw a smaller picture or fewer at a time, or use files of a smaller type."
+    return f"{first} {smaller}, or use files of a smaller type."
 
 
 def _rounded_up(size: int) -> str:

@@ -9,13 +9,15 @@ from ...errors import InkstoneError
 from ...kernels.forward import ForwardSize
 from ...loaders.memory.placement import NotEnoughMemory, PlannedWeights, place, what_helps
 from ...loaders.models.diffusion_model import DiffusionModel
-from ...pipeline.memory_plan import memory_now
+from ...pipeline.memory_plan import memory_now, with_growth
 from .adapter import Adapter
 
 # A process grows by this much for each byte that a block keeps (at 20B size, 14 to 38 blocks):
 # they live long among tensors that do not, and malloc is left with holes. Pages of their own
 # (mallopt's threshold) leave none, but cost as much time as is saved.
 _HOLES = 1.5
+_SMALLER = "take a smaller --resolution, --batch or --rank"
+_GROWS = 170_000_000  # bytes of the program in its first backward pass: code that torch reads
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,18 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
     """
     activations, table, own = working.parts(model, adapter)
     now, planned = memory_now(model.weights, model.budget), PlannedWeights.of(model.weights)
-    free = now.room - activations - table - own
+    grows = _GROWS if model.device.type == "cpu" else 0
+    free = now.room - activations - table - own - grows
     try:
         placement = place(*planned.sizes, free)
     except NotEnoughMemory as lack:
-        advice = what_helps(lack.missing, None, now.limit)
-        need = (lack.need + activations + table + own) / 1e9
+        need = lack.need + activations + table + own + grows
+        enough = with_growth(now.fixed + need) if now.limited else None
+        advice = what_helps(lack.missing, enough, now.limit, _SMALLER)
         raise InkstoneError(
-            f"This training needs at least {need:.2f} GB even when weights are streamed block by "
-            f"block, beside {now.fixed / 1e9:.2f} GB of the program, and may use "
-            f"{now.budget / 1e9:.2f} GB. {advice} A smaller --resolution, --batch or --rank takes "
-            "less too."
+            f"This training needs at least {need / 1e9:.2f} GB even when weights are streamed "
+            f"block by block, beside {now.fixed / 1e9:.2f} GB of the program, and may use "
+            f"{now.budget / 1e9:.2f} GB. {advice}"
         ) from None
     kept, more = 0, 0
     if not placement.streamed:
@@ -126,7 +129,7 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
         kept=kept,
         table=table,
         adapter=own,
-        program=now.runtime,
+        program=now.runtime + grows,
         budget=now.budget,
     )
 

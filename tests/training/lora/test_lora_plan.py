@@ -7,10 +7,12 @@ from inkstone.errors import InkstoneError
 from inkstone.kernels.block_streaming import in_step
 from inkstone.kernels.configs import MMDiTConfig, SingleStreamConfig
 from inkstone.kernels.forward import ForwardHooks, ForwardSize, Inputs
+from inkstone.kernels.memory import process_bytes
 from inkstone.kernels.mmdit import MMDiT
 from inkstone.kernels.recompute import Recompute
 from inkstone.kernels.single_stream import SingleStream
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
+from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.training.lora.adapter import Adapter, AdapterSettings
 from inkstone.training.lora.plan import Working, train_plan
 
@@ -65,3 +67,8 @@ def test_the_plan_is_a_sentence_and_an_error_says_what_helps():
     assert "resident" in plan.sentence() and "GB" in plan.sentence()
     with pytest.raises(InkstoneError, match=r"at least .* GB even when weights are streamed"):
         train_plan(model, adapter, Working(target=10**9, prefix=40))
+    limited = load_diffusion_model(
+        EMBEDDED_FOLDER, LoadOptions(budget=process_bytes() + 50_000_000)
+    )
+    with pytest.raises(InkstoneError, match=r"Set --memory to .* or more, take a smaller --resol"):
+        train_plan(limited, adapter, Working(target=256, prefix=40))
