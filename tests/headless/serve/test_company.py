@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 
 import pytest
@@ -34,17 +33,16 @@ def server(tmp_path, monkeypatch):
 def sent(server: Served, *jobs: dict) -> list[str]:
     """The ids of jobs that came while another one ran, which is over now."""
     first = server.client.post("/v1/jobs", json={**LONG, "seed": 0}).json()["id"]
-    ticket, here = server.desk._tickets[first], threading.Event()
+    ticket, stop = server.desk._tickets[first], server.desk._hands[0].stop
     step = ticket.on_step
 
     def hold(done: int, of: int) -> None:
         step(done, of)
-        assert here.wait(60)
+        assert stop.wait(60)  # until it is cancelled, so that it does not end before
 
     ticket.on_step = hold
     server.running(first)
     names = [server.client.post("/v1/jobs", json=job).json()["id"] for job in jobs]
-    here.set()  # before it is cancelled, which waits for its end
     server.client.delete(f"/v1/jobs/{first}")
     return names
 
