@@ -103,8 +103,8 @@ def shown(count: int, seed: int) -> dict[str, Scene]:
     """
     from inkstone.training.grammar import prompt
 
-    rng, found, left = np.random.default_rng(seed), dict[str, "Scene"](), dict(FORMS)
-    left = {k: round(v * count / 60) for k, v in left.items()}
+    rng, found = np.random.default_rng(seed), dict[str, "Scene"]()
+    left = {name: round(number * count / 60) for name, number in FORMS.items()}
     while any(left.values()):
         scene = hexagons(rng, "train")
         of = form(scene)

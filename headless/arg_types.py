@@ -6,14 +6,13 @@ Invalid text is refused with a sentence and exit status 2. Imports nothing heavy
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import InkstoneError
 from ..files.paths import kind_of, path_fault
-from ..pipeline.devices import parse_memory
+from ..pipeline.devices import parse_device, parse_memory
 from ..sampling.geometry import parse_size
 from ..sampling.region_choices import (
     RegionOption,
@@ -46,9 +45,10 @@ def memory(text: str) -> int:
 
 def device(text: str) -> str:
     """Parse a torch device name."""
-    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
-    return text
+    try:
+        return parse_device(text)
+    except InkstoneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def file_path(text: str) -> Path:

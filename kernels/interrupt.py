@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, TimeoutError
 from contextlib import contextmanager
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,21 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _ends()}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
+    with _handled(_ends(), signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """Within it these signals have this handler."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _ends() -> list[int]:
@@ -87,7 +95,6 @@ def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ends())}
 
     def on_signal(number: int, frame: object) -> None:
         if stop.is_set():
@@ -98,10 +105,5 @@ def stoppable(impatient: bool = True) -> Iterator[threading.Event]:
         again = "; interrupt again to stop at once" if impatient else ""
         log.info("stopping after this step%s", again)
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
+    with _handled((signal.SIGINT, *_ends()), on_signal):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -36,19 +36,24 @@ def parse_memory(text: str) -> int:
     return amount
 
 
+def parse_device(text: str) -> str:
+    """A torch device name. Raises CallError."""
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
+        raise CallError(f"{text!r}: expected cpu, cuda, cuda:1, xpu or mps")
+    return text
+
+
 def check_device(device: str | None) -> None:
     """Refuse a device that this torch does not have. Raises CallError."""
     import torch
 
-    kind, _, index = (device or "cpu").partition(":")
+    kind, _, index = parse_device(device or "cpu").partition(":")
     counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "xpu": torch.xpu.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
-    if kind not in counts or not (index or "0").isdecimal():
-        raise CallError(f"--device {device}: expected cpu, cuda, cuda:1, xpu or mps.")
     if int(index or 0) >= counts[kind]:
         raise CallError(
             f"--device {device}: this torch ({torch.__version__}) has {counts[kind]} {kind} "

@@ -72,11 +72,10 @@ class _Parser(argparse.ArgumentParser):
 
     def _end(self, sentence: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {sentence}\n")
-        raise AssertionError("exit has raised")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            meant = _meant(str(value).replace("_", "-"), list(action.choices))
+            meant = _meant(str(value), list(action.choices))
             raise argparse.ArgumentError(
                 None,
                 f"there is no command {shorten(str(value))!r}{meant or '. '}The command comes "
@@ -103,8 +102,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _meant(name: str, names: Sequence[str]) -> str:
     """ "; did you mean NAME? ", or "" where none is near."""
-    bare, plain = name.strip("-").casefold(), {one.strip("-"): one for one in names}
-    here = elsewhere(bare.replace("-", "_"), list(plain))
+    bare, *own = (one.strip("-").replace("-", "_") for one in (name.casefold(), *names))
+    plain = dict(zip(own, names, strict=True))
+    here = elsewhere(bare, own)
     begin = [one for one in plain if one.startswith(bare) and len(bare) > 1]
     near = [here[0]] if here else begin or difflib.get_close_matches(bare, plain, 1, 0.7)
     near = [plain[one] for one in near]

@@ -59,8 +59,13 @@ def about(ticket: Ticket) -> dict[str, Json]:
 
 def as_text(path: Path, wish: Wish) -> str:
     """A result as base64. Raises Refusal."""
+    return base64.b64encode(_made(path, wish)).decode("ascii")
+
+
+def _made(path: Path, wish: Wish) -> bytes:
+    """A result as `encoded` gives it. Raises Refusal where it is no more."""
     try:
-        return base64.b64encode(encoded(path, wish)).decode("ascii")
+        return encoded(path, wish)
     except FileNotFoundError:
         raise Refusal("The result has expired before it was sent.", 409) from None
 
@@ -96,8 +101,7 @@ async def image_events(
         check_done(ticket)
         for path in ticket.files:
             facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket)}
-            facts["b64_json"] = text = await asyncio.to_thread(as_text, path, wish)
-            facts["size"] = _size_of(text)
+            facts |= await asyncio.to_thread(_whole, path, wish)
             facts["usage"] = None  # OpenAI's events have it; tokens are not counted here
             yield _image_event(f"{kind}.completed", facts)
     except Refusal as error:
@@ -136,12 +140,14 @@ def _asked_size(ticket: Ticket) -> str:
     return "auto" if size is None else f"{size[0]}x{size[1]}"
 
 
-def _size_of(text: str) -> str:
-    """That of a picture as base64."""
+def _whole(path: Path, wish: Wish) -> dict[str, Json]:
+    """A result and its size. Raises Refusal."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
-        return f"{picture.width}x{picture.height}"
+    data = _made(path, wish)
+    with Image.open(io.BytesIO(data)) as picture:
+        size = f"{picture.width}x{picture.height}"
+    return {"b64_json": base64.b64encode(data).decode("ascii"), "size": size}
 
 
 def _image_event(kind: str, facts: dict[str, Json]) -> str:

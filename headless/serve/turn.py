@@ -61,7 +61,7 @@ class Turn:
             return Outcome(job, FAILED, (), {"error": str(error)})
         except Exception as error:  # of the hand, not of the job: the next job is not lost with it
             log.exception("job %s: its drawing failed by a fault", job.name)
-            facts = {"error": f"{type(error).__name__}: {error}", "unexpected": True}
+            facts = {"error": type(error).__name__, "unexpected": True}  # its text may have prompts
             return Outcome(job, FAILED, (), facts)
 
     @property

@@ -107,11 +107,12 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
     activations, table, own = working.parts(model, adapter)
     now, planned = memory_now(model.weights, model.budget), PlannedWeights.of(model.weights)
     grows = _GROWS if model.device.type == "cpu" else 0
-    free = now.room - activations - table - own - grows
+    beside = activations + table + own + grows
+    free = now.room - beside
     try:
         placement = place(*planned.sizes, free)
     except NotEnoughMemory as lack:
-        need = lack.need + activations + table + own + grows
+        need = lack.need + beside
         enough = with_growth(now.fixed + need) if now.limited else None
         advice = what_helps(lack.missing, enough, now.limit, _SMALLER)
         raise InkstoneError(

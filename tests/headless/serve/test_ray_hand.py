@@ -120,13 +120,13 @@ def test_a_replica_that_ends_without_a_result_is_lost(tmp_path, last):
 
 
 def test_a_fault_of_the_replica_is_no_loss(tmp_path):
-    replicas = Scripted([ValueError("no such tensor")])
+    replicas = Scripted([ValueError("secret words")])
     one = ticket()
     one.job = JOB
     turn = Turn(hand_of(tmp_path, replicas), [one], (), lambda _: None)
     ((_, outcome),) = turn.outcomes(20, lambda _: True)
     assert outcome.status == "failed" and outcome.facts["unexpected"]
-    assert len(replicas.sent) == 1
+    assert "secret" not in outcome.facts["error"] and len(replicas.sent) == 1
 
 
 def test_a_full_disk_here_is_no_fault_of_the_job(tmp_path):
