@@ -13,6 +13,7 @@ from inkstone.headless.queue.worker import Worker
 from inkstone.headless.serve import hand as hands
 from inkstone.headless.serve.hand import LocalHand
 from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.tickets import Ticket
 from inkstone.loaders.memory.residency import Residency
 
 from .running import Served, httpx, serving
@@ -32,18 +33,20 @@ def server(tmp_path, monkeypatch):
 
 def sent(server: Served, *jobs: dict) -> list[str]:
     """The ids of jobs that came while another one ran, which is over now."""
-    first = server.client.post("/v1/jobs", json={**LONG, "seed": 0}).json()["id"]
-    ticket, stop = server.desk._tickets[first], server.desk._hands[0].stop
-    step = ticket.on_step
+    step, stop, held = Ticket.on_step, server.desk._hands[0].stop, []
 
-    def hold(done: int, of: int) -> None:
-        step(done, of)
-        assert stop.wait(60)  # until it is cancelled, so that it does not end before
+    def hold(ticket: Ticket, done: int, of: int) -> None:
+        step(ticket, done, of)
+        held.append(ticket)
+        if ticket is held[0]:
+            assert stop.wait(60)  # until it is cancelled, so that it does not end before
 
-    ticket.on_step = hold
-    server.running(first)
-    names = [server.client.post("/v1/jobs", json=job).json()["id"] for job in jobs]
-    server.client.delete(f"/v1/jobs/{first}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ticket, "on_step", hold)  # before it begins: it may take milliseconds
+        first = server.client.post("/v1/jobs", json={**LONG, "seed": 0}).json()["id"]
+        server.running(first)
+        names = [server.client.post("/v1/jobs", json=job).json()["id"] for job in jobs]
+        server.client.delete(f"/v1/jobs/{first}")
     return names
 
 
