@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from .comfy_install import (
     prepare_tree,
 )
 from .comfy_socket import WebSocket, event
+from .ports import free_port
 
 FLAGS = (
     "--cpu",
@@ -100,7 +100,7 @@ class ComfyServer:
         `flags` stand behind FLAGS on the server's command line.
         """
         self.source, self.cache, self.packs = Path(source), Path(cache or default_cache()), packs
-        self.port, self.flags = port or _free_port(), flags
+        self.port, self.flags = port or free_port(), flags
         self.url = f"http://127.0.0.1:{self.port}"
         self._own_base = base is None
         self.base = base
@@ -266,12 +266,6 @@ class ComfyServer:
             for item in output.get("images", ()):
                 query = urllib.parse.urlencode({key: item[key] for key in _VIEW})
                 yield Picture(node, item["filename"], item["type"], self.read(f"/view?{query}"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _failure(kind: str, data: dict[str, Any]) -> str:

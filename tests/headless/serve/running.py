@@ -27,7 +27,10 @@ from inkstone.headless.serve.app import build_app  # noqa: E402
 from inkstone.headless.serve.desk import Desk  # noqa: E402
 from inkstone.headless.serve.keys import read_keys  # noqa: E402
 from inkstone.headless.serve.settings import ServeCall  # noqa: E402
+from inkstone.headless.serve.tickets import Ticket  # noqa: E402
 from inkstone.headless.serve.wire import server_config  # noqa: E402
+
+from ...support.ports import free_port  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = {"steps": 1, "seed": 1}
@@ -60,6 +63,30 @@ class Served:
                 return
             time.sleep(0.01)
         raise AssertionError(f"{name} did not begin within {seconds} s")
+
+    @contextmanager
+    def slowly(self, seconds: float, first: bool = False) -> Iterator[None]:
+        """Each step takes at least these seconds, or until its job is stopped: what is asked of a
+        running job does not come too late. first: only those of the job that steps first.
+        """
+        on_step, stop = Ticket.on_step, self.desk._hands[0].stop
+        slow: list[Ticket] = []
+        over = threading.Event()
+
+        def step(ticket: Ticket, done: int, of: int) -> None:
+            on_step(ticket, done, of)
+            slow.append(ticket)
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and not (first and ticket is not slow[0]):
+                if stop.wait(0.01) or ticket.stop.is_set() or over.is_set():
+                    return
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ticket, "on_step", step)
+            try:
+                yield
+            finally:
+                over.set()
 
 
 @contextmanager
@@ -94,8 +121,7 @@ class Process:
     def __init__(
         self, folder: Path, *more: str, env: Mapping[str, str] | None = None, seconds: float = 60
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         code = (
             "import sys; sys.path.insert(0, '.')\nimport tests.conftest\n"
             "from inkstone.headless.cli.main import main\nsys.exit(main(sys.argv[1:]))"

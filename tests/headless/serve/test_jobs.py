@@ -47,32 +47,32 @@ def test_a_jobs_options_stand_beside_its_prompt(server):
 
 
 def test_events_end_with_the_state(server):
-    name = server.client.post("/v1/jobs", json={**SLOW, "steps": 30}).json()["id"]
     states, previews = [], 0
-    with server.client.stream("GET", f"/v1/jobs/{name}/events") as events:
-        for line in events.iter_lines():
-            if line.startswith("data: {"):
-                data = json.loads(line[6:])
-                states.append((data["state"], data["step"]))
-                previews += bool(data["preview"])
+    with server.slowly(0.05):
+        name = server.client.post("/v1/jobs", json={**SLOW, "steps": 30}).json()["id"]
+        with server.client.stream("GET", f"/v1/jobs/{name}/events") as events:
+            for line in events.iter_lines():
+                if line.startswith("data: {"):
+                    data = json.loads(line[6:])
+                    states.append((data["state"], data["step"]))
+                    previews += bool(data["preview"])
     assert states[-1] == ("done", 30) and ("running", 1) <= states[-2] and previews
     assert sorted(step for _, step in states) == [step for _, step in states]
 
 
 @pytest.mark.parametrize("size", ["64x64", "512x512"])
-def test_a_running_job_is_cancelled_within_a_second(server, size):
-    name = server.client.post("/v1/jobs", json={**SLOW, "size": size}).json()["id"]
-    if size == "64x64":
-        server.running(name)
-    else:
-        while server.client.get(f"/v1/jobs/{name}").json()["state"] != "running":
-            time.sleep(0.01)
-        time.sleep(0.3)  # within a step
-    began = time.monotonic()
-    job = server.client.delete(f"/v1/jobs/{name}").json()
-    took = time.monotonic() - began
-    assert job["state"] == "cancelled" and job["files"] == []
-    assert took < 1, f"{took:.2f} s"
+def test_a_running_job_is_cancelled_within_a_step(server, size):
+    with server.slowly(0.1):
+        name = server.client.post("/v1/jobs", json={**SLOW, "size": size}).json()["id"]
+        if size == "64x64":
+            server.running(name)
+        else:
+            while server.client.get(f"/v1/jobs/{name}").json()["state"] != "running":
+                time.sleep(0.01)
+            time.sleep(0.3)  # within a step
+        step = server.client.get(f"/v1/jobs/{name}").json()["step"]
+        job = server.client.delete(f"/v1/jobs/{name}").json()
+    assert job["state"] == "cancelled" and job["files"] == [] and job["step"] <= step + 1
     assert server.ended(server.client.post("/v1/jobs", json=JOB).json()["id"])["state"] == "done"
 
 
@@ -117,7 +117,7 @@ def test_a_key_has_its_own_share_and_sees_its_own_jobs(tmp_path):
 
 
 def test_results_expire(tmp_path):
-    with serving(ServeCall(models=tmp_path, keep=0.5)) as server:
+    with serving(ServeCall(models=tmp_path, keep=2)) as server:
         name = server.client.post("/v1/jobs", json=JOB).json()["id"]
         (address,) = server.ended(name)["files"]
         until = time.monotonic() + 10
@@ -181,7 +181,7 @@ def test_every_accepted_job_ends_once_through_kills(tmp_path, kills):
 @pytest.mark.slow
 def test_a_stop_finishes_what_runs_and_hands_back_the_rest(tmp_path):
     server = Process(tmp_path)
-    first = server.client.post("/v1/jobs", json={**JOB, "steps": 20}).json()["id"]
+    first = server.client.post("/v1/jobs", json={**JOB, "steps": 100}).json()["id"]
     rest = [server.client.post("/v1/jobs", json=JOB).json()["id"] for _ in range(3)]
     while not server.client.get(f"/v1/jobs/{first}").json()["step"]:
         time.sleep(0.01)

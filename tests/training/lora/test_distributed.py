@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.training.lora.distributed import Group, group_in_environment, own_device
 
 from ...conftest import ROOT
+from ...support.ports import free_port
 from .toy import settings_of, train_toy
 
 RUN = f"""
@@ -46,10 +46,7 @@ with joined(group, torch.device("cpu")):
 
 def two_processes(folder: Path) -> None:
     """Trains the toy in two processes, as torchrun starts them, with a stop in between."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     both = [
         subprocess.Popen(
             [sys.executable, "-B", "-c", RUN, str(folder)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from inkstone.training.lora.state import STATE
 from inkstone.training.render import render
 
 from ...conftest import ROOT
+from ...support.ports import free_port
 
 COMMAND = [
     sys.executable,
@@ -173,10 +173,7 @@ def test_two_processes_give_the_same_curve(pictures, tmp_path):
     """One process with --accumulate 2 against two."""
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert main(call(pictures, one, "--steps", "6", "--accumulate", "2")) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     both = [
         subprocess.Popen(
             [*COMMAND, *call(pictures, two, "--steps", "6")],
