@@ -116,7 +116,7 @@ def between(low: float, high: float, kind: type[int] | type[float]) -> Callable[
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            number = "whole number" if kind is int and "." in text else "number"
+            number = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"{text!r}: expected a {number} from {low} to {high}")
         return value
 

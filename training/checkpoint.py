@@ -125,7 +125,7 @@ class Checkpoint:
         """The steps that the file holds (0 without one)."""
         if not self.path.exists():
             return 0
-        with SafetensorsFile(self.path) as file:
+        with self._opened() as file:
             return self._step(file)
 
     def finished(self, steps: int) -> bool:
@@ -138,7 +138,7 @@ class Checkpoint:
         """Fills all three and returns the next step (0 without a file)."""
         if not self.path.exists():
             return 0
-        with SafetensorsFile(self.path) as file, torch.no_grad():
+        with self._opened() as file, torch.no_grad():
             step = self._step(file)
             for name, p in module.named_parameters():
                 p.copy_(self._read(file, "model." + name, p))
@@ -191,6 +191,12 @@ class Checkpoint:
             wanted = "" if shape is None else f" {list(shape)}"
             raise self._fault(f"{name} is {got}, expected floats{wanted}")
         return file.read(name)
+
+    def _opened(self) -> SafetensorsFile:
+        try:
+            return SafetensorsFile(self.path)
+        except InkstoneError as error:
+            raise self._fault("it is no whole .safetensors file") from error
 
     def _fault(self, problem: str) -> InkstoneError:
         return InkstoneError(

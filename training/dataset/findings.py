@@ -46,6 +46,10 @@ KINDS = {
     ),
     # used, and said
     "no caption": ("picture has no caption", "pictures have no caption"),
+    "to ask": (
+        "picture has no caption: the text encoder writes one beside it, before the training",
+        "pictures have no caption: the text encoder writes them beside them, before the training",
+    ),
     "asked": (
         "caption was written by the text encoder, beside its picture",
         "captions were written by the text encoder, beside their pictures",

@@ -33,7 +33,7 @@ class Item:
 class Dataset:
     """All examples that can be used, in order, and what was found in the folder."""
 
-    root: Path  # the folder of the pictures, or of the JSONL
+    root: Path  # the folder of the pictures, or the JSONL
     items: tuple[Item, ...]
     findings: tuple[Finding, ...] = ()
 
@@ -78,9 +78,12 @@ def finished(
 def nothing_left(root: Path, findings: Sequence[Finding]) -> str:
     """The sentence for a dataset without an example."""
     why = "; ".join(lines(findings))
+    expected = "pictures, and beside each a .txt of the same name with its caption"
+    if root.is_file():
+        expected = 'one object a line, such as {"image": "a.png", "caption": "a red house"}'
     return (
-        f"{shown(root)} has no picture to train on: expected pictures, and beside each a .txt of "
-        f"the same name with its caption. {f'There: {why}.' if why else 'There is none.'}"
+        f"{shown(root)} has no picture to train on: expected {expected}. "
+        f"{f'There: {why}.' if why else 'There is none.'}"
     )
 
 

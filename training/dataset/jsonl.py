@@ -67,7 +67,7 @@ def read_jsonl(path: Path, on_item: OnItem) -> Dataset:
         except (_Refused, Unusable) as fault:
             findings.append(Finding("line", f"line {number}", str(fault)))
     findings += [Finding("unknown key", key, f"line {n}") for key, n in unknown.items()]
-    return finished(path.parent, sources, findings, on_item)
+    return finished(path, sources, findings, on_item)
 
 
 def _object(line: str) -> dict[str, object]:

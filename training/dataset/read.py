@@ -35,7 +35,7 @@ from .jsonl import read_jsonl
 from .pictures import NO_PROGRESS, OnItem
 
 _NUMBERED = re.compile(r"(.+)_(\d{1,4})")
-_REPEATED = re.compile(r"(\d{1,4})_.+")  # kohya's name of a folder: how often its pictures count
+_REPEATED = re.compile(r"(\d{1,4})_.*")  # kohya's name of a folder: how often its pictures count
 MOST_REPEATS = 100  # of such a name; 2024_italy is none
 _ADVICE = {
     ".jsonl": "to use it, give it in place of the folder",

@@ -119,6 +119,7 @@ class Loop:
                 task.folder.output,
                 first,
             )
+            self._sample(first)  # where an interrupt came before them
             return
         before = task.folder.log.resumed(first) if task.group.first else []
         if first:

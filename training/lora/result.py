@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.hashes import model_hash
@@ -67,24 +66,30 @@ class Result(AbstractContextManager["Result"]):
     def sampler(
         self, samples: Samples, ready: Callable[[], object], stop: threading.Event
     ) -> Callable[[int], None]:
-        """Draws samples at a step with the weights as they are. Those before the first step must
-        succeed; later ones that fail cost a warning, not a training of hours. ready: places the
-        model's weights for training again; stop: once it is set, no more is drawn.
+        """Draws samples at a step with the weights as they are, where they are not there yet.
+        Those before the first step must succeed; later ones that fail cost a warning, not a
+        training of hours. ready: places the model's weights for training again; stop: once it is
+        set, no more is drawn.
         """
 
         def draw(step: int) -> None:
-            pictures: dict[str, Tensor] = {}
+            pictures = samples.kept(step)
             try:
-                pictures = samples.draw(step, self._adapter, stop)
+                if pictures is None:
+                    pictures = samples.draw(step, self._adapter, stop)
+                    ready()
             except Stopped:
-                log.info("stopped before the samples of step %d were drawn", step)
+                log.info(
+                    "stopped before the samples of step %d were drawn: the same command draws them",
+                    step,
+                )
                 return
             except (InkstoneError, torch.OutOfMemoryError) as error:
                 if not step:
                     raise
                 log.warning("step %d has no samples, the training goes on: %s", step, error)
-            ready()
-            if self._settings.tensorboard:
+                ready()
+            if pictures and self._settings.tensorboard:
                 self._open_events(step).pictures(step, pictures)
 
         return draw

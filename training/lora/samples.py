@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ...errors import InkstoneError
 from ...files.images import read_picture
-from ...files.png import save_png
+from ...files.png import read_text_chunks, save_png
 from ...kernels.memory import hand_back
 from ...loaders.models.diffusion_model import DiffusionModel
 from ...loaders.models.text_encoder import TextEncoderModel
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 MOST_STEPS = 20  # of a sample, where the model's usual number is larger: they are for comparison
 SAMPLES = "samples"  # folder of the pictures
+_FACTS = "inkstone_sample"  # text chunk of a picture
 _POSITIVE, _NEGATIVE, _SLOTS, _REFERENCE = "positive", "negative", "slots", "reference_{}"
 
 
@@ -218,8 +219,29 @@ class Samples:
         gc.collect()
         hand_back()
         self._write(step, pictures)
-        names = (f"{n} {one.prompt}" for n, one in enumerate(self._samples, 1))
-        return dict(zip(names, pictures))
+        return self._named(pictures)
+
+    def kept(self, step: int) -> dict[str, Tensor] | None:
+        """What `draw` returned, where the folder has the pictures of a step and these prompts."""
+        paths = [sample_path(self._folder, step, n) for n in range(1, len(self._samples) + 1)]
+        try:
+            if [read_text_chunks(path).get(_FACTS) for path in paths] != self._facts(step):
+                return None
+            return self._named([read_picture(path)[0] for path in paths])
+        except InkstoneError:  # missing, cut, another file
+            return None
+
+    def _named(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {
+            f"{n} {one.prompt}": p for n, (one, p) in enumerate(zip(self._samples, pictures), 1)
+        }
+
+    def _facts(self, step: int) -> list[str]:
+        """What the picture of each prompt says of itself."""
+        return [
+            json.dumps({"prompt": one.prompt, "step": step, "seed": self._seed})
+            for one in self._samples
+        ]
 
     def _latent(self, sample: Sample, hooks: Hooks) -> Tensor:
         model, (width, height) = self._model, sample.size
@@ -246,10 +268,9 @@ class Samples:
                 f"{self._folder}: samples cannot be written: {error.strerror}. Check the folder "
                 "and the free space; the same command resumes from the last checkpoint."
             ) from None
-        for number, (sample, picture) in enumerate(zip(self._samples, pictures), 1):
-            facts = {"prompt": sample.prompt, "step": step, "seed": self._seed}
+        for number, (facts, picture) in enumerate(zip(self._facts(step), pictures), 1):
             path = sample_path(self._folder, step, number)
-            save_png(path, picture.numpy(), {"inkstone_sample": json.dumps(facts)})
+            save_png(path, picture.numpy(), {_FACTS: facts})
         write_sheet(self._folder, [sample.prompt for sample in self._samples])
         log.info("samples of step %d are in %s", step, self._folder)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ from .result import Result
 from .samples import SAMPLES, Samples, encode_samples
 from .state import RunFolder, check_result, identity, opened, stamp_of
 from .step import Trainer
+from .targets import blocks_beyond
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,14 @@ def report_of(settings: TrainSettings) -> Report:
 
 
 def _report(run: Prepared) -> Report:
-    return report(run.arranged, run.encoders.text_encoder())
+    arranged = run.arranged
+    if run.settings.captions == "ask":
+        findings = tuple(
+            replace(one, kind="to ask") if one.kind == "no caption" else one
+            for one in arranged.findings
+        )
+        arranged = replace(arranged, findings=findings)
+    return report(arranged, run.encoders.text_encoder())
 
 
 def plan_of(settings: TrainSettings) -> TrainPlan:
@@ -187,7 +195,7 @@ def _train_all(
     settings = run.settings
     for line in (*_report(run).lines, _plan(run).sentence()):
         log.info("%s", line)
-    for line in settings.without_effect(run.steps):
+    for line in (*settings.without_effect(run.steps), *_without_effect(run)):
         log.warning("%s", line)
     with joined(run.group, run.device):
         with run.group.in_turn():
@@ -197,6 +205,17 @@ def _train_all(
                 cache = prepare(run.arranged, run.encoders, run.cache, on_item)
             with stoppable(impatient=run.group.size == 1) as stop:
                 _train(run, cache, folder, stop, on_step)
+
+
+def _without_effect(run: Prepared) -> Iterator[str]:
+    """A sentence for each setting that these pictures or this model leave without effect."""
+    own = run.settings.reference_resolution
+    if own is not None and not any(work.item.references for work in run.arranged.works):
+        yield f"--reference-resolution {own} has no effect: no picture has references"
+    for pattern, rank in run.settings.ranks:
+        blocks = blocks_beyond(run.model.network, pattern)
+        if blocks is not None:
+            yield f"--ranks {pattern}={rank}: the model has only the blocks 0 to {blocks}"
 
 
 def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:

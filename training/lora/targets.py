@@ -48,6 +48,13 @@ def choose(
     return trained
 
 
+def blocks_beyond(network: nn.Module, pattern: str) -> int | None:
+    """The model's last block, where the pattern is a range of blocks that ends behind it."""
+    span = _RANGE.fullmatch(pattern.strip())
+    last = max((int(m[1]) for name in layers_of(network) if (m := _BLOCK.match(name))), default=-1)
+    return last if span is not None and int(span[2] or span[1]) > last else None
+
+
 def _fitting(pattern: str, names: Sequence[str]) -> list[str]:
     span = _RANGE.fullmatch(pattern.strip())
     if span is not None:

@@ -14,11 +14,13 @@ from inkstone.loaders.memory.residency import residencies
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_text_encoder
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.pipeline.ask import ask
+from inkstone.pipeline.train_choices import TrainSettings
 from inkstone.sampling.next_token import GREEDY
 from inkstone.training.dataset import captions
 from inkstone.training.dataset.captions import ask_captions
 from inkstone.training.dataset.findings import lines
 from inkstone.training.dataset.read import read
+from inkstone.training.lora.session import report_of
 
 
 def encoder():
@@ -64,6 +66,16 @@ def test_missing_captions_are_answers_beside_the_pictures(data):
         sorted(p.name for p in data.iterdir())
         == "a.png a.txt b.jpg b.png b.txt c.png c.txt".split()
     )
+
+
+def test_a_report_says_that_captions_will_be_written(data):
+    call = {"data": data, "output": data / "x.safetensors", "resolution": 64, "captions": "ask"}
+    lines = report_of(TrainSettings(**call)).lines
+    assert (
+        "3 pictures have no caption: the text encoder writes them beside them, before the training"
+        ": a.png, b.jpg, b.png" in lines
+    )
+    assert not (data / "a.txt").exists()
 
 
 def test_a_question_of_ones_own(data):

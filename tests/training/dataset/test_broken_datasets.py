@@ -157,6 +157,12 @@ def repeats_of_all_pictures_alike(d):
     pair(d / "10_style")
 
 
+@case("in their names: pictures are shown in these proportions: 1_, 3_", "4 in an epoch")
+def repeats_without_a_word(d):
+    for name in ("1_", "3_"):
+        pair(d / name, name)
+
+
 @case("1 file is neither picture nor caption: a.caption (rename it to .txt to use it)")
 def a_caption_with_another_ending(d):
     pair(d).with_suffix(".txt").rename(d / "a.caption")
@@ -508,7 +514,10 @@ def a_file_that_is_no_text(d):
     return pair(d)
 
 
-@case("no picture to train on", "line of the JSONL is left out: line 1 (not JSON")
+@case(
+    "list.jsonl has no picture to train on: expected one object a line, such as",
+    "line of the JSONL is left out: line 1 (not JSON",
+)
 def a_list_of_names(d):
     (d / "list.jsonl").write_text("a.png\n")
     return d / "list.jsonl"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from inkstone.errors import InkstoneError
-from inkstone.files.png import read_text_chunks
+from inkstone.files.png import read_text_chunks, save_png
 from inkstone.loaders.lora.adapters import Adapter as Applied
 from inkstone.loaders.lora.file import load_lora
 from inkstone.nodes.canvas import EmptyLatent
@@ -222,6 +222,23 @@ def test_what_a_picture_says(tiny_folder, tmp_path):
     assert json.loads(text) == {"prompt": WORDS, "step": 12, "seed": 9}
 
 
+def test_pictures_that_are_there_are_not_drawn_again(tiny_folder, tmp_path):
+    bundle = bundle_of(tiny_folder, "embedded")
+    arranged = arranged_on(bundle, described(tmp_path / "data", (128, 128)))
+    samples = samples_of(bundle, arranged, tmp_path)
+    assert samples.kept(12) is None
+    drawn, kept = samples.draw(12, changes_on(bundle)), samples.kept(12)
+    assert kept is not None and list(kept) == list(drawn)
+    worst = max((kept[name] - drawn[name].clamp(0, 1)).abs().max().item() for name in drawn)
+    assert worst <= 1.001 / 255, f"{worst}: cut to 8 bits"
+    assert samples.kept(13) is None
+    path = sample_path(tmp_path / "samples", 12, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert samples.kept(12) is None, "cut"
+    save_png(path, kept[next(iter(kept))].numpy(), {"inkstone_sample": "{}"})
+    assert samples.kept(12) is None, "of another prompt"
+
+
 def test_a_stop_ends_samples_within_a_block(tiny_folder, tmp_path, caplog):
     """Nothing is written, the changes have left the network, and the run is told at once."""
     caplog.set_level("INFO")
@@ -266,6 +283,9 @@ def test_samples_that_fail_later_do_not_end_a_training(tiny_folder, tmp_path, ca
     placed = []
 
     class Failing:
+        def kept(self, step):
+            return None
+
         def draw(self, step, changes, stop):
             raise fault
 

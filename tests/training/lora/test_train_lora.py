@@ -15,13 +15,14 @@ import pytest
 from PIL import Image, ImageOps
 
 import inkstone
-from inkstone.errors import CallError
+from inkstone.errors import CallError, InkstoneError
 from inkstone.headless.cli.main import main
 from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
 from inkstone.training.grammar import prompt, sample
+from inkstone.training.lora.samples import Samples, Stopped
 from inkstone.training.lora.state import STATE
 from inkstone.training.render import render
 
@@ -402,6 +403,45 @@ def test_samples_change_nothing(pictures, tmp_path):
         f"step-{step:06}-{number}.png" for step in (0, 2, 3) for number in (1, 2)
     }
     assert not (tmp_path / "a" / "x-checkpoints" / "samples").exists()
+
+
+def test_samples_that_an_interrupt_cut_are_drawn_by_the_same_command(pictures, tmp_path, caplog):
+    output = tmp_path / "x.safetensors"
+    more = {"sample_prompts": ["a red circle"], "sample_every": 2, "rank": 2, "resolution": 64}
+    draw, drawn = Samples.draw, []
+
+    def cut(self, step, *rest):
+        drawn.append(step)
+        if drawn == [0, 2, 3]:
+            raise Stopped
+        return draw(self, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr(Samples, "draw", cut)
+        data = inkstone.train_lora(pictures, output, steps=3, **more).read_bytes()
+        assert "samples of step 3 were drawn: the same command draws them" in caplog.text
+        for _ in range(2):
+            assert inkstone.train_lora(pictures, output, steps=3, **more).read_bytes() == data
+    assert drawn == [0, 2, 3, 3], "once more, not twice"
+    assert (output.with_name("x-checkpoints") / "samples" / "step-000003-1.png").is_file()
+
+
+def test_settings_that_pictures_or_model_leave_without_effect_are_said(pictures, tmp_path, caplog):
+    more = {"reference_resolution": 64, "ranks": {"0-99": 2, "1": 3}, "targets": ["attention"]}
+    inkstone.train_lora(pictures, tmp_path / "x.safetensors", steps=1, resolution=64, **more)
+    assert "--reference-resolution 64 has no effect: no picture has references" in caplog.text
+    assert "--ranks 0-99=2: the model has only the blocks 0 to 5" in caplog.text
+    assert caplog.text.count("--ranks") == 1
+
+
+def test_a_damaged_state_is_no_download(pictures, tmp_path):
+    output = tmp_path / "x.safetensors"
+    inkstone.train_lora(pictures, output, steps=1, resolution=64, rank=2)
+    state = output.with_name("x-checkpoints") / STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InkstoneError, match="damaged.*to start over") as caught:
+        inkstone.train_lora(pictures, output, steps=1, resolution=64, rank=2)
+    assert "download" not in str(caught.value)
 
 
 def test_the_python_call(pictures, tmp_path):
