@@ -27,7 +27,7 @@ def picture_hash(path: Path) -> str:
     except ValueError:  # a NUL in the name
         raise OSError(errno.EINVAL, "the name has a NUL", str(path)) from None
     if status.st_size > _LARGEST_PICTURE:
-        raise OSError(errno.EFBIG, "it is larger than 4 GiB, which no picture is", str(path))
+        raise OSError(errno.EOVERFLOW, "it is larger than 4 GiB, which no picture is", str(path))
     return _picture_hash(path.absolute(), status.st_ino, stamp_of(status))
 
 
@@ -71,7 +71,10 @@ def _hash(files: tuple[tuple[Path, Stamp], ...]) -> str:
 
 def _chunks(path: Path, limit: int = _NO_LIMIT) -> Iterator[bytes]:
     """The content of a file, or its first `limit` bytes."""
-    with open_regular(path) as file:
-        while chunk := file.read(min(_CHUNK, limit)):
-            limit -= len(chunk)
-            yield chunk
+    try:
+        with open_regular(path) as file:
+            while chunk := file.read(min(_CHUNK, limit)):
+                limit -= len(chunk)
+                yield chunk
+    except OSError as error:  # a read says no name
+        raise type(error)(error.errno, error.strerror, str(path)) from None

@@ -178,5 +178,5 @@ def read_regular(path: Path, most: int) -> bytes:
             left -= len(chunk)
     if not left:
         limit = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
-        raise OSError(errno.EFBIG, f"it is larger than {limit}")
+        raise OSError(errno.EOVERFLOW, f"it is larger than {limit}")
     return b"".join(chunks)

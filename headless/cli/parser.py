@@ -54,13 +54,19 @@ COMMANDS = (
 )
 
 
+_MISSING = "the following arguments are required"  # argparse's words
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, but what is wrong is one sentence, without the usage of all options, and names that
     are not known come with the nearest one.
     """
 
+    _given: Any = None
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse; nothing is left over."""
+        self._given = args
         known, left = super().parse_known_args(args, namespace)
         if left:
             self._end(self._not_known(left))
@@ -68,6 +74,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the call."""
+        needed = [action for action in self._actions if action.required]
+        if message.startswith(_MISSING) and needed:  # perhaps it is there, misspelt
+            for action in needed:
+                action.required = False
+            self.parse_known_args(self._given)
         self._end(f"error: {message.rstrip('.')}. `{self.prog} --help` lists all.")
 
     def _end(self, sentence: str) -> NoReturn:
@@ -96,7 +107,13 @@ class _Parser(argparse.ArgumentParser):
         names = [option for action in self._actions for option in action.option_strings]
         if name in names:
             return f"{name} stands after --, where options are none. Put it before."
-        meant = _meant(name, names) or ". "
+        meant = _meant(name, names)
+        if not meant:
+            for action in self._actions:
+                own = str(action.metavar or action.dest)
+                if not action.option_strings and _meant(name, [f"--{own.casefold()}"]):
+                    return f"there is no option {shorten(name)}: give {own} as it is, without it."
+        meant = meant or ". "
         return f"there is no option {shorten(name)}{meant}`{self.prog} --help` lists all."
 
 

@@ -45,6 +45,7 @@ def add(commands: Commands) -> None:
         "(default: the first four; with the embedded model: embedded)",
     )
     p.add_argument(
+        "-o",
         "--output",
         type=file_path,
         metavar="DIR",

@@ -38,9 +38,7 @@ class Settings:
     def _apply(self, setting: str) -> None:
         path, equals, value = setting.partition("=")
         if not equals or "." not in path:
-            raise InkstoneError(
-                f"--set {setting!r}: expected NODE.INPUT=VALUE, such as --set 3.seed=7."
-            )
+            raise InkstoneError("expected NODE.INPUT=VALUE, such as --set 3.seed=7.")
         node, name = self._find_node(path)
         node_class = class_of(node, self.nodes)
         items = {item.id: item for item in schema_of(node_class).inputs or []}
@@ -65,16 +63,13 @@ class Settings:
                 hits = ids.get(own, [])
                 if len(hits) > 1:
                     raise InkstoneError(
-                        f"--set {path}: {len(hits)} nodes are called {key!r}; use an id: "
-                        f"{', '.join(hits)}."
+                        f"{len(hits)} nodes are called {key!r}; use an id: {', '.join(hits)}."
                     )
                 if hits:
                     return self.graph[hits[0]], name
         names = [*self.graph, *(node.title for node in self.graph.values())]
         near = difflib.get_close_matches(".".join(parts[:-1]), names, 3, 0.4) or names[:5]
-        raise InkstoneError(
-            f"--set {path}: no node has this id, title or class. Nearest: {', '.join(near)}."
-        )
+        raise InkstoneError(f"no node has this id, title or class. Nearest: {', '.join(near)}.")
 
 
 def _ids_by(nodes: Iterable[Node], key: str) -> dict[str, list[str]]:

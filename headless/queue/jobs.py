@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class _Reading:
     """The state while a file is read. ids: case-folded name -> line."""
 
     jobs: list[Job] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
     unnamed: dict[str, int] = field(default_factory=dict)  # key -> jobs without an id
 
@@ -83,10 +83,11 @@ class _Reading:
         for name, line in self.ids.items():
             first, _, number = name.rpartition("_")
             if number.isdecimal() and first in self.ids:
-                self.faults.append(
-                    f'line {line}: the id "{name}" could name a picture of the job "{first}" (line '
+                fault = (
+                    f'the id "{name}" could name a picture of the job "{first}" (line '
                     f"{self.ids[first]}). Choose another."
                 )
+                self.faults.append((line, fault))
 
 
 def read_jobs(
@@ -103,7 +104,7 @@ def read_jobs(
             job = reading.add(_job(parse_object(text), number, defaults))
             (check or check_files)(job)
         except InkstoneError as error:
-            reading.faults.append(f"line {number}: {error}")
+            reading.faults.append((number, str(error)))
     reading.check_names()
     if reading.faults:
         raise CallError(_fault_list(path, reading.faults))
@@ -207,10 +208,21 @@ def _content(paths: Iterable[Path]) -> str | None:
     return hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else ""
 
 
-def _fault_list(path: Path, faults: list[str]) -> str:
+def _fault_list(path: Path, faults: Sequence[tuple[int, str]]) -> str:
+    """Each fault once, with the lines that have it."""
     count = f"{len(faults)} line{'s' * (len(faults) > 1)}"
-    rest = len(faults) - _MAX_LISTED
+    lines: dict[str, list[int]] = {}
+    for line, fault in faults:
+        lines.setdefault(fault, []).append(line)
+    listed = [f"{_numbers(own)}: {fault}" for fault, own in lines.items()]
+    rest = sum(len(own) for own in list(lines.values())[_MAX_LISTED:])
     more = [f"and {rest} more"] if rest > 0 else []
     return "\n".join(
-        [f"{path}: {count} cannot run, nothing was run.", *faults[:_MAX_LISTED], *more]
+        [f"{path}: {count} cannot run, nothing was run.", *listed[:_MAX_LISTED], *more]
     )
+
+
+def _numbers(lines: Sequence[int]) -> str:
+    """ "line 3", "lines 3, 4", "lines 3, 4, 5 and 197 more"."""
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:3]))}{more}"

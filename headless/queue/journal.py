@@ -39,7 +39,7 @@ GOES_ON = (
     "Make sure that it is there, can be written to and has room, and run the same command again: "
     "it continues where this one stopped."
 )
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # only writes fail so
 
 # files of a job: ID.png, ID_2.png, ID.safetensors, or what its graph wrote in the folder ID
 _OF_A_JOB = re.compile(
@@ -75,7 +75,7 @@ class FolderLost(InkstoneError):
 def no_room(error: BaseException | None) -> bool:
     """True if a write failed because of the disk, not the job."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and error.errno in _FULL:
             return True
         error = error.__cause__
     return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -155,8 +156,10 @@ class Worker:
         if no_room(error):
             raise FolderFull(f"{self.work}: {error} {GOES_ON}") from error
         try:
-            with tempfile.TemporaryFile(dir=self.work):
-                pass
+            with tempfile.TemporaryFile(dir=self.work) as file:
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as fault:
             raise FolderFull.of(self.work, fault) from error
 

@@ -21,6 +21,7 @@ from .weight_reader import Closable
 
 CHUNK = 2**20  # bytes per read where data is converted or goes to another device
 LARGEST_READ = 2**30  # bytes per system call (Linux stops at 2 GiB - 4 KiB)
+CHECK = "Check the disk and whether the file is still there."
 AGAIN = "Download it again and compare its size with the publisher's."
 
 
@@ -34,6 +35,15 @@ def open_raw(path: Path, kind: str = ".safetensors") -> io.RawIOBase:
         raise InkstoneError(f"{path} does not exist. Check the name and the folder.") from None
     except OSError as error:
         raise InkstoneError(f"{path} cannot be opened: {error.strerror}. Check it.") from None
+
+
+def first_bytes(path: Path, most: int, kind: str = ".safetensors") -> bytes:
+    """At most so many bytes of the file's beginning; InkstoneError where it cannot be read."""
+    with open_raw(path, kind) as file:
+        try:
+            return file.read(most) or b""
+        except OSError as error:
+            raise InkstoneError(f"{path}: cannot be read: {error.strerror}. {CHECK}") from None
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -90,10 +100,7 @@ class DiskFile(Closable):
             try:
                 count = self._read_once(part, offset + done)
             except (OSError, ValueError) as error:
-                raise InkstoneError(
-                    f"{self.path}: cannot read {name}: {error}. Check the disk and "
-                    "whether the file is still there."
-                ) from None
+                raise InkstoneError(f"{self.path}: cannot read {name}: {error}. {CHECK}") from None
             if not count:
                 raise InkstoneError(
                     f"{self.path}: the file was truncated while it was read: {name} needs "

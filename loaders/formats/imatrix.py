@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...files.atomic import atomic
-from ...files.paths import open_regular
 from ...quant.gguf_types import BY_NAME
+from .file_reader import first_bytes
 from .gguf import GGUFFile
 from .gguf_writer import Value, gguf_layout
 
@@ -87,12 +87,10 @@ def _checked(name: str, values: Tensor, path: Path) -> Tensor:
 
 def read_imatrix(path: Path) -> Importance:
     """An importance matrix of either format; InkstoneError for any other file."""
-    try:
-        with open_regular(path) as file:
-            head = file.read(4)
-    except OSError as error:
-        raise InkstoneError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
-    return _read_gguf(path) if head == b"GGUF" else _read_dat(path)
+    if first_bytes(path, 4, "GGUF or .dat") == b"GGUF":
+        return _read_gguf(path)
+    size = path.stat().st_size
+    return _read_dat(path, first_bytes(path, size) if size <= _MOST_DAT else b"")
 
 
 def _read_gguf(path: Path) -> Importance:
@@ -114,10 +112,8 @@ def _read_gguf(path: Path) -> Importance:
         return Importance(values, path, file.metadata.get("inkstone.prompts", ""))
 
 
-def _read_dat(path: Path) -> Importance:
+def _read_dat(path: Path, data: bytes) -> Importance:
     """i32 count; per layer: i32 length, name, i32 calls, i32 columns, f32[columns]."""
-    size = path.stat().st_size
-    data = path.read_bytes() if size <= _MOST_DAT else b""
     at = 0
     layers: dict[str, Tensor] = {}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import InkstoneError
 from ...files.paths import kind_of
-from .file_reader import open_raw
+from .file_reader import first_bytes
 from .gguf import GGUFFile
 from .hf_folder import weights_in
 from .safetensors import SafetensorsFile, ShardedFiles
@@ -35,7 +35,6 @@ def open_weights(path: str | Path) -> WeightReader:
 
 
 def _is_gguf(path: Path) -> bool:
-    with open_raw(path) as file:
-        head = file.read(16) or b""
+    head = first_bytes(path, 16)
     safetensors = head[8:9] == b"{" and not head.startswith(b"GGUF")
     return head.startswith(b"GGUF") or path.suffix.lower() == ".gguf" and not safetensors

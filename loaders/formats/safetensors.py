@@ -5,7 +5,6 @@ Data is read by file_reader.py; all checks of a header are in safetensors_header
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...files.atomic import atomic
 from ...files.paths import kind_of, name_fault
-from .file_reader import AGAIN, DiskFile, bytes_of, open_raw
+from .file_reader import AGAIN, DiskFile, bytes_of, first_bytes
 from .safetensors_header import (
     DTYPE_NAMES,
     MAX_HEADER,
@@ -155,14 +154,11 @@ class ShardedFiles(WeightReader):
         self._files[self.weight_map[name]].read(name, out)
 
     def _load_map(self) -> dict[str, str]:
-        with open_raw(self.path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_HEADER:
-                raise InkstoneError(
-                    f"{self.path}: {size} bytes, an index has at most 64 MiB. Name "
-                    "the .safetensors.index.json file."
-                )
-            text = file.read() or b""
+        text = first_bytes(self.path, MAX_HEADER + 1)
+        if len(text) > MAX_HEADER:
+            raise InkstoneError(
+                f"{self.path}: an index has at most 64 MiB. Name the .safetensors.index.json file."
+            )
         try:
             # total_size is a float in some published files
             index = parse_json(text, HeaderRules(convert_number=str))

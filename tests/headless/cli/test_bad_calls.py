@@ -55,6 +55,19 @@ BAD_CALLS = {
     "long dash": (("draw", "x", "\u2014steps", "4"), ("begins with a long dash", "two hyphens")),
     "after two hyphens": (("train-lora", "--", "x", "-o", "y"), ("-o stands after --", "before")),
     "no value": (("draw", "x", "--steps"), ("expected one argument. `inkstone draw --help`",)),
+    "an option where an argument is missing": (
+        ("quantize", "--tpye", "Q8_0"),
+        ("no option --tpye; did you mean --type? `inkstone quantize --help`",),
+    ),
+    "arguments are missing": (("quantize",), ("are required: IN, OUT, --type. `inkstone quant",)),
+    "no option but an argument": (
+        ("draw", "--prompt", "a red circle"),
+        ("there is no option --prompt: give PROMPT as it is, without it.",),
+    ),
+    "set of a graph": (
+        ("run", str(ROOT / "workflows" / "text_to_image_embedded.json"), "--set", "foo"),
+        ("run: --set foo: expected NODE.INPUT=VALUE, such as --set 3.seed=7.",),
+    ),
     "no such option": ((*DRAW, "--xyzzy=3"), ("no option --xyzzy. `inkstone draw --help`",)),
     "prompt without quotes": (("draw", "a", "cat"), ("'cat' is one argument too many", "quotes")),
     "missing graph": (("run", "no.json"), ("no.json: no such graph file", "Check the path")),

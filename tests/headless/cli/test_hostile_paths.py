@@ -49,7 +49,7 @@ WITH = {
     "--text-encoder of quantize": ("--prompts", "prompts.txt"),
     "--out of check": ("--pin",),
 }
-SECONDS = 3.0  # with imports; most take a few hundredths
+SECONDS = 20.0  # a TB takes minutes, a FIFO for ever
 
 
 def options() -> list[tuple[str, str, argparse.Action]]:

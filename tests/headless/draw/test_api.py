@@ -33,7 +33,7 @@ def test_every_example_of_the_page_runs(place, capsys):
     assert names["wide"][0].size == (192, 96)
     kept = np.asarray(names["pictures"][0])[:, :80]
     assert np.array_equal(np.asarray(names["inpainted"][0])[:, :80], kept), "outside of the mask"
-    assert "expected a number from 1 to 1000" in capsys.readouterr().out
+    assert "expected a whole number from 1 to 1000" in capsys.readouterr().out
 
 
 def test_the_page_names_every_option_and_no_other():
@@ -72,7 +72,7 @@ def test_loaded_models_draw_the_same_and_are_loaded_once(place, monkeypatch):
     "options, words",
     [
         ({"sise": 3}, 'unknown name "sise". Did you mean "size"'),
-        ({"steps": 0}, "expected a number from 1 to 1000"),
+        ({"steps": 0}, "expected a whole number from 1 to 1000"),
         ({"steps": "many"}, '"steps" is a text, expected a number'),
         ({"size": (3, 3)}, "Canvas width 3 is out of range"),
         ({"image": "none.png"}, "no such picture file"),

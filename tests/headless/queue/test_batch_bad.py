@@ -106,6 +106,16 @@ def test_all_faulty_lines_are_told_at_once(place, capsys):
     assert not (place / "out" / "results.jsonl").read_text()
 
 
+def test_one_fault_of_many_lines_is_told_once(place, capsys):
+    lines = [GOOD, *['{"prompt": 1}'] * 2, *['{"promt": "x"}'] * 30]
+    (place / "jobs.jsonl").write_text("\n".join(lines))
+    assert main(["batch", "jobs.jsonl", "--output", "out", "--quiet"]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "32 lines cannot run" in first and len(rest) == 2, rest
+    assert rest[0].startswith("lines 2, 3: ")
+    assert rest[1].startswith("lines 4, 5, 6 and 27 more: ")
+
+
 @pytest.mark.parametrize(
     "more, words",
     [

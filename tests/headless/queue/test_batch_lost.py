@@ -131,3 +131,14 @@ def test_a_folder_that_takes_no_files_is_no_fault_of_a_job(number, jobs, monkeyp
             run(jobs)
     assert records(Path("out")) == []
     assert run(jobs)["done"] == COUNT
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file whose reads fail")
+@pytest.mark.parametrize("option", ["vae", "lora", "image"])
+def test_a_file_that_cannot_be_read_is_the_fault_of_its_job(option, jobs):
+    """An input/output error of a model's disk is none of the output folder's."""
+    line = {"prompt": "x", "steps": 1, option: "/proc/self/mem"}
+    jobs.write_text(json.dumps({"id": "bad", **line}) + "\n" + jobs.read_text())
+    assert run(jobs)["done"] == COUNT
+    (error,) = [record["error"] for record in records(Path("out")) if record["id"] == "bad"]
+    assert "/proc/self/mem" in error and "out" not in error.replace("Input/output", ""), error
