@@ -83,20 +83,18 @@ class RayHand:
         except OSError as error:
             reason = f"What came with the job cannot be read: {error.strerror or error}."
             return Outcome(job, FAILED, (), {"error": reason})
-        attempts = 1
         while True:
+            ticket.attempts += 1
             try:
                 end = self._attempt(parcel, ticket)
             except Lost as error:
-                if attempts > self._retries:
+                if ticket.attempts > self._retries:
                     log.error("a replica is lost with its job, which has failed: %s", error)
-                    return Outcome(job, FAILED, (), _lost(attempts))
+                    return Outcome(job, FAILED, (), {"error": _lost(ticket.attempts)})
                 log.warning("a replica is lost with its job, which is tried again: %s", error)
-                attempts += 1
                 ticket.on_step(0, ticket.steps)
                 continue
-            facts = {**end.facts, "attempts": attempts}
-            return Outcome(job, end.status, write_files(end.files, self._work), facts)
+            return Outcome(job, end.status, write_files(end.files, self._work), end.facts)
 
     def close(self) -> None:
         """As Hand says."""
@@ -138,10 +136,9 @@ def _pull(response: Response, news: queue.SimpleQueue[Progress | Finished | Exce
         news.put(error)
 
 
-def _lost(times: int) -> dict[str, object]:
+def _lost(times: int) -> str:
     tries = "once" if times == 1 else f"{times} times"
-    error = (
+    return (
         f"The machine that drew this job was lost {tries}. Send it again; if that happens again, "
         "make the picture smaller: it may take more memory than there is."
     )
-    return {"error": error, "attempts": times}

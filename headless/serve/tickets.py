@@ -35,6 +35,7 @@ class Ticket:
         self.shares = False  # it is in a pass with others; its own work comes after that
         self.stop = threading.Event()  # set: it leaves that pass
         self.step = self.steps = 0
+        self.attempts = 0  # how often it was sent to a replica
         self.seed: int | None = None
         self.preview: bytes | None = None  # a JPEG
         self.previewed = 0  # previews so far
@@ -115,6 +116,7 @@ class Ticket:
         call = outcome.get("call") or {}
         kept = {name: value for name, value in call.items() if name not in _PRIVATE}
         own = {"owner": self.owner, "ended": round(time.time(), 3), "seed": self.seed}
+        own |= {"attempts": self.attempts} if self.attempts else {}
         return {**outcome, "call": kept, **own}
 
     def document(self, base: str, place: int | None) -> dict[str, Json]:

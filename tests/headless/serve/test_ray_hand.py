@@ -89,7 +89,7 @@ def test_what_a_replica_draws_arrives_with_its_progress(tmp_path):
     one = ticket()
     outcome = hand_of(tmp_path, replicas).run(JOB, one)
     assert (one.step, one.steps, one.preview, one.previewed) == (2, 3, b"jpeg", 1)
-    assert outcome.status == "done" and outcome.facts["attempts"] == 1
+    assert outcome.status == "done" and one.facts(outcome.facts)["attempts"] == 1
     assert outcome.facts["worker"] == "x"
     work = tmp_path / "work"
     assert outcome.files == [work / "a.png", work / "a" / "b.png"]
@@ -100,33 +100,36 @@ def test_a_lost_replica_costs_a_retry(tmp_path):
     replicas = Scripted([Progress(2, 3), Lost("gone")], [Progress(1, 3), done()])
     one = ticket()
     outcome = hand_of(tmp_path, replicas).run(JOB, one)
-    assert (outcome.status, outcome.facts["attempts"], one.step) == ("done", 2, 1)
+    assert (outcome.status, one.facts(outcome.facts)["attempts"], one.step) == ("done", 2, 1)
     assert replicas.sent[0] == replicas.sent[1]
 
 
 @pytest.mark.parametrize("retries", [0, 2])
 def test_after_the_retries_the_job_has_failed(tmp_path, retries):
     replicas = Scripted(*[[Lost("gone")]] * (retries + 1))
-    outcome = hand_of(tmp_path, replicas, retries).run(JOB, ticket())
-    assert outcome.status == "failed" and outcome.facts["attempts"] == retries + 1
+    one = ticket()
+    outcome = hand_of(tmp_path, replicas, retries).run(JOB, one)
+    assert outcome.status == "failed" and one.facts(outcome.facts)["attempts"] == retries + 1
     assert "lost " + {0: "once", 2: "3 times"}[retries] in outcome.facts["error"]
     assert len(replicas.sent) == retries + 1
 
 
 @pytest.mark.parametrize("last", [[Finished(CANCELLED)], []], ids=["it stops", "it says nothing"])
 def test_a_replica_that_ends_without_a_result_is_lost(tmp_path, last):
-    outcome = hand_of(tmp_path, Scripted(last, [done()])).run(JOB, ticket())
-    assert (outcome.status, outcome.facts["attempts"]) == ("done", 2)
+    one = ticket()
+    outcome = hand_of(tmp_path, Scripted(last, [done()])).run(JOB, one)
+    assert (outcome.status, one.facts(outcome.facts)["attempts"]) == ("done", 2)
 
 
 def test_a_fault_of_the_replica_is_no_loss(tmp_path):
-    replicas = Scripted([ValueError("secret words")])
+    replicas = Scripted([Lost("gone")], [ValueError("secret words")])
     one = ticket()
     one.job = JOB
     turn = Turn(hand_of(tmp_path, replicas), [one], (), lambda _: None)
     ((_, outcome),) = turn.outcomes(20, lambda _: True)
     assert outcome.status == "failed" and outcome.facts["unexpected"]
-    assert "secret" not in outcome.facts["error"] and len(replicas.sent) == 1
+    assert "secret" not in outcome.facts["error"] and len(replicas.sent) == 2
+    assert one.facts(outcome.facts)["attempts"] == 2, "the loss before it is counted"
 
 
 def test_a_full_disk_here_is_no_fault_of_the_job(tmp_path):
