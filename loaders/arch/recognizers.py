@@ -31,6 +31,7 @@ from .key_maps_lora import (
 from .marks import BLOCK_LORA_MARK, FOREIGN, LORA_MARK, OTHER_LORA_MARK, QWEN_LORA_MARK
 from .recognizers_mmdit import blockwise, fun, mmdit, single_stream
 from .recognizers_vae import other_vae, vae
+from .variant import SPEC, VARIANTS
 
 
 def _lora(view: HeaderView) -> FileFacts | None:
@@ -55,8 +56,15 @@ def _lora(view: HeaderView) -> FileFacts | None:
     ):
         family = "qwen-image-2.1"
     problem = "" if blocks else "none of its names belongs to Qwen-Image, it is for another model"
-    variant = "perhaps the in-context control" if _in_context(view, known) else ""
+    variant = "perhaps the in-context control" if _in_context(view, known) else _label(view)
     return FileFacts("lora", family, variant, "lora", formats=formats_of(view), problem=problem)
+
+
+def _label(view: HeaderView) -> str:
+    """For which variant it was trained, as its metadata say: names and shapes are those of all."""
+    label, _, lora = view.metadata.get(SPEC, "").rpartition("/")
+    known = {variant.spec for variant in VARIANTS.values() if variant.spec}
+    return f"for {label}" if lora == "lora" and label in known else ""
 
 
 def _in_context(view: HeaderView, known: Mapping[str, Named | None]) -> bool:

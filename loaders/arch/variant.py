@@ -37,6 +37,7 @@ class Variant:
     spec: str = ""  # what LoRAs for it are labelled with (modelspec.architecture), as by others
 
 
+SPEC = "modelspec.architecture"  # in a LoRA's metadata: SPEC/lora
 _ALL = (
     Variant("qwen-image", "Qwen-Image and 2512: text to image", spec="Qwen-Image"),
     Variant("edit", "Qwen-Image-Edit: one picture", edit="edit", spec="Qwen-Image-Edit"),

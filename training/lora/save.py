@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ...errors import InkstoneError
 from ...loaders.arch.key_maps_lora import understand
+from ...loaders.arch.variant import SPEC
 from ...loaders.formats.safetensors import content_hash, save_safetensors
 from .adapter import Adapter
 
@@ -157,7 +158,7 @@ def metadata(written: Mapping[str, Tensor], origin: Origin) -> dict[str, str]:
     square = f"{origin.resolution}x{origin.resolution}" if origin.resolution else ""
     notes = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{origin.spec}/lora",
+        SPEC: f"{origin.spec}/lora",
         "modelspec.implementation": "diffusers",  # whose names of modules these are
         "modelspec.title": origin.name,
         "modelspec.date": origin.date,

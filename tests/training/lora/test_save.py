@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from inkstone.errors import InkstoneError
+from inkstone.loaders.arch.identify import identify
 from inkstone.loaders.arch.key_maps_lora import DISTILLED_MODULES
 from inkstone.loaders.arch.variant import CHOICES, VARIANTS
 from inkstone.loaders.formats.safetensors import SafetensorsFile
@@ -201,6 +203,14 @@ def test_captions_prompts_and_folders_are_private():
         "lycoris.kohya"
     )
     assert "" not in notes.values()
+
+
+@pytest.mark.parametrize("name", ["edit-2511", "embedded-edit"])
+def test_a_file_is_inspected_as_the_lora_of_its_variant(tmp_path, name):
+    _, tensors = tensors_of("low_rank")
+    save_lora(tmp_path / "a.safetensors", tensors, replace(ORIGIN, spec=VARIANTS[name].spec))
+    facts = identify(tmp_path / "a.safetensors")
+    assert f"Qwen-Image LoRA, for {VARIANTS[name].spec}, " in facts.sentence, facts.sentence
 
 
 def test_every_variant_has_a_label():
