@@ -27,7 +27,8 @@ from .control_fun import Placed
 from .forward import NO_HOOKS, ForwardHooks, ForwardSize, Inputs
 from .linear import Linear
 from .shared_modulation import SharedModulation, SharedRows
-from .single_stream import SingleBlock, SingleStream
+from .single_block import SingleBlock
+from .single_stream import SingleStream
 from .stream_context import stream_context
 
 Hints = list[tuple[Tensor, Tensor]]

@@ -35,7 +35,7 @@ from ..kernels.control_union import PlacedOnBoth, UnionBranch, UnionWalk
 from ..kernels.forward import After, ForwardHooks, ForwardSize, Inputs
 from ..kernels.mmdit import activation_bytes
 from ..kernels.modulation import Modulation, table_bytes
-from ..kernels.single_stream import stream_bytes
+from ..kernels.single_block import stream_bytes
 from .geometry import LatentSpec, token_grid
 from .nan_check import check
 from .request import Control

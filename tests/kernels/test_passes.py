@@ -24,7 +24,8 @@ from inkstone.kernels.modulation import Modulation
 from inkstone.kernels.prefix_store import PrefixStore
 from inkstone.kernels.references import ReferenceContext, References
 from inkstone.kernels.shared_modulation import SharedModulation
-from inkstone.kernels.single_stream import SingleStream, SwiGLU
+from inkstone.kernels.single_block import SwiGLU
+from inkstone.kernels.single_stream import SingleStream
 from inkstone.kernels.triton.backend import random_weight
 from inkstone.quant.fp8 import E4M3, Fp8Storage
 from inkstone.quant.int_quant import RowScaledStorage

@@ -11,7 +11,8 @@ from inkstone.kernels.forward import ForwardHooks, Inputs
 from inkstone.kernels.prefix_store import PrefixStore, PrefixStores
 from inkstone.kernels.references import NO_REFERENCES, ReferenceContext, References
 from inkstone.kernels.shared_modulation import shared_modulation
-from inkstone.kernels.single_stream import SingleStream, SwiGLU
+from inkstone.kernels.single_block import SwiGLU
+from inkstone.kernels.single_stream import SingleStream
 from inkstone.kernels.stream_context import reading_order
 
 from ..support.oracle import measured, relative
