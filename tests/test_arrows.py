@@ -23,7 +23,7 @@ LOADERS = {f"loaders/{part}" for part in ("formats", "arch", "memory", "lora", "
 BELOW_NODES = BELOW_LOADERS | LOADERS | {"controlnet", "pipeline", "host"}
 BELOW_HEADLESS = BELOW_NODES | {"nodes", "headless", "embedded"}
 # room -> the rooms it may import from, itself included; errors.py and the door are open to all.
-# A room is a package, or one folder of loaders/, headless/ or nodes/.
+# A room is a package, or one folder of loaders/, headless/, headless/serve/ or nodes/.
 MAY_IMPORT = {
     "": {"nodes", "headless/draw", "headless/score", "headless/workflow", "training/lora"},
     "files": {"files"},
@@ -54,10 +54,18 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["headless/queue"] = MAY_IMPORT["headless/draw"] | {"headless/draw"}
 MAY_IMPORT["headless/score"] = MAY_IMPORT["headless/queue"] | {"headless/queue", "score"}
-MAY_IMPORT["headless/serve"] = MAY_IMPORT["headless/queue"] | {"headless/queue"}
+MAY_IMPORT["headless/serve/desk"] = MAY_IMPORT["headless/queue"] | {"headless/queue"}
+for part in ("api", "replicas"):  # neither knows the other
+    MAY_IMPORT[f"headless/serve/{part}"] = MAY_IMPORT["headless/serve/desk"] | {
+        "headless/serve/desk"
+    }
+MAY_IMPORT["headless/serve"] = {"kernels"} | {
+    f"headless/serve/{part}" for part in ("api", "desk", "replicas")
+}
 MAY_IMPORT["headless/cli"] = MAY_IMPORT["headless/score"] | {
     "headless/score",
     "headless/serve",
+    "headless/serve/desk",
     "training",
     "training/dataset",
     "training/lora",
@@ -99,9 +107,9 @@ def imports(file: Path) -> list[tuple[str, int]]:
 
 def room_of(parts: tuple[str, ...]) -> str:
     """The room of a file or an imported name: "sampling", "loaders/arch", "" for the door."""
-    for depth in (2, 1):
+    for depth in (3, 2, 1):
         name = "/".join(parts[:depth])
-        if name in MAY_IMPORT and (depth == 1 or len(parts) > 1):
+        if name in MAY_IMPORT and (depth == 1 or len(parts) >= depth):
             return name
     return ""
 

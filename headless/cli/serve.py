@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import CallError
 from ..arg_types import Commands, between, command, file_path, workers_range
 from ..draw.options import add_machine
-from ..serve.settings import HOST, KEEP, PORT, Limits, RayCall, ServeCall
+from ..serve.desk.settings import HOST, KEEP, PORT, Limits, RayCall, ServeCall
 from .shared import add_ray
 
 _SHARED = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "device")

@@ -9,11 +9,11 @@ import threading
 
 from ...errors import CallError
 from ...kernels.interrupt import stoppable
-from .desk import Desk
-from .hand import Hands, one_here
-from .keys import Keys, read_keys
-from .quiet_log import WithoutPrompts
-from .settings import ServeCall, check_binding
+from .api.keys import Keys, read_keys
+from .desk.desk import Desk
+from .desk.hand import Hands, one_here
+from .desk.quiet_log import WithoutPrompts
+from .desk.settings import ServeCall, check_binding
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def _hands(call: ServeCall) -> Hands:
     """What draws: this process, or a cluster."""
     if call.ray is None:
         return one_here
-    from .ray_replicas import ray_hands
+    from .replicas.ray_replicas import ray_hands
 
     return ray_hands(call.ray, call.limits)
 
@@ -92,8 +92,8 @@ def _run(desk: Desk, keys: Keys, address: socket.socket) -> None:
     """Serves in a thread until a signal comes; what is being drawn then still gets its answer."""
     import uvicorn
 
-    from .app import build_app
-    from .wire import server_config
+    from .api.app import build_app
+    from .api.wire import server_config
 
     config = server_config(build_app(desk, keys), timeout_graceful_shutdown=_LAST_ANSWERS)
     host, port = address.getsockname()[:2]

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A `running.Served`, with an empty models folder."""
-    from inkstone.headless.serve.settings import ServeCall
+    from inkstone.headless.serve.desk.settings import ServeCall
 
     from .running import serving
 

@@ -23,12 +23,12 @@ pytest.importorskip("python_multipart")
 pytest.importorskip("prometheus_client")
 httpx = pytest.importorskip("httpx")
 
-from inkstone.headless.serve.app import build_app  # noqa: E402
-from inkstone.headless.serve.desk import Desk  # noqa: E402
-from inkstone.headless.serve.keys import read_keys  # noqa: E402
-from inkstone.headless.serve.settings import ServeCall  # noqa: E402
-from inkstone.headless.serve.tickets import Ticket  # noqa: E402
-from inkstone.headless.serve.wire import server_config  # noqa: E402
+from inkstone.headless.serve.api.app import build_app  # noqa: E402
+from inkstone.headless.serve.api.keys import read_keys  # noqa: E402
+from inkstone.headless.serve.api.wire import server_config  # noqa: E402
+from inkstone.headless.serve.desk.desk import Desk  # noqa: E402
+from inkstone.headless.serve.desk.settings import ServeCall  # noqa: E402
+from inkstone.headless.serve.desk.tickets import Ticket  # noqa: E402
 
 from ...support.ports import free_port  # noqa: E402
 

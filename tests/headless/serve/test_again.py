@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk.settings import ServeCall
 
 from .running import Served, as_text, keys_file, png, serving
 

@@ -13,7 +13,7 @@ import pytest
 
 from inkstone.headless.draw import save
 from inkstone.headless.draw.drawer import Drawer
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk.settings import ServeCall
 
 from .running import as_text, png, serving
 from .test_jobs import JOB

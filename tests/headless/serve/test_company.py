@@ -10,9 +10,9 @@ from PIL import Image, ImageChops
 
 from inkstone.headless.draw.drawer import Drawer
 from inkstone.headless.queue.worker import Worker
-from inkstone.headless.serve import hand as hands
-from inkstone.headless.serve.hand import LocalHand
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk import hand as hands
+from inkstone.headless.serve.desk.hand import LocalHand
+from inkstone.headless.serve.desk.settings import ServeCall
 from inkstone.loaders.memory.residency import Residency
 
 from .running import Served, httpx, serving
@@ -108,7 +108,7 @@ def test_a_fault_of_a_pass_costs_no_job(server, monkeypatch):
 
 
 def test_a_deadline_ends_all_of_a_pass(tmp_path, monkeypatch):
-    from inkstone.headless.serve.settings import Limits
+    from inkstone.headless.serve.desk.settings import Limits
 
     monkeypatch.setattr(LocalHand, "most", lambda self, job: 4)
     limits = Limits(seconds=1)

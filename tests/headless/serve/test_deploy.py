@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inkstone.headless.cli.parser import build_parser
-from inkstone.headless.serve.settings import Limits
+from inkstone.headless.serve.desk.settings import Limits
 
 from ...test_arrows import ROOT, modules
 from .running import QUICK

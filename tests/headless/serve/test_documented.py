@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from inkstone.headless.serve.app import ROUTES
-from inkstone.headless.serve.documents import OPERATIONS
-from inkstone.headless.serve.settings import Limits, ServeCall
+from inkstone.headless.serve.api.app import ROUTES
+from inkstone.headless.serve.api.documents import OPERATIONS
+from inkstone.headless.serve.desk.settings import Limits, ServeCall
 
 from .running import QUICK, as_text, keys_file, png, serving
 from .test_jobs import JOB

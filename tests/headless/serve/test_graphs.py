@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.headless.serve.settings import Limits, ServeCall
+from inkstone.headless.serve.desk.settings import Limits, ServeCall
 from inkstone.nodes.quantize import Quantize
 from inkstone.nodes.train import TrainLora
 

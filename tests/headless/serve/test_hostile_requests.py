@@ -18,9 +18,9 @@ import pytest
 from inkstone.errors import CallError
 from inkstone.headless.cli.main import main
 from inkstone.headless.serve import run
-from inkstone.headless.serve.keys import Keys, read_keys
-from inkstone.headless.serve.orders import in_request
-from inkstone.headless.serve.settings import Limits, ServeCall, check_binding
+from inkstone.headless.serve.api.keys import Keys, read_keys
+from inkstone.headless.serve.desk.orders import in_request
+from inkstone.headless.serve.desk.settings import Limits, ServeCall, check_binding
 from inkstone.kernels.memory import process_bytes
 
 from .running import QUICK, ROOT, as_text, keys_file, png, serving

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.headless.serve.settings import Limits, ServeCall
+from inkstone.headless.serve.desk.settings import Limits, ServeCall
 
 from .running import SLOW, Process, as_text, httpx, keys_file, png, serving
 

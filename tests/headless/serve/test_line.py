@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from inkstone.headless.draw.request import DrawCall
-from inkstone.headless.serve.deadline import job_named
-from inkstone.headless.serve.line import OVERTAKEN, Line
-from inkstone.headless.serve.settings import Limits
-from inkstone.headless.serve.tickets import Ticket
+from inkstone.headless.serve.desk.deadline import job_named
+from inkstone.headless.serve.desk.line import OVERTAKEN, Line
+from inkstone.headless.serve.desk.settings import Limits
+from inkstone.headless.serve.desk.tickets import Ticket
 
 
 class Queue:

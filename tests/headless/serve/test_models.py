@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk.settings import ServeCall
 from inkstone.kernels.memory import process_bytes
 from inkstone.loaders.memory.residency import Residency
 from inkstone.loaders.models.load import EMBEDDED_FOLDER

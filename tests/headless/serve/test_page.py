@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from inkstone.headless.serve.page import FACTS, FOLDER, INDEX, SMALL, facts
-from inkstone.headless.serve.settings import Limits
+from inkstone.headless.serve.api.page import FACTS, FOLDER, INDEX, SMALL, facts
+from inkstone.headless.serve.desk.settings import Limits
 from inkstone.sampling.geometry import SIZES, SIZES_21
 from inkstone.training.grammar import CANVASES
 
@@ -104,7 +104,7 @@ def test_every_field_has_a_label():
 
 
 def test_every_parameter_has_a_place_for_its_error():
-    from inkstone.headless.serve.orders import OPTIONS
+    from inkstone.headless.serve.desk.orders import OPTIONS
 
     ids = {a.get("id") for _, a in ELEMENTS}
     shown = {name for name in OPTIONS if name in ids}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk.settings import ServeCall
 
 from ...support.browser_check import find_chromium
 from .running import keys_file, serving

@@ -13,14 +13,14 @@ import pytest
 from inkstone.errors import InkstoneError
 from inkstone.headless.draw.request import DrawCall
 from inkstone.headless.queue.worker import Places
-from inkstone.headless.serve.deadline import Deadline, job_named
-from inkstone.headless.serve.desk import Desk
-from inkstone.headless.serve.orders import Order
-from inkstone.headless.serve.parcel import Finished, Progress
-from inkstone.headless.serve.ray_hand import Lost, RayHand
-from inkstone.headless.serve.settings import Limits, ServeCall
-from inkstone.headless.serve.tickets import CANCELLED, Ticket
-from inkstone.headless.serve.turn import Turn
+from inkstone.headless.serve.desk.deadline import Deadline, job_named
+from inkstone.headless.serve.desk.desk import Desk
+from inkstone.headless.serve.desk.orders import Order
+from inkstone.headless.serve.desk.settings import Limits, ServeCall
+from inkstone.headless.serve.desk.tickets import CANCELLED, Ticket
+from inkstone.headless.serve.desk.turn import Turn
+from inkstone.headless.serve.replicas.parcel import Finished, Progress
+from inkstone.headless.serve.replicas.ray_hand import Lost, RayHand
 
 CALL = DrawCall("a red circle", size=(64, 64), steps=3, seed=5)
 
@@ -210,7 +210,7 @@ def test_a_desk_has_a_job_at_work_on_every_hand_and_counts_retries(tmp_path):
 
 
 def test_what_a_key_may_have_counts_jobs_on_all_hands(tmp_path):
-    from inkstone.headless.serve.refusal import Full
+    from inkstone.headless.serve.desk.refusal import Full
 
     desk = desk_of(tmp_path, Scripted([None], [None], running=2), 2, per_key=3, queue=1)
     desk.start()
@@ -230,8 +230,8 @@ def test_what_a_key_may_have_counts_jobs_on_all_hands(tmp_path):
 
 
 def test_the_time_to_wait_is_shared_by_the_hands():
-    from inkstone.headless.serve.line import Line
-    from inkstone.headless.serve.refusal import Full
+    from inkstone.headless.serve.desk.line import Line
+    from inkstone.headless.serve.desk.refusal import Full
 
     waits = []
     for hands in (1, 5):

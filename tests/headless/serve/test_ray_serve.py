@@ -19,7 +19,7 @@ from inkstone.errors import CallError
 from inkstone.headless.arg_types import workers_range
 from inkstone.headless.cli.main import main
 from inkstone.headless.queue.worker import Places
-from inkstone.headless.serve.settings import Limits, RayCall
+from inkstone.headless.serve.desk.settings import Limits, RayCall
 
 from ...support.batches import importable
 from .running import Process, as_text, png
@@ -142,7 +142,7 @@ def test_without_ray_the_call_is_wrong(tmp_path, monkeypatch, capsys):
 
 
 def test_an_address_without_streams_is_refused():
-    from inkstone.headless.serve.ray_replicas import ray_hands
+    from inkstone.headless.serve.replicas.ray_replicas import ray_hands
 
     with pytest.raises(CallError, match="--ray auto"):
         ray_hands(RayCall("ray://head:10001"), Limits())(Path("work"), Places())

@@ -17,11 +17,11 @@ from PIL import Image
 from inkstone.headless.draw.control_option import ControlOption
 from inkstone.headless.draw.request import DrawCall
 from inkstone.headless.queue.worker import Places
-from inkstone.headless.serve.deadline import job_named
-from inkstone.headless.serve.hand import LocalHand
-from inkstone.headless.serve.parcel import Progress, pack, unpack
-from inkstone.headless.serve.replica import Replica
-from inkstone.headless.serve.tickets import CANCELLED, Ticket
+from inkstone.headless.serve.desk.deadline import job_named
+from inkstone.headless.serve.desk.hand import LocalHand
+from inkstone.headless.serve.desk.tickets import CANCELLED, Ticket
+from inkstone.headless.serve.replicas.parcel import Progress, pack, unpack
+from inkstone.headless.serve.replicas.replica import Replica
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 
 CALL = DrawCall("a red circle", size=(64, 64), steps=3, seed=5)
@@ -77,7 +77,7 @@ def test_a_graph_travels_with_its_pictures_only(tmp_path):
 
 @pytest.fixture
 def replica(monkeypatch):
-    monkeypatch.setattr("inkstone.headless.serve.replica.keep_quiet", lambda: None)
+    monkeypatch.setattr("inkstone.headless.serve.replicas.replica.keep_quiet", lambda: None)
     one = Replica(Places(), DrawCall(""), "r1")
     yield one
     folder = one._folder
@@ -156,7 +156,7 @@ def test_an_error_of_a_replica_names_none_of_its_folders(replica, tmp_path):
 
 
 def test_a_replica_without_its_model_says_so_and_is_not_healthy(tmp_path, monkeypatch):
-    monkeypatch.setattr("inkstone.headless.serve.replica.keep_quiet", lambda: None)
+    monkeypatch.setattr("inkstone.headless.serve.replicas.replica.keep_quiet", lambda: None)
     one = Replica(Places(), DrawCall("", model=tmp_path / "absent.safetensors"), "r1")
     try:
         fault = asyncio.run(one.ready())[1]
@@ -168,7 +168,7 @@ def test_a_replica_without_its_model_says_so_and_is_not_healthy(tmp_path, monkey
 
 
 def test_a_log_of_a_replica_repeats_no_prompt(capfd):
-    from inkstone.headless.serve.quiet_log import DRAWS, keep_quiet
+    from inkstone.headless.serve.desk.quiet_log import DRAWS, keep_quiet
 
     package = logging.getLogger("inkstone")
     before, propagates = list(package.handlers), package.propagate

@@ -10,10 +10,10 @@ import pytest
 from inkstone.errors import InkstoneError
 from inkstone.headless.queue.jobs import Job
 from inkstone.headless.queue.journal import DONE, JOURNAL, Outcome, Results
-from inkstone.headless.serve import leftovers
-from inkstone.headless.serve.accepted import Accepted
-from inkstone.headless.serve.hand import LocalHand
-from inkstone.headless.serve.settings import ServeCall
+from inkstone.headless.serve.desk import leftovers
+from inkstone.headless.serve.desk.accepted import Accepted
+from inkstone.headless.serve.desk.hand import LocalHand
+from inkstone.headless.serve.desk.settings import ServeCall
 
 from .running import QUICK, serving
 from .test_jobs import JOB, records
@@ -115,7 +115,7 @@ def test_half_removed_orders_go_at_the_next_start(tmp_path, monkeypatch):
     accepted = Accepted(tmp_path)
     accepted.open("a")
     accepted.seal("a", {"order": None})
-    monkeypatch.setattr("inkstone.headless.serve.accepted.shutil.rmtree", lambda *a, **b: None)
+    monkeypatch.setattr("inkstone.headless.serve.desk.accepted.shutil.rmtree", lambda *a, **b: None)
     accepted.remove("a")  # and killed
     monkeypatch.undo()
     assert Accepted(tmp_path).waiting() == [] and os.listdir(tmp_path) == []

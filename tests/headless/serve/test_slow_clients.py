@@ -17,8 +17,8 @@ pytest.importorskip("uvicorn")
 
 from uvicorn.server import ServerState
 
-from inkstone.headless.serve import gate, wire
-from inkstone.headless.serve.settings import Limits, ServeCall
+from inkstone.headless.serve.api import gate, wire
+from inkstone.headless.serve.desk.settings import Limits, ServeCall
 from inkstone.kernels.memory import process_bytes
 
 from .running import Served, as_text, httpx, png, serving

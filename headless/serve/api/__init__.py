@@ -1,0 +1,1 @@
+"""What clients send and get: OpenAI's routes, jobs and graphs, keys, limits, the page."""

@@ -1,0 +1,186 @@
+"""Answers of the image routes: pictures as base64 or addresses, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from ...node_types import Json
+from ..desk import tickets
+from ..desk.desk import Desk
+from ..desk.refusal import Refusal
+from ..desk.tickets import Ticket
+from .requests import Wish
+
+_LONGEST = {"jpeg": 65_535, "webp": 16_383}  # pixels of a side that the format has
+Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
+
+
+async def ended(desk: Desk, ticket: Ticket, gone: Gone) -> None:
+    """Waits until a job is over; cancels it where its client has gone."""
+    async for _ in ticket.changes():
+        if not ticket.over and await gone():
+            await asyncio.to_thread(desk.cancel, ticket)
+
+
+def check_done(ticket: Ticket) -> None:
+    """Raises Refusal where a job has no pictures to give."""
+    if ticket.state == tickets.DONE:
+        return
+    if ticket.state == tickets.CANCELLED:
+        raise Refusal("The job was cancelled.", 409, code="cancelled")
+    raise Refusal(ticket.error or "The drawing failed.", 500 if ticket.unexpected else 400)
+
+
+def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
+    """OpenAI's answer, with what made the pictures."""
+    data: list[dict[str, Json]]
+    if wish.address:
+        data = [{"url": address} for address in ticket.addresses(base)]
+    else:
+        data = [{"b64_json": as_text(path, wish)} for path in ticket.files]
+    return {
+        "created": int(time.time()),
+        "data": data,
+        "output_format": wish.format,
+        "inkstone": about(ticket),
+    }
+
+
+def about(ticket: Ticket) -> dict[str, Json]:
+    """The seed that draws the same picture again, and the time it took."""
+    return {"id": ticket.id, "seed": ticket.seed, "seconds": ticket.seconds}
+
+
+def as_text(path: Path, wish: Wish) -> str:
+    """A result as base64. Raises Refusal."""
+    return base64.b64encode(_made(path, wish)).decode("ascii")
+
+
+def _made(path: Path, wish: Wish) -> bytes:
+    """A result as `encoded` gives it. Raises Refusal where it is no more."""
+    try:
+        return encoded(path, wish)
+    except FileNotFoundError:
+        raise Refusal("The result has expired before it was sent.", 409) from None
+
+
+def encoded(path: Path, wish: Wish) -> bytes:
+    """A result in the format that was asked for; of a PNG with the graph that made it."""
+    if wish.format == "png":
+        return path.read_bytes()
+    from PIL import Image
+
+    data = io.BytesIO()
+    with Image.open(path) as picture:  # our own file
+        if max(picture.size) > _LONGEST[wish.format]:
+            raise Refusal(
+                f"{wish.format} has no pictures of {picture.width}x{picture.height}: expected "
+                f"sides of at most {_LONGEST[wish.format]}. Ask for png.",
+                param="output_format",
+            )
+        mode = "RGB" if wish.format == "jpeg" else picture.mode
+        picture.convert(mode).save(data, wish.format.upper(), quality=wish.quality)
+    return data.getvalue()
+
+
+async def image_events(
+    desk: Desk, ticket: Ticket, wish: Wish, gone: Gone, kind: str
+) -> AsyncIterator[str]:
+    """The events of a stream: pictures of steps where they were asked for, then the results. kind:
+    image_generation or image_edit. Where the client goes, its job ends.
+    """
+    try:
+        async for text in _partial_images(desk, ticket, wish, gone, kind):
+            yield text
+        check_done(ticket)
+        for path in ticket.files:
+            facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket)}
+            facts |= await asyncio.to_thread(_whole, path, wish)
+            facts["usage"] = None  # OpenAI's events have it; tokens are not counted here
+            yield _image_event(f"{kind}.completed", facts)
+    except Refusal as error:
+        yield event("error", {"type": "error", **error.document()})
+    finally:  # here also where this is cancelled, since its client hung up: nothing is awaited
+        asyncio.get_running_loop().run_in_executor(None, _leave, desk, ticket)
+
+
+def _leave(desk: Desk, ticket: Ticket) -> None:
+    if ticket.over:
+        desk.forget(ticket)
+    else:
+        desk.cancel(ticket)
+
+
+async def _partial_images(
+    desk: Desk, ticket: Ticket, wish: Wish, gone: Gone, kind: str
+) -> AsyncIterator[str]:
+    """Pictures of steps, until the job is over."""
+    sent = 0
+    async for _ in ticket.changes():
+        if not ticket.over and await gone():
+            await asyncio.to_thread(desk.cancel, ticket)
+        preview, due = ticket.preview, (sent + 1) * ticket.steps / (wish.partial + 1)
+        if preview is not None and sent < wish.partial and 0 < due <= ticket.step < ticket.steps:
+            text = base64.b64encode(preview).decode("ascii")
+            facts = {"b64_json": text, "partial_image_index": sent, "output_format": "jpeg"}
+            facts["size"] = _asked_size(ticket)
+            yield _image_event(f"{kind}.partial_image", facts)
+            sent += 1
+
+
+def _asked_size(ticket: Ticket) -> str:
+    """The size that a request names, for a picture that is not ready."""
+    size = None if ticket.job is None or ticket.job.call is None else ticket.job.call.size
+    return "auto" if size is None else f"{size[0]}x{size[1]}"
+
+
+def _whole(path: Path, wish: Wish) -> dict[str, Json]:
+    """A result and its size. Raises Refusal."""
+    from PIL import Image
+
+    data = _made(path, wish)
+    with Image.open(io.BytesIO(data)) as picture:
+        size = f"{picture.width}x{picture.height}"
+    return {"b64_json": base64.b64encode(data).decode("ascii"), "size": size}
+
+
+def _image_event(kind: str, facts: dict[str, Json]) -> str:
+    rest = {"quality": "auto", "background": "opaque"}
+    return event(kind, {"type": kind, "created_at": int(time.time()), **rest, **facts})
+
+
+def event(kind: str, data: dict[str, Json]) -> str:
+    """One server-sent event."""
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def job_events(ticket: Ticket, document: Callable[[], dict[str, Json]]) -> AsyncIterator[str]:
+    """The states of a job as events, each with its preview, until it is over."""
+    last: tuple[Json, ...] = ()
+    beats = 0
+    async for _ in ticket.changes():
+        facts = document()
+        state = (facts["state"], facts["place"], facts["step"], ticket.previewed)
+        if state == last:
+            beats += 1
+            yield ": still here\n\n" if beats % 20 == 0 else ""
+            continue
+        last = state
+        yield event("job", facts | {"preview": preview_of(ticket)})
+    yield "data: [DONE]\n\n"
+
+
+def preview_of(ticket: Ticket) -> str | None:
+    """The picture of the last step as a data URL."""
+    preview = ticket.preview
+    return (
+        None
+        if preview is None
+        else "data:image/jpeg;base64," + base64.b64encode(preview).decode("ascii")
+    )

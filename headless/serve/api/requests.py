@@ -1,0 +1,294 @@
+"""Bodies of requests -> an order in the queue: JSON, or a form with files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....errors import CallError
+from ....files.json_text import parse_json
+from ...draw.option_values import FLAGS, NUMBERS
+from ...node_types import Json
+from ...queue.job_line import parse_object
+from ..desk.desk import Desk
+from ..desk.graphs import take_graph
+from ..desk.orders import EXTRAS, Order, own_options, rows_of_controls, rows_of_loras
+from ..desk.pictures import picture_bytes, save_picture
+from ..desk.refusal import Refusal
+from ..desk.tickets import Ticket
+
+_IGNORED = ("quality", "style", "moderation", "user", "input_fidelity")  # they change nothing here
+# what OpenAI's clients may send
+IMAGE_FIELDS = frozenset(
+    "model prompt n size response_format output_format output_compression stream partial_images "
+    "background inkstone".split()
+) | set(_IGNORED)
+PICTURE_FIELDS = frozenset(("image", "images", "mask"))
+FORMATS = ("png", "jpeg", "webp")
+MOST_IMAGES, _MOST_PARTIAL = 16, 3
+_BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\])?")
+_NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
+_MOST_VALUES = 200_000  # of JSON: three bytes may become a hundred
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The form in which a client wants its pictures."""
+
+    address: bool = False  # where they are, rather than themselves
+    format: str = "png"
+    quality: int = 100
+    stream: bool = False
+    partial: int = 0
+
+
+@dataclass
+class Body:
+    """A request: its texts and numbers, and the pictures that came with it."""
+
+    data: dict[str, Json]
+    images: list[bytes] = field(default_factory=list)
+    mask: bytes | None = None
+
+
+def json_body(raw: bytes, param: str | None = None) -> dict[str, Json]:
+    """The JSON object of a body, or of one field of a form. Raises Refusal, also where it would
+    become many times its size.
+    """
+    where = "The body" if param is None else f"The field {param}"
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Refusal(f"{where} has too much in it: expected at most {_MOST_VALUES} values.")
+    try:
+        text = raw.decode("utf-8-sig")
+        return parse_object(text) if param is None else parse_object(text, '{"steps": 8}')
+    except UnicodeDecodeError:
+        raise Refusal(f"{where} is not UTF-8: send JSON.", param=param) from None
+    except CallError as error:
+        raise Refusal(f"{where} {error}", param=param) from None
+
+
+def body_of(raw: bytes, pictures: bool) -> Body:
+    """A request of OpenAI's image routes in JSON. Raises Refusal."""
+    data = json_body(raw)
+    return with_pictures(data) if pictures else Body(data)
+
+
+def with_pictures(data: dict[str, Json]) -> Body:
+    """A body of JSON whose pictures are base64. Raises Refusal."""
+    one, several = data.pop("image", None), data.pop("images", None)
+    if one is not None and several is not None:
+        raise Refusal("image and images: send the pictures in one of them.", param="images")
+    given = several if one is None else one
+    items = given if isinstance(given, list) else [] if given is None else [given]
+    _check_count(len(items))
+    mask = data.pop("mask", None)
+    return Body(
+        data,
+        [picture_bytes(item, "image") for item in items],
+        None if mask is None else picture_bytes(mask, "mask"),
+    )
+
+
+def form_texts(fields: Mapping[str, list[str]]) -> dict[str, Json]:
+    """The texts of a form as JSON has them: inkstone is JSON, or inkstone[NAME] a value each, with
+    inkstone[NAME][] for one of a list. Raises Refusal.
+    """
+    data: dict[str, Json] = {}
+    own: dict[str, Json] = {}
+    for name, texts in fields.items():
+        match = _BRACKETS.fullmatch(name)
+        if len(texts) > 1 and not (match and match[2]):
+            raise Refusal(f"{name[:60]}: expected it once.", param=name[:60])
+        if name == "inkstone":
+            own |= json_body(texts[0].encode("utf-8", "surrogateescape"), "inkstone")
+        elif match and match[1] in own:
+            raise Refusal(f"inkstone: {match[1]} is given twice.", param=match[1])
+        elif match:
+            values = [_of_form(match[1], text) for text in texts]
+            own[match[1]] = values if match[2] else values[0]
+        elif name in ("n", "output_compression", "partial_images"):
+            data[name] = _number(name, texts[0])
+        elif name == "stream":
+            data[name] = _flag(name, texts[0])
+        else:
+            data[name] = texts[0]
+    return data | ({"inkstone": own} if own else {})
+
+
+def _of_form(name: str, text: str) -> Json:
+    if name in FLAGS:
+        return _flag(name, text)
+    if name in NUMBERS:
+        return _number(name, text)
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise Refusal(f"{name} is {text[:40]!r}: expected true or false.", param=name)
+    return text.lower() == "true"
+
+
+def _number(name: str, text: str) -> float | int:
+    if not _NUMBER.fullmatch(text):
+        raise Refusal(f"{name} is {text[:40]!r}: expected a number.", param=name)
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+def wish_of(data: Mapping[str, Json]) -> Wish:
+    """The form of the answer. Raises Refusal."""
+    _one_of(data, "response_format", ("b64_json", "url"))
+    _one_of(data, "output_format", FORMATS)
+    _one_of(data, "background", ("auto", "opaque"))
+    for name in _IGNORED:
+        if not isinstance(data.get(name, ""), (str, type(None))):
+            raise Refusal(f"{name}: expected a text.", param=name)
+    quality = data.get("output_compression")
+    quality = 100 if quality is None else quality
+    partial = data.get("partial_images")
+    partial = 0 if partial is None else partial
+    for name, value, most in (
+        ("output_compression", quality, 100),
+        ("partial_images", partial, _MOST_PARTIAL),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise Refusal(f"{name}: expected a whole number from 0 to {most}.", param=name)
+    stream = data.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise Refusal("stream: expected true or false.", param="stream")
+    return Wish(
+        address=data.get("response_format") == "url",
+        format=data.get("output_format") or "png",
+        quality=quality,
+        stream=bool(stream),
+        partial=partial,
+    )
+
+
+def _one_of(data: Mapping[str, Json], name: str, choices: tuple[str, ...]) -> None:
+    value = data.get(name)
+    if value is not None and value not in choices:
+        raise Refusal(
+            f"{name} is {str(value)[:60]!r}: expected {' or '.join(choices)}.", param=name
+        )
+
+
+def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket, Wish]:
+    """A request of OpenAI's image routes, in the queue. Raises Refusal."""
+    for name in body.data:
+        if name not in IMAGE_FIELDS:
+            raise Refusal(
+                f"Unknown parameter: '{str(name)[:60]}'. Inkstone's own options belong in "
+                'the object "inkstone", such as {"inkstone": {"steps": 8}}.',
+                param=str(name)[:60],
+                code="unknown_parameter",
+            )
+    if edit and not body.images:
+        raise Refusal("image is missing: send the picture to edit.", param="image")
+    wish, own = wish_of(body.data), body.data.get("inkstone")
+    own = {} if own is None else own
+    if not isinstance(own, dict):
+        raise Refusal("inkstone: expected an object of options.", param="inkstone")
+    size = body.data.get("size")
+    options = dict(own) | ({} if size in (None, "auto") else {"size": size})
+    return _submit(desk, owner, body, options, lasting=False), wish
+
+
+def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
+    """A line of the queue, with pictures as base64; in the queue. Raises Refusal."""
+    if "inkstone" in data:
+        raise Refusal(
+            'A job has its options beside the prompt, such as {"prompt": "a red circle", "steps": '
+            '8}: expected no object "inkstone".',
+            param="inkstone",
+        )
+    body = with_pictures(data)
+    names = {"prompt": "prompt", "model": "model", "n": "n", "batch": "n"}
+    if None not in (body.data.get("n"), body.data.get("batch")):
+        raise Refusal("n and batch: they mean the same, send one of them.", param="n")
+    given = [key for key in names if body.data.get(key) is not None]
+    common = {names[key]: body.data[key] for key in given}
+    body.data = {key: value for key, value in body.data.items() if key not in names}
+    options = body.data
+    return _submit(desk, owner, Body(common, body.images, body.mask), options, lasting=True)
+
+
+def take_graph_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
+    """A graph with its pictures, in the queue. Raises Refusal."""
+    if not desk.call.graphs:
+        raise Refusal("This server takes no graphs: it was started without --graphs.", 403)
+    with _place(desk, owner) as (name, folder):
+        take_graph(data, name, folder, desk.places, desk.limits)
+        return desk.submit(name, None, lasting=True)
+
+
+@contextmanager
+def _place(desk: Desk, owner: str) -> Iterator[tuple[str, Path]]:
+    """A place in the queue and its folder; given back where no job comes of it."""
+    name, folder = desk.open(owner)
+    try:
+        yield name, folder
+    except BaseException:
+        desk.drop(name)
+        raise
+
+
+def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lasting: bool) -> Ticket:
+    _check_count(len(body.images))
+    extras = {name: options.pop(name, None) for name in EXTRAS}
+    n = body.data.get("n")
+    n = 1 if n is None else n
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise Refusal("n: expected a whole number.", param="n")
+    model = body.data.get("model")
+    if model is not None and not isinstance(model, str):
+        raise Refusal("model: expected the name of a model.", param="model")
+    prompt = body.data.get("prompt")
+    if prompt is None:
+        raise Refusal("prompt is missing: write what is to be drawn.", param="prompt")
+    order = Order(
+        prompt=prompt,
+        options=own_options(options, "inkstone"),
+        batch=n,
+        model=model,
+        loras=rows_of_loras(extras["lora"]),
+        controls=rows_of_controls(extras["control"]),
+        control_models=_names(extras["control_model"]),
+    )
+    with _place(desk, owner) as (name, folder):
+        _save_pictures(order, body, folder, desk)
+        return desk.submit(name, order if body.mask is None else _masked(order), lasting)
+
+
+def _masked(order: Order) -> Order:
+    return Order(**{**order.as_json(), "mask": "mask.png"})
+
+
+def _save_pictures(order: Order, body: Body, folder: Path, desk: Desk) -> None:
+    for k, data in enumerate(body.images):
+        order.images.append(save_picture(data, folder, f"image_{k + 1}", desk.limits))
+    if body.mask is not None:
+        save_picture(body.mask, folder, "mask", desk.limits)
+    for k, row in enumerate(order.controls):
+        data = picture_bytes(row.get("picture"), "control")
+        row["picture"] = save_picture(data, folder, f"control_{k + 1}", desk.limits)
+
+
+def _names(value: Json) -> list[str]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, str) for item in items) or len(items) > MOST_IMAGES:
+        raise Refusal("control_model: expected a name or a list of names.", param="control_model")
+    return items
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_IMAGES:
+        raise Refusal(f"{count} pictures: expected at most {MOST_IMAGES}.", param="image")

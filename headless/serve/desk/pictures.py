@@ -1,0 +1,61 @@
+"""Pictures that come with a request: files in the order's folder, through the one picture door."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+
+from ....errors import InkstoneError
+from ....files.images import glance, sound
+from ...node_types import Json
+from .refusal import Refusal
+from .settings import Limits
+
+
+def save_picture(
+    data: bytes, folder: Path, name: str, limits: Limits, given: str | None = None
+) -> str:
+    """Keeps a picture, once its header and then its pixels were found sound; returns its name.
+    given: what the client calls it. Raises Refusal.
+    """
+    param = "pictures" if given is not None else name.split("_")[0]
+    called = name if given is None else repr(given[:60])
+    path = folder / f"{name}.png"  # whatever its format: it is found by its content
+    path.write_bytes(data)
+    try:
+        width, height = glance(path).size
+        if width * height > limits.pixels:
+            raise Refusal(
+                f"{called} is {width}x{height}: this server takes at most {limits.pixels} pixels. "
+                "Make the picture smaller.",
+                param=param,
+            )
+        sound(path)
+    except Refusal:
+        raise
+    except InkstoneError as error:
+        message = str(error).replace(str(path), called)
+        raise Refusal(message, param=param) from None
+    return path.name
+
+
+def picture_bytes(value: Json, param: str) -> bytes:
+    """The bytes of a picture in JSON: base64, alone or as a data URL. Raises Refusal."""
+    if isinstance(value, dict) and isinstance(value.get("image_url"), str):
+        value = value["image_url"]  # as newer clients of OpenAI write it
+    text = value if isinstance(value, str) else ""
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        text = text if head.endswith(";base64") else ""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if not data:
+        raise Refusal(
+            f"{param}: expected a picture as base64 or as data:image/png;base64,...; addresses and "
+            "paths are not read.",
+            param=param,
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Drawing elsewhere: replicas of Ray Serve, and what travels to them and back."""
