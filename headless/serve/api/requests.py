@@ -16,7 +16,7 @@ from ...queue.job_line import parse_object
 from ..desk.desk import Desk
 from ..desk.graphs import take_graph
 from ..desk.orders import EXTRAS, Order, own_options, rows_of_controls, rows_of_loras
-from ..desk.pictures import picture_bytes, save_picture
+from ..desk.pictures import picture_bytes, save_mask, save_picture
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
 
@@ -276,7 +276,7 @@ def _save_pictures(order: Order, body: Body, folder: Path, desk: Desk) -> None:
     for k, data in enumerate(body.images):
         order.images.append(save_picture(data, folder, f"image_{k + 1}", desk.limits))
     if body.mask is not None:
-        save_picture(body.mask, folder, "mask", desk.limits)
+        save_mask(body.mask, folder, desk.limits)
     for k, row in enumerate(order.controls):
         data = picture_bytes(row.get("picture"), "control")
         row["picture"] = save_picture(data, folder, f"control_{k + 1}", desk.limits)

@@ -7,7 +7,9 @@ import binascii
 from pathlib import Path
 
 from ....errors import InkstoneError
-from ....files.images import glance, sound
+from ....files.images import channel, glance, sound
+from ....files.png import save_png
+from ....sampling.masks import NEARLY
 from ...node_types import Json
 from .refusal import Refusal
 from .settings import Limits
@@ -38,6 +40,20 @@ def save_picture(
         message = str(error).replace(str(path), called)
         raise Refusal(message, param=param) from None
     return path.name
+
+
+def save_mask(data: bytes, folder: Path, limits: Limits) -> str:
+    """Keeps a mask as OpenAI's clients mean it: what is transparent is changed, whatever colour it
+    has; without transparency, what is white. (A mask that is given by its path may also be white
+    paint on a transparent layer, which is the opposite.) Returns its name; raises Refusal.
+    """
+    import numpy as np
+
+    name = save_picture(data, folder, "mask", limits)
+    alpha = channel(folder / name, "alpha")
+    if alpha is not None and alpha.min() < 1 - NEARLY:
+        save_png(folder / name, np.rint((1 - alpha) * 255).astype(np.uint8))
+    return name
 
 
 def picture_bytes(value: Json, param: str) -> bytes:

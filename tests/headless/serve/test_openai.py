@@ -67,10 +67,14 @@ def test_other_formats(client, form):
     assert picture(answer.data[0].b64_json).format == form.upper()
 
 
-def test_an_edit_with_a_mask_keeps_what_is_outside(client):
+@pytest.mark.parametrize("colour", ["black", "white", "that of the mask"])
+def test_an_edit_with_a_mask_keeps_what_is_outside(client, colour):
+    """What is transparent is edited, whatever colours the mask has."""
     base = Image.effect_noise((64, 64), 60).convert("RGB")
-    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
-    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))  # transparent: what is edited
+    alpha = Image.new("L", (64, 64), 255)
+    alpha.paste(0, (0, 0, 32, 64))
+    mask = alpha.convert("RGBA") if "mask" in colour else Image.new("RGBA", (64, 64), colour)
+    mask.putalpha(alpha)
     files = []
     for name, image in (("a.png", base), ("m.png", mask)):
         data = io.BytesIO()
