@@ -12,21 +12,21 @@ import inspect
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from ...errors import InkstoneError
 from ...files.png import ensure_writable
 from ...host import directories, headless, progress
 from ...host.api import io
-from ...host.exhaustion import memory_fault
 from ...host.headless import HeadlessHost
 from ...host.model_folders import model_stamp
 from ..node_types import Json, NodeClass, NodeClasses, Value
+from ..notes import noted, repeat
 from .api_graph import Graph, Link, Node, to_api
 from .events import Event, NodeError, OnEvent, RunResult
 from .input_values import schema_of
-from .invoke import as_node_output, awaited, inference, overrides, with_hidden
+from .invoke import as_node_output, awaited, guarded, inference, overrides, with_hidden
 from .result_cache import ResultCache
 from .validation import output_nodes, validate
 
@@ -181,7 +181,7 @@ class GraphRun:
             return None
         names = list(inspect.signature(node_class.fingerprint_inputs).parameters)
         constants = node.constants(names)
-        return self._guarded(node, lambda: node_class.fingerprint_inputs(**constants))
+        return guarded(node, lambda: node_class.fingerprint_inputs(**constants))
 
     def _resolve(self, target: str) -> None:
         """Compute `target` after its ancestors, without recursion."""
@@ -239,6 +239,7 @@ class GraphRun:
         if self.schemas[key].is_output_node or self.keys[key] not in self.cache:
             return False
         self.values[key] = self.cache[self.keys[key]]
+        repeat(self.cache.notes.get(self.keys[key], ()))
         self.result.cached.append(key)
         self.emit(Event("cached", key))
         return True
@@ -257,7 +258,7 @@ class GraphRun:
         if any(isinstance(value, Blocked) for value in inputs.values()):
             return []
         node_class = self._class_for_run(key)
-        names = self._guarded(node, lambda: node_class.check_lazy_status(**inputs)) or []
+        names = guarded(node, lambda: node_class.check_lazy_status(**inputs)) or []
         return [open_links[name] for name in names if name in open_links]
 
     def _inputs(self, node: Node) -> dict[str, Value]:
@@ -284,12 +285,13 @@ class GraphRun:
         progress.throw_if_interrupted()
         about = {"class_type": node.class_type, "title": node.title}
         self.emit(Event("executing", key, about | {"unread": self.unread.get(key, [])}))
-        started = time.perf_counter()
-        node_class = self._class_for_run(key)
-        with headless.using(self._reporting_host(key)), inference(self.schemas[key]):
-            result = self._guarded(node, lambda: awaited(node_class.execute(**inputs)))
+        started, node_class = time.perf_counter(), self._class_for_run(key)
+        host, schema = self._reporting_host(key), self.schemas[key]
+        with noted() as notes, headless.using(host), inference(schema):
+            result = guarded(node, lambda: awaited(node_class.execute(**inputs)))
             output = as_node_output(result)
         self._store(key, output)
+        self.cache.note(self.keys[key], notes)
         seconds = time.perf_counter() - started
         self.emit(Event("executed", key, {"ui": self.result.outputs.get(key), "seconds": seconds}))
 
@@ -334,16 +336,3 @@ class GraphRun:
             self.result.outputs[key] = (
                 output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
             )
-
-    @staticmethod
-    def _guarded(node: Node, call: Callable[[], Value]) -> Value:
-        """Run a node's code; any exception but a stop becomes a NodeError."""
-        try:
-            return call()
-        except headless.Interrupted:
-            raise
-        except Exception as error:  # the boundary to any node's code: named and chained
-            fault = memory_fault(error)
-            if fault is None:
-                raise NodeError(node, error) from error
-        raise NodeError(node, fault) from fault

@@ -6,13 +6,18 @@ import asyncio
 import contextvars
 import inspect
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 from ...errors import InkstoneError
+from ...host import headless
 from ...host.api import io
+from ...host.exhaustion import memory_fault
 from ..node_types import NodeClass, NodeSchema, Value
+from .api_graph import Node
+from .events import NodeError
 from .input_values import WIDGET_TYPES, socket_type
 
 
@@ -69,3 +74,16 @@ def as_node_output(value: Value) -> io.NodeOutput:
     if not isinstance(value, io.NodeOutput):
         raise InkstoneError(f"execute() must return a NodeOutput, got {type(value).__name__}.")
     return value
+
+
+def guarded(node: Node, call: Callable[[], Value]) -> Value:
+    """Run a node's code; any exception but a stop becomes a NodeError."""
+    try:
+        return call()
+    except headless.Interrupted:
+        raise
+    except Exception as error:  # the boundary to any node's code: named and chained
+        fault = memory_fault(error)
+        if fault is None:
+            raise NodeError(node, error) from error
+    raise NodeError(node, fault) from fault

@@ -11,7 +11,7 @@ turn keeps some that a run does not use: their weights leave memory when others 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class ResultCache(Generic[Result]):
         self._kept: OrderedDict[str, Result] = OrderedDict()
         self._models: OrderedDict[str, Result] = OrderedDict()
         self._names: dict[str, str] = {}  # of models, used or not, by their keys
+        self.notes: dict[str, Sequence[str]] = {}  # what was said of results that are here
         self._max_bytes, self._max_models = kept_bytes, models
 
     def __contains__(self, key: str) -> bool:
@@ -58,6 +59,12 @@ class ResultCache(Generic[Result]):
         self._kept[key] = result
         while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self._max_bytes:
             self._kept.popitem(last=False)
+
+    def note(self, key: str, notes: Sequence[str]) -> None:
+        """Keeps what was said when a result was made, for as long as the result."""
+        self.notes = {known: text for known, text in self.notes.items() if known in self}
+        if notes and key in self:
+            self.notes[key] = notes
 
     def drop_unused(self, used: Collection[str]) -> None:
         """Drop all results that are not in `used` and are not kept."""

@@ -26,6 +26,7 @@ from ..core_nodes.registry import node_classes
 from ..draw.drawer import Drawer
 from ..draw.run import draw
 from ..graph.executor import Executor
+from ..notes import noted
 from .jobs import Job, check_files
 from .journal import DONE, FAILED, GOES_ON, FolderFull, Outcome, no_room
 from .metrics import peak_memory
@@ -110,7 +111,9 @@ class Worker:
         files: list[Path] = []
         try:
             self._clear()
-            files, facts = self._run_call(job, job.call) if job.call else self._run_graph(job)
+            with noted() as notes:
+                files, facts = self._run_call(job, job.call) if job.call else self._run_graph(job)
+            facts |= {"notes": notes} if notes else {}
             status = DONE
         except Interrupted:
             raise KeyboardInterrupt from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,6 +45,8 @@ def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
         data = [{"url": address} for address in ticket.addresses(base)]
     else:
         data = [{"b64_json": as_text(path, wish)} for path in ticket.files]
+    for one, text in zip(data, itertools.cycle(ticket.enhanced)):
+        one["revised_prompt"] = text
     return {
         "created": int(time.time()),
         "data": data,
@@ -53,8 +56,13 @@ def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
 
 
 def about(ticket: Ticket) -> dict[str, Json]:
-    """The seed that draws the same picture again, and the time it took."""
-    return {"id": ticket.id, "seed": ticket.seed, "seconds": ticket.seconds}
+    """The seed that draws the same picture again, the time it took, what there is to say of it."""
+    return {
+        "id": ticket.id,
+        "seed": ticket.seed,
+        "seconds": ticket.seconds,
+        "notes": list[Json](ticket.notes),
+    }
 
 
 def as_text(path: Path, wish: Wish) -> str:

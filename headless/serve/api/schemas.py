@@ -149,6 +149,9 @@ GRAPH = an_object(
     "graph",
 )
 _SECONDS = a("object", "Seconds of each stage.", additionalProperties={"type": "number"})
+NOTES = a(
+    "array", "What the drawing warns of, such as a prompt whose end is not used.", items=a("string")
+)
 JOB = an_object(
     {
         "id": a("string"),
@@ -162,20 +165,33 @@ JOB = an_object(
         "seconds": {"anyOf": [_SECONDS, a("null")]},
         "cached": a("boolean"),
         "error": {"type": ["string", "null"]},
+        "notes": NOTES,
         "files": a("array", items=a("string")),
         "preview": maybe("string", "Where it is asked for with ?preview=true."),
     },
     *("id", "object", "created", "state", "place", "step", "steps", "seed", "seconds", "error"),
-    *("cached", "files"),
+    *("cached", "notes", "files"),
+)
+_IMAGE = an_object(
+    {
+        "b64_json": a("string"),
+        "url": a("string"),
+        "revised_prompt": a("string", "The prompt as it was enhanced, where that was asked for."),
+    }
 )
 IMAGES = an_object(
     {
         "created": a("integer"),
-        "data": a("array", items=an_object({"b64_json": a("string"), "url": a("string")})),
+        "data": a("array", items=_IMAGE),
         "output_format": a("string", enum=list(FORMATS)),
         "inkstone": an_object(
-            {"id": a("string"), "seed": {"type": ["integer", "null"]}, "seconds": _SECONDS},
-            *("id", "seed", "seconds"),
+            {
+                "id": a("string"),
+                "seed": {"type": ["integer", "null"]},
+                "seconds": _SECONDS,
+                "notes": NOTES,
+            },
+            *("id", "seed", "seconds", "notes"),
         ),
     },
     *("created", "data", "output_format", "inkstone"),

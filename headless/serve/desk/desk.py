@@ -312,6 +312,7 @@ class Desk:
     def _commit(self, ticket: Ticket, outcome: Outcome) -> None:
         """The end of a job: in the journal first, then for those who wait."""
         self._tickets[ticket.id] = ticket
+        ticket.hear(outcome.facts, partial(self._for_client, ticket.id))
         try:
             record = self._results.commit(replace(outcome, facts=ticket.facts(outcome.facts)))
             self._metrics.tally(record)
@@ -327,17 +328,18 @@ class Desk:
         self._metrics.count(record)
         name = str(record["id"])
         ticket = self._tickets.get(name) or Ticket(name, str(record.get("owner")), lasting=True)
-        ticket.seconds, ticket.seed = record.get("seconds") or {}, record.get("seed")
-        ticket.files = [self._results.folder / file for file in record.get("files") or ()]
-        ticket.unexpected, ticket.cached = "unexpected" in record, "cached" in record
+        ticket.read(record, self._results.folder)
         error = record.get("error")
         if error is not None:
-            places = (self._accepted.folder(name), self._results.work, self.call.models)
-            error = UNEXPECTED if ticket.unexpected else in_request(error, *places)
+            error = UNEXPECTED if ticket.unexpected else self._for_client(name, error)
         status = record["status"]
         self._tickets[name] = ticket
         ticket.end(status if status in (tickets.DONE, tickets.CANCELLED) else tickets.FAILED, error)
         ticket.ended = float(record.get("ended") or 0)
+
+    def _for_client(self, name: str, sentence: str) -> str:
+        places = (self._accepted.folder(name), self._results.work, self.call.models)
+        return in_request(sentence, *places)
 
     def _expire(self) -> None:
         """Forgets results after their time."""

@@ -6,9 +6,9 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ....files.paths import kind_of
 from ...node_types import Json
@@ -44,6 +44,8 @@ class Ticket:
         self.cached = False  # its files are copies of an earlier job's
         self.files: list[Path] = []
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []  # what its drawing said, such as words that were not used
+        self.enhanced: list[str] = []  # the prompts as they were enhanced, one or one for each file
         self._shown = 0.0
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._lock = threading.Lock()
@@ -81,6 +83,20 @@ class Ticket:
         self.state = state
         self.touch()
 
+    def hear(self, outcome: Mapping[str, Any], for_client: Callable[[str], str]) -> None:
+        """Takes what its client gets and no journal keeps. for_client: a sentence without the
+        paths of this machine.
+        """
+        self.notes = [for_client(note) for note in outcome.get("notes") or ()]
+        enhanced = (outcome.get("call") or {}).get("enhanced") or []
+        self.enhanced = [enhanced] if isinstance(enhanced, str) else list(enhanced)
+
+    def read(self, record: Mapping[str, Any], folder: Path) -> None:
+        """Takes what a record of the journal says. folder: of results."""
+        self.seconds, self.seed = record.get("seconds") or {}, record.get("seed")
+        self.files = [folder / file for file in record.get("files") or ()]
+        self.unexpected, self.cached = "unexpected" in record, "cached" in record
+
     def touch(self) -> None:
         """Wakes all who watch."""
         with self._lock:
@@ -114,6 +130,7 @@ class Ticket:
     def facts(self, outcome: Mapping[str, Json]) -> dict[str, Json]:
         """What the journal keeps of its end: no prompts."""
         call = outcome.get("call") or {}
+        outcome = {name: value for name, value in outcome.items() if name != "notes"}
         kept = {name: value for name, value in call.items() if name not in _PRIVATE}
         own = {"owner": self.owner, "ended": round(time.time(), 3), "seed": self.seed}
         own |= {"attempts": self.attempts} if self.attempts else {}
@@ -133,6 +150,7 @@ class Ticket:
             "seconds": self.seconds or None,
             "cached": self.cached,
             "error": self.error,
+            "notes": self.notes,
             "files": self.addresses(base),
         }
 

@@ -134,11 +134,13 @@ class Replica:
 
 def _in_order(facts: dict[str, Json], folder: Path) -> dict[str, Json]:
     """Facts whose error names no folder of this machine."""
-    error = facts.get("error")
-    if not isinstance(error, str):
-        return facts
-    inside = (folder / name for name in ("order", "input", "work"))
-    return {**facts, "error": without_folders(error, *inside, folder)}
+    inside = [*(folder / name for name in ("order", "input", "work")), folder]
+    error, notes = facts.get("error"), facts.get("notes")
+    if isinstance(error, str):
+        facts = {**facts, "error": without_folders(error, *inside)}
+    if isinstance(notes, list):
+        facts = {**facts, "notes": [without_folders(str(one), *inside) for one in notes]}
+    return facts
 
 
 def _card_fault() -> str | None:
