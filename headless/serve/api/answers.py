@@ -10,15 +10,17 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ...node_types import Json
 from ..desk import tickets
 from ..desk.desk import Desk
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
-from .requests import Wish
+from .encoding import check_sides, encoded, is_transparent
+from .wishes import Wish
 
-_LONGEST = {"jpeg": 65_535, "webp": 16_383}  # pixels of a side that the format has
+T = TypeVar("T")
 Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
 
 
@@ -42,7 +44,7 @@ def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
     """OpenAI's answer, with what made the pictures."""
     data: list[dict[str, Json]]
     if wish.address:
-        data = [{"url": address} for address in ticket.addresses(base)]
+        data = [{"url": address} for address in _addresses(ticket, wish, base)]
     else:
         data = [{"b64_json": as_text(path, wish)} for path in ticket.files]
     for one, text in zip(data, itertools.cycle(ticket.enhanced)):
@@ -53,6 +55,13 @@ def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
         "output_format": wish.format,
         "inkstone": about(ticket),
     }
+
+
+def _addresses(ticket: Ticket, wish: Wish, base: str) -> list[str]:
+    """Where the results are in the form that was asked for. Raises Refusal."""
+    for path in ticket.files:
+        _kept(path, wish, check_sides)
+    return [wish.at(address) for address in ticket.addresses(base)]
 
 
 def about(ticket: Ticket) -> dict[str, Json]:
@@ -67,34 +76,15 @@ def about(ticket: Ticket) -> dict[str, Json]:
 
 def as_text(path: Path, wish: Wish) -> str:
     """A result as base64. Raises Refusal."""
-    return base64.b64encode(_made(path, wish)).decode("ascii")
+    return base64.b64encode(_kept(path, wish, encoded)).decode("ascii")
 
 
-def _made(path: Path, wish: Wish) -> bytes:
-    """A result as `encoded` gives it. Raises Refusal where it is no more."""
+def _kept(path: Path, wish: Wish, use: Callable[[Path, Wish], T]) -> T:
+    """What `use` makes of a result. Raises Refusal where it is no more."""
     try:
-        return encoded(path, wish)
+        return use(path, wish)
     except FileNotFoundError:
         raise Refusal("The result has expired before it was sent.", 409) from None
-
-
-def encoded(path: Path, wish: Wish) -> bytes:
-    """A result in the format that was asked for; of a PNG with the graph that made it."""
-    if wish.format == "png":
-        return path.read_bytes()
-    from PIL import Image
-
-    data = io.BytesIO()
-    with Image.open(path) as picture:  # our own file
-        if max(picture.size) > _LONGEST[wish.format]:
-            raise Refusal(
-                f"{wish.format} has no pictures of {picture.width}x{picture.height}: expected "
-                f"sides of at most {_LONGEST[wish.format]}. Ask for png.",
-                param="output_format",
-            )
-        mode = "RGB" if wish.format == "jpeg" else picture.mode
-        picture.convert(mode).save(data, wish.format.upper(), quality=wish.quality)
-    return data.getvalue()
 
 
 async def image_events(
@@ -135,32 +125,31 @@ async def _partial_images(
             await asyncio.to_thread(desk.cancel, ticket)
         preview, due = ticket.preview, (sent + 1) * ticket.steps / (wish.partial + 1)
         if preview is not None and sent < wish.partial and 0 < due <= ticket.step < ticket.steps:
-            text = base64.b64encode(preview).decode("ascii")
-            facts = {"b64_json": text, "partial_image_index": sent, "output_format": "jpeg"}
-            facts["size"] = _asked_size(ticket)
+            facts: dict[str, Json] = {"partial_image_index": sent, "output_format": "jpeg"}
+            facts |= _as_event(preview)
             yield _image_event(f"{kind}.partial_image", facts)
             sent += 1
 
 
-def _asked_size(ticket: Ticket) -> str:
-    """The size that a request names, for a picture that is not ready."""
-    size = None if ticket.job is None or ticket.job.call is None else ticket.job.call.size
-    return "auto" if size is None else f"{size[0]}x{size[1]}"
-
-
 def _whole(path: Path, wish: Wish) -> dict[str, Json]:
-    """A result and its size. Raises Refusal."""
+    """A result in an event. Raises Refusal."""
+    return _as_event(_kept(path, wish, encoded))
+
+
+def _as_event(data: bytes) -> dict[str, Json]:
+    """A picture, and what it is: not what was asked for."""
     from PIL import Image
 
-    data = _made(path, wish)
     with Image.open(io.BytesIO(data)) as picture:
-        size = f"{picture.width}x{picture.height}"
-    return {"b64_json": base64.b64encode(data).decode("ascii"), "size": size}
+        return {
+            "b64_json": base64.b64encode(data).decode("ascii"),
+            "size": f"{picture.width}x{picture.height}",
+            "background": "transparent" if is_transparent(picture) else "opaque",
+        }
 
 
 def _image_event(kind: str, facts: dict[str, Json]) -> str:
-    rest = {"quality": "auto", "background": "opaque"}
-    return event(kind, {"type": kind, "created_at": int(time.time()), **rest, **facts})
+    return event(kind, {"type": kind, "created_at": int(time.time()), "quality": "auto", **facts})
 
 
 def event(kind: str, data: dict[str, Json]) -> str:

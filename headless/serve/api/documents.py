@@ -81,12 +81,17 @@ _RESULTS: dict[str, Json] = {
 _PAGE_FILES: dict[str, Json] = {
     kind: {} for kind in ("text/css", "text/javascript", "application/json")
 }
-_PREVIEW = {
-    "name": "preview",
-    "in": "query",
-    "required": False,
-    "schema": {"type": "string", "enum": ["true", "false"]},
-}
+
+
+def _query(name: str, schema: dict[str, Json]) -> dict[str, Json]:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+_PREVIEW = _query("preview", a("string", enum=["true", "false"]))
+_FORM_OF_RESULT = [
+    _query("output_compression", a("integer", "Of .jpeg and .webp.", minimum=0, maximum=100)),
+    _query("background", a("string", "opaque: on white.", enum=["auto", "opaque"])),
+]
 OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
     ("POST", "/v1/images/generations"): {
         "requestBody": _body(_json_of(schemas.GENERATION)),
@@ -125,7 +130,7 @@ OPERATIONS: dict[tuple[str, str], dict[str, Json]] = {
     },
     ("DELETE", "/v1/jobs/{id}"): {"parameters": _path("id"), "responses": _answer(_JOB, 401, 404)},
     ("GET", "/v1/files/{id}/{name}"): {
-        "parameters": _path("id", "name"),
+        "parameters": [*_path("id", "name"), *_FORM_OF_RESULT],
         "responses": _answer(_RESULTS, 404),
         "secured": False,
     },

@@ -19,30 +19,18 @@ from ..desk.orders import EXTRAS, Order, own_options, rows_of_controls, rows_of_
 from ..desk.pictures import picture_bytes, save_mask, save_picture
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
+from .wishes import IGNORED, Wish, wish_of
 
-_IGNORED = ("quality", "style", "moderation", "user", "input_fidelity")  # they change nothing here
 # what OpenAI's clients may send
 IMAGE_FIELDS = frozenset(
     "model prompt n size response_format output_format output_compression stream partial_images "
     "background inkstone".split()
-) | set(_IGNORED)
+) | set(IGNORED)
 PICTURE_FIELDS = frozenset(("image", "images", "mask"))
-FORMATS = ("png", "jpeg", "webp")
-MOST_IMAGES, _MOST_PARTIAL = 16, 3
+MOST_IMAGES = 16
 _BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\])?")
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
 _MOST_VALUES = 200_000  # of JSON: three bytes may become a hundred
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The form in which a client wants its pictures."""
-
-    address: bool = False  # where they are, rather than themselves
-    format: str = "png"
-    quality: int = 100
-    stream: bool = False
-    partial: int = 0
 
 
 @dataclass
@@ -143,44 +131,6 @@ def _number(name: str, text: str) -> float | int:
     return int(text) if text.lstrip("-").isdecimal() else float(text)
 
 
-def wish_of(data: Mapping[str, Json]) -> Wish:
-    """The form of the answer. Raises Refusal."""
-    _one_of(data, "response_format", ("b64_json", "url"))
-    _one_of(data, "output_format", FORMATS)
-    _one_of(data, "background", ("auto", "opaque"))
-    for name in _IGNORED:
-        if not isinstance(data.get(name, ""), (str, type(None))):
-            raise Refusal(f"{name}: expected a text.", param=name)
-    quality = data.get("output_compression")
-    quality = 100 if quality is None else quality
-    partial = data.get("partial_images")
-    partial = 0 if partial is None else partial
-    for name, value, most in (
-        ("output_compression", quality, 100),
-        ("partial_images", partial, _MOST_PARTIAL),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise Refusal(f"{name}: expected a whole number from 0 to {most}.", param=name)
-    stream = data.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise Refusal("stream: expected true or false.", param="stream")
-    return Wish(
-        address=data.get("response_format") == "url",
-        format=data.get("output_format") or "png",
-        quality=quality,
-        stream=bool(stream),
-        partial=partial,
-    )
-
-
-def _one_of(data: Mapping[str, Json], name: str, choices: tuple[str, ...]) -> None:
-    value = data.get(name)
-    if value is not None and value not in choices:
-        raise Refusal(
-            f"{name} is {str(value)[:60]!r}: expected {' or '.join(choices)}.", param=name
-        )
-
-
 def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket, Wish]:
     """A request of OpenAI's image routes, in the queue. Raises Refusal."""
     for name in body.data:
@@ -193,10 +143,11 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
             )
     if edit and not body.images:
         raise Refusal("image is missing: send the picture to edit.", param="image")
-    wish, own = wish_of(body.data), body.data.get("inkstone")
+    own = body.data.get("inkstone")
     own = {} if own is None else own
     if not isinstance(own, dict):
         raise Refusal("inkstone: expected an object of options.", param="inkstone")
+    wish = wish_of(body.data, own.get("layers") is not None)
     size = body.data.get("size")
     options = dict(own) | ({} if size in (None, "auto") else {"size": size})
     return _submit(desk, owner, body, options, lasting=False), wish

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...draw.control_option import kinds
@@ -14,10 +16,10 @@ from ..desk.desk import Desk
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
 from .answers import check_done, ended, image_events, images_document, job_events, preview_of
+from .encoding import encoded
 from .requests import (
     PICTURE_FIELDS,
     Body,
-    Wish,
     body_of,
     form_texts,
     json_body,
@@ -25,6 +27,7 @@ from .requests import (
     take_images,
     take_job,
 )
+from .wishes import FORMATS, Wish, wish_of_address
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 _MOST_FIELDS, _MOST_TEXT = 64, 1 << 20  # of a form
 _UTF8 = re.compile(r'^(?!.*charset)|charset="?(utf-8|us-ascii)"?\s*(;|$)', re.I)
 _PART = 1 << 18  # bytes of a result that are read at a time
-_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+_ENCODERS = ThreadPoolExecutor(2, "encode")  # results in other formats, which anybody may ask for
 
 
 async def generations(desk: Desk, request: Request) -> Response:
@@ -172,23 +176,36 @@ async def end_job(desk: Desk, request: Request) -> Response:
 
 
 async def file(desk: Desk, request: Request) -> Response:
-    """GET /v1/files/ID/NUMBER.SUFFIX: a result."""
-    from starlette.responses import StreamingResponse
+    """GET /v1/files/ID/NUMBER.SUFFIX: a result, a picture as .jpeg and .webp too."""
+    from starlette.responses import Response, StreamingResponse
 
     number, _, suffix = request.path_params["name"].partition(".")
     if not number.isascii() or not number.isdecimal() or len(number) > 4:
         raise Refusal("There is no such file: the address is wrong.", 404)
     path = desk.file(request.path_params["id"], int(number))
-    if f".{suffix}" != path.suffix:
+    other = path.suffix == ".png" and suffix in FORMATS
+    if f".{suffix}" != path.suffix and not other:
         raise Refusal("There is no such file: the address is wrong.", 404)
-    kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
+    kind = _TYPES.get(f".{suffix}".lower(), "application/octet-stream")
     headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+    wish = wish_of_address(suffix, request.query_params) if other else Wish()
+    if wish != Wish():
+        return Response(await _encoded(path, wish), media_type=kind, headers=headers)
     try:
         data = await asyncio.to_thread(open, path, "rb")
     except OSError:  # it expired just now
         raise Refusal("There is no such file: it has expired.", 404) from None
     headers["Content-Length"] = str(os.fstat(data.fileno()).st_size)
     return StreamingResponse(_parts(data), media_type=kind, headers=headers)
+
+
+async def _encoded(path: Path, wish: Wish) -> bytes:
+    """A result in another form than it is kept in; a few at a time, whoever asks."""
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(_ENCODERS, encoded, path, wish)
+    except FileNotFoundError:
+        raise Refusal("There is no such file: it has expired.", 404) from None
 
 
 async def _parts(data: BinaryIO) -> AsyncIterator[bytes]:

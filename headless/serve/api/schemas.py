@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...draw.options import SCHEDULE_OPTIONS
 from ...node_types import Json
 from ..desk.tickets import CANCELLED, DONE, FAILED, QUEUED, RUNNING
-from .requests import FORMATS
+from .wishes import BACKGROUNDS, FORMATS, IGNORED
 
 
 def an_object(properties: dict[str, Json], *required: str) -> dict[str, Json]:
@@ -106,10 +106,14 @@ _IMAGE: dict[str, Json] = {
     "response_format": maybe("string", enum=["b64_json", "url"]),
     "output_format": maybe("string", enum=list(FORMATS)),
     "output_compression": maybe("integer", "Quality of jpeg, webp.", minimum=0, maximum=100),
-    "background": maybe("string", enum=["auto", "opaque"]),
+    "background": maybe(
+        "string",
+        "opaque: on white where the result is transparent; transparent: of layers only.",
+        enum=list(BACKGROUNDS),
+    ),
     "stream": maybe("boolean", "Events rather than one answer."),
     "partial_images": maybe("integer", "Of a stream.", minimum=0, maximum=3),
-    **{name: _NOTHING for name in ("quality", "style", "moderation", "user", "input_fidelity")},
+    **{name: _NOTHING for name in IGNORED},
     "inkstone": {
         "description": "The options of Inkstone.",
         "anyOf": [an_object({**OPTIONS, "size": _SIZE}), a("null")],
