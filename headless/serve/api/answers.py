@@ -7,6 +7,7 @@ import base64
 import io
 import itertools
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,12 +16,19 @@ from typing import TypeVar
 from ...node_types import Json
 from ..desk import tickets
 from ..desk.desk import Desk
+from ..desk.orders import EXTRAS, OPTIONS
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
 from .encoding import check_sides, encoded, is_transparent
+from .requests import PICTURE_FIELDS
 from .wishes import Wish
 
 T = TypeVar("T")
+_QUOTED = re.compile(f'"({"|".join(sorted({*OPTIONS, *EXTRAS, *PICTURE_FIELDS}))})"')
+_ABOUT = (
+    ("mask", re.compile(r"^The mask ")),
+    ("image", re.compile(r"^[0-9]+ pictures |takes? [0-9]+ pictures?, got ")),
+)
 Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
 
 
@@ -37,7 +45,17 @@ def check_done(ticket: Ticket) -> None:
         return
     if ticket.state == tickets.CANCELLED:
         raise Refusal("The job was cancelled.", 409, code="cancelled")
-    raise Refusal(ticket.error or "The drawing failed.", 500 if ticket.unexpected else 400)
+    if ticket.unexpected:
+        raise Refusal(ticket.error or "The drawing failed.", 500)
+    error = ticket.error or "The drawing failed."
+    raise Refusal(error, 400, param_of(error))
+
+
+def param_of(error: str) -> str | None:
+    """The option that a drawing's fault is about, as far as its sentence says."""
+    named = _QUOTED.search(error)
+    about = next((name for name, pattern in _ABOUT if pattern.search(error)), None)
+    return named[1] if named else about
 
 
 def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:

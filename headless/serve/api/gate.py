@@ -111,7 +111,10 @@ class Gate:
 
 def too_large(limits: Limits) -> Refusal:
     """For a body above the limit."""
-    return Refusal(f"The request is too large: expected at most {limits.upload >> 20} MiB.", 413)
+    units = ((1 << 20, "MiB"), (1 << 10, "KiB"), (1, "bytes"))
+    size, name = next(one for one in units if limits.upload >= 10 * one[0] or one[0] == 1)
+    most = f"{limits.upload // size} {name}"
+    return Refusal(f"The request is too large: expected at most {most}.", 413)
 
 
 def _has_body(scope: Scope) -> bool:

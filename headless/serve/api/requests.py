@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....errors import CallError
-from ....files.json_text import parse_json
-from ...draw.option_values import FLAGS, NUMBERS
+from ...draw.option_values import elsewhere, hint
 from ...node_types import Json
 from ...queue.job_line import parse_object
 from ..desk.desk import Desk
 from ..desk.graphs import take_graph
-from ..desk.orders import EXTRAS, Order, own_options, rows_of_controls, rows_of_loras
+from ..desk.orders import EXTRAS, OPTIONS, Order, own_options, rows_of_controls, rows_of_loras
 from ..desk.pictures import picture_bytes, save_mask, save_picture
 from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
@@ -27,9 +25,9 @@ IMAGE_FIELDS = frozenset(
     "background inkstone".split()
 ) | set(IGNORED)
 PICTURE_FIELDS = frozenset(("image", "images", "mask"))
+_EMPTY_IS_NONE = ("model", "size", "background", "response_format", "output_format")
+_JOB_FIELDS = OPTIONS | PICTURE_FIELDS | {*EXTRAS, "prompt", "model", "n", "batch"}
 MOST_IMAGES = 16
-_BRACKETS = re.compile(r"inkstone\[([a-z_]{1,40})\](\[\])?")
-_NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][-+]?[0-9]{1,3})?")
 _MOST_VALUES = 200_000  # of JSON: three bytes may become a hundred
 
 
@@ -47,15 +45,21 @@ def json_body(raw: bytes, param: str | None = None) -> dict[str, Json]:
     become many times its size.
     """
     where = "The body" if param is None else f"The field {param}"
-    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise Refusal(f"{where} has too much in it: expected at most {_MOST_VALUES} values.")
+    check_values(raw, where)
     try:
         text = raw.decode("utf-8-sig")
         return parse_object(text) if param is None else parse_object(text, '{"steps": 8}')
     except UnicodeDecodeError:
         raise Refusal(f"{where} is not UTF-8: send JSON.", param=param) from None
     except CallError as error:
-        raise Refusal(f"{where} {error}", param=param) from None
+        joint = " " if str(error).startswith(("is ", "has ")) else ": "
+        raise Refusal(f"{where}{joint}{error}", param=param) from None
+
+
+def check_values(raw: bytes, where: str) -> None:
+    """Raises Refusal where JSON would become many times its size."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise Refusal(f"{where} has too much in it: expected at most {_MOST_VALUES} values.")
 
 
 def body_of(raw: bytes, pictures: bool) -> Body:
@@ -80,67 +84,12 @@ def with_pictures(data: dict[str, Json]) -> Body:
     )
 
 
-def form_texts(fields: Mapping[str, list[str]]) -> dict[str, Json]:
-    """The texts of a form as JSON has them: inkstone is JSON, or inkstone[NAME] a value each, with
-    inkstone[NAME][] for one of a list. Raises Refusal.
-    """
-    data: dict[str, Json] = {}
-    own: dict[str, Json] = {}
-    for name, texts in fields.items():
-        match = _BRACKETS.fullmatch(name)
-        if len(texts) > 1 and not (match and match[2]):
-            raise Refusal(f"{name[:60]}: expected it once.", param=name[:60])
-        if name == "inkstone":
-            own |= json_body(texts[0].encode("utf-8", "surrogateescape"), "inkstone")
-        elif match and match[1] in own:
-            raise Refusal(f"inkstone: {match[1]} is given twice.", param=match[1])
-        elif match:
-            values = [_of_form(match[1], text) for text in texts]
-            own[match[1]] = values if match[2] else values[0]
-        elif name in ("n", "output_compression", "partial_images"):
-            data[name] = _number(name, texts[0])
-        elif name == "stream":
-            data[name] = _flag(name, texts[0])
-        else:
-            data[name] = texts[0]
-    return data | ({"inkstone": own} if own else {})
-
-
-def _of_form(name: str, text: str) -> Json:
-    if name in FLAGS:
-        return _flag(name, text)
-    if name in NUMBERS:
-        return _number(name, text)
-    if text[:1] not in ("[", "{"):
-        return text
-    try:
-        return parse_json(text)
-    except ValueError:
-        return text
-
-
-def _flag(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise Refusal(f"{name} is {text[:40]!r}: expected true or false.", param=name)
-    return text.lower() == "true"
-
-
-def _number(name: str, text: str) -> float | int:
-    if not _NUMBER.fullmatch(text):
-        raise Refusal(f"{name} is {text[:40]!r}: expected a number.", param=name)
-    return int(text) if text.lstrip("-").isdecimal() else float(text)
-
-
 def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket, Wish]:
     """A request of OpenAI's image routes, in the queue. Raises Refusal."""
     for name in body.data:
         if name not in IMAGE_FIELDS:
-            raise Refusal(
-                f"Unknown parameter: '{str(name)[:60]}'. Inkstone's own options belong in "
-                'the object "inkstone", such as {"inkstone": {"steps": 8}}.',
-                param=str(name)[:60],
-                code="unknown_parameter",
-            )
+            raise _unknown_field(name)
+    body.data = {k: v for k, v in body.data.items() if v != "" or k not in _EMPTY_IS_NONE}
     if edit and not body.images:
         raise Refusal("image is missing: send the picture to edit.", param="image")
     own = body.data.get("inkstone")
@@ -149,8 +98,35 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
         raise Refusal("inkstone: expected an object of options.", param="inkstone")
     wish = wish_of(body.data, own.get("layers") is not None)
     size = body.data.get("size")
-    options = dict(own) | ({} if size in (None, "auto") else {"size": size})
-    return _submit(desk, owner, body, options, lasting=False), wish
+    size = None if size == "auto" else size
+    if None not in (size, own.get("size")):
+        raise Refusal("size is given twice: leave it out of the object inkstone.", param="size")
+    options = dict(own) | ({} if size is None else {"size": size})
+    try:
+        return _submit(desk, owner, body, options, lasting=False), wish
+    except Refusal as error:
+        if edit or 'give it with "image"' not in str(error):
+            raise
+        more = "This route draws from a prompt alone: send both to /v1/images/edits."
+        raise Refusal(f"{error} {more}", error.status, error.param, error.code) from None
+
+
+def _unknown_field(name: str) -> Refusal:
+    """For a field that the image routes do not have."""
+    shown = name[:60]
+    here = (name, f'"{name}"') if name in {*OPTIONS, *EXTRAS} else None
+    here = here or elsewhere(name, [*OPTIONS, *EXTRAS, *IMAGE_FIELDS, "batch"])
+    advice = (
+        'Inkstone\'s own options belong in the object "inkstone", such as '
+        '{"inkstone": {"steps": 8}}.'
+    )
+    if name in PICTURE_FIELDS:
+        advice = "Pictures are sent to /v1/images/edits."
+    elif here is not None and here[0] in (*IMAGE_FIELDS, "batch"):
+        advice = f"Did you mean {here[1]}?".replace('"batch"', '"n"')
+    elif here is not None:
+        advice = f'Send it in the object "inkstone": {{"inkstone": {{"{here[0]}": VALUE}}}}.'
+    return Refusal(f"Unknown parameter: '{shown}'. {advice}", param=shown, code="unknown_parameter")
 
 
 def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
@@ -162,6 +138,9 @@ def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
             param="inkstone",
         )
     body = with_pictures(data)
+    for name in body.data:
+        if name not in _JOB_FIELDS:
+            raise _unknown_option(name)
     names = {"prompt": "prompt", "model": "model", "n": "n", "batch": "n"}
     if None not in (body.data.get("n"), body.data.get("batch")):
         raise Refusal("n and batch: they mean the same, send one of them.", param="n")
@@ -170,6 +149,17 @@ def take_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
     body.data = {key: value for key, value in body.data.items() if key not in names}
     options = body.data
     return _submit(desk, owner, Body(common, body.images, body.mask), options, lasting=True)
+
+
+def _unknown_option(name: str) -> Refusal:
+    """For a field that a job does not have."""
+    shown = name[:60]
+    if name in IMAGE_FIELDS:
+        advice = "It belongs to /v1/images/generations and /v1/images/edits: leave it out."
+    else:
+        advice = hint(shown, sorted(_JOB_FIELDS))
+        advice += " GET /openapi.json lists all." if advice.endswith("?") else ""
+    return Refusal(f'A job has no option "{shown}". {advice}', param=shown)
 
 
 def take_graph_job(desk: Desk, owner: str, data: dict[str, Json]) -> Ticket:
@@ -200,6 +190,7 @@ def _submit(desk: Desk, owner: str, body: Body, options: dict[str, Json], lastin
     if isinstance(n, bool) or not isinstance(n, int):
         raise Refusal("n: expected a whole number.", param="n")
     model = body.data.get("model")
+    model = None if model == "" else model  # some clients send an empty one
     if model is not None and not isinstance(model, str):
         raise Refusal("model: expected the name of a model.", param="model")
     prompt = body.data.get("prompt")

@@ -17,11 +17,11 @@ from ..desk.refusal import Refusal
 from ..desk.tickets import Ticket
 from .answers import check_done, ended, image_events, images_document, job_events, preview_of
 from .encoding import encoded
+from .forms import form_texts
 from .requests import (
     PICTURE_FIELDS,
     Body,
     body_of,
-    form_texts,
     json_body,
     take_graph_job,
     take_images,
@@ -30,10 +30,11 @@ from .requests import (
 from .wishes import FORMATS, Wish, wish_of_address
 
 if TYPE_CHECKING:
+    from starlette.datastructures import UploadFile
     from starlette.requests import Request
     from starlette.responses import Response
 
-_MOST_FIELDS, _MOST_TEXT = 64, 1 << 20  # of a form
+_MOST_FIELDS = 200  # of a form: sixteen controls in parts
 _UTF8 = re.compile(r'^(?!.*charset)|charset="?(utf-8|us-ascii)"?\s*(;|$)', re.I)
 _PART = 1 << 18  # bytes of a result that are read at a time
 _TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -73,9 +74,10 @@ async def _images(desk: Desk, request: Request, edit: bool) -> Response:
 async def _taken(desk: Desk, request: Request, edit: bool) -> tuple[Ticket, Wish]:
     """The request in the queue. Nothing of its body is held once this returns."""
     if edit and _media(request) == "multipart/form-data":
-        body = await _form(request)
+        body = await _form(request, desk.limits.upload)
         return await asyncio.to_thread(take_images, desk, _owner(request), body, edit)
-    raw = await _json(request)
+    kinds = "a form (multipart/form-data) with the picture as a file, or JSON" if edit else "JSON"
+    raw = await _json(request, kinds)
     return await asyncio.to_thread(
         lambda: take_images(desk, _owner(request), body_of(raw, pictures=edit), edit)
     )
@@ -270,17 +272,20 @@ def _media(request: Request) -> str:
     return str(request.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
-async def _json(request: Request) -> bytes:
-    """A body of JSON. A form is refused: a page of another site could send one. The request keeps
-    no copy, as `request.body()` would for as long as the job waits.
+async def _json(request: Request, kinds: str = "JSON") -> bytes:
+    """A body of JSON; kinds: what the route takes. A form is refused: a page of another site could
+    send one. The request keeps no copy, as `request.body()` would for as long as the job waits.
     """
     if _media(request) != "application/json":
-        raise Refusal("The body is no JSON: send it with Content-Type: application/json.", 415)
+        sent = _media(request)[:60] or "nothing"
+        raise Refusal(
+            f"The Content-Type is {sent}: expected {kinds}, sent as application/json.", 415
+        )
     return b"".join([part async for part in request.stream()])
 
 
-async def _form(request: Request) -> Body:
-    """The fields and files of a form."""
+async def _form(request: Request, most: int) -> Body:
+    """The fields and files of a form. most: bytes of a text, which may be a picture."""
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException
 
@@ -289,12 +294,15 @@ async def _form(request: Request) -> Body:
     texts: dict[str, list[str]] = {}
     files: dict[str, list[Any]] = {"image": [], "mask": []}
     try:
-        form = await request.form(max_files=20, max_fields=_MOST_FIELDS, max_part_size=_MOST_TEXT)
+        form = await request.form(max_files=20, max_fields=_MOST_FIELDS, max_part_size=most)
     except HTTPException as error:
-        raise Refusal(f"The form cannot be read: {error.detail}") from None
+        param = "image" if "many files" in str(error.detail) else None
+        raise Refusal(f"The form cannot be read: {error.detail}", param=param) from None
     async with request.form() as form:
         for name, value in form.multi_items():
             plain = name.partition("[")[0]
+            if plain in PICTURE_FIELDS and _is_empty(value):
+                continue
             if isinstance(value, UploadFile) and plain in PICTURE_FIELDS:
                 files["mask" if plain == "mask" else "image"].append(await value.read())
             elif isinstance(value, str) and plain not in PICTURE_FIELDS:
@@ -307,3 +315,8 @@ async def _form(request: Request) -> Body:
     if len(files["mask"]) > 1:
         raise Refusal("mask: expected one file.", param="mask")
     return Body(form_texts(texts), files["image"], files["mask"][0] if files["mask"] else None)
+
+
+def _is_empty(value: UploadFile | str) -> bool:
+    """True for what a page sends of a file that nobody chose."""
+    return not value if isinstance(value, str) else not value.filename and not value.size

@@ -14,6 +14,9 @@ from ...node_types import Json
 from .refusal import Refusal
 from .settings import Limits
 
+_SPACES = b" \t\r\n"  # `base64 photo.png` breaks lines
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
 
 def save_picture(
     data: bytes, folder: Path, name: str, limits: Limits, given: str | None = None
@@ -64,10 +67,7 @@ def picture_bytes(value: Json, param: str) -> bytes:
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         text = text if head.endswith(";base64") else ""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
+    data = _decoded(text)
     if not data:
         raise Refusal(
             f"{param}: expected a picture as base64 or as data:image/png;base64,...; addresses and "
@@ -75,3 +75,15 @@ def picture_bytes(value: Json, param: str) -> bytes:
             param=param,
         )
     return data
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of base64, broken into lines or not, of either alphabet; b"" where it is none."""
+    try:
+        plain = text.encode("ascii").translate(None, _SPACES)
+        if not (b"+" in plain or b"/" in plain):  # of two alphabets at once it would be a guess
+            plain = plain.translate(_URL_SAFE)
+        plain += b"=" * (-len(plain) % 4)  # which the URL-safe form may leave out
+        return base64.b64decode(plain, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

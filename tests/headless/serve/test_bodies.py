@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inkstone.headless.serve.api.requests import form_texts
+from inkstone.headless.serve.api.forms import form_texts
 
 from .running import as_text, png
 from .test_jobs import JOB
