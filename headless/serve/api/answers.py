@@ -71,7 +71,7 @@ def images_document(ticket: Ticket, wish: Wish, base: str) -> dict[str, Json]:
         "created": int(time.time()),
         "data": data,
         "output_format": wish.format,
-        "inkstone": about(ticket),
+        "inkstone": about(ticket, wish),
     }
 
 
@@ -82,13 +82,13 @@ def _addresses(ticket: Ticket, wish: Wish, base: str) -> list[str]:
     return [wish.at(address) for address in ticket.addresses(base)]
 
 
-def about(ticket: Ticket) -> dict[str, Json]:
+def about(ticket: Ticket, wish: Wish) -> dict[str, Json]:
     """The seed that draws the same picture again, the time it took, what there is to say of it."""
     return {
         "id": ticket.id,
         "seed": ticket.seed,
         "seconds": ticket.seconds,
-        "notes": list[Json](ticket.notes),
+        "notes": [*wish.notes, *ticket.notes],
     }
 
 
@@ -116,7 +116,7 @@ async def image_events(
             yield text
         check_done(ticket)
         for path in ticket.files:
-            facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket)}
+            facts: dict[str, Json] = {"output_format": wish.format, "inkstone": about(ticket, wish)}
             facts |= await asyncio.to_thread(_whole, path, wish)
             facts["usage"] = None  # OpenAI's events have it; tokens are not counted here
             yield _image_event(f"{kind}.completed", facts)

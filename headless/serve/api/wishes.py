@@ -27,6 +27,7 @@ class Wish:
     opaque: bool = False  # without transparency
     stream: bool = False
     partial: int = 0
+    notes: tuple[str, ...] = ()  # what of a request changes nothing
 
     def at(self, address: str) -> str:
         """The address of a result in this form, from that of the PNG which is kept."""
@@ -68,7 +69,21 @@ def wish_of(data: Mapping[str, Json], layered: bool = False) -> Wish:
         opaque=data.get("background") == "opaque",
         stream=bool(stream),
         partial=_whole(data, "partial_images", 0, _MOST_PARTIAL),
+        notes=_notes(data),
     )
+
+
+def _notes(data: Mapping[str, Json]) -> tuple[str, ...]:
+    """Sentences of what was asked for and has no effect."""
+    notes = []
+    png = data.get("output_format") in (None, "png")
+    if png and data.get("output_compression") is not None:
+        notes.append(
+            "output_compression has no effect on PNG: name the output_format jpeg or webp."
+        )
+    if data.get("partial_images") and not data.get("stream"):
+        notes.append("partial_images has no effect without stream: true.")
+    return tuple(notes)
 
 
 def wish_of_address(suffix: str, query: Mapping[str, str]) -> Wish:

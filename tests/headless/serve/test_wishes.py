@@ -159,7 +159,7 @@ def test_events_say_what_the_picture_is(server, layers):
     [
         ({}, "background"),
         ({"inkstone": {"layers": 2}, "output_format": "jpeg"}, "output_format"),
-        ({"inkstone": {"layers": 2}}, None),  # it goes on: this model has no layers
+        ({"inkstone": {"layers": 2}}, "layers"),  # it goes on: this model has no layers
     ],
 )
 def test_transparent_is_of_layers(server, fields, param):
@@ -183,3 +183,22 @@ def test_a_partial_picture_says_its_own_size(server):
         width, height = picture(event["b64_json"]).size
         assert event["size"] == f"{width}x{height}"
     assert shown[0]["size"] != "768x512", "a preview is smaller"
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"output_compression": 30}, "output_compression has no effect on PNG"),
+        ({"output_compression": 100, "output_format": "png"}, "output_compression has no effect"),
+        ({"partial_images": 2}, "partial_images has no effect without stream"),
+        ({"output_compression": 30, "output_format": "webp", "partial_images": 0}, None),
+    ],
+)
+def test_what_has_no_effect_is_noted(server, fields, said):
+    plain = asked(server).json()["inkstone"]["notes"]
+    notes = asked(server, **fields).json()["inkstone"]["notes"]
+    assert [note for note in notes if note not in plain] == notes[: len(notes) - len(plain)]
+    assert len(notes) == len(plain) + (said is not None)
+    assert said is None or said in notes[0]
+    *_, last = events(server, **{**fields, "partial_images": 0})
+    assert ("output_compression" in str(last["inkstone"]["notes"])) == ("PNG" in str(notes))
