@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..sampling.schedule import LIGHTNING, Schedule
 
 if TYPE_CHECKING:
-    from ..loaders.arch.family import Preset
+    from ..loaders.arch.family import Family, Preset
     from ..loaders.models.diffusion_model import DiffusionModel
     from ..sampling.lightning import Distilled
 
@@ -40,6 +41,14 @@ def usual_settings(
         return UsualSettings(preset, model.schedule)
     preset = replace(family.fast, steps=lora.steps or family.fast.steps, cfg=1.0)
     return UsualSettings(preset, lora.schedule, lora)
+
+
+def largest_usual_size(family: Family, fast: bool = False) -> tuple[int, int]:
+    """The largest size that `usual_settings` has for a model of a family; `fast` as there. Which of
+    them a model gets is known once its folder and LoRAs are read.
+    """
+    sizes = [preset.size for preset in ([family.fast] if fast else [family.preset, family.fast])]
+    return max(sizes, key=math.prod)
 
 
 def log_usual_settings(settings: UsualSettings, model: DiffusionModel) -> None:

@@ -16,7 +16,10 @@ _SHARED = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "device")
 _LIMITS = {  # field of Limits -> (most, help)
     "queue": (10_000, "jobs that wait, of all keys"),
     "per_key": (10_000, "jobs of one key that wait or run"),
-    "pixels": (1 << 26, "pixels of a picture that is drawn or sent"),
+    "pixels": (
+        1 << 26,
+        "pixels of a picture that is drawn or sent; enlarged by `upscale`, four times as many",
+    ),
     "steps": (1000, "steps of a drawing"),
     "pictures": (64, "pictures of a request"),
     "seconds": (1_000_000, "seconds that a job may run"),

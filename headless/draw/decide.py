@@ -29,6 +29,7 @@ from ...sampling.request import USUAL_LAYERS
 from ...sampling.schedule import LIGHTNING, LIGHTNING_21, TURBO_21
 from .image_traits import ImageTraits, mask_channel, traits_of
 from .options import SCHEDULE_OPTIONS
+from .request import size_before_upscale
 
 if TYPE_CHECKING:
     from ...loaders.models.diffusion_model import DiffusionModel
@@ -107,9 +108,10 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
     _check_masks(call, models)
     usual = _usual(call, model, len(call.image) if kind in ("edit", "layers") else 0)
     traits = {path: traits_of(path) for path in (*call.image, *(c.path for c in call.control))}
+    drawn = size_before_upscale(call, lambda path: traits[path].size, lambda: usual.preset.size)
     size = call.size  # of an edit: a canvas of its own
     if kind == "text" and size is None:
-        size = _map_size(call, model, traits, usual.preset.size)
+        size = _canvas_of(call, model, drawn)
     if size is not None:
         check_canvas(*size, model.latents.step)
     return Drawing(
@@ -128,13 +130,8 @@ def decide(call: DrawCall, models: CallModels) -> Drawing:
         region_channels={path: mask_channel(path) for path in call.region_masks},
         enhance=_enhancement(call, kind, model),
         own_alpha=_draws_alpha(models),
-        upscale=_upscaling(call, kind, size or _first_size(call, traits)),
+        upscale=_upscaling(call, kind, drawn),
     )
-
-
-def _first_size(call: DrawCall, traits: Mapping[Path, ImageTraits]) -> tuple[int, int]:
-    """The size of the picture whose place the result takes, else of the first map."""
-    return traits[call.image[0] if call.image else call.control[0].path].size
 
 
 def _upscaling(call: DrawCall, kind: Kind, size: tuple[int, int]) -> Upscaling | None:
@@ -268,18 +265,14 @@ def _schedule(call: DrawCall, usual: UsualSettings) -> str:
     return SCHEDULES[SCHEDULE_OPTIONS.index(name)]
 
 
-def _map_size(
-    call: DrawCall,
-    model: DiffusionModel,
-    traits: Mapping[Path, ImageTraits],
-    usual: tuple[int, int],
+def _canvas_of(
+    call: DrawCall, model: DiffusionModel, size: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """The canvas where no option gives it: the model's own, or the size of the first control map;
+    """The canvas where no option gives it: the model's own size, or that of the first control map;
     None where that is no size of a canvas, so that the result is brought back to it.
     """
     if not call.control:
-        return usual
-    size = traits[call.control[0].path].size
+        return size
     canvas = lock(*size, area_for(model.family, AUTO, size), latents=model.latents).canvas
     return size if canvas == size else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,18 @@ class DrawCall:
         """Equal where two calls load the same models in the same way."""
         files = (self.model, self.text_encoder, self.vae)
         return (*files, self.dtype, self.device, self.memory, self.variant)
+
+
+def size_before_upscale(
+    call: DrawCall, of: Callable[[Path], tuple[int, int]], own: Callable[[], tuple[int, int]]
+) -> tuple[int, int]:
+    """The size of what is drawn, which --upscale then enlarges: as named, else that of Picture 1 or
+    of the first map, else the model's own. of: the size of a file; own: that of the model.
+    """
+    if call.size is not None:
+        return call.size
+    files = [*call.image[:1], *(control.path for control in call.control[:1])]
+    return of(files[0]) if files else own()
 
 
 def check_call(call: DrawCall, partly: bool = False) -> None:

@@ -46,6 +46,16 @@ log = logging.getLogger(__name__)
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "embedded" / "model"
 
 
+def family_in(path: str | Path) -> Family:
+    """The family of a diffusion model's file or folder, as loading it would have it. Only headers
+    are read.
+    """
+    folder = ModelFolder(path, "transformer")
+    source, _, facts = open_as(folder.part, folder.config, "diffusion_model")
+    with source:
+        return family_of(source.metadata, facts.family)
+
+
 def load_diffusion_model(
     path: str | Path, options: LoadOptions = AS_FOUND, source: WeightReader | None = None
 ) -> DiffusionModel:

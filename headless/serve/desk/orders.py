@@ -14,10 +14,13 @@ from pathlib import Path
 
 from ....errors import CallError, InkstoneError
 from ....files.images import glance
+from ....loaders.models.load import family_in
+from ....pipeline.upscale import enlarged_size
+from ....pipeline.usual_settings import largest_usual_size
 from ....sampling.region_choices import EXAMPLE
 from ...draw.control_option import ControlOption, kinds
 from ...draw.option_values import hint, parse_values
-from ...draw.request import DrawCall, check_call
+from ...draw.request import DrawCall, check_call, model_folder, size_before_upscale
 from ...node_types import Json
 from .offers import Offers
 from .refusal import Refusal
@@ -206,7 +209,6 @@ def check_limits(call: DrawCall, limits: Limits) -> None:
     pictures += [] if call.mask is None else [call.mask]
     sizes = [glance(path).size for path in pictures]
     sizes += [] if call.size is None else [call.size]
-    factor = call.upscale or 1.0
     for width, height in sizes:
         if width * height > limits.pixels:
             raise Refusal(
@@ -214,14 +216,28 @@ def check_limits(call: DrawCall, limits: Limits) -> None:
                 f"{limits.pixels} pixels. Make the picture smaller.",
                 param="size" if (width, height) == call.size else "image",
             )
-    if factor > 1:
-        width, height = sizes[0] if sizes else (1024, 1024)
-        if width * height * factor**2 > 4 * limits.pixels:
-            raise Refusal(
-                f"upscale {factor:g} of {width}x{height} is more than this server draws: expected "
-                f"at most {4 * limits.pixels} pixels.",
-                param="upscale",
-            )
+    if call.upscale is not None and call.upscale > 1:
+        _check_enlarged(call, call.upscale, limits)
+
+
+def _check_enlarged(call: DrawCall, factor: float, limits: Limits) -> None:
+    """Raises Refusal where the drawing becomes larger than this server enlarges."""
+    size = size_before_upscale(
+        call,
+        lambda path: glance(path).size,
+        lambda: largest_usual_size(family_in(model_folder(call)), call.fast),
+    )
+    try:
+        width, height = enlarged_size(size, factor)
+    except InkstoneError as error:
+        raise Refusal(str(error), param="upscale") from None
+    if width * height > limits.enlarged:
+        raise Refusal(
+            f"upscale {factor:g} of {size[0]}x{size[1]} is {width}x{height}, more than this server "
+            f"draws: expected at most {limits.enlarged} pixels. Lower the factor, or name a "
+            "smaller size.",
+            param="upscale",
+        )
 
 
 def in_request(message: str, folder: Path, *others: Path) -> str:

@@ -29,6 +29,11 @@ class Limits:
     wait: float = 20.0  # seconds until the next part of a request comes
     request: float = 120.0  # seconds until a request is whole
 
+    @property
+    def enlarged(self) -> int:
+        """Pixels of what `upscale` makes of a drawing: only tiles of it are drawn at a time."""
+        return 4 * self.pixels
+
 
 @dataclass(frozen=True)
 class RayCall:
