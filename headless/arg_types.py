@@ -13,7 +13,7 @@ from typing import TypeAlias
 from ..errors import InkstoneError
 from ..files.paths import kind_of, path_fault
 from ..pipeline.devices import parse_device, parse_memory
-from ..sampling.geometry import parse_size
+from ..sampling.geometry import parse_sides
 from ..sampling.region_choices import (
     RegionOption,
     RegionSettings,
@@ -23,14 +23,18 @@ from ..sampling.region_choices import (
 from ..sampling.step_cache_choices import StepCache, parse_step_cache
 from ..sampling.variety_choices import VarietyOption, parse_variety
 
+AUTO_SIZE = "auto"  # the same as no size
+
 # what `add_subparsers` returns; argparse has no public name for it
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def size(text: str) -> tuple[int, int]:
-    """Parse WIDTHxHEIGHT; both must be multiples of 16."""
+def size(text: str) -> tuple[int, int] | None:
+    """Parse WIDTHxHEIGHT, or auto: none is named. Whether it is a canvas, `check_call` checks: a
+    picture's own size may be any.
+    """
     try:
-        return parse_size(text)
+        return None if text.strip() == AUTO_SIZE else parse_sides(text)
     except InkstoneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

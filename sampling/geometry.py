@@ -132,15 +132,20 @@ def _is_whole(value: object) -> bool:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "1328x928" -> (width, height), checked."""
+    """ "1328x928" -> (width, height) of a canvas, checked."""
+    width, height = parse_sides(text)
+    check_canvas(width, height)
+    return width, height
+
+
+def parse_sides(text: str) -> tuple[int, int]:
+    """ "61x47" -> (width, height) of any picture."""
     sides = _SIZE.fullmatch(text)
     if sides is None:
         raise InkstoneError(
             f"Size {text!r} is not WIDTHxHEIGHT in pixels. Write for example 1328x928."
         )
-    width, height = int(sides[1]), int(sides[2])
-    check_canvas(width, height)
-    return width, height
+    return int(sides[1]), int(sides[2])
 
 
 def token_grid(width: int, height: int) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ import argparse
 
 from ..arg_types import Commands
 from ..draw.options import add_draw, add_plan
-from ..draw.request import DrawCall, check_call
+from ..draw.request import DrawCall, check_call, without_own_size
 from .progress import ProgressLine
 from .shared import as_text, fields_of, print_files
 
@@ -38,6 +38,7 @@ def run_plan(args: argparse.Namespace) -> int:
 def _print_plan(call: DrawCall, as_json: bool) -> int:
     from ..draw.drawer import Drawer
 
+    call = without_own_size(call)
     check_call(call, partly=True)
     plan = Drawer(once=True).plan(call)
     print(as_text(plan.facts()) if as_json else plan.sentence())

@@ -24,7 +24,7 @@ from ...errors import CallError
 from ..node_types import Json
 from .drawer import Drawer, Progress, Result
 from .option_values import parse_values
-from .request import DrawCall, check_call
+from .request import DrawCall, check_call, without_own_size
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -135,7 +135,7 @@ def _call(prompt: str, options: Mapping[str, Option], folder: Path) -> Iterator[
     if not isinstance(prompt, str):
         raise CallError(f"prompt is of type {type(prompt).__name__}, expected a text.")
     try:
-        call = replace(DrawCall(prompt), **option_values(options, folder))
+        call = without_own_size(replace(DrawCall(prompt), **option_values(options, folder)))
         check_call(call)
         yield call
     finally:

@@ -83,8 +83,8 @@ def _add_canvas(p: argparse.ArgumentParser) -> None:
         "--size",
         type=size,
         metavar="WxH",
-        help="picture size, multiples of 16, with Qwen-Image-2.1 of 32 (default: the model's; of "
-        "an edit that of Picture 1)",
+        help="picture size, multiples of 16, with Qwen-Image-2.1 of 32, or auto: the model's, of "
+        "an edit that of Picture 1 (default: auto)",
     )
     p.add_argument(
         "--steps",

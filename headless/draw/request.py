@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
+from ...files.images import glance
 from ...files.paths import check_given, check_output, kind_of
 from ...pipeline.devices import check_device
-from ...sampling.geometry import FITS
+from ...sampling.geometry import FITS, check_canvas
 from ...sampling.region_choices import EXAMPLE, RegionOption, RegionSettings
 from ...sampling.region_choices import MOST as MOST_REGIONS
 from ...sampling.step_cache_choices import StepCache
@@ -84,6 +85,19 @@ class DrawCall:
         return (*files, self.dtype, self.device, self.memory, self.variant)
 
 
+def without_own_size(call: DrawCall) -> DrawCall:
+    """The call without a size that is that of Picture 1 itself: it says nothing, and programs send
+    it all the same.
+    """
+    if call.size is None or not call.image or kind_of(call.image[0]) != "a file":
+        return call
+    try:
+        own = glance(call.image[0]).size
+    except InkstoneError:  # the drawing says what is wrong with it
+        return call
+    return replace(call, size=None) if own == call.size else call
+
+
 def size_before_upscale(
     call: DrawCall, of: Callable[[Path], tuple[int, int]], own: Callable[[], tuple[int, int]]
 ) -> tuple[int, int]:
@@ -106,6 +120,7 @@ def check_call(call: DrawCall, partly: bool = False) -> None:
             check_given(path, name)
     for path, _ in call.lora:
         _check_lora(path)
+    _check_size(call)
     _check_images(call)
     _check_controls(call)
     _check_enhance(call)
@@ -166,6 +181,15 @@ def _check_regions(call: DrawCall) -> None:
             f"{len(call.region)} --region: expected at most {MOST_REGIONS}. Put some into one "
             "prompt."
         )
+
+
+def _check_size(call: DrawCall) -> None:
+    """Models of other steps check it once more (decide.py)."""
+    if call.size is not None:
+        try:
+            check_canvas(*call.size)
+        except InkstoneError as error:
+            raise CallError(f"--size: {error}") from None
 
 
 def _check_images(call: DrawCall) -> None:

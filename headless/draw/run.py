@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .drawer import Drawer, Progress
-from .request import DrawCall, check_call
+from .request import DrawCall, check_call, without_own_size
 from .save import check_output, save_result
 
 
@@ -15,6 +15,7 @@ def draw(call: DrawCall, progress: Progress, drawer: Drawer | None = None) -> di
     drawer: keeps models and prompts from call to call; without it they leave with the call. Raises
     CallError where the call is wrong, InkstoneError where the drawing failed.
     """
+    call = without_own_size(call)
     check_call(call)
     check_output(call)
     drawer = drawer or Drawer(once=True)

@@ -18,7 +18,7 @@ from ...errors import CallError, InkstoneError
 from ...files.hashes import picture_hash
 from ...files.paths import check_given, read_regular
 from ..draw.option_values import kind_of, parse_values
-from ..draw.request import DrawCall, check_call
+from ..draw.request import DrawCall, check_call, without_own_size
 from ..node_types import Json
 from .job_line import GRAPH_NAMES, parse_id, parse_object
 
@@ -154,7 +154,8 @@ def _job(data: dict[str, Json], line: int, defaults: Mapping[str, Json]) -> Job:
             'has no "prompt" (a text) and no "graph" (a file): a job needs one of them.'
         )
     latent = bool(values.pop("save_latent", False))
-    call = DrawCall(**{name: value for name, value in values.items() if value is not None})
+    given = {name: value for name, value in values.items() if value is not None}
+    call = without_own_size(DrawCall(**given))
     # only differences from the defaults: options of later versions leave old jobs the same
     parts = {
         f.name: getattr(call, f.name)

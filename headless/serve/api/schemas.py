@@ -93,7 +93,7 @@ OPTIONS: dict[str, Json] = {
     "upscale": maybe("number", "Enlarges the drawing by this factor."),
     "upscale_strength": maybe("number", "How much is redrawn then."),
 }
-_SIZE = maybe("string", "WIDTHxHEIGHT.")
+_SIZE = maybe("string", "WIDTHxHEIGHT, or auto.")
 _COMMON: dict[str, Json] = {
     "prompt": a("string", "What is to be drawn, or changed."),
     "model": maybe("string", "A name of GET /v1/models; else the default."),
@@ -102,7 +102,7 @@ _COMMON: dict[str, Json] = {
 _NOTHING = maybe("string", "Changes nothing here.")
 _IMAGE: dict[str, Json] = {
     **_COMMON,
-    "size": maybe("string", "WIDTHxHEIGHT, or auto."),
+    "size": _SIZE,
     "response_format": maybe("string", enum=["b64_json", "url"]),
     "output_format": maybe("string", enum=list(FORMATS)),
     "output_compression": maybe("integer", "Quality of jpeg, webp.", minimum=0, maximum=100),

@@ -20,7 +20,13 @@ from ....pipeline.usual_settings import largest_usual_size
 from ....sampling.region_choices import EXAMPLE
 from ...draw.control_option import ControlOption, kinds
 from ...draw.option_values import hint, parse_values
-from ...draw.request import DrawCall, check_call, model_folder, size_before_upscale
+from ...draw.request import (
+    DrawCall,
+    check_call,
+    model_folder,
+    size_before_upscale,
+    without_own_size,
+)
 from ...node_types import Json
 from .offers import Offers
 from .refusal import Refusal
@@ -168,7 +174,7 @@ def call_of(order: Order, folder: Path, offers: Offers, limits: Limits) -> DrawC
                 f"{EXAMPLE}. Masks of regions are files, which a request cannot name.",
                 param="region",
             )
-        call = _without_own_size(call)
+        call = without_own_size(call)
         check_limits(call, limits)
         check_call(call)
     except Refusal:
@@ -190,13 +196,6 @@ def _check_texts(order: Order, limits: Limits) -> None:
             raise Refusal(
                 f"{name} has {length} characters: expected at most {limits.prompt}.", param=name
             )
-
-
-def _without_own_size(call: DrawCall) -> DrawCall:
-    """A size that is that of the picture itself says nothing; clients send it all the same."""
-    if call.size is not None and call.image and call.size == glance(call.image[0]).size:
-        return dataclasses.replace(call, size=None)
-    return call
 
 
 def check_limits(call: DrawCall, limits: Limits) -> None:

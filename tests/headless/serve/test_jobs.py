@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from inkstone.headless.serve.desk.settings import Limits, ServeCall
 
@@ -37,6 +39,14 @@ def test_a_job_with_pictures_and_two_results(server):
     del job["size"]
     name = server.client.post("/v1/jobs", json=job).json()["id"]
     assert len(server.ended(name)["files"]) == 2
+
+
+@pytest.mark.parametrize("more", [{}, {"image": as_text(png(61, 47))}])
+def test_auto_is_no_size(server, more):
+    job = {**JOB, **more, "size": "auto"}
+    name = server.client.post("/v1/jobs", json=job).json()["id"]
+    data = server.client.get(server.ended(name)["files"][0]).content
+    assert Image.open(io.BytesIO(data)).size == ((61, 47) if more else (128, 128))
 
 
 def test_a_jobs_options_stand_beside_its_prompt(server):

@@ -89,6 +89,18 @@ def test_an_edit_with_a_mask_keeps_what_is_outside(client, colour):
     assert result.crop((0, 0, 24, 64)).tobytes() != base.crop((0, 0, 24, 64)).tobytes()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_size_that_is_the_pictures_own_is_taken(client, masked):
+    more = {"mask": ("m.png", png(61, 47, "L", 255), "image/png")} if masked else {}
+    ask = {"image": ("a.png", png(61, 47), "image/png"), "prompt": "x", "extra_body": OWN, **more}
+    alone, *others = [
+        picture(client.images.edit(**ask, **size).data[0].b64_json)
+        for size in ({}, {"size": "61x47"}, {"size": "auto"})
+    ]
+    assert alone.size == (61, 47)
+    assert [one.tobytes() for one in others] == [alone.tobytes()] * 2
+
+
 def test_an_edit_of_two_pictures_reaches_the_model(client):
     files = [("a.png", png(), "image/png"), ("b.png", png(colour=9), "image/png")]
     with pytest.raises(openai.BadRequestError, match="take 1 picture, got 2"):
