@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from ..errors import InkstoneError
@@ -30,6 +31,26 @@ def sizes() -> dict[str, tuple[int, int]]:
     from ..sampling.geometry import SIZES, SIZES_21
 
     return {**SIZES, **SIZES_21, SMALL: (128, 128)}
+
+
+def size_given(inputs: Mapping[str, object]) -> tuple[object, object] | None:
+    """(width, height) that an Empty Latent with these inputs has: of its size by name, else of its
+    widgets, which may be links. None = the model's own size.
+    """
+    name = inputs.get("size")
+    if name == MODELS_SIZE:
+        return None
+    return sizes().get(str(name)) or (inputs.get("width"), inputs.get("height"))
+
+
+def check_unused(size: str, sides: tuple[object, object], used: tuple[object, object]) -> None:
+    """Raises where width and height are set although another choice decides the size."""
+    if sides not in (used, (SIDE, SIDE)):
+        raise InkstoneError(
+            f"Empty Latent has size {size!r} and also width {sides[0]} and height {sides[1]}, "
+            f"which that choice does not use. Choose size {CUSTOM!r} for {sides[0]}x{sides[1]}, or "
+            f"set both back to {SIDE}."
+        )
 
 
 def _side(name: str) -> io.Input:
@@ -107,7 +128,7 @@ class EmptyLatent(io.ComfyNode):
             sockets.require_models(model=model)
         if size == MODELS_SIZE:
             own = model.preset().size if model is not None else (SIDE, SIDE)
-            _check_unused(size, (width, height), own)
+            check_unused(size, (width, height), own)
             latent = empty(*own, batch_size, None if model is None else model.latents)
             return io.NodeOutput(latent if model is not None else latent | {OWN_SIZE: True})
         if size != CUSTOM:
@@ -116,21 +137,11 @@ class EmptyLatent(io.ComfyNode):
                     f"Size {size!r} is unknown: expected one of {MODELS_SIZE}, "
                     f"{', '.join(sizes())}, {CUSTOM}."
                 )
-            _check_unused(size, (width, height), sizes()[size])
+            check_unused(size, (width, height), sizes()[size])
             width, height = sizes()[size]
         latents = FIRST_LATENTS if model is None else model.latents
         check_canvas(width, height, latents.step)
         return io.NodeOutput(empty(width, height, batch_size, latents))
-
-
-def _check_unused(size: str, sides: tuple[int, int], used: tuple[int, int]) -> None:
-    """Raises where width and height are set although another choice decides the size."""
-    if sides not in (used, (SIDE, SIDE)):
-        raise InkstoneError(
-            f"Empty Latent has size {size!r} and also width {sides[0]} and height {sides[1]}, "
-            f"which that choice does not use. Choose size {CUSTOM!r} for {sides[0]}x{sides[1]}, or "
-            f"set both back to {SIDE}."
-        )
 
 
 def empty(width: int, height: int, batch: int = 1, latents: LatentSpec | None = None) -> Latent:

@@ -38,6 +38,7 @@ PICTURE_SUFFIXES = (
 )
 
 
+WHAT_TO_DO = "Put it there or give --input"  # where a picture is absent
 _NAME = re.compile(r"(.*?)(?: \[(input|output|temp)\])?", re.DOTALL)
 
 
@@ -54,9 +55,7 @@ def picture_path(name: str) -> Path:
     base = folders.get(match[2] or "input", directories.input_directory)()
     path = base / match[1] if is_own_path(match[1]) else below(base, match[1])
     if kind_of(path) != "a file":
-        raise InkstoneError(
-            f"No picture {name!r}: {path} does not exist. Put it there or give --input."
-        )
+        raise InkstoneError(f"No picture {name!r}: {path} does not exist. {WHAT_TO_DO}.")
     return path
 
 

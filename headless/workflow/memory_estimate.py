@@ -18,7 +18,7 @@ from ...host.model_folders import model_path
 from ...loaders.models import load
 from ...loaders.models.bundle import Bundle
 from ...loaders.models.weight_file import LoadOptions
-from ...nodes.canvas import MODELS_SIZE, EmptyLatent, sizes
+from ...nodes.canvas import size_given
 from ...nodes.control import ApplyControlNet
 from ...nodes.decode import Decode
 from ...nodes.edit import EncodeEdit, EncodeLayers, ImageToLatent
@@ -244,11 +244,10 @@ def _canvas(
     graph: Graph, latent: Node | None, model: DiffusionModel
 ) -> tuple[tuple[int, int] | None, str]:
     """(width and height in pixels or None, where they come from)."""
-    if latent is None or latent.inputs.get("size") == MODELS_SIZE:
+    given = None if latent is None else size_given(latent.inputs)
+    if latent is None or given is None:
         return None, ""
-    width, height = latent.inputs.get("width"), latent.inputs.get("height")
-    if latent.class_type == EmptyLatent.ID:
-        width, height = sizes().get(str(latent.inputs.get("size"))) or (width, height)
+    width, height = given
     if _is_whole(width) and _is_whole(height):
         step = model.latents.scale
         return (width // step * step, height // step * step), ""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ....errors import InkstoneError
 from ....host.headless import using
+from ....nodes.canvas import CUSTOM, EmptyLatent, check_unused, size_given
 from ....nodes.quantize import Quantize
 from ....nodes.train import TrainLora
+from ...core_nodes.load_save import WHAT_TO_DO
 from ...core_nodes.registry import node_classes
-from ...graph.api_graph import Graph, to_api
+from ...graph.api_graph import Graph, Node, to_api
 from ...graph.input_values import GraphError
 from ...graph.validation import validate
 from ...node_types import Json, NodeClasses
@@ -26,7 +29,7 @@ from ...queue.worker import Places
 from ...workflow.load import read_graph_file
 from ...workflow.model_files import require_models
 from ...workflow.run import graph_of
-from .orders import in_request
+from .orders import in_request, without_folders
 from .pictures import picture_bytes, save_picture
 from .refusal import Refusal
 from .settings import Limits
@@ -34,6 +37,7 @@ from .settings import Limits
 GRAPH = "graph.json"
 REFUSED = (Quantize.ID, TrainLora.ID)
 _MOST_PICTURES, _MOST_NODES = 16, 500
+_SEND_IT = 'Send it: "pictures": {NAME: BASE64}'
 _COUNTS = ("batch_size", "batch", "amount")
 
 
@@ -75,15 +79,32 @@ def take_graph(
     except Refusal:
         raise
     except InkstoneError as error:
-        message = in_request(str(error), folder, places.input, places.models)
-        raise Refusal(message, param=_place_of(error)) from None
+        message = without_folders(str(error), places.input)  # before the folder that it is in
+        message = in_request(message, folder, places.models)
+        message = message.replace(WHAT_TO_DO, _SEND_IT)
+        raise Refusal(message, param=_place_of(error, dict(zip(values, settings)))) from None
+    _check_named(pictures, json.dumps([graph, settings]))
     path.write_text(json.dumps(to_api(ready)), encoding="utf-8", errors="backslashreplace")
 
 
-def _place_of(error: InkstoneError) -> str:
-    """NODE or NODE.INPUT of the first fault of a graph."""
+def _check_named(pictures: Mapping[str, Json], text: str) -> None:
+    """Raises Refusal for a picture whose name is nowhere in the graph and its settings."""
+    for name in pictures:
+        if json.dumps(name) not in text:
+            raise Refusal(
+                f"pictures: no node of the graph names {name[:60]!r}. Name it in a Load Image "
+                "node, or leave it out.",
+                param="pictures",
+            )
+
+
+def _place_of(error: InkstoneError, settings: Mapping[str, str]) -> str:
+    """NODE or NODE.INPUT of the first fault of a graph, as the client wrote it. settings:
+    "NODE.INPUT=VALUE" -> NODE.INPUT.
+    """
     if not isinstance(error, GraphError):
-        return "graph"
+        named = (k for text, k in settings.items() if str(error).startswith(f"--set {text}: "))
+        return next(named, "graph")
     first = error.problems[0]
     return first.node if first.input is None else f"{first.node}.{first.input}"
 
@@ -126,15 +147,33 @@ def check_graph(graph: Graph, limits: Limits) -> None:
     if len(graph) > _MOST_NODES:
         raise Refusal(f"{len(graph)} nodes: expected at most {_MOST_NODES}.", param="graph")
     for node in graph.values():
-        number = {k: v for k, v in node.inputs.items() if isinstance(v, (int, float))}
-        pixels = number.get("width", 1) * number.get("height", 1)
-        bounds = [("width x height", pixels, limits.pixels)]
-        bounds += [("steps", number.get("steps", 1), limits.steps)]
-        bounds += [(name, number.get(name, 1), limits.pictures) for name in _COUNTS]
-        for name, value, most in bounds:
+        for name, words, value, most in _stated(node, limits):
             if value > most:
                 raise Refusal(
-                    f"Node {node.id} ({node.title}): {name} is {value}; this server does at most "
+                    f"Node {node.id} ({node.title}): {words} is {value}; this server does at most "
                     f"{most}.",
-                    param=node.id,
+                    param=f"{node.id}.{name}",
                 )
+
+
+def _stated(node: Node, limits: Limits) -> Iterator[tuple[str, str, float, float]]:
+    """(its input, what it is, the value, the most that is allowed) of a node's constants that have
+    a limit. Raises Refusal where a canvas has two sizes.
+    """
+    number = {k: v for k, v in node.inputs.items() if isinstance(v, (int, float))}
+    widgets = node.inputs.get("width"), node.inputs.get("height")
+    named = node.class_type == EmptyLatent.ID and node.inputs.get("size") != CUSTOM
+    sides = (size_given(node.inputs) or ()) if named else widgets  # (): its model decides
+    if named and sides and all(isinstance(side, int) for side in widgets):
+        try:
+            check_unused(str(node.inputs["size"]), widgets, sides)
+        except InkstoneError as error:
+            raise Refusal(
+                f"Node {node.id} ({node.title}): {error}", param=f"{node.id}.width"
+            ) from None
+    pixels = math.prod(side for side in sides if isinstance(side, (int, float)))
+    yield "size" if named else "width", "width x height", pixels, limits.pixels
+    yield "megapixels", "megapixels", number.get("megapixels", 0), limits.pixels / 1024**2
+    yield "steps", "steps", number.get("steps", 1), limits.steps
+    for name in _COUNTS:
+        yield name, name, number.get(name, 1), limits.pictures

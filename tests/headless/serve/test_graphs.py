@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from inkstone.headless.serve.desk.settings import Limits, ServeCall
+from inkstone.nodes.canvas import CUSTOM, MODELS_SIZE
 from inkstone.nodes.quantize import Quantize
 from inkstone.nodes.train import TrainLora
 
@@ -119,7 +120,7 @@ def test_what_is_not_offered_is_refused(server, graph):
                 **SAVE,
                 "3": {"class_type": "EmptyImage", "inputs": {"width": 1 << 13, "height": 1 << 13}},
             },
-            "3",
+            "3.width",
         ),
         ([], "graph"),
     ],
@@ -135,7 +136,65 @@ def test_a_graph_by_itself_is_no_request(server):
     error = server.client.post("/v1/graphs", json=SAVE).json()["error"]
     assert 'Expected {"graph": GRAPH' in error["message"] and error["param"] in SAVE
     answer = sent(server, SAVE, set={"2.nothing": 1})
-    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith('"set" 2.')
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["message"].startswith('"set" 2.')
+    assert error["param"] == "2.nothing"
+
+
+def test_a_picture_that_was_not_sent_is_asked_for(server):
+    error = sent(server, SAVE).json()["error"]
+    assert "No picture 'mine.png': mine.png does not exist. Send it" in error["message"], error
+    assert '"pictures": {NAME: BASE64}.' in error["message"] and "--" not in error["message"]
+    assert error["param"] == "1.image"
+
+
+def test_a_picture_that_no_node_names_is_refused(server):
+    mine = as_text(png())
+    error = sent(server, SAVE, pictures={"mine.png": mine, "nobody.png": mine}).json()["error"]
+    assert "'nobody.png'" in error["message"] and error["param"] == "pictures"
+    settings = {"1.image": "nobody.png"}
+    answer = sent(server, SAVE, set=settings, pictures={"mine.png": mine, "nobody.png": mine})
+    assert answer.status_code == 202, "the graph's own is named too, and a setting names the other"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A server of small pictures that draws nothing."""
+    limits = Limits(pixels=256 * 256, queue=100, per_key=100)
+    call = ServeCall(models=tmp_path_factory.mktemp("small"), graphs=True, limits=limits)
+    with serving(call, start=False) as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    "settings, param",
+    [
+        ({}, None),  # 128x128 by its name; the unused 1328x1328 does not count
+        ({"5.size": "2.1, 16:9 (2752x1536)"}, "5.size"),
+        ({"5.size": MODELS_SIZE}, None),
+        ({"5.size": CUSTOM}, "5.width"),
+        ({"5.size": CUSTOM, "5.width": 256, "5.height": 256}, None),
+        ({"5.size": CUSTOM, "5.width": 256, "5.height": 272}, "5.width"),
+        ({"5.width": 64, "5.height": 64}, "5.width"),  # the name would not use them
+        ({"5.batch_size": 11}, "5.batch_size"),
+        ({"7.steps": 101}, "7.steps"),
+    ],
+)
+def test_limits_hold_for_what_a_canvas_gives(small, settings, param):
+    answer = sent(small, API, set=settings)
+    assert answer.status_code == (202 if param is None else 400), answer.text
+    assert param is None or answer.json()["error"]["param"] == param, answer.text
+
+
+def test_megapixels_are_a_size(small):
+    scale = {"image": ["1", 0], "upscale_method": "area", "megapixels": 0.1}
+    graph = {**changed(n2_images=["3", 0])}
+    graph["3"] = {"class_type": "ImageScaleToTotalPixels", "inputs": scale}
+    picture = {"mine.png": as_text(png())}
+    answer = sent(small, graph, pictures=picture)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "3.megapixels"
+    scale["megapixels"] = 0.06
+    assert sent(small, graph, pictures=picture).status_code == 202
 
 
 def test_a_bad_picture_is_called_as_the_client_called_it(server):
