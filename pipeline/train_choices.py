@@ -236,6 +236,11 @@ class TrainSettings:
             fault = None if unset else option.fault(value)
             if fault is not None:
                 raise CallError(f"{flag_of(name)} is {shown(value)}: {fault}.")
+        ranks: dict[str, int] = {}
+        for pattern, rank in self.ranks:  # of one that is repeated the last counts, in its place
+            ranks.pop(pattern, None)
+            ranks[pattern] = rank
+        object.__setattr__(self, "ranks", tuple(ranks.items()))
         if self.output.suffix != ".safetensors":
             raise CallError(
                 f"--output {self.output}: a LoRA is a .safetensors file. Name one, such as "
@@ -261,7 +266,10 @@ class TrainSettings:
             if not acts and getattr(self, name) != DEFAULTS[name]
         ]
         if self.warmup > steps:
-            lines.append(f"--warmup {self.warmup}: the run ends before it, after {steps} steps")
+            lines.append(
+                f"--warmup {self.warmup} is shortened to {steps}, the steps of the run: the "
+                "learning rate is whole at its last step only"
+            )
         return lines
 
     @property
@@ -269,11 +277,11 @@ class TrainSettings:
         """The folder of checkpoints, log and samples."""
         return self.output.with_name(f"{self.output.stem}-checkpoints")
 
-    def steps_for(self, pictures: int, per_step: int) -> int:
-        """Optimizer steps: as set, or by the number of pictures and of those in one step."""
+    def steps_for(self, batches: int, per_step: int) -> int:
+        """Optimizer steps: as set, or by the batches of an epoch and those in one step."""
         if self.steps is not None:
             return self.steps
-        return min(max(math.ceil(SEEN * pictures / per_step), FEWEST_STEPS), MOST_STEPS)
+        return min(max(math.ceil(SEEN * batches / per_step), FEWEST_STEPS), MOST_STEPS)
 
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(TrainSettings)}

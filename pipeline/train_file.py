@@ -48,7 +48,7 @@ def read_settings(path: Path) -> dict[str, object]:
     """
     check_given(path, "--settings", kinds=("settings file",))
     try:
-        values = parse_json(read_regular(path, _MOST))
+        values = parse_json(read_regular(path, _MOST), object_pairs_hook=_once)
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__}")
     except OSError as error:
@@ -62,6 +62,15 @@ def read_settings(path: Path) -> dict[str, object]:
         return settings_from(values)
     except InkstoneError as error:
         raise CallError(f"--settings {path}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shorten(twice)!r} is there twice")
+    return values
 
 
 def settings_from(values: Mapping[str, object]) -> dict[str, object]:
@@ -100,8 +109,9 @@ def _value(name: str, option: Option, given: object) -> object:
             if paths and "" in items:
                 raise CallError(f"{flag_of(name)} has an empty path: expected folders.")
             value = tuple(Path(x) if paths and isinstance(x, str) else x for x in items)
-    elif option.kind == "ranks" and isinstance(value, Mapping):
-        value = tuple(value.items())
+    elif option.kind == "ranks" and isinstance(value, (Mapping, list, tuple)):
+        pairs = value.items() if isinstance(value, Mapping) else value
+        value = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in pairs)
     elif option.kind == "number" and type(value) is int:
         value = float(value)
     elif option.kind == "memory" and isinstance(value, str):

@@ -102,7 +102,7 @@ _CHECKS: dict[str, _Check] = {
     "choice": lambda option, value: isinstance(value, str) and value in option.choices,
     "flag": lambda _, value: isinstance(value, bool),
     "memory": lambda _, value: type(value) is int and value >= LEAST_MEMORY,
-    "device": _is_text,
+    "device": lambda option, value: _is_text(option, value) and value != "",
     "ranks": _is_ranks,
 }
 

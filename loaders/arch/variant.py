@@ -174,9 +174,10 @@ def choose_variant(
         return detected or _by_hint(family, str(where))
     known = [v.name for v in _ALL if v.family == family]
     if choice not in known:
+        offered = ", ".join(name for name in known if name in CHOICES)
         raise InkstoneError(
-            f"{where}: variant {choice!r} is not one of the {family} models: expected auto or "
-            f"one of {', '.join(known)}."
+            f"{where}: variant {choice!r} is not one of the {family} models: leave it out (auto)"
+            + (f", or choose one of {offered}." if offered else ".")
         )
     chosen = VARIANTS[choice]
     if detected is not None and detected is not chosen:

@@ -151,12 +151,32 @@ def test_wrong_values_are_refused_by_their_option(change, words):
         ({"timestep_spread": 2.0, "timesteps": "uniform"}, "uniform timesteps have no spread"),
         ({"sample_every": 5}, "there are no --sample-prompts"),
         ({"sample_every": 5, "sample_prompts": ("a",)}, None),
-        ({"warmup": 30}, "--warmup 30: the run ends before it, after 20 steps"),
+        ({"warmup": 30}, "--warmup 30 is shortened to 20, the steps of the run"),
     ],
 )
 def test_settings_that_do_nothing_are_said(change, line):
     lines = TrainSettings(**NEEDED | change).without_effect(20)
     assert len(lines) == (line is not None) and all(line in each for each in lines), lines
+
+
+@pytest.mark.parametrize("ranks", [[["0-2", 8]], [("0-2", 8)], {"0-2": 8}])
+def test_ranks_are_pairs_however_they_are_given(ranks):
+    settings = TrainSettings(**NEEDED, **settings_from({"ranks": ranks}))
+    assert settings.ranks == (("0-2", 8),) and as_json(settings)["ranks"] == {"0-2": 8}
+
+
+def test_of_repeated_ranks_the_last_counts_in_its_place():
+    pairs = (("0-5", 4), ("*mlp*", 2), ("0-5", 8))
+    assert TrainSettings(**NEEDED, ranks=pairs).ranks == (("*mlp*", 2), ("0-5", 8))
+
+
+def test_a_setting_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text('{"rank": 8, "rank": 16}')
+    with pytest.raises(CallError, match="'rank' is there twice"):
+        read_settings(path)
+    with pytest.raises(CallError, match="device is ''"):
+        settings_from({"device": ""})
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ class Result(AbstractContextManager["Result"]):
             pictures=len(works),
             buckets=Counter(work.fit.bucket for work in works),
             settings=values,
+            of_steps=settings.steps or step,
             trigger=settings.trigger,
             captions=[w.item.caption or "" for w in works] if settings.list_captions else (),
         )

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ...errors import InkstoneError
 from ...files.images import read_picture
+from ...files.json_text import parse_json
 from ...files.png import read_text_chunks, save_png
 from ...kernels.memory import hand_back
 from ...loaders.models.diffusion_model import DiffusionModel
@@ -190,11 +191,13 @@ class Samples:
         load_vae: Callable[[], VAEModel],
         folder: Path,
         seed: int,
+        run: str = "",
     ) -> None:
+        """run: a stamp of all that decides what the pictures of a step are."""
         # what 2.1 keeps of a prompt between runs has the weights of the run before in it
         self._model = replace(model, keep_prefix="off")
         self._samples, self._load_vae = tuple(samples), load_vae
-        self._folder, self._seed = folder, seed
+        self._folder, self._seed, self._run = folder, seed, run
 
     def draw(
         self, step: int, changes: Changes, stop: threading.Event | None = None
@@ -239,9 +242,22 @@ class Samples:
     def _facts(self, step: int) -> list[str]:
         """What the picture of each prompt says of itself."""
         return [
-            json.dumps({"prompt": one.prompt, "step": step, "seed": self._seed})
+            json.dumps({"prompt": one.prompt, "step": step, "seed": self._seed, "run": self._run})
             for one in self._samples
         ]
+
+    def _is_own(self, path: Path, prompt: str) -> bool:
+        """True for a picture of this run and prompt: an earlier run may have left others, and a run
+        may go on with other prompts.
+        """
+        try:
+            facts = parse_json(read_text_chunks(path).get(_FACTS, ""))
+        except (InkstoneError, ValueError):
+            return False
+        return isinstance(facts, dict) and (facts.get("prompt"), facts.get("run")) == (
+            prompt,
+            self._run,
+        )
 
     def _latent(self, sample: Sample, hooks: Hooks) -> Tensor:
         model, (width, height) = self._model, sample.size
@@ -271,7 +287,7 @@ class Samples:
         for number, (facts, picture) in enumerate(zip(self._facts(step), pictures), 1):
             path = sample_path(self._folder, step, number)
             save_png(path, picture.numpy(), {_FACTS: facts})
-        write_sheet(self._folder, [sample.prompt for sample in self._samples])
+        write_sheet(self._folder, [sample.prompt for sample in self._samples], self._is_own)
         log.info("samples of step %d are in %s", step, self._folder)
 
 

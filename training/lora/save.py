@@ -48,7 +48,7 @@ SHARED = (
 ).split()
 # the same under the names of kohya's trainers, which people's tools list
 _NOTES = {
-    "steps": ("ss_steps", "ss_max_train_steps"),
+    "steps": ("ss_steps",),
     "batch": ("ss_batch_size_per_device",),
     "accumulate": ("ss_gradient_accumulation_steps",),
     "lr": ("ss_learning_rate",),
@@ -85,6 +85,7 @@ class Origin:
     pictures: int = 0
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)  # (width, height) -> count
     settings: Mapping[str, object] = field(default_factory=dict)
+    of_steps: int = 0  # of the whole run, of which `settings` have the steps so far
     trigger: str = ""  # what a prompt has to say
     captions: Sequence[str] = ()
 
@@ -167,6 +168,7 @@ def metadata(written: Mapping[str, Tensor], origin: Origin) -> dict[str, str]:
         "modelspec.hash_sha256": "0x" + digest,
         "sshs_model_hash": digest,
         "ss_output_name": origin.name,
+        "ss_max_train_steps": str(origin.of_steps or ""),
         "ss_base_model_version": origin.spec.lower().replace("-", "_"),
         "ss_sd_model_name": origin.base,
         "inkstone_base_hash": origin.base_hash,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from ..dataset.outline import outline
 from ..dataset.pictures import NO_PROGRESS, OnItem
 from ..dataset.read import read
 from ..dataset.report import Report, report
-from .adapter import Adapter, AdapterSettings
+from .adapter import Adapter, AdapterSettings, TrainedKron
 from .distributed import Group, group_in_environment, joined, own_device
 from .events import require_tensorboard
 from .loop import AHEAD, Loop, Task
@@ -70,8 +71,11 @@ class Prepared:
     def steps(self) -> int:
         """Optimizer steps."""
         settings = self.settings
-        per_step = settings.batch * settings.accumulate * self.group.size
-        return settings.steps_for(len(self.arranged.works), per_step)
+        counts = Counter[object]()
+        for work in self.arranged.works:
+            counts[work.grids] += work.item.repeats
+        batches = sum(-(-count // settings.batch) for count in counts.values())  # as Order has them
+        return settings.steps_for(batches, settings.accumulate * self.group.size)
 
     @property
     def cache(self) -> Path:
@@ -183,7 +187,7 @@ def train(
     the same call continues. Raises CallError and InkstoneError.
     """
     on_item = on_item or NO_PROGRESS
-    with terminable():
+    with terminable(), torch.inference_mode(False):
         _train_all(prepared(settings, on_item), on_step, on_item)
     return settings.output
 
@@ -216,6 +220,14 @@ def _without_effect(run: Prepared) -> Iterator[str]:
         blocks = blocks_beyond(run.model.network, pattern)
         if blocks is not None:
             yield f"--ranks {pattern}={rank}: the model has only the blocks 0 to {blocks}"
+    with torch.device("meta"):
+        changes = _new_adapter(run.settings, run.model).by_name().values()
+    whole = sum(isinstance(one, TrainedKron) and one.full for one in changes)
+    if whole and run.settings.alpha is not None:
+        yield (
+            f"--alpha {run.settings.alpha:g} has no effect in {whole} of {len(changes)} layers: "
+            f"with --rank {run.settings.rank} the second matrix of their LoKr has no factors"
+        )
 
 
 def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:
@@ -232,7 +244,8 @@ def _samples(run: Prepared, folder: RunFolder) -> Samples | None:
     if not prompts or not run.group.first:
         return None
     encoded = encode_samples(prompts, run.arranged, encoders, run.cache)
-    return Samples(run.model, encoded, encoders.vae, folder.path / SAMPLES, run.settings.seed)
+    place, stamp = folder.path / SAMPLES, stamp_of(sorted(run.identity().items()))
+    return Samples(run.model, encoded, encoders.vae, place, run.settings.seed, stamp)
 
 
 def adapter_of(settings: TrainSettings, model: DiffusionModel) -> Adapter:
@@ -296,7 +309,7 @@ def _train(
         sizes = [tokens[index] for index in indices]
         return draw(objective, model.schedule, settings.seed, step, sizes)
 
-    with Result(settings, run.arranged, adapter, folder) as result:
+    with Result(replace(settings, steps=steps), run.arranged, adapter, folder) as result:
 
         def watch(report: StepReport) -> None:
             result.step(report)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ...errors import InkstoneError
 from ...files.atomic import atomic
@@ -35,21 +35,30 @@ def steps_in(folder: Path) -> list[int]:
     return sorted({int(name[1]) for name in names if name})
 
 
-def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
+Own: TypeAlias = "Callable[[Path, str], bool]"
+"""(file of a picture, prompt of its column) -> whether it belongs into the sheet."""
+
+
+def write_sheet(folder: Path, prompts: Sequence[str], own: Own = lambda *_: True) -> Path:
     """Draws the sheet of the pictures in a folder; it is replaced whole. InkstoneError where it
     cannot be written.
     """
     path = folder / SHEET
     with atomic(path) as file:
-        draw_sheet(folder, prompts).save(file, "PNG")
+        draw_sheet(folder, prompts, own).save(file, "PNG")
     return path
 
 
-def draw_sheet(folder: Path, prompts: Sequence[str]) -> Image:
-    """The sheet. A picture that is missing or cannot be read is an empty cell."""
+def draw_sheet(folder: Path, prompts: Sequence[str], own: Own = lambda *_: True) -> Image:
+    """The sheet. A picture that is missing, cannot be read or is not `own` is an empty cell."""
     from PIL import Image, ImageDraw, ImageFont
 
-    steps = _chosen(steps_in(folder))
+    cells = {
+        step: [path if own(path, prompt) else None for path, prompt in zip(paths, prompts)]
+        for step in steps_in(folder)
+        for paths in [[sample_path(folder, step, n + 1) for n in range(len(prompts))]]
+    }
+    steps = _chosen([step for step, paths in cells.items() if any(paths)])
     width = _SIDE + len(prompts) * (_CELL + _GAP)
     image = Image.new("RGB", (width, _HEAD + max(1, len(steps)) * (_CELL + _GAP)), _PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=_TEXT)
@@ -58,7 +67,7 @@ def draw_sheet(folder: Path, prompts: Sequence[str]) -> Image:
         text = label(prompt, column + 1, lambda t: draw.textlength(t, font) <= _CELL)
         draw.text((left, _HEAD // 2), text, _INK, font, anchor="lm")
         for row, step in enumerate(steps):
-            cell = _cell(sample_path(folder, step, column + 1))
+            cell = _cell(cells[step][column])
             top = _HEAD + row * (_CELL + _GAP)
             image.paste(cell, (left + (_CELL - cell.width) // 2, top + (_CELL - cell.height) // 2))
     for row, step in enumerate(steps):
@@ -84,10 +93,12 @@ def _chosen(steps: Sequence[int]) -> list[int]:
     return [steps[round(row * (len(steps) - 1) / (MOST_ROWS - 1))] for row in range(MOST_ROWS)]
 
 
-def _cell(path: Path) -> Image:
+def _cell(path: Path | None) -> Image:
     """A picture that fits a cell; never enlarged beyond twice its size."""
     from PIL import Image
 
+    if path is None:
+        return Image.new("RGB", (_CELL, _CELL), _EMPTY)
     try:
         with opened(path) as file:
             file.check_room(3)

@@ -26,6 +26,7 @@ from torch import nn
 
 from ...errors import CallError, InkstoneError
 from ...files.atomic import write_text
+from ...files.hashes import model_hash
 from ...files.lock import HeldLock
 from ...files.paths import check_output, kind_of
 from ...pipeline.train_choices import FREE, OPTIONS, TrainSettings
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 STATE = "state.safetensors"
 _STARTED = "started"
 _PICTURES = "pictures-digest"
+_MODELS = {"model", "text-encoder", "vae"}
 # settings whose content decides, which `stamp` has, not their name; and what all processes do
 _BY_CONTENT = ("data", "control_dir", "mask_dir", "captions", "steps", "resolution", "accumulate")
 
@@ -57,7 +59,7 @@ def identity(
     for name in ("model", "text_encoder", "vae"):
         path = getattr(settings, name)
         if path is not None:
-            arguments[name.replace("_", "-")] = str(path.resolve())
+            arguments[name.replace("_", "-")] = model_hash(path)  # it may have moved
     arguments["accumulate"] = settings.accumulate * group.size
     return arguments
 
@@ -152,7 +154,10 @@ def opened(
             folder.path,
             arguments,
             "--output",
-            lambda old: _other_pictures(settings, folder.path, old, arguments),
+            lambda old: (
+                _other_pictures(settings, folder.path, old, arguments)
+                or _other_models(folder.path, old, arguments)
+            ),
         )
         yield folder
     finally:
@@ -174,6 +179,18 @@ def _other_pictures(
         "captions, references or masks were changed since: there are "
         f"{new.get('pictures')} now. Put them back as they were to resume it, or choose another "
         "--output."
+    )
+
+
+def _other_models(folder: Path, old: Mapping[str, Argument], new: Mapping[str, Argument]) -> str:
+    """As `_other_pictures`, where only the content of model files is another."""
+    others = [name for name in old if old.get(name) != new.get(name)]
+    if not others or not {*others} <= _MODELS or not {*new} <= {*old}:
+        return ""
+    names = " and ".join(f"--{name}" for name in others)
+    return (
+        f"{folder} has checkpoints of a run with other weights: the content of {names} is not what "
+        "it was. Give the file of that run to resume it, or choose another --output."
     )
 
 

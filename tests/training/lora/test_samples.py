@@ -219,7 +219,7 @@ def test_what_a_picture_says(tiny_folder, tmp_path):
     arranged = arranged_on(bundle, described(tmp_path / "data", (128, 128)))
     samples_of(bundle, arranged, tmp_path).draw(12, changes_on(bundle))
     text = read_text_chunks(sample_path(tmp_path / "samples", 12, 1))["inkstone_sample"]
-    assert json.loads(text) == {"prompt": WORDS, "step": 12, "seed": 9}
+    assert json.loads(text) == {"prompt": WORDS, "step": 12, "seed": 9, "run": ""}
 
 
 def test_pictures_that_are_there_are_not_drawn_again(tiny_folder, tmp_path):

@@ -38,6 +38,7 @@ ORIGIN = Origin(
     date="2026-11-29",
     resolution=512,
     pictures=60,
+    of_steps=900,
     buckets={(512, 512): 40, (448, 576): 20},
     settings={
         "steps": 300,
@@ -180,7 +181,7 @@ def test_what_it_says_of_itself():
         "ss_network_alpha": "4",
         "ss_learning_rate": "0.0001",
         "ss_steps": "300",
-        "ss_max_train_steps": "300",
+        "ss_max_train_steps": "900",
         "ss_num_train_images": "60",
         "ss_resolution": "(512, 512)",
         "inkstone_base_hash": "sha256-head:12ab",

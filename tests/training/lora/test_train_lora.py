@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 import inkstone
@@ -21,8 +24,10 @@ from inkstone.loaders.formats.safetensors import SafetensorsFile
 from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
 from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_diffusion_model
+from inkstone.pipeline.train_choices import TrainSettings
 from inkstone.training.grammar import prompt, sample
 from inkstone.training.lora.samples import Samples, Stopped
+from inkstone.training.lora.session import prepared
 from inkstone.training.lora.state import STATE
 from inkstone.training.render import render
 
@@ -432,6 +437,69 @@ def test_settings_that_pictures_or_model_leave_without_effect_are_said(pictures,
     assert "--reference-resolution 64 has no effect: no picture has references" in caplog.text
     assert "--ranks 0-99=2: the model has only the blocks 0 to 5" in caplog.text
     assert caplog.text.count("--ranks") == 1
+
+
+def test_pictures_of_another_run_are_none_of_its_samples(pictures, tmp_path):
+    """A run that left no checkpoint, and one that goes on with other prompts."""
+    output, folder = tmp_path / "x.safetensors", tmp_path / "x-checkpoints" / "samples"
+    usual = {"steps": 3, "rank": 2, "resolution": 64, "sample_every": 1, "lr": 0.01}
+    inkstone.train_lora(pictures, output, sample_prompts=["a red circle"], **usual)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in (output, *output.with_name("x-checkpoints").glob("*.safetensors")):
+        path.unlink()
+    inkstone.train_lora(
+        pictures, output, sample_prompts=["a red circle"], **usual | {"lr": 1e-5, "steps": 2}
+    )
+    second = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert second["step-000003-1.png"] == first["step-000003-1.png"], "left by the first"
+    assert all(second[f"step-00000{k}-1.png"] != first[f"step-00000{k}-1.png"] for k in (1, 2))
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.height < 900, "three rows, not the fourth"
+    inkstone.train_lora(
+        pictures, output, sample_prompts=["a blue star"], **usual | {"lr": 1e-5, "steps": 2}
+    )
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.height < 400, "one row: the others are of another prompt"
+
+
+def test_other_weights_at_the_same_place_are_another_run(pictures, tmp_path):
+    model, output = tmp_path / "model", tmp_path / "x.safetensors"
+    shutil.copytree(EMBEDDED_FOLDER, model)
+    usual = {"model": model, "rank": 2, "resolution": 64, "steps": 2}
+    inkstone.train_lora(pictures, output, **usual)
+    moved = shutil.move(model, tmp_path / "moved")
+    assert inkstone.train_lora(pictures, output, **usual | {"model": moved}) == output
+    (weights,) = (Path(moved) / "transformer").glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CallError, match="other weights: the content of --model is not what it was"):
+        inkstone.train_lora(pictures, output, **usual | {"model": moved})
+
+
+def test_the_usual_number_of_steps_counts_batches(tmp_path):
+    """Of pictures of many shapes a batch is seldom full."""
+    for n, size in enumerate([(64, 64), (64, 64), (64, 64), (64, 80), (64, 96), (64, 128)]):
+        Image.new("RGB", size, (n, n, n)).save(tmp_path / f"{n}.png")
+    settings = TrainSettings(
+        data=tmp_path, output=tmp_path / "x.safetensors", batch=4, resolution=64
+    )
+    run = prepared(settings)
+    assert len({work.grids for work in run.arranged.works}) >= 3
+    batches = sum(-(-n // 4) for n in Counter(work.grids for work in run.arranged.works).values())
+    assert run.steps == max(500, 100 * batches)
+
+
+def test_a_lokr_without_factors_says_that_alpha_does_nothing(pictures, tmp_path, caplog):
+    more = {"kind": "lokr", "rank": 16, "alpha": 1.0, "steps": 1, "resolution": 64}
+    inkstone.train_lora(pictures, tmp_path / "x.safetensors", **more)
+    assert "--alpha 1 has no effect in" in caplog.text
+
+
+def test_it_trains_within_inference_mode(pictures, tmp_path):
+    with torch.inference_mode():
+        path = inkstone.train_lora(pictures, tmp_path / "x.safetensors", steps=1, resolution=64)
+    assert path.is_file()
 
 
 def test_a_damaged_state_is_no_download(pictures, tmp_path):
