@@ -17,7 +17,7 @@ from ...node_types import Json
 from ..desk import tickets
 from ..desk.desk import Desk
 from ..desk.orders import EXTRAS, OPTIONS
-from ..desk.refusal import Refusal
+from ..desk.refusal import Refusal, stopping
 from ..desk.tickets import Ticket
 from .encoding import check_sides, encoded, is_transparent
 from .requests import PICTURE_FIELDS
@@ -43,6 +43,8 @@ def check_done(ticket: Ticket) -> None:
     """Raises Refusal where a job has no pictures to give."""
     if ticket.state == tickets.DONE:
         return
+    if ticket.stopped:
+        raise stopping()
     if ticket.state == tickets.CANCELLED:
         raise Refusal("The job was cancelled.", 409, code="cancelled")
     if ticket.unexpected:

@@ -113,6 +113,14 @@ def _add(api: "FastAPI", desk: Desk, method: str, path: str, handler: Handler) -
         answer: Response = await handler(desk, request)
         return answer
 
+    async def without_body(request: Request) -> Response:
+        answer = await handler(desk, request)
+        bare = Response(status_code=answer.status_code)
+        bare.raw_headers = answer.raw_headers  # its length too
+        return bare
+
+    if method == "GET":
+        api.add_api_route(path, without_body, methods=["HEAD"], include_in_schema=False)
     document = OPERATIONS[method, path]
     extra: dict[str, Any] = {
         name: document[name] for name in ("requestBody", "parameters") if name in document

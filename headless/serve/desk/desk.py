@@ -35,7 +35,7 @@ from .line import Line
 from .offers import Offers
 from .orders import Order, call_of, in_request, order_from
 from .quiet_log import DRAWS
-from .refusal import Refusal
+from .refusal import Refusal, stopping
 from .settings import ServeCall
 from .tickets import Ticket
 from .turn import Turn
@@ -124,6 +124,7 @@ class Desk:
         with self._lock:
             self._closing = True
             for ticket in [t for t in self._line.waiting.values() if not self._is_kept(t)]:
+                ticket.stopped = True
                 self._cancel(ticket)
             self._lock.notify_all()
         end = time.monotonic() + seconds
@@ -169,7 +170,7 @@ class Desk:
         """Raises Refusal where an order would find no place now."""
         with self._lock:
             if self._closing:
-                raise Refusal("The server is stopping. Try again in a moment.", 503)
+                raise stopping()
             self._line.check_room(owner)
 
     def drop(self, name: str) -> None:
@@ -191,7 +192,7 @@ class Desk:
         self._fill(ticket, order, folder)
         with self._lock:
             if self._closing and not self._is_kept(ticket):
-                raise Refusal("The server is stopping. Try again in a moment.", 503)
+                raise stopping()
             self._tickets[name] = ticket
             self._line.join(ticket)
             self._metrics.left = len(self._line.waiting)
@@ -300,10 +301,10 @@ class Desk:
         with self._lock:
             done = outcome.status == journal.DONE
             self._line.end(ticket, seconds if done else None)
-            unwanted = ticket.id in self._unwanted
+            cancelled = outcome.status == tickets.CANCELLED and ticket.id not in self._unwanted
             self._unwanted.discard(ticket.id)
-            cancelled = outcome.status == tickets.CANCELLED and not unwanted
-            if self._closing and cancelled and self._is_kept(ticket):
+            ticket.stopped |= self._closing and cancelled
+            if ticket.stopped and self._is_kept(ticket):
                 return  # handed back: the next start does it
             self._commit(ticket, outcome)
             self.again.keep(ticket)

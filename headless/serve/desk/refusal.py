@@ -30,6 +30,11 @@ def error_document(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def stopping() -> Refusal:
+    """For what a server that ends does not do any more."""
+    return Refusal("The server is stopping. Try again in a moment.", 503)
+
+
 class Full(Refusal):
     """The queue takes no more now."""
 

@@ -41,6 +41,7 @@ class Ticket:
         self.previewed = 0  # previews so far
         self.error: str | None = None
         self.unexpected = False  # the fault is the server's
+        self.stopped = False  # cancelled by nobody: the server ends
         self.cached = False  # its files are copies of an earlier job's
         self.files: list[Path] = []
         self.seconds: dict[str, float] = {}

@@ -178,6 +178,6 @@ def test_a_full_queue_and_a_wrong_key(tmp_path):
 
 
 def test_a_wrong_method_names_the_right_ones(server):
-    for path, allowed in (("/v1/jobs/x", "DELETE, GET"), ("/v1/jobs", "POST")):
+    for path, allowed in (("/v1/jobs/x", "DELETE, GET, HEAD"), ("/v1/jobs", "POST")):
         answer = server.client.patch(path)
         assert answer.status_code == 405 and answer.headers["allow"] == allowed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -160,3 +162,20 @@ def test_a_fault_of_what_draws_ends_its_job_and_no_other(tmp_path, monkeypatch):
         ended = [server.ended(name) for name in names]
         assert [one["state"] for one in ended] == ["failed", "done"]
         assert "fault of the server" in ended[0]["error"] and "lost" not in ended[0]["error"]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_stop_is_said_to_those_who_wait(tmp_path, drawn):
+    """Nobody cancelled their picture."""
+    with serving(ServeCall(models=tmp_path), start=drawn) as server, server.slowly(60):
+        with ThreadPoolExecutor(1) as pool:
+            ask = {"prompt": "x", "size": "64x64"}
+            asked = pool.submit(server.client.post, "/v1/images/generations", json=ask)
+            until = time.monotonic() + 30
+            while server.desk.numbers()[1:] != ((0, 1) if drawn else (1, 0)):
+                assert time.monotonic() < until, "it did not come"
+                time.sleep(0.01)
+            server.desk.drain(0)
+            answer = asked.result(30)
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["error"]["message"].startswith("The server is stopping.")
