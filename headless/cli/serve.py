@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import CallError
 from ..arg_types import Commands, between, command, file_path, workers_range
 from ..draw.options import add_machine
-from ..serve.desk.settings import HOST, KEEP, PORT, Limits, RayCall, ServeCall
+from ..serve.desk.settings import HOST, KEEP, PORT, RESPONSE_FORMATS, Limits, RayCall, ServeCall
 from .shared import add_ray
 
 _SHARED = ("model", "text_encoder", "vae", "lora", "dtype", "memory", "device")
@@ -86,6 +86,22 @@ def _add_models(p: argparse.ArgumentParser) -> None:
         ("--vae", "VAE file or folder"),
     ):  # fmt: skip
         p.add_argument(name, type=file_path, metavar="F", help=text)
+    p.add_argument(
+        "--model-name",
+        action="append",
+        type=_name,
+        metavar="NAME",
+        help="a further name of the model that is drawn with where a request names none, such as "
+        "gpt-image-1 or dall-e-3, for clients with a fixed list; may be repeated",
+    )
+
+
+def _name(text: str) -> str:
+    if not text.strip() or text != text.strip() or not text.isprintable() or len(text) > 120:
+        raise argparse.ArgumentTypeError(
+            f"{text[:130]!r}: expected a name of 1 to 120 letters, such as gpt-image-1"
+        )
+    return text
 
 
 def _add_jobs(p: argparse.ArgumentParser) -> None:
@@ -101,6 +117,13 @@ def _add_jobs(p: argparse.ArgumentParser) -> None:
         default=KEEP,
         metavar="SECONDS",
         help=f"how long results are kept (default {KEEP:g})",
+    )
+    p.add_argument(
+        "--response-format",
+        choices=RESPONSE_FORMATS,
+        default=RESPONSE_FORMATS[0],
+        help="what an image request gets that does not say it: url for clients that were written "
+        "for DALL-E and read data[0].url (default b64_json)",
     )
     p.add_argument(
         "--cache-results",
@@ -147,10 +170,12 @@ def run(args: argparse.Namespace) -> int:
             host=args.host,
             port=args.port,
             models=args.models or Path("models"),
+            names=tuple(args.model_name or ()),
             defaults=defaults,
             api_key_file=args.api_key_file,
             state=args.state,
             keep=args.keep,
+            response_format=args.response_format,
             graphs=args.graphs,
             cache_results=args.cache_results,
             limits=dataclasses.replace(Limits(), **limits),

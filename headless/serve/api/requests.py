@@ -96,6 +96,8 @@ def take_images(desk: Desk, owner: str, body: Body, edit: bool) -> tuple[Ticket,
     own = {} if own is None else own
     if not isinstance(own, dict):
         raise Refusal("inkstone: expected an object of options.", param="inkstone")
+    if body.data.get("response_format") is None and not body.data.get("stream"):
+        body.data["response_format"] = desk.call.response_format
     wish = wish_of(body.data, own.get("layers") is not None)
     size = body.data.get("size")
     size = None if size == "auto" else size

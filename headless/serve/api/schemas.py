@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...draw.options import SCHEDULE_OPTIONS
 from ...node_types import Json
+from ..desk.settings import RESPONSE_FORMATS
 from ..desk.tickets import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from .wishes import BACKGROUNDS, FORMATS, IGNORED
 
@@ -103,7 +104,7 @@ _NOTHING = maybe("string", "Changes nothing here.")
 _IMAGE: dict[str, Json] = {
     **_COMMON,
     "size": _SIZE,
-    "response_format": maybe("string", enum=["b64_json", "url"]),
+    "response_format": maybe("string", enum=list(RESPONSE_FORMATS)),
     "output_format": maybe("string", enum=list(FORMATS)),
     "output_compression": maybe("integer", "Quality of jpeg, webp.", minimum=0, maximum=100),
     "background": maybe(

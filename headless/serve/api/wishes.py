@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from ...node_types import Json
 from ..desk.refusal import Refusal
+from ..desk.settings import RESPONSE_FORMATS
 
 # they change nothing here; texts
 IGNORED = "quality style moderation user safety_identifier input_fidelity complexity".split()
@@ -46,7 +47,7 @@ def wish_of(data: Mapping[str, Json], layered: bool = False) -> Wish:
     """The form of an answer, of the fields of a request. layered: the result has transparent
     layers. Raises Refusal.
     """
-    _one_of(data, "response_format", ("b64_json", "url"))
+    _one_of(data, "response_format", RESPONSE_FORMATS)
     _one_of(data, "output_format", FORMATS)
     _check_background(data, layered)
     for name in IGNORED:

@@ -50,7 +50,7 @@ class Desk:
 
     def __init__(self, call: ServeCall, hands: Hands = one_here) -> None:
         self.call, self.limits = call, call.limits
-        self.offers = Offers(call.models, call.defaults)
+        self.offers = Offers(call.models, call.defaults, call.names)
         self._lock = threading.Condition(threading.RLock())
         self._unwanted: set[str] = set()  # cancelled by their clients while they ran
         self._tickets: dict[str, Ticket] = {}

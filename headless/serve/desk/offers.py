@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ....errors import CallError
 from ....host.headless import HeadlessHost, using
 from ....host.model_folders import model_files, model_path
 from ....loaders.models.load import EMBEDDED_FOLDER
@@ -17,17 +18,30 @@ _LISTED = 20  # names in a message
 
 
 class Offers:
-    """What is below the models folder, and the model that the server was started with."""
+    """What is below the models folder, and the model that the server was started with. names:
+    further ones of that model. Raises CallError where another model has one of them.
+    """
 
-    def __init__(self, models: Path, defaults: Mapping[str, Json]) -> None:
+    def __init__(
+        self, models: Path, defaults: Mapping[str, Json], names: Sequence[str] = ()
+    ) -> None:
         self.folder = models
         self._host, self._defaults = HeadlessHost(models=(models,)), dict(defaults)
         own = self._defaults.get("model")
         self.default = EMBEDDED if own is None else Path(own).name
+        self._names: tuple[str, ...] = ()
+        others = set(self.models()) - {self.default}
+        for name in names:
+            if name in others:
+                raise CallError(
+                    f"--model-name {name}: another model of this server has that name. Choose one "
+                    "that is free."
+                )
+        self._names = tuple(names)
 
     def models(self) -> list[str]:
-        """Names of all models, the default first."""
-        names = [self.default, EMBEDDED]
+        """Names of all models, those of the default first."""
+        names = [self.default, *self._names, EMBEDDED]
         with using(self._host):
             for kind in self._kinds():
                 names += model_files(kind)
@@ -40,7 +54,7 @@ class Offers:
 
     def model(self, name: str | None) -> dict[str, Json]:
         """The values of DrawCall for a model; of None the default. Raises Refusal."""
-        if name in (None, self.default):
+        if name in (None, self.default, *self._names):
             return self._defaults
         shared = {k: v for k, v in self._defaults.items() if k in ("dtype", "memory", "device")}
         if name == EMBEDDED:

@@ -12,6 +12,7 @@ from ...node_types import Json
 
 HOST, PORT = "127.0.0.1", 8190
 KEEP = 3600.0  # seconds that results are kept
+RESPONSE_FORMATS = ("b64_json", "url")
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class ServeCall:
     host: str = HOST
     port: int = PORT
     models: Path = Path("models")
+    names: tuple[str, ...] = ()  # further ones of the default model
     defaults: Mapping[str, Json] = field(default_factory=dict)
     api_key_file: Path | None = None
     state: Path | None = None
     keep: float = KEEP
+    response_format: str = RESPONSE_FORMATS[0]  # of image requests that name none
     graphs: bool = False  # clients may send graphs
     cache_results: bool = False  # the same request of a key is answered with the same files
     limits: Limits = Limits()
