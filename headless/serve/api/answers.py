@@ -27,6 +27,7 @@ T = TypeVar("T")
 _QUOTED = re.compile(f'"({"|".join(sorted({*OPTIONS, *EXTRAS, *PICTURE_FIELDS}))})"')
 _ABOUT = (
     ("mask", re.compile(r"^The mask ")),
+    ("region", re.compile(r"^Regional prompts ")),
     ("image", re.compile(r"^[0-9]+ pictures |takes? [0-9]+ pictures?, got ")),
 )
 Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up

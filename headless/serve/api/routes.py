@@ -19,6 +19,7 @@ from .answers import check_done, ended, image_events, images_document, job_event
 from .encoding import encoded
 from .forms import form_texts
 from .requests import (
+    MOST_IMAGES,
     PICTURE_FIELDS,
     Body,
     body_of,
@@ -296,8 +297,10 @@ async def _form(request: Request, most: int) -> Body:
     try:
         form = await request.form(max_files=20, max_fields=_MOST_FIELDS, max_part_size=most)
     except HTTPException as error:
-        param = "image" if "many files" in str(error.detail) else None
-        raise Refusal(f"The form cannot be read: {error.detail}", param=param) from None
+        if "Too many files" in str(error.detail):
+            most_files = f"expected at most {MOST_IMAGES} pictures and a mask"
+            raise Refusal(f"The form has too many files: {most_files}.", param="image") from None
+        raise Refusal(f"The form cannot be read: {error.detail}") from None
     async with request.form() as form:
         for name, value in form.multi_items():
             plain = name.partition("[")[0]

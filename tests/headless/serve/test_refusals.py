@@ -48,6 +48,16 @@ def test_an_option_that_a_model_has_not_is_named(server):
     assert error["param"] == "layers", error
 
 
+def test_too_many_files_are_counted_as_pictures(server):
+    assert "at most 16 pictures and a mask" in edit(server, *[IMAGE] * 21)["message"]
+
+
+def test_a_region_that_a_picture_does_not_go_with_is_named(server):
+    body = {"prompt": "x", "image": as_text(png()), "inkstone": {**QUICK, "region": "a:0,0,32,32"}}
+    error = server.client.post("/v1/images/edits", json=body).json()["error"]
+    assert error["param"] == "region", error
+
+
 def test_the_limit_of_uploads_is_a_number_that_is_true():
     for upload, text in ((200_000, "195 KiB"), (64 << 20, "64 MiB"), (900, "900 bytes")):
         assert text in str(too_large(Limits(upload=upload)))
