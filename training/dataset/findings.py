@@ -19,6 +19,10 @@ KINDS = {
     # left out
     "folder": ("folder cannot be read", "folders cannot be read"),
     "linked folder": ("folder is a link and is not followed", "folders are links, not followed"),
+    "of a training": (
+        "folder is left out: a training wrote it, checkpoints and samples or encoded pictures",
+        "folders are left out: trainings wrote them, checkpoints and samples or encoded pictures",
+    ),
     "outside": (
         "file is left out: a link that leads out of its folder; copy the file into it",
         "files are left out: links that lead out of their folder; copy the files into it",

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ...errors import CallError, InkstoneError
-from ...files.paths import stays_in
+from ...files.json_text import parse_json
+from ...files.paths import read_regular, stays_in
 from .findings import Finding
 
 ENDINGS = frozenset(
     ".png .jpg .jpeg .jfif .webp .bmp .dib .gif .tif .tiff .avif .heic .heif".split()
 )
 MOST_FILES = 1_000_000
+_RUN, _RUN_KEY, _RUN_BYTES = "run.json", "pictures-digest", 1 << 20  # of a training's own folder
 Name = PurePosixPath
 """The path of a file below its folder."""
 
@@ -39,15 +41,18 @@ def stem(name: Name) -> Name:
     return name.with_suffix("")
 
 
-def listing(folder: Path, apart: Sequence[Path] = ()) -> Listing:
-    """All files below a folder, without those below the folders `apart`. CallError for a whole
-    disk, InkstoneError where there are more than MOST_FILES.
+def listing(folder: Path, apart: Sequence[Path] = (), own: Sequence[Path] = ()) -> Listing:
+    """All files below a folder, without those below the folders `apart`, and without what a
+    training wrote, which is said: the folders `own`, and those of earlier runs. CallError for a
+    whole disk, InkstoneError where there are more than MOST_FILES.
     """
     real = Path(os.path.realpath(folder))
     if real.parent == real:
         raise CallError(f"{folder} is a whole disk: give the folder that holds only the pictures.")
     found, todo, count = Listing(folder), [folder], 0
-    skipped = {os.path.realpath(path) for path in apart} - {os.path.realpath(folder)}
+    skipped, written = ({os.path.realpath(path) for path in paths} for paths in (apart, own))
+    skipped.discard(str(real))
+    written.discard(str(real))
     while todo:
         place = todo.pop()
         for entry in _entries(place, found):
@@ -55,8 +60,12 @@ def listing(folder: Path, apart: Sequence[Path] = ()) -> Listing:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                if os.path.realpath(entry.path) not in skipped:
-                    todo.append(Path(entry.path))
+                inside, place_of = Path(entry.path), os.path.realpath(entry.path)
+                if place_of in written or _is_run(inside):
+                    name = inside.relative_to(folder).as_posix()
+                    found.findings.append(Finding("of a training", name))
+                elif place_of not in skipped:
+                    todo.append(inside)
             else:
                 _sort_in(entry, found)
         if count > MOST_FILES:
@@ -69,6 +78,15 @@ def listing(folder: Path, apart: Sequence[Path] = ()) -> Listing:
     found.others.sort()
     found.findings.sort(key=lambda finding: finding.name)
     return found
+
+
+def _is_run(folder: Path) -> bool:
+    """True for the folder of a LoRA training: checkpoints, samples, a plot of the loss."""
+    try:
+        facts = parse_json(read_regular(folder / _RUN, _RUN_BYTES).decode())
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and _RUN_KEY in facts
 
 
 def _entries(place: Path, found: Listing) -> list[os.DirEntry[str]]:

@@ -48,9 +48,12 @@ def read(
     control_dir: Path | Sequence[Path] | None = None,
     mask_dir: Path | None = None,
     on_item: OnItem = NO_PROGRESS,
+    own: Sequence[Path] = (),
 ) -> Dataset:
-    """A folder of pictures, or a JSONL file. Raises CallError where a path is none of these, and
-    InkstoneError where no example is left; everything else becomes a finding.
+    """A folder of pictures, or a JSONL file. own: folders that the training writes to, which hold
+    no pictures to train on, wherever they are; those of earlier runs are known by their files.
+    Raises CallError where a path is none of these, and InkstoneError where no example is left;
+    everything else becomes a finding.
     """
     check_given(data, "DATA", kinds=("folder", "JSONL file"))
     several = [control_dir] if isinstance(control_dir, Path) else [*(control_dir or ())]
@@ -68,7 +71,17 @@ def read(
         check_given(path, option, kinds=("folder",))
         if os.path.realpath(path) == os.path.realpath(data):
             raise CallError(f"{option} {path} is the folder of the pictures: name another.")
-    return _read_folder(data, several, mask_dir, on_item)
+    return _read_folder(_Folders(data, several, mask_dir, own), on_item)
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """The folders of a dataset."""
+
+    data: Path
+    controls: Sequence[Path]
+    masks: Path | None
+    own: Sequence[Path]  # that the training writes to
 
 
 @dataclass
@@ -79,13 +92,13 @@ class _Side:
     findings: list[Finding] = field(default_factory=list)
 
 
-def _read_folder(
-    data: Path, control_dirs: Sequence[Path], mask_dir: Path | None, on_item: OnItem
-) -> Dataset:
-    main = listing(data, [*control_dirs, *([mask_dir] if mask_dir is not None else [])])
+def _read_folder(folders: _Folders, on_item: OnItem) -> Dataset:
+    data, mask_dir, written = folders.data, folders.masks, folders.own
+    mask_dirs = [] if mask_dir is None else [mask_dir]
+    main = listing(data, [*folders.controls, *mask_dirs], written)
     stems = Counter(map(stem, main.pictures))
-    controls = [_references(listing(path, [data]), stems) for path in control_dirs]
-    masks = [_masks(listing(path, [data]), stems) for path in (mask_dir,) if path is not None]
+    controls = [_references(listing(path, [data], written), stems) for path in folders.controls]
+    masks = [_masks(listing(path, [data], written), stems) for path in mask_dirs]
     if masks and main.pictures and not masks[0].files:
         raise CallError(
             f"--mask-dir {mask_dir}: no picture has a mask there. Expected a picture with the name "

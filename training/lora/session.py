@@ -122,7 +122,8 @@ def prepared(settings: TrainSettings, on_item: OnItem = NO_PROGRESS) -> Prepared
     if settings.tensorboard:
         require_tensorboard()
     files = model_files(settings, device)
-    pictures = read(settings.data, settings.control_dir, settings.mask_dir, on_item)
+    own = (settings.folder, *([settings.cache_dir] if settings.cache_dir else []))
+    pictures = read(settings.data, settings.control_dir, settings.mask_dir, on_item, own)
     model = files.diffusion_model()
     cached = CacheSettings(
         resolution=resolution_of(settings, model),
