@@ -1,32 +1,37 @@
 """Captions in `.txt` files: reading them, and having the text encoder write those that are missing.
 
 What it writes lies beside the pictures, as captions of other programs do, so that a person can read
-and change it before training. A file that is there is never replaced.
+and change it before training. A file that is there is never replaced, and a link that leads out of
+the folder is never followed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import InkstoneError
 from ...files.atomic import replacement
 from ...files.images import read_picture
-from ...files.paths import kind_of, read_regular
+from ...files.paths import read_regular, stays_in
 from ...loaders.models.text_encoder import TextEncoderModel
 from ...pipeline.ask import ask, question_of
 from ...pipeline.ask_choices import FREE
 from ...sampling.next_token import GREEDY
+from .arrange import Arranged
 from .encode import leaving
 from .findings import Finding, shown
-from .items import Dataset
+from .items import Dataset, Item
 from .pictures import NO_PROGRESS, OnItem
 
 log = logging.getLogger(__name__)
 
 USUAL = "training caption"  # of CAPTIONS
+CAPTION = ".txt"
+OTHER_CAPTIONS = (".caption",)  # endings of other trainers, which are not read
 MOST_CAPTION = 1 << 16  # bytes: 10,000 words; no text encoder here takes as much
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -57,57 +62,126 @@ def checked_caption(text: str, where: str) -> str:
     return text.strip()
 
 
+def planned(arranged: Arranged) -> Arranged:
+    """The same pictures; what `ask_captions` will do of each without a caption is a finding, in
+    place of its lack.
+    """
+    findings = [one for one in arranged.findings if one.kind != "no caption"]
+    for work in arranged.works:
+        if work.item.caption is None:
+            why = _fault(arranged.dataset, _target(work.item))
+            kind = "to ask" if why is None else "not asked"
+            findings.append(Finding(kind, work.item.name, why or ""))
+    return replace(arranged, findings=tuple(findings))
+
+
 def ask_captions(
     dataset: Dataset,
     text_encoder: Callable[[], TextEncoderModel],
     question: str = "",
     on_item: OnItem = NO_PROGRESS,
+    trained: Collection[Item] | None = None,
 ) -> Dataset:
     """The dataset with a caption for every picture that has none: the text encoder's answer, which
     is written to a new `.txt` beside the picture. text_encoder: loads it, where one is needed;
-    question: "" = for a caption to train on. What was loaded leaves memory. Raises InkstoneError;
-    what is written by then stays, and a further call goes on from there.
+    question: "" = for a caption to train on; trained: only these get one. What was loaded leaves
+    memory. Raises InkstoneError; what is written by then stays, and a further call goes on from
+    there.
     """
-    missing = {item.picture.path: item.name for item in dataset.items if item.caption is None}
-    if not missing:
-        return dataset
-    answers: dict[Path, str] = {}
-    with leaving():
-        model = text_encoder()
-        words = question_of(FREE if question.strip() else USUAL, question, model.family)
-        for number, (path, name) in enumerate(missing.items(), 1):
-            target = path.with_suffix(".txt")
-            if kind_of(target) and target not in answers:  # another process wrote it meanwhile
-                answers[target] = read_caption(target)
-            if target not in answers:
-                answer = ask(model, words, [read_picture(path)], GREEDY)
-                if not answer.ended:
-                    log.warning(
-                        "the caption of %s was cut at %d tokens", shown(name), len(answer.tokens)
-                    )
-                answers[target] = _written(target, answer.text.strip())
-            on_item("writing captions", number, len(missing))
-        del model
-    texts = {path: answers[path.with_suffix(".txt")] for path in missing}
-    items = tuple(
-        replace(item, caption=texts.get(item.picture.path, item.caption)) for item in dataset.items
-    )
-    findings = [one for one in dataset.findings if one.kind != "no caption"]
-    findings += [Finding("asked", name) for name in missing.values()]
-    findings += [
-        Finding("empty caption", name) for path, name in missing.items() if not texts[path]
+    lacking = [
+        item
+        for item in dataset.items
+        if item.caption is None and (trained is None or item in trained)
     ]
+    faults = {target: _fault(dataset, target) for target in map(_target, lacking)}
+    missing = {item.picture.path: item for item in lacking if faults[_target(item)] is None}
+    answers: dict[Path, str] = {}
+    if missing:
+        with leaving():
+            model = text_encoder()
+            words = question_of(FREE if question.strip() else USUAL, question, model.family)
+            for number, item in enumerate(missing.values(), 1):
+                target = _target(item)
+                try:
+                    if target not in answers:
+                        answers[target] = _answer(dataset, item, model, words)
+                except Unusable as fault:  # another process put it there meanwhile
+                    faults[target] = str(fault)
+                on_item("writing captions", number, len(missing))
+            del model
+    return _with_answers(dataset, lacking, answers, faults)
+
+
+def _target(item: Item) -> Path:
+    """The file of a picture's caption."""
+    return item.picture.path.with_suffix(CAPTION)
+
+
+def _fault(dataset: Dataset, target: Path) -> str | None:
+    """Why no caption is written to a file, as things are; None where one is."""
+    for ending in OTHER_CAPTIONS:
+        if os.path.lexists(other := target.with_suffix(ending)):
+            return f"{other.name} is there: rename it to {target.name} to use it"
+    try:
+        if os.path.lexists(target):  # a usable one: another process wrote it meanwhile
+            _present(dataset, target)
+    except Unusable as fault:
+        return str(fault)
+    return None
+
+
+def _present(dataset: Dataset, path: Path) -> str:
+    """The caption in a file that is there. Raises Unusable, also for a link that leads out."""
+    if not stays_in(dataset.root if dataset.root.is_dir() else dataset.root.parent, path):
+        raise Unusable(f"{path.name} is a link that leads out of its folder")
+    return read_caption(path)
+
+
+def _answer(dataset: Dataset, item: Item, model: TextEncoderModel, question: str) -> str:
+    """The caption of a picture, also in its file; that of a file which another process wrote.
+    Raises Unusable.
+    """
+    target = _target(item)
+    if os.path.lexists(target):
+        return _present(dataset, target)
+    answer = ask(model, question, [read_picture(item.picture.path)], GREEDY)
+    if not answer.ended:
+        log.warning("the caption of %s was cut at %d tokens", shown(item.name), len(answer.tokens))
+    return _written(dataset, target, answer.text.strip())
+
+
+def _with_answers(
+    dataset: Dataset,
+    lacking: Collection[Item],
+    answers: Mapping[Path, str],
+    faults: Mapping[Path, str | None],
+) -> Dataset:
+    """The dataset with these captions, by their files."""
+    names = {item.name for item in lacking}
+    findings = [f for f in dataset.findings if f.kind != "no caption" or f.name not in names]
+    for item in lacking:
+        text = answers.get(_target(item))
+        if text is None:
+            findings.append(Finding("not asked", item.name, faults[_target(item)] or ""))
+        else:
+            findings.append(Finding("asked", item.name))
+        if text == "":
+            findings.append(Finding("empty caption", item.name))
+    items = tuple(
+        replace(item, caption=answers.get(_target(item))) if item in lacking else item
+        for item in dataset.items
+    )
     return replace(dataset, items=items, findings=tuple(findings))
 
 
-def _written(path: Path, text: str) -> str:
-    """Writes a new file; the text of one that is there by now instead."""
+def _written(dataset: Dataset, path: Path, text: str) -> str:
+    """Writes a new file; the text of one that is there by now instead. Raises Unusable."""
     try:
         with replacement(path, sync=True, new=True) as file:
             file.write((text + "\n").encode())
         return text
     except FileExistsError:
-        return read_caption(path)
+        return _present(dataset, path)
     except OSError as error:
         raise InkstoneError(
             f"{path}: the caption cannot be written: {error.strerror}. Make the folder of the "

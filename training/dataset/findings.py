@@ -54,6 +54,10 @@ KINDS = {
         "picture has no caption: the text encoder writes one beside it, before the training",
         "pictures have no caption: the text encoder writes them beside them, before the training",
     ),
+    "not asked": (
+        "picture stays without a caption: the text encoder writes none",
+        "pictures stay without captions: the text encoder writes none",
+    ),
     "asked": (
         "caption was written by the text encoder, beside its picture",
         "captions were written by the text encoder, beside their pictures",

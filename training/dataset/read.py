@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ...errors import CallError
 from ...files.paths import check_given, kind_of
-from .captions import Unusable, read_caption
+from .captions import OTHER_CAPTIONS, Unusable, read_caption
 from .findings import Finding
 from .folders import Listing, Name, listing, stem
 from .items import Dataset, Sources, finished
@@ -39,7 +39,7 @@ _REPEATED = re.compile(r"(\d{1,4})_.*")  # kohya's name of a folder: how often i
 MOST_REPEATS = 100  # of such a name; 2024_italy is none
 _ADVICE = {
     ".jsonl": "to use it, give it in place of the folder",
-    ".caption": "rename it to .txt to use it",
+    **dict.fromkeys(OTHER_CAPTIONS, "rename it to .txt to use it"),
 }
 
 

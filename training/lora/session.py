@@ -22,7 +22,7 @@ from ...pipeline.train_choices import TrainSettings
 from ..checkpoint import Argument
 from ..dataset.arrange import Arranged, CacheSettings, arrange
 from ..dataset.cache import Cache, Encoders, prepare
-from ..dataset.captions import ask_captions
+from ..dataset.captions import ask_captions, planned
 from ..dataset.example import Example
 from ..dataset.outline import outline
 from ..dataset.pictures import NO_PROGRESS, OnItem
@@ -142,11 +142,7 @@ def report_of(settings: TrainSettings) -> Report:
 def _report(run: Prepared) -> Report:
     arranged = run.arranged
     if run.settings.captions == "ask":
-        findings = tuple(
-            replace(one, kind="to ask") if one.kind == "no caption" else one
-            for one in arranged.findings
-        )
-        arranged = replace(arranged, findings=findings)
+        arranged = planned(arranged)
     return report(arranged, run.encoders.text_encoder())
 
 
@@ -235,7 +231,9 @@ def _with_captions(run: Prepared, on_item: OnItem) -> Prepared:
     """The run with the captions that are asked for."""
     if run.settings.captions != "ask":
         return run
-    pictures = ask_captions(run.arranged.dataset, run.encoders.text_encoder, on_item=on_item)
+    trained = {work.item for work in run.arranged.works}
+    ask = run.encoders.text_encoder
+    pictures = ask_captions(run.arranged.dataset, ask, on_item=on_item, trained=trained)
     return replace(run, arranged=arrange(pictures, run.model, run.arranged.settings))
 
 
