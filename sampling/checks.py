@@ -187,6 +187,14 @@ def check_guidance(cfg: float, negative: Tensor | None) -> None:
         log.info("CFG %g is off: the negative prompt is skipped, each step runs once", cfg)
 
 
+def warn_of_negative(cfg: float, text: str | None) -> None:
+    """One line where a negative prompt was written that CFG does not read."""
+    if cfg <= 1 and text is not None and text.strip():
+        log.warning(
+            "the negative prompt has no effect: CFG is %g, and only CFG above 1 reads it", cfg
+        )
+
+
 def check_text(text: Tensor, model: Model, name: str) -> Tensor:
     """Prompt states [1,L,J]. Raises InkstoneError where they are not this model's."""
     joint = model.network.config.joint

@@ -28,6 +28,7 @@ from ...pipeline.answer_stages import PlannedAnswer
 from ...pipeline.enhance import EnhanceRequest, planned
 from ...pipeline.memory_plan import Plan, PlanRequest, plan
 from ...pipeline.upscale import tile_request, tiles_for
+from ...sampling.checks import warn_of_negative
 from ..core_nodes.registry import node_classes
 from ..graph.api_graph import Link, parse_graph, with_defaults
 from ..graph.events import Event, NodeError
@@ -143,6 +144,7 @@ class Drawer:
         models = self.load(call, stages)
         calls = calls_of(call)
         drawings = [self._decide(one, models, stages=stages) for one in calls]
+        warn_of_negative(drawings[0].cfg, call.negative)
         graphs = [graph_of(*pair) for pair in zip(calls, drawings)]
         self._announce(self._plan(calls[0], models, drawings[0], graphs[0]))
         if self.once:

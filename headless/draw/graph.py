@@ -232,7 +232,7 @@ class _Pictures(ApiBuilder):
                 "strength": option.strength,
                 "start": option.start,
                 "end": option.end,
-                "fit": self.call.control_fit,
+                "fit": self.call.fit,
             }
             if gets.source:
                 inputs["source"] = images[0]

@@ -329,7 +329,6 @@ def _add_controls(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--control-fit",
         choices=FITS,
-        default=FITS[0],
         help="a control picture of another aspect ratio than the result: crop (its middle is used, "
         "the default), stretch, pad (with black) or refuse",
     )

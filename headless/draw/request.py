@@ -51,7 +51,7 @@ class DrawCall:
     variant: str | None = None
     control: Sequence[ControlOption] = ()
     control_model: Sequence[Path] = ()
-    control_fit: str = FITS[0]
+    control_fit: str | None = None
     reference_cache: str | None = None
     cache: StepCache | None = None
     region: Sequence[RegionOption] = ()
@@ -66,6 +66,11 @@ class DrawCall:
     def rewrite(self) -> float:
         """The temperature at which each picture's prompt is rewritten; 0 = it is not."""
         return max((one.amount for one in self.variety if one.method == REWRITE), default=0.0)
+
+    @property
+    def fit(self) -> str:
+        """What is done with control pictures of another aspect ratio than the result."""
+        return self.control_fit or FITS[0]
 
     @property
     def region_masks(self) -> list[Path]:
@@ -278,6 +283,11 @@ def _check_controls(call: DrawCall) -> None:
     for path in call.control_model:
         check_given(path, "--control-model")
     controls, models = len(call.control), len(control_files(call))
+    if call.control_fit is not None and not controls:
+        raise CallError(
+            "--control-fit says how control pictures fit the result, but there is none. Add "
+            "--control TYPE:PICTURE, or leave it out."
+        )
     if controls and not models:
         raise CallError(
             "--control needs the file of a control: give --control-model F, or a whole model "

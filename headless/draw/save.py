@@ -139,7 +139,7 @@ def facts_of(result: Result) -> dict[str, Any]:
         if getattr(call, name) is not None:
             settings[name] = getattr(call, name)
     if call.control:
-        settings["control_fit"] = call.control_fit
+        settings["control_fit"] = call.fit
     parts = (
         ("diffusion_model", bundle.model.path, bundle.model.file.source.path),
         ("text_encoder", result.models.text_encoder.path, result.models.text_encoder.path),

@@ -41,6 +41,15 @@ def test_a_job_with_pictures_and_two_results(server):
     assert len(server.ended(name)["files"]) == 2
 
 
+def test_a_negative_prompt_that_is_not_read_is_a_note(server):
+    job = {**JOB, "cfg": 1, "negative": "red"}
+    notes = server.ended(server.client.post("/v1/jobs", json=job).json()["id"])["notes"]
+    (note,) = [one for one in notes if "negative" in one]
+    assert note.startswith("the negative prompt has no effect")
+    error = server.client.post("/v1/jobs", json={**JOB, "control_fit": "crop"}).json()["error"]
+    assert error["param"] == "control_fit" and "--" not in error["message"]
+
+
 @pytest.mark.parametrize("more", [{}, {"image": as_text(png(61, 47))}])
 def test_auto_is_no_size(server, more):
     job = {**JOB, **more, "size": "auto"}
