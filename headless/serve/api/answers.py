@@ -27,7 +27,11 @@ T = TypeVar("T")
 _QUOTED = re.compile(f'"({"|".join(sorted({*OPTIONS, *EXTRAS, *PICTURE_FIELDS}))})"')
 _ABOUT = (
     ("mask", re.compile(r"^The mask ")),
-    ("region", re.compile(r"^Regional prompts ")),
+    ("region", re.compile(r"^Regional prompts |^The box .{1,80} of a region ")),
+    # files below --models, as `in_request` names them
+    ("lora", re.compile(r"^loras[/\\]| of this LoRA ")),
+    ("control_model", re.compile(r"^controlnet[/\\]")),
+    ("model", re.compile(r"^(diffusers|checkpoints|diffusion_models)[/\\]")),
     ("image", re.compile(r"^[0-9]+ pictures |takes? [0-9]+ pictures?, got ")),
 )
 Gone = Callable[[], Awaitable[bool]]  # True once the client has hung up
