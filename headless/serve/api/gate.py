@@ -112,8 +112,11 @@ class Gate:
 def too_large(limits: Limits) -> Refusal:
     """For a body above the limit."""
     units = ((1 << 20, "MiB"), (1 << 10, "KiB"), (1, "bytes"))
-    size, name = next(one for one in units if limits.upload >= 10 * one[0] or one[0] == 1)
-    most = f"{limits.upload // size} {name}"
+    most = next(
+        f"{limits.upload // size} {name}"
+        for size, name in units
+        if limits.upload % size == 0 or limits.upload >= 10 * size
+    )
     return Refusal(f"The request is too large: expected at most {most}.", 413)
 
 

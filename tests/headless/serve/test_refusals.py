@@ -59,7 +59,12 @@ def test_a_region_that_a_picture_does_not_go_with_is_named(server):
 
 
 def test_the_limit_of_uploads_is_a_number_that_is_true():
-    for upload, text in ((200_000, "195 KiB"), (64 << 20, "64 MiB"), (900, "900 bytes")):
+    for upload, text in (
+        (200_000, "195 KiB"),
+        (64 << 20, "64 MiB"),
+        (1 << 20, "1 MiB"),
+        (900, "900 bytes"),
+    ):
         assert text in str(too_large(Limits(upload=upload)))
     assert "1536 KiB" in str(too_large(Limits(upload=3 << 19))), "not 1 MiB"
 
