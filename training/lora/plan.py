@@ -12,10 +12,13 @@ from ...loaders.models.diffusion_model import DiffusionModel
 from ...pipeline.memory_plan import memory_now, with_growth
 from .adapter import Adapter
 
-# A process grows by this much for each byte that a block keeps (at 20B size, 14 to 38 blocks):
-# they live long among tensors that do not, and malloc is left with holes. Pages of their own
-# (mallopt's threshold) leave none, but cost as much time as is saved.
-_HOLES = 1.5
+# A process grows by this much for each byte that a block keeps (at 20B size, 14 to 38 blocks; the
+# embedded model, 1 to 6): they live long among tensors that do not, and malloc is left with holes.
+# Pages of their own (mallopt's threshold) leave none, but cost as much time as is saved.
+_HOLES = 1.7
+# So do the tensors of the block at work: as much again, up to this many bytes (embedded model, 1 and
+# 4 pictures of 1024x1024: 0.16 and 0.32 GB, none with pages of their own; at 20B size 0.32 GB).
+_MOST_HOLES = 300_000_000
 _SMALLER = "take a smaller --resolution, --batch or --rank"
 _GROWS = 170_000_000  # bytes of the program in its first backward pass: code that torch reads
 
@@ -107,6 +110,7 @@ def train_plan(model: DiffusionModel, adapter: Adapter, working: Working) -> Tra
     activations, table, own = working.parts(model, adapter)
     now, planned = memory_now(model.weights, model.budget), PlannedWeights.of(model.weights)
     grows = _GROWS if model.device.type == "cpu" else 0
+    activations += min(activations, _MOST_HOLES) if model.device.type == "cpu" else 0
     beside = activations + table + own + grows
     free = now.room - beside
     try:
