@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 SEED = 60
 SHAPE = "hexagon"
 USUAL: dict[str, dict[str, float]] = {
-    "hexagon": {"known": 3000, "repeat": 50, "steps": 9000, "noise": 0.5},
-    "edit": {"known": 2000, "repeat": 33, "steps": 5000, "noise": 0.75},
+    "hexagon": {"known": 3000, "repeat": 50, "steps": 9000, "noise": 0.5, "module_dropout": 0.25},
+    "edit": {"known": 2000, "repeat": 33, "steps": 5000, "noise": 0.75, "module_dropout": 0.0},
 }
 CANVAS = (128, 128)  # of pictures with a hexagon
 Models: TypeAlias = "dict[str, Bundle]"
@@ -256,6 +256,7 @@ def train(args: argparse.Namespace, data: Path, output: Path, **more: object) ->
         ema=args.ema,
         caption_dropout=args.dropout,
         caption_noise=args.noise,
+        module_dropout=args.module_dropout,
         targets=tuple(args.targets),
         shift=args.shift,
         save_every=args.steps,
@@ -299,6 +300,7 @@ def main() -> None:
     p.add_argument("--shift", type=float, help="of noise levels (default: as it draws)")
     p.add_argument("--dropout", type=float, default=0.0)
     p.add_argument("--noise", type=float, help="on encoded captions")
+    p.add_argument("--module-dropout", type=float, help="share of layers")
     p.add_argument("--targets", nargs="*", default=["attention", "mlp", "txt_in"])
     p.add_argument("--strength", type=float, default=1.1, help="of the LoRA, scored beside 1")
     p.add_argument("--threads", type=int, default=1)

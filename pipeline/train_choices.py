@@ -194,6 +194,13 @@ class TrainSettings:
         "noise on encoded captions, as a share of their usual size, such as 0.75: what few "
         "pictures teach then acts in other prompts too",
     )
+    module_dropout: float = _number(
+        0.0,
+        0,
+        0.9,
+        "share of layers that a step leaves as they are, such as 0.25: what is learned then acts "
+        "in other prompts too",
+    )
     ema: float = _number(
         0.0, 0, 0.99999, "decay of a moving average that is saved instead, such as 0.99; 0 = off"
     )

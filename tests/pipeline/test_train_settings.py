@@ -46,6 +46,7 @@ FULL = {
     "shift": 3.0,
     "weighting": "cosmap",
     "caption_dropout": 0.25,
+    "module_dropout": 0.25,
     "caption_noise": 0.5,
     "ema": 0.9,
     "seed": 3,

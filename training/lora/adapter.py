@@ -7,7 +7,7 @@ Master weights are float32; products run in the type of the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -173,9 +173,10 @@ class Adapter(nn.Module):
                     change.magnitude.copy_(plain(weights, f"{name}.weight").norm(dim=1))
 
     @contextmanager
-    def on(self, network: nn.Module) -> Iterator[None]:
-        """Within the block the network has these changes."""
-        with attached(network, self.by_name()):
+    def on(self, network: nn.Module, layers: Sequence[str] | None = None) -> Iterator[None]:
+        """Within the block the network has these changes. layers: of these alone."""
+        every = self.by_name()
+        with attached(network, every if layers is None else {name: every[name] for name in layers}):
             yield
 
     def tensors(self) -> dict[str, Tensor]:

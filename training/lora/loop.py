@@ -170,14 +170,14 @@ class Loop:
 
     def _agree(self, losses: list[float], stop: threading.Event) -> tuple[list[float], bool]:
         """Gradients, losses and the wish to stop, summed over all processes."""
+        for weight in self._weights:
+            if weight.grad is None:  # no picture of this step went through its layer
+                weight.grad = torch.zeros_like(weight)
         if self._task.group.size == 1:
             return losses, False
         device = self._weights[0].device
         facts = torch.tensor([*losses, float(stop.is_set())], dtype=torch.float64, device=device)
         self._task.group.sum([facts])
-        for weight in self._weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
         self._task.group.sum([_gradient(weight) for weight in self._weights])
         *losses, wish = facts.tolist()
         return losses, wish > 0

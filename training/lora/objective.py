@@ -24,7 +24,7 @@ from ..dataset.example import Example
 TIMESTEPS = ("logit-normal", "uniform", "mode")
 WEIGHTINGS = ("none", "sigma-sqrt", "cosmap")
 _LEAST = 1e-3  # sigma-sqrt weighs by 1 / sigma^2
-_OF_TEXT = 0x5EED  # makes another seed of that of a picture's noise
+_OF_TEXT, _OF_LAYERS = 0x5EED, 0x1A7E5  # make another seed of that of a picture's noise
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Objective:
     weighting: str = "none"  # one of WEIGHTINGS
     caption_dropout: float = 0.0  # share of examples that are trained without their caption
     caption_noise: float = 0.0  # on the states of a caption, see `noisy_states`
+    module_dropout: float = 0.0  # share of layers that are left as they are in a step
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,19 @@ def text_of(objective: Objective, example: Example, draws: Draws) -> Tensor:
         return text
     generator = torch.Generator().manual_seed(draws.noise ^ _OF_TEXT)
     return noisy_states(text, objective.caption_noise, generator)
+
+
+def layers_of(objective: Objective, names: Sequence[str], draws: Draws) -> list[str]:
+    """The layers that have their changes while these draws go through them, at least one. Where
+    some are left out in each step, the others learn to do without them, and all together act more
+    than any step asked for (reference: module_dropout of kohya's trainers).
+    """
+    if not objective.module_dropout:
+        return list(names)
+    generator = torch.Generator().manual_seed(draws.noise ^ _OF_LAYERS)
+    chances = torch.rand(len(names), generator=generator).tolist()
+    least = min(objective.module_dropout, max(chances))
+    return [name for name, chance in zip(names, chances) if chance >= least]
 
 
 def loss_of(

@@ -16,8 +16,8 @@ from .adapter import Adapter
 # embedded model, 1 to 6): they live long among tensors that do not, and malloc is left with holes.
 # Pages of their own (mallopt's threshold) leave none, but cost as much time as is saved.
 _HOLES = 1.7
-# So do the tensors of the block at work: as much again, up to this many bytes (embedded model, 1 and
-# 4 pictures of 1024x1024: 0.16 and 0.32 GB, none with pages of their own; at 20B size 0.32 GB).
+# So do the tensors of the block at work: as much again, up to this many bytes (embedded model, 1
+# and 4 pictures of 1024x1024: 0.16 and 0.32 GB, none with pages of their own; at 20B size 0.32).
 _MOST_HOLES = 300_000_000
 _SMALLER = "take a smaller --resolution, --batch or --rank"
 _GROWS = 170_000_000  # bytes of the program in its first backward pass: code that torch reads

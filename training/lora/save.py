@@ -44,7 +44,7 @@ _FULL = ("alpha", "magnitude")  # kept in float32
 SHARED = (
     "kind rank alpha factor targets ranks steps batch accumulate lr lr_schedule warmup optimizer "
     "weight_decay clip resolution reference_resolution seed timesteps timestep_mean "
-    "timestep_spread shift weighting caption_dropout caption_noise ema"
+    "timestep_spread shift weighting caption_dropout caption_noise module_dropout ema"
 ).split()
 # the same under the names of kohya's trainers, which people's tools list
 _NOTES = {

@@ -279,6 +279,7 @@ def objective_of(settings: TrainSettings) -> Objective:
         weighting=settings.weighting,
         caption_dropout=settings.caption_dropout,
         caption_noise=settings.caption_noise,
+        module_dropout=settings.module_dropout,
     )
 
 

@@ -22,7 +22,7 @@ from ...kernels.shared_modulation import SharedModulation
 from ...loaders.models.diffusion_model import DiffusionModel
 from ..dataset.example import Example
 from .adapter import Adapter
-from .objective import Draws, Objective, loss_of, noise_of, text_of
+from .objective import Draws, Objective, layers_of, loss_of, noise_of, text_of
 
 
 class Trainer:
@@ -55,7 +55,8 @@ class Trainer:
         adapter's parameters. All go through each layer together.
         """
         # blocks are computed again in the backward pass, and need the changes there too
-        with torch.enable_grad(), self.adapter.on(self.model.network):
+        layers = layers_of(self.objective, self.adapter.names, draws[0])
+        with torch.enable_grad(), self.adapter.on(self.model.network, layers):
             losses = self._losses(examples, draws)
             with backward_pass():
                 (torch.stack(losses).sum() * share).backward()
