@@ -87,7 +87,7 @@ def arrange(dataset: Dataset, model: DiffusionModel, settings: CacheSettings) ->
             findings.append(work)
         else:
             works.append(work)
-            findings += _of_size(work, settings.resolution)
+            findings += _of_picture(work, settings.resolution)
     if not works:
         raise InkstoneError(nothing_left(dataset.root, findings))
     return Arranged(model, settings, dataset, tuple(works), tuple(findings))
@@ -167,13 +167,16 @@ def reference_lock(model: DiffusionModel, size: tuple[int, int], settings: Cache
     return lock(*size, area, latents=model.latents)
 
 
-def _of_size(work: Work, resolution: int) -> Iterator[Finding]:
+def _of_picture(work: Work, resolution: int) -> Iterator[Finding]:
     """What is said of a picture that is used."""
     name, fit = work.item.name, work.fit
     sizes = "{}x{} at {}x{}".format(*fit.picture, *fit.bucket)
     if buckets.is_smaller(fit, resolution):
         yield Finding("smaller", name, sizes)
-    count = len(work.item.references)
+    item, count = work.item, len(work.item.references)
+    if not item.layers and any(p.transparent for p in (item.picture, *item.references)):
+        own = next((n for n, p in enumerate(item.references, 1) if p.transparent), 0)
+        yield Finding("transparent", name, "" if item.picture.transparent else f"Picture {own}")
     if work.edit is not None and count > work.edit.usual:
         yield Finding("many references", name, f"{count}, tried with {work.edit.usual}")
     if fit.cropped > MUCH_CROPPED:

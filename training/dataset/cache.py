@@ -234,7 +234,7 @@ def _picture_facts(work: Work) -> dict[str, object]:
         "part": [work.fit.box, work.fit.bucket],
         "references": [picture.digest for picture in item.references],
         "canvases": [[own.picture, own.work, own.canvas] for own in work.locks],
-        "mask": item.mask.digest if item.mask is not None else None,
+        "mask": None if item.mask is None else [item.mask.digest, item.mask.by_alpha],
     }
 
 

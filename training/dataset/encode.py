@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InkstoneError
-from ...files.images import channel, read_picture
+from ...files.images import read_picture
 from ...kernels.memory import hand_back
 from ...loaders.memory.residency import residencies
 from ...loaders.models import text_encoder as text_encoders
@@ -30,7 +30,7 @@ from ...sampling.masks import ends
 from ...sampling.pixel_lock import Lock
 from ...sampling.sampler import normalised
 from .arrange import Work
-from .pictures import Picture
+from .pictures import Picture, mask_values
 
 LATENTS, REFERENCES, WEIGHT, STATES, SLOTS = "latents", "references", "weight", "states", "slots"
 
@@ -63,10 +63,9 @@ def target_latents(work: Work, vae: VAEModel, picture: Picture) -> Tensor:
 
 
 def loss_weight(work: Work, mask: Picture) -> Tensor:
-    """[S] float32 in 0..1: for each token of a target the mean of its mask, white = 1."""
-    grey = channel(mask.path, "red")
-    assert grey is not None, "only alpha may be missing"
-    values = ends(torch.from_numpy(grey)[None])  # [1,H,W]
+    """[S] float32 in 0..1: for each token of a target the mean of its mask, 1 = learned."""
+    learned, by_alpha = mask_values(mask.path)
+    values = ends(torch.from_numpy(learned)[None])  # [1,H,W]
     width, height = work.fit.picture
     if values.shape[1:] != (height, width):
         values = F.adaptive_avg_pool2d(values, (height, width))
@@ -74,8 +73,9 @@ def loss_weight(work: Work, mask: Picture) -> Tensor:
     weight = F.adaptive_avg_pool2d(work.fit.box.of(values), (rows, columns)).flatten()
     if not weight.any():
         raise InkstoneError(
-            f"{mask.path}: what is white lies in the part of the picture that its bucket crops. "
-            "Take the picture out, or crop it to what should be learned."
+            f"{mask.path}: what is {'opaque' if by_alpha else 'white'} lies in the part of the "
+            "picture that its bucket crops. Take the picture out, or crop it to what should be "
+            "learned."
         )
     return weight
 

@@ -95,6 +95,18 @@ KINDS = {
         "picture has no mask of its name: all of it is learned",
         "pictures have no mask of their name: all of them is learned",
     ),
+    "whole mask": (
+        "mask is white everywhere: it changes nothing",
+        "masks are white everywhere: they change nothing",
+    ),
+    "alpha mask": (
+        "mask has transparent parts: what is opaque is learned, whatever its colour",
+        "masks have transparent parts: what is opaque is learned, whatever its colour",
+    ),
+    "transparent": (
+        "picture has transparent parts: learned as white, or as they are by a VAE with alpha",
+        "pictures have transparent parts: learned as white, or as they are by a VAE with alpha",
+    ),
     "animated": (
         "picture is an animation, its first frame is used",
         "pictures are animations, their first frames are used",

@@ -138,6 +138,9 @@ def _of_all(items: Sequence[Item]) -> Iterator[Finding]:
             yield Finding("no caption", item.name)
         elif not item.caption:
             yield Finding("empty caption", item.name)
+        if item.mask is not None and (item.mask.whole or item.mask.by_alpha):
+            kind = "whole mask" if item.mask.whole else "alpha mask"
+            yield Finding(kind, item.name)
         animated = [p for p in (item.picture, *item.references, *item.layers) if p.animated]
         if animated:
             yield Finding("animated", item.name if item.picture.animated else animated[0].path.name)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InkstoneError
 from ...files.hashes import picture_hash
 from ...files.images import channel, look
 from ...sampling.masks import NEARLY
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OnItem = Callable[[str, int, int], None]
 """(what is done, how many are done, of how many); may raise to stop."""
@@ -37,6 +41,13 @@ class Picture:
     digest: str  # of its bytes
     animated: bool = False
     look: bytes = field(default=b"", repr=False)  # files/images.py: look
+    by_alpha: bool = False  # of a mask: what is opaque is learned
+    whole: bool = False  # of a mask: all of the picture is learned
+
+    @property
+    def transparent(self) -> bool:
+        """True where a part can be seen through."""
+        return min(self.look[3::4], default=255) < 255
 
 
 class Pictures:
@@ -72,16 +83,31 @@ def _picture(path: Path) -> Picture | str:
         return (error.strerror or str(error)).lower()
 
 
+def mask_values(path: Path) -> tuple[np.ndarray, bool]:
+    """[H,W] in 0..1: how much of a pixel is learned; and whether its alpha says so. A mask with
+    transparency is read as kohya's and ai-toolkit's alpha masks are: what is opaque is learned,
+    whatever its colour. Of others what is white is. Raises InkstoneError.
+    """
+    alpha = channel(path, "alpha")
+    if alpha is not None and alpha.min() < 1 - NEARLY:
+        return alpha, True
+    grey = channel(path, "red")
+    assert grey is not None, "only alpha may be missing"
+    return grey, False
+
+
 def _mask(path: Path) -> Picture | str:
     facts = _picture(path)
-    if isinstance(facts, Picture):
-        try:
-            grey = channel(path, "red")
-        except InkstoneError as error:
-            return reason(error, path)
-        if grey is None or grey.max() <= NEARLY:
-            return "it is black: nothing of the picture would be learned"
-    return facts
+    if not isinstance(facts, Picture):
+        return facts
+    try:
+        values, by_alpha = mask_values(path)
+    except InkstoneError as error:
+        return reason(error, path)
+    if values.max() <= NEARLY:
+        what = "transparent everywhere" if by_alpha else "black"
+        return f"it is {what}: nothing of the picture would be learned"
+    return replace(facts, by_alpha=by_alpha, whole=bool(values.min() >= 1 - NEARLY))
 
 
 def reason(error: InkstoneError, path: Path) -> str:

@@ -6,8 +6,8 @@ Conventions are those of the usual trainers (kohya's scripts, musubi-tuner, ai-t
   are read too; names that begin with a dot are not.
 - `control_dir` holds the references of edits, under the picture's own stem, or stem_0, stem_1,
   stem_2 ... for more than one; or there are several such folders, for Picture 1, 2, 3. `mask_dir`
-  holds a mask under the picture's stem: what is white is learned, what is black is not. All have
-  the same subfolders as the pictures.
+  holds a mask under the picture's stem: what is white is learned, what is black is not; of one with
+  transparency what is opaque. All have the same subfolders as the pictures.
 - The pictures of a folder `10_name` (kohya's) are shown ten times as often as those of `1_name` or
   of a folder without a number.
 - A JSONL file has one object a line: see jsonl.py.

@@ -439,6 +439,65 @@ def masks_of_all_kinds(d):
     return {"mask_dir": masks}
 
 
+def masked(d: Path, image: Image.Image, name: str = "a") -> dict[str, Path]:
+    """A picture of 64x64 and its mask."""
+    pair(d, name, colour=(len(list(d.glob("*.png"))) * 9, 90, 20))
+    masks = d.parent / "masks"
+    masks.mkdir(exist_ok=True)
+    image.save(masks / f"{name}.png")
+    return {"mask_dir": masks}
+
+
+def halves(mode: str, colour: int) -> Image.Image:
+    """One colour, opaque on the left and transparent on the right."""
+    bands = (colour,) * (len(mode) - 1)
+    image = Image.new(mode, (64, 64), (*bands, 255))
+    image.paste((*bands, 0), (32, 0, 64, 64))
+    return image
+
+
+@case(
+    "4 masks have transparent parts: what is opaque is learned, whatever its colour: a.png, b.png,"
+    " c.png, d.png",
+    "4 with masks",
+)
+def masks_in_the_alpha_channel(d):
+    masked(d, halves("RGBA", 255), "a")
+    masked(d, halves("RGBA", 0), "b")
+    masked(d, halves("LA", 255), "c")
+    return masked(d, halves("LA", 0), "d")
+
+
+@case("a.png (it is transparent everywhere: nothing of the picture would be learned)")
+def a_mask_of_nothing(d):
+    return masked(d, Image.new("RGBA", (64, 64), (255, 255, 255, 0)))
+
+
+@case("2 masks are white everywhere: they change nothing: a.png, b.png", "2 with masks")
+def masks_that_change_nothing(d):
+    masked(d, Image.new("RGBA", (64, 64), "white"))
+    return masked(d, Image.new("L", (64, 64), 250), "b")
+
+
+@case(
+    "2 pictures have transparent parts: learned as white, or as they are by a VAE with alpha: "
+    "b.png, c.png"
+)
+def transparent_pictures(d):
+    pair(d)
+    halves("RGBA", 90).save(pair(d, "b"))
+    halves("LA", 70).save(pair(d, "c"))
+    Image.new("RGBA", (64, 64), "blue").save(pair(d, "d"))
+
+
+@case("has transparent parts", ": a.png (Picture 1)")
+def a_transparent_reference(d):
+    pair(d)
+    pair(d.parent / "before")
+    halves("RGBA", 90).save(d.parent / "before" / "a.png")
+    return {"control_dir": d.parent / "before"}
+
+
 # --- JSONL
 
 

@@ -306,6 +306,29 @@ def test_lines_do_not_come_with_every_picture(model, data, counted, tmp_path, ca
     assert not [line for line in lines if line.startswith("VAE encode")], lines
 
 
+@pytest.mark.parametrize("colours", ["white", "black", "picture"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_of_a_mask_with_transparency_what_is_opaque_is_learned(
+    model, tmp_path, counted, colours, mode
+):
+    for folder in ("data", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "data" / "a.png")
+    (tmp_path / "data" / "a.txt").write_text("a circle")
+    cut = Image.effect_noise((64, 64), 90) if colours == "picture" else None
+    cut = (cut or Image.new("L", (64, 64), colours)).convert("RGBA")
+    alpha = Image.new("L", (64, 64), 255)
+    alpha.paste(0, (32, 0, 64, 64))
+    cut.putalpha(alpha)
+    if mode == "PA":  # a palette whose last colour is transparent
+        cut.convert("P").save(tmp_path / "masks" / "a.png")
+    else:
+        cut.convert(mode).save(tmp_path / "masks" / "a.png")
+    found = read(tmp_path / "data", None, tmp_path / "masks")
+    cache = prepare(arrange(found, model, CacheSettings(64)), counted.encoders, tmp_path / "c")
+    assert cache.example(0).weight.tolist() == [1, 1, 0, 0] * 4
+
+
 def test_masks_become_the_weight_of_tokens(model, tmp_path, counted):
     for folder in ("data", "masks"):
         (tmp_path / folder).mkdir()
