@@ -14,7 +14,8 @@ How a training calls this, step by step:
 Pictures and texts are files of their own, named by a digest of all that they depend on: bytes of
 the pictures, bucket, caption with its template as tokens, weights and type of the model that
 encodes. So another caption encodes no picture again, and equal captions are encoded once. A file
-is written whole or not at all; one that does not match its own digest is made again.
+is written whole or not at all, and what a kill leaves of one is removed by the next run; one that
+does not match its own digest is made again.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from .findings import shown
 from .outline import expected, outline
 from .pictures import NO_PROGRESS, OnItem
 from .report import size_words
-from .stored import Stored, model_stamp
+from .stored import Stored, model_stamp, remove_partial
 
 __all__ = ["Cache", "Encoders", "expected", "outline", "prepare"]
 
@@ -185,12 +186,13 @@ def prepare(
     with leaving():
         cache = Cache(_entries(arranged, text_encoder, vae, folder))
         missing = _missing(cache, on_item)
-        _check_room(folder, missing, arranged, text_encoder)
+        _check_room(folder, cache, missing, expected(arranged, text_encoder))
         _encode_pictures(cache, missing, arranged, vae, on_item)
         del vae  # its weights leave before those of the text encoder are read
         gc.collect()
         hand_back()
         _encode_texts(cache, missing, text_encoder, on_item)
+    remove_partial(folder)
     return cache
 
 
@@ -268,21 +270,20 @@ def _missing(cache: Cache, on_item: OnItem) -> dict[Stored, bool]:
     return missing
 
 
-def _check_room(
-    folder: Path, missing: Mapping[Stored, bool], arranged: Arranged, text_encoder: TextEncoderModel
-) -> None:
-    """Raises where the disk has too little room for what is missing."""
+def _check_room(folder: Path, cache: Cache, missing: Mapping[Stored, bool], every: int) -> None:
+    """Raises where the disk has too little room for what is missing. every: bytes of all files."""
     if not missing:
         return
-    every, free = expected(arranged, text_encoder), shutil.disk_usage(folder).free
-    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    free = shutil.disk_usage(folder).free
+    there = sum(s.nbytes for s in dict.fromkeys(files_of(cache.entries)) if s not in missing)
     need = every - min(every, there)
     log.info("encoded pictures and captions take about %s in %s", size_words(every), folder)
     if need > free:
+        of_it = f", of which {there / 1e9:.2f} GB are there" if there else ""
         raise InkstoneError(
-            f"The encoded pictures and captions take about {every / 1e9:.2f} GB, and {folder} has "
-            f"{free / 1e9:.2f} GB free. Free {(need - free) / 1e9:.2f} GB, give another folder, or "
-            "train at a lower resolution."
+            f"The encoded pictures and captions take about {every / 1e9:.2f} GB{of_it}, and "
+            f"{folder} has {free / 1e9:.2f} GB free. Free {(need - free) / 1e9:.2f} GB, give "
+            "another folder, or train at a lower resolution."
         )
 
 

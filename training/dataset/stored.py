@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,14 @@ from torch import Tensor
 from ...errors import InkstoneError
 from ...files.hashes import model_hash
 from ...files.paths import kind_of
-from ...loaders.formats.file_reader import bytes_of
+from ...loaders.formats.file_reader import AGAIN, bytes_of
 from ...loaders.formats.safetensors import SafetensorsFile, save_safetensors
 
 VERSION = 1  # of what is encoded and how: another number encodes all again
 _KEY, _SUM, _NAME = "inkstone_key", "inkstone_sum", "inkstone_name"
 _SHOWN = 32  # digits of the key in a file's name
+_PARTIAL = re.compile(r"\.(picture|text|sample)-[0-9a-f]{32}\.[0-9a-f]{8}\.tmp")  # of replacement()
+_WRITTEN = 5.0  # seconds: a partial file that another process writes now changes in less
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,16 @@ class Stored:
 
     def read(self) -> dict[str, Tensor]:
         """The tensors. InkstoneError where they are not those that were written."""
-        with SafetensorsFile(self.path) as file:
-            if file.metadata.get(_KEY) != self.key:
-                raise InkstoneError(f"{self.path}: it belongs to another example.")
-            tensors = {name: file.read(name) for name in file.entries}
-            if file.metadata.get(_SUM) != _sum(tensors):
-                raise InkstoneError(f"{self.path}: its data are not those that were written.")
-        return tensors
+        try:
+            with SafetensorsFile(self.path) as file:
+                if file.metadata.get(_KEY) != self.key:
+                    raise InkstoneError(f"{self.path}: it belongs to another example.")
+                tensors = {name: file.read(name) for name in file.entries}
+                if file.metadata.get(_SUM) != _sum(tensors):
+                    raise InkstoneError(f"{self.path}: its data are not those that were written.")
+            return tensors
+        except InkstoneError as error:  # it was made here: there is nothing to download
+            raise InkstoneError(str(error).replace(AGAIN, "").rstrip()) from None
 
     def fault(self) -> str | None:
         """Why the file cannot be used; "" where there is none, None where it can."""
@@ -66,6 +73,16 @@ class Stored:
     def nbytes(self) -> int:
         """Of the file."""
         return self.path.stat().st_size
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what runs that were killed left of files that they wrote."""
+    for path in folder.iterdir():
+        try:
+            if _PARTIAL.fullmatch(path.name) and time.time() - path.stat().st_mtime > _WRITTEN:
+                path.unlink()
+        except OSError:  # another process was first, or may alone
+            continue
 
 
 def model_stamp(path: Path, dtype: torch.dtype) -> list[str]:
