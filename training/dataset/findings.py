@@ -127,6 +127,12 @@ KINDS = {
         "folder has a number of repeats in its name: its pictures are shown as often",
         "folders have numbers of repeats in their names: pictures are shown in these proportions",
     ),
+    "same repeats": (
+        "folder has a number of repeats in its name, which all pictures share: each is shown once "
+        "in an epoch",
+        "folders have numbers of repeats in their names, which all pictures share: each is shown "
+        "once in an epoch",
+    ),
     "no repeats": (
         "folder begins with a number that is none of repeats, 1 to 100: its pictures count once",
         "folders begin with numbers that are none of repeats, 1 to 100: their pictures count once",

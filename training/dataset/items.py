@@ -70,6 +70,8 @@ def finished(
     found += _of_all(items)
     if not items:
         raise InkstoneError(nothing_left(root, found))
+    if len({item.repeats for item in items}) == 1:
+        found = [replace(f, kind="same repeats") if f.kind == "repeats" else f for f in found]
     most = math.gcd(*(item.repeats for item in items))  # 10 and 20 are 1 and 2
     items = [replace(item, repeats=item.repeats // most) for item in items]
     return Dataset(root, tuple(items), tuple(found))

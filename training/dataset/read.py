@@ -9,7 +9,7 @@ Conventions are those of the usual trainers (kohya's scripts, musubi-tuner, ai-t
   holds a mask under the picture's stem: what is white is learned, what is black is not; of one with
   transparency what is opaque. All have the same subfolders as the pictures.
 - The pictures of a folder `10_name` (kohya's) are shown ten times as often as those of `1_name` or
-  of a folder without a number.
+  of a folder without a number. Folders inside it count like it, where kohya reads none.
 - A JSONL file has one object a line: see jsonl.py.
 
 Every picture is decoded once, so that a damaged file is named before a model is loaded. Nothing
@@ -123,7 +123,7 @@ def _read_folder(folders: _Folders, on_item: OnItem) -> Dataset:
             findings.append(Finding("no mask", str(name)))
         mask = masks[0].files[own][0] if masks and own in masks[0].files else None
         every = tuple(path for paths in references for path in paths)
-        repeats = _repeats(data, name.parent) or 1
+        repeats = _repeats(data, _numbered(data, name.parent)) or 1
         usable.append(Sources(str(name), path, caption, every, mask, repeats=repeats))
     return finished(data, usable, findings, on_item)
 
@@ -148,17 +148,31 @@ def _about(main: Listing, stems: Counter[Name]) -> Iterable[Finding]:
             yield Finding("lone caption", str(name))
     for name in main.others:
         yield Finding("other file", str(name), _ADVICE.get(name.suffix.lower(), ""))
-    for folder in sorted({name.parent for name in main.pictures}):
+    for folder in sorted({_numbered(main.folder, name.parent) for name in main.pictures}):
         repeats = _repeats(main.folder, folder)
         if repeats is not None:
-            yield Finding("repeats" if repeats else "no repeats", str(folder))
+            shown_as = str(folder) if folder.name else _name(main.folder, folder)
+            yield Finding("repeats" if repeats else "no repeats", shown_as)
+
+
+def _numbered(root: Path, folder: Name) -> Name:
+    """The folder that says how often the pictures of one count: itself, or the nearest around it
+    with a number.
+    """
+    around = (folder, *folder.parents)
+    return next((one for one in around if _repeats(root, one) is not None), folder)
+
+
+def _name(root: Path, folder: Name) -> str:
+    """The last name of a folder below the root, or of the root itself."""
+    return folder.name or os.path.basename(os.path.realpath(root))
 
 
 def _repeats(root: Path, folder: Name) -> int | None:
-    """How often the pictures of a folder below the root count, as its name says; 0 where its number
-    is none of repeats, None where it has no number.
+    """How often the pictures of a folder below the root count, as its own name says; 0 where its
+    number is none of repeats, None where it has no number.
     """
-    match = _REPEATED.fullmatch(folder.name or os.path.basename(os.path.realpath(root)))
+    match = _REPEATED.fullmatch(_name(root, folder))
     if match is None:
         return None
     return int(match[1]) if int(match[1]) <= MOST_REPEATS else 0

@@ -152,9 +152,30 @@ def folders_with_repeats(d):
         pair(d / name, name[:1])
 
 
-@case("1 folder has a number of repeats in its name", "1 picture to train on: 1 with captions\n")
+@case(
+    "1 folder has a number of repeats in its name, which all pictures share: each is shown once in "
+    "an epoch: 10_style",
+    "1 picture to train on: 1 with captions\n",
+)
 def repeats_of_all_pictures_alike(d):
     pair(d / "10_style")
+
+
+@case("1 folder has a number of repeats in its name, which all", "in an epoch: 10_cat")
+def a_folder_of_repeats_itself(d):
+    pair(d.parent / "10_cat")
+    return d.parent / "10_cat"
+
+
+@case(
+    "2 folders have numbers of repeats in their names: pictures are shown in these proportions: "
+    "5_dog, 5_dog/2_small",
+    "4 pictures to train on: 4 with captions, 13 in an epoch with repeats",
+)
+def folders_inside_a_folder_of_repeats(d):
+    for folder, name in ((d, "a"), (d / "5_dog", "b"), (d / "5_dog/sub", "c")):
+        pair(folder, name, colour=(ord(name), 0, 0))
+    pair(d / "5_dog/2_small/deep", "d")
 
 
 @case("in their names: pictures are shown in these proportions: 1_, 3_", "4 in an epoch")
