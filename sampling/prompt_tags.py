@@ -12,6 +12,7 @@ _TAG = re.compile(
     r"<(?:lora|lyco|lycoris|hypernet|hypernetwork):[^<>\n]{1,200}>"  # <lora:name:0.8>
     r"|\bembedding:[^\s,:()]+"  # embedding:easynegative
     r"|(?<!\\)\([^()\n]{1,200}:\s*[+-]?(?:\d{1,3}(?:\.\d{0,8})?|\.\d{1,8})\s*\)"  # (word:1.3)
+    r"|\[trigger\]"  # ai-toolkit's place of the trigger word
     r"|(?<![\w])__[A-Za-z0-9][\w\-./*]{0,80}?__(?!\w)",  # __wildcard__
     re.IGNORECASE,
 )

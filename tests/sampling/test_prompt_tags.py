@@ -19,6 +19,8 @@ from inkstone.sampling.prompt_tags import prompt_tags
         "(word:1.3)",
         "(two words, and more: .75 )",
         "__animals__",
+        "[trigger]",
+        "[Trigger]",
         "__colours/warm-*__",
     ],
 )
@@ -30,6 +32,7 @@ def test_tag_is_found(tag):
     "text",
     [
         "(a cat)",
+        "a [cat], [triggers] of a gun",
         "a ((cat))",
         "a poster (16:9)",
         "a clock (at 10:30)",

@@ -28,6 +28,12 @@ KINDS = {
         "files are left out: links that lead out of their folder; copy the files into it",
     ),
     "unreadable": ("picture is left out, it cannot be read", "pictures cannot be read, left out"),
+    "mask label": (
+        "picture is left out, OneTrainer's mask of another: put it into a folder of masks under "
+        "that picture's name, and give --mask-dir",
+        "pictures are left out, OneTrainer's masks of others: put them into a folder of masks "
+        "under those pictures' names, and give --mask-dir",
+    ),
     "line": ("line of the JSONL is left out", "lines of the JSONL are left out"),
     "bad caption": (
         "picture is left out, its caption cannot be used",
@@ -70,6 +76,12 @@ KINDS = {
     "tags": (
         "caption has marks of other programs, which are read as plain words",
         "captions have marks of other programs, which are read as plain words",
+    ),
+    "trigger": (
+        "caption has ai-toolkit's [trigger], which nothing replaces, --trigger neither: write the "
+        "word itself",
+        "captions have ai-toolkit's [trigger], which nothing replaces, --trigger neither: write "
+        "the word itself",
     ),
     "duplicate": (
         "picture is there more than once, with the same bytes, and counts as often",

@@ -6,12 +6,15 @@
 Only "image" has to be there. Keys of musubi-tuner (image_path, control_path, control_path_0 ...)
 and of diffusers (file_name, text) are read too. Without a caption the `.txt` of the picture's stem
 is taken. A path stays below the folder of the JSONL, so that a file that was downloaded reaches no
-other pictures.
+other pictures; a whole path into that folder, as musubi-tuner's have it, is as good. null is as if
+the key were not there.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import InkstoneError
@@ -99,8 +102,8 @@ def _sources(values: dict[str, object], folder: Path) -> Sources:
             raise _Refused(f'more than one key for "{name}"')
         if name is not None and value is not None:
             known[name] = value
-    numbered = sorted((int(m[1]), k) for k in values if (m := _NUMBERED.fullmatch(k)))
-    references = [values[key] for _, key in numbered] or known.get("references", [])
+    numbered = _numbered(values)
+    references = numbered or known.get("references", [])
     if numbered and "references" in known:
         raise _Refused('more than one key for "references"')
     if "image" not in known:
@@ -114,6 +117,20 @@ def _sources(values: dict[str, object], folder: Path) -> Sources:
         mask=_file(known["mask"], "mask", folder) if "mask" in known else None,
         layers=_files(known.get("layers", []), "layers", folder),
     )
+
+
+def _numbered(values: Mapping[str, object]) -> list[object]:
+    """The values of control_path_0, control_path_1 ... in order, without those at the end that are
+    null; one in front would give the others another number.
+    """
+    order = sorted((int(m[1]), key) for key in values if (m := _NUMBERED.fullmatch(key)))
+    keys = [key for _, key in order]
+    while keys and values[keys[-1]] is None:
+        keys.pop()
+    for key, following in zip(keys, keys[1:]):
+        if values[key] is None:
+            raise _Refused(f'"{key}" is null, and "{following}" is there')
+    return [values[key] for key in keys]
 
 
 def _caption(value: object, picture: Path, folder: Path) -> str | None:
@@ -142,9 +159,20 @@ def _file(value: object, key: str, folder: Path) -> Path:
     if not isinstance(value, str):
         raise _Refused(f'"{key}" is {type(value).__name__}, expected a path')
     try:
-        path = below(folder, value)
+        path = below(folder, _inside(value, folder))
     except InkstoneError as error:
         raise _Refused(f'"{key}": {error}') from None
     if not kind_of(path):
         raise _Refused(f'"{key}": there is no {value}')
     return path
+
+
+def _inside(name: str, folder: Path) -> str:
+    """A whole path into a folder as a name below it; others as they are."""
+    if not os.path.isabs(name):
+        return name
+    try:
+        place = Path(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        return place.relative_to(os.path.realpath(folder)).as_posix()
+    except (OSError, ValueError):  # it leads elsewhere, or is no path
+        return name

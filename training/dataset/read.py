@@ -36,6 +36,7 @@ from .pictures import NO_PROGRESS, OnItem
 
 _NUMBERED = re.compile(r"(.+)_(\d{1,4})")
 _REPEATED = re.compile(r"(\d{1,4})_.*")  # kohya's name of a folder: how often its pictures count
+_MASK_LABEL = "-masklabel"  # OneTrainer's ending of the stem of a mask beside its picture
 MOST_REPEATS = 100  # of such a name; 2024_italy is none
 _ADVICE = {
     ".jsonl": "to use it, give it in place of the folder",
@@ -96,6 +97,7 @@ def _read_folder(folders: _Folders, on_item: OnItem) -> Dataset:
     data, mask_dir, written = folders.data, folders.masks, folders.own
     mask_dirs = [] if mask_dir is None else [mask_dir]
     main = listing(data, [*folders.controls, *mask_dirs], written)
+    findings = [*main.findings, *_without_labels(main)]
     stems = Counter(map(stem, main.pictures))
     controls = [_references(listing(path, [data], written), stems) for path in folders.controls]
     masks = [_masks(listing(path, [data], written), stems) for path in mask_dirs]
@@ -104,7 +106,7 @@ def _read_folder(folders: _Folders, on_item: OnItem) -> Dataset:
             f"--mask-dir {mask_dir}: no picture has a mask there. Expected a picture with the name "
             f"of each that has one, such as {next(iter(main.pictures))}."
         )
-    findings = [*main.findings, *_about(main, stems)]
+    findings += _about(main, stems)
     findings += [finding for side in (*controls, *masks) for finding in side.findings]
     captions, usable = {stem(name): path for name, path in main.texts.items()}, []
     for name, path in main.pictures.items():
@@ -126,6 +128,20 @@ def _read_folder(folders: _Folders, on_item: OnItem) -> Dataset:
         repeats = _repeats(data, _numbered(data, name.parent)) or 1
         usable.append(Sources(str(name), path, caption, every, mask, repeats=repeats))
     return finished(data, usable, findings, on_item)
+
+
+def _without_labels(main: Listing) -> list[Finding]:
+    """Takes out of the pictures those that OneTrainer reads as masks of others."""
+    stems = set(map(stem, main.pictures))
+    labels = [
+        name
+        for name in main.pictures
+        if (own := stem(name)).name.endswith(_MASK_LABEL) and own.name != _MASK_LABEL
+        if own.with_name(own.name.removesuffix(_MASK_LABEL)) in stems
+    ]
+    for name in labels:
+        del main.pictures[name]
+    return [Finding("mask label", str(name)) for name in labels]
 
 
 def _lack(references: Sequence[Sequence[Path]]) -> str | None:

@@ -15,6 +15,7 @@ from .findings import Finding, lines, shown
 from .outline import expected
 
 _SHOWN = 12  # buckets in the line
+_TRIGGER = "[trigger]"  # ai-toolkit puts its trigger word there
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 
 
@@ -105,7 +106,12 @@ def _count(number: int, noun: str) -> str:
 def tags(arranged: Arranged) -> list[Finding]:
     """Captions with LoRA tags, weights in brackets and the like."""
     marks = ((work.item.name, prompt_tags(work.item.caption or "")) for work in arranged.works)
-    return [Finding("tags", name, ", ".join(found[:3])) for name, found in marks if found]
+    findings = []
+    for name, found in marks:
+        plain = [tag for tag in found if tag.lower() != _TRIGGER]
+        findings += [Finding("tags", name, ", ".join(plain[:3]))] if plain else []
+        findings += [Finding("trigger", name)] if len(plain) < len(found) else []
+    return findings
 
 
 def too_long(arranged: Arranged, text_encoder: TextEncoderModel) -> list[Finding]:

@@ -351,6 +351,16 @@ def a_caption_with_tags(d):
     pair(d, caption="a circle <lora:x:1>")
 
 
+@case(
+    "2 captions have ai-toolkit's [trigger], which nothing replaces, --trigger neither: write the "
+    "word itself: a.png, b.png",
+    "1 caption has marks of other programs, which are read as plain words: b.png (<lora:x:1>)",
+)
+def captions_with_the_place_of_a_trigger(d):
+    pair(d, caption="a photo of [trigger]")
+    pair(d, "b", (64, 48), caption="[trigger], [trigger] <lora:x:1>")
+
+
 @case("1 picture is left out, its caption cannot be used: a.png (<|image_pad|> marks")
 def a_caption_with_a_place_for_pictures(d):
     pair(d, caption="<|image_pad|>")
@@ -519,6 +529,16 @@ def a_transparent_reference(d):
     return {"control_dir": d.parent / "before"}
 
 
+@case(
+    "1 picture is left out, OneTrainer's mask of another: put it into a folder of masks under that "
+    "picture's name, and give --mask-dir: a-masklabel.png",
+    "3 pictures to train on",
+)
+def masks_of_onetrainer(d):
+    for name in ("a", "a-masklabel", "other-masklabel", "-masklabel"):
+        pair(d, name).with_suffix(".txt").unlink()
+
+
 # --- JSONL
 
 
@@ -543,6 +563,44 @@ def paths_that_lead_out(d):
     (d / "link.png").symlink_to(outside)
     others = ("../outside/b.png", str(outside), "link.png")
     return jsonl(d, GOOD, *({**GOOD, "image": other} for other in others))
+
+
+@case(
+    "4 pictures to train on: 4 with captions, 1 with references, 1 with masks",
+    "2 lines of the JSONL are left out",
+    'line 5 ("image": The name',
+    "has a control character",
+    "line 6",
+    "b.png' is a whole path",
+)
+def whole_paths_that_stay(d):
+    """As musubi-tuner's have it; also through a link to the folder, and in a folder below."""
+    for folder, name in ((d, "a"), (d, "b"), (d / "sub", "c")):
+        pair(folder, name)
+    (d.parent / "link").symlink_to(d)
+    mask = {"mask": str(d / "a.png"), "control_path": str(d / "b.png")}
+    return jsonl(
+        d,
+        {"image_path": str(d / "a.png"), "caption": "x", **mask},
+        {"image_path": str(d / "b.png"), "caption": "x"},
+        {"image_path": str(d / "sub" / "c.png"), "caption": "x"},
+        {"image_path": str(d.parent / "link" / "a.png"), "caption": "y"},
+        {"image_path": str(d / "\0.png")},
+        {"image_path": str(pair(d.parent, "b"))},
+    )
+
+
+@case("2 pictures to train on: 2 with captions, 1 with references\n", "line 3", "is null, and")
+def keys_of_null(d):
+    pair(d)
+    pair(d, "b")
+    nothing = {"control_path_0": None, "control_path_1": None, "mask_path": None, "layers": None}
+    return jsonl(
+        d,
+        {**GOOD, **nothing},
+        {**GOOD, "image": "b.png", "control_path_0": "a.png", "control_path_1": None},
+        {**GOOD, "control_path_0": None, "control_path_1": "b.png"},
+    )
 
 
 @case(
