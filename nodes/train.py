@@ -6,6 +6,7 @@ It starts nothing: a training takes hours and all memory, and must survive a res
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -218,27 +219,43 @@ class _Places:
 def _models(
     model: DiffusionModel, text_encoder: TextEncoderModel, vae: VAEModel, places: _Places
 ) -> dict[str, Any]:  # fields of the record, of several types
-    """The settings that name the models; none for the embedded ones."""
+    """The settings that name the models: files and folders, none for what lies where the command
+    finds it by itself. A copy of the embedded model elsewhere is a model of its own.
+    """
+    from ..loaders.models.load import EMBEDDED_FOLDER
+
     if model.adapters:
         names = ", ".join(fitted.adapter.lora.path.name for fitted in model.adapters)
         raise InkstoneError(
             f"The model has a LoRA ({names}), and a training starts from the model's own weights. "
             "Connect the output of the loader."
         )
-    if model.family.shipped:
-        return {}
-    files = {"model": places.seen(model.path)}
+    usual = EMBEDDED_FOLDER
+    files: dict[str, Any] = {}
+    if not _same_folder(model.path, usual):
+        files["model"], usual = places.seen(model.path), model.path
     for name, path in (("text_encoder", text_encoder.path), ("vae", vae.path)):
-        if path != model.path:  # else the folder or checkpoint has all three
+        if not _same_folder(path, usual):  # else the folder or checkpoint has all three
             files[name] = places.seen(path)
     named = model.variant is not None and model.variant.offered
     return files | ({"variant": model.variant.name} if named and model.variant else {})
 
 
+def _same_folder(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def _folder(text: str) -> Path | None:
-    """The folder that a person entered, also as Windows copies it, in double quotes."""
+    """The folder that a person entered, also as Windows copies it, in double quotes; ~ is their
+    own, as in a terminal, which sees no ~ of a settings file.
+    """
     plain = text.strip().strip('"')
-    return Path(plain) if plain else None
+    if re.match(r"~[^/\\]", plain):
+        raise InkstoneError(
+            f"{shorten(repr(plain))} begins with the name of a user: expected a whole path. Enter "
+            "it without ~."
+        )
+    return Path(plain).expanduser() if plain else None
 
 
 def _write(path: Path, settings: TrainSettings) -> None:

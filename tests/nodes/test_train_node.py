@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from inkstone.errors import InkstoneError
 from inkstone.host.headless import HeadlessHost, using
 from inkstone.loaders.lora.adapters import Adapter
 from inkstone.loaders.lora.file import load_lora
-from inkstone.loaders.models.load import load_all
+from inkstone.loaders.models.load import EMBEDDED_FOLDER, load_all
 from inkstone.loaders.models.weight_file import LoadOptions
 from inkstone.nodes.train import TrainLora
 from inkstone.pipeline.train_choices import DEFAULTS, OPTIONS, TrainSettings
 from inkstone.pipeline.train_file import read_settings
+from inkstone.training.lora.models import model_files
 
 from ..support.embedded_loras import embedded_lora
 
@@ -110,6 +112,41 @@ def test_a_folder_of_all_three_is_named_once_and_a_variant_is_kept(tiny_folder, 
     settings = written()
     assert settings.model == tiny_folder("edit-2511").absolute()
     assert (settings.text_encoder, settings.vae, settings.variant) == (None, None, "edit-2511")
+
+
+def test_a_copy_of_the_embedded_model_is_a_model_of_its_own(bundle, place):
+    """It may be changed: the shipped one would be trained in its place."""
+    shutil.copytree(EMBEDDED_FOLDER, place / "mod")
+    run(load_all(place / "mod", LoadOptions(torch.float32, wait=True)))
+    settings = written()
+    assert settings.model == Path("mod")
+    assert (settings.text_encoder, settings.vae, settings.variant) == (None, None, None)
+    files = model_files(replace(settings, model=place / "mod"), torch.device("cpu"))
+    assert files.vae == files.text_encoder == files.model == place / "mod"
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "model"])
+def test_one_part_of_a_copy(bundle, place, part):
+    """Each part is the connected one, whatever the command would take by itself."""
+    mixed = replace(bundle, **{part: replace(getattr(bundle, part), path=place / "mod")})
+    run(mixed)
+    settings = written()
+    rest = {"text_encoder", "vae"} if part == "model" else set()
+    named = {name for name in ("model", "text_encoder", "vae") if getattr(settings, name)}
+    assert named == {part} | rest and getattr(settings, part) == Path("mod")
+    assert all(getattr(settings, name) == EMBEDDED_FOLDER for name in rest)
+
+
+def test_a_home_folder(bundle, place, monkeypatch):
+    """Nobody expands ~ in a settings file."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(place / "home"))
+    run(bundle, pictures="~/pics", references=' "~" ')
+    settings = written()
+    assert settings.data == place / "home" / "pics"
+    assert settings.control_dir == (place / "home",)
+    with pytest.raises(InkstoneError, match="'~bob/pics' begins with the name of a user.*whole"):
+        run(bundle, pictures="~bob/pics", name="other")
 
 
 def test_a_name_with_spaces_is_quoted(bundle, place):
