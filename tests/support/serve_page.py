@@ -142,6 +142,11 @@ def draws(visit: Visit, url: str) -> None:
         page.click("#graph")
     graph = json.loads(Path(wait.value.path()).read_text("utf-8"))
     visit.expect(graph.get("nodes") and "links" in graph, f"no graph of the page: {list(graph)}")
+    visit.expect(not page.locator("#notes").is_visible(), "there is nothing to say of it")
+    visit.ask("tree", 1, n="1")
+    visit.done(2)
+    page.wait_for_selector("#notes li >> text=not trained on tree")
+    visit.look("notes")
 
 
 def uses_again(visit: Visit, url: str) -> None:

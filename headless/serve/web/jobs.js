@@ -180,6 +180,9 @@ function render_result() {
   $("image").alt = shown ? t(done ? "drawn" : "preview", title(shown)) : "";
   $("status").textContent = shown ? sentence(shown) : "";
   $("status").className = shown?.state === "failed" ? "bad" : "";
+  const notes = shown?.notes || [];
+  $("notes").hidden = !notes.length;
+  $("notes").replaceChildren(...notes.map(note => element("li", { textContent: note })));
   $("bar").hidden = shown?.state !== "running";
   $("bar").value = shown?.steps ? shown.step / shown.steps : 0;
   document.title = shown?.state === "running" && shown.steps ? `${shown.step}/${shown.steps} · Inkstone` : "Inkstone";
