@@ -133,7 +133,7 @@ class TextEncoderModel:
                 "the %s model was not trained on %s; it knows %s, and words in double quotes that "
                 "match %s",
                 f.name,
-                ", ".join(unknown[:5]),
+                ", ".join(list(dict.fromkeys(unknown))[:5]),
                 " ".join(f.grammar.words),
                 f.grammar.pattern,
             )
