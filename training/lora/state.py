@@ -59,7 +59,7 @@ def identity(
     for name in ("model", "text_encoder", "vae"):
         path = getattr(settings, name)
         if path is not None:
-            arguments[name.replace("_", "-")] = model_hash(path)  # it may have moved
+            arguments[name.replace("_", "-")] = _weights_stamp(path)  # it may have moved
     arguments["accumulate"] = settings.accumulate * group.size
     return arguments
 
@@ -68,6 +68,17 @@ def _argument(value: object) -> Argument:
     if value is None or isinstance(value, (str, int, float)):
         return value
     return json.dumps(value) if value else None
+
+
+def _weights_stamp(path: Path) -> str:
+    """What a file holds, or the files of a folder and of the parts in it; no deeper, whatever
+    folder was given.
+    """
+    if not path.is_dir():
+        return model_hash(path)
+    files = (file for depth in ("*", "*/*") for file in path.glob(depth))
+    weights = sorted(file for file in files if file.suffix in (".safetensors", ".gguf"))
+    return stamp_of([[str(file.relative_to(path)), model_hash(file)] for file in weights])
 
 
 def stamp_of(*parts: object) -> str:
