@@ -23,6 +23,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def prepare(
     read or the disk has no room; nothing is half written. on_item may raise to stop.
     """
     make_folder(folder)
+    begin = time.time()
     text_encoder, vae = encoders.text_encoder(), encoders.vae()
     check_prompts(arranged.model, text_encoder)
     check_latents(arranged.model, vae)
@@ -192,7 +194,7 @@ def prepare(
         gc.collect()
         hand_back()
         _encode_texts(cache, missing, text_encoder, on_item)
-    remove_partial(folder)
+    remove_partial(folder, begin)
     return cache
 
 

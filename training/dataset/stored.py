@@ -23,7 +23,7 @@ VERSION = 1  # of what is encoded and how: another number encodes all again
 _KEY, _SUM, _NAME = "inkstone_key", "inkstone_sum", "inkstone_name"
 _SHOWN = 32  # digits of the key in a file's name
 _PARTIAL = re.compile(r"\.(picture|text|sample)-[0-9a-f]{32}\.[0-9a-f]{8}\.tmp")  # of replacement()
-_WRITTEN = 5.0  # seconds: a partial file that another process writes now changes in less
+_WRITTEN = 1.0  # seconds: a partial file that another process writes now changes in less
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,14 @@ class Stored:
         return self.path.stat().st_size
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes what runs that were killed left of files that they wrote."""
+def remove_partial(folder: Path, begin: float) -> None:
+    """Removes what runs that were killed left of files that they wrote. begin: of this run, as of
+    time.time(): what has changed since may be of another one that works now.
+    """
+    latest = min(begin, time.time() - _WRITTEN)
     for path in folder.iterdir():
         try:
-            if _PARTIAL.fullmatch(path.name) and time.time() - path.stat().st_mtime > _WRITTEN:
+            if _PARTIAL.fullmatch(path.name) and path.stat().st_mtime < latest:
                 path.unlink()
         except OSError:  # another process was first, or may alone
             continue

@@ -96,7 +96,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(make, tmp_path):
     new = f".picture-{'0f' * 16}.00000000.tmp"
     for name in (*old, *others, new):
         (room(tmp_path) / name).write_bytes(b"half")
-    ago = time.time() - 60
+    ago = time.time() - 2
     for name in (*old, *others):
         os.utime(room(tmp_path) / name, (ago, ago))
     later = time.time() + 3600  # another process writes it now
