@@ -104,13 +104,13 @@ _NOTHING = maybe("string", "Changes nothing here.")
 _IMAGE: dict[str, Json] = {
     **_COMMON,
     "size": _SIZE,
-    "response_format": maybe("string", enum=list(RESPONSE_FORMATS)),
-    "output_format": maybe("string", enum=list(FORMATS)),
+    "response_format": maybe("string", enum=["", *RESPONSE_FORMATS]),
+    "output_format": maybe("string", enum=["", *FORMATS]),  # "" as null: of forms
     "output_compression": maybe("integer", "Quality of jpeg, webp.", minimum=0, maximum=100),
     "background": maybe(
         "string",
         "opaque: on white where the result is transparent; transparent: of layers only.",
-        enum=list(BACKGROUNDS),
+        enum=["", *BACKGROUNDS],
     ),
     "stream": maybe("boolean", "Events rather than one answer."),
     "partial_images": maybe("integer", "Of a stream.", minimum=0, maximum=3),
