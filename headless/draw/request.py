@@ -10,7 +10,7 @@ from ...errors import CallError, InkstoneError
 from ...files.images import glance
 from ...files.paths import check_given, check_output, kind_of
 from ...pipeline.devices import check_device
-from ...sampling.geometry import FITS, check_canvas
+from ...sampling.geometry import FITS, TOKEN, check_canvas
 from ...sampling.region_choices import EXAMPLE, RegionOption, RegionSettings
 from ...sampling.region_choices import MOST as MOST_REGIONS
 from ...sampling.step_cache_choices import StepCache
@@ -90,11 +90,15 @@ class DrawCall:
         return (*files, self.dtype, self.device, self.memory, self.variant)
 
 
-def without_own_size(call: DrawCall) -> DrawCall:
-    """The call without a size that is that of Picture 1 itself: it says nothing, and programs send
-    it all the same.
+def without_own_size(call: DrawCall, canvas: bool = False) -> DrawCall:
+    """The call without a size that is that of Picture 1 itself, where no canvas can have it: then
+    it says nothing. canvas: also where one can, and the size would say that the edit is drawn in
+    it; programs that know no canvas send a picture's size too.
     """
     if call.size is None or not call.image or kind_of(call.image[0]) != "a file":
+        return call
+    edits = call.mask is None and call.strength is None  # else there is no other size
+    if edits and not canvas and not any(side % TOKEN for side in call.size):
         return call
     try:
         own = glance(call.image[0]).size

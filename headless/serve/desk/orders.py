@@ -174,7 +174,7 @@ def call_of(order: Order, folder: Path, offers: Offers, limits: Limits) -> DrawC
                 f"{EXAMPLE}. Masks of regions are files, which a request cannot name.",
                 param="region",
             )
-        call = without_own_size(call)
+        call = without_own_size(call, canvas=True)
         check_limits(call, limits)
         check_call(call)
     except Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,15 @@ def test_a_turned_picture_is_as_large_as_it_is_seen(place):
     Image.new("RGB", (60, 32)).save("turned.jpg", exif=exif)
     call = DrawCall(PROMPT, image=[place / "turned.jpg"], size=(32, 60))
     assert without_own_size(call).size is None
+
+
+def test_a_size_that_a_canvas_can_have_is_that_of_an_edits_canvas(place):
+    """A small picture is then drawn at its own size, not at the one that edits are drawn at."""
+    Image.new("RGB", (64, 48)).save("small.png")
+    call = DrawCall(PROMPT, image=[place / "small.png"], size=(64, 48))
+    assert without_own_size(call).size == (64, 48)
+    assert without_own_size(call, canvas=True).size is None
+    assert without_own_size(replace(call, strength=0.5)).size is None
 
 
 def test_in_a_queue_auto_takes_back_the_size_of_all(odd):
