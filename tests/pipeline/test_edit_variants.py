@@ -94,7 +94,9 @@ def test_a_choice_against_the_model_is_refused(folder, kind, wanted):
 
 
 def test_unknown_choices(folder):
-    with pytest.raises(InkstoneError, match="'edit-2600' is not one.*auto or one of qwen-image, e"):
+    with pytest.raises(
+        InkstoneError, match="'edit-2600' is not one.*or choose one of qwen-image, e"
+    ):
         load_diffusion_model(folder("edit"), LoadOptions(wait=True, variant="edit-2600"))
     with pytest.raises(InkstoneError, match="'edit' is not one of the inkstone-embedded models"):
         load_diffusion_model(EMBEDDED_FOLDER, LoadOptions(wait=True, variant="edit"))

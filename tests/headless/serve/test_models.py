@@ -10,7 +10,7 @@ import pytest
 
 from inkstone.headless.serve.desk.settings import ServeCall
 from inkstone.kernels.memory import process_bytes
-from inkstone.loaders.memory.residency import Residency
+from inkstone.loaders.memory.residency import Residency, residencies
 from inkstone.loaders.models.load import EMBEDDED_FOLDER
 from inkstone.pipeline.quantize import quantize
 from inkstone.pipeline.quantize_request import QuantizeCall
@@ -81,6 +81,8 @@ def open_files() -> int:
 
 
 def test_the_model_that_was_used_longest_ago_leaves_memory_first(folder, monkeypatch):
+    for weights in residencies():  # of other tests: to unload them would make room for all three
+        weights.park()
     with serving(ServeCall(models=folder)) as server:
         done(server, "a")
         one = diffusion_models(server)["a"]
