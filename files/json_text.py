@@ -38,6 +38,24 @@ def parse_json(
     return value
 
 
+def each_once(
+    refusal: Callable[[str], Exception],
+) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook of `parse_json` for objects whose names appear once. refusal: what is raised for a
+    name that comes again.
+    """
+
+    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in data:
+                raise refusal(name)
+            data[name] = value
+        return data
+
+    return hook
+
+
 def is_deep(value: Any) -> bool:
     """True for more than MAX_LEVELS."""
     level = [value]

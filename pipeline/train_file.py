@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import CallError, InkstoneError, shorten
 from ..files.atomic import write_text
-from ..files.json_text import parse_json
+from ..files.json_text import each_once, parse_json
 from ..files.paths import check_given, read_regular
 from .devices import parse_memory
 from .train_choices import OPTIONS, TrainSettings
@@ -48,7 +48,7 @@ def read_settings(path: Path) -> dict[str, object]:
     """
     check_given(path, "--settings", kinds=("settings file",))
     try:
-        values = parse_json(read_regular(path, _MOST), object_pairs_hook=_once)
+        values = parse_json(read_regular(path, _MOST), object_pairs_hook=each_once(_twice))
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__}")
     except OSError as error:
@@ -64,13 +64,8 @@ def read_settings(path: Path) -> dict[str, object]:
         raise CallError(f"--settings {path}: {error}") from None
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shorten(twice)!r} is there twice")
-    return values
+def _twice(name: str) -> ValueError:
+    return ValueError(f"{shorten(name)!r} is there twice")
 
 
 def settings_from(values: Mapping[str, object]) -> dict[str, object]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CallError, InkstoneError, shorten
-from ..files.json_text import parse_json
+from ..files.json_text import each_once, parse_json
 from ..files.paths import kind_of, read_regular
 from .own_format import Json, own_task
 from .published import character_task, cvtg_tasks, geneval_task, long_text_task
@@ -130,7 +130,7 @@ def _reader_of(line: str) -> Callable[[str], Task]:
 
 def _object(line: str) -> dict[str, Json]:
     try:
-        data = parse_json(line, object_pairs_hook=_without_duplicates)
+        data = parse_json(line, object_pairs_hook=each_once(_twice))
     except InkstoneError:
         raise
     except ValueError as error:
@@ -140,18 +140,14 @@ def _object(line: str) -> dict[str, Json]:
     return data
 
 
-def _without_duplicates(pairs: list[tuple[str, Json]]) -> Mapping[str, Json]:
-    if len(dict(pairs)) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InkstoneError(f'has "{shorten(twice, 60)}" twice: keep one.')
-    return dict(pairs)
+def _twice(name: str) -> InkstoneError:
+    return InkstoneError(f'has "{shorten(name, 60)}" twice: keep one.')
 
 
 def _whole(path: Path, text: str, name: str) -> list[Task]:
     """The tasks of a file that is one JSON value."""
     try:
-        return cvtg_tasks(parse_json(text, object_pairs_hook=_without_duplicates), name)
+        return cvtg_tasks(parse_json(text, object_pairs_hook=each_once(_twice)), name)
     except InkstoneError as error:
         raise CallError(f"{path}: {error}") from None
     except ValueError as error:

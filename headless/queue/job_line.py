@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ...errors import CallError, InkstoneError
-from ...files.json_text import TooDeep, parse_json
+from ...files.json_text import TooDeep, each_once, parse_json
 from ...files.paths import name_fault, read_regular
 from ..draw.option_values import kind_of, parse_values
 from ..node_types import Json
@@ -27,7 +27,7 @@ def parse_object(text: str, example: str = '{"prompt": "a red circle"}') -> dict
     """A JSON object without duplicate names; example: what a message shows. Raises CallError."""
     try:
         data = parse_json(
-            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
+            text, object_pairs_hook=each_once(_twice), parse_constant=_refuse_constant
         )
     except CallError:
         raise
@@ -47,13 +47,8 @@ def parse_object(text: str, example: str = '{"prompt": "a red circle"}') -> dict
     return data
 
 
-def _without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    data: dict[str, Json] = {}
-    for name, value in pairs:
-        if name in data:
-            raise CallError(f'"{name[:60]}" appears twice: keep one.')
-        data[name] = value
-    return data
+def _twice(name: str) -> CallError:
+    return CallError(f'"{name[:60]}" appears twice: keep one.')
 
 
 def _refuse_constant(constant: str) -> None:

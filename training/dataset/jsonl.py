@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import InkstoneError
-from ...files.json_text import parse_json
+from ...files.json_text import each_once, parse_json
 from ...files.paths import below, kind_of, read_regular, stays_in
 from .captions import MOST_CAPTION, Unusable, checked_caption, read_caption
 from .findings import Finding
@@ -76,7 +76,7 @@ def read_jsonl(path: Path, on_item: OnItem) -> Dataset:
 def _object(line: str) -> dict[str, object]:
     """A JSON object without keys that appear twice."""
     try:
-        value = parse_json(line, object_pairs_hook=_once)
+        value = parse_json(line, object_pairs_hook=each_once(_twice))
     except _Refused:
         raise
     except ValueError as error:
@@ -86,11 +86,8 @@ def _object(line: str) -> dict[str, object]:
     return value
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise _Refused("a key appears twice")
-    return values
+def _twice(_: str) -> _Refused:
+    return _Refused("a key appears twice")
 
 
 def _sources(values: dict[str, object], folder: Path) -> Sources:

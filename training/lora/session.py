@@ -217,10 +217,12 @@ def _without_effect(run: Prepared) -> Iterator[str]:
         blocks = blocks_beyond(run.model.network, pattern)
         if blocks is not None:
             yield f"--ranks {pattern}={rank}: the model has only the blocks 0 to {blocks}"
+    if run.settings.kind != "lokr" or run.settings.alpha is None:
+        return
     with torch.device("meta"):
         changes = _new_adapter(run.settings, run.model).by_name().values()
     whole = sum(isinstance(one, TrainedKron) and one.full for one in changes)
-    if whole and run.settings.alpha is not None:
+    if whole:
         yield (
             f"--alpha {run.settings.alpha:g} has no effect in {whole} of {len(changes)} layers: "
             f"with --rank {run.settings.rank} the second matrix of their LoKr has no factors"
